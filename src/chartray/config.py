@@ -1,0 +1,282 @@
+"""Every knob of a pretraining run: recipe, then YAML file, then `--section.key value`, then checked.
+
+Numbers marked (MSN) are the official Masked Siamese Network recipe, (published) the multimodal code's: METHOD.md.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from chartray.errors import InputError
+
+
+class Section(BaseModel):
+    """A group of knobs; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class EncoderConfig(Section):
+    """The Vision Transformer, by its timm name."""
+
+    name: str = Field(
+        "vit_small_patch16_224", description="any timm ViT; vit_tiny, vit_small and vit_base are short for patch 16"
+    )
+    heads: int | None = Field(
+        None, ge=1, description="attention heads; default: timm's (the published code has 6 at both widths)"
+    )
+    depth: int | None = Field(None, ge=1, description="transformer blocks; default: timm's")
+    width: int | None = Field(None, ge=1, description="embedding width D; default: timm's")
+    patch_size: int | None = Field(None, ge=1, description="side of a patch in pixels; default: timm's")
+    init: str | None = Field(None, description="weights to start from: a .safetensors file, a RUN or an encoder folder")
+
+
+class ViewsConfig(Section):
+    """One target view, one random anchor view, `focal_count` focal anchor views."""
+
+    size: int = Field(224, ge=8, description="pixels of the target and the random view")
+    focal_size: int = Field(96, ge=8, description="pixels of a focal view")
+    focal_count: int = Field(10, ge=0, description="focal views per film")
+    mask_ratio: float = Field(0.15, ge=0.0, lt=1.0, description="share of the random view's patches that are dropped")
+    focal_mask_ratio: float = Field(
+        0.0, ge=0.0, lt=1.0, description="the same for focal views: 0 in MSN, 0.15 (published)"
+    )
+    scale: tuple[float, float] = Field(
+        (0.3, 1.0), description="share of the film's area, target and random views (MSN)"
+    )
+    focal_scale: tuple[float, float] = Field((0.05, 0.3), description="share of the film's area, focal views (MSN)")
+    aspect: tuple[float, float] = Field((3 / 4, 4 / 3), description="width over height of a crop, in true proportions")
+    flip: float = Field(0.5, ge=0.0, le=1.0, description="probability of a horizontal flip")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ViewsConfig":
+        for name in ("scale", "focal_scale", "aspect"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high or (name != "aspect" and high > 1):
+                raise ValueError(f"views.{name} must be two increasing numbers above 0, found {low}, {high}")
+        return self
+
+
+class ObjectiveConfig(Section):
+    """The self-supervised objective and its projection head."""
+
+    name: Literal["msn", "dino", "mae"] = Field("msn", description="msn, dino or mae")
+    prototypes: int = Field(1024, ge=2, description="K")
+    train_prototypes: bool = Field(True, description="false: they stay at their random start (published)")
+    temperature: float = Field(0.1, gt=0, description="tau of the anchor's assignment")
+    sharpening: float = Field(0.25, gt=0, description="T of the target's assignment; 1 leaves it as it is")
+    sinkhorn_iterations: int = Field(3, ge=0, description="0 turns Sinkhorn off")
+    mean_entropy_weight: float = Field(1.0, ge=0, description="lambda of me-max; 0 turns it off")
+    head_hidden: int | None = Field(2048, ge=1, description="hidden width of the head h; null: 4 D (published)")
+    head_out: int | None = Field(256, ge=1, description="P; null: D (published)")
+
+
+class ChartConfig(Section):
+    """How the chart joins pretraining."""
+
+    ehr: str = Field("demographic-norm", description="a named set, a comma-separated list of variables, or none")
+    width: int = Field(128, ge=1, description="width of e = f(x), the published --ehr-out")
+    use: Literal["anchor", "predict"] = Field(
+        "anchor", description="anchor: g([v ; e]) (published); predict: the anchor predicts the chart"
+    )
+    weight: float = Field(1.0, ge=0, description="weight of the prediction loss, chart.use predict only")
+    control: Literal["none", "shuffled", "constant", "mask-only"] = Field(
+        "none", description="none, shuffled, constant or mask-only"
+    )
+    allow_after_film: tuple[str, ...] = Field(
+        (), description="variables known only after the film that may enter all the same"
+    )
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    epochs: int | None = Field(100, ge=1, description="passes over the training films; or give train.steps")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; overrides train.epochs")
+    batch_size: int = Field(1024, ge=2, description="films of one optimizer step, over all processes")
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches an optimizer step is made of, exact through cached embeddings"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak; default: the recipe's, scaled linearly with the batch"
+    )
+    recipe_learning_rate: float = Field(1e-3, gt=0, description="the recipe's own peak at recipe_batch_size")
+    recipe_batch_size: int = Field(1024, ge=1, description="the batch that recipe_learning_rate was chosen for")
+    start_learning_rate_ratio: float = Field(
+        0.2, ge=0, le=1, description="warm-up starts at this share of the peak (MSN: 2e-4 of 1e-3)"
+    )
+    final_learning_rate_ratio: float = Field(
+        1e-3, ge=0, le=1, description="the cosine ends at this share of the peak (MSN: 1e-6 of 1e-3)"
+    )
+    warmup_epochs: float = Field(15, ge=0, description="at most 10 % of the steps are used")
+    stretch: float = Field(1.25, ge=1, description="cosines and EMA are laid over this many times the steps (MSN)")
+    weight_decay: float = Field(0.04, ge=0, description="at the start")
+    final_weight_decay: float | None = Field(0.4, ge=0, description="at the end of the cosine; null: constant")
+    decay_everything: bool = Field(False, description="true: biases, norms and prototypes decay too (published)")
+    ema: float = Field(0.996, ge=0, le=1, description="EMA momentum at the start")
+    final_ema: float = Field(1.0, ge=0, le=1, description="and at the end, linear")
+    ema_before_step: bool = Field(False, description="true: the target moves before the optimizer step (published)")
+    schedule: Literal["step", "epoch"] = Field(
+        "step", description="epoch: the learning rate changes once an epoch (published)"
+    )
+    clip: float | None = Field(3.0, gt=0, description="gradient norm; null: no clipping (published)")
+    checkpoint_every: int = Field(500, ge=1, description="steps")
+    checkpoint_keep: int = Field(3, ge=1, description="newest checkpoints kept")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device has it")
+
+
+class HealthConfig(Section):
+    """When a run is judged, and against what (METHOD.md section 2, *Other sizes*)."""
+
+    stop: bool = Field(True, description="false: say what is wrong, go on")
+    every: int = Field(50, ge=1, description="steps between looks at the embeddings")
+    patience_steps: int = Field(200, ge=1, description="no verdict before warm-up has ended and so many steps have run")
+    probe_films: int = Field(512, ge=16, description="films of the online neighbour probe, each of train and validate")
+
+
+class Config(Section):
+    """A whole run."""
+
+    recipe: str = Field("msn", description="the recipe the other knobs start from")
+    seed: int = Field(0, ge=0, description="which rows, crops, flips, masks and first weights")
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
+    views: ViewsConfig = Field(default_factory=ViewsConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    chart: ChartConfig = Field(default_factory=ChartConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    health: HealthConfig = Field(default_factory=HealthConfig)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with Chartray."""
+    return sorted(
+        p.name.removesuffix(".yaml")
+        for p in resources.files("chartray").joinpath("recipes").iterdir()
+        if p.name.endswith(".yaml")
+    )
+
+
+def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The resolved configuration: recipe, then `file`, then `overrides` ({"views.size": 224}).
+
+    Raises InputError for an unknown recipe or knob (the nearest name is suggested) or a value out of range.
+    """
+    if recipe not in recipe_names():
+        raise InputError(
+            f"unknown recipe {recipe!r}{_nearest(recipe, recipe_names())}; there are {', '.join(recipe_names())}"
+        )
+    text = resources.files("chartray").joinpath("recipes", f"{recipe}.yaml").read_text()
+    tree: dict[str, Any] = yaml.safe_load(text) or {}
+    tree["recipe"] = recipe
+    if file is not None:
+        _merge(tree, read_yaml(file))
+    for knob, value in (overrides or {}).items():
+        _merge(tree, _nested(knob, value))
+    return validate(tree)
+
+
+def validate(tree: Mapping[str, Any]) -> Config:
+    """Checks a nested mapping of knobs; the first thing wrong becomes one InputError."""
+    try:
+        return Config.model_validate(dict(tree))
+    except ValidationError as error:
+        raise InputError(_sentence(error)) from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping; raises InputError if it is missing or holds anything else."""
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise InputError(f"expected a YAML file at {file}, found none; check the path") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"expected YAML in {file}, found {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"expected a mapping of names to values in {file}, found {type(tree).__name__}")
+    return tree
+
+
+def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
+    """`["--views.size", "64", "--train.clip=null"]` -> {"views.size": 64, "train.clip": None}.
+
+    Values are YAML scalars; a comma-separated value of a knob that holds several is split.
+    """
+    overrides: dict[str, Any] = {}
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--"):
+            raise InputError(f"expected --section.key value, found {token!r}; did a value lose its option?")
+        knob, equals, value = token.removeprefix("--").partition("=")
+        knob = knob.replace("-", "_")
+        if knob not in knobs():
+            raise InputError(f"unknown option --{knob}{_nearest(knob, list(knobs()))}")
+        if not equals:
+            if not rest:
+                raise InputError(f"expected a value after --{knob}, found the end of the command")
+            value = rest.pop(0)
+        overrides[knob] = _value(knob, value)
+    return overrides
+
+
+def knobs() -> dict[str, tuple[str, str]]:
+    """Every knob by its dotted path: what it is, and its default as text."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, field in Config.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            for key, inner in annotation.model_fields.items():
+                found[f"{name}.{key}"] = (inner.description or "", str(inner.default))
+        else:
+            found[name] = (field.description or "", str(field.default))
+    return found
+
+
+def _value(knob: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    # YAML 1.1 reads 1e-3 as a string; people do not.
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    section, _, key = knob.partition(".")
+    default = getattr(getattr(Config(), section), key) if key else None
+    if isinstance(default, tuple) and isinstance(value, str):
+        return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+    return text if isinstance(default, str) and not isinstance(value, str) else value
+
+
+def _nested(knob: str, value: Any) -> dict[str, Any]:
+    section, _, key = knob.partition(".")
+    return {section: {key: value}} if key else {section: value}
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown knob {where}{_nearest(where, list(knobs()))}"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}, found {first['input']!r}" if where and first["type"] != "value_error" else message
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""

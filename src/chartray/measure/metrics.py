@@ -1,0 +1,1 @@
+"""AUROC, average precision and their intervals by patient."""

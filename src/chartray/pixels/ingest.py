@@ -1,0 +1,1 @@
+"""The parallel, resumable builder of a store, with quarantine."""

@@ -1,0 +1,1 @@
+"""JPEG, PNG, DICOM -> one grey image."""

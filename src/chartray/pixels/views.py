@@ -1,0 +1,1 @@
+"""Target, random and focal views, made on the device."""

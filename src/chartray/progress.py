@@ -1,0 +1,84 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_PLAIN_INTERVAL_SECONDS = 10.0
+
+
+class Advance(Protocol):
+    """Called as work goes on: `advance(3, "loss 5.1")` says three more units are done."""
+
+    def __call__(self, count: int = 1, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
+    """Shows how far `title` is, in `unit`s of `total`, `done` of them finished by an earlier run.
+
+    The rate counts only what this process did. Where standard error is no terminal, a plain line is
+    written every ten seconds and one at the end.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with _bar(console, title, total, unit, done) as advance:
+            yield advance
+    else:
+        with _plain_lines(title, total, unit, done) as advance:
+            yield advance
+
+
+@contextmanager
+def _bar(console: Console, title: str, total: int, unit: str, done: int) -> Iterator[Advance]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    began, current = time.monotonic(), done
+    with Progress(*columns, console=console, expand=True) as bar:
+        task = bar.add_task(title, total=total, completed=done, rate="", note="")
+
+        def advance(count: int = 1, note: str = "") -> None:
+            nonlocal current
+            current += count
+            rate = (current - done) / max(time.monotonic() - began, 1e-9)
+            bar.update(task, completed=current, rate=f"{rate:.1f} {unit}/s")
+            if note:
+                bar.update(task, note=note)
+
+        yield advance
+
+
+@contextmanager
+def _plain_lines(title: str, total: int, unit: str, done: int) -> Iterator[Advance]:
+    began, current, written, last_note = time.monotonic(), done, time.monotonic(), ""
+
+    def line() -> None:
+        elapsed = max(time.monotonic() - began, 1e-9)
+        rate = (current - done) / elapsed
+        left = f"{(total - current) / rate:.0f} s left" if rate > 0 and current < total else f"{elapsed:.0f} s"
+        end = f", {last_note}" if last_note else ""
+        print(f"{title}: {current}/{total} {unit}, {rate:.1f} {unit}/s, {left}{end}", file=sys.stderr, flush=True)
+
+    def advance(count: int = 1, note: str = "") -> None:
+        nonlocal current, written, last_note
+        current += count
+        last_note = note or last_note
+        if time.monotonic() - written >= _PLAIN_INTERVAL_SECONDS:
+            written = time.monotonic()
+            line()
+
+    yield advance
+    line()

@@ -1,0 +1,118 @@
+"""Every name, unit, level and label that crosses from one room to the next, and the cohort's metadata."""
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+METADATA_KEY = b"chartray"
+COHORT_FORMAT = 1
+SPLITS = ("train", "validate", "test")
+EHR_PREFIX = "ehr."
+LABEL_PREFIX = "label."
+
+# METHOD.md section 3: the labeller's 14 findings, as written in the CheXpert and MIMIC-CXR csv files.
+CHEXPERT_LABELS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Enlarged Cardiomediastinum",
+    "Fracture",
+    "Lung Lesion",
+    "Lung Opacity",
+    "No Finding",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Pneumonia",
+    "Pneumothorax",
+    "Support Devices",
+)
+NIH_LABELS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+# Cohorts keep the names of their source; two names of one finding meet here, by name and never by position.
+SAME_FINDING = {"Effusion": "Pleural Effusion"}
+
+SEX_LEVELS = ("male", "female")
+VIEW_LEVELS = ("PA", "LATERAL", "AP", "LL")
+POSITION_LEVELS = ("Erect", "Recumbent")
+MORTALITY_LEVELS = ("alive", "died")
+ICU_LEVELS = ("icu", "not_icu")
+
+
+class Variable(BaseModel):
+    """One chart variable of a cohort: `ehr.<name>`.
+
+    `kind` is numeric (float64 column), categorical (string column, one of `levels`) or boolean (bool column).
+    `range` is inclusive. `columns` are the source columns it was made from. `known_at_film` false: a fact that
+    is known only after the film was taken, refused for pretraining unless named.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["numeric", "categorical", "boolean"]
+    levels: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+    unit: str | None = None
+    group: str | None = None
+    known_at_film: bool = True
+    columns: tuple[str, ...] = ()
+
+
+class LabelSource(BaseModel):
+    """Where a label came from: the source columns, so that a chart variable made from one of them can be refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: tuple[str, ...] = ()
+
+
+class CohortMetadata(BaseModel):
+    """What the Parquet schema metadata of a cohort says (key `chartray`, JSON)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = COHORT_FORMAT
+    source: str
+    release: str | None = None
+    rules: Literal["strict", "published"] = "strict"
+    variables: dict[str, Variable] = Field(default_factory=dict)
+    labels: dict[str, LabelSource] = Field(default_factory=dict)
+    # Labels of the source's published list that its files do not hold.
+    absent_labels: list[str] = Field(default_factory=list)
+    # The image folder that `path` is relative to.
+    image_root: str = ""
+
+
+def to_metadata(metadata: CohortMetadata) -> dict[bytes, bytes]:
+    """The entry for `pa.Schema.with_metadata`."""
+    return {METADATA_KEY: metadata.model_dump_json().encode()}
+
+
+def from_metadata(schema_metadata: dict[bytes, bytes] | None) -> CohortMetadata:
+    """Reads what `to_metadata` wrote; raises KeyError if the table is no cohort."""
+    entries: dict[str, Any] = json.loads((schema_metadata or {})[METADATA_KEY])
+    return CohortMetadata.model_validate(entries)
+
+
+def finding(label: str) -> str:
+    """The name under which one finding meets itself across data sets.
+
+    >>> finding("Effusion"), finding("Edema")
+    ('Pleural Effusion', 'Edema')
+    """
+    return SAME_FINDING.get(label, label)
