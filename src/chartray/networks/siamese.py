@@ -1,0 +1,188 @@
+"""Anchor and target networks: encoder, chart (f and g), head h, prototypes Q, and the EMA that ties them.
+
+METHOD.md section 1: v = ViT(view), v' = g([v ; f(x)]), z = h(v'); z+ = h_EMA(ViT_EMA(target view)).
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from chartray.config import ChartConfig, ObjectiveConfig
+
+AllSum = Callable[[Tensor], Tensor]
+
+
+def identity(tensor: Tensor) -> Tensor:
+    """The sum over one process."""
+    return tensor
+
+
+class ChartBlock(NamedTuple):
+    """Where one variable stands in a chart row: columns [start, stop), and whether they are levels or a number."""
+
+    variable: str
+    start: int
+    stop: int
+    categorical: bool
+
+
+class ChartBatch(NamedTuple):
+    """The charts of B films: `rows` (B, F) float32 and `observed` (B, variables) bool; F = 0 without a chart."""
+
+    rows: Tensor
+    observed: Tensor
+
+
+class GlobalBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over the films of all processes, on any device (SyncBatchNorm refuses CPU tensors)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.all_sum: AllSum = identity
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, P) -> (B, P), in float32, with the statistics of the global batch while training."""
+        if not self.training:
+            return super().forward(input.float())
+        x = input.float()
+        count = self.all_sum(x.new_full((), float(x.shape[0])))
+        mean = self.all_sum(x.sum(dim=0)) / count
+        variance = self.all_sum((x - mean).square().sum(dim=0)) / count
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+def projection_head(width: int, hidden: int, out: int) -> nn.Sequential:
+    """The head h: three linear layers, BatchNorm and GELU after the first two (the official MSN recipe)."""
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        GlobalBatchNorm(hidden),
+        nn.GELU(),
+        nn.Linear(hidden, hidden),
+        GlobalBatchNorm(hidden),
+        nn.GELU(),
+        nn.Linear(hidden, out),
+    )
+
+
+class NoChart(nn.Module):
+    """Plain MSN: the anchor embedding as it is."""
+
+    def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
+        """(V*B, D) -> (V*B, D) and no auxiliary loss."""
+        return embeddings, embeddings.new_zeros(())
+
+
+class ChartJoinsAnchor(nn.Module):
+    """Published way (`chart.use: anchor`): v' = g([v ; f(x)]), both linear, no activation."""
+
+    def __init__(self, width: int, features: int, chart_width: int) -> None:
+        super().__init__()
+        self.f = nn.Linear(features, chart_width)
+        self.g = nn.Linear(width + chart_width, width)
+
+    def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
+        """(V*B, D) view-major -> (V*B, D) and no auxiliary loss."""
+        views = embeddings.shape[0] // chart.rows.shape[0]
+        encoded = self.f(chart.rows).repeat(views, 1)  # (V*B, E)
+        return self.g(torch.cat((embeddings, encoded.to(embeddings.dtype)), dim=1)), embeddings.new_zeros(())
+
+
+class AnchorPredictsChart(nn.Module):
+    """`chart.use: predict`: a linear layer predicts the observed chart values from each anchor embedding.
+
+    The auxiliary loss is the mean over observed variables of squared error (numeric) or cross-entropy over the
+    levels (categorical, boolean); what is missing has no loss.
+    """
+
+    def __init__(self, width: int, blocks: tuple[ChartBlock, ...], weight: float) -> None:
+        super().__init__()
+        self.all_sum: AllSum = identity
+        self.blocks = blocks
+        self.weight = weight
+        self.predict = nn.Linear(width, max(block.stop for block in blocks))
+
+    def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
+        """(V*B, D) view-major -> (V*B, D) unchanged, and the weighted loss of this process's share of the batch.
+
+        The mean is over what the whole global batch observed: averaged over processes, the losses are its mean.
+        """
+        views = embeddings.shape[0] // chart.rows.shape[0]
+        predicted = self.predict(embeddings).float()
+        losses = []
+        for block in self.blocks:
+            guess = predicted[:, block.start : block.stop]
+            truth = chart.rows[:, block.start : block.stop].repeat(views, 1)
+            if block.categorical:
+                losses.append(functional.cross_entropy(guess, truth, reduction="none"))
+            else:
+                losses.append((guess - truth).square().sum(dim=1))
+        seen = chart.observed.float().repeat(views, 1)  # (V*B, variables)
+        processes = self.all_sum(seen.new_ones(()))
+        loss = (torch.stack(losses, dim=1) * seen).sum() * processes / self.all_sum(seen.sum()).clamp(min=1)
+        return embeddings, self.weight * loss
+
+
+class Siamese(nn.Module):
+    """The anchor network, which is trained, and the target network, its exponential moving average."""
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        chart: NoChart | ChartJoinsAnchor | AnchorPredictsChart,
+        objective: ObjectiveConfig,
+    ) -> None:
+        super().__init__()
+        width = encoder.embed_dim
+        hidden, out = objective.head_hidden or 4 * width, objective.head_out or width
+        self.encoder = encoder
+        self.chart = chart
+        self.head = projection_head(width, hidden, out)
+        bound = 1 / math.sqrt(out)
+        self.prototypes = nn.Parameter(
+            torch.empty(objective.prototypes, out).uniform_(-bound, bound), requires_grad=objective.train_prototypes
+        )
+        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.target_head = copy.deepcopy(self.head).requires_grad_(False)
+
+    def span_processes(self, all_sum: AllSum) -> None:
+        """Makes the head's statistics and the chart's loss those of the global batch."""
+        for module in self.modules():
+            if isinstance(module, GlobalBatchNorm | AnchorPredictsChart):
+                module.all_sum = all_sum
+
+    @torch.no_grad()
+    def move_target(self, momentum: float) -> None:
+        """EMA: target <- momentum * target + (1 - momentum) * anchor; the head's BatchNorm buffers as they are."""
+        for target, anchor in ((self.target_encoder, self.encoder), (self.target_head, self.head)):
+            torch._foreach_lerp_(list(target.parameters()), list(anchor.parameters()), 1 - momentum)
+            for kept, current in zip(target.buffers(), anchor.buffers(), strict=True):
+                kept.copy_(current)
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimizer sees, by name."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+
+def chart_use(
+    config: ChartConfig, width: int, features: int, blocks: tuple[ChartBlock, ...]
+) -> NoChart | ChartJoinsAnchor | AnchorPredictsChart:
+    """The one seam through which a chart enters: what `chart.use` names, for rows of F `features`."""
+    if features == 0:
+        return NoChart()
+    if config.use == "anchor":
+        return ChartJoinsAnchor(width, features, config.width)
+    return AnchorPredictsChart(width, blocks, config.weight)

@@ -1,0 +1,66 @@
+"""The chart rows that a step trains on: the patient's own, or a control's.
+
+A control replaces the whole row, flags too, so that whatever is left of a gain is not the chart's.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from chartray.errors import InputError
+from chartray.randomness import permutation
+
+Control = Literal["none", "shuffled", "constant", "mask-only"]
+# Set apart from the coordinates that order films and draw views.
+_SHUFFLE = 7_001
+
+
+class ChartTable(NamedTuple):
+    """The charts of the M training films: rows (M, F) float32, observed (M, variables) bool, patients (M,) codes."""
+
+    rows: npt.NDArray[np.float32]
+    observed: npt.NDArray[np.bool_]
+    patients: npt.NDArray[np.int64]
+
+
+def controlled(table: ChartTable, control: Control, flag_columns: list[int], *, seed: int, epoch: int) -> ChartTable:
+    """The table that `control` puts in place of the patients' own in this epoch.
+
+    shuffled: each patient gets another patient's whole rows (film k the donor's film k, round and round), redrawn
+    each epoch. constant: every film gets the mean row. mask-only: the values are zero, the observed flags are real.
+    Raises InputError if a shuffle has one patient only, or mask-only has no flags (published rows).
+    """
+    if control == "none":
+        return table
+    if control == "shuffled":
+        donors = donor_films(table.patients, seed=seed, epoch=epoch)
+        return ChartTable(table.rows[donors], table.observed[donors], table.patients)
+    if control == "constant":
+        mean = np.broadcast_to(table.rows.mean(axis=0, dtype=np.float64).astype(np.float32), table.rows.shape)
+        return ChartTable(mean, np.ones_like(table.observed), table.patients)
+    if not flag_columns:
+        raise InputError("control mask-only needs observed flags, and published chart rows have none; use --rules strict")
+    rows = np.zeros_like(table.rows)
+    rows[:, flag_columns] = table.rows[:, flag_columns]
+    return ChartTable(rows, table.observed, table.patients)
+
+
+def donor_films(patients: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """For each film the film whose chart it gets: always another patient's, one donor for all films of a patient.
+
+    patients (M,) codes -> (M,) rows. The patients form one random cycle, so nobody is their own donor.
+    """
+    names, codes = np.unique(patients, return_inverse=True)
+    if len(names) < 2:
+        raise InputError(f"control shuffled needs charts of at least two training patients, found {len(names)}")
+    cycle = permutation(len(names), seed, _SHUFFLE, epoch)
+    donor_of = np.empty_like(cycle)
+    donor_of[cycle] = np.roll(cycle, 1)
+    by_patient = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    starts = np.cumsum(counts) - counts
+    order = np.empty_like(by_patient)
+    order[by_patient] = np.arange(len(codes)) - starts[codes[by_patient]]  # film k of its patient
+    donors = donor_of[codes]
+    return by_patient[starts[donors] + order % counts[donors]]

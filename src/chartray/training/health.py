@@ -1,0 +1,126 @@
+"""Training health beside the loss: what is looked at, and when a run has collapsed.
+
+The raw loss says nothing about quality (METHOD.md section 1): a collapsed run has the lowest. Verdicts are relative
+to min(K, films of the global batch) and to the untrained encoder's own values.
+"""
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from chartray.objectives.msn import Assignments
+
+# The share of what is possible below which a run has collapsed; tests/test_health.py provokes each.
+_LEAST_SHARE_OF_ENTROPY = 0.25
+_LEAST_SHARE_OF_PROTOTYPES = 0.05
+_LEAST_SHARE_OF_RANK = 0.1
+_LEAST_SHARE_OF_INFORMATION = 0.02
+_WINDOW = 50
+
+
+class Vitals(NamedTuple):
+    """What one step shows of the assignments (global batch).
+
+    assignment_entropy: H(mean p) in nats, at most log K. prototypes_in_use: prototypes that at least one film's
+    random view prefers. agreement: share of films whose random view and target prefer the same prototype.
+    information: H(mean p+) - mean H(p+), in nats: how much a target's assignment says about which film it is.
+    """
+
+    assignment_entropy: float
+    prototypes_in_use: int
+    agreement: float
+    information: float
+
+
+def vitals(assignments: Assignments, mean_entropy: float) -> Vitals:
+    """Reads the vitals off a step's assignments; anchors are view-major, so the first B are the random views."""
+    films, prototypes = assignments.target.shape
+    anchor = assignments.anchor[:films].argmax(dim=1)
+    target = assignments.target.exp()
+    mean = target.mean(dim=0)
+    spread = -torch.special.xlogy(mean, mean).sum()
+    own = -torch.special.xlogy(target, target).sum(dim=1).mean()
+    return Vitals(
+        assignment_entropy=math.log(prototypes) - mean_entropy,
+        prototypes_in_use=int(anchor.unique().numel()),
+        agreement=float((anchor == assignments.target.argmax(dim=1)).float().mean()),
+        information=float(spread - own),
+    )
+
+
+def effective_rank(embeddings: Tensor) -> float:
+    """The exponential of the entropy of the singular values of centred embeddings (Roy and Vetterli, 2007).
+
+    (N, D) -> between 1 and min(N - 1, D); 1 for embeddings that are all alike.
+    """
+    centred = embeddings.double() - embeddings.double().mean(dim=0)
+    values = torch.linalg.svdvals(centred)
+    total = values.sum()
+    if total <= 1e-9 * math.sqrt(embeddings.numel()):
+        return 1.0
+    share = values / total
+    return float(torch.exp(-torch.special.xlogy(share, share).sum()))
+
+
+class Watch:
+    """Judges a run: no verdict before `earliest` steps; then one sentence for the first thing wrong.
+
+    `classes` is min(K, films of the global batch); `untrained_rank` the effective rank before the first step.
+    """
+
+    def __init__(self, *, classes: int, untrained_rank: float, earliest: int) -> None:
+        self.classes = classes
+        self.untrained_rank = untrained_rank
+        self.earliest = earliest
+        self.losses: deque[float] = deque(maxlen=_WINDOW)
+        self.seen: deque[Vitals] = deque(maxlen=_WINDOW)
+
+    def observe(self, loss: float, vitals: Vitals) -> None:
+        """Takes note of one step."""
+        self.losses.append(loss)
+        self.seen.append(vitals)
+
+    def verdict(self, step: int, rank: float | None) -> str | None:
+        """What is wrong, in a sentence, or None; `rank` is the newest effective rank if one was measured."""
+        if step < self.earliest or len(self.losses) < _WINDOW:
+            return None
+        entropy = sum(v.assignment_entropy for v in self.seen) / _WINDOW
+        in_use = sum(v.prototypes_in_use for v in self.seen) / _WINDOW
+        information = sum(v.information for v in self.seen) / _WINDOW
+        most = math.log(self.classes)
+        if max(self.losses) - min(self.losses) < 1e-5:
+            return f"the loss has been constant to five decimals for {_WINDOW} steps ({self.losses[-1]:.5f})"
+        if entropy < _LEAST_SHARE_OF_ENTROPY * most:
+            return (
+                f"the films share a few prototypes: entropy of the mean assignment {entropy:.2f} of {most:.2f} nats; "
+                "raise objective.mean_entropy_weight"
+            )
+        if in_use < max(_LEAST_SHARE_OF_PROTOTYPES * self.classes, 2):
+            return (
+                f"only {in_use:.1f} of {self.classes} possible prototypes are in use; "
+                "lower train.learning_rate or raise objective.mean_entropy_weight"
+            )
+        if information < _LEAST_SHARE_OF_INFORMATION * most:
+            return (
+                f"targets no longer tell films apart ({information:.3f} of {most:.2f} nats); "
+                "lower objective.sharpening or turn objective.sinkhorn_iterations on"
+            )
+        if rank is not None and rank < max(_LEAST_SHARE_OF_RANK * self.untrained_rank, 1.5):
+            return (
+                f"the embeddings have collapsed to an effective rank of {rank:.1f} "
+                f"(untrained: {self.untrained_rank:.1f}); lower train.learning_rate"
+            )
+        return None
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint must remember."""
+        return {"untrained_rank": self.untrained_rank, "losses": list(self.losses), "seen": [list(v) for v in self.seen]}
+
+    def restore(self, state: dict[str, list[list[float]]]) -> None:
+        """The reverse of `state`."""
+        self.untrained_rank = float(state["untrained_rank"])  # type: ignore[arg-type]  # JSON: a number here
+        self.losses.extend(float(loss) for loss in state["losses"])  # type: ignore[arg-type]
+        self.seen.extend(Vitals(v[0], int(v[1]), v[2], v[3]) for v in state["seen"])

@@ -1,0 +1,86 @@
+"""Device, precision and processes, through Lightning Fabric: one process, torchrun or SLURM."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from chartray.config import TrainConfig
+from chartray.errors import InputError
+
+
+class _AllSum(torch.autograd.Function):
+    """Sum over processes; the gradient of a sum is the sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Adds a tensor over the processes of the run, differentiably; with one process it is the identity."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    total: Tensor = _AllSum.apply(tensor)  # type: ignore[no-untyped-call]  # torch types apply() so
+    return total
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Averages the gradients over processes in one flat all-reduce; with one process nothing happens.
+
+    Done by hand rather than by DDP's hooks, since cached embeddings call backward several times a step.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def launch(config: TrainConfig) -> Fabric:
+    """A Fabric on the device asked for, in as many processes as torchrun or SLURM started (one otherwise).
+
+    Raises InputError if a device or precision is asked for that this machine lacks.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device is cuda, but this machine shows torch no GPU; use --train.device cpu")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    if config.batch_size % world:
+        raise InputError(f"expected train.batch_size to be a multiple of the {world} processes, found {config.batch_size}")
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=here,
+        num_nodes=max(world // here, 1),
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if _use_bf16(config.precision, cuda) else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _use_bf16(precision: str, cuda: bool) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if cuda:
+        return torch.cuda.is_bf16_supported()
+    # Without matrix or bf16 vector units a CPU only emulates it.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
