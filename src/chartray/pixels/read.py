@@ -1,1 +1,247 @@
-"""JPEG, PNG, DICOM -> one grey image."""
+"""JPEG, PNG, DICOM -> one grey image.
+
+Every reader ends in the same place: float32 (H, W) in [0, 1], dark = air (lungs dark, bone bright).
+
+The grey scale is the one that the file states, never one guessed from percentiles: 8-bit values over 255, 16-bit values
+over 65535; in DICOM the modality step, then the first VOI look-up table or window, else the stored range (which is
+what the standard displays when a file names no window). One exception, because a film that fills a sixteenth of its range would keep
+16 grey levels in an 8-bit store: values of more than 8 bits that span under a quarter of their range (12-bit pictures labelled
+as 16 bits are common) are stretched from their smallest to their largest. The span is the same for a film and
+its negative, so MONOCHROME1 and MONOCHROME2 stay exact mirror images.
+"""
+
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from PIL import Image, ImageOps
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
+
+Float = npt.NDArray[np.float32]
+
+_JPEG, _PNG, _DICM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"DICM"
+_EXIF_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_NARROWEST_SPAN = 0.25
+
+
+class UnreadableFilm(Exception):
+    """A film that no reader can use; its text is the reason, one sentence without the path."""
+
+
+class Film(NamedTuple):
+    """A film as read: `image` float32 (h, w) in [0, 1], and the true `height` and `width` in pixels, which are larger
+    than the image where a large JPEG was decoded at a fraction of its size.
+    """
+
+    image: Float
+    height: int
+    width: int
+
+
+def read_image(path: str | Path, *, smallest_side: int | None = None) -> Float:
+    """The film at `path`, float32 (H, W) in [0, 1], dark = air, upright; UnreadableFilm says why it cannot be read.
+
+    JPEG (grey, colour, CMYK), PNG (1 to 16 bits, grey, colour, palette, with or without alpha) and single-frame DICOM.
+    With `smallest_side`, a JPEG may come back at 1/2, 1/4 or 1/8 of its size, both sides still at least that long.
+    """
+    return read_film(path, smallest_side=smallest_side).image
+
+
+def read_film(path: str | Path, *, smallest_side: int | None = None) -> Film:
+    """Like `read_image`, with the true height and width."""
+    content = _content(Path(path))
+    try:
+        film = _decode(content, smallest_side)
+    except (UnreadableFilm, MemoryError):
+        raise
+    except Exception as error:
+        # Decoders raise anything on broken files: OSError, SyntaxError, struct.error, zlib.error, ...
+        raise UnreadableFilm(f"broken file: {_text(error)}") from error
+    if film.image.size == 0:
+        raise UnreadableFilm("the picture has no pixels")
+    if float(film.image.min()) == float(film.image.max()):
+        raise UnreadableFilm("every pixel has the same value")
+    return film
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UnreadableFilm("no such file") from None
+    except OSError as error:
+        raise UnreadableFilm(f"the file cannot be opened: {error.strerror}") from None
+    if not content:
+        raise UnreadableFilm("the file is empty")
+    return content
+
+
+def _decode(content: bytes, smallest_side: int | None) -> Film:
+    if content.startswith((_JPEG, _PNG)):
+        return _picture(content, smallest_side)
+    if content[128:132] == _DICM:
+        return _dicom(pydicom.dcmread(io.BytesIO(content)))
+    return _dicom(_without_preamble(content))
+
+
+def _picture(content: bytes, smallest_side: int | None) -> Film:
+    with warnings.catch_warnings():
+        # A film of more than 89 million pixels is large, not an attack; Pillow still refuses twice as many.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        picture = Image.open(io.BytesIO(content), formats=("JPEG", "MPO", "PNG"))
+    width, height = picture.size
+    if picture.format != "PNG":
+        # libjpeg's scaled inverse DCT; only luma is decoded. CMYK keeps its mode and is only scaled.
+        picture.draft("L", (smallest_side, smallest_side) if smallest_side else picture.size)
+    orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation != 1:
+        ImageOps.exif_transpose(picture, in_place=True)
+    if orientation in _SIDEWAYS:
+        width, height = height, width
+    return Film(_grey(picture), height, width)
+
+
+def _grey(picture: Image.Image) -> Float:
+    """Luma (Rec. 601) in [0, 1]; transparent pixels lie over black, which is air."""
+    if picture.mode.startswith("I"):  # 16-bit grey
+        return _over_range(np.asarray(picture).astype(np.float32), 0.0, 65535.0)
+    if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+        layer = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+    if picture.mode not in ("L", "1"):
+        picture = picture.convert("RGB")
+    return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
+
+
+def _without_preamble(content: bytes) -> pydicom.Dataset:
+    """Old archives leave out the 128 bytes and `DICM`: taken for DICOM only if it holds a described picture."""
+    reason = UnreadableFilm("the file is not a JPEG, PNG or DICOM")
+    try:
+        data = pydicom.dcmread(io.BytesIO(content), force=True)
+    except Exception:
+        raise reason from None
+    if not ("PixelData" in data and "Rows" in data and "BitsStored" in data):
+        raise reason
+    if "TransferSyntaxUID" not in data.file_meta:
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    return data
+
+
+def _dicom(data: pydicom.Dataset) -> Film:
+    if "PixelData" not in data:
+        raise UnreadableFilm("the DICOM file holds no picture")
+    frames = int(data.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise UnreadableFilm(f"the DICOM file holds {frames} frames, a film has one")
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
+        raise UnreadableFilm(f"no installed decoder reads DICOM compressed as {syntax.name} ({syntax})")
+    stored = pixel_array(data)
+    if stored.ndim == 3:
+        return _colour_film(stored)
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        return _colour_film(apply_color_lut(stored, data))
+    stored = _stored_bits(stored, data)
+    padding = _padding(stored, data)
+    image = _displayed(stored, padding, data)
+    if data.PhotometricInterpretation == "MONOCHROME1":
+        image = np.float32(1) - image
+    image[padding] = 0.0
+    return Film(image, *image.shape)
+
+
+def _colour_film(pixels: npt.NDArray[np.integer]) -> Film:
+    """Secondary captures (H, W, 3): luma, over the range of their own type."""
+    luma = pixels[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    image = np.clip(luma / np.float32(np.iinfo(pixels.dtype).max), 0, 1).astype(np.float32)
+    return Film(image, *image.shape)
+
+
+def _stored_bits(pixels: npt.NDArray[np.integer], data: pydicom.Dataset) -> npt.NDArray[np.integer]:
+    """Only the stored bits: old files keep overlays in the unused high bits."""
+    stored, allocated = int(data.BitsStored), int(data.BitsAllocated)
+    if data.PixelRepresentation == 0 and stored < allocated:
+        return pixels & pixels.dtype.type((1 << stored) - 1)
+    return pixels
+
+
+def _padding(stored: npt.NDArray[np.integer], data: pydicom.Dataset) -> npt.NDArray[np.bool_]:
+    """Where the picture was padded to a rectangle (PixelPaddingValue, or up to PixelPaddingRangeLimit)."""
+    value = data.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    limit = data.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    return np.asarray((stored >= low) & (stored <= high))
+
+
+def _displayed(stored: npt.NDArray[np.integer], padding: npt.NDArray[np.bool_], data: pydicom.Dataset) -> Float:
+    """Modality step, then the first VOI table, else the first window, else the stored range: (H, W) in [0, 1]."""
+    values = np.asarray(apply_modality_lut(stored, data))
+    if data.get("VOILUTSequence"):
+        bits = int(data.VOILUTSequence[0].LUTDescriptor[2])
+        table = np.asarray(apply_voi_lut(values, data, index=0, prefer_lut=True), dtype=np.float32)
+        return np.clip(table / np.float32((1 << bits) - 1), 0, 1)
+    values = values.astype(np.float32)
+    centre, width = _first(data.get("WindowCenter")), _first(data.get("WindowWidth"))
+    if centre is not None and width is not None and width >= 1:
+        return _windowed(values, centre, width, str(data.get("VOILUTFunction") or "LINEAR"))
+    if padding.all():
+        raise UnreadableFilm("every pixel is padding")
+    low, high = _modality_range(data)
+    return _over_range(values, low, high, ~padding)
+
+
+def _windowed(values: Float, centre: float, width: float, function: str) -> Float:
+    """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, onto [0, 1]."""
+    if function == "SIGMOID":
+        return (1 / (1 + np.exp(-4 * (values - centre) / width))).astype(np.float32)
+    if function == "LINEAR_EXACT":
+        return np.clip((values - centre) / width + 0.5, 0, 1).astype(np.float32)
+    # LINEAR with a width of 1 is a threshold.
+    return np.clip((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1).astype(np.float32)
+
+
+def _modality_range(data: pydicom.Dataset) -> tuple[float, float]:
+    """The smallest and largest value that the modality step can give."""
+    if data.get("ModalityLUTSequence"):
+        return 0.0, float((1 << int(data.ModalityLUTSequence[0].LUTDescriptor[2])) - 1)
+    bits = int(data.BitsStored)
+    ends = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if data.PixelRepresentation else (0, (1 << bits) - 1)
+    slope, intercept = float(data.get("RescaleSlope", 1) or 1), float(data.get("RescaleIntercept", 0) or 0)
+    low, high = sorted(slope * end + intercept for end in ends)
+    return low, high
+
+
+def _over_range(values: Float, low: float, high: float, inside: npt.NDArray[np.bool_] | None = None) -> Float:
+    """[low, high] -> [0, 1], or the values' own range where they span under a quarter of it and it has over 8 bits.
+
+    `inside`: the pixels that count (not padding).
+    """
+    counted = values if inside is None else values[inside]
+    smallest, largest = float(counted.min()), float(counted.max())
+    if high - low > 255 and 0 < largest - smallest < _NARROWEST_SPAN * (high - low):
+        low, high = smallest, largest
+    return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
+
+
+def _first(value: object) -> float | None:
+    """The first of a DICOM attribute that may hold several."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str | float | int):
+        return float(value)
+    several = list(value)  # type: ignore[call-overload]
+    return float(several[0]) if several else None
+
+
+def _text(error: Exception) -> str:
+    """The error in one line, the same on every machine and in every run."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r" ?(<_io\.BytesIO[^>]*>|0x[0-9a-f]+)", "", line).rstrip(".")
