@@ -182,6 +182,16 @@ def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, 
     return validate(tree)
 
 
+def load_saved(saved: Path, file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The configuration that a run was started with, with what is given now laid over it."""
+    tree = read_yaml(saved)
+    if file is not None:
+        _merge(tree, read_yaml(file))
+    for knob, value in (overrides or {}).items():
+        _merge(tree, _nested(knob, value))
+    return validate(tree)
+
+
 def validate(tree: Mapping[str, Any]) -> Config:
     """Checks a nested mapping of knobs; the first thing wrong becomes one InputError."""
     try:

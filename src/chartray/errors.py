@@ -1,4 +1,4 @@
-"""The two ways a command ends badly: unusable input (exit 2) and a run that must not go on (exit 3)."""
+"""The ways a command ends early: unusable input (2), a run that must not go on (3), a run asked to stop (143)."""
 
 
 class InputError(Exception):
@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class UnhealthyRun(Exception):
     """Pretraining that has collapsed or is no longer finite; its text says what was seen. Exit code 3."""
+
+
+class Stopped(Exception):
+    """A run that was asked to stop (SIGTERM) and saved itself; it can be resumed. Exit code 143."""

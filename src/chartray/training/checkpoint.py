@@ -64,7 +64,9 @@ def restore(checkpoint: Path, networks: nn.Module, optimizer: Optimizer) -> dict
     try:
         networks.load_state_dict(load_file(checkpoint / _WEIGHTS))
     except RuntimeError as error:
-        raise InputError(f"checkpoint {checkpoint} is of another network: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"checkpoint {checkpoint} is of another network: {' '.join(str(error).split())[:200]}"
+        ) from None
     _load_optimizer(checkpoint / _OPTIMIZER, networks, optimizer)
     return state
 

@@ -40,7 +40,9 @@ def controlled(table: ChartTable, control: Control, flag_columns: list[int], *, 
         mean = np.broadcast_to(table.rows.mean(axis=0, dtype=np.float64).astype(np.float32), table.rows.shape)
         return ChartTable(mean, np.ones_like(table.observed), table.patients)
     if not flag_columns:
-        raise InputError("control mask-only needs observed flags, and published chart rows have none; use --rules strict")
+        raise InputError(
+            "control mask-only needs observed flags, and published chart rows have none; use --rules strict"
+        )
     rows = np.zeros_like(table.rows)
     rows[:, flag_columns] = table.rows[:, flag_columns]
     return ChartTable(rows, table.observed, table.patients)

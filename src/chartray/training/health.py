@@ -6,12 +6,12 @@ to min(K, films of the global batch) and to the untrained encoder's own values.
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from chartray.objectives.msn import Assignments
+from chartray.objectives.msn import AllSum, Assignments, identity
 
 # The share of what is possible below which a run has collapsed; tests/test_health.py provokes each.
 _LEAST_SHARE_OF_ENTROPY = 0.25
@@ -35,19 +35,25 @@ class Vitals(NamedTuple):
     information: float
 
 
-def vitals(assignments: Assignments, mean_entropy: float) -> Vitals:
-    """Reads the vitals off a step's assignments; anchors are view-major, so the first B are the random views."""
+@torch.no_grad()
+def vitals(assignments: Assignments, mean_entropy: float, all_sum: AllSum = identity) -> Vitals:
+    """Reads the vitals off a step's assignments; anchors are view-major, so the first B are the random views.
+
+    Every process gets the same numbers, so that all come to the same verdict.
+    """
     films, prototypes = assignments.target.shape
     anchor = assignments.anchor[:films].argmax(dim=1)
+    agree = (anchor == assignments.target.argmax(dim=1)).float().sum()
     target = assignments.target.exp()
-    mean = target.mean(dim=0)
-    spread = -torch.special.xlogy(mean, mean).sum()
-    own = -torch.special.xlogy(target, target).sum(dim=1).mean()
+    own = -torch.special.xlogy(target, target).sum()
+    preferred = torch.bincount(anchor, minlength=prototypes).float()
+    count, agree, own = all_sum(torch.stack((agree.new_full((), float(films)), agree, own))).tolist()
+    mean = all_sum(target.sum(dim=0)) / count
     return Vitals(
         assignment_entropy=math.log(prototypes) - mean_entropy,
-        prototypes_in_use=int(anchor.unique().numel()),
-        agreement=float((anchor == assignments.target.argmax(dim=1)).float().mean()),
-        information=float(spread - own),
+        prototypes_in_use=int((all_sum(preferred) > 0).sum()),
+        agreement=agree / count,
+        information=float(-torch.special.xlogy(mean, mean).sum()) - own / count,
     )
 
 
@@ -115,12 +121,16 @@ class Watch:
             )
         return None
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint must remember."""
-        return {"untrained_rank": self.untrained_rank, "losses": list(self.losses), "seen": [list(v) for v in self.seen]}
+        return {
+            "untrained_rank": self.untrained_rank,
+            "losses": list(self.losses),
+            "seen": [list(v) for v in self.seen],
+        }
 
-    def restore(self, state: dict[str, list[list[float]]]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
-        self.untrained_rank = float(state["untrained_rank"])  # type: ignore[arg-type]  # JSON: a number here
-        self.losses.extend(float(loss) for loss in state["losses"])  # type: ignore[arg-type]
-        self.seen.extend(Vitals(v[0], int(v[1]), v[2], v[3]) for v in state["seen"])
+        self.untrained_rank = state["untrained_rank"]
+        self.losses.extend(state["losses"])
+        self.seen.extend(Vitals(*values) for values in state["seen"])

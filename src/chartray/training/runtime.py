@@ -33,7 +33,7 @@ def all_sum(tensor: Tensor) -> Tensor:
     """Adds a tensor over the processes of the run, differentiably; with one process it is the identity."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
-    total: Tensor = _AllSum.apply(tensor)  # type: ignore[no-untyped-call]  # torch types apply() so
+    total: Tensor = _AllSum.apply(tensor)
     return total
 
 
@@ -49,7 +49,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
 
 
@@ -64,7 +64,9 @@ def launch(config: TrainConfig) -> Fabric:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     if config.batch_size % world:
-        raise InputError(f"expected train.batch_size to be a multiple of the {world} processes, found {config.batch_size}")
+        raise InputError(
+            f"expected train.batch_size to be a multiple of the {world} processes, found {config.batch_size}"
+        )
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=here,
@@ -80,7 +82,7 @@ def _use_bf16(precision: str, cuda: bool) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if cuda:
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # Without matrix or bf16 vector units a CPU only emulates it.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))

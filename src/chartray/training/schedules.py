@@ -1,4 +1,4 @@
-"""Learning rate, weight decay and EMA momentum as pure functions of the step (METHOD.md section 1, *Official MSN recipe*)."""
+"""Learning rate, weight decay and EMA momentum as pure functions of the step (the official MSN recipe)."""
 
 import math
 from typing import NamedTuple

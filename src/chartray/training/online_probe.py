@@ -1,0 +1,76 @@
+"""The online probe: what the target encoder's embeddings are worth while it trains, on validation labels.
+
+Whole films of a fixed sample of training and validation patients; it chooses nothing and touches no test film.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from chartray.config import Config
+from chartray.measure.knn import knn_auroc
+from chartray.networks.encoder import class_token
+from chartray.networks.siamese import Siamese
+from chartray.pixels.store import Store
+from chartray.pixels.views import whole_film
+from chartray.randomness import permutation
+from chartray.schema import LABEL_PREFIX
+from chartray.training.films import split_rows
+from chartray.training.health import effective_rank
+from chartray.training.material import Material
+
+_SAMPLE = 7_003
+_NEIGHBOURS = 20
+_BATCH = 64
+
+
+class OnlineProbe:
+    """Embeds `health.probe_films` training films, and as many of validation where that split has labelled films."""
+
+    def __init__(self, store: Store, config: Config, material: Material, device: torch.device) -> None:
+        self._store, self._size, self._device = store, config.views.size, device
+        self._grey = (material.grey_mean, material.grey_std)
+        count = config.health.probe_films
+        self._train = _sample(material.rows, count, config.seed)
+        validation = split_rows(store, "validate")
+        labels = [name for name in store.cohort.column_names if name.startswith(LABEL_PREFIX)]
+        self._validate = _sample(validation, count, config.seed) if labels else validation[:0]
+        self._truth = _truth(store, labels)
+        if self._train.size and not self._validate.size:
+            print("no validation films with labels: the online probe is off, effective rank is still watched")
+
+    def effective_rank(self, networks: Siamese) -> float:
+        """The effective rank of the target encoder's embeddings of the training sample."""
+        return effective_rank(self._embed(networks, self._train))
+
+    def measure(self, networks: Siamese) -> dict[str, float]:
+        """health.effective_rank, and health.knn_auroc (macro over labels with both classes) where there is one."""
+        train = self._embed(networks, self._train)
+        numbers = {"health.effective_rank": effective_rank(train)}
+        if self._validate.size:
+            validate = self._embed(networks, self._validate)
+            truth_train, truth_validate = self._truth[self._train], self._truth[self._validate]
+            auroc = knn_auroc(train, truth_train, validate, truth_validate, k=_NEIGHBOURS)
+            numbers |= {"health.knn_auroc": auroc} if np.isfinite(auroc) else {}
+        return numbers
+
+    @torch.no_grad()
+    def _embed(self, networks: Siamese, rows: npt.NDArray[np.int64]) -> Tensor:
+        encoder, (mean, std) = networks.target_encoder, self._grey
+        parts = []
+        for start in range(0, len(rows), _BATCH):
+            images = torch.from_numpy(self._store.images.gather(rows[start : start + _BATCH])).to(self._device)
+            parts.append(class_token(encoder, (whole_film(images, self._size) - mean) / std).float())
+        return torch.cat(parts)
+
+
+def _sample(rows: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:
+    return np.sort(rows[permutation(len(rows), seed, _SAMPLE)[:count]])
+
+
+def _truth(store: Store, labels: list[str]) -> npt.NDArray[np.float64]:
+    """(rows, C): 1, 0, or NaN where uncertain; a blank counts as negative, the evaluation's default policy."""
+    columns = [store.cohort.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in labels]
+    truth = np.stack(columns, axis=1) if columns else np.empty((len(store), 0))
+    return np.where(np.isnan(truth), 0.0, np.where(truth < 0, np.nan, truth))

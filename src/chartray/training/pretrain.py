@@ -1,0 +1,301 @@
+"""Pretraining: the loop, which reads as the algorithm (METHOD.md section 1)."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import AdamW
+
+from chartray.config import Config, TrainConfig
+from chartray.errors import InputError, Stopped, UnhealthyRun
+from chartray.networks import encoder as vit
+from chartray.networks.siamese import Siamese
+from chartray.pixels.store import Store
+from chartray.pixels.views import make_views
+from chartray.progress import progress
+from chartray.training import checkpoint, run_folder
+from chartray.training.films import Batch, FilmLoader
+from chartray.training.health import Watch, vitals
+from chartray.training.material import Material, prepare
+from chartray.training.online_probe import OnlineProbe
+from chartray.training.run_folder import CHECKPOINTS, ENCODER, Metrics
+from chartray.training.runtime import all_sum, average_gradients, launch
+from chartray.training.schedules import Plan, ema_momentum, learning_rate, plan, weight_decay
+from chartray.training.step import Losses, forward_backward, standardise
+
+
+def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False) -> None:
+    """Pretrains on the train split of a store and writes RUN `out`, ending with its `encoder/`.
+
+    Raises InputError for what cannot be used, UnhealthyRun for a collapsed or non-finite run, Stopped on SIGTERM.
+    """
+    store = Store.open(store_folder)
+    holds_run = run_folder.claim(out, config, resume=resume)
+    if holds_run and (out / ENCODER / vit.DESCRIPTION_FILE).is_file():
+        print(f"{out} is complete: nothing left to do")
+        return
+    material = prepare(store, config)
+    schedule = plan(config.train, len(material.rows))
+    fabric = launch(config.train)
+    networks = build_networks(material, config).to(fabric.device)
+    networks.span_processes(all_sum)
+    optimizer = build_optimizer(networks, config.train)
+    probe = OnlineProbe(store, config, material, fabric.device)
+
+    if fabric.is_global_zero:
+        out.mkdir(parents=True, exist_ok=True)
+        run_folder.write_config(out, config)
+        manifest = (
+            {"command": command, "status": "running"} | run_folder.versions() | material.provenance(config, schedule)
+        )
+        run_folder.write_manifest(out, manifest | {"out": str(out)})
+    fabric.barrier()
+
+    first_step, watch = 0, None
+    if holds_run and (found := checkpoint.list_checkpoints(out / CHECKPOINTS)):
+        state = checkpoint.restore(found[-1], networks, optimizer)
+        first_step = state["step"]
+        watch = new_watch(config, schedule, 0.0)
+        watch.restore(state["watch"])
+    else:
+        watch = new_watch(config, schedule, probe.effective_rank(networks))
+
+    loop = Loop(fabric, store, out, config, schedule, material, networks, optimizer, probe, watch)
+    try:
+        loop.run(first_step)
+    except UnhealthyRun as unhealthy:
+        loop.finish(f"stopped: {unhealthy}")
+        raise
+    loop.finish("complete")
+
+
+class Loop:
+    """What a run is made of while it runs."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        store: Store,
+        out: Path,
+        config: Config,
+        schedule: Plan,
+        material: Material,
+        networks: Siamese,
+        optimizer: AdamW,
+        probe: OnlineProbe,
+        watch: Watch,
+    ) -> None:
+        self.fabric, self.store, self.out, self.config = fabric, store, out, config
+        self.schedule, self.material, self.networks, self.optimizer = schedule, material, networks, optimizer
+        self.probe, self.watch = probe, watch
+        self.patch_side = vit.patch_side(networks.encoder)
+
+    def run(self, first_step: int) -> None:
+        """Steps [first_step, steps): each draws, learns, moves the target, looks at its health, and may save."""
+        config, steps = self.config, self.schedule.steps
+        loader = FilmLoader(
+            self.store,
+            self.material.rows,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            pin=self.fabric.device.type == "cuda",
+        )
+        metrics = Metrics(self.out, first_step=first_step) if self.fabric.is_global_zero else None
+        self.networks.train()
+        with terminated() as asked_to_stop, progress("pretrain", steps, "steps", done=first_step) as advance:
+            for batch in loader.steps(first_step, steps):
+                began = time.perf_counter()
+                losses, measured = self.step(batch)
+                loss, done = float(measured["loss"]), batch.step + 1
+                measured |= self.look(done, losses, loss)
+                measured["films_per_second"] = config.train.batch_size / (time.perf_counter() - began)
+                if metrics:
+                    metrics.write(done, measured)
+                # Any process that was asked stops them all.
+                stop = bool(all_sum(torch.tensor(float(asked_to_stop()))) > 0) and done < steps
+                if done % config.train.checkpoint_every == 0 or done == steps or stop:
+                    self.save(done)
+                advance(1, f"loss {loss:.3f}")
+                self.judge(done, measured.get("health.effective_rank"))
+                if stop:
+                    raise Stopped(f"stopped after step {done} of {steps} as asked; continue with --resume")
+        if metrics:
+            metrics.close()
+
+    def step(self, batch: Batch) -> tuple[Losses, dict[str, float]]:
+        """One optimizer step: returns its losses and the numbers to note."""
+        config, networks = self.config, self.networks
+        rate = learning_rate(batch.step, self.schedule, config.train)
+        decay = weight_decay(batch.step, self.schedule, config.train)
+        momentum = ema_momentum(batch.step, self.schedule, config.train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+            group["weight_decay"] = decay if group["decays"] else 0.0
+
+        images = batch.images.to(self.fabric.device, non_blocking=True)
+        views = make_views(
+            images,
+            batch.film_sizes,
+            batch.rows,
+            config.views,
+            patch_side=self.patch_side,
+            seed=config.seed,
+            step=batch.step,
+        )
+        chart = self.material.chart_batch(batch.places, batch.epochs, self.fabric.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = forward_backward(
+            networks,
+            standardise(views, self.material.grey_mean, self.material.grey_std),
+            chart,
+            config.objective,
+            autocast=self.fabric.autocast,
+            all_sum=all_sum,
+            accumulate=config.train.accumulate,
+            check=lambda losses: refuse_non_finite(losses.total, batch, "loss"),
+        )
+        parameters = list(networks.trained_parameters().values())
+        average_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.train.clip or float("inf"))
+        refuse_non_finite(norm, batch, "gradient")
+        if config.train.ema_before_step:
+            networks.move_target(momentum)
+        self.optimizer.step()
+        if not config.train.ema_before_step:
+            networks.move_target(momentum)
+        return losses, self.measured(losses, norm, rate, decay, momentum)
+
+    def measured(self, losses: Losses, norm: Tensor, rate: float, decay: float, momentum: float) -> dict[str, float]:
+        """The numbers of a step, averaged over processes where each has its own share."""
+        world = self.fabric.world_size
+        shares = torch.stack((losses.total, losses.terms.cross_entropy, losses.chart)).detach().float()
+        total, cross_entropy, chart = (all_sum(shares) / world).tolist()
+        numbers: dict[str, float] = {
+            "loss": total,
+            "cross_entropy": cross_entropy,
+            "mean_entropy": losses.terms.mean_entropy.item(),
+            "learning_rate": rate,
+            "weight_decay": decay,
+            "ema": momentum,
+            "gradient_norm": norm.item(),
+        }
+        return numbers | ({"chart_loss": chart} if self.config.chart.use == "predict" else {})
+
+    def look(self, done: int, losses: Losses, loss: float) -> dict[str, float]:
+        """Health beside the loss: the assignments at every step, the embeddings every `health.every` steps."""
+        seen = vitals(losses.assignments, losses.terms.mean_entropy.item(), all_sum)
+        self.watch.observe(loss, seen)
+        numbers: dict[str, float] = {
+            "health.assignment_entropy": seen.assignment_entropy,
+            "health.prototypes_in_use": seen.prototypes_in_use,
+            "health.agreement": seen.agreement,
+            "health.information": seen.information,
+        }
+        if done % self.config.health.every == 0 or done == self.schedule.steps:
+            numbers |= self.probe.measure(self.networks)
+        return numbers
+
+    def judge(self, done: int, rank: float | None) -> None:
+        """Stops a run that has collapsed, or only says so where `health.stop` is off."""
+        verdict = self.watch.verdict(done, rank)
+        if verdict is None:
+            return
+        sentence = f"step {done}: {verdict}"
+        if self.config.health.stop:
+            raise UnhealthyRun(f"{sentence}; the run was stopped (health.stop false lets it go on)")
+        if done % self.config.health.every == 0:
+            print(f"unhealthy, going on as asked: {sentence}", flush=True)
+
+    def save(self, done: int) -> None:
+        """Writes a checkpoint."""
+        if self.fabric.is_global_zero:
+            state: dict[str, Any] = {"watch": self.watch.state()}
+            keep = self.config.train.checkpoint_keep
+            checkpoint.save(self.out / CHECKPOINTS, done, self.networks, self.optimizer, state, keep=keep)
+        self.fabric.barrier()
+
+    def finish(self, status: str) -> None:
+        """Writes the target encoder of a complete run, and how the run ended."""
+        if not self.fabric.is_global_zero:
+            return
+        manifest = run_folder.read_manifest(self.out) | {"status": status}
+        if status == "complete":
+            provenance = {key: value for key, value in manifest.items() if key not in ("flow", "status")}
+            taken_home = vit.PretrainedEncoder(
+                model=self.networks.target_encoder,
+                size=self.config.views.size,
+                grey_mean=self.material.grey_mean,
+                grey_std=self.material.grey_std,
+                architecture=vit.architecture(self.config.encoder, self.config.views.size),
+                provenance=provenance | {"run": self.out.name},
+            )
+            vit.save(self.out / ENCODER, taken_home)
+        run_folder.write_manifest(self.out, manifest)
+
+
+def build_networks(material: Material, config: Config) -> Siamese:
+    """Anchor and target networks with first weights drawn from the seed, or started from `encoder.init`."""
+    encoder = vit.build(vit.architecture(config.encoder, config.views.size), seed=config.seed)
+    if config.encoder.init is not None:
+        vit.initialise(encoder, Path(config.encoder.init))
+    side = vit.patch_side(encoder)
+    for name in ("size", "focal_size"):
+        if getattr(config.views, name) % side:
+            raise InputError(
+                f"expected views.{name} to be a multiple of the {side} px patch, found {getattr(config.views, name)}"
+            )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Siamese(encoder, material.chart_use(config.chart, encoder.embed_dim), config.objective)
+
+
+def build_optimizer(networks: Siamese, config: TrainConfig) -> AdamW:
+    """AdamW; biases, norms and other 1-d parameters and the prototypes do not decay, unless `decay_everything`."""
+    decaying: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in networks.trained_parameters().items():
+        free = parameter.ndim < 2 or name == "prototypes" or name.endswith(("pos_embed", "cls_token"))
+        (rest if free and not config.decay_everything else decaying).append(parameter)
+    groups = [{"params": decaying, "decays": True}, {"params": rest, "decays": False}]
+    return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
+
+
+def new_watch(config: Config, schedule: Plan, untrained_rank: float) -> Watch:
+    """A watch that speaks once warm-up has ended and `health.patience_steps` have run."""
+    classes = min(config.objective.prototypes, config.train.batch_size)
+    earliest = max(schedule.warmup_steps, config.health.patience_steps)
+    return Watch(classes=classes, untrained_rank=untrained_rank, earliest=earliest)
+
+
+def refuse_non_finite(value: Tensor, batch: Batch, what: str) -> None:
+    """Stops before the optimizer and the EMA see a number that is not finite; names the rows of the batch."""
+    if not torch.isfinite(value.detach()).all():
+        rows = ", ".join(str(row) for row in batch.rows[:8])
+        raise UnhealthyRun(
+            f"step {batch.step + 1}: the {what} is not finite ({value.detach().item()}) for a batch with store rows "
+            f"{rows}...; nothing was updated; lower train.learning_rate, or look at these films"
+        )
+
+
+@contextmanager
+def terminated() -> Iterator[Any]:
+    """While open, SIGTERM only sets a mark; yields a function that says whether it came."""
+    came: list[int] = []
+
+    def mark(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = signal.signal(signal.SIGTERM, mark)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)

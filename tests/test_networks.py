@@ -1,0 +1,174 @@
+"""Networks: dropped patches, heads, EMA, the chart's seam, and weights that must load whole."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from chartray.config import ChartConfig, EncoderConfig, ObjectiveConfig
+from chartray.errors import InputError
+from chartray.networks import encoder as vit
+from chartray.networks import siamese
+from chartray.networks.siamese import ChartBatch, ChartBlock
+
+TINY = EncoderConfig(name="vit_tiny_patch16_224", width=48, depth=2, heads=3, patch_size=8)
+
+
+def tiny(size: int = 32, seed: int = 0) -> vit.VisionTransformer:
+    return vit.build(vit.architecture(TINY, size), seed=seed)
+
+
+def networks(chart: torch.nn.Module | None = None, **objective: object) -> siamese.Siamese:
+    torch.manual_seed(0)
+    settings = ObjectiveConfig(prototypes=16, head_hidden=32, head_out=24).model_copy(update=objective)
+    return siamese.Siamese(tiny(), chart or siamese.NoChart(), settings)
+
+
+def chart_of(rows: torch.Tensor, variables: int = 1) -> ChartBatch:
+    return ChartBatch(rows, torch.ones(len(rows), variables, dtype=torch.bool))
+
+
+def test_dropping_patches_equals_gathering_tokens() -> None:
+    """Each block sees the class token and the kept tokens only, in their places."""
+    model, images = tiny().eval(), torch.rand(2, 1, 32, 32)
+    keep = torch.tensor([[0, 3, 15], [5, 6, 9]])
+    found = vit.class_token(model, images, keep)
+    for row in range(2):
+        tokens = model._pos_embed(model.patch_embed(images[row : row + 1]))[0]
+        kept = tokens[[0, *(keep[row] + 1).tolist()]][None]
+        wanted = model.norm(model.blocks(kept))[:, 0]
+        assert torch.allclose(found[row], wanted[0], atol=1e-6)
+
+
+def test_keeping_every_patch_equals_timms_own_forward() -> None:
+    model, images = tiny().eval(), torch.rand(3, 1, 32, 32)
+    assert torch.allclose(vit.class_token(model, images, torch.arange(16).expand(3, -1)), model(images), atol=1e-5)
+    assert torch.allclose(vit.class_token(model, images), model(images), atol=1e-6)
+
+
+def test_another_size_than_built_for_passes() -> None:
+    assert vit.class_token(tiny(32).eval(), torch.rand(2, 1, 16, 16)).shape == (2, 48)
+
+
+@pytest.mark.parametrize(("name", "heads"), [("vit_tiny", 3), ("vit_small", 6)])
+def test_short_names_are_timms(name: str, heads: int) -> None:
+    model = vit.build(vit.architecture(EncoderConfig(name=name), 224), seed=0)
+    assert model.blocks[0].attn.num_heads == heads
+    published = vit.build(vit.architecture(EncoderConfig(name=name, heads=6), 224), seed=0)
+    assert published.blocks[0].attn.num_heads == 6
+
+
+def test_fresh_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = tiny(seed=3).patch_embed.proj.weight
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    assert torch.equal(first, tiny(seed=3).patch_embed.proj.weight)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not torch.equal(first, tiny(seed=4).patch_embed.proj.weight)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tinny_patch16_224"])
+def test_a_name_that_is_no_vit_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        vit.build(vit.architecture(EncoderConfig(name=name), 32), seed=0)
+
+
+def test_saved_encoder_loads_into_the_same_function(tmp_path: Path) -> None:
+    model = tiny(seed=5).eval()
+    vit.save(tmp_path / "encoder", vit.PretrainedEncoder(model, 32, 0.4, 0.2, vit.architecture(TINY, 32), {"run": "r"}))
+    images = torch.rand(2, 1, 32, 32)
+    for path in (tmp_path, tmp_path / "encoder"):
+        loaded = vit.load(path)
+        assert torch.equal(loaded.model(images), model(images))
+        assert (loaded.size, loaded.grey_mean, loaded.grey_std, loaded.provenance) == (32, 0.4, 0.2, {"run": "r"})
+    assert not torch.equal(vit.untrained(tmp_path, seed=0).model(images), model(images))
+
+
+def test_colour_weights_of_another_size_start_a_grey_encoder(tmp_path: Path) -> None:
+    colour = timm.create_model("vit_tiny_patch16_224", embed_dim=48, depth=2, patch_size=8, img_size=64, num_classes=7)
+    save_file(colour.state_dict(), tmp_path / "colour.safetensors")
+    model = tiny(32)
+    vit.initialise(model, tmp_path / "colour.safetensors")
+    grey = torch.rand(2, 1, 32, 32)
+    wanted = colour.patch_embed.proj(grey.expand(-1, 3, -1, -1))
+    assert torch.allclose(model.patch_embed.proj(grey), wanted, atol=1e-5)
+    assert torch.equal(model.blocks[1].mlp.fc1.weight, colour.blocks[1].mlp.fc1.weight)
+
+
+def test_weights_that_lack_a_layer_are_refused_not_ignored(tmp_path: Path) -> None:
+    weights = tiny().state_dict()
+    del weights["blocks.1.mlp.fc1.weight"]
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"blocks\.1\.mlp\.fc1\.weight"):
+        vit.initialise(tiny(), tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="pickled"):
+        vit.initialise(tiny(), Path(__file__))
+
+
+def test_head_normalises_like_torch_batchnorm() -> None:
+    ours, theirs = siamese.GlobalBatchNorm(6), torch.nn.BatchNorm1d(6)
+    x = torch.randn(20, 6) * 3 + 1
+    for _ in range(3):
+        assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+    assert torch.allclose(ours.running_var, theirs.running_var)
+    assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=1e-5)
+
+
+def test_target_follows_the_closed_form_of_the_ema() -> None:
+    net = networks()
+    start = net.target_encoder.blocks[0].attn.qkv.weight.clone()
+    with torch.no_grad():
+        net.encoder.blocks[0].attn.qkv.weight.add_(1.0)
+    anchor = net.encoder.blocks[0].attn.qkv.weight
+    for _ in range(5):
+        net.move_target(0.9)
+    wanted = anchor + 0.9**5 * (start - anchor)
+    assert torch.allclose(net.target_encoder.blocks[0].attn.qkv.weight, wanted, atol=1e-6)
+    net.head(torch.randn(8, 48))
+    net.move_target(0.9)
+    assert torch.equal(net.target_head[1].running_mean, net.head[1].running_mean)
+
+
+def test_the_target_is_never_trained_and_frozen_prototypes_neither() -> None:
+    assert not any("target" in name for name in networks().trained_parameters())
+    assert "prototypes" in networks().trained_parameters()
+    assert "prototypes" not in networks(train_prototypes=False).trained_parameters()
+    assert networks().prototypes.abs().max() <= 1 / np.sqrt(24)
+
+
+def test_chart_joins_the_anchor_as_the_paper_says() -> None:
+    chart = siamese.ChartJoinsAnchor(48, 5, 16)
+    v, x = torch.randn(6, 48), torch.randn(3, 5)
+    joined, loss = chart(v, chart_of(x))
+    for row in range(6):
+        wanted = chart.g(torch.cat((v[row], chart.f(x[row % 3]))))
+        assert torch.allclose(joined[row], wanted, atol=1e-5)
+    assert loss == 0
+
+
+def test_a_predicted_chart_ignores_what_is_missing() -> None:
+    blocks = (ChartBlock("sex", 0, 2, True), ChartBlock("age", 2, 3, False))
+    chart = siamese.AnchorPredictsChart(48, blocks, weight=2.0)
+    v = torch.randn(4, 48)
+    rows = torch.tensor([[1.0, 0, 0.7, 1, 1], [0, 1, -0.2, 1, 1]])
+    observed = torch.tensor([[True, True], [True, False]])
+    same, loss = chart(v, ChartBatch(rows, observed))
+    assert torch.equal(same, v)
+    guess = chart.predict(v)
+    sex = torch.nn.functional.cross_entropy(guess[:, :2], torch.tensor([0, 1, 0, 1]), reduction="sum")
+    age = (guess[0, 2] - 0.7) ** 2 + (guess[2, 2] - 0.7) ** 2
+    assert loss.item() == pytest.approx(2 * (sex + age).item() / 6, rel=1e-5)
+    changed = rows.clone()
+    changed[1, 2] = 99.0
+    assert chart(v, ChartBatch(changed, observed))[1].item() == pytest.approx(loss.item())
+
+
+def test_one_seam_for_every_use() -> None:
+    blocks = (ChartBlock("sex", 0, 2, True),)
+    for use, kind in (("anchor", siamese.ChartJoinsAnchor), ("predict", siamese.AnchorPredictsChart)):
+        assert isinstance(siamese.chart_use(ChartConfig(use=use), 48, 3, blocks), kind)
+    assert isinstance(siamese.chart_use(ChartConfig(ehr="none"), 48, 0, ()), siamese.NoChart)
