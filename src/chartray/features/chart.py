@@ -1,0 +1,277 @@
+"""Chart rows that the networks see: [values ; observed] of each variable, fitted on training patients only."""
+
+import difflib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict
+
+from chartray.errors import InputError
+from chartray.features.sets import AGE_NORM, AGES, EDGES, FEATURE_SETS, LEVELS, OPEN_ENDS, PUBLISHED_NAMES, variable_of
+from chartray.schema import EHR_PREFIX, CohortMetadata, Variable, from_metadata
+
+
+class Encoding(BaseModel):
+    """One variable in a chart row: one column a level (one-hot), or one number (x - mean) / std; then a flag.
+
+    `edges` cut a numeric variable into right-closed bins, one more than there are edges: 30 falls into (20, 30].
+    Without `flagged` (published rules) a missing value has no row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variable: str
+    columns: tuple[str, ...]
+    levels: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+    flagged: bool = True
+
+    @property
+    def width(self) -> int:
+        """Entries of the row, its flag included."""
+        return len(self.columns) + self.flagged
+
+    @property
+    def kind(self) -> Literal["numeric", "categorical"]:
+        """Categorical where it is one-hot: levels, bins and booleans."""
+        return "categorical" if self.levels or self.edges else "numeric"
+
+
+class ChartRows(NamedTuple):
+    """values (N, F); representable (N,), false for a published row that lacks a value; observed (N, variables)."""
+
+    values: npt.NDArray[np.float32]
+    representable: npt.NDArray[np.bool_]
+    observed: npt.NDArray[np.bool_]
+
+
+class Block(NamedTuple):
+    """Where a variable stands in a chart row: values in columns start:stop, its flag at `flag` (None: none)."""
+
+    variable: str
+    kind: Literal["numeric", "categorical"]
+    start: int
+    stop: int
+    flag: int | None
+
+
+class Chart(BaseModel):
+    """How the chart of a film becomes a row of F numbers, made by `fit_chart`; goes to JSON and back.
+
+    `after_film` are its variables that are known only after the film, and were allowed by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ehr: str
+    rules: Literal["strict", "published"]
+    encodings: tuple[Encoding, ...]
+    after_film: tuple[str, ...] = ()
+
+    @property
+    def ehr_in(self) -> int:
+        """F, the width of a row."""
+        return sum(encoding.width for encoding in self.encodings)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The cohort's variables, in the order of the row."""
+        return tuple(encoding.variable for encoding in self.encodings)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Where each variable stands in the row."""
+        blocks: list[Block] = []
+        start = 0
+        for encoding in self.encodings:
+            stop = start + len(encoding.columns)
+            flag = stop if encoding.flagged else None
+            blocks.append(Block(encoding.variable, encoding.kind, start, stop, flag))
+            start += encoding.width
+        return tuple(blocks)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the F columns."""
+        return tuple(
+            name
+            for encoding in self.encodings
+            for name in (*encoding.columns, *([f"{encoding.variable} observed"] if encoding.flagged else []))
+        )
+
+    @property
+    def flag_columns(self) -> tuple[int, ...]:
+        """Positions of the observed flags among the F columns; none under the published rules."""
+        return tuple(block.flag for block in self.blocks if block.flag is not None)
+
+    def rows(self, cohort: pa.Table) -> ChartRows:
+        """The chart rows of a cohort's films; what was not observed is 0, and so is its flag.
+
+        Raises InputError if the cohort lacks a variable.
+        """
+        metadata = from_metadata(cohort.schema.metadata)
+        missing = [name for name in self.variables if name not in metadata.variables]
+        if missing:
+            raise InputError(
+                f"expected the variable {missing[0]!r} of the chart {self.ehr!r} in the {metadata.source} cohort, "
+                f"found {_listed(list(metadata.variables))}"
+            )
+        values = np.zeros((cohort.num_rows, self.ehr_in), dtype=np.float32)
+        observed = np.zeros((cohort.num_rows, len(self.encodings)), dtype=bool)
+        for index, (encoding, block) in enumerate(zip(self.encodings, self.blocks, strict=True)):
+            entries, observed[:, index] = encode(encoding, cohort[EHR_PREFIX + encoding.variable])
+            values[:, block.start : block.stop] = entries
+            if block.flag is not None:
+                values[:, block.flag] = observed[:, index]
+        flagged = np.array([encoding.flagged for encoding in self.encodings])
+        return ChartRows(values, (observed | flagged).all(axis=1), observed)
+
+
+def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = ()) -> Chart:
+    """The chart `ehr` of a cohort: a named set, or variables and sets separated by commas, fitted on split `train`.
+
+    Under the cohort's strict rules a row is [values ; observed flag] for each variable, under the published ones
+    METHOD's columns. Raises InputError for an unknown name, a variable that the cohort lacks or that has fewer
+    than two observed levels in training, an empty training split, and a variable known only after the film
+    unless `allow_after_film` names it: to name a set that holds it is not to name it.
+    """
+    metadata = from_metadata(cohort.schema.metadata)
+    items = _items(ehr, metadata)
+    for name in allow_after_film:
+        if name not in metadata.variables:
+            raise InputError(
+                f"expected a variable after --chart.allow-after-film, found {name!r}"
+                f"{_nearest(name, list(metadata.variables))}; the cohort has {_listed(list(metadata.variables))}"
+            )
+    after = [item for item in items if not metadata.variables[variable_of(item)].known_at_film]
+    refused = [name for name in after if name not in allow_after_film]
+    if refused:
+        names = ",".join(refused)
+        raise InputError(
+            f"expected a chart known when the film was taken, found {', '.join(refused)} in {ehr!r}, known only "
+            f"after the film under the {metadata.rules} rules; leave it out, or say --chart.allow-after-film {names}"
+        )
+    train = cohort.filter(pc.equal(cohort["split"], "train"))
+    if train.num_rows == 0:
+        raise InputError("expected films in the training split to fit the chart on, found none")
+    encodings = tuple(_fit(item, metadata, train) for item in items)
+    return Chart(ehr=ehr, rules=metadata.rules, encodings=encodings, after_film=tuple(after))
+
+
+def refuse_shared_columns(cohort: pa.Table, chart_variables: Sequence[str], labels: Sequence[str]) -> None:
+    """Raises InputError if a label and a chart variable of one run were made from one source column."""
+    metadata = from_metadata(cohort.schema.metadata)
+    for variable in chart_variables:
+        for label in labels:
+            if variable not in metadata.variables or label not in metadata.labels:
+                continue
+            shared = set(metadata.variables[variable].columns) & set(metadata.labels[label].columns)
+            if shared:
+                raise InputError(
+                    f"expected label and chart from different columns, found {label!r} and the chart variable "
+                    f"{variable!r} both made from {sorted(shared)[0]!r}; leave one of them out of the run"
+                )
+
+
+def _items(ehr: str, metadata: CohortMetadata) -> list[str]:
+    """What a chart's name stands for: items of the 23 sets and names of the cohort's own variables."""
+    items: list[str] = []
+    have = list(metadata.variables)
+    for word in (part.strip() for part in ehr.split(",")):
+        name = PUBLISHED_NAMES.get(word.replace("_", "-"), word)
+        if name in FEATURE_SETS:
+            items += FEATURE_SETS[name].items
+        elif name in have:
+            items.append("age-norm" if name == "age" else name)
+        else:
+            raise InputError(
+                f"expected a feature set or variables after --ehr, found {word!r}"
+                f"{_nearest(word, [*FEATURE_SETS, *have])}; "
+                f"this cohort has the variables {_listed(have)}, and the sets are {', '.join(FEATURE_SETS)}"
+            )
+    items = list(dict.fromkeys(items))
+    absent = [variable_of(item) for item in items if variable_of(item) not in have]
+    if absent:
+        raise InputError(
+            f"expected the variables of {ehr!r} in the {metadata.source} cohort, found no {', '.join(absent)}; "
+            f"it has {_listed(have)}"
+        )
+    ages = [item for item in items if item in AGES]
+    if len(ages) > 1:
+        raise InputError(f"expected age in one encoding, found {' and '.join(ages)} in {ehr!r}")
+    return items
+
+
+def _fit(item: str, metadata: CohortMetadata, train: pa.Table) -> Encoding:
+    name = variable_of(item)
+    variable = metadata.variables[name]
+    encoding = item_encoding(item, variable, published=metadata.rules == "published")
+    entries, observed = encode(encoding, train[EHR_PREFIX + name])
+    seen = np.unique(entries[observed], axis=0)
+    if len(seen) < 2:
+        what = "bins" if encoding.edges else "levels" if encoding.levels else "values"
+        raise InputError(
+            f"expected at least two observed {what} of {name!r} in the training split, found {len(seen)} in "
+            f"{int(observed.sum())} films that have one; leave it out of the chart"
+        )
+    if encoding.kind == "numeric" and encoding.flagged:
+        numbers = entries[observed, 0]
+        return encoding.model_copy(update={"mean": float(numbers.mean()), "std": float(numbers.std())})
+    return encoding
+
+
+def item_encoding(item: str, variable: Variable, *, published: bool) -> Encoding:
+    """How `item` is written in a row; a number is not yet standardised."""
+    name = variable_of(item)
+    if item in EDGES:
+        if variable.kind != "numeric":
+            raise InputError(f"expected 'age' to be numeric for {item}, found {variable.kind}")
+        edges = EDGES[item]
+        low, high = OPEN_ENDS[item]
+        bins = (low, *(f"{a}-{b}" for a, b in pairwise(edges)), high)
+        columns = bins if published else tuple(f"{name} {each.strip('*')}" for each in bins)
+        return Encoding(variable=name, columns=columns, edges=edges, flagged=not published)
+    if variable.kind == "numeric":
+        if published and item == "age-norm":
+            return Encoding(variable=name, columns=("age_norm",), mean=AGE_NORM[0], std=AGE_NORM[1], flagged=False)
+        return Encoding(variable=name, columns=(name,), flagged=True)
+    levels = ("false", "true") if variable.kind == "boolean" else variable.levels
+    if published and item in LEVELS:
+        levels = LEVELS[item]
+        return Encoding(variable=name, columns=levels, levels=levels, flagged=False)
+    return Encoding(variable=name, columns=tuple(f"{name}={level}" for level in levels), levels=levels)
+
+
+def encode(encoding: Encoding, column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The value entries (N, columns) of a variable, 0 where missing, and where it was observed (N,)."""
+    if encoding.kind == "numeric" or encoding.edges:
+        numbers = column.cast(pa.float64()).to_numpy().astype(np.float64)
+        observed = np.isfinite(numbers)
+        if not encoding.edges:
+            scaled = (np.where(observed, numbers, encoding.mean) - encoding.mean) / encoding.std
+            return scaled[:, None], observed
+        place = np.searchsorted(encoding.edges, np.where(observed, numbers, 0.0), side="left")
+    else:
+        found = pc.index_in(column.cast(pa.string()), value_set=pa.array(encoding.levels, pa.string()))
+        observed = pc.is_valid(found).to_numpy()
+        place = pc.fill_null(found, 0).to_numpy()
+    one_hot = np.zeros((len(observed), len(encoding.columns)))
+    rows = np.flatnonzero(observed)
+    one_hot[rows, place[rows]] = 1.0
+    return one_hot, observed
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,233 @@
+"""The contract of a cohort: checked, split by patient, every exclusion counted, written as Parquet."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from chartray.errors import InputError
+from chartray.schema import (
+    COHORT_FORMAT,
+    EHR_PREFIX,
+    LABEL_PREFIX,
+    SPLITS,
+    CohortMetadata,
+    from_metadata,
+    to_metadata,
+)
+
+ABSENT = "absent"
+SPLIT_SHARES = {"train": 0.8, "validate": 0.1, "test": 0.1}
+# Part of every patient's hash, so that a split depends on nothing but the patient's name.
+_SALT = "chartray-split-1"
+# Cell values of one variable that are named in the flow; a column that is all wrong would fill it otherwise.
+_NAMED_CELLS = 50
+_ID_COLUMNS = {
+    "image_id": pa.string(),
+    "patient_id": pa.string(),
+    "study_id": pa.string(),
+    "taken_at": pa.timestamp("us"),
+    "path": pa.string(),
+    "split": pa.string(),
+}
+_KIND_TYPES = {"numeric": pa.float64(), "categorical": pa.string(), "boolean": pa.bool_()}
+
+
+class Step(NamedTuple):
+    """One step of the flow: rows in, rows out, and why the others went."""
+
+    step: str
+    rows_in: int
+    rows_out: int
+    why: str = ""
+
+
+@dataclass
+class Cohort:
+    """A table with the columns and metadata of DESIGN's *Cohort*, and how it came about.
+
+    `missing` holds for each variable and label the cells that could not be used, by value, and `absent` ones.
+    """
+
+    table: pa.Table
+    flow: list[Step] = field(default_factory=list)
+    links: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def metadata(self) -> CohortMetadata:
+        return from_metadata(self.table.schema.metadata)
+
+
+def assemble(columns: Mapping[str, Any], metadata: CohortMetadata) -> pa.Table:
+    """A cohort table from its columns, in the order and types of the contract."""
+    types = dict(_ID_COLUMNS)
+    types |= {EHR_PREFIX + name: _KIND_TYPES[variable.kind] for name, variable in metadata.variables.items()}
+    types |= {LABEL_PREFIX + name: pa.float64() for name in metadata.labels}
+    arrays = [_column(columns[name]).cast(kind) for name, kind in types.items()]
+    schema = pa.schema(list(types.items()), metadata=to_metadata(metadata))
+    return pa.table(arrays, schema=schema)
+
+
+def split_by_patient(patients: Any, shares: Mapping[str, float]) -> pa.Array:
+    """A split for each row, drawn from a salted hash of its patient alone.
+
+    The same patient falls into the same split on every machine and whatever other patients there are.
+    `shares` are the sizes of the splits, in any unit; the hash is laid on them in their order.
+    """
+    names = list(shares)
+    edges = np.cumsum([shares[name] for name in names]) / sum(shares.values())
+    encoded = _column(patients).cast(pa.string()).combine_chunks().dictionary_encode()
+    draws = [
+        int.from_bytes(hashlib.blake2b(f"{_SALT}/{patient}".encode(), digest_size=8).digest()) / 2**64
+        for patient in encoded.dictionary.to_pylist()
+    ]
+    split = np.searchsorted(edges[:-1], np.asarray(draws), side="right").astype(np.int32)
+    return pa.array(names).take(pa.array(split).take(encoded.indices))
+
+
+def count_missing(cells: Any, values: Any) -> dict[str, int]:
+    """The cells that gave no value, by what stood there; `absent` where nothing did.
+
+    >>> count_missing(pa.array(["M", "?", None, "?"]), pa.array(["male", None, None, None]))
+    {'?': 2, 'absent': 1}
+    """
+    lost = _column(cells).filter(pc.is_null(_column(values))).cast(pa.string())
+    counts = {
+        entry["values"]: entry["counts"] for entry in pc.value_counts(lost).to_pylist() if entry["values"] is not None
+    }
+    named = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    kept = dict(list(named.items())[:_NAMED_CELLS])
+    if len(named) > len(kept):
+        kept["(other values)"] = sum(named.values()) - sum(kept.values())
+    return kept | ({ABSENT: lost.null_count} if lost.null_count else {})
+
+
+def split_sizes(table: pa.Table) -> dict[str, dict[str, int]]:
+    """Images and patients of each split; an empty one stands there with zeros."""
+    sizes = {}
+    for split in SPLITS:
+        rows = table.filter(pc.equal(table["split"], split))
+        sizes[split] = {"images": rows.num_rows, "patients": len(pc.unique(rows["patient_id"]))}
+    return sizes
+
+
+def patients_in_two_splits(patients: Any, splits: Any) -> int:
+    """How many patients have rows in more than one split."""
+    pairs = pa.table({"patient": _column(patients), "split": _column(splits)}).group_by(["patient", "split"])
+    each = pairs.aggregate([]).group_by("patient").aggregate([("split", "count")])
+    return int(pc.sum(pc.greater(each["split_count"], 1)).as_py() or 0)
+
+
+def refuse_shared_patients(patients: Any, splits: Any, where: str) -> None:
+    """Raises InputError if a patient is in two splits; `where` says which file drew them."""
+    shared = patients_in_two_splits(patients, splits)
+    if shared:
+        raise InputError(
+            f"expected every patient in one split, found {shared} in two or more by {where}; "
+            "a model would be tested on patients it has seen, so correct the splits"
+        )
+
+
+def write_cohort(cohort: Cohort, out: Path) -> None:
+    """Writes `out` and `<stem>.flow.json` beside it, each under a temporary name first.
+
+    Raises InputError if the table breaks the contract or `out` cannot be written.
+    """
+    _check(cohort.table, "the cohort")
+    flow = out.with_name(f"{out.stem}.flow.json")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = [file.with_name(f".{file.name}.partial-{os.getpid()}") for file in (flow, out)]
+        partial[0].write_text(json.dumps(flow_content(cohort), indent=1) + "\n")
+        pq.write_table(cohort.table, partial[1], compression="zstd")
+        partial[0].replace(flow)
+        partial[1].replace(out)
+    except OSError as error:
+        raise InputError(f"expected to write the cohort to {out}, found {error.strerror}") from None
+
+
+def flow_content(cohort: Cohort) -> dict[str, Any]:
+    """What stands in `<stem>.flow.json`."""
+    return {
+        "source": cohort.metadata.source,
+        "release": cohort.metadata.release,
+        "rules": cohort.metadata.rules,
+        "steps": [step._asdict() for step in cohort.flow],
+        "links": cohort.links,
+        "splits": split_sizes(cohort.table),
+        "missing": cohort.missing,
+        "absent_labels": cohort.metadata.absent_labels,
+    }
+
+
+def read_cohort(path: Path) -> pa.Table:
+    """A cohort's table with its metadata; raises InputError if it is none, or breaks the contract."""
+    try:
+        table = pq.ParquetFile(path).read()
+    except FileNotFoundError:
+        raise InputError(f"expected a cohort at {path}, found no such file; `chartray cohort` writes one") from None
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"expected a cohort (Parquet) at {path}, found something else: {reason}") from None
+    _check(table, str(path))
+    return table
+
+
+def _check(table: pa.Table, where: str) -> None:
+    metadata = _metadata(table, where)
+    types = dict(_ID_COLUMNS)
+    types |= {EHR_PREFIX + name: _KIND_TYPES[variable.kind] for name, variable in metadata.variables.items()}
+    types |= {LABEL_PREFIX + name: pa.float64() for name in metadata.labels}
+    for name, kind in types.items():
+        if name not in table.column_names:
+            raise InputError(f"expected a column {name!r} in {where}, found {', '.join(table.column_names)}")
+        if table.schema.field(name).type != kind:
+            raise InputError(f"expected column {name!r} of {where} to be {kind}, found {table.schema.field(name).type}")
+    if table.num_rows == 0:
+        raise InputError(f"expected at least one film in {where}, found none; its flow says where they went")
+    for name in ("image_id", "patient_id", "path", "split"):
+        if table[name].null_count:
+            row = int(np.flatnonzero(pc.is_null(table[name]).to_numpy())[0])
+            raise InputError(f"expected a value of {name!r} in every row of {where}, found none in row {row + 1}")
+    repeated = table.num_rows - len(pc.unique(table["image_id"]))
+    if repeated:
+        raise InputError(f"expected each image_id once in {where}, found {repeated} again")
+    others = sorted(set(pc.unique(table["split"]).to_pylist()) - set(SPLITS))
+    if others:
+        raise InputError(f"expected the splits {', '.join(SPLITS)} in {where}, found {others[0]!r}")
+    refuse_shared_patients(table["patient_id"], table["split"], where)
+
+
+def _metadata(table: pa.Table, where: str) -> CohortMetadata:
+    try:
+        metadata = from_metadata(table.schema.metadata)
+    except KeyError:
+        raise InputError(f"expected a cohort in {where}, found a table without Chartray's metadata") from None
+    except (ValidationError, ValueError) as error:
+        raise InputError(f"expected a cohort in {where}, found metadata that cannot be read: {error}") from None
+    if metadata.format != COHORT_FORMAT:
+        raise InputError(
+            f"expected cohort format {COHORT_FORMAT} in {where}, found {metadata.format}; make the cohort again"
+        )
+    return metadata
+
+
+def _column(values: Any) -> pa.ChunkedArray:
+    if isinstance(values, pa.ChunkedArray):
+        return values
+    return pa.chunked_array([values if isinstance(values, pa.Array) else pa.array(values)])
+
+
+def empty_splits(sizes: Mapping[str, Mapping[str, int]]) -> Sequence[str]:
+    """The splits without a film."""
+    return [name for name, size in sizes.items() if not size["images"]]

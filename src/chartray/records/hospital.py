@@ -1,0 +1,181 @@
+"""MIMIC-IV's patients, admissions and ICU stays, from a folder of any release or from a database."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ibis
+
+from chartray.errors import InputError
+from chartray.records.reading import ROW, first_line, folder_content, listed, need_csv, read_csv, refuse_repeated
+
+_COLUMNS = {
+    "patients": ["subject_id", "gender", "anchor_age", "anchor_year"],
+    "admissions": ["subject_id", "hadm_id", "admittime", "dischtime", "hospital_expire_flag"],
+    "icustays": ["subject_id", "stay_id", "intime", "outtime"],
+}
+_OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime", "language"], "icustays": []}
+# Where PhysioNet's own scripts put the tables in a database, newest layout first.
+_SCHEMAS = {
+    "patients": ("mimiciv_hosp", "mimic_hosp", "mimiciv_core", "mimic_core", None),
+    "admissions": ("mimiciv_hosp", "mimic_hosp", "mimiciv_core", "mimic_core", None),
+    "icustays": ("mimiciv_icu", "mimic_icu", None),
+}
+_NAMED_RELEASE = re.compile(r"(?<![\d.])([123]\.[0-9])(?![\d.])")
+
+
+class Hospital(NamedTuple):
+    """`patients`: patient, sex_cell, anchor_age, anchor_year. `admissions`: stay, patient, admitted, registered,
+    ends, expired, order. `icustays`: stay, patient, begins, ends, order. Times are timestamps.
+    """
+
+    release: str
+    patients: ibis.Table
+    admissions: ibis.Table
+    icustays: ibis.Table
+
+
+def open_hospital(where: str, connection: ibis.BaseBackend, *, ordered: bool) -> Hospital:
+    """Reads the three tables of MIMIC-IV from a folder or a database URL into `connection`.
+
+    `ordered`: the rule in use needs the rows' order in the file, which a database's tables do not have.
+    Raises InputError for a missing table or column, or times that cannot be read.
+    """
+    if "://" in where:
+        if ordered:
+            raise InputError(
+                f"expected a folder of csv files for the published rules, found the database {_no_secret(where)}: "
+                "they take the last admission in table order, and its tables have none; use the strict rules"
+            )
+        tables = {name: _from_database(where, name, connection) for name in _COLUMNS}
+        place, release = {name: Path(f"{name} of {_no_secret(where)}") for name in tables}, "database"
+    else:
+        root = Path(where)
+        layout = _layout(root)
+        folders = {"patients": layout, "admissions": layout, "icustays": "icu"}
+        place = {name: need_csv(root / folder, name) for name, folder in folders.items()}
+        tables = {name: read_csv(file, connection, _COLUMNS[name], _OPTIONAL[name]) for name, file in place.items()}
+        release = _release(root, layout, tables)
+    refuse_repeated(tables["patients"], "subject_id", place["patients"])
+    refuse_repeated(tables["admissions"], "hadm_id", place["admissions"])
+    refuse_repeated(tables["icustays"], "stay_id", place["icustays"])
+    _refuse_unreadable(tables["admissions"], ["admittime", "dischtime"], place["admissions"])
+    _refuse_unreadable(tables["icustays"], ["intime", "outtime"], place["icustays"])
+    return _typed(release, tables, connection)
+
+
+def _layout(root: Path) -> str:
+    for folder in ("hosp", "core"):
+        if any((root / folder / f"patients{suffix}").is_file() for suffix in (".csv", ".csv.gz")):
+            return folder
+    held = "; ".join(
+        f"{name}/ with {folder_content(root / name)}" for name in ("hosp", "core") if (root / name).is_dir()
+    )
+    raise InputError(
+        f"expected hosp/patients.csv[.gz] (MIMIC-IV 2.x, 3.x) or core/patients.csv[.gz] (1.0) in {root}, "
+        f"found {held or folder_content(root)}"
+    )
+
+
+def _release(root: Path, layout: str, tables: dict[str, ibis.Table]) -> str:
+    """The release by name: from the folder's name where it says one that fits the layout, else from the content."""
+    named = [version for part in root.resolve().parts[-2:] for version in _NAMED_RELEASE.findall(part)]
+    if layout == "core":
+        return "1.0"
+    patients, admissions = tables["patients"], tables["admissions"]
+    # 3.0 added the patients of 2020 - 2022 and wrote languages out ("English", before: "ENGLISH").
+    newer = False
+    if "anchor_year_group" in patients.columns:
+        newer = bool((patients["anchor_year_group"] == "2020 - 2022").any().to_pyarrow().as_py())
+    if not newer and "language" in admissions.columns:
+        written_out = admissions["language"] != admissions["language"].upper()
+        newer = bool(written_out.any().to_pyarrow().as_py())
+    major = "3" if newer else "2"
+    fitting = [version for version in named if version.startswith(major)]
+    return fitting[-1] if fitting else f"{major}.x"
+
+
+def _from_database(url: str, name: str, connection: ibis.BaseBackend) -> ibis.Table:
+    server = connect_database(url)
+    for schema in _SCHEMAS[name]:
+        try:
+            table = server.table(name, database=schema)
+            break
+        except Exception:  # each backend has its own error for a table that is not there
+            continue
+    else:
+        raise InputError(
+            f"expected a table {name!r} in schema {_SCHEMAS[name][0]} or alone in {_no_secret(url)}, found none"
+        )
+    for column in _COLUMNS[name]:
+        if column not in table.columns:
+            raise InputError(
+                f"expected a column {column!r} in {name} of {_no_secret(url)}, found {listed(list(table.columns), 40)}"
+            )
+    names = [*_COLUMNS[name], *(column for column in _OPTIONAL[name] if column in table.columns)]
+    cells = {column: table[column].cast("string").strip().nullif("") for column in names}
+    content = ibis.memtable(table.select(**cells).to_pyarrow())
+    return connection.create_table(
+        ibis.util.gen_name(name), content.mutate(**{ROW: ibis.row_number().cast("int64") + 1}), temp=True
+    )
+
+
+def connect_database(url: str) -> Any:
+    """Connects to a database by URL through Ibis; raises InputError with the reason where it cannot."""
+    try:
+        return ibis.connect(url)
+    except ImportError as error:
+        raise InputError(
+            f"expected Ibis's driver for {_no_secret(url)}, found none installed: {first_line(error)}"
+        ) from None
+    except Exception as error:  # each backend has its own
+        raise InputError(
+            f"expected a database at {_no_secret(url)}, found {type(error).__name__}: cannot connect"
+        ) from None
+
+
+def _no_secret(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//", url.split("?")[0])
+
+
+def _refuse_unreadable(table: ibis.Table, columns: list[str], place: Path) -> None:
+    for column in columns:
+        bad = table.filter(table[column].notnull() & table[column].try_cast("timestamp").isnull())
+        first = bad.aggregate(row=bad[ROW].min()).to_pyarrow()["row"][0].as_py()
+        if first is not None:
+            raise InputError(
+                f"expected a date and time in column {column!r} of {place}, found none in data row {first}"
+            )
+
+
+def _typed(release: str, tables: dict[str, ibis.Table], connection: ibis.BaseBackend) -> Hospital:
+    patients, admissions, icustays = tables["patients"], tables["admissions"], tables["icustays"]
+    registered = (
+        admissions["edregtime"].try_cast("timestamp") if "edregtime" in admissions.columns else ibis.null("timestamp")
+    )
+    typed = {
+        "patients": patients.select(
+            patient=patients["subject_id"].try_cast("int64"),
+            sex_cell=patients["gender"],
+            anchor_age=patients["anchor_age"].try_cast("float64"),
+            anchor_year=patients["anchor_year"].try_cast("float64"),
+        ),
+        "admissions": admissions.select(
+            stay=admissions["hadm_id"].try_cast("int64"),
+            patient=admissions["subject_id"].try_cast("int64"),
+            admitted=admissions["admittime"].try_cast("timestamp"),
+            registered=registered,
+            ends=admissions["dischtime"].try_cast("timestamp"),
+            expired=admissions["hospital_expire_flag"],
+            order=admissions[ROW],
+        ),
+        "icustays": icustays.select(
+            stay=icustays["stay_id"].try_cast("int64"),
+            patient=icustays["subject_id"].try_cast("int64"),
+            begins=icustays["intime"].try_cast("timestamp"),
+            ends=icustays["outtime"].try_cast("timestamp"),
+            order=icustays[ROW],
+        ),
+    }
+    made = {name: connection.create_table(ibis.util.gen_name(name), table, temp=True) for name, table in typed.items()}
+    return Hospital(release, made["patients"], made["admissions"], made["icustays"])

@@ -1,0 +1,104 @@
+"""Label cells -> 1, 0, -1 (uncertain) or null (unmentioned); which policy they meet is evaluation's business."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ibis
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.errors import InputError
+from chartray.records.cohort import count_missing
+from chartray.records.reading import find_csv, header, listed, read_csv, refuse_repeated
+from chartray.schema import CHEXPERT_LABELS, LABEL_PREFIX, LabelSource
+
+# The radiologists' file of MIMIC-CXR-JPG 2.1.0 has the older name of one finding.
+_ALIASES = {"Lung Opacity": "Airspace Opacity"}
+
+
+class Labels(NamedTuple):
+    """`columns` by cohort column name, where each came from, which of the 14 the files lack, the cells lost by
+    value, and for how many rows the radiologists' file was used (`read` films).
+    """
+
+    columns: dict[str, pa.Array]
+    sources: dict[str, LabelSource]
+    absent: list[str]
+    missing: dict[str, dict[str, int]]
+    read: int = 0
+
+
+def label_values(cells: Any) -> tuple[pa.Array, dict[str, int]]:
+    """Text cells -> float64 labels, and the cells that are none of 1, 0, -1, by value.
+
+    >>> label_values(pa.array(["1.0", "-1.0", "", None]))[0].to_pylist()
+    [1.0, -1.0, None, None]
+    """
+    cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
+    encoded = cells.cast(pa.string()).dictionary_encode()
+    values = pa.array([_label_value(cell) for cell in encoded.dictionary.to_pylist()], pa.float64())
+    labels = values.take(encoded.indices)
+    return labels, count_missing(cells, labels)
+
+
+def label_columns(cells: Mapping[str, Any], file: Path) -> Labels:
+    """The labels among the 14 that `cells` has, from `file`; raises InputError if it has none."""
+    present = present_labels(list(cells), file)
+    columns, missing = {}, {}
+    for name in present:
+        columns[LABEL_PREFIX + name], missing[LABEL_PREFIX + name] = label_values(cells[name])
+    sources = {name: LabelSource(columns=(name,)) for name in present}
+    return Labels(columns, sources, [name for name in CHEXPERT_LABELS if name not in present], missing)
+
+
+def present_labels(columns: list[str], file: Path) -> list[str]:
+    """Which of the 14 labels `columns` name; raises InputError if none."""
+    present = [name for name in CHEXPERT_LABELS if name in columns]
+    if not present:
+        raise InputError(
+            f"expected at least one of the labels {', '.join(CHEXPERT_LABELS)} as a column of {file}, "
+            f"found {listed(columns)}"
+        )
+    return present
+
+
+def study_labels(studies: Any, folder: Path, stem: str, read_stem: str | None, connection: ibis.BaseBackend) -> Labels:
+    """Labels of each row's study from `stem`.csv; where `read_stem`.csv has the study, the radiologists' instead."""
+    file = find_csv(folder, stem)
+    assert file is not None
+    present = present_labels(header(file, connection), file)
+    cells, _ = _of_studies(studies, file, {name: name for name in present}, connection)
+    read_file = find_csv(folder, read_stem) if read_stem else None
+    read: dict[str, pa.Array] = {}
+    films = 0
+    if read_file is not None:
+        columns = header(read_file, connection)
+        names = {name: name if name in columns else _ALIASES.get(name, name) for name in present}
+        names = {name: column for name, column in names.items() if column in columns}
+        read, found = _of_studies(studies, read_file, names, connection)
+        films = int(pc.sum(found).as_py() or 0)
+        cells = {name: pc.if_else(found, read[name], cell) if name in read else cell for name, cell in cells.items()}
+    labels = label_columns(cells, file)
+    return labels._replace(read=films)
+
+
+def _of_studies(
+    studies: Any, file: Path, names: Mapping[str, str], connection: ibis.BaseBackend
+) -> tuple[dict[str, pa.Array], pa.Array]:
+    """The cells of each row's study, by label, and whether `file` has the study at all."""
+    table = read_csv(file, connection, ["study_id", *names.values()])
+    refuse_repeated(table, "study_id", file)
+    content = table.to_pyarrow()
+    place = pc.index_in(studies, value_set=content["study_id"].combine_chunks())
+    place = place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place
+    cells = {name: content[column].combine_chunks().take(place) for name, column in names.items()}
+    return cells, pc.is_valid(place)
+
+
+def _label_value(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if value in (1.0, 0.0, -1.0) else None

@@ -1,0 +1,297 @@
+"""MIMIC-IV and MIMIC-CXR-JPG -> cohort: the chart of each film, linked by the strict or the published rule."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import ibis
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.errors import InputError
+from chartray.records import hospital, linking
+from chartray.records.cohort import (
+    SPLIT_SHARES,
+    Cohort,
+    Step,
+    assemble,
+    count_missing,
+    refuse_shared_patients,
+    split_by_patient,
+)
+from chartray.records.labels import Labels, study_labels
+from chartray.records.reading import (
+    ROW,
+    connect,
+    find_csv,
+    folder_content,
+    need_folder,
+    read_csv,
+    refuse_repeated,
+)
+from chartray.schema import (
+    EHR_PREFIX,
+    ICU_LEVELS,
+    MORTALITY_LEVELS,
+    POSITION_LEVELS,
+    SEX_LEVELS,
+    SPLITS,
+    VIEW_LEVELS,
+    CohortMetadata,
+    Variable,
+)
+
+Rules = Literal["strict", "published"]
+AGE_RANGE = (0.0, 110.0)
+_POSITION = "PatientOrientationCodeSequence_CodeMeaning"
+
+
+class _Tables(NamedTuple):
+    films: ibis.Table
+    patients: ibis.Table
+    admissions: ibis.Table
+    icustays: ibis.Table
+
+
+def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> Cohort:
+    """One row a film of MIMIC-CXR-JPG with sex, age, view, position, mortality, icu and its labels.
+
+    `mimic_iv` is the folder of MIMIC-IV 1.0 (`core/`) or 2.x and 3.x (`hosp/`), or the URL of a database that
+    holds its tables. Films may be absent. `rules` are METHOD's section 2; only the strict ones leave a value
+    missing where there is no record. Raises InputError for a missing table or column.
+    """
+    connection = connect()
+    root = need_folder(mimic_cxr, "MIMIC-CXR-JPG")
+    source = hospital.open_hospital(mimic_iv, connection, ordered=rules == "published")
+    films = _films(root, connection)
+    tables = _Tables(films, source.patients, source.admissions, source.icustays)
+    linked, links = _link(tables, rules, connection)
+    rows = _rows(tables, linked, rules)
+    missing = _missing(rows)
+    flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows)]
+    if rules == "published":
+        rows = _published_exclusions(rows, flow)
+    rows = _split(rows, root, connection, flow)
+    labels = _labels(rows, root, connection, flow)
+    metadata = CohortMetadata(
+        source="mimic",
+        release=source.release,
+        rules=rules,
+        variables=_variables(rules),
+        labels=labels.sources,
+        absent_labels=labels.absent,
+        image_root=str(root),
+    )
+    paths = pc.binary_join_element_wise(pa.scalar(str(root)), rows["relative_path"], "/")
+    columns = {name: rows[name] for name in rows.column_names} | {"path": paths} | labels.columns
+    return Cohort(assemble(columns, metadata), flow, links, missing | labels.missing)
+
+
+def _films(root: Path, connection: ibis.BaseBackend) -> ibis.Table:
+    """film, image_id, patient, study_id, at, year, view and position cells of the metadata csv."""
+    file = _need_cxr_csv(root, "metadata")
+    needed = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", _POSITION]
+    cells = read_csv(file, connection, needed)
+    refuse_repeated(cells, "dicom_id", file)
+    date = cells["StudyDate"]
+    day = (date[0:4] + "-" + date[4:6] + "-" + date[6:8]).try_cast("date")
+    # HHMMSS.sss as a number that has lost its leading zeros: 93012.5 is 09:30:12.5.
+    clock = cells["StudyTime"].try_cast("float64")
+    hours, minutes, seconds = (clock / 10000).floor(), (clock / 100).floor() % 100, clock % 100
+    valid = (clock >= 0) & (hours < 24) & (minutes < 60) & (seconds < 61)
+    microseconds = ((hours * 3600 + minutes * 60 + seconds) * 1e6).round().cast("int64")
+    films = cells.select(
+        film=cells[ROW],
+        image_id=cells["dicom_id"],
+        patient_id=cells["subject_id"],
+        patient=cells["subject_id"].try_cast("int64"),
+        study_id=cells["study_id"],
+        day=day,
+        taken_at=ibis.ifelse(valid, day.cast("timestamp") + microseconds.as_interval("us"), None),
+        view_cell=cells["ViewPosition"],
+        position_cell=cells[_POSITION],
+    )
+    films = connection.create_table(ibis.util.gen_name("films"), films, temp=True)
+    unnamed = films.filter(films["image_id"].isnull() | films["patient"].isnull() | films["study_id"].isnull())
+    first = unnamed.aggregate(row=unnamed["film"].min()).to_pyarrow()["row"][0].as_py()
+    if first is not None:
+        raise InputError(
+            f"expected dicom_id, subject_id (a number) and study_id in every row of {file}, found one without "
+            f"in data row {first}"
+        )
+    return films
+
+
+def _link(tables: _Tables, rules: Rules, connection: ibis.BaseBackend) -> tuple[dict[str, ibis.Table], dict[str, int]]:
+    """The admission and the ICU stay of each film, and how many films were linked, how, or why not."""
+    films, admissions, icustays = tables.films, tables.admissions, tables.icustays
+    if rules == "strict":
+        at = films.select("film", "patient", at=films["taken_at"])
+        begins = linking.encounter_begins(admissions["admitted"], admissions["registered"])
+        stays, link = admissions.mutate(begins=begins), linking.link_strict
+    else:
+        at = films.select("film", "patient", at=films["day"].cast("timestamp"))
+        stays, link = admissions.mutate(begins=admissions["admitted"]), linking.link_published
+    found = {
+        name: connection.create_table(ibis.util.gen_name(name), link(at, table), temp=True)
+        for name, table in (("admission", stays), ("icu", icustays))
+    }
+    admission = found["admission"]
+    joined = admission.join(admissions, "stay").join(at, "film")
+    early = joined["at"] < (joined["admitted"] if rules == "strict" else joined["at"])
+    counted = joined.aggregate(
+        linked=joined.count(), ties=(joined["candidates"] > 1).sum(), by_emergency_registration=early.sum()
+    )
+    reasons = linking.unlinked(at, stays, admission)
+    why = reasons.group_by("reason").aggregate(films=reasons.count()).to_pyarrow().to_pylist()
+    icu = found["icu"]
+    in_icu = icu.aggregate(icu_linked=icu.count(), icu_ties=(icu["candidates"] > 1).sum())
+    backwards = icustays.filter(icustays["ends"] < icustays["begins"]).count()
+    links: dict[str, int] = {"films": films.count().to_pyarrow().as_py()}
+    links |= {name: int(value or 0) for name, value in counted.to_pyarrow().to_pylist()[0].items()}
+    links |= dict.fromkeys(("before_admission", "after_discharge", "no_record", "no_time"), 0)
+    links |= {entry["reason"]: entry["films"] for entry in why}
+    links |= {name: int(value or 0) for name, value in in_icu.to_pyarrow().to_pylist()[0].items()}
+    links["icu_stays_that_end_before_they_begin"] = backwards.to_pyarrow().as_py()
+    return found, links
+
+
+def _rows(tables: _Tables, linked: dict[str, ibis.Table], rules: Rules) -> pa.Table:
+    """Every film with its ids, its chart values and the cells they were read from, in file order."""
+    films, patients = tables.films, tables.patients
+    admission = linked["admission"].join(tables.admissions, "stay").select("film", "expired")
+    icu = linked["icu"].select("film", icu_stay="stay")
+    # One left join at a time, each on a key that is unique on the right: no film is doubled or lost.
+    joined = (
+        films.left_join(patients, "patient")
+        .drop("patient_right")
+        .left_join(admission.mutate(admitted=True), "film")
+        .drop("film_right")
+        .left_join(icu, "film")
+        .drop("film_right")
+    )
+    age = (joined["day"].year() - joined["anchor_year"] + joined["anchor_age"]).cast("float64")
+    known = {"M": SEX_LEVELS[0], "F": SEX_LEVELS[1]}
+    died = joined["expired"].cases(("0", MORTALITY_LEVELS[0]), ("1", MORTALITY_LEVELS[1]), else_=None)
+    in_icu, not_in_icu = (ibis.literal(level) for level in ICU_LEVELS)
+    other = ibis.ifelse(joined["admitted"].fill_null(False), not_in_icu, None)
+    if rules == "published":
+        died, other = died.fill_null(MORTALITY_LEVELS[0]), not_in_icu
+    values = {
+        "sex": joined["sex_cell"].cases(*known.items(), else_=None),
+        "age": ibis.ifelse((age >= AGE_RANGE[0]) & (age <= AGE_RANGE[1]), age, None),
+        "view": ibis.ifelse(joined["view_cell"].isin(VIEW_LEVELS), joined["view_cell"], None),
+        "position": ibis.ifelse(joined["position_cell"].isin(POSITION_LEVELS), joined["position_cell"], None),
+        "mortality": died,
+        "icu": ibis.ifelse(joined["icu_stay"].notnull(), in_icu, other),
+    }
+    patient, study, image = joined["patient_id"], joined["study_id"], joined["image_id"]
+    path = "files/p" + patient[0:2] + "/p" + patient + "/s" + study + "/" + image + ".jpg"
+    chart = {EHR_PREFIX + name: value for name, value in values.items()}
+    cells = {"age_cell": age, "died_cell": joined["expired"]}
+    names = ["film", "image_id", "patient_id", "study_id", "taken_at", "sex_cell", "view_cell", "position_cell"]
+    rows: pa.Table = joined.select(*names, relative_path=path, **cells, **chart).order_by("film").to_pyarrow()
+    return rows
+
+
+def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
+    nothing = pa.nulls(rows.num_rows, pa.string())
+    cells = {
+        "sex": rows["sex_cell"],
+        "age": rows["age_cell"],
+        "view": rows["view_cell"],
+        "position": rows["position_cell"],
+        "mortality": rows["died_cell"],
+        "icu": nothing,
+    }
+    return {name: count_missing(cell, rows[EHR_PREFIX + name]) for name, cell in cells.items()}
+
+
+def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
+    """Rows without sex, and rows of another view than the four; a missing view stays (METHOD section 2)."""
+    with_sex = rows.filter(pc.is_valid(rows["ehr.sex"]))
+    flow.append(Step("sex known", rows.num_rows, with_sex.num_rows, "no sex in MIMIC-IV (published rule)"))
+    kept = with_sex.filter(pc.or_(pc.is_valid(with_sex["ehr.view"]), pc.is_null(with_sex["view_cell"])))
+    why = f"a view other than {', '.join(VIEW_LEVELS)} (published rule)"
+    flow.append(Step("one of the four views, or none given", with_sex.num_rows, kept.num_rows, why))
+    return kept
+
+
+def _split(rows: pa.Table, root: Path, connection: ibis.BaseBackend, flow: list[Step]) -> pa.Table:
+    file = _find_cxr_csv(root, "split")
+    if file is None:
+        shares = " / ".join(f"{name} {share:.0%}" for name, share in SPLIT_SHARES.items())
+        flow.append(Step(f"split by a hash of the patient, {shares}", rows.num_rows, rows.num_rows, "no split csv"))
+        return rows.append_column("split", split_by_patient(rows["patient_id"], SPLIT_SHARES))
+    cells = read_csv(file, connection, ["dicom_id", "split"])
+    refuse_repeated(cells, "dicom_id", file)
+    official = cells.to_pyarrow()
+    found = pc.index_in(rows["image_id"], value_set=official["dicom_id"].combine_chunks())
+    split = official["split"].combine_chunks().take(found.combine_chunks())
+    others = sorted({name for name in pc.unique(split).to_pylist() if name is not None} - set(SPLITS))
+    if others:
+        raise InputError(f"expected the splits {', '.join(SPLITS)} in {file}, found {others[0]!r}")
+    kept = rows.append_column("split", split).filter(pc.is_valid(split))
+    flow.append(Step("official split", rows.num_rows, kept.num_rows, f"not in {file.name}"))
+    refuse_shared_patients(kept["patient_id"], kept["split"], str(file))
+    return kept
+
+
+def _labels(rows: pa.Table, root: Path, connection: ibis.BaseBackend, flow: list[Step]) -> Labels:
+    """The labels of each film's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read."""
+    stem = _stem(_need_cxr_csv(root, "chexpert"))
+    read = _find_cxr_csv(root, "test-set-labeled")
+    labels = study_labels(rows["study_id"], root, stem, _stem(read) if read else None, connection)
+    if read is not None:
+        why = f"labels of {labels.read} films are the radiologists' of {read.name}, the others of {stem}.csv"
+        flow.append(Step("labels", rows.num_rows, rows.num_rows, why))
+    return labels
+
+
+def _need_cxr_csv(root: Path, table: str) -> Path:
+    file = _find_cxr_csv(root, table)
+    if file is None:
+        raise InputError(f"expected mimic-cxr-2.0.0-{table}.csv or .csv.gz in {root}, found {folder_content(root)}")
+    return file
+
+
+def _find_cxr_csv(root: Path, table: str) -> Path | None:
+    """`mimic-cxr-<release>-<table>.csv[.gz]`, of the newest release where there are several."""
+    stems = sorted({_stem(file) for file in root.glob(f"mimic-cxr-*-{table}.csv*")})
+    return find_csv(root, stems[-1]) if stems else None
+
+
+def _stem(file: Path) -> str:
+    return file.name.split(".csv")[0]
+
+
+def _variables(rules: Rules) -> dict[str, Variable]:
+    after = rules == "strict"
+    return {
+        "sex": Variable(kind="categorical", levels=SEX_LEVELS, group="demographic", columns=("patients.gender",)),
+        "age": Variable(
+            kind="numeric",
+            range=AGE_RANGE,
+            unit="years",
+            group="demographic",
+            columns=("patients.anchor_year", "patients.anchor_age", "metadata.StudyDate"),
+        ),
+        "view": Variable(kind="categorical", levels=VIEW_LEVELS, group="scan", columns=("metadata.ViewPosition",)),
+        "position": Variable(
+            kind="categorical", levels=POSITION_LEVELS, group="scan", columns=(f"metadata.{_POSITION}",)
+        ),
+        "mortality": Variable(
+            kind="categorical",
+            levels=MORTALITY_LEVELS,
+            group="stay",
+            known_at_film=False,
+            columns=("admissions.hospital_expire_flag",),
+        ),
+        "icu": Variable(
+            kind="categorical",
+            levels=ICU_LEVELS,
+            group="stay",
+            # By calendar dates a film at 08:00 counts for a stay that begins at 20:00.
+            known_at_film=after,
+            columns=("icustays.intime", "icustays.outtime"),
+        ),
+    }
