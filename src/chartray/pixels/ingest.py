@@ -1,11 +1,12 @@
 """The parallel, resumable builder of a store, with quarantine.
 
 A shard is the unit of work: a fixed range of the cohort's rows, whose length depends on the cohort and the size alone,
-never on the workers. Its images are written under a temporary name, flushed to the disk and renamed; then the same for its record
-(`unfinished/shard-00000.json`), which says that it is finished. `store.json` comes last. So an ingest killed at any
-moment finds finished shards whole, does the others again, and ends in the same bytes.
+never on the workers. Its images are written under a temporary name, flushed to the disk and renamed; then the same for
+its record (`unfinished/shard-00000.json`), which says that it is finished; `store.json` comes last. So an ingest that
+was killed at any moment finds finished shards whole, does the others again, and ends in the same bytes.
 """
 
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -24,14 +25,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from chartray.errors import InputError
-from chartray.pixels.read import Float, UnreadableFilm, read_film
-from chartray.pixels.store import LARGEST_SHARD_BYTES, STORE_FORMAT, UNFINISHED, Store, sha256, write_shard
+from chartray.pixels.read import UnreadableFilm, read_film, squash
+from chartray.pixels.store import (
+    LARGEST_SHARD_BYTES,
+    STORE_FORMAT,
+    UNFINISHED,
+    Store,
+    arrow_numbers,
+    arrow_strings,
+    publish,
+    read_index,
+    read_parquet,
+    sha256,
+    temporary,
+    write_shard,
+)
 from chartray.progress import progress
 from chartray.schema import COHORT_FORMAT, from_metadata
 
@@ -41,7 +53,7 @@ _SIZES = (8, 4096)
 
 
 class Ingested(NamedTuple):
-    """What an ingest left: the store's folder, its hash, its films, and how many films have which reason in quarantine."""
+    """What an ingest left: the folder, the content hash, the films, and reason -> films in quarantine."""
 
     store: Path
     hash: str
@@ -83,6 +95,7 @@ class ShardTask(NamedTuple):
     shard: int
     first_row: int
     size: int
+    root: str
     image_ids: list[str]
     paths: list[str]
 
@@ -98,11 +111,13 @@ def ingest(
 ) -> Ingested:
     """Builds the store `out` of S = `size` pixels from a cohort's films, or continues one that was stopped.
 
-    `workers` processes (default: the cores this process may use), or any `executor` with the interface of concurrent.futures that sees the
-    same folders, for instance that of a Dask client; then `workers` is its width, for the estimate of the time.
-    `images_root` is where the cohort's image folder lies now. A film that cannot be read goes to
-    quarantine with its reason. InputError: no cohort, ids given twice, no room on the disk, a folder that holds something else, no
-    film that can be read.
+    `workers` processes (default: the cores this process may use), or any `executor` with the interface of
+    concurrent.futures that sees the same folders, for instance a Dask client's (`client.get_executor()`); then
+    `workers` is its width, for the estimate of the time. `images_root` is where the cohort's image folder lies now.
+    A film that cannot be read goes to quarantine with its reason.
+
+    Raises InputError: no cohort, an id given twice, no room on the disk, no film that can be read, a folder that holds
+    something else or an ingest begun with another cohort or size.
     """
     out = Path(out).absolute()
     plan = _plan(Path(cohort_path), size, images_root)
@@ -112,50 +127,46 @@ def ingest(
     workers = workers or _cores()
     with _pool(executor, workers) as pool:
         _announce(plan, done, out, pool, workers)
-        _begin(out, plan)
-        records = _build(plan, done, out, pool)
-    return _finish(Path(cohort_path), out, plan, records)
-
-
-def squash(image: Float, size: int) -> npt.NDArray[np.uint8]:
-    """A film (h, w) in [0, 1] as uint8 (S, S): the whole film, its proportions given up.
-
-    Antialiased triangle weights ("bilinear" with a support that grows with the reduction): those of the views, no
-    ringing at markers and collimator edges as with Lanczos, no aliasing at fractional ratios as with box.
-    """
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
-    return np.clip(np.asarray(resized) * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
+        with _begun(out, plan):
+            records = _build(plan, done, out, pool)
+            return _finish(Path(cohort_path), out, plan, records)
 
 
 def build_shard(task: ShardTask) -> dict[str, Any]:
     """Reads the films of one shard and writes it; returns its record (runs in a worker)."""
     folder = Path(task.folder)
     images = np.empty((len(task.paths), task.size, task.size), dtype=np.uint8)
-    kept, heights, widths, quarantine = [], [], [], []
+    kept: list[int] = []
+    heights: list[int] = []
+    widths: list[int] = []
+    quarantine: list[tuple[int, str]] = []
     for row, path in enumerate(task.paths):
         try:
             film = read_film(path, smallest_side=task.size)
         except UnreadableFilm as reason:
-            quarantine.append([task.first_row + row, str(reason)])
+            quarantine.append((task.first_row + row, str(reason)))
             continue
         images[len(kept)] = squash(film.image, task.size)
         kept.append(row)
         heights.append(film.height)
         widths.append(film.width)
+    if not kept and task.root and not Path(task.root).is_dir():
+        # A share that went away must not fill the quarantine.
+        raise InputError(f"the image folder {task.root} has gone; run the same command again when it is back")
     name = f"images-{task.shard:05d}.arrow"
-    temporary = _temporary(folder, name)
-    write_shard(temporary, [task.image_ids[row] for row in kept], images[: len(kept)])
+    whole = temporary(folder / UNFINISHED, name)
+    write_shard(whole, [task.image_ids[row] for row in kept], images[: len(kept)])
     record = {
         "file": name,
         "rows": len(kept),
-        "bytes": temporary.stat().st_size,
-        "sha256": sha256(temporary),
+        "bytes": whole.stat().st_size,
+        "sha256": sha256(whole),
         "kept": [task.first_row + row for row in kept],
         "height": heights,
         "width": widths,
         "quarantine": quarantine,
     }
-    _publish(temporary, folder / name)
+    publish(whole, folder / name)
     _write_json(folder, _record_file(folder, task.shard), record)
     return record
 
@@ -166,7 +177,9 @@ def _plan(cohort_path: Path, size: int, images_root: str | Path | None) -> Plan:
     try:
         schema = pq.read_schema(cohort_path)
         metadata = from_metadata(schema.metadata)
-        table = pq.read_table(cohort_path, columns=["image_id", "path"])
+        missing = {"image_id", "path"} - set(schema.names)
+        with pq.ParquetFile(cohort_path) as parquet:
+            table = parquet.read(columns=["image_id", "path"])
     except FileNotFoundError:
         raise InputError(f"expected a cohort at {cohort_path}, found no such file") from None
     except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
@@ -174,7 +187,6 @@ def _plan(cohort_path: Path, size: int, images_root: str | Path | None) -> Plan:
         raise InputError(f"expected a cohort (made by `chartray cohort`) in {cohort_path}, found {said}") from None
     if metadata.format != COHORT_FORMAT:
         raise InputError(f"expected cohort format {COHORT_FORMAT} in {cohort_path}, found {metadata.format}")
-    missing = {"image_id", "path"} - set(table.column_names)
     if missing:
         raise InputError(f"expected a column {min(missing)} in {cohort_path}, found {', '.join(schema.names)}")
     image_ids, paths = table["image_id"].to_pylist(), table["path"].to_pylist()
@@ -203,7 +215,7 @@ def _check_rows(cohort_path: Path, image_ids: list[str | None], paths: list[str 
         first = seen.setdefault(image_id, row)
         if first != row:
             raise InputError(
-                f"expected every image_id of {cohort_path} once, found that of row {first} again in row {row}"
+                f"expected each image_id once in {cohort_path}, found that of row {first} again in row {row}"
             )
 
 
@@ -215,8 +227,8 @@ def _resolved(paths: list[str], recorded_root: str, here: Path | None) -> list[s
         if here is not None and os.path.isabs(path):
             if not (recorded_root and Path(path).is_relative_to(recorded_root)):
                 raise InputError(
-                    f"expected the path in row {row} to lie under the cohort's image folder {recorded_root!r}, so that it can be "
-                    "found under the new one; found another"
+                    f"expected the path in row {row} under the cohort's image folder {recorded_root!r}, found another; "
+                    "leave images_root out"
                 )
             path = os.path.relpath(path, recorded_root)
         resolved.append(os.path.join(root, path))
@@ -231,8 +243,8 @@ def _shard_rows(rows: int, size: int) -> int:
 
 def _already_complete(out: Path, plan: Plan) -> Ingested:
     store = Store.open(out)
-    marker = json.loads((out / "store.json").read_text())
-    if any(marker[key] != value for key, value in plan.marker().items()):
+    marker = read_index(out)
+    if any(marker.get(key) != value for key, value in plan.marker().items()):
         raise InputError(
             f"expected a new folder, found in {out} a finished store of another cohort or size; choose another"
         )
@@ -285,16 +297,18 @@ def _announce(plan: Plan, done: dict[int, Any], out: Path, pool: Executor, worke
     if unreadable == len(sample) and not done and not any(os.path.exists(path) for path in plan.paths):
         raise InputError(_no_film(plan, "no such file"))
     hours = seconds / len(sample) * len(rows) / workers / 3600
-    warning = f"; {unreadable} of {len(sample)} films tried cannot be read" if unreadable else ""
+    warning = f"; {unreadable} of them cannot be read" if unreadable else ""
     print(
-        f"ingest: {len(rows)} films at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free in {existing}; "
-        f"about {_duration(hours * 3600)} with {workers} worker{'s' if workers > 1 else ''}, estimated from {len(sample)} films{warning}",
+        f"ingest: {len(rows)} films at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free in "
+        f"{existing}; about {_duration(hours * 3600)} with {workers} worker{'s' if workers > 1 else ''}, "
+        f"estimated from {len(sample)} films{warning}",
         file=sys.stderr,
         flush=True,
     )
     if needed > free:
         raise InputError(
-            f"expected {needed / 1e9:.2f} GB free in {existing}, found {free / 1e9:.2f}; make room, choose another disk, or a smaller size"
+            f"expected {needed / 1e9:.2f} GB free in {existing}, found {free / 1e9:.2f}; make room, take another disk "
+            "or a smaller size"
         )
 
 
@@ -309,13 +323,21 @@ def time_films(paths: Sequence[str], size: int) -> tuple[float, int]:
     return time.perf_counter() - began, unreadable
 
 
-def _begin(out: Path, plan: Plan) -> None:
-    """Makes the folder, or clears what a killed run left half written."""
+@contextmanager
+def _begun(out: Path, plan: Plan) -> Iterator[None]:
+    """Makes the folder, or clears what a killed run left half written; one ingest at a time."""
     unfinished = out / UNFINISHED
     unfinished.mkdir(parents=True, exist_ok=True)
-    for leftover in unfinished.glob("*.tmp"):
-        leftover.unlink(missing_ok=True)
-    _write_json(out, unfinished / "plan.json", plan.marker())
+    with (unfinished / "lock").open("w") as lock:
+        try:
+            # The system lets go of it when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another ingest is writing to {out}; wait for it or choose another folder") from None
+        for leftover in unfinished.glob("*.tmp"):
+            leftover.unlink(missing_ok=True)
+        _write_json(out, unfinished / "plan.json", plan.marker())
+        yield
 
 
 def _build(plan: Plan, done: dict[int, dict[str, Any]], out: Path, pool: Executor) -> list[dict[str, Any]]:
@@ -336,8 +358,8 @@ def _build(plan: Plan, done: dict[int, dict[str, Any]], out: Path, pool: Executo
                 advance(len(plan.rows(shard)), f"{quarantined} in quarantine" if quarantined else "")
         except BrokenProcessPool:
             raise InputError(
-                f"a worker died while films were read (out of memory, or a decoder that crashed); run the same command again, "
-                f"it continues from {len(records)} finished shards, with fewer workers if memory is short"
+                "a worker died while films were read (out of memory, or a decoder that crashed); run the same command "
+                f"again, with fewer workers if memory is short, it continues after {len(records)} finished shards"
             ) from None
         finally:
             for future in futures:
@@ -348,7 +370,7 @@ def _build(plan: Plan, done: dict[int, dict[str, Any]], out: Path, pool: Executo
 def _task(plan: Plan, shard: int, out: Path) -> ShardTask:
     rows = plan.rows(shard)
     cut = slice(rows.start, rows.stop)
-    return ShardTask(str(out), shard, rows.start, plan.size, plan.image_ids[cut], plan.paths[cut])
+    return ShardTask(str(out), shard, rows.start, plan.size, plan.root, plan.image_ids[cut], plan.paths[cut])
 
 
 def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[dict[str, Any]]) -> Ingested:
@@ -358,17 +380,17 @@ def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[dict[str, An
     if not kept:
         _remove(out, records)
         raise InputError(_no_film(plan, quarantine[0][1]))
-    whole = pq.read_table(cohort_path)
-    cohort = whole.take(pa.array(kept, pa.int64()))
+    whole = read_parquet(cohort_path)
+    cohort = whole.drop_columns([name for name in ("height", "width") if name in whole.column_names])
+    cohort = cohort.take(arrow_numbers(np.array(kept, dtype=np.int64)))
     for name in ("height", "width"):
-        if name in cohort.column_names:
-            cohort = cohort.drop_columns([name])
-        cohort = cohort.append_column(name, pa.array([n for r in records for n in r[name]], pa.int32()))
+        pixels = np.array([n for record in records for n in record[name]], dtype=np.int32)
+        cohort = cohort.append_column(name, arrow_numbers(pixels))
     lost = [row for row, _ in quarantine]
     columns = {
-        "image_id": pa.array([plan.image_ids[row] for row in lost], pa.string()),
-        "path": pa.array([plan.paths[row] for row in lost], pa.string()),
-        "reason": pa.array([reason for _, reason in quarantine], pa.string()),
+        "image_id": arrow_strings([plan.image_ids[row] for row in lost]),
+        "path": arrow_strings([plan.paths[row] for row in lost]),
+        "reason": arrow_strings([reason for _, reason in quarantine]),
     }
     _write_parquet(out, "cohort.parquet", cohort.replace_schema_metadata(whole.schema.metadata))
     _write_parquet(out, "quarantine.parquet", pa.table(columns))
@@ -394,9 +416,10 @@ def _content_hash(size: int, cohort: pa.Table, shards: list[dict[str, Any]]) -> 
 
 
 def _no_film(plan: Plan, reason: str) -> str:
+    under = f" under {plan.root}" if plan.root else ""
     return (
-        f"expected films under {plan.root or 'the cohort’s paths'}, found none of {len(plan.paths)} that can be read; the first is "
-        f"{plan.paths[0]} ({reason}); say where they lie (images_root)"
+        f"expected films{under}, found none of {len(plan.paths)} that can be read; the first is {plan.paths[0]} "
+        f"({reason}); say where they lie (images_root)"
     )
 
 
@@ -448,32 +471,16 @@ def _record_file(out: Path, shard: int) -> Path:
     return out / UNFINISHED / f"shard-{shard:05d}.json"
 
 
-def _temporary(out: Path, name: str) -> Path:
-    return out / UNFINISHED / f"{name}.{os.getpid()}.{threading.get_ident()}.tmp"
-
-
 def _write_json(out: Path, file: Path, content: dict[str, Any]) -> None:
-    temporary = _temporary(out, file.name)
-    temporary.write_text(json.dumps(content, indent=None if "kept" in content else 1) + "\n")
-    _publish(temporary, file)
+    whole = temporary(out / UNFINISHED, file.name)
+    whole.write_text(json.dumps(content, indent=None if "kept" in content else 1) + "\n")
+    publish(whole, file)
 
 
 def _write_parquet(out: Path, name: str, table: pa.Table) -> None:
-    temporary = _temporary(out, name)
-    pq.write_table(table, temporary)
-    _publish(temporary, out / name)
-
-
-def _publish(temporary: Path, file: Path) -> None:
-    """Flushes a whole file to the disk and gives it its name, in one step."""
-    with temporary.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    whole = temporary(out / UNFINISHED, name)
+    pq.write_table(table, whole)
+    publish(whole, out / name)
 
 
 def _duration(seconds: float) -> str:

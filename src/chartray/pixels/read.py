@@ -3,16 +3,17 @@
 Every reader ends in the same place: float32 (H, W) in [0, 1], dark = air (lungs dark, bone bright).
 
 The grey scale is the one that the file states, never one guessed from percentiles: 8-bit values over 255, 16-bit values
-over 65535; in DICOM the modality step, then the first VOI look-up table or window, else the stored range (which is
-what the standard displays when a file names no window). One exception, because a film that fills a sixteenth of its range would keep
-16 grey levels in an 8-bit store: values of more than 8 bits that span under a quarter of their range (12-bit pictures labelled
-as 16 bits are common) are stretched from their smallest to their largest. The span is the same for a film and
-its negative, so MONOCHROME1 and MONOCHROME2 stay exact mirror images.
+over 65535; in DICOM the modality step, then the first VOI look-up table or window, else the stored range (what the
+standard displays when a file names no window). One exception: values of more than 8 bits that span under a quarter of
+their range are stretched from their smallest to their largest, since 12-bit pictures labelled as 16 bits are common and
+would keep 16 grey levels in an 8-bit store. A film and its negative have the same span, so MONOCHROME1 and MONOCHROME2
+stay exact mirror images. 16-bit *colour* PNG is read at 8 bits, which is what Pillow gives.
 """
 
 import io
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,10 @@ def read_film(path: str | Path, *, smallest_side: int | None = None) -> Film:
     """Like `read_image`, with the true height and width."""
     content = _content(Path(path))
     try:
-        film = _decode(content, smallest_side)
+        with warnings.catch_warnings():
+            # Odd headers and large films are no news; what cannot be used raises.
+            warnings.simplefilter("ignore")
+            film = _decode(content, smallest_side)
     except (UnreadableFilm, MemoryError):
         raise
     except Exception as error:
@@ -91,15 +95,14 @@ def _decode(content: bytes, smallest_side: int | None) -> Film:
 
 
 def _picture(content: bytes, smallest_side: int | None) -> Film:
-    with warnings.catch_warnings():
-        # A film of more than 89 million pixels is large, not an attack; Pillow still refuses twice as many.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = Image.open(io.BytesIO(content), formats=("JPEG", "MPO", "PNG"))
+    picture = Image.open(io.BytesIO(content), formats=("JPEG", "MPO", "PNG"))
     width, height = picture.size
     if picture.format != "PNG":
         # libjpeg's scaled inverse DCT; only luma is decoded. CMYK keeps its mode and is only scaled.
         picture.draft("L", (smallest_side, smallest_side) if smallest_side else picture.size)
-    orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    orientation = 1
+    with suppress(Exception):  # broken EXIF is no reason to lose a film
+        orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
     if orientation != 1:
         ImageOps.exif_transpose(picture, in_place=True)
     if orientation in _SIDEWAYS:
@@ -117,6 +120,17 @@ def _grey(picture: Image.Image) -> Float:
     if picture.mode not in ("L", "1"):
         picture = picture.convert("RGB")
     return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
+
+
+def squash(image: Float, size: int) -> npt.NDArray[np.uint8]:
+    """A film (h, w) in [0, 1] as uint8 (S, S): the whole film, its proportions given up.
+
+    Antialiased triangle weights ("bilinear" with a support that grows with the reduction): those of the views, without
+    the ringing of Lanczos at markers and collimator edges and the aliasing of a box at fractional ratios.
+    """
+    resized = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    squashed: npt.NDArray[np.uint8] = np.clip(resized * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
+    return squashed
 
 
 def _without_preamble(content: bytes) -> pydicom.Dataset:
@@ -152,14 +166,15 @@ def _dicom(data: pydicom.Dataset) -> Film:
     image = _displayed(stored, padding, data)
     if data.PhotometricInterpretation == "MONOCHROME1":
         image = np.float32(1) - image
-    image[padding] = 0.0
+    if padding is not None:
+        image[padding] = 0.0
     return Film(image, *image.shape)
 
 
 def _colour_film(pixels: npt.NDArray[np.integer]) -> Film:
     """Secondary captures (H, W, 3): luma, over the range of their own type."""
     luma = pixels[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    image = np.clip(luma / np.float32(np.iinfo(pixels.dtype).max), 0, 1).astype(np.float32)
+    image = _unit(luma / np.float32(np.iinfo(pixels.dtype).max))
     return Film(image, *image.shape)
 
 
@@ -171,52 +186,55 @@ def _stored_bits(pixels: npt.NDArray[np.integer], data: pydicom.Dataset) -> npt.
     return pixels
 
 
-def _padding(stored: npt.NDArray[np.integer], data: pydicom.Dataset) -> npt.NDArray[np.bool_]:
+def _padding(stored: npt.NDArray[np.integer], data: pydicom.Dataset) -> npt.NDArray[np.bool_] | None:
     """Where the picture was padded to a rectangle (PixelPaddingValue, or up to PixelPaddingRangeLimit)."""
     value = data.get("PixelPaddingValue")
     if value is None:
-        return np.zeros(stored.shape, dtype=bool)
+        return None
     limit = data.get("PixelPaddingRangeLimit")
     low, high = sorted((int(value), int(value if limit is None else limit)))
-    return np.asarray((stored >= low) & (stored <= high))
+    padding = np.asarray((stored >= low) & (stored <= high))
+    if padding.all():
+        raise UnreadableFilm("every pixel is padding")
+    return padding
 
 
-def _displayed(stored: npt.NDArray[np.integer], padding: npt.NDArray[np.bool_], data: pydicom.Dataset) -> Float:
+def _displayed(stored: npt.NDArray[np.integer], padding: npt.NDArray[np.bool_] | None, data: pydicom.Dataset) -> Float:
     """Modality step, then the first VOI table, else the first window, else the stored range: (H, W) in [0, 1]."""
     values = np.asarray(apply_modality_lut(stored, data))
     if data.get("VOILUTSequence"):
         bits = int(data.VOILUTSequence[0].LUTDescriptor[2])
         table = np.asarray(apply_voi_lut(values, data, index=0, prefer_lut=True), dtype=np.float32)
-        return np.clip(table / np.float32((1 << bits) - 1), 0, 1)
+        return _unit(table / np.float32((1 << bits) - 1))
     values = values.astype(np.float32)
     centre, width = _first(data.get("WindowCenter")), _first(data.get("WindowWidth"))
-    if centre is not None and width is not None and width >= 1:
-        return _windowed(values, centre, width, str(data.get("VOILUTFunction") or "LINEAR"))
-    if padding.all():
-        raise UnreadableFilm("every pixel is padding")
-    low, high = _modality_range(data)
-    return _over_range(values, low, high, ~padding)
+    if centre is not None and width is not None and width > 0:
+        windowed = _windowed(values, centre, width, str(data.get("VOILUTFunction") or "LINEAR"))
+        # A window that shows nothing (a default of 0 and 1, say) is none.
+        if float(windowed.min()) < float(windowed.max()):
+            return windowed
+    low, high = _modality_range(stored.dtype, data)
+    return _over_range(values, low, high, None if padding is None else ~padding)
 
 
 def _windowed(values: Float, centre: float, width: float, function: str) -> Float:
     """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, onto [0, 1]."""
     if function == "SIGMOID":
-        return (1 / (1 + np.exp(-4 * (values - centre) / width))).astype(np.float32)
+        return _unit(1 / (1 + np.exp(-4 * (values - centre) / width)))
     if function == "LINEAR_EXACT":
-        return np.clip((values - centre) / width + 0.5, 0, 1).astype(np.float32)
+        return _unit((values - centre) / width + 0.5)
     # LINEAR with a width of 1 is a threshold.
-    return np.clip((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1).astype(np.float32)
+    return _unit((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5)
 
 
-def _modality_range(data: pydicom.Dataset) -> tuple[float, float]:
+def _modality_range(kind: npt.DTypeLike, data: pydicom.Dataset) -> tuple[float, float]:
     """The smallest and largest value that the modality step can give."""
     if data.get("ModalityLUTSequence"):
         return 0.0, float((1 << int(data.ModalityLUTSequence[0].LUTDescriptor[2])) - 1)
     bits = int(data.BitsStored)
     ends = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if data.PixelRepresentation else (0, (1 << bits) - 1)
-    slope, intercept = float(data.get("RescaleSlope", 1) or 1), float(data.get("RescaleIntercept", 0) or 0)
-    low, high = sorted(slope * end + intercept for end in ends)
-    return low, high
+    low, high = sorted(apply_modality_lut(np.array(ends, dtype=kind), data).tolist())
+    return float(low), float(high)
 
 
 def _over_range(values: Float, low: float, high: float, inside: npt.NDArray[np.bool_] | None = None) -> Float:
@@ -228,7 +246,12 @@ def _over_range(values: Float, low: float, high: float, inside: npt.NDArray[np.b
     smallest, largest = float(counted.min()), float(counted.max())
     if high - low > 255 and 0 < largest - smallest < _NARROWEST_SPAN * (high - low):
         low, high = smallest, largest
-    return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
+    return _unit((values - np.float32(low)) / np.float32(high - low))
+
+
+def _unit(values: npt.NDArray[np.floating]) -> Float:
+    clipped: Float = np.clip(values, 0, 1).astype(np.float32, copy=False)
+    return clipped
 
 
 def _first(value: object) -> float | None:

@@ -8,6 +8,8 @@ quarantine.parquet    image_id, path and reason of the films that could not be r
 
 import hashlib
 import json
+import os
+import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,12 +65,12 @@ class Store:
     @cached_property
     def cohort(self) -> pa.Table:
         """One row a film, in the order of `images`, with the cohort's schema metadata; read when first asked for."""
-        return pq.read_table(self.folder / "cohort.parquet")
+        return read_parquet(self.folder / "cohort.parquet")
 
     @cached_property
     def quarantine(self) -> pa.Table:
         """`image_id`, `path`, `reason` of the films that could not be read."""
-        return pq.read_table(self.folder / "quarantine.parquet")
+        return read_parquet(self.folder / "quarantine.parquet")
 
     def damaged(self) -> list[str]:
         """The shards whose bytes are not those that ingest wrote (reads everything)."""
@@ -104,7 +106,7 @@ class Images:
     def gather(self, rows: npt.NDArray[np.int64], out: Pixels | None = None) -> Pixels:
         """The films `rows` (B,), in that order, copied into `out` uint8 (B, S, S), made if not given."""
         rows = np.asarray(rows, dtype=np.int64)
-        if len(rows) and not (0 <= int(rows.min()) and int(rows.max()) < len(self)):
+        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a store of {len(self)} films")
         shape = (len(rows), self.size, self.size)
         if out is None:
@@ -130,9 +132,9 @@ def write_shard(file: Path, image_ids: list[str], images: Pixels) -> None:
     """Writes one shard: `images` uint8 (n, S, S) and their ids, as one record batch; the caller renames the file."""
     size = images.shape[1]
     tensor = pa.fixed_shape_tensor(pa.uint8(), (size, size))
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), type=tensor.storage_type)
+    storage = pa.FixedSizeListArray.from_arrays(arrow_numbers(images.reshape(-1)), type=tensor.storage_type)
     batch = pa.RecordBatch.from_arrays(
-        [pa.array(image_ids, pa.string()), pa.ExtensionArray.from_storage(tensor, storage)], names=["image_id", "image"]
+        [arrow_strings(image_ids), pa.ExtensionArray.from_storage(tensor, storage)], names=["image_id", "image"]
     )
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -150,6 +152,42 @@ def read_shard(file: Path, size: int) -> Pixels:
     if images.shape[1:] != (size, size):
         raise InputError(f"expected films of {size} x {size} in {file}, found {images.shape[1]} x {images.shape[2]}")
     return images
+
+
+def read_parquet(file: Path) -> pa.Table:
+    """A whole Parquet file (`pq.read_table` would import pandas first, which takes a second)."""
+    with pq.ParquetFile(file) as parquet:
+        return parquet.read()
+
+
+def arrow_numbers(values: npt.NDArray[Any]) -> pa.Array:
+    """A number column (n,) over the memory of `values` (`pa.array` would import pandas in every worker)."""
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def arrow_strings(values: list[str]) -> pa.Array:
+    """A string column, likewise."""
+    encoded = [value.encode() for value in values]
+    offsets = np.concatenate([[0], np.cumsum([len(value) for value in encoded])]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
+def temporary(folder: Path, name: str) -> Path:
+    """A name in `folder` that no other process or thread writes under."""
+    return folder / f"{name}.{os.getpid()}.{threading.get_ident()}.tmp"
+
+
+def publish(whole: Path, file: Path) -> None:
+    """Flushes a whole file to the disk and gives it its name, in one step."""
+    with whole.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    whole.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
