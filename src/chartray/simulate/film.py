@@ -1,0 +1,224 @@
+"""One film: thorax and findings under the beam, then everything that differs from film to film and means nothing."""
+
+import io
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from chartray.simulate import anatomy, devices, findings
+from chartray.simulate.anatomy import Array
+
+
+class Look(NamedTuple):
+    """How a hospital's films look: ranges of what is drawn anew for each film."""
+
+    contrast: tuple[float, float]
+    gamma: tuple[float, float]
+    noise: tuple[float, float]
+    collimated: float
+    marker: float
+    shapes: tuple[float, ...]
+    sharpen: float
+    scale: tuple[float, float]
+
+
+LOOKS = {
+    "mimic": Look((0.75, 1.35), (0.65, 1.5), (0.010, 0.035), 0.35, 0.8, (0.83, 1.0, 1.2), 0.0, (0.80, 1.18)),
+    "chexpert": Look((0.95, 1.55), (0.75, 1.6), (0.006, 0.02), 0.15, 0.5, (0.82, 1.0), 0.6, (0.88, 1.25)),
+    "nih": Look((0.60, 1.15), (0.6, 1.3), (0.015, 0.045), 0.55, 0.9, (1.0,), 0.0, (0.75, 1.12)),
+}
+
+
+class Film(NamedTuple):
+    """What a film shows. `values` are those of LATENTS; the keys seed what is random about the patient and the film."""
+
+    path: str
+    view: str
+    recumbent: bool
+    look: str
+    size: int
+    values: dict[str, float]
+    patient_key: tuple[int, ...]
+    film_key: tuple[int, ...]
+    damage: str = ""
+
+
+class Pose(NamedTuple):
+    """Thorax coordinates to film: `matrix` @ (x, y) + `shift`, in units of half the longer side, from the centre."""
+
+    matrix: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    width: int
+    height: int
+
+    def pixels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Thorax points (..., 2) -> pixels (..., 2)."""
+        half = max(self.width, self.height) / 2
+        placed: NDArray[np.float64] = (points @ self.matrix.T + self.shift) * half
+        return placed + np.array((self.width / 2, self.height / 2))
+
+    def grid(self, factor: int) -> tuple[Array, Array]:
+        """Thorax coordinates of every `factor`-th pixel, each (height / factor, width / factor)."""
+        half = max(self.width, self.height) / 2
+        columns = (np.arange(self.width // factor) * factor + factor / 2 - self.width / 2) / half - self.shift[0]
+        rows = (np.arange(self.height // factor) * factor + factor / 2 - self.height / 2) / half - self.shift[1]
+        inverse = np.linalg.inv(self.matrix)
+        x = inverse[0, 0] * columns[None, :] + inverse[0, 1] * rows[:, None]
+        y = inverse[1, 0] * columns[None, :] + inverse[1, 1] * rows[:, None]
+        return x.astype(np.float32), y.astype(np.float32)
+
+
+def draw(film: Film) -> NDArray[np.uint8]:
+    """The film, uint8 (height, width), longer side `film.size`; the same bytes for the same `film`."""
+    patient = np.random.default_rng(film.patient_key)
+    rng = np.random.default_rng(film.film_key)
+    look = LOOKS[film.look]
+    from_side = film.view in ("LATERAL", "LL")
+    values = findings.traits(film.values, patient)
+    values["portable"], values["recumbent"] = float(film.view == "AP"), float(film.recumbent)
+    pose = _pose(film, look, rng)
+    x, y = pose.grid(2)
+    thorax = anatomy.lateral(x, y, values) if from_side else anatomy.frontal(x, y, values)
+    lungs = findings.Lungs(thorax, patient)
+    for name, finding in findings.DRAWN.items():
+        if values[name] > 0.02:
+            finding(lungs, values[name], values)
+    vessels = _vessels(thorax, pose, patient)
+    attenuation = thorax.tissue + lungs.extra - findings.AIR * thorax.air * (1 - lungs.opacity)
+    attenuation += (
+        0.24 * vessels * np.clip(lungs.markings, -0.5, 2.5) * thorax.air * (1 - 0.8 * np.clip(lungs.opacity, 0, 1))
+    )
+    return _expose(attenuation, film, values, look, pose, rng, patient)
+
+
+def _pose(film: Film, look: Look, rng: np.random.Generator) -> Pose:
+    shape = float(rng.choice(look.shapes))
+    width, height = (film.size, round(film.size / shape)) if shape >= 1 else (round(film.size * shape), film.size)
+    portable = film.view == "AP"
+    turn = np.deg2rad(rng.normal(0, 7.0 if portable else 3.5))
+    scale = rng.uniform(*look.scale)
+    squeeze, shear = rng.normal(1, 0.05), rng.normal(0, 0.05 if portable else 0.02)
+    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    matrix = matrix @ np.array([[squeeze, shear], [0, 1 / squeeze]])
+    if film.view == "LL":
+        matrix = matrix @ np.diag((-1.0, 1.0))
+    shift = rng.normal(0, (0.09, 0.08)) + np.array((0.0, 0.05))
+    return Pose(matrix, shift, width // 2 * 2, height // 2 * 2)
+
+
+def _vessels(thorax: anatomy.Thorax, pose: Pose, patient: np.random.Generator) -> Array:
+    """The tree of vessels out of each hilum, tapering; (h, w) in [0, 1]."""
+    canvas = Image.new("L", (pose.width // 2, pose.height // 2))
+    pen = ImageDraw.Draw(canvas)
+    thick = 0.024 * max(pose.width, pose.height) / 2 / 2
+    for hilum in thorax.hila:
+        twigs, joints = 30, 9
+        fan = (-1.9, 1.9) if not thorax.lateral else (-np.pi, np.pi)
+        heading = np.linspace(*fan, twigs) + patient.normal(0, 0.10, twigs)
+        if hilum[0] < 0:
+            heading = np.pi - heading
+        bend = np.cumsum(patient.normal(0, 0.16, (twigs, joints)), axis=1)
+        length = patient.uniform(0.035, 0.085, (twigs, 1)) * np.ones((1, joints))
+        directions = heading[:, None] + bend
+        steps = np.stack([length * np.cos(directions), 1.15 * length * np.sin(directions)], axis=-1)
+        paths = np.concatenate([np.zeros((twigs, 1, 2)), np.cumsum(steps, axis=1)], axis=1) + np.array(hilum)
+        pixels = pose.pixels(paths) / 2
+        girth = patient.uniform(0.4, 1.0, twigs)
+        for path, wide in zip(pixels.tolist(), girth, strict=True):
+            for n in range(joints):
+                line = [*path[n], *path[n + 1]]
+                taper = 1 - 0.75 * n / joints
+                pen.line(line, fill=int(235 * (0.30 + 0.7 * taper)), width=max(1, round(thick * wide * taper)))
+    blurred = canvas.filter(ImageFilter.GaussianBlur(0.8))
+    return np.asarray(blurred, dtype=np.float32) / np.float32(255)
+
+
+def _expose(
+    attenuation: Array,
+    film: Film,
+    values: dict[str, float],
+    look: Look,
+    pose: Pose,
+    rng: np.random.Generator,
+    patient: np.random.Generator,
+) -> NDArray[np.uint8]:
+    if film.view == "AP":
+        # Scatter: no grid at the bedside.
+        attenuation = 0.90 * attenuation + 0.06
+    full = Image.fromarray(attenuation).resize((pose.width, pose.height), Image.Resampling.BICUBIC)
+    grey = np.asarray(full).copy()
+    grey += devices.draw(film.view, values, pose.pixels, (pose.width, pose.height), patient, rng)
+    # Window: what is black and what is white differs far more from film to film than between patients.
+    contrast = rng.uniform(*look.contrast) * (1 - 0.08 * min(2.0, max(0.0, values["underexposure"])))
+    middle = 0.47 + rng.normal(0, 0.06) - 0.03 * np.clip(values["underexposure"], -2, 2)
+    grey -= np.float32(middle)
+    grey *= np.float32(1.15 * contrast)
+    slope_x, slope_y = rng.normal(0, 0.06, 2)
+    grey += np.linspace(-slope_x, slope_x, pose.width, dtype=np.float32)[None, :]
+    grey += np.linspace(-slope_y, slope_y, pose.height, dtype=np.float32)[:, None]
+    noise = rng.uniform(*look.noise) * (1 + 0.5 * max(0.0, values["underexposure"]))
+    grey += np.float32(noise) * _grain(pose, rng)
+    # A film's characteristic curve: a soft toe and shoulder, then gamma.
+    grey = 0.5 + 0.5 * np.tanh(1.7 * grey)
+    gamma = np.exp(rng.uniform(np.log(look.gamma[0]), np.log(look.gamma[1])))
+    levels = np.linspace(0, 1, 1024, dtype=np.float32) ** np.float32(gamma)
+    low, high = rng.uniform(0, 0.10), rng.uniform(0.86, 1.0)
+    table = (255 * (low + (high - low) * levels)).astype(np.uint8)
+    pixels = table[np.clip(grey * 1023, 0, 1023).astype(np.int16)]
+    pixels = _frame(pixels, look, rng)
+    return devices.mark(pixels, film.view, look.marker, pose.pixels, rng)
+
+
+def _frame(pixels: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Collimation: black outside the shutters."""
+    if rng.random() < look.collimated:
+        height, width = pixels.shape
+        top, bottom, left, right = (rng.uniform(0, 0.09, 4) * (rng.random(4) < 0.6)).tolist()
+        black = np.uint8(rng.integers(0, 30))
+        pixels[: int(top * height)] = black
+        pixels[height - int(bottom * height) :] = black
+        pixels[:, : int(left * width)] = black
+        pixels[:, width - int(right * width) :] = black
+    return pixels
+
+
+def _grain(pose: Pose, rng: np.random.Generator) -> Array:
+    """Quantum noise: a window of one fixed field, which is cheaper than new numbers for each film."""
+    field = _grain_field()
+    side = field.shape[0]
+    field = np.roll(field, int(rng.integers(0, side)), axis=1) if max(pose.width, pose.height) > side // 2 else field
+    reps = (-(-pose.height * 2 // side), -(-pose.width * 2 // side))
+    if max(reps) > 1:
+        field = np.tile(field, reps)
+    top = int(rng.integers(0, field.shape[0] - pose.height + 1))
+    left = int(rng.integers(0, field.shape[1] - pose.width + 1))
+    window = field[top : top + pose.height, left : left + pose.width]
+    return window[:, ::-1] if rng.random() < 0.5 else window
+
+
+@cache
+def _grain_field() -> Array:
+    fine = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
+    # Neighbouring detector cells share light.
+    mixed = fine + 0.5 * (np.roll(fine, 1, 0) + np.roll(fine, 1, 1))
+    return np.asarray(mixed / mixed.std(), dtype=np.float32)
+
+
+def shape(film: Film) -> tuple[int, int]:
+    """(height, width) that `draw` gives the film."""
+    pose = _pose(film, LOOKS[film.look], np.random.default_rng(film.film_key))
+    return pose.height, pose.width
+
+
+def encode(pixels: NDArray[np.uint8], path: str, *, rgba: bool = False) -> bytes:
+    """JPEG (quality 85) or PNG by the ending of `path`; `rgba` as some of NIH's PNG are."""
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    if path.endswith(".png"):
+        (image.convert("RGBA") if rgba else image).save(buffer, "PNG", compress_level=1)
+    else:
+        image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

@@ -1,0 +1,106 @@
+"""`simulate`: the driver that draws everybody, writes the tables and has the films drawn by several processes."""
+
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from chartray.errors import InputError
+from chartray.progress import progress
+from chartray.simulate import film as films
+from chartray.simulate import mimic_layout, other_layouts
+from chartray.simulate.film import Film
+
+FOLDERS = ("mimic-iv", "mimic-cxr-jpg", "chexpert", "nih")
+DEFAULT_PATIENTS = 900
+SMALLEST_FILM = 64
+_CHUNK = 24
+
+
+def simulate(
+    out: Path,
+    *,
+    patients: int = DEFAULT_PATIENTS,
+    mimic_iv_release: Literal["1.0", "2.2", "3.1"] = "2.2",
+    seed: int = 0,
+    chart_effect: float = 1.0,
+    size: int = 512,
+    workers: int | None = None,
+) -> None:
+    """Writes a simulated hospital: OUT/mimic-iv, OUT/mimic-cxr-jpg, OUT/chexpert, OUT/nih.
+
+    `patients` is the number of MIMIC-CXR patients (about two films each); CheXpert and NIH get half as many each.
+    `chart_effect` multiplies the dependence of findings on the chart (population.py has the table). `size` is the
+    longer side of a film in pixels. The files are the same bytes for the same arguments, whatever `workers` is.
+    Raises InputError for arguments out of range and where one of the four folders is there already.
+    """
+    _check(out, patients, mimic_iv_release, chart_effect, size, workers)
+    others = max(8, patients // 2)
+    mimic = mimic_layout.draw(patients, seed, chart_effect=chart_effect, size=size)
+    chexpert = other_layouts.draw_chexpert(others, seed, chart_effect=chart_effect, size=size)
+    nih = other_layouts.draw_nih(others, seed, chart_effect=chart_effect, size=size)
+    # Everything is written here first, so that a folder with its final name is complete.
+    partial = out / ".simulating"
+    shutil.rmtree(partial, ignore_errors=True)
+    for name in FOLDERS:
+        (partial / name).mkdir(parents=True)
+    rng = np.random.default_rng((seed, 0))
+    mimic_layout.write_iv(partial / "mimic-iv", mimic, mimic_iv_release, rng, chart_effect=chart_effect)
+    rng = np.random.default_rng((seed, 4))
+    mimic_layout.write_cxr(partial / "mimic-cxr-jpg", mimic, rng)
+    other_layouts.write_chexpert(partial / "chexpert", chexpert, rng)
+    other_layouts.write_nih(partial / "nih", nih, rng)
+    jobs = zip(FOLDERS[1:], (mimic.films, chexpert.films, nih.films), strict=True)
+    _draw_all([(partial / name, film) for name, group in jobs for film in group], workers)
+    for name in FOLDERS:
+        (partial / name).rename(out / name)
+    partial.rmdir()
+
+
+def _check(out: Path, patients: int, release: str, chart_effect: float, size: int, workers: int | None) -> None:
+    if release not in mimic_layout.CORE:
+        raise InputError(f"expected a MIMIC-IV release of {', '.join(mimic_layout.CORE)}, found {release!r}")
+    for name, value, least in (("patients", patients, 8), ("size", size, SMALLEST_FILM), ("workers", workers or 1, 1)):
+        if value < least:
+            raise InputError(f"expected --{name} of at least {least}, found {value}")
+    if not 0.0 <= chart_effect <= 10.0:
+        raise InputError(f"expected --chart-effect from 0 to 10, found {chart_effect}")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"expected a folder to write to at {out}, found a file; choose another")
+    there = [name for name in FOLDERS if (out / name).exists()]
+    if there:
+        raise InputError(f"expected no folder {there[0]} in {out}, found one; remove it or choose another folder")
+
+
+def _draw_all(jobs: list[tuple[Path, Film]], workers: int | None) -> None:
+    chunks = [jobs[n : n + _CHUNK] for n in range(0, len(jobs), _CHUNK)]
+    workers = min(workers or _cores(), len(chunks))
+    with progress("drawing films", len(jobs), "films") as advance:
+        if workers == 1:
+            for chunk in chunks:
+                advance(_draw_chunk(chunk))
+            return
+        # Processes start afresh: a fork of a process that has run torch can hang.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(_draw_chunk, chunk) for chunk in chunks]
+            for done in as_completed(waiting):
+                advance(done.result())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _draw_chunk(jobs: list[tuple[Path, Film]]) -> int:
+    for root, film in jobs:
+        path = root / film.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = films.encode(films.draw(film), film.path, rgba=film.damage == "rgba")
+        if film.damage == "truncated":
+            content = content[: len(content) // 3]
+        path.write_bytes(b"" if film.damage == "empty" else content)
+    return len(jobs)
