@@ -1,0 +1,102 @@
+"""Probes against scikit-learn's optimum, neighbours against a plain loop."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from chartray.errors import InputError
+from chartray.measure import probe
+
+STRENGTHS = (0.1, 3.0, 300.0)
+
+
+def films(seed: int, n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Correlated features of very different scales, and three labels of which one is rare."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(n, 6))
+    features = latent @ rng.normal(size=(6, width)) + 0.3 * rng.normal(size=(n, width))
+    features = features * np.logspace(-3, 3, width) + np.linspace(-5, 5, width)
+    truth = (latent[:, :3] + rng.normal(size=(n, 3)) > [0.0, 0.5, 1.8]).astype(float)
+    return features, truth
+
+
+@pytest.mark.parametrize(("n", "width"), [(300, 20), (60, 150)])
+def test_every_label_and_strength_reaches_scikit_learns_optimum(n: int, width: int) -> None:
+    features, truth = films(0, n, width)
+    truth[::5, 1] = np.nan
+    weight, bias, mean, scale = probe.solve(features, truth, STRENGTHS)
+    standardised = (features - features.mean(axis=0)) / features.std(axis=0)
+    np.testing.assert_allclose((features - mean) / scale, standardised)
+    for label in range(3):
+        known = ~np.isnan(truth[:, label])
+        for index, strength in enumerate(STRENGTHS):
+            oracle = LogisticRegression(C=1 / strength, solver="newton-cg", tol=1e-10, max_iter=10_000)
+            oracle.fit(standardised[known], truth[known, label])
+            np.testing.assert_allclose(weight[label, index], oracle.coef_[0], rtol=0, atol=1e-4)
+            assert bias[label, index] == pytest.approx(oracle.intercept_[0], abs=1e-4)
+
+
+def test_the_gradient_is_zero_where_the_classes_can_be_separated() -> None:
+    features, truth = films(1, 40, 200)
+    weight, bias, mean, scale = probe.solve(features, truth[:, :2], (0.001,))
+    x = (features - mean) / scale
+    logits = x @ weight[:, 0].T + bias[:, 0]
+    residual = 1 / (1 + np.exp(-logits)) - truth[:, :2]
+    assert np.abs(residual.T @ x + 0.001 * weight[:, 0]).max() < 1e-6
+    assert ((logits > 0) == truth[:, :2]).all()
+
+
+def test_each_label_takes_the_strength_that_is_best_on_its_validation_films() -> None:
+    features, truth = films(2, 60, 80)
+    unseen, unseen_truth = features[::2] + 0.5 * features.std(axis=0), truth[::2]
+    chosen = probe.fit_probe(features[1::2], truth[1::2], unseen, unseen_truth, strengths=STRENGTHS)
+    weight, bias, mean, scale = probe.solve(features[1::2], truth[1::2], STRENGTHS)
+    for label in range(3):
+        found = [
+            roc_auc_score(unseen_truth[:, label], (unseen - mean) / scale @ weight[label, s] + bias[label, s])
+            for s in range(len(STRENGTHS))
+        ]
+        assert chosen.validation_auroc[label] == pytest.approx(max(found))
+        assert chosen.strength[label] == max(
+            s for s, value in zip(STRENGTHS, found, strict=True) if value == max(found)
+        )
+
+
+def test_a_label_without_choice_follows_the_others_and_one_without_classes_scores_all_films_alike() -> None:
+    features, truth = films(3, 200, 10)
+    truth = np.column_stack((truth, np.zeros(200)))
+    truth[100:, 2] = 0
+    assert truth[:100, 2].any()
+    chosen = probe.fit_probe(features[:100], truth[:100], features[100:], truth[100:], strengths=STRENGTHS)
+    assert np.isnan(chosen.validation_auroc).tolist() == [False, False, True, True]
+    assert chosen.strength[2] in STRENGTHS
+    assert np.isnan(chosen.strength).tolist() == [False, False, False, True]
+    assert len(np.unique(chosen.scores(features)[:, 3])) == 1
+    assert 0 < chosen.scores(features)[0, 3] < 0.05
+
+
+def test_constant_features_weigh_nothing() -> None:
+    features, truth = films(4, 100, 5)
+    padded = np.column_stack((features, np.full(100, 7.3), np.zeros(100)))
+    alone, with_constants = (probe.solve(each, truth, STRENGTHS)[0] for each in (features, padded))
+    np.testing.assert_allclose(with_constants[..., :5], alone, atol=1e-6)
+    assert np.abs(with_constants[..., 5:]).max() < 1e-12
+
+
+def test_the_strongest_penalty_ranks_films_by_the_difference_of_class_means() -> None:
+    features, truth = films(5, 200, 8)
+    weight, _, mean, scale = probe.solve(features, truth[:, :1], (1e6,))
+    x, positive = (features - mean) / scale, truth[:, 0] == 1
+    means = x[positive].mean(axis=0) - x[~positive].mean(axis=0)
+    cosine = weight[0, 0] @ means / np.linalg.norm(weight[0, 0]) / np.linalg.norm(means)
+    assert cosine == pytest.approx(1, abs=1e-6)
+
+
+def test_what_cannot_be_fitted_is_refused_in_a_sentence() -> None:
+    features, truth = films(6, 20, 4)
+    with pytest.raises(InputError, match="of the same films"):
+        probe.solve(features[:10], truth, STRENGTHS)
+    features[13, 2] = np.nan
+    with pytest.raises(InputError, match="row 13"):
+        probe.solve(features, truth, STRENGTHS)
