@@ -95,7 +95,7 @@ def _decode(content: bytes, smallest_side: int | None) -> Film:
 
 
 def _picture(content: bytes, smallest_side: int | None) -> Film:
-    picture = Image.open(io.BytesIO(content), formats=("JPEG", "MPO", "PNG"))
+    picture = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
     width, height = picture.size
     if picture.format != "PNG":
         # libjpeg's scaled inverse DCT; only luma is decoded. CMYK keeps its mode and is only scaled.
