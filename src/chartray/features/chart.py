@@ -39,9 +39,9 @@ class Encoding(BaseModel):
         return len(self.columns) + self.flagged
 
     @property
-    def categorical(self) -> bool:
-        """Whether it is one-hot: levels, bins and booleans are."""
-        return bool(self.levels or self.edges)
+    def kind(self) -> Literal["numeric", "categorical"]:
+        """Categorical where it is one-hot: levels, bins and booleans."""
+        return "categorical" if self.levels or self.edges else "numeric"
 
 
 class ChartRows(NamedTuple):
@@ -53,12 +53,13 @@ class ChartRows(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Where a variable's values stand in a chart row: columns start:stop, one-hot if `categorical`; the flag follows."""
+    """Where a variable stands in a chart row: values in columns start:stop, its flag at `flag` (None: none)."""
 
     variable: str
+    kind: Literal["numeric", "categorical"]
     start: int
     stop: int
-    categorical: bool
+    flag: int | None
 
 
 class Chart(BaseModel):
@@ -84,13 +85,17 @@ class Chart(BaseModel):
         """The cohort's variables, in the order of the row."""
         return tuple(encoding.variable for encoding in self.encodings)
 
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """Where each variable stands in the row."""
-        ends = np.cumsum([encoding.width for encoding in self.encodings]).tolist()
-        return tuple(
-            Block(encoding.variable, end - encoding.width, end - encoding.flagged, encoding.categorical)
-            for encoding, end in zip(self.encodings, ends, strict=True)
-        )
+        blocks: list[Block] = []
+        start = 0
+        for encoding in self.encodings:
+            stop = start + len(encoding.columns)
+            flag = stop if encoding.flagged else None
+            blocks.append(Block(encoding.variable, encoding.kind, start, stop, flag))
+            start += encoding.width
+        return tuple(blocks)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -104,8 +109,7 @@ class Chart(BaseModel):
     @property
     def flag_columns(self) -> tuple[int, ...]:
         """Positions of the observed flags among the F columns; none under the published rules."""
-        flagged = zip(self.encodings, self.blocks(), strict=True)
-        return tuple(block.stop for encoding, block in flagged if encoding.flagged)
+        return tuple(block.flag for block in self.blocks if block.flag is not None)
 
     def rows(self, cohort: pa.Table) -> ChartRows:
         """The chart rows of a cohort's films; what was not observed is 0, and so is its flag.
@@ -121,11 +125,11 @@ class Chart(BaseModel):
             )
         values = np.zeros((cohort.num_rows, self.ehr_in), dtype=np.float32)
         observed = np.zeros((cohort.num_rows, len(self.encodings)), dtype=bool)
-        for index, (encoding, block) in enumerate(zip(self.encodings, self.blocks(), strict=True)):
+        for index, (encoding, block) in enumerate(zip(self.encodings, self.blocks, strict=True)):
             entries, observed[:, index] = encode(encoding, cohort[EHR_PREFIX + encoding.variable])
             values[:, block.start : block.stop] = entries
-            if encoding.flagged:
-                values[:, block.stop] = observed[:, index]
+            if block.flag is not None:
+                values[:, block.flag] = observed[:, index]
         flagged = np.array([encoding.flagged for encoding in self.encodings])
         return ChartRows(values, (observed | flagged).all(axis=1), observed)
 
@@ -217,7 +221,7 @@ def _fit(item: str, metadata: CohortMetadata, train: pa.Table) -> Encoding:
             f"expected at least two observed {what} of {name!r} in the training split, found {len(seen)} in "
             f"{int(observed.sum())} films that have one; leave it out of the chart"
         )
-    if encoding.flagged and not encoding.categorical:
+    if encoding.kind == "numeric" and encoding.flagged:
         numbers = entries[observed, 0]
         return encoding.model_copy(update={"mean": float(numbers.mean()), "std": float(numbers.std())})
     return encoding
@@ -247,7 +251,7 @@ def item_encoding(item: str, variable: Variable, *, published: bool) -> Encoding
 
 def encode(encoding: Encoding, column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """The value entries (N, columns) of a variable, 0 where missing, and where it was observed (N,)."""
-    if not encoding.levels:
+    if encoding.kind == "numeric" or encoding.edges:
         numbers = column.cast(pa.float64()).to_numpy().astype(np.float64)
         observed = np.isfinite(numbers)
         if not encoding.edges:
