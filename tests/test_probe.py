@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from chartray.errors import InputError
-from chartray.measure import probe
+from chartray.measure import knn, probe
 
 STRENGTHS = (0.1, 3.0, 300.0)
 
@@ -100,3 +100,32 @@ def test_what_cannot_be_fitted_is_refused_in_a_sentence() -> None:
     features[13, 2] = np.nan
     with pytest.raises(InputError, match="row 13"):
         probe.solve(features, truth, STRENGTHS)
+
+
+def test_neighbours_vote_as_a_plain_loop_says() -> None:
+    features, truth = films(7, 120, 6)
+    truth[::4, 1] = np.nan
+    train, query = features[:90], features[90:]
+    found = knn.knn_scores(train, truth[:90], query, neighbours=(1, 7, 500))
+    rate = np.nanmean(truth[:90], axis=0)
+    for m, film in enumerate(query):
+        cosine = train @ film / np.linalg.norm(train, axis=1) / np.linalg.norm(film)
+        nearest = np.argsort(-cosine)
+        for index, k in enumerate((1, 7, 90)):
+            votes = np.exp((cosine[nearest[:k]] - cosine.max()) / 0.07)
+            for label in range(3):
+                cast = truth[nearest[:k], label]
+                known = ~np.isnan(cast)
+                share = (votes[known] @ cast[known] + rate[label]) / (votes[known].sum() + 1)
+                assert found[index, m, label] == pytest.approx(share, abs=1e-4)
+
+
+def test_neighbours_find_what_is_there_and_nothing_in_noise() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random((600, 2)) < 0.3).astype(float)
+    signal = rng.normal(size=(600, 8)) + 2 * truth @ np.eye(2, 8)
+    assert knn.knn_auroc(signal[:400], truth[:400], signal[400:], truth[400:]) > 0.8
+    assert abs(knn.knn_auroc(rng.normal(size=(400, 8)), truth[:400], signal[400:], truth[400:]) - 0.5) < 0.1
+    assert np.isnan(knn.knn_auroc(signal, truth, signal, np.zeros_like(truth)))
+    scores = knn.knn_scores(signal[:400], truth[:400], signal[400:], neighbours=(1, 50))
+    assert knn.choose_neighbours(scores, truth[400:]) == 1
