@@ -1,0 +1,190 @@
+"""On which data: flow of the cohort, links to admissions, films and patients by split, missing cells, quarantine."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from chartray.pixels.store import Store
+from chartray.report.inputs import Run
+from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
+
+
+class FlowStep(NamedTuple):
+    """One step of the flow; `percent` is what is left of the first step's rows."""
+
+    step: str
+    rows_in: int
+    rows_out: int
+    why: str
+    percent: float
+
+
+class SplitSize(NamedTuple):
+    """Films and patients of one split."""
+
+    split: str
+    films: int
+    patients: int
+
+
+class MissingCells(NamedTuple):
+    """A chart variable: films where it is observed, films where it is not, and which cells could not be used."""
+
+    name: str
+    kind: str
+    observed: int
+    missing: int
+    percent: float
+    after_film: bool
+    values: str
+
+
+class LabelCounts(NamedTuple):
+    """A label over all splits: present, absent, uncertain and not mentioned."""
+
+    label: str
+    present: int
+    absent: int
+    uncertain: int
+    blank: int
+
+
+class DataSection(NamedTuple):
+    """One data set of the report; empty lists where nothing was known about it."""
+
+    name: str
+    release: str
+    rules: str
+    steps: list[FlowStep]
+    links: list[tuple[str, int]]
+    splits: list[SplitSize]
+    missing: list[MissingCells]
+    labels: list[LabelCounts]
+    absent_labels: list[str]
+    quarantine: list[tuple[str, int]]
+    quarantined: int
+    side: int | None
+    store_hash: str
+
+
+def open_stores(folders: Sequence[Path], runs: Sequence[Run]) -> dict[str, tuple[Path, Store]]:
+    """The stores by the source of their cohort: those given, and those named by manifests that exist.
+
+    Raises InputError where a given folder is no store.
+    """
+    named = [Path(run.manifest["store"]) for run in runs if run.manifest.get("store")]
+    found: dict[str, tuple[Path, Store]] = {}
+    for folder in [*folders, *(folder for folder in named if (folder / "store.json").is_file())]:
+        store = Store.open(folder)
+        found.setdefault(from_metadata(store.cohort.schema.metadata).source, (folder, store))
+    return found
+
+
+def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Run]) -> DataSection:
+    """Everything known about data set `name`, from its store and from the runs that were pretrained on it."""
+    flow = _flow(name, store[0] if store else None, runs)
+    cohort = store[1].cohort if store else None
+    metadata = from_metadata(cohort.schema.metadata) if cohort is not None else CohortMetadata(source=name)
+    quarantine = _quarantine(store[0]) if store else Counter()
+    return DataSection(
+        name=name,
+        release=str(flow.get("release") or metadata.release or ""),
+        rules=str(flow.get("rules") or (metadata.rules if cohort is not None else "")),
+        steps=_steps(flow),
+        links=[(str(key), int(count)) for key, count in (flow.get("links") or {}).items()],
+        splits=_splits(cohort) if cohort is not None else [],
+        missing=_missing(cohort, metadata, flow.get("missing") or {}) if cohort is not None else [],
+        labels=_labels(cohort) if cohort is not None else [],
+        absent_labels=[str(label) for label in flow.get("absent_labels") or metadata.absent_labels],
+        quarantine=quarantine.most_common(),
+        quarantined=sum(quarantine.values()),
+        side=store[1].size if store else None,
+        store_hash=store[1].hash if store else "",
+    )
+
+
+def without_identifiers(reason: str) -> str:
+    """A quarantine reason with every path, file name, quoted text and long number taken out.
+
+    >>> without_identifiers("truncated file /data/p10/p10000032/s1/a.jpg (12 bytes)")
+    'truncated file … (12 bytes)'
+    """
+    reason = re.sub(
+        r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\S+\.(?:jpe?g|png|dcm|dicom)\b\S*", "…", reason, flags=re.IGNORECASE
+    )
+    return re.sub(r"\b\w*\d{4,}\w*\b", "…", reason).strip(" :,;")
+
+
+def _flow(name: str, folder: Path | None, runs: Sequence[Run]) -> Mapping[str, Any]:
+    for run in runs:
+        flow = run.manifest.get("flow")
+        if isinstance(flow, dict) and (run.manifest.get("source") or flow.get("source")) == name:
+            return flow
+    file = folder / "cohort.flow.json" if folder else None
+    if file is not None and file.is_file():
+        flow = json.loads(file.read_text())
+        return flow if isinstance(flow, dict) else {}
+    return {}
+
+
+def _steps(flow: Mapping[str, Any]) -> list[FlowStep]:
+    steps = flow.get("steps") or []
+    most = max([int(step["rows_in"]) for step in steps] + [int(step["rows_out"]) for step in steps] + [1])
+    return [
+        FlowStep(
+            str(step["step"]),
+            int(step["rows_in"]),
+            int(step["rows_out"]),
+            str(step.get("why", "")),
+            100 * int(step["rows_out"]) / most,
+        )
+        for step in steps
+    ]
+
+
+def _splits(cohort: pa.Table) -> list[SplitSize]:
+    found = []
+    for split in SPLITS:
+        rows = cohort.filter(pc.equal(cohort["split"], split))
+        found.append(SplitSize(split, rows.num_rows, pc.count_distinct(rows["patient_id"]).as_py()))
+    return found
+
+
+def _missing(cohort: pa.Table, metadata: CohortMetadata, values: Mapping[str, Any]) -> list[MissingCells]:
+    found = []
+    for name, variable in metadata.variables.items():
+        column = cohort[EHR_PREFIX + name]
+        missing = column.null_count
+        unusable = values.get(name) or values.get(EHR_PREFIX + name) or {}
+        text = ", ".join(f"{value!r} {count:,}" for value, count in list(unusable.items())[:6])
+        percent = 100 * missing / max(len(column), 1)
+        found.append(
+            MissingCells(name, variable.kind, len(column) - missing, missing, percent, not variable.known_at_film, text)
+        )
+    return found
+
+
+def _labels(cohort: pa.Table) -> list[LabelCounts]:
+    found = []
+    for column in cohort.column_names:
+        if column.startswith(LABEL_PREFIX):
+            values = cohort[column].to_numpy()
+            present, absent, uncertain = (int(np.sum(values == value)) for value in (1, 0, -1))
+            blank = int(np.isnan(values).sum())
+            found.append(LabelCounts(column.removeprefix(LABEL_PREFIX), present, absent, uncertain, blank))
+    return found
+
+
+def _quarantine(folder: Path) -> Counter[str]:
+    file = folder / "quarantine.parquet"
+    if not file.is_file():
+        return Counter()
+    return Counter(without_identifiers(str(reason)) for reason in pq.read_table(file)["reason"].to_pylist())

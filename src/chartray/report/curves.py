@@ -1,0 +1,163 @@
+"""Which panels the report draws: training curves, ROC curves, forests of values and of differences."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chartray.report.figures import (
+    Curve,
+    Interval,
+    Panel,
+    Series,
+    Style,
+    forest_panel,
+    roc_panel,
+    save_grid,
+    single,
+    training_panel,
+)
+from chartray.report.inputs import MACRO, Arm, Comparison, Run, Score
+from chartray.report.summary import selection
+from chartray.report.tables import arms_of, intervals
+
+# What is drawn of metrics.jsonl: the field, its title, its unit, and what a reader should look for.
+QUANTITIES = (
+    ("loss", "Loss", "nats", "falls, then flattens; its level says nothing about quality"),
+    ("cross_entropy", "Cross-entropy", "nats", "the anchor's assignments against the target's"),
+    (
+        "mean_entropy",
+        "Mean-entropy term",
+        "nats",
+        "log K minus the entropy of the mean assignment; has a floor at small batches",
+    ),
+    ("learning_rate", "Learning rate", "per step", "warm-up, then cosine"),
+    ("health.assignment_entropy", "Entropy of the mean assignment", "nats", "near zero: all films share one prototype"),
+    ("health.prototypes_in_use", "Prototypes in use", "prototypes", "few: collapse"),
+    ("health.effective_rank", "Effective rank of embeddings", "dimensions", "near 1: collapse"),
+    ("health.agreement", "Target and anchor agreement", "share", "1 from the start: the task is too easy"),
+    ("health.knn_auroc", "Neighbour probe on validation", "macro AUROC", "the one curve here that speaks of quality"),
+)
+
+
+class Drawn(NamedTuple):
+    """A panel on the page: its title, what to look for, and the SVG element."""
+
+    title: str
+    note: str
+    svg: str
+
+
+def training_figures(runs: Sequence[Run], look: Mapping[Arm, Style], out: Path) -> list[Drawn]:
+    """One panel a quantity, all runs overlaid; figures/training.svg and .pdf. Quantities no run has are left out."""
+    found, panels = [], []
+    for field, title, unit, note in QUANTITIES:
+        series = [one for run in runs if (one := series_of(run, field)).steps.size]
+        if series:
+            panel = training_panel(title, series, look, unit)
+            panels.append(panel)
+            found.append(Drawn(title, note, single(panel, f"training-{len(panels)}")))
+    if panels:
+        save_grid(panels, _only(look, {run.arm for run in runs}), out / "figures" / "training", columns=3)
+    return found
+
+
+def series_of(run: Run, field: str) -> Series:
+    """One field of a run's metrics.jsonl; a nested health record is read as `health.<name>`."""
+    steps, values = [], []
+    for row in run.metrics:
+        value: Any = row.get(field)
+        if value is None and "." in field:
+            section, _, key = field.partition(".")
+            inner = row.get(section)
+            value = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(value, int | float) and np.isfinite(value) and "step" in row:
+            steps.append(float(row["step"]))
+            values.append(float(value))
+    return Series(run.arm, run.seed, np.array(steps), np.array(values))
+
+
+def dataset_figures(
+    name: str,
+    scores: Sequence[Score],
+    comparisons: Sequence[Comparison],
+    curves: Mapping[str, Sequence[Curve]],
+    look: Mapping[Arm, Style],
+    out: Path,
+) -> dict[str, Any]:
+    """The figures of one data set, drawn for the page and saved in `out`/figures with the data set in their names."""
+    there = [one for one in scores if one.dataset == name and one.metric == "auroc"]
+    arms = arms_of(there)
+    mine = _only(look, set(arms))
+    slug = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+    found: dict[str, Any] = {"macro": None, "labels": [], "differences": None, "roc": []}
+    macro = _macro_panel(there, arms, look)
+    if macro:
+        found["macro"] = _one(macro, f"macro-{slug}", mine, out)
+    labels = _label_panels(there, arms, look)
+    if labels:
+        found["labels"] = [Drawn(p.title, "", single(p, f"label-{slug}-{i}")) for i, p in enumerate(labels)]
+        save_grid(labels, mine, out / "figures" / f"labels-{slug}", columns=3)
+    differences = _difference_panel(name, comparisons, selection(scores).protocol, look)
+    if differences:
+        found["differences"] = _one(differences, f"differences-{slug}", mine, out)
+    panels = [roc_panel(label, drawn, look) for label, drawn in curves.items()]
+    if panels:
+        found["roc"] = [Drawn(p.title, "", single(p, f"roc-{slug}-{i}")) for i, p in enumerate(panels)]
+        save_grid(panels, mine, out / "figures" / f"roc-{slug}", columns=5)
+    return found
+
+
+def _macro_panel(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Arm, Style]) -> Panel | None:
+    macro = [one for one in scores if one.label == MACRO]
+    rows = [(arm.title, intervals(macro, [arm])) for arm in arms]
+    rows = [(title, marks) for title, marks in rows if marks]
+    plain = [mark for mark in intervals(macro, arms) if mark.arm.kind == "none"]
+    if not rows:
+        return None
+    return forest_panel("Macro AUROC", rows, look, axis="macro AUROC", reference=plain[0] if len(plain) == 1 else None)
+
+
+def _label_panels(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Arm, Style]) -> list[Panel]:
+    labels = sorted({one.label for one in scores if one.value is not None and one.label != MACRO})
+    ends = [end for mark in intervals(scores, arms) for end in (mark.value, mark.low, mark.high) if end == end]
+    low, high = (min(ends) - 0.02, max(ends) + 0.02) if ends else (0.0, 1.0)
+    found = []
+    for label in labels:
+        mine = [one for one in scores if one.label == label]
+        marks = intervals(mine, arms)
+        plain = [mark for mark in marks if mark.arm.kind == "none"]
+        reference = plain[0] if len(plain) == 1 else None
+        panel = forest_panel(label, [("", marks)], look, axis="AUROC", reference=reference, limits=(low, high))
+        found.append(panel._replace(width=3.6))
+    return found
+
+
+def _difference_panel(
+    name: str, comparisons: Sequence[Comparison], protocol: str, look: Mapping[Arm, Style]
+) -> Panel | None:
+    rows: list[tuple[str, list[Interval]]] = []
+    for one in comparisons:
+        if (one.dataset, one.label, one.metric, one.protocol) == (
+            name,
+            MACRO,
+            "auroc",
+            protocol,
+        ) and one.difference is not None:
+            low, high = (one.low, one.high) if one.low is not None and one.high is not None else (float("nan"),) * 2
+            seeds = f" ({one.seeds} seeds)" if one.seeds > 1 else ""
+            rows.append((f"{one.a.title} − {one.b.title}{seeds}", [Interval(one.a, one.difference, low, high)]))
+    known = [row for row in rows if row[1][0].arm in look]
+    if not known:
+        return None
+    return forest_panel("Differences in macro AUROC", known, look, axis="difference in macro AUROC", zero=True)
+
+
+def _one(panel: Panel, name: str, look: Mapping[Arm, Style], out: Path) -> Drawn:
+    save_grid([panel], look, out / "figures" / name, columns=1)
+    return Drawn(panel.title, "", single(panel, name))
+
+
+def _only(look: Mapping[Arm, Style], arms: set[Arm]) -> dict[Arm, Style]:
+    return {arm: style for arm, style in look.items() if arm in arms}

@@ -1,0 +1,207 @@
+"""The methods paragraph and the reproducibility block, written from manifests and from the evaluation's record."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from chartray.report.inputs import Results, Run, Score
+from chartray.report.summary import Selection
+
+_FACTS = {
+    "chartray": "Chartray",
+    "python": "Python",
+    "torch": "PyTorch",
+    "timm": "timm",
+    "git_commit": "git commit",
+    "seed": "seed",
+    "recipe": "recipe",
+    "source": "pretrained on",
+    "films": "training films",
+    "patients": "training patients",
+    "steps": "optimizer steps",
+    "chart": "chart",
+    "control": "control",
+    "after_film": "variables from after the film",
+    "ehr_in": "width of the chart row",
+    "device": "device",
+    "precision": "precision",
+    "store_hash": "store hash",
+    "command": "command",
+}
+
+
+class Scoring(NamedTuple):
+    """How the main results were scored: what a reader must know to trust a number."""
+
+    protocol: str
+    split: str
+    fraction: str
+    blank: str
+    uncertain: str
+    resamples: str
+    macro_labels: dict[str, list[str]]
+    too_few: dict[str, list[str]]
+
+
+class Facts(NamedTuple):
+    """Facts that all runs share, and those in which they differ (a column for each run)."""
+
+    shared: list[tuple[str, str]]
+    runs: list[str]
+    differing: list[tuple[str, list[str]]]
+
+
+def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selection) -> Scoring:
+    """`scores` are those of the selection `which`."""
+    records = [one.evaluation for one in results]
+    return Scoring(
+        protocol=which.protocol,
+        split=which.split,
+        fraction=f"{100 * which.fraction:g} %",
+        blank=_one({one.blank for one in scores if one.blank}),
+        uncertain=_one({one.uncertain for one in scores if one.uncertain}),
+        resamples=_one({str(record["resamples"]) for record in records if record.get("resamples")}),
+        macro_labels=macro_labels(records, scores),
+        too_few=_too_few(scores),
+    )
+
+
+def macro_labels(records: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> dict[str, list[str]]:
+    """The labels in each data set's macro mean, as evaluation recorded them, else those with an interval."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        named = record.get("macro_labels")
+        if isinstance(named, Mapping):
+            for dataset, labels in named.items():
+                found.setdefault(str(dataset), [str(label) for label in labels])
+    for one in scores:
+        if (
+            one.metric == "auroc"
+            and one.label != "macro"
+            and one.low is not None
+            and not _recorded(records, one.dataset)
+        ):
+            labels = found.setdefault(one.dataset, [])
+            if one.label not in labels:
+                labels.append(one.label)
+    return found
+
+
+def facts(runs: Sequence[Run]) -> Facts:
+    """The reproducibility block."""
+    names = [f"{run.arm.title}, seed {run.seed}" for run in runs]
+    shared, differing = [], []
+    for key, title in _FACTS.items():
+        values = [_text(run.manifest.get(key)) for run in runs]
+        if not any(values):
+            continue
+        if (len(set(values)) == 1 and len(runs) > 1) or len(runs) == 1:
+            shared.append((title, values[0]))
+        else:
+            differing.append((title, values))
+    return Facts(shared, names, differing)
+
+
+def methods(runs: Sequence[Run], how: Scoring, datasets: Sequence[str]) -> str:
+    """A paragraph for a paper; a fact that no file holds is left out, never guessed."""
+    return " ".join([*_pretraining(runs), *_evaluation(how, datasets)])
+
+
+def _pretraining(runs: Sequence[Run]) -> list[str]:
+    if not runs:
+        return []
+    first = runs[0]
+    encoder, train = first.config.get("encoder") or {}, first.config.get("train") or {}
+    objective, views = first.config.get("objective") or {}, first.config.get("views") or {}
+    name = encoder.get("name") or "Vision Transformer"
+    sizes = [f"{encoder[key]} {words}" for key, words in (("depth", "blocks"), ("heads", "heads")) if encoder.get(key)]
+    shape = [f"width {encoder['width']}"] if encoder.get("width") else []
+    shape += [f"patch {encoder['patch_size']} px"] if encoder.get("patch_size") else []
+    text = f"Encoders ({name}{': ' + ', '.join(sizes + shape) if sizes or shape else ''}) were pretrained"
+    text += f" with {str(objective.get('name', 'a self-supervised objective')).upper()}"
+    steps, films = first.manifest.get("steps"), first.manifest.get("films")
+    text += f" for {steps:,} optimizer steps" if isinstance(steps, int) else ""
+    text += f" of {train['batch_size']} films" if train.get("batch_size") else ""
+    text += f" on {films:,} films" if isinstance(films, int) else ""
+    patients = first.manifest.get("patients")
+    text += f" of {patients:,} patients" if isinstance(patients, int) else ""
+    text += f" of {first.manifest['source']}" if first.manifest.get("source") else ""
+    text += ", the training split only."
+    found = [text]
+    if views.get("size"):
+        focal = (
+            f" and {views['focal_count']} focal views of {views['focal_size']} px" if views.get("focal_count") else ""
+        )
+        found.append(f"Each film gave a target view and a masked view of {views['size']} px{focal}.")
+    found += _chart_sentences(runs)
+    seeds = len({run.seed for run in runs})
+    found.append(f"{'One seed was' if seeds == 1 else f'{seeds} seeds were'} run.")
+    return found
+
+
+def _chart_sentences(runs: Sequence[Run]) -> list[str]:
+    charts = list(dict.fromkeys(run.arm.chart for run in runs if run.arm.chart != "none"))
+    controls = list(dict.fromkeys(run.arm.control for run in runs if run.arm.control != "none"))
+    found = []
+    if charts:
+        uses = {run.arm.use for run in runs if run.arm.chart != "none"}
+        way = "was predicted from the anchor embedding" if uses == {"predict"} else "entered the anchor branch only"
+        found.append(f"The chart ({', '.join(charts)}) {way}; the target branch and inference used the film alone.")
+    if controls:
+        found.append(f"Controls: {', '.join(controls)} chart rows.")
+    after = sorted({name for run in runs for name in run.manifest.get("after_film") or []})
+    if after:
+        found.append(f"Variables known only after the film were allowed by name: {', '.join(after)}.")
+    return found
+
+
+def _evaluation(how: Scoring, datasets: Sequence[str]) -> list[str]:
+    probes = {
+        "linear": "by an L2-regularised logistic regression per label, its strength chosen on the validation split",
+        "knn": "by weighted nearest neighbours",
+        "finetune": "after fine-tuning the whole encoder",
+        "published": "by the protocol of the published system",
+    }
+    found = []
+    if datasets:
+        by = probes.get(how.protocol, f"by the protocol {how.protocol}")
+        found.append(
+            f"Embeddings of the target encoder were scored on the {how.split} films of {', '.join(datasets)} {by}."
+        )
+    if how.resamples:
+        found.append(f"Intervals are 95 % percentile intervals of {how.resamples} bootstrap resamples of patients.")
+    if how.blank or how.uncertain:
+        found.append(
+            f"Blank labels: {how.blank or 'not recorded'}; uncertain labels: {how.uncertain or 'not recorded'}."
+        )
+    if how.macro_labels:
+        found.append(
+            "The macro mean is over labels with enough positive and negative patients, the same for every arm."
+        )
+    return found
+
+
+def _too_few(scores: Sequence[Score]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in scores:
+        labels = found.setdefault(one.dataset, [])
+        if one.metric == "auroc" and one.label != "macro" and one.low is None and one.label not in labels:
+            labels.append(one.label)
+    return {dataset: labels for dataset, labels in found.items() if labels}
+
+
+def _recorded(records: Sequence[Mapping[str, Any]], dataset: str) -> bool:
+    return any(
+        isinstance(record.get("macro_labels"), Mapping) and dataset in record["macro_labels"] for record in records
+    )
+
+
+def _one(values: set[str]) -> str:
+    return ", ".join(sorted(values))
+
+
+def _text(value: Any) -> str:
+    if value is None or value == [] or value == "":
+        return ""
+    if isinstance(value, list):
+        return " ".join(str(part) for part in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value > 9999 else str(value)

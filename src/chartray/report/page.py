@@ -1,0 +1,175 @@
+"""Assembles the report: one HTML page that needs nothing but itself, and the figures as SVG and PDF beside it."""
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from bokeh.resources import Resources
+
+from chartray.errors import InputError
+from chartray.report import cohorts, curves, embedding_map, figures, methods, per_film, summary, tables
+from chartray.report import inputs as files
+from chartray.report.inputs import Arm, Results, Run, Score
+
+# The marks of figures.styles in a 28 x 12 box, for the page's own legends.
+_MARKS = {
+    "o": "M14 2a4 4 0 1 1 0 8a4 4 0 1 1 0-8z",
+    "s": "M10.4 2.4h7.2v7.2h-7.2z",
+    "D": "M14 1.4l4.6 4.6l-4.6 4.6l-4.6-4.6z",
+    "^": "M14 1.6l4.6 8h-9.2z",
+    "v": "M14 10.4l4.6-8h-9.2z",
+    "X": "M11.6 1.6l2.4 2.4l2.4-2.4l2 2l-2.4 2.4l2.4 2.4l-2 2l-2.4-2.4l-2.4 2.4l-2-2l2.4-2.4l-2.4-2.4z",
+    "P": "M12.6 1.6h2.8v3h3v2.8h-3v3h-2.8v-3h-3v-2.8h3z",
+    "*": "M14 .8l1.5 3.3l3.6.4l-2.7 2.4l.8 3.6l-3.2-1.9l-3.2 1.9l.8-3.6l-2.7-2.4l3.6-.4z",
+    "h": "M14 1.4l4 2.3v4.6l-4 2.3l-4-2.3v-4.6z",
+}
+_STANDING = {
+    "better": "Shown",
+    "worse": "Shown, against",
+    "open": "No difference shown",
+    "no claim": "No claim",
+    "unknown": "Not compared",
+}
+
+
+def write_report(
+    runs: Sequence[Path],
+    results: Sequence[Path],
+    out: Path,
+    *,
+    stores: Sequence[Path] = (),
+    title: str | None = None,
+    films: bool = True,
+) -> Path:
+    """Writes `out`/report.html and `out`/figures/*.svg, *.pdf; returns the page.
+
+    `runs` are folders of pretraining, `results` folders of evaluation, `stores` the data sets that they were scored
+    on (those that the runs' manifests name are found by themselves). With `films` false no film is on the page.
+    Raises InputError for a folder that is none of these, or when there is nothing to report.
+    """
+    if not runs and not results:
+        raise InputError("expected at least one run or results folder to report on, found none; name one")
+    read_runs = sorted((files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.seed or 0))
+    read_results = [files.read_results(Path(one)) for one in results]
+    context = _context(read_runs, read_results, out, stores, title, with_films=films)
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "report.html"
+    partial = page.with_name(f".report.html.partial-{os.getpid()}")
+    partial.write_text(_environment().get_template("page.html.j2").render(context), encoding="utf-8")
+    partial.replace(page)
+    return page
+
+
+def _context(
+    runs: Sequence[Run],
+    results: Sequence[Results],
+    out: Path,
+    stores: Sequence[Path],
+    title: str | None,
+    *,
+    with_films: bool,
+) -> dict[str, Any]:
+    every = [score for one in results for score in one.scores]
+    which = summary.selection(every)
+    scores = summary.chosen(every, which)
+    comparisons = [pair for one in results for pair in one.comparisons]
+    arms = sorted({run.arm for run in runs} | {score.arm for score in every}, key=lambda arm: arm.order)
+    look = figures.styles(arms)
+    opened = cohorts.open_stores(stores, runs)
+    names = list(dict.fromkeys([*tables.datasets(every), *opened]))
+    most = per_film.films_per_map(tables.datasets(every))
+    data = [cohorts.data_section(name, opened.get(name), runs) for name in names]
+    how = methods.scoring(results, scores, which)
+    sections = []
+    for name in tables.datasets(every):
+        maps = per_film.embedding_map(results, name, opened.get(name), which, most=most, films=with_films)
+        drawn = curves.dataset_figures(name, scores, comparisons, per_film.roc_curves(results, name, which), look, out)
+        sections.append(_dataset(name, scores, every) | drawn | {"map": maps})
+    return {
+        "title": title or _title(arms, names),
+        "written": datetime.now(UTC).strftime("%-d %B %Y"),
+        "runs": runs,
+        "arms": [(arm, look[arm]) for arm in arms],
+        "look": look,
+        "marks": _MARKS,
+        "standing": _STANDING,
+        "lead": _lead(runs, names, how),
+        "sizes": {part.name: _size(part, how.split) for part in data},
+        "has_plain": any(arm.kind == "none" for arm in arms),
+        "trained": [run.arm for run in runs],
+        "verdicts": summary.verdicts(every, comparisons),
+        "after_film": sorted({name for run in runs for name in run.manifest.get("after_film") or []}),
+        "scoring": how,
+        "datasets": sections,
+        "data": data,
+        "training": curves.training_figures(runs, look, out),
+        "facts": methods.facts(runs),
+        "methods": methods.methods(runs, how, tables.datasets(every)),
+        "seeds_needed": summary.SEEDS_FOR_A_CLAIM,
+        "style": _asset("style.css"),
+        "script": _asset("map.js"),
+        "bokeh": _bokeh() if any(section["map"] for section in sections) else "",
+        "island": embedding_map.json_island,
+    }
+
+
+def _dataset(name: str, scores: Sequence[Score], every: Sequence[Score]) -> dict[str, Any]:
+    found = [tables.score_table(scores, name, metric) for metric in tables.METRICS]
+    return {
+        "name": name,
+        "arms": tables.arms_of([one for one in scores if one.dataset == name]),
+        "headlines": tables.headlines(scores, name),
+        "tables": [table for table in found if table.rows],
+        "other": tables.other_rows(every, name),
+    }
+
+
+def _title(arms: Sequence[Arm], names: Sequence[str]) -> str:
+    charts = [arm.chart for arm in arms if arm.kind == "chart"]
+    subject = f"What {', '.join(dict.fromkeys(charts))} was worth" if charts else "Pretraining without the chart"
+    return f"{subject} on {', '.join(names)}" if names else subject
+
+
+def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> str:
+    """What was run, on which data, in one or two sentences."""
+    parts = []
+    if runs:
+        count, seeds = len(runs), len({run.seed for run in runs})
+        arms = ", ".join(dict.fromkeys(run.arm.title for run in runs))
+        sources = ", ".join(dict.fromkeys(str(run.manifest["source"]) for run in runs if run.manifest.get("source")))
+        text = (
+            f"{count} pretraining run{'' if count == 1 else 's'} ({arms}; {seeds} seed{'' if seeds == 1 else 's'} each)"
+        )
+        parts.append(text + (f" on the training films of {sources}." if sources else "."))
+    if how.macro_labels:
+        parts.append(f"Scored with the film alone on {', '.join(names)}.")
+    return " ".join(parts)
+
+
+def _size(part: cohorts.DataSection, split: str) -> str:
+    there = [one for one in part.splits if one.split == split]
+    return f"{there[0].films:,} films of {there[0].patients:,} patients" if there else ""
+
+
+def _bokeh() -> str:
+    return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
+
+
+def _asset(name: str) -> str:
+    return resources.files("chartray.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("chartray.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["thousands"] = lambda value: f"{value:,}"
+    return environment

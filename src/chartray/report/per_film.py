@@ -1,0 +1,165 @@
+"""From predictions.parquet to ROC curves, and from embeddings.parquet and the stores to maps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.pixels.store import Store
+from chartray.report.embedding_map import (
+    Colouring,
+    category_colouring,
+    hashed,
+    map_item,
+    numeric_colouring,
+    principal_components,
+    thumbnails,
+    truth_colouring,
+)
+from chartray.report.figures import Curve, roc
+from chartray.report.inputs import Arm, Results, arm_of
+from chartray.report.summary import Selection
+from chartray.schema import EHR_PREFIX, LABEL_PREFIX, from_metadata
+
+# All films of all maps together: about 2.5 kB each, so that the page stays under 8 MB with Bokeh's 1.3 MB.
+FILMS_ON_PAGE = 1200
+FILMS_PER_MAP = 600
+
+
+def roc_curves(results: Sequence[Results], dataset: str, which: Selection) -> dict[str, list[Curve]]:
+    """ROC curves by label, one an arm (its first seed); labels with one class have none."""
+    found: dict[str, dict[Arm, Curve]] = {}
+    for one in results:
+        table = _selected(one.predictions, dataset, which)
+        if table is None:
+            continue
+        for arm, rows in _by_arm(table, one):
+            labels = pc.dictionary_encode(rows["label"]).combine_chunks()
+            codes = np.asarray(labels.indices)
+            truth = rows["truth"].to_numpy().astype(np.float64)
+            score = rows["score"].to_numpy().astype(np.float64)
+            for code, label in enumerate(labels.dictionary.to_pylist()):
+                mine = codes == code
+                known = truth[mine][~np.isnan(truth[mine])]
+                if known.size and known.min() < known.max() and arm not in found.get(label, {}):
+                    found.setdefault(label, {})[arm] = Curve(arm, *roc(truth[mine], score[mine]))
+    return {
+        label: [curves[arm] for arm in sorted(curves, key=lambda arm: arm.order)]
+        for label, curves in sorted(found.items())
+    }
+
+
+def embedding_map(
+    results: Sequence[Results],
+    dataset: str,
+    store: tuple[Path, Store] | None,
+    which: Selection,
+    *,
+    most: int,
+    films: bool,
+) -> dict[str, Any] | None:
+    """The map of `dataset`'s embeddings of the main split, at most `most` films; None where no embeddings were kept.
+
+    Every encoder is projected with its own principal components, fitted on all its films; the films shown are the
+    same for all. Without a store there are neither films nor chart colours.
+    """
+    tables: dict[Arm, pa.Table] = {}
+    for one in results:
+        table = _selected(one.embeddings, dataset, which)
+        for arm, rows in _by_arm(table, one) if table is not None else []:
+            tables.setdefault(arm, rows)
+    tables = {arm: tables[arm] for arm in sorted(tables, key=lambda arm: arm.order) if tables[arm].num_rows > 2}
+    if not tables:
+        return None
+    shared = sorted(set.intersection(*(set(table["image_id"].to_pylist()) for table in tables.values())))
+    names = dict(zip(shared, hashed(shared), strict=True))
+    rng = np.random.default_rng(0)
+    shown = sorted(rng.choice(shared, size=min(most, len(shared)), replace=False).tolist())
+    projections = {}
+    for arm, table in tables.items():
+        places = {image: row for row, image in enumerate(table["image_id"].to_pylist())}
+        projection = principal_components(_matrix(table))
+        projections[arm.title] = projection._replace(points=projection.points[[places[image] for image in shown]])
+    colourings: list[Colouring] = []
+    pictures: list[str] = []
+    if store is not None:
+        rows = _rows_of(store[1], shown)
+        colourings = _colourings(store[1], rows)
+        pictures = _thumbnails(store[1], rows) if films else []
+    return map_item(projections, colourings, [names[image] for image in shown], pictures)
+
+
+def _selected(table: pa.Table | None, dataset: str, which: Selection) -> pa.Table | None:
+    if table is None:
+        return None
+    for column, value in (("dataset", dataset), ("split", which.split), ("protocol", which.protocol)):
+        if column in table.column_names:
+            table = table.filter(pc.equal(table[column], value))
+    if "fraction" in table.column_names:
+        table = table.filter(pc.equal(table["fraction"], which.fraction))
+    return table if table.num_rows else None
+
+
+def _by_arm(table: pa.Table, results: Results) -> list[tuple[Arm, pa.Table]]:
+    """The rows of each arm; a file that names no arm is its run's."""
+    keys = [name for name in ("chart", "control", "use", "seed", "draw") if name in table.column_names]
+    if "control" not in keys:
+        arms = [one.arm for one in results.scores if one.arm.kind != "source"]
+        return [(arms[0], table)] if arms else []
+    groups = table.select(keys).group_by(keys, use_threads=False).aggregate([]).to_pylist()
+    found: dict[Arm, pa.Table] = {}
+    for group in groups:
+        mask = None
+        for key, value in group.items():
+            same = pc.is_null(table[key]) if value is None else pc.equal(table[key], value)
+            mask = same if mask is None else pc.and_(mask, same)
+        found.setdefault(arm_of(group.get("chart"), group.get("control"), group.get("use")), table.filter(mask))
+    return list(found.items())
+
+
+def _matrix(table: pa.Table) -> np.ndarray[Any, np.dtype[Any]]:
+    """The embeddings (N, D) of a table with one list column `embedding`."""
+    column = table["embedding"].combine_chunks()
+    return np.asarray(column.flatten()).reshape(len(column), -1)
+
+
+def _rows_of(store: Store, images: Sequence[str]) -> list[int]:
+    places = {image: row for row, image in enumerate(store.cohort["image_id"].to_pylist())}
+    return [places[image] for image in images]
+
+
+def _thumbnails(store: Store, rows: Sequence[int]) -> list[str]:
+    cohort = store.cohort.take(rows)
+    pixels = store.images.gather(np.array(rows, dtype=np.int64))
+    return thumbnails(pixels, cohort["height"].to_pylist(), cohort["width"].to_pylist())
+
+
+def _colourings(store: Store, rows: Sequence[int]) -> list[Colouring]:
+    """Findings first, the most balanced before the others, then the chart's variables."""
+    cohort = store.cohort.take(rows)
+    metadata = from_metadata(store.cohort.schema.metadata)
+    findings, charts = [], []
+    for column in cohort.column_names:
+        values = cohort[column].to_pylist()
+        if column.startswith(LABEL_PREFIX):
+            findings.append(truth_colouring(column.removeprefix(LABEL_PREFIX), values))
+        elif column.startswith(EHR_PREFIX):
+            name = column.removeprefix(EHR_PREFIX)
+            variable = metadata.variables.get(name)
+            numeric = variable is not None and variable.kind == "numeric"
+            unit = (variable.unit if variable else None) or ""
+            charts.append(numeric_colouring(name, values, unit) if numeric else category_colouring(name, values))
+    findings.sort(key=lambda one: (abs(_share(one.words) - 0.5), one.name))
+    return findings[:1] + charts + sorted(findings[1:], key=lambda one: one.name)
+
+
+def _share(words: Sequence[str]) -> float:
+    return sum(word == "present" for word in words) / max(len(words), 1)
+
+
+def films_per_map(datasets: Mapping[str, Any] | Sequence[str]) -> int:
+    """How many films each of the maps may show."""
+    return min(FILMS_PER_MAP, FILMS_ON_PAGE // max(len(datasets), 1))
