@@ -95,6 +95,12 @@ def split_by_patient(patients: Any, shares: Mapping[str, float]) -> pa.Array:
     return pa.array(names).take(pa.array(split).take(encoded.indices))
 
 
+def hashed_step(rows: int, shares: Mapping[str, float], why: str) -> Step:
+    """The step of a cohort that has no official split."""
+    drawn = " / ".join(f"{name} {share / sum(shares.values()):.0%}" for name, share in shares.items())
+    return Step(f"split by a hash of the patient, {drawn}", rows, rows, why)
+
+
 def count_missing(cells: Any, values: Any) -> dict[str, int]:
     """The cells that gave no value, by what stood there; `absent` where nothing did.
 

@@ -14,14 +14,14 @@ _COLUMNS = {
     "admissions": ["subject_id", "hadm_id", "admittime", "dischtime", "hospital_expire_flag"],
     "icustays": ["subject_id", "stay_id", "intime", "outtime"],
 }
-_OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime", "language"], "icustays": []}
+_OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime"], "icustays": []}
 # Where PhysioNet's own scripts put the tables in a database, newest layout first.
 _SCHEMAS = {
     "patients": ("mimiciv_hosp", "mimic_hosp", "mimiciv_core", "mimic_core", None),
     "admissions": ("mimiciv_hosp", "mimic_hosp", "mimiciv_core", "mimic_core", None),
     "icustays": ("mimiciv_icu", "mimic_icu", None),
 }
-_NAMED_RELEASE = re.compile(r"(?<![\d.])([123]\.[0-9])(?![\d.])")
+_NAMED_RELEASE = re.compile(r"(?<![\d.])([23]\.[0-9])(?![\d.])")
 
 
 class Hospital(NamedTuple):
@@ -44,11 +44,11 @@ def open_hospital(where: str, connection: ibis.BaseBackend, *, ordered: bool) ->
     if "://" in where:
         if ordered:
             raise InputError(
-                f"expected a folder of csv files for the published rules, found the database {_no_secret(where)}: "
+                f"expected a folder of csv files for the published rules, found the database {no_secret(where)}: "
                 "they take the last admission in table order, and its tables have none; use the strict rules"
             )
         tables = {name: _from_database(where, name, connection) for name in _COLUMNS}
-        place, release = {name: Path(f"{name} of {_no_secret(where)}") for name in tables}, "database"
+        place, release = {name: Path(f"{name} of {no_secret(where)}") for name in tables}, "database"
     else:
         root = Path(where)
         layout = _layout(root)
@@ -78,21 +78,17 @@ def _layout(root: Path) -> str:
 
 
 def _release(root: Path, layout: str, tables: dict[str, ibis.Table]) -> str:
-    """The release by name: from the folder's name where it says one that fits the layout, else from the content."""
-    named = [version for part in root.resolve().parts[-2:] for version in _NAMED_RELEASE.findall(part)]
+    """The release by name: 1.0 has core/; else what the folder is called, else what the tables give away."""
     if layout == "core":
         return "1.0"
-    patients, admissions = tables["patients"], tables["admissions"]
-    # 3.0 added the patients of 2020 - 2022 and wrote languages out ("English", before: "ENGLISH").
-    newer = False
-    if "anchor_year_group" in patients.columns:
-        newer = bool((patients["anchor_year_group"] == "2020 - 2022").any().to_pyarrow().as_py())
-    if not newer and "language" in admissions.columns:
-        written_out = admissions["language"] != admissions["language"].upper()
-        newer = bool(written_out.any().to_pyarrow().as_py())
-    major = "3" if newer else "2"
-    fitting = [version for version in named if version.startswith(major)]
-    return fitting[-1] if fitting else f"{major}.x"
+    named = [found[0] for part in root.resolve().parts[-2:] if (found := _NAMED_RELEASE.search(part))]
+    if named:
+        return str(named[-1])
+    if "anchor_year_group" not in tables["patients"].columns:
+        return "2.x or 3.x"
+    # 3.0 was the first with patients of these years (MIT-LCP/mimic-code#1838).
+    newest = tables["patients"]["anchor_year_group"] == "2020 - 2022"
+    return "3.x" if newest.any().to_pyarrow().as_py() else "2.x"
 
 
 def _from_database(url: str, name: str, connection: ibis.BaseBackend) -> ibis.Table:
@@ -105,12 +101,12 @@ def _from_database(url: str, name: str, connection: ibis.BaseBackend) -> ibis.Ta
             continue
     else:
         raise InputError(
-            f"expected a table {name!r} in schema {_SCHEMAS[name][0]} or alone in {_no_secret(url)}, found none"
+            f"expected a table {name!r} in schema {_SCHEMAS[name][0]} or alone in {no_secret(url)}, found none"
         )
     for column in _COLUMNS[name]:
         if column not in table.columns:
             raise InputError(
-                f"expected a column {column!r} in {name} of {_no_secret(url)}, found {listed(list(table.columns), 40)}"
+                f"expected a column {column!r} in {name} of {no_secret(url)}, found {listed(list(table.columns), 40)}"
             )
     names = [*_COLUMNS[name], *(column for column in _OPTIONAL[name] if column in table.columns)]
     cells = {column: table[column].cast("string").strip().nullif("") for column in names}
@@ -126,15 +122,16 @@ def connect_database(url: str) -> Any:
         return ibis.connect(url)
     except ImportError as error:
         raise InputError(
-            f"expected Ibis's driver for {_no_secret(url)}, found none installed: {first_line(error)}"
+            f"expected Ibis's driver for {no_secret(url)}, found none installed: {first_line(error)}"
         ) from None
     except Exception as error:  # each backend has its own
         raise InputError(
-            f"expected a database at {_no_secret(url)}, found {type(error).__name__}: cannot connect"
+            f"expected a database at {no_secret(url)}, found {type(error).__name__}: cannot connect"
         ) from None
 
 
-def _no_secret(url: str) -> str:
+def no_secret(url: str) -> str:
+    """A database URL without user and password, for messages."""
     return re.sub(r"//[^@/]*@", "//", url.split("?")[0])
 
 

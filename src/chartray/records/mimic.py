@@ -15,6 +15,7 @@ from chartray.records.cohort import (
     Step,
     assemble,
     count_missing,
+    hashed_step,
     refuse_shared_patients,
     split_by_patient,
 )
@@ -219,8 +220,7 @@ def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
 def _split(rows: pa.Table, root: Path, connection: ibis.BaseBackend, flow: list[Step]) -> pa.Table:
     file = _find_cxr_csv(root, "split")
     if file is None:
-        shares = " / ".join(f"{name} {share:.0%}" for name, share in SPLIT_SHARES.items())
-        flow.append(Step(f"split by a hash of the patient, {shares}", rows.num_rows, rows.num_rows, "no split csv"))
+        flow.append(hashed_step(rows.num_rows, SPLIT_SHARES, "no split csv"))
         return rows.append_column("split", split_by_patient(rows["patient_id"], SPLIT_SHARES))
     cells = read_csv(file, connection, ["dicom_id", "split"])
     refuse_repeated(cells, "dicom_id", file)

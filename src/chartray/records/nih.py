@@ -14,6 +14,7 @@ from chartray.records.cohort import (
     Step,
     assemble,
     count_missing,
+    hashed_step,
     refuse_shared_patients,
     split_by_patient,
 )
@@ -113,9 +114,7 @@ def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
     lists = {name: root / name for name in ("train_val_list.txt", "test_list.txt")}
     present = [name for name, file in lists.items() if file.is_file()]
     if not present:
-        shares = " / ".join(f"{name} {share:.0%}" for name, share in SPLIT_SHARES.items())
-        why = "no train_val_list.txt and test_list.txt"
-        flow.append(Step(f"split by a hash of the patient, {shares}", rows.num_rows, rows.num_rows, why))
+        flow.append(hashed_step(rows.num_rows, SPLIT_SHARES, "no train_val_list.txt and test_list.txt"))
         return rows.append_column("split", split_by_patient(rows["patient_id"], SPLIT_SHARES))
     if len(present) < len(lists):
         raise InputError(

@@ -1,0 +1,121 @@
+"""Text cells -> values, as a mapping says; what it does not foresee is missing and counted, never guessed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.records.cohort import count_missing
+from chartray.records.labels import label_values
+from chartray.records.mapping import Cells, LabelMapping, VariableMapping
+
+_OUTSIDE = "(outside window_days)"
+_NO_OFFSET = "(no days_from_film)"
+_TYPES = {"numeric": pa.float64(), "categorical": pa.string(), "boolean": pa.bool_(), "interval": pa.bool_()}
+
+
+def by_cell(column: Any, value: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
+    """`value` of each cell, worked out once for each distinct text; blank cells stay null.
+
+    >>> by_cell(pa.array(["1", None, "x", "1"]), number, pa.float64()).to_pylist()
+    [1.0, None, None, 1.0]
+    """
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = column.dictionary_encode()
+    return pa.array([value(cell) for cell in encoded.dictionary.to_pylist()], kind).take(encoded.indices)
+
+
+def number(cell: str) -> float | None:
+    """A finite number, or None: `inf`, `nan`, `3,5` and `1_000` are not."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in cell else None
+
+
+def variable_cells(rows: pa.Table, mapping: VariableMapping) -> tuple[pa.Array, dict[str, int]]:
+    """A chart variable's values, null where missing, and the cells that gave none by what stood there."""
+    if mapping.kind == "interval":
+        return interval_cells(rows, mapping)
+    cells = rows[mapping.column].combine_chunks()
+    values = by_cell(cells, _reader(mapping), _TYPES[mapping.kind])
+    if mapping.days_from_film is not None:
+        offsets = by_cell(rows[mapping.days_from_film], number, pa.float64())
+        low, high = (limit if limit is not None else math.inf * sign for limit, sign in _limits(mapping))
+        inside = pc.and_(pc.greater_equal(offsets, low), pc.less_equal(offsets, high))
+        why = pc.if_else(pc.is_valid(offsets), _OUTSIDE, _NO_OFFSET)
+        lost = pc.and_(pc.is_valid(values), pc.invert(pc.fill_null(inside, False)))
+        cells = pc.if_else(lost, why, cells)
+        values = pc.if_else(lost, pa.scalar(None, values.type), values)
+    if mapping.absent_means is not None:
+        values = pc.if_else(pc.is_null(cells), pa.scalar(mapping.absent_means), values)
+    return values, count_missing(cells, values)
+
+
+def label_cells(rows: pa.Table, mapping: LabelMapping) -> tuple[pa.Array, dict[str, int]]:
+    """A label's values (1, 0, -1 or null) and the cells that gave none by what stood there."""
+    if mapping.kind == "interval":
+        values, missing = interval_cells(rows, mapping)
+        return values.cast(pa.int8()).cast(pa.float64()), missing
+    cells = rows[mapping.column].combine_chunks()
+    if not mapping.means_something:
+        return label_values(cells)
+    values = by_cell(cells, _boolean_reader(mapping), pa.bool_())
+    if mapping.absent_means is not None:
+        values = pc.if_else(pc.is_null(cells), pa.scalar(mapping.absent_means), values)
+    return values.cast(pa.int8()).cast(pa.float64()), count_missing(cells, values)
+
+
+def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, int]]:
+    """Whether the film (day 0) lies between two offsets, ends included; one known end can already say no."""
+    texts = [rows[column].combine_chunks() for column in (mapping.starts, mapping.ends)]
+    starts, ends = (by_cell(text, number, pa.float64()) for text in texts)
+    backwards = pc.fill_null(pc.greater(starts, ends), False)
+    inside = pc.and_kleene(pc.less_equal(starts, 0.0), pc.greater_equal(ends, 0.0))
+    values = pc.if_else(backwards, pa.scalar(None, pa.bool_()), inside)
+    absent = pc.and_(pc.is_null(texts[0]), pc.is_null(texts[1]))
+    if mapping.absent_means is not None:
+        values = pc.if_else(absent, pa.scalar(mapping.absent_means), values)
+    shown = [pc.fill_null(text, "") for text in texts]
+    cells = pc.if_else(absent, pa.scalar(None, pa.string()), pc.binary_join_element_wise(*shown, ".."))
+    return values, count_missing(cells, values)
+
+
+def _limits(mapping: VariableMapping) -> list[tuple[float | None, int]]:
+    return list(zip(mapping.window_days, (-1, 1), strict=True))
+
+
+def _reader(mapping: VariableMapping) -> Callable[[str], Any]:
+    if mapping.kind == "categorical":
+        levels = mapping.levels
+        return lambda cell: next((level for text, level in levels.items() if _same(cell, text)), None)
+    if mapping.kind == "boolean":
+        return _boolean_reader(mapping)
+    assert mapping.range is not None
+    low, high = mapping.range
+
+    def in_range(cell: str) -> float | None:
+        value = number(cell)
+        return value if value is not None and low <= value <= high else None
+
+    return in_range
+
+
+def _boolean_reader(mapping: Cells) -> Callable[[str], bool | None]:
+    if mapping.present_means is not None:
+        return lambda cell: mapping.present_means
+
+    def listed(cell: str) -> bool | None:
+        if any(_same(cell, text) for text in mapping.true_cells):
+            return True
+        return False if any(_same(cell, text) for text in mapping.false_cells) else None
+
+    return listed
+
+
+def _same(cell: str, text: str) -> bool:
+    """One text, or one number: a database writes the level 1 as 1.0."""
+    return cell == text or (number(cell) is not None and number(cell) == number(text))

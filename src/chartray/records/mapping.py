@@ -1,0 +1,241 @@
+"""The mapping file of a hospital's own table: which column is what, and what its cells mean (DESIGN.md)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from chartray.errors import InputError
+from chartray.records.cohort import SPLIT_SHARES
+from chartray.records.reading import nearest
+from chartray.schema import SPLITS, Variable
+
+Number = int | float
+
+
+class Cells(BaseModel):
+    """What every mapped column may say; the keys that do not fit its kind are refused."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+    column: str | None = None
+    starts: str | None = None
+    ends: str | None = None
+    true_cells: tuple[str, ...] = Field((), alias="true")
+    false_cells: tuple[str, ...] = Field((), alias="false")
+    present_means: bool | None = None
+    absent_means: bool | None = None
+
+    @field_validator("true_cells", "false_cells", mode="before")
+    @classmethod
+    def _texts(cls, cells: Any) -> Any:
+        return [_text(cell) for cell in cells] if isinstance(cells, list) else cells
+
+    @property
+    def interval(self) -> bool:
+        """Whether it is true while the film (day 0) lies between two offsets."""
+        return getattr(self, "kind", None) == "interval"
+
+    def refuse(self, allowed: set[str], what: str) -> None:
+        """Raises ValueError for a key that was given and means nothing for `what`."""
+        always = {"kind", "group", "unit", "known_at_film"}
+        fields = type(self).model_fields
+        for name in sorted(self.model_fields_set - allowed - always):
+            raise ValueError(f"{fields[name].alias or name!r} means nothing for {what}")
+
+    def check_interval(self) -> None:
+        """Raises ValueError unless both ends of the interval are given."""
+        if not (self.starts and self.ends):
+            raise ValueError("an interval needs 'starts' and 'ends', columns of days from the film")
+
+
+class VariableMapping(Cells):
+    """One entry of `ehr`: a chart variable."""
+
+    kind: Literal["numeric", "categorical", "boolean", "interval"]
+    levels: dict[str, str] = Field(default_factory=dict)
+    range: tuple[Number, Number] | None = None
+    unit: str | None = None
+    group: str | None = None
+    days_from_film: str | None = None
+    window_days: tuple[Number | None, Number | None] = (None, 0)
+    known_at_film: bool | None = None
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _named(cls, levels: Any) -> Any:
+        """A list of levels, or cell -> level."""
+        if isinstance(levels, list):
+            return {_text(level): _text(level) for level in levels}
+        if isinstance(levels, dict):
+            return {_text(cell): _text(level) for cell, level in levels.items()}
+        return levels
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "VariableMapping":
+        timed = {"column", "days_from_film", "window_days"}
+        if self.kind == "interval":
+            self.refuse({"starts", "ends", "absent_means"}, "an interval")
+            self.check_interval()
+            return self
+        if self.column is None:
+            raise ValueError("needs 'column', the table's column to read")
+        if self.kind == "categorical":
+            self.refuse({*timed, "levels"}, "a categorical variable")
+            if len(set(self.levels.values())) < 2:
+                raise ValueError("a categorical variable needs 'levels', at least two")
+        elif self.kind == "numeric":
+            self.refuse({*timed, "range"}, "a numeric variable")
+            if self.range is None or not self.range[0] < self.range[1]:
+                raise ValueError("a numeric variable needs 'range', the lowest and the highest value that is possible")
+        else:
+            self.refuse({*timed, "true_cells", "false_cells", "present_means", "absent_means"}, "a boolean variable")
+            _check_meanings(self)
+        if "window_days" in self.model_fields_set and self.days_from_film is None:
+            raise ValueError("'window_days' needs 'days_from_film', the column it is a window of")
+        if self.reaches_past_film and self.known_at_film:
+            raise ValueError("'known_at_film' cannot be true for a window that reaches past the film (day 0)")
+        return self
+
+    @property
+    def reaches_past_film(self) -> bool:
+        """Whether values stored after the film are taken."""
+        return self.days_from_film is not None and (self.window_days[1] is None or self.window_days[1] > 0)
+
+    @property
+    def known(self) -> bool:
+        """Whether the value is known when the film is taken: as the mapping says, else by the window."""
+        return not self.reaches_past_film if self.known_at_film is None else self.known_at_film
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column it is made from."""
+        return tuple(name for name in (self.column, self.starts, self.ends, self.days_from_film) if name)
+
+    def described(self) -> Variable:
+        """As the cohort's metadata has it: an interval is a boolean there."""
+        return Variable(
+            kind="boolean" if self.kind == "interval" else self.kind,
+            levels=tuple(dict.fromkeys(self.levels.values())),
+            range=self.range,
+            unit=self.unit,
+            group=self.group,
+            known_at_film=self.known,
+            columns=self.columns,
+        )
+
+
+class LabelMapping(Cells):
+    """One entry of `labels`: a column of 1, 0, -1 or blank, or cells with a stated meaning, or an interval."""
+
+    kind: Literal["label", "boolean", "interval"] = "label"
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "LabelMapping":
+        if self.kind == "interval":
+            self.refuse({"starts", "ends", "absent_means"}, "an interval")
+            self.check_interval()
+            return self
+        self.refuse({"column", "true_cells", "false_cells", "present_means", "absent_means"}, "a label")
+        if self.column is None:
+            raise ValueError("needs 'column', the table's column to read")
+        if self.means_something:
+            _check_meanings(self)
+        return self
+
+    @property
+    def means_something(self) -> bool:
+        """Whether its cells are given a meaning, instead of 1, 0, -1 or blank."""
+        stated = (self.present_means, self.absent_means)
+        return bool(self.true_cells or self.false_cells or any(value is not None for value in stated))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column it is made from."""
+        return tuple(name for name in (self.column, self.starts, self.ends) if name)
+
+
+class Mapping(BaseModel):
+    """The whole mapping file; `name` is the source that results are told apart by (default: the file's name).
+
+    Without a `split` column patients are drawn into `split_shares` by a salted hash.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    image_id: str
+    patient_id: str
+    path: str
+    study_id: str | None = None
+    taken_at: str | None = None
+    split: str | None = None
+    split_shares: dict[Literal["train", "validate", "test"], float] = Field(default_factory=lambda: dict(SPLIT_SHARES))
+    ehr: dict[str, VariableMapping] = Field(default_factory=dict)
+    labels: dict[str, LabelMapping] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> "Mapping":
+        shares = self.split_shares
+        if set(shares) != set(SPLITS) or min(shares.values()) < 0 or not sum(shares.values()) > 0:
+            raise ValueError(f"'split_shares' needs a share from 0 up for each of {', '.join(SPLITS)}")
+        if self.split is not None and "split_shares" in self.model_fields_set:
+            raise ValueError("give 'split' (a column) or 'split_shares' (drawn by patient), not both")
+        return self
+
+
+def read_mapping(file: Path) -> Mapping:
+    """Reads and checks a mapping file; raises InputError with the first thing that is wrong with it."""
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise InputError(f"expected a mapping file at {file}, found none; check --mapping") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"expected YAML in {file}, found {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"expected a mapping of names to columns in {file}, found {type(tree).__name__}")
+    try:
+        return Mapping.model_validate(_unquoted(tree))
+    except ValidationError as error:
+        raise InputError(f"{_sentence(error)} (mapping {file})") from None
+
+
+def _unquoted(tree: Any) -> Any:
+    """YAML reads the keys `true:` and `false:` as booleans; here they are names."""
+    if isinstance(tree, dict):
+        names = {True: "true", False: "false"}
+        return {names[key] if isinstance(key, bool) else key: _unquoted(value) for key, value in tree.items()}
+    return tree
+
+
+def _text(cell: Any) -> str:
+    if isinstance(cell, bool) or cell is None:
+        raise ValueError(f"YAML reads this cell as {cell}; write it in quotes as it stands in the table")
+    return str(cell).strip()
+
+
+def _check_meanings(cells: Cells) -> None:
+    listed, stated = cells.true_cells + cells.false_cells, cells.present_means
+    if bool(listed) == (stated is not None):
+        raise ValueError("needs lists of cells under 'true' and 'false', or 'present_means' (not both)")
+    both = sorted(set(cells.true_cells) & set(cells.false_cells))
+    if both:
+        raise ValueError(f"the cell {both[0]!r} stands under 'true' and under 'false'")
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        model: type[BaseModel] = Mapping
+        if len(first["loc"]) > 1:
+            model = VariableMapping if first["loc"][0] == "ehr" else LabelMapping
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        close = nearest(key, known)
+        return f"expected only known keys, found {where!r}{close or '; there are ' + ', '.join(known)}"
+    if first["type"] == "missing":
+        return f"expected {where!r}, found none; it is required"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"expected another {where!r}: {message}" if where else message
