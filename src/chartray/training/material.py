@@ -62,9 +62,7 @@ class Material:
         """The module through which this chart enters."""
         if self.chart is None:
             return NoChart()
-        blocks = tuple(
-            ChartBlock(name, start, stop, categorical) for name, start, stop, categorical in self.chart.blocks()
-        )
+        blocks = tuple(ChartBlock(b.variable, b.start, b.stop, b.kind == "categorical") for b in self.chart.blocks)
         return chart_use(config, width, self.chart.ehr_in, blocks)
 
     def provenance(self, config: Config, schedule: Plan) -> dict[str, Any]:

@@ -1,0 +1,307 @@
+"""The loop: exact resume, what may train on what, controls, accumulation, and a checkpoint that learns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chartray import config as knobs
+from chartray.config import Config
+from chartray.errors import InputError, UnhealthyRun
+from chartray.networks import encoder as vit
+from chartray.networks.siamese import ChartBatch
+from chartray.objectives.msn import identity
+from chartray.pixels.store import Store
+from chartray.pixels.views import make_views
+from chartray.training import checkpoint, films, run_folder
+from chartray.training.controls import ChartTable, controlled
+from chartray.training.material import prepare
+from chartray.training.pretrain import Loop, build_networks, pretrain
+from chartray.training.step import forward_backward, standardise
+
+SMALL = {
+    "encoder.width": 48,
+    "encoder.depth": 2,
+    "encoder.heads": 3,
+    "encoder.patch_size": 8,
+    "views.size": 32,
+    "views.focal_size": 16,
+    "views.focal_count": 2,
+    "objective.prototypes": 32,
+    "objective.head_hidden": 64,
+    "objective.head_out": 32,
+    "train.batch_size": 24,
+    "train.steps": 6,
+    "train.checkpoint_every": 3,
+    "train.precision": "fp32",
+    "train.device": "cpu",
+    "health.every": 3,
+    "health.probe_films": 16,
+}
+
+
+def small(**changed: Any) -> Config:
+    overrides = SMALL | {name.replace("__", "."): value for name, value in changed.items()}
+    return knobs.load("tiny-cpu", None, overrides)
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:06d}" / "networks.safetensors")
+
+
+def losses(run: Path, name: str = "loss") -> list[float]:
+    return [json.loads(line)[name] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Path, tmp_path: Path) -> None:
+    pretrain(small_store, tmp_path / "whole", small())
+    pretrain(small_store, tmp_path / "halves", small())
+    # As if killed after step 5: the last checkpoint is step 3, and metrics hold a torn line beyond it.
+    for later in ("checkpoints/step-000006", "encoder"):
+        for file in (tmp_path / "halves" / later).iterdir():
+            file.unlink()
+        (tmp_path / "halves" / later).rmdir()
+    metrics = tmp_path / "halves" / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:5]) + '{"step": 6, "lo')
+    pretrain(small_store, tmp_path / "halves", small(), resume=True)
+    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    whole, halves = weights(tmp_path / "whole", 6), weights(tmp_path / "halves", 6)
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    files = [tmp_path / run / "encoder" / "model.safetensors" for run in ("whole", "halves")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_prototypes_move_within_two_steps_unless_published_freezes_them(small_store: Path, tmp_path: Path) -> None:
+    for name, trained in (("msn", True), ("published", False)):
+        settings = small(train__steps=2, train__warmup_epochs=0, objective__train_prototypes=trained)
+        pretrain(small_store, tmp_path / name, settings)
+        store = Store.open(small_store)
+        first = build_networks(prepare(store, settings), settings).prototypes
+        assert torch.equal(weights(tmp_path / name, 2)["prototypes"], first) != trained
+    assert knobs.load("published").objective.train_prototypes is False
+
+
+def test_pretraining_reads_the_train_split_only(small_store: Path) -> None:
+    store = Store.open(small_store)
+    material = prepare(store, small())
+    splits = store.cohort.column("split").take(material.rows)
+    assert pc.unique(splits).to_pylist() == ["train"]
+    seen = {
+        row
+        for step in range(12)
+        for row in material.rows[films.places_of_step(step, 24, len(material.rows), seed=0)[0]]
+    }
+    assert seen == set(material.rows)  # two passes reach every training film and no other
+
+
+def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"died.*after the film.*--chart.allow-after-film died"):
+        pretrain(small_store, tmp_path / "run", small(chart__ehr="sex,died"))
+    assert not (tmp_path / "run").exists()
+    allowed = small(chart__ehr="sex,died", chart__allow_after_film=["died"], train__steps=1)
+    pretrain(small_store, tmp_path / "run", allowed)
+    assert run_folder.read_manifest(tmp_path / "run")["after_film"] == ["died"]
+    assert vit.load(tmp_path / "run").provenance["after_film"] == ["died"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"train__batch_size": 500}, "500 training films"),
+        ({"chart__ehr": "sexx"}, "did you mean 'sex'"),
+        ({"chart__ehr": "demographic-norm+scan"}, "view"),
+        ({"chart__ehr": "none", "chart__control": "shuffled"}, "--ehr none"),
+        ({"views__focal_size": 20}, "multiple of the 8 px patch"),
+        ({"encoder__name": "vit_tinny"}, "vit_tinny"),
+    ],
+)
+def test_unusable_settings_are_one_sentence_and_write_nothing(
+    small_store: Path, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        pretrain(small_store, tmp_path / "run", small(**changed))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_continued_only_as_it_was_started(small_store: Path, tmp_path: Path) -> None:
+    pretrain(small_store, tmp_path / "run", small(train__steps=1))
+    with pytest.raises(InputError, match="--resume"):
+        pretrain(small_store, tmp_path / "run", small(train__steps=1))
+    with pytest.raises(InputError, match=r"views\.mask_ratio = 0\.3, found 0\.5"):
+        pretrain(small_store, tmp_path / "run", small(train__steps=1, views__mask_ratio=0.5), resume=True)
+    pretrain(small_store, tmp_path / "run", small(train__steps=1), resume=True)  # complete: nothing to do
+
+
+def chart_table(patients: int = 30, seed: int = 0) -> ChartTable:
+    generator = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(patients), generator.integers(1, 5, patients))
+    rows = generator.normal(size=(len(codes), 4)).astype(np.float32)
+    rows[:, 3] = generator.random(len(codes)) < 0.7
+    return ChartTable(rows, rows[:, 3:] > 0, codes)
+
+
+def test_a_shuffled_chart_is_one_other_patients_whole_rows_and_redrawn_each_epoch() -> None:
+    table = chart_table()
+    drawn = [controlled(table, "shuffled", [3], seed=1, epoch=epoch) for epoch in range(2)]
+    own = {tuple(row): patient for row, patient in zip(table.rows.tolist(), table.patients, strict=True)}
+    for control in drawn:
+        donors = np.array([own[tuple(row)] for row in control.rows.tolist()])  # every row is somebody's whole row
+        assert (donors != table.patients).all()
+        for patient in range(30):
+            assert len(set(donors[table.patients == patient])) == 1  # a patient's films stay together
+        assert len(np.unique(donors)) == 30  # everybody gives once: the charts' distribution over patients stays
+    assert not np.array_equal(drawn[0].rows, drawn[1].rows)
+    again = controlled(table, "shuffled", [3], seed=1, epoch=1)
+    assert np.array_equal(again.rows, drawn[1].rows)
+
+
+def test_constant_and_mask_only_carry_no_value() -> None:
+    table = chart_table()
+    constant = controlled(table, "constant", [3], seed=0, epoch=0)
+    assert len(np.unique(constant.rows, axis=0)) == 1
+    masked = controlled(table, "mask-only", [3], seed=0, epoch=0)
+    assert np.array_equal(masked.rows[:, 3], table.rows[:, 3])
+    assert not masked.rows[:, :3].any()
+    with pytest.raises(InputError, match="published"):
+        controlled(table, "mask-only", [], seed=0, epoch=0)
+
+
+def gradients(store: Store, accumulate: int, **changed: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    config = small(train__accumulate=accumulate, **changed)
+    material = prepare(store, config)
+    networks = build_networks(material, config).train()
+    batch = films.FilmLoader(store, material.rows, batch_size=24, seed=0).load(0)
+    views = make_views(batch.images, batch.film_sizes, batch.rows, config.views, patch_side=8, seed=0, step=0)
+    found = forward_backward(
+        networks,
+        standardise(views, material.grey_mean, material.grey_std),
+        material.chart_batch(batch.places, batch.epochs, torch.device("cpu")),
+        config.objective,
+        autocast=lambda: torch.autocast("cpu", enabled=False),
+        all_sum=identity,
+        accumulate=accumulate,
+    )
+    parameters = networks.trained_parameters().items()
+    return found.total.item(), {name: value.grad for name, value in parameters if value.grad is not None}
+
+
+@pytest.mark.parametrize("use", ["anchor", "predict"])
+def test_accumulation_through_cached_embeddings_is_exact(small_store: Path, use: str) -> None:
+    store = Store.open(small_store)
+    whole, wanted = gradients(store, 1, chart__use=use, views__focal_mask_ratio=0.25)
+    parts, found = gradients(store, 3, chart__use=use, views__focal_mask_ratio=0.25)
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert wanted.keys() == found.keys()
+    for name in wanted:
+        assert (wanted[name] - found[name]).norm() <= 1e-4 * wanted[name].norm() + 1e-7, name
+
+
+def test_a_chart_of_no_use_gets_no_gradient_into_the_target(small_store: Path) -> None:
+    _, found = gradients(Store.open(small_store), 1)
+    assert {"chart.f.weight", "chart.g.weight", "prototypes", "head.0.weight"} <= found.keys()
+    assert not any(name.startswith("target") for name in found)
+
+
+def test_a_non_finite_loss_stops_before_anything_is_updated(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chart value that is not finite must reach neither optimizer nor EMA; the rows are named."""
+    real, kept = Loop.step, {}
+
+    def poisoned(loop: Loop, batch: films.Batch) -> Any:
+        if batch.step == 2:
+            whole = loop.material.chart_batch
+
+            def chart_batch(*arguments: Any) -> ChartBatch:
+                chart = whole(*arguments)
+                return chart._replace(rows=chart.rows * float("nan"))
+
+            kept.update({name: value.clone() for name, value in loop.networks.state_dict().items()}, loop=loop)
+            monkeypatch.setattr(loop.material, "chart_batch", chart_batch)
+        return real(loop, batch)
+
+    monkeypatch.setattr(Loop, "step", poisoned)
+    with pytest.raises(UnhealthyRun, match=r"step 3: the loss is not finite .* rows \d+"):
+        pretrain(small_store, tmp_path / "run", small())
+    loop = kept.pop("loop")
+    trained = loop.networks.trained_parameters()
+    assert all(torch.equal(trained[name], kept[name]) for name in trained)
+    assert not (tmp_path / "run" / "encoder").exists()
+    assert "not finite" in run_folder.read_manifest(tmp_path / "run")["status"]
+
+
+def test_checkpoints_are_kept_to_a_number(small_store: Path, tmp_path: Path) -> None:
+    pretrain(small_store, tmp_path / "run", small(train__checkpoint_every=1, train__checkpoint_keep=2))
+    kept = [path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert kept == ["step-000005", "step-000006"]
+    everything = [p.suffix for p in (tmp_path / "run").rglob("*") if p.is_file() and "events" not in str(p)]
+    assert set(everything) <= {".json", ".jsonl", ".yaml", ".safetensors"}  # nothing is pickled
+
+
+RUN = "import sys; from chartray.cli import main; main()"
+
+
+def command(store: Path, out: Path, **changed: Any) -> list[str]:
+    settings = SMALL | {name.replace("__", "."): value for name, value in changed.items()}
+    options = [token for knob, value in settings.items() for token in (f"--{knob}", str(value))]
+    return [sys.executable, "-c", RUN, "pretrain", str(store), "--out", str(out), "--recipe", "tiny-cpu", *options]
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None and f'"step": {step},' not in read_text(run / "metrics.jsonl"):
+        pass
+
+
+def read_text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(
+    small_store: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = {"train__steps": 60, "train__checkpoint_every": 10}
+    process = subprocess.Popen(command(small_store, tmp_path / "killed", **settings), stderr=subprocess.PIPE)
+    wait_for_step(tmp_path / "killed", 25, process)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == (-9 if number == signal.SIGKILL else 143)
+    if number == signal.SIGTERM:
+        assert b"continue with --resume" in said
+    found = checkpoint.list_checkpoints(tmp_path / "killed" / "checkpoints")
+    assert 20 <= int(found[-1].name.removeprefix("step-")) < 60
+    pretrain(small_store, tmp_path / "killed", small(**settings), resume=True)
+    pretrain(small_store, tmp_path / "whole", small(**settings))
+    files = [tmp_path / run / "encoder" / "model.safetensors" for run in ("killed", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp_path: Path) -> None:
+    settings = {"train__steps": 4, "chart__use": "anchor", "train__clip": 0.5}
+    pretrain(small_store, tmp_path / "one", small(**settings))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29711"]
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    tail = command(small_store, tmp_path / "two", **settings)[3:]
+    done = subprocess.run(
+        [*launcher, str(script), *tail], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    norms = [losses(tmp_path / run, "gradient_norm") for run in ("one", "two")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    one, two = weights(tmp_path / "one", 4), weights(tmp_path / "two", 4)
+    for name in one:
+        if one[name].is_floating_point():
+            assert torch.allclose(one[name], two[name], atol=2e-4), name
