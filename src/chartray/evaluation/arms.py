@@ -1,0 +1,200 @@
+"""What is scored: the encoder, and the floors and ceilings it stands between, each learnt from the same films."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from chartray.errors import InputError
+from chartray.evaluation.embed import device_of, embed, pixels
+from chartray.evaluation.films import Films, metadata_of
+from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
+from chartray.features.sets import FEATURE_SETS, variable_of
+from chartray.measure.knn import NEIGHBOURS, choose_neighbours, knn_scores
+from chartray.measure.probe import Probe, fit_probe
+from chartray.networks.encoder import PretrainedEncoder, untrained
+from chartray.pixels.store import Store
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Features = NDArray[np.float32]
+
+# The chart of the chart floors where the encoder saw none.
+DEFAULT_CHART = "demographic-norm"
+
+
+class Learnt(NamedTuple):
+    """Scores (N, C) of each test set (None: it lacks what the arm reads), and what each result row says of a label."""
+
+    scores: list[Floats | None]
+    notes: list[dict[str, Any]]
+    probe: Probe | None = None
+
+
+class Arm(NamedTuple):
+    """One thing to score. `learn` fits on training films, chooses on validation films, scores the test sets."""
+
+    control: str
+    chart: str
+    learn: Callable[[Films, Films, Sequence[Films]], Learnt]
+
+
+class Frozen:
+    """Features of the films of one or more stores, computed once for each store."""
+
+    def __init__(self, compute: Callable[[Store, Integers], Features | None], films: Sequence[Films]) -> None:
+        self._rows: dict[Path, Integers] = {}
+        self._values: dict[Path, Features | None] = {}
+        for store in {one.store.folder: one.store for one in films}.values():
+            rows = np.unique(np.concatenate([one.rows for one in films if one.store.folder == store.folder]))
+            self._rows[store.folder], self._values[store.folder] = rows, compute(store, rows)
+
+    def of(self, films: Films) -> Features | None:
+        """(N, D), or None where the store lacks what the features are made of."""
+        values = self._values[films.store.folder]
+        return None if values is None else values[np.searchsorted(self._rows[films.store.folder], films.rows)]
+
+    def needed(self, films: Films) -> Features:
+        """(N, D) of films that must have them."""
+        values = self.of(films)
+        if values is None:
+            raise InputError(f"expected the features of the films of {films.store.folder}, found none")
+        return values
+
+    def beside(self, other: "Frozen") -> "Frozen":
+        """Both, side by side; None where either is."""
+        both = Frozen.__new__(Frozen)
+        both._rows, both._values = self._rows, {}
+        for folder, values in self._values.items():
+            others = other._values[folder]
+            both._values[folder] = None if values is None or others is None else np.hstack((values, others))
+        return both
+
+
+def linear(features: Frozen, device: str) -> Callable[[Films, Films, Sequence[Films]], Learnt]:
+    """An L2-regularised logistic probe per label, its strength chosen on validation."""
+
+    def learn(train: Films, validate: Films, tests: Sequence[Films]) -> Learnt:
+        probe = fit_probe(
+            features.needed(train), train.truth, features.needed(validate), validate.truth, device=device_of(device)
+        )
+        found = [features.of(test) for test in tests]
+        notes = [
+            {"strength": strength, "validation_auroc": value}
+            for strength, value in zip(probe.strength.tolist(), probe.validation_auroc.tolist(), strict=True)
+        ]
+        return Learnt([None if each is None else probe.scores(each) for each in found], notes, probe)
+
+    return learn
+
+
+def nearest(features: Frozen, device: str) -> Callable[[Films, Films, Sequence[Films]], Learnt]:
+    """Weighted nearest neighbours by cosine, their number chosen on validation."""
+
+    def learn(train: Films, validate: Films, tests: Sequence[Films]) -> Learnt:
+        where, known = device_of(device), features.needed(train)
+        tried = knn_scores(known, train.truth, features.needed(validate), device=where)
+        chosen = NEIGHBOURS[choose_neighbours(tried, validate.truth)]
+        found = [features.of(test) for test in tests]
+        scores = [
+            None if each is None else knn_scores(known, train.truth, each, neighbours=(chosen,), device=where)[0]
+            for each in found
+        ]
+        return Learnt(scores, [{"neighbours": chosen}] * train.truth.shape[1])
+
+    return learn
+
+
+def encoder_features(
+    encoder: PretrainedEncoder, films: Sequence[Films], *, device: str, precision: str, title: str
+) -> Frozen:
+    """The class tokens of all films."""
+    return Frozen(
+        lambda store, rows: embed(encoder, store, rows, device=device, precision=precision, title=title), films
+    )
+
+
+def floor_arms(
+    source: Path,
+    encoder: PretrainedEncoder,
+    own: Frozen,
+    films: Sequence[Films],
+    labels: Sequence[str],
+    *,
+    learner: Callable[[Frozen, str], Callable[[Films, Films, Sequence[Films]], Learnt]],
+    device: str,
+    precision: str,
+    seed: int,
+) -> tuple[list[Arm], dict[str, str]]:
+    """The untrained encoder, plain pixels, the chart alone and image + chart; and why one was left out.
+
+    `films` are the training films, the validation films, and those of each test set; `own` the encoder's features.
+    """
+    home = films[0].store
+    fresh = encoder_features(
+        untrained(source, seed=seed), films, device=device, precision=precision, title="embed, untrained"
+    )
+    arms = [
+        Arm("untrained", "none", learner(fresh, device)),
+        Arm("pixels", "none", learner(Frozen(pixels, films), device)),
+    ]
+    chart, reason = floor_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels)
+    if chart is None:
+        return arms, {"chart-only": reason, "image+chart": reason}
+    rows = Frozen(lambda store, rows: chart_features(chart, store, rows, home), films)
+    arms.append(Arm("chart-only", chart.ehr, learner(rows, device)))
+    arms.append(Arm("image+chart", chart.ehr, learner(own.beside(rows), device)))
+    left_out = {
+        f"{one} on {metadata_of(store).source}": f"the store lacks a variable of {chart.ehr}"
+        for store, values in ((each.store, rows.of(each)) for each in films)
+        if values is None
+        for one in ("chart-only", "image+chart")
+    }
+    return arms, left_out
+
+
+def chart_variables(chart: str) -> list[str]:
+    """The cohort variables that a chart's name stands for; none for `none`."""
+    return [variable_of(item) for item in _items(chart)]
+
+
+def floor_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> tuple[Chart | None, str]:
+    """The chart of the chart floors, or why there is none: what of the run's chart (of demographic-norm, if it has
+    none) the cohort holds, known when the film was taken, and not made from the column of a label.
+    """
+    wanted = _items(chart) or _items(DEFAULT_CHART)
+    kept, reasons = [], []
+    for item in wanted:
+        try:
+            refuse_shared_columns(cohort, [variable_of(item)], labels)
+            fit_chart(cohort, item)
+            kept.append(item)
+        except InputError as error:
+            reasons.append(str(error))
+    if not kept:
+        return None, reasons[0]
+    # A named set that survived whole keeps its name.
+    whole = chart if _items(chart) == kept else DEFAULT_CHART if _items(DEFAULT_CHART) == kept else ",".join(kept)
+    return fit_chart(cohort, whole), ""
+
+
+def chart_features(chart: Chart, store: Store, rows: Integers, home: Store) -> Features | None:
+    """Chart rows (N, F); None where the store lacks a variable. A published row that lacks a value (such films are
+    dropped from pretraining, but every arm must score the same films) is the mean training row of `home`.
+    """
+    try:
+        found = chart.rows(store.cohort.take(pa.array(rows)))
+    except InputError:
+        return None
+    if not found.representable.all():
+        training = chart.rows(home.cohort.filter(pa.compute.equal(home.cohort["split"], "train")))
+        found.values[~found.representable] = training.values[training.representable].mean(axis=0)
+    return found.values
+
+
+def _items(chart: str) -> list[str]:
+    words = [word.strip() for word in chart.split(",") if word.strip() not in ("", "none")]
+    return [item for word in words for item in (FEATURE_SETS[word].items if word in FEATURE_SETS else (word,))]

@@ -1,0 +1,96 @@
+"""Frozen features, computed once: the encoder's class token of the whole film, and plain pixels as a floor."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chartray.errors import InputError
+from chartray.networks.encoder import PretrainedEncoder, class_token
+from chartray.pixels.store import Store
+from chartray.pixels.views import whole_film
+from chartray.progress import progress
+
+Integers = NDArray[np.int64]
+Features = NDArray[np.float32]
+
+# Side of the film that the plain-pixel floor sees.
+PIXEL_SIDE = 32
+
+
+def embed(
+    encoder: PretrainedEncoder,
+    store: Store,
+    rows: Integers,
+    *,
+    batch_size: int = 256,
+    device: str = "auto",
+    precision: str = "fp32",
+    title: str = "embed",
+) -> Features:
+    """The class token of each film, whole and unmasked.
+
+    Args:
+        encoder: the (target) encoder; it sees (grey - grey_mean) / grey_std.
+        store: where the films are.
+        rows: (N,) which of them.
+        batch_size: films at a time.
+        device: auto, cpu or cuda.
+        precision: fp32, or bf16 for autocast.
+        title: what the progress line is called.
+
+    Returns:
+        (N, D) float32.
+
+    Raises:
+        InputError: an embedding is not finite; the run and the row are named.
+    """
+    where = device_of(device)
+    model = encoder.model.to(where).eval()
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"expected precision fp32 or bf16, found {precision!r}")
+    found: list[Tensor] = []
+    with torch.inference_mode(), progress(title, len(rows), "films") as advance:
+        for images in batches(store, rows, batch_size, where):
+            films = (whole_film(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
+            with torch.autocast(where, torch.bfloat16) if precision == "bf16" else nullcontext():
+                tokens = class_token(model, films)  # (B, D)
+            found.append(tokens.float().cpu())
+            advance(len(images))
+    return _finite(torch.cat(found).numpy(), encoder, rows)
+
+
+def pixels(store: Store, rows: Integers, *, side: int = PIXEL_SIDE, batch_size: int = 256) -> Features:
+    """The whole film at side x side grey levels in [0, 1], (N, side * side): what no learning gives."""
+    with torch.inference_mode():
+        found = [whole_film(images, side).flatten(1) for images in batches(store, rows, batch_size, "cpu")]
+    return torch.cat(found).numpy()
+
+
+def batches(store: Store, rows: Integers, batch_size: int, device: str) -> Iterator[Tensor]:
+    """The stored films `rows` in order, uint8 (B, S, S) on `device`."""
+    for start in range(0, len(rows), batch_size):
+        yield torch.from_numpy(store.images.gather(rows[start : start + batch_size])).to(device)
+
+
+def device_of(device: str) -> str:
+    """`auto` resolved; raises InputError for an unknown device or for cuda where there is none."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"expected device auto, cpu or an available cuda, found {device!r}")
+    return device
+
+
+def _finite(features: Features, encoder: PretrainedEncoder, rows: Integers) -> Features:
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        run = encoder.provenance.get("run", "the encoder")
+        raise InputError(
+            f"expected finite embeddings from {run}, found {len(bad)} that are not, the first in row {rows[bad[0]]} "
+            "of the store; the weights are damaged or training diverged"
+        )
+    return features

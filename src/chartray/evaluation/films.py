@@ -1,0 +1,148 @@
+"""Which films of a store are learnt from and scored, and what their labels say under a policy."""
+
+import hashlib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from chartray.errors import InputError
+from chartray.pixels.store import Store
+from chartray.schema import LABEL_PREFIX, CohortMetadata, finding, from_metadata
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Uncertain = Literal["ignore", "zeros", "ones"]
+Blank = Literal["negative", "ignore"]
+
+
+class Policy(NamedTuple):
+    """What an uncertain (-1) and a blank label count as; applied here and nowhere else."""
+
+    uncertain: Uncertain = "ignore"
+    blank: Blank = "negative"
+
+
+class Films(NamedTuple):
+    """Films of one split of one store: `rows` (N,) in the store, `patients` (N,) names, `truth` (N, C) of 1, 0, NaN."""
+
+    store: Store
+    split: str
+    rows: Integers
+    patients: NDArray[np.str_]
+    truth: Floats
+
+    def kept(self, mask: NDArray[np.bool_]) -> "Films":
+        """Some of them."""
+        return self._replace(rows=self.rows[mask], patients=self.patients[mask], truth=self.truth[mask])
+
+
+class Match(NamedTuple):
+    """A label of the probe and the column of another store that is the same finding."""
+
+    label: str
+    there: str
+
+
+def metadata_of(store: Store) -> CohortMetadata:
+    """What the store's cohort says of itself."""
+    return from_metadata(store.cohort.schema.metadata)
+
+
+def label_names(cohort: pa.Table) -> list[str]:
+    """The labels that a cohort holds, in its order."""
+    return [name.removeprefix(LABEL_PREFIX) for name in cohort.column_names if name.startswith(LABEL_PREFIX)]
+
+
+def chosen_labels(store: Store, labels: Sequence[str] | None) -> list[str]:
+    """`labels`, or all of the store's; raises InputError if one is absent or there is none."""
+    present = label_names(store.cohort)
+    if not present:
+        raise InputError(f"expected label columns in the cohort of {store.folder}, found none; nothing can be scored")
+    for label in labels or ():
+        if label not in present:
+            close = get_close_matches(label, present, n=1)
+            hint = f"; did you mean {close[0]!r}" if close else ""
+            raise InputError(f"label {label!r} is absent from {store.folder}{hint}; it holds {', '.join(present)}")
+    return list(labels or present)
+
+
+def films_of(store: Store, split: str, labels: Sequence[str], policy: Policy) -> Films:
+    """The films of `split`, in the store's order; raises InputError if there are none."""
+    splits = np.array(store.cohort.column("split").to_pylist(), dtype=object)
+    rows = np.flatnonzero(splits == split).astype(np.int64)
+    if not len(rows):
+        found = ", ".join(
+            f"{name} {count}" for name, count in zip(*np.unique(splits.astype(str), return_counts=True), strict=True)
+        )
+        raise InputError(
+            f"expected films in the split {split!r} of {store.folder}, found none (films: {found or 'none'})"
+        )
+    table = store.cohort.take(pa.array(rows))
+    patients = np.array(table.column("patient_id").to_pylist(), dtype=np.str_)
+    return Films(store, split, rows, patients, truth_of(table, labels, policy))
+
+
+def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
+    """(N, C) of 1, 0 and NaN for ignored; raises InputError for a value that is none of 1, 0, -1 and null.
+
+    >>> truth_of(pa.table({"label.Edema": [1.0, 0.0, -1.0, None]}), ["Edema"], Policy()).ravel().tolist()
+    [1.0, 0.0, nan, 0.0]
+    """
+    if policy.uncertain not in ("ignore", "zeros", "ones") or policy.blank not in ("negative", "ignore"):
+        raise InputError(f"expected uncertain ignore, zeros or ones and blank negative or ignore, found {policy}")
+    truth = np.empty((cohort.num_rows, len(labels)))
+    for index, label in enumerate(labels):
+        values = np.array(cohort.column(LABEL_PREFIX + label).to_pylist(), dtype=np.float64)  # null becomes NaN
+        blank, uncertain = np.isnan(values), values == -1
+        if not np.isin(values[~blank], (1.0, 0.0, -1.0)).all():
+            row = int(np.flatnonzero(~blank & ~np.isin(values, (1.0, 0.0, -1.0)))[0])
+            raise InputError(f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in row {row}")
+        values[uncertain] = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}[policy.uncertain]
+        values[blank] = {"ignore": np.nan, "negative": 0.0}[policy.blank]
+        truth[:, index] = values
+    return truth
+
+
+def matched_labels(labels: Sequence[str], store: Store) -> list[Match]:
+    """Which labels of a probe another store holds, by the finding's name; raises InputError if none."""
+    there = {finding(name): name for name in label_names(store.cohort)}
+    matches = [Match(label, there[finding(label)]) for label in labels if finding(label) in there]
+    if not matches:
+        raise InputError(
+            f"expected labels of the probe ({', '.join(labels)}) in {store.folder}, "
+            f"found {', '.join(there.values()) or 'none'}; no label name matches"
+        )
+    return matches
+
+
+def nested_subset(films: Films, percent: float, seed: int) -> NDArray[np.bool_]:
+    """(N,): the films of the first `percent` of the patients in one fixed order, so that 1 % lies inside 5 %.
+
+    The order is a salted hash within strata and even over them: a stratum is the rarest finding that a patient has.
+    At least one patient stays. Raises InputError if `percent` is not in (0, 100].
+    """
+    if not 0 < percent <= 100:
+        raise InputError(f"expected a data percent above 0 and up to 100, found {percent}")
+    names, codes = np.unique(films.patients, return_inverse=True)
+    has = np.zeros((len(names), films.truth.shape[1] + 1), dtype=bool)
+    np.logical_or.at(has[:, :-1], codes, films.truth == 1)
+    has[:, -1] = True  # the stratum of those without a finding
+    rarest_first = np.append(np.argsort(has[:, :-1].sum(axis=0), kind="stable"), has.shape[1] - 1)
+    stratum = has[:, rarest_first].argmax(axis=1)
+    digests = np.array(
+        [hashlib.sha256(f"chartray subset {seed} {name}".encode()).digest() for name in names], dtype="S32"
+    )
+    place = np.empty(len(names))
+    for one in np.unique(stratum):
+        members = np.flatnonzero(stratum == one)
+        ranks = np.empty(len(members))
+        ranks[np.argsort(digests[members], kind="stable")] = np.arange(len(members))
+        place[members] = (ranks + 0.5) / len(members)
+    order = np.lexsort((digests, place))
+    kept = np.zeros(len(names), dtype=bool)
+    kept[order[: max(1, round(len(names) * percent / 100))]] = True
+    return np.asarray(kept[codes])

@@ -1,0 +1,151 @@
+"""The Results folder: written beside, then given its name, so that nothing is ever half there."""
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from chartray.errors import InputError
+from chartray.measure.probe import Probe
+
+RESULTS_FILE = "results.jsonl"
+COMPARISONS_FILE = "comparisons.jsonl"
+PREDICTIONS_FILE = "predictions.parquet"
+EMBEDDINGS_FILE = "embeddings.parquet"
+PROBE_FILE = "probe.safetensors"
+PROBE_DESCRIPTION_FILE = "probe.json"
+MANIFEST_FILE = "evaluation.json"
+COMPARE_FILE = "compare.json"
+RESULTS_FORMAT = 1
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes `out` if nothing goes wrong, in place of earlier results.
+
+    Raises InputError if `out` holds anything but results.
+    """
+    check_replaceable(out)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises InputError if `out` exists and is neither empty nor an earlier result."""
+    if not out.exists():
+        return
+    if out.is_dir() and (
+        not any(out.iterdir()) or any((out / name).is_file() for name in (MANIFEST_FILE, COMPARE_FILE))
+    ):
+        return
+    raise InputError(f"expected a new folder or earlier results as --out, found other things in {out}; choose another")
+
+
+def write_jsonl(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One JSON object a line; NaN becomes null."""
+    file.write_text("".join(json.dumps(_plain(row)) + "\n" for row in rows))
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """One JSON object; NaN becomes null."""
+    file.write_text(json.dumps(_plain(content), indent=2) + "\n")
+
+
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    """What `write_jsonl` wrote."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def prediction_table(
+    image_ids: Sequence[str],
+    patients: NDArray[np.str_],
+    labels: Sequence[str],
+    truth: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    columns: Mapping[str, str | float],
+) -> pa.Table:
+    """One row a film and label, film by film; `columns` are the same in every row. Ignored truth is null."""
+    films, count = truth.shape
+    known = truth.ravel()
+    table = {
+        "image_id": pa.array(np.repeat(np.array(image_ids, dtype=object), count), pa.string()),
+        "patient_id": pa.array(np.repeat(patients.astype(object), count), pa.string()),
+        "label": pa.array(np.tile(np.array(labels, dtype=object), films), pa.string()),
+        "truth": pa.array(known, pa.float64(), mask=np.isnan(known)),
+        "score": pa.array(scores.ravel(), pa.float64()),
+    }
+    same = {name: pa.repeat(pa.scalar(value), films * count) for name, value in columns.items()}
+    return pa.table(table | same)
+
+
+def embedding_table(
+    dataset: str, split: str, image_ids: Sequence[str], patients: NDArray[np.str_], features: NDArray[np.float32]
+) -> pa.Table:
+    """One row a film: the D numbers of its class token."""
+    flat = pa.array(np.ascontiguousarray(features).ravel(), pa.float32())
+    return pa.table(
+        {
+            "dataset": pa.repeat(pa.scalar(dataset), len(features)),
+            "split": pa.repeat(pa.scalar(split), len(features)),
+            "image_id": pa.array(list(image_ids), pa.string()),
+            "patient_id": pa.array(patients.tolist(), pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
+        }
+    )
+
+
+def write_parquet(file: Path, tables: Sequence[pa.Table]) -> None:
+    """The tables one after the other."""
+    pq.write_table(pa.concat_tables(tables), file, compression="zstd")
+
+
+def write_probe(folder: Path, probe: Probe, labels: Sequence[str], fraction: float) -> None:
+    """The probe as safetensors (weight, bias, mean, scale, strength) and JSON (what they are)."""
+    arrays = {name: np.ascontiguousarray(value) for name, value in probe._asdict().items()}
+    save_file(arrays, folder / PROBE_FILE, metadata={"labels": json.dumps(list(labels))})
+    write_json(
+        folder / PROBE_DESCRIPTION_FILE,
+        {
+            "format": RESULTS_FORMAT,
+            "labels": list(labels),
+            "fraction": fraction,
+            "strength": probe.strength.tolist(),
+            "validation_auroc": probe.validation_auroc.tolist(),
+            "formula": "probability = sigmoid(((features - mean) / scale) @ weight.T + bias)",
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that numbers depend on."""
+    packages = ("chartray", "numpy", "pyarrow", "torch", "timm")
+    return {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
