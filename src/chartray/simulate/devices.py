@@ -41,14 +41,12 @@ def _smooth(points: Points) -> NDArray[np.float64]:
     return np.concatenate([*pieces, p[-1:]])
 
 
-def draw(
-    view: str, v: Values, place: Place, size: tuple[int, int], patient: np.random.Generator, rng: np.random.Generator
-) -> Array:
-    """What devices add to the attenuation, (height, width) float32; the more severe the more of them."""
+def draw(view: str, v: Values, place: Place, size: tuple[int, int], patient: np.random.Generator) -> Array | None:
+    """What devices add to the attenuation, (height, width) float32; the more severe the more of them; None without."""
     order = patient.permutation(len(KINDS))
     sway = patient.normal(0, 0.02, (16, 2))
     if v["devices"] < 0.3:
-        return np.zeros((size[1], size[0]), dtype=np.float32)
+        return None
     count = 1 + int(4.5 * (v["devices"] - 0.3) / 0.7)
     pen = _Pen(place, size)
     from_side = view in ("LATERAL", "LL")
@@ -57,8 +55,8 @@ def draw(
     if v["severity"] > 0.8:
         likely.sort(key=lambda kind: kind in ("pacemaker", "wires"))
     for kind in likely[:count]:
-        _DRAW[kind](pen, from_side, sway + rng.normal(0, 0.006, sway.shape))
-    blurred = pen.canvas.filter(ImageFilter.GaussianBlur(0.6 * pen.unit))
+        _DRAW[kind](pen, from_side, sway)
+    blurred = pen.canvas.filter(ImageFilter.SMOOTH)
     return np.asarray(blurred, dtype=np.float32) * np.float32(0.42 / 255)
 
 
@@ -69,7 +67,7 @@ def _sway(points: Points, sway: NDArray[np.float64]) -> Points:
 def _tube(pen: _Pen, from_side: bool, sway: NDArray[np.float64]) -> None:
     path: Points = ((0.0, -1.2), (0.0, -0.8), (0.005, -0.55), (0.01, -0.36))
     if from_side:
-        path: Points = ((-0.05, -1.2), (-0.02, -0.8), (0.02, -0.55), (0.04, -0.36))
+        path = ((-0.05, -1.2), (-0.02, -0.8), (0.02, -0.55), (0.04, -0.36))
     for offset in (-0.018, 0.018):
         pen.line([(x + offset, y) for x, y in path], 2.4, 150)
     pen.line(path, 1.5, 240)
@@ -78,7 +76,7 @@ def _tube(pen: _Pen, from_side: bool, sway: NDArray[np.float64]) -> None:
 def _stomach_tube(pen: _Pen, from_side: bool, sway: NDArray[np.float64]) -> None:
     path: Points = ((0.02, -1.2), (0.03, -0.6), (0.05, -0.1), (0.07, 0.35), (0.16, 0.55), (0.30, 0.68))
     if from_side:
-        path: Points = ((0.05, -1.2), (0.12, -0.5), (0.15, 0.0), (0.10, 0.35), (0.0, 0.55), (-0.1, 0.68))
+        path = ((0.05, -1.2), (0.12, -0.5), (0.15, 0.0), (0.10, 0.35), (0.0, 0.55), (-0.1, 0.68))
     pen.line(_sway(path, 0.5 * sway), 3.4, 210)
 
 
@@ -93,7 +91,7 @@ def _central_line(pen: _Pen, from_side: bool, sway: NDArray[np.float64]) -> None
         (-0.10, 0.02),
     )
     if from_side:
-        path: Points = ((-0.35, -0.75), (-0.20, -0.62), (-0.08, -0.5), (-0.05, -0.2), (-0.06, 0.02))
+        path = ((-0.35, -0.75), (-0.20, -0.62), (-0.08, -0.5), (-0.05, -0.2), (-0.06, 0.02))
     pen.line(_sway(path, sway), 3.4, 230)
 
 
@@ -113,7 +111,7 @@ def _pacemaker(pen: _Pen, from_side: bool, sway: NDArray[np.float64]) -> None:
     pen.draw.polygon(pen.place(np.array(corners)).ravel().tolist(), fill=255)
     path: Points = ((cx, cy), (0.30, -0.62), (0.02, -0.50), (-0.08, -0.15), (-0.04, 0.15), (0.18, 0.28))
     if from_side:
-        path: Points = ((cx, cy), (-0.30, -0.6), (-0.05, -0.45), (-0.05, -0.1), (-0.15, 0.15), (-0.33, 0.24))
+        path = ((cx, cy), (-0.30, -0.6), (-0.05, -0.45), (-0.05, -0.1), (-0.15, 0.15), (-0.33, 0.24))
     pen.line(_sway(path, 0.7 * sway), 3.2, 240)
 
 
@@ -132,7 +130,7 @@ def _drain(pen: _Pen, from_side: bool, sway: NDArray[np.float64]) -> None:
     side = -1.0 if sway[1, 0] < 0 else 1.0
     path: Points = ((side * 1.1, 0.40), (side * 0.75, 0.25), (side * 0.52, -0.05), (side * 0.36, -0.45))
     if from_side:
-        path: Points = ((-0.2, 0.6), (0.1, 0.3), (0.2, -0.1), (0.1, -0.45))
+        path = ((-0.2, 0.6), (0.1, 0.3), (0.2, -0.1), (0.1, -0.45))
     pen.line(_sway(path, 2 * sway), 6.0, 120)
     pen.line(_sway(path, 2 * sway), 2.0, 240)
 

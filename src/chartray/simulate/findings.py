@@ -81,7 +81,7 @@ def pneumothorax(lungs: Lungs, s: float, v: Values) -> None:
     lungs.markings *= 1 - shown * gap
     lungs.opacity -= (0.30 + 0.1 * lungs.opacity) * shown * gap
     lungs.fill(0.20 * s * inner)
-    lungs.extra += 0.10 * shown * line
+    lungs.extra += 0.10 * shown * line * np.minimum(1, 3 * t.air)
 
 
 def consolidation(lungs: Lungs, s: float, v: Values) -> None:
@@ -98,8 +98,8 @@ def pneumonia(lungs: Lungs, s: float, v: Values) -> None:
     """Several patches of uneven opacity, most in one lower lobe."""
     t, side = lungs.thorax, v["pneumonia_side"]
     rough = lungs.clouds(34)
-    for n in range(5):
-        where = side if n < 4 else -side
+    for n in range(6):
+        where = side if n < 5 else -side
         centre = lungs.spot(where, (0.25, 0.85), (0.02, 0.5))
         lungs.fill(lungs.on(where) * s * 1.05 * bell(t.x, t.y, centre, (0.10, 0.09)) * (0.2 + 1.2 * rough))
 
@@ -153,7 +153,7 @@ def fracture(lungs: Lungs, s: float, v: Values) -> None:
         place = (v["break_side"] * v["break_across"] * t.half_width * 0.97, rib_y + 0.150 * n)
         if t.lateral:
             place = ((2 * v["break_across"] - 1) * t.half_width * 0.7, rib_y + 0.150 * n)
-        lungs.extra += 0.16 * s * v["bone_density"] * disc(t.x, t.y, place, (0.030, 0.026), 0.03)
+        lungs.extra += 0.30 * s * v["bone_density"] * disc(t.x, t.y, place, (0.036, 0.030), 0.03)
     lungs.fill(
         lungs.on(v["break_side"]) * 0.5 * s * step(0.05 - t.wall, 0.05) * bell(t.y, t.y, (rib_y, rib_y), (0.14, 0.14))
     )
@@ -165,7 +165,7 @@ def pleural_thickening(lungs: Lungs, s: float, v: Values) -> None:
     uneven = lungs.clouds(9)
     rind = lungs.on(v["rind_side"]) * step(0.02 + 0.11 * s * uneven - t.wall, 0.02) * step(t.wall, 0.02)
     lungs.fill(min(1.0, 1.6 * s) * rind)
-    lungs.extra += 0.12 * s * rind * (uneven > 0.62)
+    lungs.extra += 0.12 * s * rind * (uneven > 0.62) * np.minimum(1, 3 * t.air)
 
 
 def emphysema(lungs: Lungs, s: float, v: Values) -> None:
@@ -238,7 +238,7 @@ def traits(v: Values, rng: np.random.Generator) -> dict[str, float]:
         "break_across": float(rng.uniform(0.55, 0.85)),
         "break_rib": float(rng.integers(2, 6)),
         "nodule_count": float(rng.integers(0, 3)),
-        "heart_ratio": v["heart_ratio"] + 0.19 * v["cardiomegaly"],
+        "heart_ratio": v["heart_ratio"] + 0.23 * v["cardiomegaly"],
         "lift_right": drawn_up * (sides["atelectasis_side"] < 0) + float(abs(rng.normal(0, 0.015))),
         "lift_left": drawn_up * (sides["atelectasis_side"] > 0) + float(abs(rng.normal(0, 0.015))),
         "girth": float(np.clip(0.06 + 0.05 * v["habitus"], -0.03, 0.22)),

@@ -48,17 +48,20 @@ def simulate(
     shutil.rmtree(partial, ignore_errors=True)
     for name in FOLDERS:
         (partial / name).mkdir(parents=True)
-    rng = np.random.default_rng((seed, 0))
-    mimic_layout.write_iv(partial / "mimic-iv", mimic, mimic_iv_release, rng, chart_effect=chart_effect)
-    rng = np.random.default_rng((seed, 4))
-    mimic_layout.write_cxr(partial / "mimic-cxr-jpg", mimic, rng)
-    other_layouts.write_chexpert(partial / "chexpert", chexpert, rng)
-    other_layouts.write_nih(partial / "nih", nih, rng)
-    jobs = zip(FOLDERS[1:], (mimic.films, chexpert.films, nih.films), strict=True)
-    _draw_all([(partial / name, film) for name, group in jobs for film in group], workers)
-    for name in FOLDERS:
-        (partial / name).rename(out / name)
-    partial.rmdir()
+    try:
+        tables = np.random.default_rng((seed, 0))
+        mimic_layout.write_iv(partial / "mimic-iv", mimic, mimic_iv_release, tables, chart_effect=chart_effect)
+        # A generator of its own, so that the release of MIMIC-IV changes no label.
+        reports = np.random.default_rng((seed, 4))
+        mimic_layout.write_cxr(partial / "mimic-cxr-jpg", mimic, reports)
+        other_layouts.write_chexpert(partial / "chexpert", chexpert, reports)
+        other_layouts.write_nih(partial / "nih", nih, reports)
+        jobs = zip(FOLDERS[1:], (mimic.films, chexpert.films, nih.films), strict=True)
+        _draw_all([(partial / name, film) for name, group in jobs for film in group], workers)
+        for name in FOLDERS:
+            (partial / name).rename(out / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check(out: Path, patients: int, release: str, chart_effect: float, size: int, workers: int | None) -> None:

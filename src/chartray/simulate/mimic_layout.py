@@ -188,7 +188,9 @@ def write_iv(root: Path, hospital: Mimic, release: str, rng: np.random.Generator
     columns = (*ADMISSION_COLUMNS[:6], *provider, *ADMISSION_COLUMNS[6:11], race, *ADMISSION_COLUMNS[11:])
     write_csv(root / core / "admissions.csv.gz", columns, admissions)
     write_csv(root / "icu" / "icustays.csv.gz", ICU_COLUMNS, icu)
-    write_csv(root / "hosp" / "labevents.csv.gz", LAB_COLUMNS, [(n + 1, *lab) for n, lab in enumerate(labs)])
+    ordered = () if release == "1.0" else ("order_provider_id",)
+    events = [(n + 1, *lab[:4], *("" for _ in ordered), *lab[4:]) for n, lab in enumerate(labs)]
+    write_csv(root / "hosp" / "labevents.csv.gz", (*LAB_COLUMNS[:5], *ordered, *LAB_COLUMNS[5:]), events)
     items = [(item, lab[0], "Blood", "Chemistry") for item, lab in LABS.items()]
     write_csv(root / "hosp" / "d_labitems.csv.gz", ("itemid", "label", "fluid", "category"), items)
 

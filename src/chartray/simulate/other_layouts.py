@@ -58,7 +58,7 @@ def draw_chexpert(patients: int, seed: int, *, chart_effect: float = 1.0, size: 
 
 
 def draw_nih(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Elsewhere:
-    """The NIH-like hospital: frontal films alone, square, PNG, a few of them RGBA."""
+    """The NIH-like hospital: frontal films alone, square, three quarters of `size`, PNG, a few of them RGBA."""
     rng = np.random.default_rng((seed, NIH))
     latents, owner = _people(patients, rng, NIH, chart_effect)
     splits = _splits(patients, (("test", 0.25),), "train_val", rng)
@@ -68,7 +68,7 @@ def draw_nih(patients: int, seed: int, *, chart_effect: float = 1.0, size: int =
         batch = 1 + (2 * n) // max(1, len(owner))
         path = f"images_{batch:03d}/images/{patient + 1:08d}_{follow_up:03d}.png"
         view = ("AP",) if latents["portable"][n] else ("PA",)
-        every += films(latents, n, view, [path], "nih", size, (seed, NIH, patient, n))
+        every += films(latents, n, view, [path], "nih", 3 * size // 4, (seed, NIH, patient, n))
         if rng.random() < 0.02 or n == 1:
             every[-1] = every[-1]._replace(damage="rgba")
     return Elsewhere(latents, every, list(range(len(owner))), owner, splits)
