@@ -17,8 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -125,11 +124,17 @@ def ingest(
         return _already_complete(out, plan)
     done = _finished_shards(out, plan)
     workers = workers or _cores()
-    with _pool(executor, workers) as pool:
-        _announce(plan, done, out, pool, workers)
-        with _begun(out, plan):
-            records = _build(plan, done, out, pool)
-            return _finish(Path(cohort_path), out, plan, records)
+    try:
+        with _pool(executor, workers) as pool:
+            _announce(plan, done, out, pool, workers)
+            with _begun(out, plan):
+                records = _build(plan, done, out, pool)
+                return _finish(Path(cohort_path), out, plan, records)
+    except BrokenExecutor:
+        raise InputError(
+            "a worker died while films were read (no memory left, or a decoder that crashed); run the same command "
+            "again, with fewer workers if memory is short: it continues after the finished shards"
+        ) from None
 
 
 def build_shard(task: ShardTask) -> dict[str, Any]:
@@ -142,11 +147,11 @@ def build_shard(task: ShardTask) -> dict[str, Any]:
     quarantine: list[tuple[int, str]] = []
     for row, path in enumerate(task.paths):
         try:
-            film = read_film(path, smallest_side=task.size)
+            film = read_film(path, smallest_side=_decoded_side(task.size))
         except UnreadableFilm as reason:
             quarantine.append((task.first_row + row, str(reason)))
             continue
-        images[len(kept)] = squash(film.image, task.size)
+        images[len(kept)] = squash(film, task.size)
         kept.append(row)
         heights.append(film.height)
         widths.append(film.width)
@@ -169,6 +174,15 @@ def build_shard(task: ShardTask) -> dict[str, Any]:
     publish(whole, folder / name)
     _write_json(folder, _record_file(folder, task.shard), record)
     return record
+
+
+def _decoded_side(size: int) -> int:
+    """How many pixels a scaled JPEG must keep for S: a quarter more.
+
+    Measured on a 2544 x 3056 film against decoding it whole: 49.6 dB where the decoder leaves S or little more, 54 to
+    58 dB from 1.25 S on.
+    """
+    return size + size // 4
 
 
 def _plan(cohort_path: Path, size: int, images_root: str | Path | None) -> Plan:
@@ -290,6 +304,11 @@ def _announce(plan: Plan, done: dict[int, Any], out: Path, pool: Executor, worke
     needed = len(rows) * (plan.size**2 + 64)
     existing = next(folder for folder in (out, *out.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"expected {needed / 1e9:.2f} GB free in {existing}, found {free / 1e9:.2f}; make room, take another disk "
+            "or a smaller size"
+        )
     sample = [plan.paths[rows[i]] for i in np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_FILMS).astype(int))]
     parts = [sample[i::workers] for i in range(min(workers, len(sample)))]
     timed = list(pool.map(time_films, parts, [plan.size] * len(parts)))
@@ -305,11 +324,6 @@ def _announce(plan: Plan, done: dict[int, Any], out: Path, pool: Executor, worke
         file=sys.stderr,
         flush=True,
     )
-    if needed > free:
-        raise InputError(
-            f"expected {needed / 1e9:.2f} GB free in {existing}, found {free / 1e9:.2f}; make room, take another disk "
-            "or a smaller size"
-        )
 
 
 def time_films(paths: Sequence[str], size: int) -> tuple[float, int]:
@@ -317,7 +331,7 @@ def time_films(paths: Sequence[str], size: int) -> tuple[float, int]:
     began, unreadable = time.perf_counter(), 0
     for path in paths:
         try:
-            squash(read_film(path, smallest_side=size).image, size)
+            squash(read_film(path, smallest_side=_decoded_side(size)), size)
         except UnreadableFilm:
             unreadable += 1
     return time.perf_counter() - began, unreadable
@@ -356,11 +370,6 @@ def _build(plan: Plan, done: dict[int, dict[str, Any]], out: Path, pool: Executo
                 records[shard] = future.result()
                 quarantined += len(records[shard]["quarantine"])
                 advance(len(plan.rows(shard)), f"{quarantined} in quarantine" if quarantined else "")
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker died while films were read (out of memory, or a decoder that crashed); run the same command "
-                f"again, with fewer workers if memory is short, it continues after {len(records)} finished shards"
-            ) from None
         finally:
             for future in futures:
                 future.cancel()

@@ -27,7 +27,6 @@ Float = npt.NDArray[np.float32]
 
 _JPEG, _PNG, _DICM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"DICM"
 _EXIF_ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
 _NARROWEST_SPAN = 0.25
 
 
@@ -36,13 +35,16 @@ class UnreadableFilm(Exception):
 
 
 class Film(NamedTuple):
-    """A film as read: `image` float32 (h, w) in [0, 1], and the true `height` and `width` in pixels, which are larger
-    than the image where a large JPEG was decoded at a fraction of its size.
+    """A film as read: `image` float32 (h, w) in [0, 1], and the true `height` and `width` in pixels.
+
+    Where a large JPEG was decoded at 1/`scale` of its size, the image covers height / scale by width / scale of its own
+    pixels: the last row and column reach beyond the film if that is no whole number.
     """
 
     image: Float
     height: int
     width: int
+    scale: int = 1
 
 
 def read_image(path: str | Path, *, smallest_side: int | None = None) -> Float:
@@ -97,17 +99,19 @@ def _decode(content: bytes, smallest_side: int | None) -> Film:
 def _picture(content: bytes, smallest_side: int | None) -> Film:
     picture = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
     width, height = picture.size
-    if picture.format != "PNG":
-        # libjpeg's scaled inverse DCT; only luma is decoded. CMYK keeps its mode and is only scaled.
-        picture.draft("L", (smallest_side, smallest_side) if smallest_side else picture.size)
     orientation = 1
     with suppress(Exception):  # broken EXIF is no reason to lose a film
         orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    scale = 1
+    if picture.format != "PNG":
+        side = smallest_side if smallest_side and orientation == 1 else None
+        # libjpeg's scaled inverse DCT, and of colour only luma (CMYK keeps its mode and is only scaled).
+        scaled = picture.draft("L", (side, side) if side else picture.size)
+        scale = round(width / scaled[1][2]) if scaled else 1
     if orientation != 1:
         ImageOps.exif_transpose(picture, in_place=True)
-    if orientation in _SIDEWAYS:
-        width, height = height, width
-    return Film(_grey(picture), height, width)
+        width, height = picture.size
+    return Film(_grey(picture), height, width, scale)
 
 
 def _grey(picture: Image.Image) -> Float:
@@ -122,13 +126,14 @@ def _grey(picture: Image.Image) -> Float:
     return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
 
 
-def squash(image: Float, size: int) -> npt.NDArray[np.uint8]:
-    """A film (h, w) in [0, 1] as uint8 (S, S): the whole film, its proportions given up.
+def squash(film: Film, size: int) -> npt.NDArray[np.uint8]:
+    """A film as uint8 (S, S): the whole film, its proportions given up.
 
     Antialiased triangle weights ("bilinear" with a support that grows with the reduction): those of the views, without
     the ringing of Lanczos at markers and collimator edges and the aliasing of a box at fractional ratios.
     """
-    resized = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    extent = (0, 0, film.width / film.scale, film.height / film.scale)
+    resized = np.asarray(Image.fromarray(film.image).resize((size, size), Image.Resampling.BILINEAR, box=extent))
     squashed: npt.NDArray[np.uint8] = np.clip(resized * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
     return squashed
 

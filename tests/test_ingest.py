@@ -1,0 +1,368 @@
+"""Ingest: whatever happens on the way, the same bytes; whatever is wrong with a film, the rest goes on."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from chartray.errors import InputError
+from chartray.pixels import ingest as room
+from chartray.pixels.ingest import ingest
+from chartray.pixels.store import Store
+from chartray.schema import CohortMetadata, to_metadata
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SIZE = 16
+
+
+def write_cohort(
+    file: Path, paths: list[Path | str], root: Path | str = "", ids: list[str | None] | None = None
+) -> Path:
+    rows = len(paths)
+    cohort = pa.table(
+        {
+            "image_id": pa.array(ids or [f"image-{row}" for row in range(rows)], pa.string()),
+            "patient_id": [f"patient-{row // 2}" for row in range(rows)],
+            "path": [str(path) for path in paths],
+            "split": ["train"] * rows,
+            "ehr.sex": [("male", None, "female")[row % 3] for row in range(rows)],
+        }
+    )
+    metadata = CohortMetadata(source="table", image_root=str(root))
+    pq.write_table(cohort.replace_schema_metadata(to_metadata(metadata)), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """38 films, of which four cannot be read: empty, cut short, no picture, constant."""
+    folder = tmp_path_factory.mktemp("films")
+    random = np.random.default_rng(2)
+    for row in range(38):
+        pixels = random.integers(0, 256, (30 + row, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{row:02d}.{'png' if row % 2 else 'jpg'}")
+    (folder / "03.png").write_bytes(b"")
+    (folder / "10.jpg").write_bytes((folder / "10.jpg").read_bytes()[:-400])
+    (folder / "17.png").write_text("<html>404</html>")
+    Image.new("L", (9, 9), 3).save(folder / "25.png")
+    return folder
+
+
+@pytest.fixture
+def cohort(films: Path, tmp_path: Path) -> Path:
+    paths: list[Path | str] = [*sorted(films.iterdir()), films / "gone.png"]
+    return write_cohort(tmp_path / "cohort.parquet", paths, films)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def build(cohort: Path, out: Path, **options: object) -> room.Ingested:
+    with ThreadPoolExecutor(1) as one:
+        return ingest(cohort, out, **{"size": SIZE, "executor": one, "workers": 1, **options})  # type: ignore[arg-type]
+
+
+# ---- the ordinary run
+
+
+def test_unreadable_films_go_to_quarantine_and_the_rest_goes_on(cohort: Path, films: Path, tmp_path: Path) -> None:
+    result = build(cohort, tmp_path / "store")
+    store = Store.open(result.store)
+    assert len(store) == result.films == 34
+    assert result.hash == store.hash
+    reasons = {Path(row["path"]).name: row["reason"] for row in store.quarantine.to_pylist()}
+    assert reasons == {
+        "03.png": "the file is empty",
+        "10.jpg": reasons["10.jpg"],
+        "17.png": "the file is not a JPEG, PNG or DICOM",
+        "25.png": "every pixel has the same value",
+        "gone.png": "no such file",
+    }
+    assert reasons["10.jpg"].startswith("broken file: image file is truncated")
+    assert sum(result.quarantined.values()) == 5
+    ids = [f"image-{row}" for row in range(39) if row not in (3, 10, 17, 25, 38)]
+    assert store.cohort["image_id"].to_pylist() == ids
+    assert not (result.store / "unfinished").exists()
+
+
+def test_the_number_of_workers_leaves_no_trace(cohort: Path, tmp_path: Path) -> None:
+    build(cohort, tmp_path / "one")
+    ingest(cohort, tmp_path / "processes", size=SIZE, workers=3)
+    with ThreadPoolExecutor(4) as threads:
+        ingest(cohort, tmp_path / "threads", size=SIZE, executor=threads)
+    expected = content(tmp_path / "one")
+    assert len([name for name in expected if name.endswith(".arrow")]) == 3
+    assert content(tmp_path / "processes") == expected == content(tmp_path / "threads")
+
+
+def test_it_says_room_and_time_before_it_starts(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(cohort, tmp_path / "store")
+    said = capsys.readouterr().err
+    free = shutil.disk_usage(tmp_path).free / 1e9
+    assert "39 films at 16 px need 0.00 GB, " in said
+    assert abs(float(said.split(" GB are free")[0].split()[-1]) - free) < 2
+    assert "about 1 s with 1 worker, estimated from 39 films; 5 of them cannot be read" in said
+
+
+def test_the_hash_depends_on_content_and_not_on_the_place(films: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(films, moved)
+    hashes = []
+    for root in (films, moved):
+        file = write_cohort(tmp_path / f"{root.name}.parquet", sorted(root.iterdir()), root)
+        hashes.append(build(file, tmp_path / f"store-{root.name}").hash)
+    assert hashes[0] == hashes[1]
+    other = write_cohort(tmp_path / "other.parquet", sorted(films.iterdir())[::-1], films)
+    assert build(other, tmp_path / "other").hash != hashes[0]
+    assert build(file, tmp_path / "larger", size=SIZE + 1).hash != hashes[0]
+
+
+def test_films_that_moved_are_found_under_images_root(films: Path, tmp_path: Path) -> None:
+    relative = write_cohort(tmp_path / "relative.parquet", [p.name for p in sorted(films.iterdir())], "/no/such/place")
+    absolute = write_cohort(
+        tmp_path / "absolute.parquet", [f"/no/such/place/{p.name}" for p in sorted(films.iterdir())], "/no/such/place"
+    )
+    for file in (relative, absolute):
+        assert build(file, tmp_path / file.stem, images_root=films).films == 34
+    stranger = write_cohort(tmp_path / "stranger.parquet", [films / "00.jpg"], "/no/such/place")
+    with pytest.raises(InputError, match="row 0 under the cohort's image folder '/no/such/place'"):
+        build(stranger, tmp_path / "stranger", images_root=films)
+
+
+# ---- killed
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at one exact place."""
+
+
+@pytest.mark.parametrize("renamed", [False, True], ids=["before the rename", "after the rename"])
+def test_stopped_at_every_write_it_ends_in_the_same_bytes(
+    renamed: bool, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(cohort, tmp_path / "undisturbed")
+    expected = content(tmp_path / "undisturbed")
+    publish = room.publish
+    for stop in range(100):
+        calls = iter(range(1000))
+
+        def stopping(whole: Path, file: Path, stop: int = stop, calls: object = calls) -> None:
+            last = next(calls) == stop  # type: ignore[call-overload]
+            if renamed or not last:
+                publish(whole, file)
+            if last:
+                raise Killed
+
+        out = tmp_path / f"stopped-{stop}"
+        monkeypatch.setattr(room, "publish", stopping)
+        try:
+            build(cohort, out)
+        except Killed:
+            monkeypatch.setattr(room, "publish", publish)
+            build(cohort, out)
+            assert content(out) == expected, stop
+        else:
+            break
+    # plan.json, three shards of two files, cohort, quarantine, store.json
+    assert stop == 10
+
+
+PROGRAM = """
+import sys
+from chartray.pixels.ingest import ingest
+if __name__ == "__main__":
+    ingest(sys.argv[1], sys.argv[2], size=64, workers=2)
+"""
+
+
+def test_kill_9_twice_and_resume_with_other_workers(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    pictures = []
+    for number in range(5):
+        pictures.append(tmp_path / f"{number}.png")
+        Image.fromarray(random.integers(0, 256, (600, 500), dtype=np.uint8)).save(pictures[-1], compress_level=1)
+    cohort = write_cohort(tmp_path / "cohort.parquet", [pictures[row % 5] for row in range(320)], tmp_path)
+    build(cohort, tmp_path / "undisturbed", size=64)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    out = tmp_path / "killed"
+    finished: list[int] = []
+    for _ in range(2):
+        command = [sys.executable, str(tmp_path / "program.py"), str(cohort), str(out)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        before = shards_of(out)
+        wait_for(lambda before=before, process=process: shards_of(out) > before + 2 or process.poll() is not None)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=10)  # returns once the workers have closed standard error: they died too
+        assert process.returncode == -signal.SIGKILL
+        assert not (out / "store.json").exists()
+        with pytest.raises(InputError, match="has not finished"):
+            Store.open(out)
+        finished.append(shards_of(out))
+    assert 0 < finished[0] < finished[1] < 20
+    written = {file: file.stat().st_mtime_ns for file in out.glob("images-*.arrow")}
+    ingest(cohort, out, size=64, workers=3)
+    assert content(out) == content(tmp_path / "undisturbed")
+    assert sum(file.stat().st_mtime_ns == at for file, at in written.items()) >= finished[1]
+
+
+def shards_of(out: Path) -> int:
+    return len(list((out / "unfinished").glob("shard-*.json")))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def test_another_cohort_or_size_cannot_continue(
+    cohort: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "store"
+    other = write_cohort(tmp_path / "other.parquet", [films / "00.jpg", films / "01.png"], films)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            build(cohort, out)
+    half = content(out)
+    for wrong, size in ((other, SIZE), (cohort, SIZE + 1)):
+        refuse("the unfinished ingest in .* began with, found others", wrong, out, size=size)
+    assert content(out) == half
+    build(cohort, out)
+    whole = content(out)
+    for wrong, size in ((other, SIZE), (cohort, SIZE + 1)):
+        refuse("a finished store of another cohort or size", wrong, out, size=size)
+    assert build(cohort, out).films == 34
+    assert content(out) == whole
+
+
+def test_two_at_once_are_refused(cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "store" / "unfinished").mkdir(parents=True)
+    with (tmp_path / "store" / "unfinished" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refuse("another ingest is writing", cohort, tmp_path / "store")
+    assert build(cohort, tmp_path / "store").films == 34
+
+
+def test_a_dead_worker_is_a_sentence(cohort: Path, tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, initializer=os._exit, initargs=(1,)) as broken:
+        refuse("a worker died", cohort, tmp_path / "store", executor=broken)
+
+
+# ---- refused
+
+
+def refuse(sentence: str, cohort: Path, out: Path, **options: object) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        build(cohort, out, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_film_at_all_writes_nothing(films: Path, tmp_path: Path) -> None:
+    missing = write_cohort(
+        tmp_path / "missing.parquet", ["/no/such/place/a.png", "/no/such/place/b.png"], "/no/such/place"
+    )
+    refuse(
+        r"under /no/such/place, found none of 2 .* the first is /no/such/place/a\.png \(no such file\)",
+        missing,
+        tmp_path / "m",
+    )
+    assert not (tmp_path / "m").exists()
+    broken = write_cohort(tmp_path / "broken.parquet", [films / "03.png", films / "17.png"], films)
+    refuse(r"found none of 2 .*03\.png \(the file is empty\)", broken, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_cohort_that_cannot_be_ingested_is_refused(films: Path, tmp_path: Path) -> None:
+    out, film = tmp_path / "out", films / "00.jpg"
+    file = tmp_path / "c.parquet"
+    refuse("expected a cohort at .*found no such file", file, out)
+    file.write_text("image_id,path\n")
+    refuse("expected a cohort", file, out)
+    pq.write_table(pa.table({"image_id": ["a"], "path": [str(film)]}), file)
+    refuse("expected a cohort", file, out)
+    write_cohort(file, [film] * 3, films, ids=["a", "b", "a"])
+    refuse("expected each image_id once in .* row 0 again in row 2", file, out)
+    write_cohort(file, [film] * 2, films, ids=["a", None])
+    refuse("expected a image_id in row 1", file, out)
+    write_cohort(file, [], films)
+    refuse("found no row", file, out)
+    metadata = CohortMetadata(source="table", format=7)
+    pq.write_table(pa.table({"image_id": ["a"], "path": ["b"]}).replace_schema_metadata(to_metadata(metadata)), file)
+    refuse("expected cohort format 1 .* found 7", file, out)
+    pq.write_table(pa.table({"image_id": ["a"]}).replace_schema_metadata(to_metadata(CohortMetadata(source="t"))), file)
+    refuse("expected a column path", file, out)
+    write_cohort(file, [film], films)
+    refuse("expected a size of 8 to 4096", file, out, size=4)
+    refuse("expected the image folder at", file, out, images_root=tmp_path / "nowhere")
+    assert not out.exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused(cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    refuse(r"found thesis\.tex", cohort, tmp_path / "mine")
+    refuse("found a file", cohort, cohort)
+    assert content(tmp_path / "mine") == {"thesis.tex": b"x"}
+
+
+def test_a_disk_that_is_too_small_is_refused(films: Path, tmp_path: Path) -> None:
+    rows = shutil.disk_usage(tmp_path).free // 4096**2 + 1000
+    file = write_cohort(tmp_path / "huge.parquet", [films / "00.jpg"] * rows, films)
+    refuse("GB free in .*make room", file, tmp_path / "store", size=4096)
+    assert not (tmp_path / "store").exists()
+
+
+# ---- real films
+
+
+@pytest.mark.skipif(not (SHARED / "hannover").exists(), reason="shared/data/hannover is not here")
+def test_the_hannover_films(tmp_path: Path) -> None:
+    paths = sorted((SHARED / "hannover" / "images").glob("*.jpg"))
+    cohort = write_cohort(tmp_path / "c.parquet", list(paths), SHARED / "hannover" / "images")
+    result = ingest(cohort, tmp_path / "store", size=128, workers=2)
+    check_against_pillow(Store.open(result.store), 243)
+    index = json.loads((tmp_path / "store" / "store.json").read_text())
+    assert index["shard_rows"] == 16
+    assert len(index["shards"]) == 16
+
+
+@pytest.mark.skipif(
+    not (SHARED / "nih-chestxray14-64px").exists(), reason="shared/data/nih-chestxray14-64px is not here"
+)
+def test_the_nih_films(tmp_path: Path) -> None:
+    paths = sorted((SHARED / "nih-chestxray14-64px").rglob("*.png"))
+    cohort = write_cohort(tmp_path / "c.parquet", list(paths), SHARED / "nih-chestxray14-64px")
+    result = ingest(cohort, tmp_path / "store", size=64, workers=2)
+    check_against_pillow(Store.open(result.store), 1000)
+
+
+def check_against_pillow(store: Store, films: int) -> None:
+    assert len(store) == films
+    assert store.quarantine.num_rows == 0
+    for row in range(0, films, 20):
+        picture = Image.open(store.cohort["path"][row].as_py())
+        assert (picture.height, picture.width) == (
+            store.cohort["height"][row].as_py(),
+            store.cohort["width"][row].as_py(),
+        )
+        grey = picture.convert("RGB").convert("L")
+        expected = np.asarray(grey.resize((store.size, store.size), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(expected - store.images[row]).mean() < 0.5

@@ -1,0 +1,197 @@
+"""The store: opens in constant time, gives the bytes that were written, refuses what is not whole."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from chartray.errors import InputError
+from chartray.pixels.ingest import ingest
+from chartray.pixels.read import read_film, squash
+from chartray.pixels.store import Store, read_shard, write_shard
+from chartray.schema import CohortMetadata, Variable, from_metadata, to_metadata
+
+SIZE = 24
+FILMS = 40
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FILMS small PNG films, the third of them empty."""
+    folder = tmp_path_factory.mktemp("films")
+    random = np.random.default_rng(1)
+    for row in range(FILMS):
+        pixels = random.integers(0, 256, (20 + row, 30), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{row:02d}.png")
+    (folder / "02.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("store")
+    files = sorted(films.iterdir())
+    cohort = pa.table(
+        {
+            "image_id": [file.stem for file in files],
+            "patient_id": [f"p{row // 2}" for row in range(FILMS)],
+            "path": [str(file) for file in files],
+            "split": ["train"] * FILMS,
+            "ehr.age": [None if row % 5 == 0 else float(row) for row in range(FILMS)],
+        }
+    )
+    metadata = CohortMetadata(source="table", variables={"age": Variable(kind="numeric")}, image_root=str(films))
+    pq.write_table(cohort.replace_schema_metadata(to_metadata(metadata)), out / "cohort.parquet")
+    ingest(out / "cohort.parquet", out / "store", size=SIZE, workers=1)
+    return out / "store"
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    for file in finished.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_images_are_the_squashed_films_in_cohort_order(finished: Path) -> None:
+    store = Store.open(finished)
+    assert (len(store), store.size, store.images.shape) == (FILMS - 1, SIZE, (FILMS - 1, SIZE, SIZE))
+    assert store.cohort.num_rows == len(store)
+    assert "02" not in store.cohort["image_id"].to_pylist()
+    for image, row in zip(store.images, store.cohort.to_pylist(), strict=True):
+        film = read_film(row["path"])
+        np.testing.assert_array_equal(image, squash(film, SIZE))
+        assert (film.height, film.width) == (row["height"], row["width"])
+    assert store.cohort.schema.field("height").type == pa.int32()
+    assert store.cohort.schema.field("width").type == pa.int32()
+
+
+def test_cohort_keeps_its_rows_nulls_and_metadata(finished: Path) -> None:
+    store = Store.open(finished)
+    assert from_metadata(store.cohort.schema.metadata).variables == {"age": Variable(kind="numeric")}
+    expected = [None if row % 5 == 0 else float(row) for row in range(FILMS) if row != 2]
+    assert store.cohort["ehr.age"].to_pylist() == expected
+    assert store.quarantine.to_pylist() == [
+        {"image_id": "02", "path": store.quarantine["path"][0].as_py(), "reason": "the file is empty"}
+    ]
+
+
+def test_shards_are_plain_arrow_files_with_the_canonical_tensor_type(finished: Path) -> None:
+    ids = []
+    for file in sorted(finished.glob("images-*.arrow")):
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        assert table.schema.field("image").type == pa.fixed_shape_tensor(pa.uint8(), (SIZE, SIZE))
+        ids += table["image_id"].to_pylist()
+    assert len(list(finished.glob("images-*.arrow"))) > 1
+    assert ids == Store.open(finished).cohort["image_id"].to_pylist()
+
+
+def test_an_image_is_a_read_only_view(finished: Path) -> None:
+    store = Store.open(finished)
+    first, again = store.images[5], store.images[5]
+    assert np.shares_memory(first, again)
+    assert not first.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0] = 1
+    np.testing.assert_array_equal(store.images[-1], store.images[len(store) - 1])
+    with pytest.raises(IndexError):
+        store.images[len(store)]
+    assert len(list(store.images)) == len(store)
+
+
+def test_gather_is_indexing_row_by_row(finished: Path) -> None:
+    store = Store.open(finished)
+    rows = np.random.default_rng(0).integers(0, len(store), 100)
+    expected = np.stack([store.images[row] for row in rows])
+    np.testing.assert_array_equal(store.images.gather(rows), expected)
+    buffer = np.empty((100, SIZE, SIZE), dtype=np.uint8)
+    assert store.images.gather(rows, buffer) is buffer
+    np.testing.assert_array_equal(buffer, expected)
+    assert store.images.gather(np.array([], dtype=np.int64)).shape == (0, SIZE, SIZE)
+    for wrong in (-1, len(store)):
+        with pytest.raises(IndexError):
+            store.images.gather(np.array([0, wrong]))
+    with pytest.raises(ValueError, match="out must be uint8"):
+        store.images.gather(rows, np.empty((99, SIZE, SIZE), dtype=np.uint8))
+
+
+def test_a_store_pickles_as_its_folder(finished: Path) -> None:
+    store = Store.open(finished)
+    frozen = pickle.dumps(store)
+    assert len(frozen) < 1000
+    thawed = pickle.loads(frozen)
+    assert thawed.hash == store.hash
+    np.testing.assert_array_equal(thawed.images[7], store.images[7])
+
+
+def test_open_files_do_not_grow_with_the_shards(finished: Path) -> None:
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.exists():
+        pytest.skip("needs /proc")
+    store = Store.open(finished)
+    before = len(list(descriptors.iterdir()))
+    store.images.gather(np.arange(len(store)))
+    assert len(list(descriptors.iterdir())) == before
+
+
+def test_a_large_film_survives_a_shard(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 700, 700), dtype=np.uint8)
+    write_shard(tmp_path / "x.arrow", ["a", "äö", ""], images)
+    np.testing.assert_array_equal(read_shard(tmp_path / "x.arrow", 700), images)
+    assert pa.ipc.open_file(tmp_path / "x.arrow").read_all()["image_id"].to_pylist() == ["a", "äö", ""]
+    with pytest.raises(InputError, match="expected films of 10 x 10"):
+        read_shard(tmp_path / "x.arrow", 10)
+
+
+def edit(folder: Path, **values: object) -> None:
+    index = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps({**index, **values}))
+
+
+def test_what_is_not_a_whole_store_is_refused(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    nowhere = tmp_path_factory.mktemp("nowhere")
+    refuse(nowhere, "expected a store .* found none")
+    (nowhere / "unfinished").mkdir()
+    refuse(nowhere, "has not finished; run it again")
+    Store.open(copy)
+    whole = (copy / "store.json").read_text()
+    edit(copy, format=99)
+    refuse(copy, "expected store format 1 .* found 99")
+    (copy / "store.json").write_text(whole[:30])
+    refuse(copy, "expected JSON")
+    (copy / "store.json").write_text(whole)
+    edit(copy, rows=7)
+    refuse(copy, "expected 7 films .* found 39 images and 39 rows")
+    (copy / "store.json").write_text(whole)
+    shard = copy / "images-00001.arrow"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    refuse(copy, "the store is damaged")
+    shard.unlink()
+    refuse(copy, r"images-00001\.arrow, found no such file; the store is incomplete")
+    shard.write_bytes(content)
+    (copy / "cohort.parquet").write_bytes(b"no")
+    refuse(copy, r"expected Parquet in .*cohort\.parquet")
+    (copy / "cohort.parquet").unlink()
+    refuse(copy, r"cohort\.parquet, found no such file")
+
+
+def refuse(folder: Path, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        Store.open(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_is_found(copy: Path) -> None:
+    assert Store.open(copy).damaged() == []
+    shard = copy / "images-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert Store.open(copy).damaged() == ["images-00000.arrow"]
