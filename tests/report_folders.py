@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -136,109 +137,161 @@ def write_run(folder: Path, store: Store, chart: str, control: str, seed: int, s
     return folder
 
 
-def write_results(folder: Path, run: Path, stores: dict[str, Store], seed: int, resamples: int = 60) -> Path:
-    """Scores, intervals and paired differences that metrics.py computes from simulated predictions."""
+def write_results(
+    folder: Path, run: Path, stores: dict[str, Store], seed: int, *, resamples: int = 60, floors: bool = True
+) -> Path:
+    """What an evaluation writes: simulated scores, and values, intervals and differences computed from them."""
     folder.mkdir(parents=True)
     manifest = json.loads((run / "manifest.json").read_text())
     chart, control = manifest["chart"], manifest["control"]
-    sources = [control, "untrained", "pixels", "chart-only", "image+chart"]
-    rows, comparisons, predictions, embeddings = [], [], [], []
-    macro_labels = {}
+    read = chart if chart != "none" else "demographic-norm"
+    arms = [(control, chart)]
+    arms += [("untrained", "none"), ("pixels", "none"), ("chart-only", read), ("image+chart", read)] if floors else []
+    rows, pairs, predictions, embeddings, entries = [], [], [], [], []
     for dataset, store in stores.items():
-        cohort = store.cohort
-        test = np.flatnonzero(np.array(cohort["split"].to_pylist()) == "test")
-        patients = np.array(cohort["patient_id"].to_pylist())[test]
-        truth = np.stack([cohort[f"label.{label}"].to_numpy()[test] for label in LABELS], axis=1)
-        truth = np.where(np.isnan(truth), 0.0, np.where(truth == -1, np.nan, truth))
-        enough = metrics.eligible(truth, patients)
-        macro_labels[dataset] = [label for label, there in zip(LABELS, enough, strict=True) if there]
-        common = np.random.default_rng(7).normal(size=truth.shape)
-        for source in sources:
-            signal = SIGNAL.get(source, SIGNAL[chart] if source in ("none", "image+chart") else 1.0)
-            rng = np.random.default_rng([seed, len(source), len(chart)])
-            strength = np.array([STRENGTH.get(label, 0.8) for label in LABELS])
-            score = np.nan_to_num(truth, nan=0.5) * strength * signal + 0.85 * common
-            score = score + 0.45 * rng.normal(size=truth.shape)
-            base = {"run": run.name, "chart": chart, "control": source, "dataset": dataset, "protocol": "linear"}
-            base |= {"split": "test", "fraction": 1.0, "seed": seed, "uncertain": "ignore", "blank": "negative"}
-            kept = np.flatnonzero(enough)
-            ends = metrics.bootstrap(truth[:, kept], score[:, kept], patients, resamples=resamples)
-            for metric, point, low, high in (
-                ("auroc", metrics.auroc(truth, score), ends.auroc_low, ends.auroc_high),
-                (
-                    "auprc",
-                    metrics.average_precision(truth, score),
-                    ends.average_precision_low,
-                    ends.average_precision_high,
-                ),
-            ):
-                for place, label in enumerate(LABELS):
-                    there = bool(enough[place])
-                    at = int(np.searchsorted(kept, place))
-                    known = ~np.isnan(truth[:, place])
-                    rows.append(
-                        base
-                        | {
-                            "label": label,
-                            "metric": metric,
-                            "value": None if np.isnan(point[place]) else float(point[place]),
-                            "ci_low": float(low[at]) if there else None,
-                            "ci_high": float(high[at]) if there else None,
-                            "n": int(known.sum()),
-                            "n_positive": int(np.nansum(truth[:, place])),
-                            "reason": None if there else "too few patients",
-                        }
-                    )
-                mean = float(point[kept].mean())
-                macro = {"label": "macro", "metric": metric, "value": mean, "n": len(test), "n_positive": None}
-                macro |= {"ci_low": mean - 0.03, "ci_high": mean + 0.03, "reason": None}
-                rows.append(base | macro)
-            arm = {"chart": [chart] * len(test) * len(LABELS), "control": [source] * len(test) * len(LABELS)}
-            ids = np.array(cohort["image_id"].to_pylist())[test]
-            predictions.append(
-                pa.table(
-                    {
-                        "dataset": [dataset] * len(test) * len(LABELS),
-                        **arm,
-                        "image_id": np.repeat(ids, len(LABELS)),
-                        "patient_id": np.repeat(patients, len(LABELS)),
-                        "label": list(LABELS) * len(test),
-                        "truth": truth.reshape(-1),
-                        "score": score.reshape(-1),
-                    }
-                )
-            )
-            if source in (control, "untrained"):
-                hidden = np.concatenate([score, rng.normal(size=(len(test), 9))], axis=1).astype(np.float32)
-                vectors = pa.FixedSizeListArray.from_arrays(pa.array(hidden.reshape(-1)), hidden.shape[1])
-                table = {
-                    "dataset": [dataset] * len(test),
-                    "chart": [chart] * len(test),
-                    "control": [source] * len(test),
-                }
-                embeddings.append(pa.table({**table, "image_id": ids, "embedding": vectors}))
-        of = {
-            row["control"]: row["value"]
-            for row in rows
-            if (row["dataset"], row["label"], row["metric"]) == (dataset, "macro", "auroc")
-        }
-        for source in sources[1:]:
-            gap = of[control] - of[source]
-            pair = {"a": {"chart": chart, "control": control}, "b": {"chart": chart, "control": source}, "p": 0.01}
-            pair |= {"dataset": dataset, "label": "macro", "metric": "auroc", "difference": gap, "seeds": 1}
-            comparisons.append(pair | {"ci_low": gap - 0.03, "ci_high": gap + 0.03})
+        films = _test_films(store)
+        drawn = {}
+        same = {"run": run.name, "dataset": dataset, "protocol": "linear", "split": "test", "fraction": 1.0}
+        for arm in arms:
+            scores = _scores(films.truth, arm, chart, seed)
+            drawn[arm] = _judged(films, scores, resamples)
+            named = same | {"control": arm[0], "chart": arm[1]}
+            more = {"seed": 0, "run_seed": seed, "uncertain": "ignore", "blank": "negative", "resamples": resamples}
+            rows += [named | more | row for row in _result_rows(films, drawn[arm])]
+            predictions.append(_predictions(films, scores, named))
+        for arm in arms[1:]:
+            names = {"a": run.name, "b": arm[0], "control_a": control, "chart_a": chart, "control_b": arm[0]}
+            pairs.append(same | names | {"chart_b": arm[1], "seeds": 1} | _difference(drawn[arms[0]], drawn[arm]))
+        embeddings.append(_embeddings(store, dataset, seed))
+        entries.append(
+            {"dataset": dataset, "path": str(store.folder), "hash": store.hash, "unmatched": ["Lung Lesion"]}
+        )
+    evaluation = {"stores": entries, "command": ["chartray", "evaluate", "RUN", "STORE"], "left_out": {}, "notes": []}
+    evaluation |= {"after_film": manifest["after_film"], "encoder": {"provenance": {"chart_use": "anchor"}}}
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "comparisons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in comparisons))
-    (folder / "evaluation.json").write_text(json.dumps({"resamples": 1000, "macro_labels": macro_labels}))
+    (folder / "comparisons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
     pq.write_table(pa.concat_tables(predictions), folder / "predictions.parquet")
     pq.write_table(pa.concat_tables(embeddings), folder / "embeddings.parquet")
     return folder
 
 
-def hospital(root: Path, *, films: int = 120, seeds: int = 1, arms: int = 3) -> dict[str, list[Path]]:
+class TestFilms(NamedTuple):
+    """The test films of a store."""
+
+    __test__ = False
+
+    ids: list[str]
+    patients: np.ndarray
+    truth: np.ndarray
+    counted: np.ndarray
+
+
+class Judged(NamedTuple):
+    """Macro and per-label values of an arm with the resamples behind their intervals."""
+
+    values: dict[str, np.ndarray]
+    resamples: metrics.Resamples
+    counted: np.ndarray
+
+
+def _test_films(store: Store) -> TestFilms:
+    cohort = store.cohort
+    test = np.flatnonzero(np.array(cohort["split"].to_pylist()) == "test")
+    truth = np.stack([cohort[f"label.{label}"].to_numpy()[test] for label in LABELS], axis=1)
+    truth = np.where(np.isnan(truth), 0.0, np.where(truth == -1, np.nan, truth))
+    patients = np.array(cohort["patient_id"].to_pylist())[test]
+    ids = np.array(cohort["image_id"].to_pylist())[test].tolist()
+    return TestFilms(ids, patients, truth, metrics.eligible(truth, patients))
+
+
+def _scores(truth: np.ndarray, arm: tuple[str, str], chart: str, seed: int) -> np.ndarray:
+    signal = SIGNAL.get(arm[0], SIGNAL[chart])
+    strength = np.array([STRENGTH.get(label, 0.8) for label in LABELS])
+    common = np.random.default_rng(7).normal(size=truth.shape)
+    own = np.random.default_rng([seed, len(arm[0]), len(chart)]).normal(size=truth.shape)
+    return np.nan_to_num(truth, nan=0.5) * strength * signal + 0.85 * common + 0.45 * own
+
+
+def _judged(films: TestFilms, scores: np.ndarray, resamples: int) -> Judged:
+    values = {
+        "auroc": metrics.auroc(films.truth, scores),
+        "average_precision": metrics.average_precision(films.truth, scores),
+    }
+    drawn = metrics.resample(films.truth, scores, films.patients, resamples=resamples, macro=films.counted)
+    return Judged(values, drawn, films.counted)
+
+
+def _result_rows(films: TestFilms, judged: Judged) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for metric, values in judged.values.items():
+        low, high = metrics.percentiles(getattr(judged.resamples, metric), 0.95)
+        for place, label in enumerate(LABELS):
+            row: dict[str, object] = {"label": label, "metric": metric, "value": _number(values[place])}
+            enough = bool(films.counted[place])
+            row |= {
+                "ci_low": _number(low[place]) if enough else None,
+                "ci_high": _number(high[place]) if enough else None,
+            }
+            row |= {"n": int((~np.isnan(films.truth[:, place])).sum()), "labels": None}
+            row |= {
+                "n_positive": int(np.nansum(films.truth[:, place])),
+                "reason": None if enough else "too few patients",
+            }
+            rows.append(row)
+        low, high = metrics.percentiles(getattr(judged.resamples, f"macro_{metric}"), 0.95)
+        macro = {"label": "macro", "metric": metric, "value": _number(values[films.counted].mean()), "n_positive": None}
+        macro |= {"ci_low": _number(low), "ci_high": _number(high), "n": len(films.ids), "reason": None}
+        rows.append(macro | {"labels": [label for label, one in zip(LABELS, films.counted, strict=True) if one]})
+    return rows
+
+
+def _difference(a: Judged, b: Judged) -> dict[str, object]:
+    gap = a.values["auroc"][a.counted].mean() - b.values["auroc"][b.counted].mean()
+    found = metrics.difference(gap, a.resamples.macro_auroc - b.resamples.macro_auroc)
+    row: dict[str, object] = {"label": "macro", "metric": "auroc", "difference": _number(found.value)}
+    return row | {"ci_low": _number(found.low), "ci_high": _number(found.high), "p": _number(found.p)}
+
+
+def _predictions(films: TestFilms, scores: np.ndarray, named: dict[str, object]) -> pa.Table:
+    rows = films.truth.size
+    same = {name: [named[name]] * rows for name in ("dataset", "split", "run", "control", "chart", "fraction")}
+    columns = {
+        "image_id": np.repeat(np.array(films.ids, dtype=object), len(LABELS)),
+        "patient_id": np.repeat(films.patients.astype(object), len(LABELS)),
+        "label": list(LABELS) * len(films.ids),
+        "truth": pa.array(films.truth.reshape(-1), pa.float64(), mask=np.isnan(films.truth.reshape(-1))),
+        "score": scores.reshape(-1),
+    }
+    return pa.table(columns | same)
+
+
+def _embeddings(store: Store, dataset: str, seed: int) -> pa.Table:
+    cohort = store.cohort
+    rng = np.random.default_rng(seed)
+    edema = np.nan_to_num(cohort["label.Edema"].to_numpy(), nan=0.0)
+    male = np.array([one == "male" for one in cohort["ehr.sex"].to_pylist()], dtype=float)
+    hidden = rng.normal(size=(len(store), 12)) + np.outer(edema * 2, rng.normal(size=12)) + np.outer(male, np.ones(12))
+    flat = pa.array(hidden.astype(np.float32).reshape(-1))
+    columns = {name: cohort[name] for name in ("split", "image_id", "patient_id")}
+    return pa.table(
+        {"dataset": [dataset] * len(store), **columns, "embedding": pa.FixedSizeListArray.from_arrays(flat, 12)}
+    )
+
+
+def _number(value: object) -> float | None:
+    number = float(value)  # type: ignore[arg-type]
+    return None if np.isnan(number) else number
+
+
+def hospital(
+    root: Path, *, films: int = 120, seeds: int = 1, arms: int = 3, datasets: int = 3
+) -> dict[str, list[Path]]:
     """Three data sets, `arms` of chart, none and shuffled, `seeds` of each: the folders by kind."""
     rng = np.random.default_rng(3)
-    stores = {name: write_store(root / f"store-{name}", name, films, rng) for name in ("mimic", "chexpert", "nih")}
+    stores = {
+        name: write_store(root / f"store-{name}", name, films, rng) for name in ("mimic", "chexpert", "nih")[:datasets]
+    }
     runs, results = [], []
     for chart, control in (("demographic-norm", "none"), ("none", "none"), ("demographic-norm", "shuffled"))[:arms]:
         for seed in range(seeds):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chartray.pixels.store import Store
-from chartray.report.inputs import Run
+from chartray.report.inputs import Results, Run
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
 
 
@@ -75,16 +75,22 @@ class DataSection(NamedTuple):
     store_hash: str
 
 
-def open_stores(folders: Sequence[Path], runs: Sequence[Run]) -> dict[str, tuple[Path, Store]]:
-    """The stores by the source of their cohort: those given, and those named by manifests that exist.
+def open_stores(
+    folders: Sequence[Path], runs: Sequence[Run], results: Sequence[Results]
+) -> dict[str, tuple[Path, Store]]:
+    """The stores by data set: those given, and those that evaluations and manifests name and that are still there.
 
     Raises InputError where a given folder is no store.
     """
-    named = [Path(run.manifest["store"]) for run in runs if run.manifest.get("store")]
+    entries = [entry for one in results for entry in one.evaluation.get("stores") or []]
+    by_hash = {str(entry["hash"]): str(entry["dataset"]) for entry in entries}
+    named = [Path(entry["path"]) for entry in entries]
+    named += [Path(run.manifest["store"]) for run in runs if run.manifest.get("store")]
     found: dict[str, tuple[Path, Store]] = {}
-    for folder in [*folders, *(folder for folder in named if (folder / "store.json").is_file())]:
+    for folder in dict.fromkeys([*folders, *(folder for folder in named if (folder / "store.json").is_file())]):
         store = Store.open(folder)
-        found.setdefault(from_metadata(store.cohort.schema.metadata).source, (folder, store))
+        source = from_metadata(store.cohort.schema.metadata).source
+        found.setdefault(by_hash.get(store.hash, source), (Path(folder), store))
     return found
 
 

@@ -1,5 +1,6 @@
 """Which panels the report draws: training curves, ROC curves, forests of values and of differences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from chartray.report.figures import (
     training_panel,
 )
 from chartray.report.inputs import MACRO, Arm, Comparison, Run, Score
-from chartray.report.summary import selection
+from chartray.report.summary import over_seeds
 from chartray.report.tables import arms_of, intervals
 
 # What is drawn of metrics.jsonl: the field, its title, its unit, and what a reader should look for.
@@ -35,6 +36,7 @@ QUANTITIES = (
     ("learning_rate", "Learning rate", "per step", "warm-up, then cosine"),
     ("health.assignment_entropy", "Entropy of the mean assignment", "nats", "near zero: all films share one prototype"),
     ("health.prototypes_in_use", "Prototypes in use", "prototypes", "few: collapse"),
+    ("health.information", "Information in the assignments", "nats", "near 0: the assignments say nothing of the film"),
     ("health.effective_rank", "Effective rank of embeddings", "dimensions", "near 1: collapse"),
     ("health.agreement", "Target and anchor agreement", "share", "1 from the start: the task is too easy"),
     ("health.knn_auroc", "Neighbour probe on validation", "macro AUROC", "the one curve here that speaks of quality"),
@@ -99,10 +101,10 @@ def dataset_figures(
     if labels:
         found["labels"] = [Drawn(p.title, "", single(p, f"label-{slug}-{i}")) for i, p in enumerate(labels)]
         save_grid(labels, mine, out / "figures" / f"labels-{slug}", columns=3)
-    differences = _difference_panel(name, comparisons, selection(scores).protocol, look)
+    differences = _difference_panel(name, comparisons, mine)
     if differences:
         found["differences"] = _one(differences, f"differences-{slug}", mine, out)
-    panels = [roc_panel(label, drawn, look) for label, drawn in curves.items()]
+    panels = [roc_panel(label, [one for one in drawn if one.arm in mine], look) for label, drawn in curves.items()]
     if panels:
         found["roc"] = [Drawn(p.title, "", single(p, f"roc-{slug}-{i}")) for i, p in enumerate(panels)]
         save_grid(panels, mine, out / "figures" / f"roc-{slug}", columns=5)
@@ -134,24 +136,23 @@ def _label_panels(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Ar
     return found
 
 
-def _difference_panel(
-    name: str, comparisons: Sequence[Comparison], protocol: str, look: Mapping[Arm, Style]
-) -> Panel | None:
-    rows: list[tuple[str, list[Interval]]] = []
+def _difference_panel(name: str, comparisons: Sequence[Comparison], look: Mapping[Arm, Style]) -> Panel | None:
+    """The differences in macro AUROC of `name`: all pairs, seeds together."""
+    pairs: dict[tuple[Arm, Arm], list[Comparison]] = {}
     for one in comparisons:
-        if (one.dataset, one.label, one.metric, one.protocol) == (
-            name,
-            MACRO,
-            "auroc",
-            protocol,
-        ) and one.difference is not None:
-            low, high = (one.low, one.high) if one.low is not None and one.high is not None else (float("nan"),) * 2
-            seeds = f" ({one.seeds} seeds)" if one.seeds > 1 else ""
-            rows.append((f"{one.a.title} − {one.b.title}{seeds}", [Interval(one.a, one.difference, low, high)]))
-    known = [row for row in rows if row[1][0].arm in look]
-    if not known:
+        shown = (one.dataset, one.label, one.metric) == (name, MACRO, "auroc") and one.difference is not None
+        if shown and one.a in look and one.b in look:
+            pairs.setdefault((one.a, one.b), []).append(one)
+    rows: list[tuple[str, list[Interval]]] = []
+    for a, b in sorted(pairs, key=lambda pair: (pair[0].order, pair[1].order)):
+        one = over_seeds(pairs[a, b])
+        low, high = (one.low, one.high) if one.low is not None and one.high is not None else (math.nan, math.nan)
+        seeds = f" ({one.seeds} seeds)" if one.seeds > 1 else ""
+        value = math.nan if one.difference is None else one.difference
+        rows.append((f"{a.title} − {b.title}{seeds}", [Interval(a, value, low, high)]))
+    if not rows:
         return None
-    return forest_panel("Differences in macro AUROC", known, look, axis="difference in macro AUROC", zero=True)
+    return forest_panel("Differences in macro AUROC", rows, look, axis="difference in macro AUROC", zero=True)
 
 
 def _one(panel: Panel, name: str, look: Mapping[Arm, Style], out: Path) -> Drawn:

@@ -22,7 +22,7 @@ from chartray.report.inputs import Arm
 
 # Inches under the axes for tick labels and the axis title.
 _BOTTOM = 0.48
-INK, MUTED, RULE = "#1b2430", "#5b6675", "#d5dae1"
+PAPER, INK, MUTED, RULE = "#fbfbf9", "#1b2430", "#5b6675", "#d5dae1"
 # Okabe and Ito's colour-blind-safe colours and greys; marker and line style say the same again without colour.
 _CHART_COLOURS = ("#0072b2", "#56b4e9", "#332288", "#117733")
 _FIXED: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
@@ -178,13 +178,15 @@ def forest_panel(
             axes.axvline(0, color=INK, linewidth=0.9)
         top = 0.0
         for (name, intervals), head, height in zip(rows, heads, lines, strict=True):
-            axes.text(
-                0.0, top + 0.14, name, transform=axes.get_yaxis_transform(), va="center", ha="left", color=INK, size=9
-            )
-            for place, one in enumerate(intervals):
-                _interval(axes, one, top + head + 0.17 * place, look[one.arm])
+            # The name stands on the plot's ground, so that no line runs through it.
+            ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
+            place = axes.get_yaxis_transform()
+            if name:
+                axes.text(0, top + 0.15, name, transform=place, va="center", ha="left", color=INK, size=9, bbox=ground)
+            for line, one in enumerate(intervals):
+                _interval(axes, one, top + head + 0.17 * line, look[one.arm])
             top += height
-        axes.set_ylim(top + 0.02, -0.05)
+        axes.set_ylim(top + 0.02, -0.02)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)

@@ -14,35 +14,33 @@ import yaml
 from chartray.errors import InputError
 
 MACRO = "macro"
-# Sources that are scored beside a run but do not depend on how it was pretrained.
-FLOORS = ("untrained", "pixels", "chart-only")
-SOURCES = (*FLOORS, "image+chart")
-_TITLES = {
-    "untrained": "untrained encoder",
-    "pixels": "plain pixels",
-    "chart-only": "chart only",
-    "image+chart": "image + chart",
-}
+# What is scored beside a run: floors that no pretraining enters, and the ceiling that reads its embedding too.
+SOURCES = ("untrained", "pixels", "chart-only", "image+chart")
+NO_CHART = "no chart"
 
 
 class Arm(NamedTuple):
     """One column of every table: how the chart entered pretraining, or which source was scored beside it.
 
     `chart` is the feature set (none: plain pretraining), `control` is none, shuffled, constant, mask-only or one of
-    SOURCES, `use` is anchor or predict.
+    SOURCES, `use` is anchor or predict; `on` is the title of the encoder whose embedding image + chart read.
     """
 
     chart: str
     control: str = "none"
     use: str = "anchor"
+    on: str = ""
 
     @property
     def title(self) -> str:
         """What a reader calls it."""
-        if self.control in _TITLES:
-            base = _TITLES[self.control]
-            return f"{base} on {self.chart}" if self.control == "image+chart" and self.chart != "none" else base
-        name = "no chart" if self.chart == "none" else self.chart
+        if self.control == "chart-only":
+            return "chart only" if self.chart == "none" else f"chart only ({self.chart})"
+        if self.control == "image+chart":
+            return "image + chart" if self.on in ("", NO_CHART) else f"image + chart on {self.on}"
+        if self.control in SOURCES:
+            return {"untrained": "untrained encoder", "pixels": "plain pixels"}[self.control]
+        name = NO_CHART if self.chart == "none" else self.chart
         name += ", predicted" if self.use == "predict" and self.chart != "none" else ""
         return name if self.control == "none" else f"{name}, {self.control}"
 
@@ -62,17 +60,25 @@ class Arm(NamedTuple):
         return place, SOURCES.index(self.control) if self.control in SOURCES else 0, self.title
 
 
-def arm_of(chart: str | None, control: str | None, use: str | None = None) -> Arm:
-    """The arm that a row or a manifest names; a floor is one arm whatever run it was scored beside."""
-    control = (control or "none").replace("_", "-").replace(" ", "").replace("chart-only", "chart-only")
-    control = {"image-chart": "image+chart", "chartonly": "chart-only"}.get(control, control)
-    if control in FLOORS:
+def arm_of(chart: str | None, control: str | None, use: str | None = None, base: Arm | None = None) -> Arm:
+    """The arm that a row or a manifest names; `base` is the encoder that it was scored beside.
+
+    The untrained encoder and plain pixels are one arm each, whatever run they were scored beside.
+    """
+    chart, control = chart or "none", control or "none"
+    if control in ("untrained", "pixels"):
         return Arm("none", control)
-    return Arm(chart or "none", control, use or "anchor")
+    if control in SOURCES:
+        return Arm(chart, control, on=base.title if base is not None and control == "image+chart" else "")
+    # Without a chart there is nothing to use in one way or another.
+    return Arm(chart, control, (use or "anchor") if chart != "none" else "anchor")
 
 
 class Score(NamedTuple):
-    """One line of results.jsonl; `low` and `high` are None where no interval was possible, `reason` says why."""
+    """One line of results.jsonl; `low` and `high` are None where there can be no interval, `reason` says why.
+
+    `labels` are those of the macro mean, in macro rows.
+    """
 
     arm: Arm
     run: str
@@ -90,6 +96,8 @@ class Score(NamedTuple):
     seed: int | None
     uncertain: str | None
     blank: str | None
+    resamples: int | None
+    labels: tuple[str, ...]
     reason: str | None
 
 
@@ -100,6 +108,7 @@ class Comparison(NamedTuple):
     b: Arm
     dataset: str
     protocol: str
+    fraction: float
     label: str
     metric: str
     difference: float | None
@@ -107,7 +116,6 @@ class Comparison(NamedTuple):
     high: float | None
     p: float | None
     seeds: int
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class Run:
     @property
     def arm(self) -> Arm:
         """Chart, control and use, as the manifest says."""
-        use = self.manifest.get("use") or (self.config.get("chart") or {}).get("use")
+        use = self.manifest.get("chart_use") or (self.config.get("chart") or {}).get("use")
         return arm_of(self.manifest.get("chart"), self.manifest.get("control"), use)
 
     @property
@@ -140,6 +148,11 @@ class Results:
     scores: list[Score]
     comparisons: list[Comparison]
     evaluation: dict[str, Any]
+
+    @property
+    def base(self) -> Arm | None:
+        """The encoder that was evaluated."""
+        return next((one.arm for one in self.scores if one.arm.kind != "source"), None)
 
     @cached_property
     def predictions(self) -> pa.Table | None:
@@ -165,16 +178,28 @@ def read_run(folder: Path) -> Run:
 
 
 def read_results(folder: Path) -> Results:
-    """Raises InputError where `folder` has no results.jsonl or a line of it lacks label, metric or value."""
-    file = folder / "results.jsonl"
-    if not file.is_file():
-        raise InputError(f"expected results.jsonl of `chartray evaluate` in {folder}, found none; check --results")
-    scores = [_score(row, file, line) for line, row in enumerate(read_lines(file), start=1)]
-    comparisons_file = folder / "comparisons.jsonl"
-    rows = read_lines(comparisons_file) if comparisons_file.is_file() else []
+    """The folder of an evaluation, or of a comparison (which has comparisons.jsonl alone).
+
+    Raises InputError where `folder` is neither, or a line lacks data set, label or metric.
+    """
+    file, comparisons_file = folder / "results.jsonl", folder / "comparisons.jsonl"
+    if not file.is_file() and not comparisons_file.is_file():
+        raise InputError(
+            f"expected results.jsonl of `chartray evaluate` in {folder}, found none; check the path of the results"
+        )
     evaluation_file = folder / "evaluation.json"
     evaluation = _json(evaluation_file, "an evaluation") if evaluation_file.is_file() else {}
-    return Results(folder, scores, [comparison(row) for row in rows], evaluation)
+    provenance = (evaluation.get("encoder") or {}).get("provenance") or {}
+    rows = read_lines(file) if file.is_file() else []
+    pairs = read_lines(comparisons_file) if comparisons_file.is_file() else []
+    for one, of in ((file, rows), (comparisons_file, pairs)):
+        for line, row in enumerate(of, start=1):
+            absent = [name for name in ("dataset", "label", "metric") if name not in row]
+            if absent:
+                found = ", ".join(sorted(row))
+                raise InputError(f"expected the field {absent[0]!r} in line {line} of {one}, found {found}")
+    use = provenance.get("chart_use")
+    return Results(folder, scores(rows, use), [comparison(pair, use) for pair in pairs], evaluation)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -199,10 +224,51 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def score(row: Mapping[str, Any]) -> Score:
-    """A row of results.jsonl as a Score; raises KeyError where dataset, label or metric is missing."""
+def scores(rows: Sequence[Mapping[str, Any]], use: str | None = None) -> list[Score]:
+    """Rows of results.jsonl, of one or several runs; `use` is how the run's chart was used, where rows do not say.
+
+    Raises KeyError where data set, label or metric is missing.
+    """
+    bases = {
+        row.get("run"): arm_of(row.get("chart"), row.get("control"), row.get("chart_use", use))
+        for row in rows
+        if row.get("control") not in SOURCES
+    }
+    return [_score(row, bases.get(row.get("run"))) for row in rows]
+
+
+def comparison(row: Mapping[str, Any], use: str | None = None) -> Comparison:
+    """A row of comparisons.jsonl."""
+    a = arm_of(row.get("chart_a"), row.get("control_a"), row.get("chart_use_a", use))
+    b = arm_of(row.get("chart_b"), row.get("control_b"), row.get("chart_use_b", use), a)
+    seeds = row.get("seeds") or 1
+    return Comparison(
+        a=a,
+        b=b,
+        dataset=str(row["dataset"]),
+        protocol=str(row.get("protocol", "linear")),
+        fraction=float(row.get("fraction") or 1.0),
+        label=str(row["label"]),
+        metric=_metric(str(row["metric"])),
+        difference=number(row.get("difference")),
+        low=number(row.get("ci_low")),
+        high=number(row.get("ci_high")),
+        p=number(row.get("p")),
+        seeds=len(seeds) if isinstance(seeds, Sequence) else int(seeds),
+    )
+
+
+def number(value: Any) -> float | None:
+    """A finite number, else None: JSON null and NaN both say that there is no value."""
+    return None if value is None or value != value or abs(value) == float("inf") else float(value)
+
+
+def _score(row: Mapping[str, Any], base: Arm | None) -> Score:
+    source = row.get("control") in SOURCES
+    # A floor has the seed of its evaluation, an encoder that of its pretraining.
+    seed = row.get("seed") if source or row.get("run_seed") is None else row["run_seed"]
     return Score(
-        arm=arm_of(row.get("chart"), row.get("control"), row.get("use")),
+        arm=arm_of(row.get("chart"), row.get("control"), base=base) if source or base is None else base,
         run=str(row.get("run", "")),
         dataset=str(row["dataset"]),
         protocol=str(row.get("protocol", "linear")),
@@ -215,43 +281,13 @@ def score(row: Mapping[str, Any]) -> Score:
         high=number(row.get("ci_high")),
         n=_count(row.get("n")),
         n_positive=_count(row.get("n_positive")),
-        seed=_count(row.get("seed")),
+        seed=_count(seed),
         uncertain=row.get("uncertain"),
         blank=row.get("blank"),
+        resamples=_count(row.get("resamples")),
+        labels=tuple(row.get("labels") or ()),
         reason=row.get("reason"),
     )
-
-
-def comparison(row: Mapping[str, Any]) -> Comparison:
-    """A row of comparisons.jsonl."""
-    seeds = row.get("seeds", 1)
-    return Comparison(
-        a=_named_arm(row.get("a"), row),
-        b=_named_arm(row.get("b"), row),
-        dataset=str(row.get("dataset", "")),
-        protocol=str(row.get("protocol", "linear")),
-        label=str(row.get("label", MACRO)),
-        metric=_metric(str(row.get("metric", "auroc"))),
-        difference=number(row.get("difference")),
-        low=number(row.get("ci_low")),
-        high=number(row.get("ci_high")),
-        p=number(row.get("p")),
-        seeds=len(seeds) if isinstance(seeds, Sequence) else int(seeds or 1),
-        reason=row.get("reason"),
-    )
-
-
-def number(value: Any) -> float | None:
-    """A finite number, else None: JSON null and NaN both say that there is no value."""
-    return None if value is None or value != value or abs(value) == float("inf") else float(value)
-
-
-def _score(row: Mapping[str, Any], file: Path, line: int) -> Score:
-    try:
-        return score(row)
-    except KeyError as error:
-        found = ", ".join(sorted(row))
-        raise InputError(f"expected the field {error} in line {line} of {file}, found {found}") from None
 
 
 def _metric(name: str) -> str:
@@ -260,16 +296,6 @@ def _metric(name: str) -> str:
 
 def _count(value: Any) -> int | None:
     return None if value is None or value != value else int(value)
-
-
-def _named_arm(name: Any, row: Mapping[str, Any]) -> Arm:
-    if isinstance(name, Mapping):
-        return arm_of(name.get("chart"), name.get("control"), name.get("use"))
-    text = str(name)
-    if text in SOURCES:
-        return arm_of(row.get("chart"), text)
-    chart, _, control = text.partition(",") if "," in text else text.partition("/")
-    return arm_of(chart.strip(), control.strip() or "none", row.get("use"))
 
 
 def _table(file: Path) -> pa.Table | None:

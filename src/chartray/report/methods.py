@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chartray.report.inputs import Results, Run, Score
+from chartray.report.inputs import MACRO, Results, Run, Score
 from chartray.report.summary import Selection
 
 _FACTS = {
@@ -20,6 +20,8 @@ _FACTS = {
     "steps": "optimizer steps",
     "chart": "chart",
     "control": "control",
+    "chart_use": "use of the chart",
+    "status": "status",
     "after_film": "variables from after the film",
     "ehr_in": "width of the chart row",
     "device": "device",
@@ -40,6 +42,9 @@ class Scoring(NamedTuple):
     resamples: str
     macro_labels: dict[str, list[str]]
     too_few: dict[str, list[str]]
+    unmatched: dict[str, list[str]]
+    left_out: dict[str, str]
+    notes: list[str]
 
 
 class Facts(NamedTuple):
@@ -59,30 +64,21 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         fraction=f"{100 * which.fraction:g} %",
         blank=_one({one.blank for one in scores if one.blank}),
         uncertain=_one({one.uncertain for one in scores if one.uncertain}),
-        resamples=_one({str(record["resamples"]) for record in records if record.get("resamples")}),
-        macro_labels=macro_labels(records, scores),
+        resamples=_one({f"{one.resamples:,}" for one in scores if one.resamples}),
+        macro_labels=macro_labels(scores),
         too_few=_too_few(scores),
+        unmatched=_unmatched(records),
+        left_out=_left_out(records),
+        notes=list(dict.fromkeys(str(note) for record in records for note in record.get("notes") or [])),
     )
 
 
-def macro_labels(records: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> dict[str, list[str]]:
-    """The labels in each data set's macro mean, as evaluation recorded them, else those with an interval."""
+def macro_labels(scores: Sequence[Score]) -> dict[str, list[str]]:
+    """The labels in each data set's macro mean, as evaluation recorded them."""
     found: dict[str, list[str]] = {}
-    for record in records:
-        named = record.get("macro_labels")
-        if isinstance(named, Mapping):
-            for dataset, labels in named.items():
-                found.setdefault(str(dataset), [str(label) for label in labels])
     for one in scores:
-        if (
-            one.metric == "auroc"
-            and one.label != "macro"
-            and one.low is not None
-            and not _recorded(records, one.dataset)
-        ):
-            labels = found.setdefault(one.dataset, [])
-            if one.label not in labels:
-                labels.append(one.label)
+        if one.label == MACRO and one.labels:
+            found.setdefault(one.dataset, list(one.labels))
     return found
 
 
@@ -184,15 +180,18 @@ def _too_few(scores: Sequence[Score]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for one in scores:
         labels = found.setdefault(one.dataset, [])
-        if one.metric == "auroc" and one.label != "macro" and one.low is None and one.label not in labels:
+        if one.metric == "auroc" and one.label != MACRO and one.low is None and one.label not in labels:
             labels.append(one.label)
     return {dataset: labels for dataset, labels in found.items() if labels}
 
 
-def _recorded(records: Sequence[Mapping[str, Any]], dataset: str) -> bool:
-    return any(
-        isinstance(record.get("macro_labels"), Mapping) and dataset in record["macro_labels"] for record in records
-    )
+def _unmatched(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    stores = [store for record in records for store in record.get("stores") or []]
+    return {str(store["dataset"]): list(store["unmatched"]) for store in stores if store.get("unmatched")}
+
+
+def _left_out(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {str(name): str(why) for record in records for name, why in (record.get("left_out") or {}).items()}
 
 
 def _one(values: set[str]) -> str:

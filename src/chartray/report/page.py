@@ -76,10 +76,10 @@ def _context(
     every = [score for one in results for score in one.scores]
     which = summary.selection(every)
     scores = summary.chosen(every, which)
-    comparisons = [pair for one in results for pair in one.comparisons]
-    arms = sorted({run.arm for run in runs} | {score.arm for score in every}, key=lambda arm: arm.order)
+    comparisons = summary.at([pair for one in results for pair in one.comparisons], which)
+    arms = sorted({run.arm for run in runs} | {score.arm for score in scores}, key=lambda arm: arm.order)
     look = figures.styles(arms)
-    opened = cohorts.open_stores(stores, runs)
+    opened = cohorts.open_stores([Path(store) for store in stores], runs, results)
     names = list(dict.fromkeys([*tables.datasets(every), *opened]))
     most = per_film.films_per_map(tables.datasets(every))
     data = [cohorts.data_section(name, opened.get(name), runs) for name in names]
@@ -91,6 +91,8 @@ def _context(
         sections.append(_dataset(name, scores, every) | drawn | {"map": maps})
     return {
         "title": title or _title(arms, names),
+        "unfinished": [run for run in runs if run.manifest.get("status", "complete") != "complete"],
+        "commands": [one.evaluation["command"] for one in results if one.evaluation.get("command")],
         "written": datetime.now(UTC).strftime("%-d %B %Y"),
         "runs": runs,
         "arms": [(arm, look[arm]) for arm in arms],
@@ -102,7 +104,7 @@ def _context(
         "has_plain": any(arm.kind == "none" for arm in arms),
         "trained": [run.arm for run in runs],
         "verdicts": summary.verdicts(every, comparisons),
-        "after_film": sorted({name for run in runs for name in run.manifest.get("after_film") or []}),
+        "after_film": _after_film(runs, results),
         "scoring": how,
         "datasets": sections,
         "data": data,
@@ -153,6 +155,11 @@ def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> st
 def _size(part: cohorts.DataSection, split: str) -> str:
     there = [one for one in part.splits if one.split == split]
     return f"{there[0].films:,} films of {there[0].patients:,} patients" if there else ""
+
+
+def _after_film(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
+    records = [*(run.manifest for run in runs), *(one.evaluation for one in results)]
+    return sorted({str(name) for record in records for name in record.get("after_film") or []})
 
 
 def _bokeh() -> str:

@@ -20,7 +20,7 @@ from chartray.report.embedding_map import (
     truth_colouring,
 )
 from chartray.report.figures import Curve, roc
-from chartray.report.inputs import Arm, Results, arm_of
+from chartray.report.inputs import SOURCES, Arm, Results, arm_of
 from chartray.report.summary import Selection
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, from_metadata
 
@@ -33,7 +33,7 @@ def roc_curves(results: Sequence[Results], dataset: str, which: Selection) -> di
     """ROC curves by label, one an arm (its first seed); labels with one class have none."""
     found: dict[str, dict[Arm, Curve]] = {}
     for one in results:
-        table = _selected(one.predictions, dataset, which)
+        table = _selected(one, one.predictions, dataset, which)
         if table is None:
             continue
         for arm, rows in _by_arm(table, one):
@@ -68,7 +68,7 @@ def embedding_map(
     """
     tables: dict[Arm, pa.Table] = {}
     for one in results:
-        table = _selected(one.embeddings, dataset, which)
+        table = _selected(one, one.embeddings, dataset, which)
         for arm, rows in _by_arm(table, one) if table is not None else []:
             tables.setdefault(arm, rows)
     tables = {arm: tables[arm] for arm in sorted(tables, key=lambda arm: arm.order) if tables[arm].num_rows > 2}
@@ -92,31 +92,27 @@ def embedding_map(
     return map_item(projections, colourings, [names[image] for image in shown], pictures)
 
 
-def _selected(table: pa.Table | None, dataset: str, which: Selection) -> pa.Table | None:
-    if table is None:
+def _selected(results: Results, table: pa.Table | None, dataset: str, which: Selection) -> pa.Table | None:
+    """The rows of a data set and the main split and share of labels; None where there are none."""
+    if table is None or all(one.protocol != which.protocol for one in results.scores):
         return None
-    for column, value in (("dataset", dataset), ("split", which.split), ("protocol", which.protocol)):
+    for column, value in (("dataset", dataset), ("split", which.split), ("fraction", which.fraction)):
         if column in table.column_names:
             table = table.filter(pc.equal(table[column], value))
-    if "fraction" in table.column_names:
-        table = table.filter(pc.equal(table["fraction"], which.fraction))
     return table if table.num_rows else None
 
 
 def _by_arm(table: pa.Table, results: Results) -> list[tuple[Arm, pa.Table]]:
-    """The rows of each arm; a file that names no arm is its run's."""
-    keys = [name for name in ("chart", "control", "use", "seed", "draw") if name in table.column_names]
-    if "control" not in keys:
-        arms = [one.arm for one in results.scores if one.arm.kind != "source"]
-        return [(arms[0], table)] if arms else []
-    groups = table.select(keys).group_by(keys, use_threads=False).aggregate([]).to_pylist()
+    """The rows of each arm; a file that names no arm holds its encoder's."""
+    base = results.base
+    if "control" not in table.column_names:
+        return [] if base is None else [(base, table)]
     found: dict[Arm, pa.Table] = {}
-    for group in groups:
-        mask = None
-        for key, value in group.items():
-            same = pc.is_null(table[key]) if value is None else pc.equal(table[key], value)
-            mask = same if mask is None else pc.and_(mask, same)
-        found.setdefault(arm_of(group.get("chart"), group.get("control"), group.get("use")), table.filter(mask))
+    for group in table.select(["chart", "control"]).group_by(["chart", "control"]).aggregate([]).to_pylist():
+        mask = pc.and_(pc.equal(table["chart"], group["chart"]), pc.equal(table["control"], group["control"]))
+        source = group["control"] in SOURCES
+        arm = arm_of(group["chart"], group["control"], base=base) if source or base is None else base
+        found.setdefault(arm, table.filter(mask))
     return list(found.items())
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from chartray.report.inputs import MACRO, Arm, Comparison, Score, comparison, score
+from chartray.report import inputs
+from chartray.report.inputs import MACRO, NO_CHART, Arm, Comparison, Score
 
 # DESIGN and METHOD: one seed of a self-supervised run moves by as much as the chart is expected to.
 SEEDS_FOR_A_CLAIM = 3
@@ -39,12 +40,17 @@ def selection(scores: Sequence[Score]) -> Selection:
 def chosen(scores: Iterable[Score], which: Selection) -> list[Score]:
     """The scores of a selection, each (arm, run, seed, data set, label, metric) once.
 
-    A floor that was scored beside several runs with one seed is one measurement, not several.
+    A floor that was scored beside several runs with one seed is one measurement, not several. Image + chart is kept
+    on the encoder that saw no chart, where there is one: that is the ceiling that pretraining with the chart faces.
     """
+    scores = list(scores)
+    plain_ceiling = any(one.arm.control == "image+chart" and one.arm.on == NO_CHART for one in scores)
     found: dict[tuple[Any, ...], Score] = {}
     for one in scores:
+        if plain_ceiling and one.arm.control == "image+chart" and one.arm.on != NO_CHART:
+            continue
         if (one.protocol, one.split, one.fraction) == which:
-            run = "" if one.arm.kind == "source" else one.run
+            run = "" if one.arm.kind == "source" and one.arm.control != "image+chart" else one.run
             found.setdefault((one.arm, run, one.seed, one.dataset, one.label, one.metric), one)
     return list(found.values())
 
@@ -64,8 +70,8 @@ def plain(value: float | None, low: float | None = None, high: float | None = No
 
 
 def seeds_of(scores: Iterable[Score], arm: Arm) -> int:
-    """How many pretraining runs an arm has."""
-    return len({(one.run, one.seed) for one in scores if one.arm == arm})
+    """How many seeds an arm was pretrained with."""
+    return len({one.seed for one in scores if one.arm == arm})
 
 
 def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Verdict]:
@@ -73,7 +79,7 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
     which = selection(scores)
     rows = chosen(scores, which)
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)
-    pairs = _macro_pairs([one for one in comparisons if one.protocol == which.protocol])
+    pairs = _macro_pairs(at(comparisons, which))
     found = []
     untrained = next((arm for arm in arms if arm.control == "untrained"), None)
     trained = [arm for arm in arms if arm.kind in ("chart", "none")]
@@ -95,7 +101,7 @@ def five_lines(results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mappi
 
     Raises KeyError where a row of `results` lacks dataset, label or metric.
     """
-    scores, pairs = [score(row) for row in results], [comparison(row) for row in comparisons]
+    scores, pairs = inputs.scores(results), [inputs.comparison(row) for row in comparisons]
     which = selection(scores)
     rows = [one for one in chosen(scores, which) if one.metric == "auroc" and one.label == MACRO]
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)
@@ -142,17 +148,36 @@ def reversed_comparison(one: Comparison) -> Comparison:
     return one._replace(a=one.b, b=one.a, difference=negative[0], low=negative[1], high=negative[2])
 
 
+def at(comparisons: Iterable[Comparison], which: Selection) -> list[Comparison]:
+    """The comparisons of a selection."""
+    return [one for one in comparisons if (one.protocol, one.fraction) == (which.protocol, which.fraction)]
+
+
+def over_seeds(comparisons: Sequence[Comparison]) -> Comparison:
+    """Comparisons of one pair on one data set as one: that over most seeds, if one was made over several.
+
+    Else the mean difference with the outermost ends of the seeds' intervals, which claims less than any average would.
+    """
+    most = max(one.seeds for one in comparisons)
+    best = [one for one in comparisons if one.seeds == most]
+    first, count = best[0], len(best)
+    if most > 1 or count == 1:
+        return first
+    values = [one.difference for one in best if one.difference is not None]
+    lows, highs = [one.low for one in best], [one.high for one in best]
+    low = min((value for value in lows if value is not None), default=None) if None not in lows else None
+    high = max((value for value in highs if value is not None), default=None) if None not in highs else None
+    return first._replace(difference=fmean(values) if values else None, low=low, high=high, p=None, seeds=count)
+
+
 def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], list[Comparison]]:
-    found: dict[tuple[Arm, Arm], list[Comparison]] = {}
+    """The macro AUROC's comparisons by (a, b), each way round, one a data set."""
+    found: dict[tuple[Arm, Arm], dict[str, list[Comparison]]] = {}
     for one in comparisons:
         if one.label == MACRO and one.metric == "auroc":
             for way in (one, reversed_comparison(one)):
-                known = found.setdefault((way.a, way.b), [])
-                # Several seeds compared one by one and all of them together: the one over most seeds speaks.
-                same = [other for other in known if other.dataset == way.dataset]
-                if all(way.seeds > other.seeds for other in same):
-                    known[:] = [other for other in known if other not in same] + [way]
-    return found
+                found.setdefault((way.a, way.b), {}).setdefault(way.dataset, []).append(way)
+    return {pair: [over_seeds(same) for same in by.values()] for pair, by in found.items()}
 
 
 def _against_untrained(arm: Arm, pairs: Sequence[Comparison]) -> Verdict:
