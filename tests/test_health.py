@@ -1,0 +1,87 @@
+"""Health: three collapses that must be stopped, a healthy run that must not be, and what the vitals measure."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chartray.errors import UnhealthyRun
+from chartray.objectives.msn import Assignments
+from chartray.training import run_folder
+from chartray.training.health import Vitals, Watch, effective_rank, vitals
+from chartray.training.pretrain import pretrain
+
+from .test_pretrain import losses, small
+
+# A verdict may fall from step 80 on: METHOD.md's 200 steps at this size would only cost time.
+SHORT = {
+    "train__steps": 180,
+    "train__checkpoint_every": 1000,
+    "health__patience_steps": 80,
+    "health__every": 10,
+    "health__probe_films": 48,
+    "chart__ehr": "none",
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "changed"),
+    [
+        (
+            "possible prototypes are in use|few prototypes",
+            {"objective__mean_entropy_weight": 0.0, "objective__sinkhorn_iterations": 0},
+        ),
+        ("no longer tell films apart", {"objective__sinkhorn_iterations": 0, "objective__sharpening": 4.0}),
+        ("effective rank", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
+    ],
+)
+def test_a_collapse_is_seen_said_and_stops_the_run(
+    small_store: Path, tmp_path: Path, what: str, changed: dict[str, Any]
+) -> None:
+    """Me-max (and Sinkhorn, which alone keeps prototypes in use) off; a hot, unbalanced target; the rate x 100."""
+    with pytest.raises(UnhealthyRun, match=what) as error:
+        pretrain(small_store, tmp_path / "run", small(**SHORT | changed))
+    assert "\n" not in str(error.value)
+    assert 80 <= len(losses(tmp_path / "run")) < 180
+    assert run_folder.read_manifest(tmp_path / "run")["status"].startswith("stopped: step ")
+    assert not (tmp_path / "run" / "encoder").exists()
+
+
+@pytest.mark.parametrize("changed", [{}, {"objective__train_prototypes": False, "train__clip": None}])
+def test_a_healthy_run_is_not_stopped(small_store: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    pretrain(small_store, tmp_path / "run", small(**SHORT | changed))
+    assert run_folder.read_manifest(tmp_path / "run")["status"] == "complete"
+    assert (tmp_path / "run" / "encoder" / "model.safetensors").exists()
+
+
+def test_effective_rank_counts_directions() -> None:
+    directions = torch.linalg.qr(torch.randn(64, 8, dtype=torch.double, generator=torch.Generator().manual_seed(0)))[0]
+    spread = torch.cat((directions, -directions))  # eight orthogonal directions of one length, centred
+    assert effective_rank(spread) == pytest.approx(8.0)
+    assert effective_rank(torch.ones(50, 16)) == 1.0
+    assert effective_rank(spread * 1000) == pytest.approx(8.0)
+
+
+def test_vitals_of_a_batch_that_is_known() -> None:
+    """Four films on four of eight prototypes, confident and agreed; then all on one."""
+    sure = torch.full((4, 8), -20.0)
+    sure[torch.arange(4), torch.arange(4)] = 0.0
+    sure = sure.log_softmax(dim=1)
+    found = vitals(Assignments(anchor=sure.repeat(2, 1), target=sure), mean_entropy=math.log(8) - math.log(4))
+    assert found.prototypes_in_use == 4
+    assert found.agreement == 1.0
+    assert found.assignment_entropy == pytest.approx(math.log(4))
+    assert found.information == pytest.approx(math.log(4), abs=1e-3)
+    one = vitals(Assignments(anchor=sure[:1].repeat(8, 1), target=sure[:1].repeat(4, 1)), mean_entropy=math.log(8))
+    assert (one.prototypes_in_use, one.information) == (1, pytest.approx(0.0, abs=1e-5))
+
+
+def test_a_constant_loss_is_a_collapse_and_early_steps_get_no_verdict() -> None:
+    watch = Watch(classes=64, untrained_rank=20.0, earliest=200)
+    healthy = Vitals(assignment_entropy=4.0, prototypes_in_use=50, agreement=0.5, information=3.0)
+    for _ in range(60):
+        watch.observe(6.931472, healthy)
+    assert watch.verdict(199, 15.0) is None
+    assert "constant to five decimals" in str(watch.verdict(200, 15.0))
