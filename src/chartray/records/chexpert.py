@@ -9,7 +9,18 @@ import pyarrow.compute as pc
 from chartray.errors import InputError
 from chartray.records.cohort import Cohort, Step, assemble, count_missing, refuse_shared_patients
 from chartray.records.labels import label_columns, present_labels
-from chartray.records.reading import ROW, connect, find_csv, folder_content, header, need_folder, read_csv
+from chartray.records.reading import (
+    ROW,
+    connect,
+    fetch,
+    find_csv,
+    first_row,
+    folder_content,
+    header,
+    need_folder,
+    offered,
+    read_cells,
+)
 from chartray.schema import CHEXPERT_LABELS, EHR_PREFIX, SEX_LEVELS, SPLITS, VIEW_LEVELS, CohortMetadata, Variable
 
 AGE_RANGE = (0.0, 110.0)
@@ -60,10 +71,10 @@ def chexpert_cohort(root: Path) -> Cohort:
 def _read(file: Path, split: str, connection: ibis.BaseBackend) -> pa.Table:
     """Ids, chart values with the cells they were read from, and label cells of one csv."""
     assert split in SPLITS
-    labels = present_labels(header(file, connection), file)
-    cells = read_csv(file, connection, ["Path"], [*_CHART_CELLS, *labels])
+    labels = present_labels(header(file), file)
+    cells = offered(read_cells(file, ["Path"], [*_CHART_CELLS, *labels]), connection)
     bad = cells.filter(~cells["Path"].re_search(_PATH).fill_null(False))
-    first = bad.aggregate(row=bad[ROW].min()).to_pyarrow()["row"][0].as_py()
+    first = first_row(bad, connection)
     if first is not None:
         raise InputError(
             "expected a path such as CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg in column 'Path' of "
@@ -77,7 +88,7 @@ def _read(file: Path, split: str, connection: ibis.BaseBackend) -> pa.Table:
     # A file without the column still says in the film's name which side it shows.
     side = side.fill_null(ibis.ifelse(rest.contains("_lateral"), "Lateral", "Frontal"))
     view_cell = ibis.ifelse(side == "Lateral", "LATERAL", projection)
-    rows: pa.Table = (
+    rows = (
         cells.mutate(
             image_id=rest.re_replace(r"\.[^./]+$", ""),
             patient_id=patient,
@@ -95,9 +106,8 @@ def _read(file: Path, split: str, connection: ibis.BaseBackend) -> pa.Table:
         )
         .order_by(ROW)
         .drop(ROW)
-        .to_pyarrow()
     )
-    return rows
+    return fetch(rows, connection)
 
 
 _VARIABLES = {

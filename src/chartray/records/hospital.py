@@ -5,9 +5,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ibis
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.reading import ROW, first_line, folder_content, listed, need_csv, read_csv, refuse_repeated
+from chartray.records.reading import (
+    ROW,
+    fetch,
+    first_line,
+    folder_content,
+    listed,
+    need_csv,
+    offered,
+    read_cells,
+    refuse_repeated,
+)
 
 _COLUMNS = {
     "patients": ["subject_id", "gender", "anchor_age", "anchor_year"],
@@ -47,21 +59,18 @@ def open_hospital(where: str, connection: ibis.BaseBackend, *, ordered: bool) ->
                 f"expected a folder of csv files for the published rules, found the database {no_secret(where)}: "
                 "they take the last admission in table order, and its tables have none; use the strict rules"
             )
-        tables = {name: _from_database(where, name, connection) for name in _COLUMNS}
+        tables = {name: _from_database(where, name) for name in _COLUMNS}
         place, release = {name: Path(f"{name} of {no_secret(where)}") for name in tables}, "database"
     else:
         root = Path(where)
         layout = _layout(root)
         folders = {"patients": layout, "admissions": layout, "icustays": "icu"}
         place = {name: need_csv(root / folder, name) for name, folder in folders.items()}
-        tables = {name: read_csv(file, connection, _COLUMNS[name], _OPTIONAL[name]) for name, file in place.items()}
-        release = _release(root, layout, tables)
-    refuse_repeated(tables["patients"], "subject_id", place["patients"])
-    refuse_repeated(tables["admissions"], "hadm_id", place["admissions"])
-    refuse_repeated(tables["icustays"], "stay_id", place["icustays"])
-    _refuse_unreadable(tables["admissions"], ["admittime", "dischtime"], place["admissions"])
-    _refuse_unreadable(tables["icustays"], ["intime", "outtime"], place["icustays"])
-    return _typed(release, tables, connection)
+        tables = {name: read_cells(file, _COLUMNS[name], _OPTIONAL[name]) for name, file in place.items()}
+        release = _release(root, layout, tables["patients"])
+    for name, key in (("patients", "subject_id"), ("admissions", "hadm_id"), ("icustays", "stay_id")):
+        refuse_repeated(tables[name], key, place[name])
+    return _typed(release, {name: offered(cells, connection) for name, cells in tables.items()}, place, connection)
 
 
 def _layout(root: Path) -> str:
@@ -77,21 +86,21 @@ def _layout(root: Path) -> str:
     )
 
 
-def _release(root: Path, layout: str, tables: dict[str, ibis.Table]) -> str:
+def _release(root: Path, layout: str, patients: pa.Table) -> str:
     """The release by name: 1.0 has core/; else what the folder is called, else what the tables give away."""
     if layout == "core":
         return "1.0"
     named = [found[0] for part in root.resolve().parts[-2:] if (found := _NAMED_RELEASE.search(part))]
     if named:
         return str(named[-1])
-    if "anchor_year_group" not in tables["patients"].columns:
+    if "anchor_year_group" not in patients.column_names:
         return "2.x or 3.x"
     # 3.0 was the first with patients of these years (MIT-LCP/mimic-code#1838).
-    newest = tables["patients"]["anchor_year_group"] == "2020 - 2022"
-    return "3.x" if newest.any().to_pyarrow().as_py() else "2.x"
+    newest = pc.any(pc.equal(patients["anchor_year_group"], "2020 - 2022")).as_py()
+    return "3.x" if newest else "2.x"
 
 
-def _from_database(url: str, name: str, connection: ibis.BaseBackend) -> ibis.Table:
+def _from_database(url: str, name: str) -> pa.Table:
     server = connect_database(url)
     for schema in _SCHEMAS[name]:
         try:
@@ -109,11 +118,8 @@ def _from_database(url: str, name: str, connection: ibis.BaseBackend) -> ibis.Ta
                 f"expected a column {column!r} in {name} of {no_secret(url)}, found {listed(list(table.columns), 40)}"
             )
     names = [*_COLUMNS[name], *(column for column in _OPTIONAL[name] if column in table.columns)]
-    cells = {column: table[column].cast("string").strip().nullif("") for column in names}
-    content = ibis.memtable(table.select(**cells).to_pyarrow())
-    return connection.create_table(
-        ibis.util.gen_name(name), content.mutate(**{ROW: ibis.row_number().cast("int64") + 1}), temp=True
-    )
+    cells: pa.Table = table.select(**{column: table[column].cast("string").nullif("") for column in names}).to_pyarrow()
+    return cells
 
 
 def connect_database(url: str) -> Any:
@@ -135,17 +141,10 @@ def no_secret(url: str) -> str:
     return re.sub(r"//[^@/]*@", "//", url.split("?")[0])
 
 
-def _refuse_unreadable(table: ibis.Table, columns: list[str], place: Path) -> None:
-    for column in columns:
-        bad = table.filter(table[column].notnull() & table[column].try_cast("timestamp").isnull())
-        first = bad.aggregate(row=bad[ROW].min()).to_pyarrow()["row"][0].as_py()
-        if first is not None:
-            raise InputError(
-                f"expected a date and time in column {column!r} of {place}, found none in data row {first}"
-            )
-
-
-def _typed(release: str, tables: dict[str, ibis.Table], connection: ibis.BaseBackend) -> Hospital:
+def _typed(
+    release: str, tables: dict[str, ibis.Table], place: dict[str, Path], connection: ibis.BaseBackend
+) -> Hospital:
+    """The tables with numbers and timestamps; raises InputError for a time that is none."""
     patients, admissions, icustays = tables["patients"], tables["admissions"], tables["icustays"]
     registered = (
         admissions["edregtime"].try_cast("timestamp") if "edregtime" in admissions.columns else ibis.null("timestamp")
@@ -165,6 +164,7 @@ def _typed(release: str, tables: dict[str, ibis.Table], connection: ibis.BaseBac
             ends=admissions["dischtime"].try_cast("timestamp"),
             expired=admissions["hospital_expire_flag"],
             order=admissions[ROW],
+            unreadable=_unreadable(admissions, ["admittime", "dischtime"]),
         ),
         "icustays": icustays.select(
             stay=icustays["stay_id"].try_cast("int64"),
@@ -172,7 +172,17 @@ def _typed(release: str, tables: dict[str, ibis.Table], connection: ibis.BaseBac
             begins=icustays["intime"].try_cast("timestamp"),
             ends=icustays["outtime"].try_cast("timestamp"),
             order=icustays[ROW],
+            unreadable=_unreadable(icustays, ["intime", "outtime"]),
         ),
     }
     made = {name: connection.create_table(ibis.util.gen_name(name), table, temp=True) for name, table in typed.items()}
+    for name in ("admissions", "icustays"):
+        bad = made[name].filter(made[name]["unreadable"])
+        first = fetch(bad.aggregate(row=bad["order"].min()), connection)["row"][0].as_py()
+        if first is not None:
+            raise InputError(f"expected dates with times in {place[name]}, found something else in data row {first}")
     return Hospital(release, made["patients"], made["admissions"], made["icustays"])
+
+
+def _unreadable(table: ibis.Table, columns: list[str]) -> ibis.Value:
+    return ibis.or_(*(table[name].notnull() & table[name].try_cast("timestamp").isnull() for name in columns))

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.records.cohort import count_missing
-from chartray.records.reading import find_csv, header, listed, read_csv, refuse_repeated
+from chartray.records.reading import find_csv, header, listed, read_cells, refuse_repeated
 from chartray.schema import CHEXPERT_LABELS, LABEL_PREFIX, LabelSource
 
 # The radiologists' file of MIMIC-CXR-JPG 2.1.0 has the older name of one finding.
@@ -63,33 +62,30 @@ def present_labels(columns: list[str], file: Path) -> list[str]:
     return present
 
 
-def study_labels(studies: Any, folder: Path, stem: str, read_stem: str | None, connection: ibis.BaseBackend) -> Labels:
+def study_labels(studies: Any, folder: Path, stem: str, read_stem: str | None) -> Labels:
     """Labels of each row's study from `stem`.csv; where `read_stem`.csv has the study, the radiologists' instead."""
     file = find_csv(folder, stem)
     assert file is not None
-    present = present_labels(header(file, connection), file)
-    cells, _ = _of_studies(studies, file, {name: name for name in present}, connection)
+    present = present_labels(header(file), file)
+    cells, _ = _of_studies(studies, file, {name: name for name in present})
     read_file = find_csv(folder, read_stem) if read_stem else None
     read: dict[str, pa.Array] = {}
     films = 0
     if read_file is not None:
-        columns = header(read_file, connection)
+        columns = header(read_file)
         names = {name: name if name in columns else _ALIASES.get(name, name) for name in present}
         names = {name: column for name, column in names.items() if column in columns}
-        read, found = _of_studies(studies, read_file, names, connection)
+        read, found = _of_studies(studies, read_file, names)
         films = int(pc.sum(found).as_py() or 0)
         cells = {name: pc.if_else(found, read[name], cell) if name in read else cell for name, cell in cells.items()}
     labels = label_columns(cells, file)
     return labels._replace(read=films)
 
 
-def _of_studies(
-    studies: Any, file: Path, names: Mapping[str, str], connection: ibis.BaseBackend
-) -> tuple[dict[str, pa.Array], pa.Array]:
+def _of_studies(studies: Any, file: Path, names: Mapping[str, str]) -> tuple[dict[str, pa.Array], pa.Array]:
     """The cells of each row's study, by label, and whether `file` has the study at all."""
-    table = read_csv(file, connection, ["study_id", *names.values()])
-    refuse_repeated(table, "study_id", file)
-    content = table.to_pyarrow()
+    content = read_cells(file, ["study_id", *names.values()])
+    refuse_repeated(content, "study_id", file)
     place = pc.index_in(studies, value_set=content["study_id"].combine_chunks())
     place = place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place
     cells = {name: content[column].combine_chunks().take(place) for name, column in names.items()}

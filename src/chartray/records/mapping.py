@@ -171,7 +171,7 @@ class Mapping(BaseModel):
     study_id: str | None = None
     taken_at: str | None = None
     split: str | None = None
-    split_shares: dict[Literal["train", "validate", "test"], float] = Field(default_factory=lambda: dict(SPLIT_SHARES))
+    split_shares: dict[str, float] = Field(default_factory=lambda: dict(SPLIT_SHARES))
     ehr: dict[str, VariableMapping] = Field(default_factory=dict)
     labels: dict[str, LabelMapping] = Field(default_factory=dict)
 

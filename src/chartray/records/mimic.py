@@ -23,10 +23,12 @@ from chartray.records.labels import Labels, study_labels
 from chartray.records.reading import (
     ROW,
     connect,
+    fetch,
     find_csv,
     folder_content,
     need_folder,
-    read_csv,
+    offered,
+    read_cells,
     refuse_repeated,
 )
 from chartray.schema import (
@@ -66,13 +68,13 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     films = _films(root, connection)
     tables = _Tables(films, source.patients, source.admissions, source.icustays)
     linked, links = _link(tables, rules, connection)
-    rows = _rows(tables, linked, rules)
+    rows = _rows(tables, linked, rules, connection)
     missing = _missing(rows)
     flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows)]
     if rules == "published":
         rows = _published_exclusions(rows, flow)
-    rows = _split(rows, root, connection, flow)
-    labels = _labels(rows, root, connection, flow)
+    rows = _split(rows, root, flow)
+    labels = _labels(rows, root, flow)
     metadata = CohortMetadata(
         source="mimic",
         release=source.release,
@@ -91,8 +93,9 @@ def _films(root: Path, connection: ibis.BaseBackend) -> ibis.Table:
     """film, image_id, patient, study_id, at, year, view and position cells of the metadata csv."""
     file = _need_cxr_csv(root, "metadata")
     needed = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", _POSITION]
-    cells = read_csv(file, connection, needed)
-    refuse_repeated(cells, "dicom_id", file)
+    content = read_cells(file, needed)
+    refuse_repeated(content, "dicom_id", file)
+    cells = offered(content, connection)
     date = cells["StudyDate"]
     day = (date[0:4] + "-" + date[4:6] + "-" + date[6:8]).try_cast("date")
     # HHMMSS.sss as a number that has lost its leading zeros: 93012.5 is 09:30:12.5.
@@ -113,7 +116,7 @@ def _films(root: Path, connection: ibis.BaseBackend) -> ibis.Table:
     )
     films = connection.create_table(ibis.util.gen_name("films"), films, temp=True)
     unnamed = films.filter(films["image_id"].isnull() | films["patient"].isnull() | films["study_id"].isnull())
-    first = unnamed.aggregate(row=unnamed["film"].min()).to_pyarrow()["row"][0].as_py()
+    first = fetch(unnamed.aggregate(row=unnamed["film"].min()), connection)["row"][0].as_py()
     if first is not None:
         raise InputError(
             f"expected dicom_id, subject_id (a number) and study_id in every row of {file}, found one without "
@@ -143,20 +146,20 @@ def _link(tables: _Tables, rules: Rules, connection: ibis.BaseBackend) -> tuple[
         linked=joined.count(), ties=(joined["candidates"] > 1).sum(), by_emergency_registration=early.sum()
     )
     reasons = linking.unlinked(at, stays, admission)
-    why = reasons.group_by("reason").aggregate(films=reasons.count()).to_pyarrow().to_pylist()
+    why = reasons.group_by("reason").aggregate(films=reasons.count())
     icu = found["icu"]
     in_icu = icu.aggregate(icu_linked=icu.count(), icu_ties=(icu["candidates"] > 1).sum())
-    backwards = icustays.filter(icustays["ends"] < icustays["begins"]).count()
-    links: dict[str, int] = {"films": films.count().to_pyarrow().as_py()}
-    links |= {name: int(value or 0) for name, value in counted.to_pyarrow().to_pylist()[0].items()}
+    backwards = icustays.aggregate(stays=(icustays["ends"] < icustays["begins"]).sum())
+    links: dict[str, int] = {"films": fetch(films.aggregate(films=films.count()), connection)["films"][0].as_py()}
+    links |= {name: int(value or 0) for name, value in fetch(counted, connection).to_pylist()[0].items()}
     links |= dict.fromkeys(("before_admission", "after_discharge", "no_record", "no_time"), 0)
-    links |= {entry["reason"]: entry["films"] for entry in why}
-    links |= {name: int(value or 0) for name, value in in_icu.to_pyarrow().to_pylist()[0].items()}
-    links["icu_stays_that_end_before_they_begin"] = backwards.to_pyarrow().as_py()
+    links |= {entry["reason"]: entry["films"] for entry in fetch(why, connection).to_pylist()}
+    links |= {name: int(value or 0) for name, value in fetch(in_icu, connection).to_pylist()[0].items()}
+    links["icu_stays_that_end_before_they_begin"] = int(fetch(backwards, connection)["stays"][0].as_py() or 0)
     return found, links
 
 
-def _rows(tables: _Tables, linked: dict[str, ibis.Table], rules: Rules) -> pa.Table:
+def _rows(tables: _Tables, linked: dict[str, ibis.Table], rules: Rules, connection: ibis.BaseBackend) -> pa.Table:
     """Every film with its ids, its chart values and the cells they were read from, in file order."""
     films, patients = tables.films, tables.patients
     admission = linked["admission"].join(tables.admissions, "stay").select("film", "expired")
@@ -190,8 +193,7 @@ def _rows(tables: _Tables, linked: dict[str, ibis.Table], rules: Rules) -> pa.Ta
     chart = {EHR_PREFIX + name: value for name, value in values.items()}
     cells = {"age_cell": age, "died_cell": joined["expired"]}
     names = ["film", "image_id", "patient_id", "study_id", "taken_at", "sex_cell", "view_cell", "position_cell"]
-    rows: pa.Table = joined.select(*names, relative_path=path, **cells, **chart).order_by("film").to_pyarrow()
-    return rows
+    return fetch(joined.select(*names, relative_path=path, **cells, **chart).order_by("film"), connection)
 
 
 def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
@@ -217,14 +219,13 @@ def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
     return kept
 
 
-def _split(rows: pa.Table, root: Path, connection: ibis.BaseBackend, flow: list[Step]) -> pa.Table:
+def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
     file = _find_cxr_csv(root, "split")
     if file is None:
         flow.append(hashed_step(rows.num_rows, SPLIT_SHARES, "no split csv"))
         return rows.append_column("split", split_by_patient(rows["patient_id"], SPLIT_SHARES))
-    cells = read_csv(file, connection, ["dicom_id", "split"])
-    refuse_repeated(cells, "dicom_id", file)
-    official = cells.to_pyarrow()
+    official = read_cells(file, ["dicom_id", "split"])
+    refuse_repeated(official, "dicom_id", file)
     found = pc.index_in(rows["image_id"], value_set=official["dicom_id"].combine_chunks())
     split = official["split"].combine_chunks().take(found.combine_chunks())
     others = sorted({name for name in pc.unique(split).to_pylist() if name is not None} - set(SPLITS))
@@ -236,11 +237,11 @@ def _split(rows: pa.Table, root: Path, connection: ibis.BaseBackend, flow: list[
     return kept
 
 
-def _labels(rows: pa.Table, root: Path, connection: ibis.BaseBackend, flow: list[Step]) -> Labels:
+def _labels(rows: pa.Table, root: Path, flow: list[Step]) -> Labels:
     """The labels of each film's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read."""
     stem = _stem(_need_cxr_csv(root, "chexpert"))
     read = _find_cxr_csv(root, "test-set-labeled")
-    labels = study_labels(rows["study_id"], root, stem, _stem(read) if read else None, connection)
+    labels = study_labels(rows["study_id"], root, stem, _stem(read) if read else None)
     if read is not None:
         why = f"labels of {labels.read} films are the radiologists' of {read.name}, the others of {stem}.csv"
         flow.append(Step("labels", rows.num_rows, rows.num_rows, why))

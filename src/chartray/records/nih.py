@@ -21,10 +21,13 @@ from chartray.records.cohort import (
 from chartray.records.reading import (
     ROW,
     connect,
+    fetch,
     find_csv,
+    first_row,
     folder_content,
     need_folder,
-    read_csv,
+    offered,
+    read_cells,
     refuse_repeated,
 )
 from chartray.schema import (
@@ -78,36 +81,33 @@ def nih_cohort(root: Path) -> Cohort:
 
 def _read(file: Path, connection: ibis.BaseBackend) -> pa.Table:
     needed = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]
-    cells = read_csv(file, connection, [*needed, "View Position"])
-    refuse_repeated(cells, "Image Index", file)
+    content = read_cells(file, [*needed, "View Position"])
+    refuse_repeated(content, "Image Index", file)
+    cells = offered(content, connection)
     unnamed = cells.filter(cells["Image Index"].isnull() | cells["Patient ID"].isnull())
-    first = unnamed.aggregate(row=unnamed[ROW].min()).to_pyarrow()["row"][0].as_py()
+    first = first_row(unnamed, connection)
     if first is not None:
         raise InputError(f"expected an Image Index and a Patient ID in every row of {file}, none in data row {first}")
     # The first edition of the file wrote ages as 058Y.
     years = cells["Patient Age"].re_replace("Y$", "").try_cast("float64")
     sex = cells["Patient Gender"].cases(("M", SEX_LEVELS[0]), ("F", SEX_LEVELS[1]), else_=None)
     view = cells["View Position"]
-    rows: pa.Table = (
-        cells.select(
-            ROW,
-            image_id=cells["Image Index"],
-            patient_id=cells["Patient ID"],
-            follow_up=cells["Follow-up #"].fill_null("?"),
-            findings=cells["Finding Labels"],
-            sex_cell=cells["Patient Gender"],
-            age_cell=cells["Patient Age"],
-            view_cell=view,
-            **{
-                EHR_PREFIX + "sex": sex,
-                EHR_PREFIX + "age": ibis.ifelse((years >= AGE_RANGE[0]) & (years <= AGE_RANGE[1]), years, None),
-                EHR_PREFIX + "view": ibis.ifelse(view.isin(_VIEW_LEVELS), view, None),
-            },
-        )
-        .order_by(ROW)
-        .to_pyarrow()
-    )
-    return rows
+    rows = cells.select(
+        ROW,
+        image_id=cells["Image Index"],
+        patient_id=cells["Patient ID"],
+        follow_up=cells["Follow-up #"].fill_null("?"),
+        findings=cells["Finding Labels"],
+        sex_cell=cells["Patient Gender"],
+        age_cell=cells["Patient Age"],
+        view_cell=view,
+        **{
+            EHR_PREFIX + "sex": sex,
+            EHR_PREFIX + "age": ibis.ifelse((years >= AGE_RANGE[0]) & (years <= AGE_RANGE[1]), years, None),
+            EHR_PREFIX + "view": ibis.ifelse(view.isin(_VIEW_LEVELS), view, None),
+        },
+    ).order_by(ROW)
+    return fetch(rows, connection)
 
 
 def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:

@@ -1,11 +1,15 @@
-"""Tables as they lie on disk -> temporary tables of trimmed text, read once; what is missing is named."""
+"""Tables as they lie on disk -> cells of text, null where blank, read once; what is missing is named."""
 
+import csv
 import difflib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import duckdb
 import ibis
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv as pacsv
 
 from chartray.errors import InputError
 
@@ -61,31 +65,59 @@ def need_folder(folder: Path, what: str) -> Path:
     return folder.resolve()
 
 
-def header(file: Path, connection: ibis.BaseBackend) -> list[str]:
+def header(file: Path) -> list[str]:
     """The column names of a csv file, gzip or not."""
-    return list(_scan(file, connection).columns)
+    try:
+        with pa.input_stream(str(file), compression="detect") as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            return next(csv.reader(text), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
 
 
-def read_csv(
-    file: Path, connection: ibis.BaseBackend, needed: Sequence[str], optional: Sequence[str] = ()
-) -> ibis.Table:
-    """The `needed` and those `optional` columns that exist, read once into a temporary table.
+def read_cells(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """The `needed` and those `optional` columns that exist, as text, null where blank, in file order.
 
-    Cells are text without spaces around, null where blank; `row` is the 1-based data row in file order.
     Raises InputError for a file that is no csv table or lacks a needed column (the columns found are named).
     """
-    table = _scan(file, connection)
+    found = header(file)
     for column in needed:
-        if column not in table.columns:
-            found = listed(list(table.columns), most=40)
-            raise InputError(f"expected a column {column!r} in {file}, found {found}")
-    columns = dict.fromkeys([*needed, *(name for name in optional if name in table.columns)])
-    cells = {name: table[name].strip().nullif("") for name in columns}
-    content = table.select(**cells).mutate(**{ROW: ibis.row_number().cast("int64") + 1})
+        if column not in found:
+            raise InputError(f"expected a column {column!r} in {file}, found {listed(found, most=40)}")
+    columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
+    convert = pacsv.ConvertOptions(
+        include_columns=columns,
+        column_types=dict.fromkeys(columns, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+    )
     try:
-        return connection.create_table(ibis.util.gen_name("csv"), content, temp=True)
-    except duckdb.Error as error:
+        return pacsv.read_csv(file, pacsv.ReadOptions(), pacsv.ParseOptions(newlines_in_values=True), convert)
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
+
+
+def offered(cells: pa.Table, connection: ibis.BaseBackend) -> ibis.Table:
+    """`cells` as a table of the database, without a copy, and `row`, their 1-based order."""
+    name = ibis.util.gen_name("cells")
+    rows = pa.array(np.arange(1, cells.num_rows + 1))
+    connection.con.register(name, cells.append_column(ROW, rows))
+    return connection.table(name)
+
+
+def fetch(table: ibis.Table, connection: ibis.BaseBackend) -> pa.Table:
+    """Runs an expression over temporary tables.
+
+    Not through `to_pyarrow`, which imports pandas for it: half a second.
+    """
+    return connection.con.sql(connection.compile(table)).to_arrow_table()
+
+
+def first_row(table: ibis.Table, connection: ibis.BaseBackend) -> int | None:
+    """The first data row of `table`, None where it has none."""
+    row: int | None = fetch(table.aggregate(first=table[ROW].min()), connection)["first"][0].as_py()
+    return row
 
 
 def first_line(error: Exception) -> str:
@@ -93,17 +125,12 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def refuse_repeated(table: ibis.Table, key: str, file: Path) -> None:
-    """Raises InputError if two rows of `table` have one `key`: joined, each would count twice."""
-    keyed = table.filter(table[key].notnull())
-    repeated = keyed.group_by(key).aggregate(rows=keyed.count(), last=keyed[ROW].max())
-    first = repeated.filter(repeated["rows"] > 1).order_by("last").limit(1).to_pyarrow().to_pylist()
-    if first:
-        raise InputError(f"expected each {key} once in {file}, found one again in data row {first[0]['last']}")
-
-
-def _scan(file: Path, connection: ibis.BaseBackend) -> ibis.Table:
-    try:
-        return connection.read_csv(str(file), all_varchar=True, header=True, delim=",", quote='"', escape='"')
-    except duckdb.Error as error:
-        raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
+def refuse_repeated(cells: pa.Table, key: str, file: Path) -> None:
+    """Raises InputError if two rows have one `key`: joined, each would count twice."""
+    encoded = cells[key].combine_chunks().dictionary_encode()
+    given = encoded.indices.drop_null().to_numpy()
+    if len(encoded.dictionary) == len(given):
+        return
+    twice = np.flatnonzero(np.bincount(given) > 1)[0]
+    second = np.flatnonzero(encoded.indices.fill_null(-1).to_numpy() == twice)[1]
+    raise InputError(f"expected each {key} once in {file}, found one again in data row {second + 1}")

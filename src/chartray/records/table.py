@@ -3,7 +3,7 @@
 import string
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import ibis
@@ -23,11 +23,10 @@ from chartray.records.cohort import (
 )
 from chartray.records.hospital import connect_database, no_secret
 from chartray.records.mapping import Mapping, read_mapping
-from chartray.records.reading import ROW, connect, first_line, header, listed, nearest, need_folder, read_csv
+from chartray.records.reading import connect, first_line, header, listed, nearest, need_folder, read_cells
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, LabelSource
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validate", "val": "validate", "validation": "validate"}
-_SPLITS: tuple[Literal["train", "validate", "test"], ...] = ("train", "validate", "test")
 _PARQUET = (".parquet", ".pq")
 _IDS = ("image_id", "patient_id", "study_id", "taken_at", "split")
 
@@ -40,9 +39,8 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
     """
     plan = read_mapping(mapping)
     root = need_folder(images, "the films")
-    connection = connect()
     name = str(file)
-    rows, flow = _identified(_open(name, _columns(plan), mapping, connection), plan, name)
+    rows, flow = _identified(_open(name, _columns(plan), mapping), plan, name)
     missing: dict[str, dict[str, int]] = {}
     columns: dict[str, Any] = {"image_id": rows[plan.image_id], "patient_id": rows[plan.patient_id]}
     columns["study_id"] = rows[plan.study_id] if plan.study_id else pa.nulls(rows.num_rows, pa.string())
@@ -85,7 +83,7 @@ def _template_columns(plan: Mapping) -> list[str]:
     return [getattr(plan, name, None) or name if name in _IDS else name for name in names]
 
 
-def _open(name: str, needed: dict[str, str], mapping: Path, connection: ibis.BaseBackend) -> pa.Table:
+def _open(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
     """The needed columns as trimmed text, null where blank, in file order."""
     if "://" in name:
         table = _database_table(name)
@@ -94,17 +92,25 @@ def _open(name: str, needed: dict[str, str], mapping: Path, connection: ibis.Bas
         if not file.is_file():
             raise InputError(f"expected a csv or Parquet table at {file}, found none; check the path")
         if file.suffix not in _PARQUET:
-            _refuse_absent(needed, header(file, connection), name, mapping)
-            rows: pa.Table = read_csv(file, connection, list(needed)).order_by(ROW).drop(ROW).to_pyarrow()
-            return rows
+            _refuse_absent(needed, header(file), name, mapping)
+            return _trimmed(read_cells(file, list(needed)))
         try:
-            table = connection.read_parquet(str(file))
+            table = connect().read_parquet(str(file))
         except duckdb.Error as error:
             raise InputError(f"expected a Parquet table in {file}, found {first_line(error)}") from None
     _refuse_absent(needed, list(table.columns), name, mapping)
-    cells = {column: table[column].cast("string").strip().nullif("") for column in needed}
-    rows = table.select(**cells).to_pyarrow()
-    return rows
+    return _trimmed(table.select(**{column: table[column].cast("string") for column in needed}).to_pyarrow())
+
+
+def _trimmed(cells: pa.Table) -> pa.Table:
+    """Without spaces around the cells, and null where nothing is left."""
+    texts = [pc.utf8_trim_whitespace(cell.cast(pa.string())) for cell in cells.columns]
+    return pa.table(
+        {
+            name: pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+            for name, text in zip(cells.column_names, texts, strict=True)
+        }
+    )
 
 
 def _database_table(name: str) -> ibis.Table:
@@ -148,7 +154,7 @@ def _identified(rows: pa.Table, plan: Mapping, name: str) -> tuple[pa.Table, lis
         again = [row for row, value in enumerate(rows[plan.image_id].to_pylist()) if value == twice][1]
         raise InputError(f"expected each image_id once in {no_secret(name)}, found one again in data row {again + 1}")
     if plan.split is None:
-        shares = {split: plan.split_shares[split] for split in _SPLITS}
+        shares = {split: plan.split_shares[split] for split in SPLITS}
         flow.append(hashed_step(rows.num_rows, shares, "no split column"))
         return rows.append_column("_split", split_by_patient(rows[plan.patient_id], shares)), flow
     cells = rows[plan.split].to_pylist()
