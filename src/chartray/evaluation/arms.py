@@ -27,11 +27,20 @@ DEFAULT_CHART = "demographic-norm"
 
 
 class Learnt(NamedTuple):
-    """Scores (N, C) of each test set (None: it lacks what the arm reads), and what each result row says of a label."""
+    """Scores (N, C) of each test set (None: it lacks what the arm reads), and what result rows say of each label.
+
+    `probe` reproduces the scores from the features of the encoder, of `tuned` where the encoder was trained too;
+    `history` has an entry for each epoch of such training.
+    """
 
     scores: list[Floats | None]
     notes: list[dict[str, Any]]
     probe: Probe | None = None
+    tuned: PretrainedEncoder | None = None
+    history: Sequence[dict[str, float]] = ()
+
+
+Learner = Callable[[Films, Films, Sequence[Films]], Learnt]
 
 
 class Arm(NamedTuple):
@@ -39,7 +48,7 @@ class Arm(NamedTuple):
 
     control: str
     chart: str
-    learn: Callable[[Films, Films, Sequence[Films]], Learnt]
+    learn: Learner
 
 
 class Frozen:
@@ -74,7 +83,7 @@ class Frozen:
         return both
 
 
-def linear(features: Frozen, device: str) -> Callable[[Films, Films, Sequence[Films]], Learnt]:
+def linear(features: Frozen, device: str) -> Learner:
     """An L2-regularised logistic probe per label, its strength chosen on validation."""
 
     def learn(train: Films, validate: Films, tests: Sequence[Films]) -> Learnt:
@@ -91,7 +100,7 @@ def linear(features: Frozen, device: str) -> Callable[[Films, Films, Sequence[Fi
     return learn
 
 
-def nearest(features: Frozen, device: str) -> Callable[[Films, Films, Sequence[Films]], Learnt]:
+def nearest(features: Frozen, device: str) -> Learner:
     """Weighted nearest neighbours by cosine, their number chosen on validation."""
 
     def learn(train: Films, validate: Films, tests: Sequence[Films]) -> Learnt:
@@ -124,7 +133,7 @@ def floor_arms(
     films: Sequence[Films],
     labels: Sequence[str],
     *,
-    learner: Callable[[Frozen, str], Callable[[Films, Films, Sequence[Films]], Learnt]],
+    learner: Callable[[Frozen, str], Learner],
     device: str,
     precision: str,
     seed: int,

@@ -26,6 +26,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 EMBEDDINGS_FILE = "embeddings.parquet"
 PROBE_FILE = "probe.safetensors"
 PROBE_DESCRIPTION_FILE = "probe.json"
+TUNED_FOLDER = "finetuned"
 MANIFEST_FILE = "evaluation.json"
 COMPARE_FILE = "compare.json"
 RESULTS_FORMAT = 1

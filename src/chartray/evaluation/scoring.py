@@ -54,11 +54,35 @@ class Scored(NamedTuple):
 def score(test: EvaluationSet, scores: Floats, *, resamples: int, seed: int) -> Scored:
     """Scores (N, C of the probe) against a test set; the same seed draws the same patients for every arm."""
     here = scores[:, test.columns]
-    truth = test.films.truth
-    values = {"auroc": metrics.auroc(truth, here), "average_precision": metrics.average_precision(truth, here)}
-    macro = {name: float(each[test.counted].mean()) if test.counted.any() else np.nan for name, each in values.items()}
-    drawn = metrics.resample(truth, here, test.films.patients, resamples=resamples, seed=seed, macro=test.counted)
-    return Scored(here, values, macro, drawn)
+    return judged(test.films.truth, here, test.films.patients, test.counted, resamples=resamples, seed=seed)
+
+
+def judged(
+    truth: Floats,
+    scores: Floats,
+    patients: NDArray[np.str_],
+    counted: NDArray[np.bool_],
+    *,
+    resamples: int,
+    seed: int,
+) -> Scored:
+    """Truth and scores (N, C), patients (N,), the macro's labels (C,) -> both metrics and their resamples."""
+    values = {"auroc": metrics.auroc(truth, scores), "average_precision": metrics.average_precision(truth, scores)}
+    macro = {name: float(each[counted].mean()) if counted.any() else np.nan for name, each in values.items()}
+    drawn = metrics.resample(truth, scores, patients, resamples=resamples, seed=seed, macro=counted)
+    return Scored(scores, values, macro, drawn)
+
+
+def mean_of(scored: Sequence[Scored]) -> Scored:
+    """The mean over several runs, in value and in each resample; the scores are the first one's."""
+    drawn = [one.resamples for one in scored]
+    fields = ("auroc", "average_precision", "macro_auroc", "macro_average_precision")
+    return Scored(
+        scored[0].scores,
+        {name: np.mean([one.values[name] for one in scored], axis=0) for name in METRICS},
+        {name: float(np.mean([one.macro[name] for one in scored])) for name in METRICS},
+        drawn[0]._replace(**{name: np.mean([getattr(one, name) for one in drawn], axis=0) for name in fields}),
+    )
 
 
 def result_rows(
@@ -102,18 +126,18 @@ def result_rows(
 
 
 def comparison_rows(
-    test: EvaluationSet, a: Scored, b: Scored, level: float, common: dict[str, Any]
+    labels: Sequence[str], counted: NDArray[np.bool_], a: Scored, b: Scored, level: float, common: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """a minus b, paired by patient: the macro of each metric, then each label."""
     rows = []
     for metric in METRICS:
         drawn = getattr(a.resamples, f"macro_{metric}") - getattr(b.resamples, f"macro_{metric}")
         macro = metrics.difference(a.macro[metric] - b.macro[metric], drawn, level)
-        rows.append(_comparison(common, MACRO, metric, macro, 0, None if test.counted.any() else NO_MACRO))
+        rows.append(_comparison(common, MACRO, metric, macro, 0, None if counted.any() else NO_MACRO))
         drawn = getattr(a.resamples, metric) - getattr(b.resamples, metric)
         each = metrics.difference(a.values[metric] - b.values[metric], drawn, level)
-        for index, label in enumerate(test.labels):
-            reason = None if test.counted[index] else TOO_FEW
+        for index, label in enumerate(labels):
+            reason = None if counted[index] else TOO_FEW
             if np.isnan(each.value[index]):
                 reason = ONE_CLASS
             rows.append(_comparison(common, label, metric, each, index, reason))

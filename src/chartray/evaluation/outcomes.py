@@ -1,0 +1,176 @@
+"""What the arms of one evaluation reached, as the rows and tables of its Results folder."""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from chartray.evaluation import results
+from chartray.evaluation.arms import Arm, Frozen, Learnt
+from chartray.evaluation.films import Films, label_names, metadata_of
+from chartray.evaluation.scoring import (
+    ONE_CLASS_TRAINING,
+    EvaluationSet,
+    Scored,
+    claim,
+    comparison_rows,
+    result_rows,
+    score,
+)
+from chartray.evaluation.task import Settings, Task, image_ids
+from chartray.networks.encoder import PretrainedEncoder
+from chartray.schema import LABEL_PREFIX
+
+
+class Outcome(NamedTuple):
+    """What one arm reached on one test set from one fraction of the training patients."""
+
+    arm: Arm
+    fraction: float
+    test: EvaluationSet
+    scored: Scored
+    notes: list[dict[str, Any]]
+
+
+def outcomes_of(
+    arm: Arm, fraction: float, task: Task, train: Films, learnt: Learnt, settings: Settings
+) -> list[Outcome]:
+    """Scores of one arm become values, resamples and reasons, test set by test set."""
+    both = (train.truth == 1).any(axis=0) & (train.truth == 0).any(axis=0)
+    notes = [
+        note | ({} if able else {"reason": ONE_CLASS_TRAINING})
+        for note, able in zip(learnt.notes, both.tolist(), strict=True)
+    ]
+    return [
+        Outcome(arm, fraction, test, score(test, found, resamples=settings.resamples, seed=settings.seed), notes)
+        for test, found in zip(task.tests, learnt.scores, strict=True)
+        if found is not None
+    ]
+
+
+def rows_of(outcome: Outcome, run: str, encoder: PretrainedEncoder, settings: Settings) -> list[dict[str, Any]]:
+    """The rows of results.jsonl."""
+    common = {
+        "run": run,
+        "chart": outcome.arm.chart,
+        "control": outcome.arm.control,
+        "dataset": outcome.test.dataset,
+        "store": outcome.test.store,
+        "protocol": settings.protocol,
+        "split": settings.split,
+        "fraction": outcome.fraction,
+        "seed": settings.seed,
+        "run_seed": encoder.provenance.get("seed"),
+        "uncertain": settings.uncertain,
+        "blank": settings.blank,
+        "resamples": settings.resamples,
+        "level": settings.level,
+    }
+    return result_rows(outcome.test, outcome.scored, settings.level, common, outcome.notes)
+
+
+def comparisons_of(outcomes: Sequence[Outcome], encoder: Arm, run: str, settings: Settings) -> list[dict[str, Any]]:
+    """The encoder against every floor, on the same films at the same fraction."""
+    own = {(each.fraction, each.test.dataset): each for each in outcomes if each.arm is encoder}
+    rows: list[dict[str, Any]] = []
+    for floor in (each for each in outcomes if each.arm is not encoder):
+        common = {
+            "a": run,
+            "b": floor.arm.control,
+            "control_a": encoder.control,
+            "control_b": floor.arm.control,
+            "chart_a": encoder.chart,
+            "chart_b": floor.arm.chart,
+            "dataset": floor.test.dataset,
+            "protocol": settings.protocol,
+            "split": settings.split,
+            "fraction": floor.fraction,
+            "level": settings.level,
+            "seeds": 1,
+            "claim": claim(1),
+        }
+        a = own[floor.fraction, floor.test.dataset]
+        rows += comparison_rows(floor.test.labels, floor.test.counted, a.scored, floor.scored, settings.level, common)
+    return rows
+
+
+def predictions_of(outcome: Outcome, run: str) -> pa.Table:
+    """The rows of predictions.parquet."""
+    test, arm = outcome.test, outcome.arm
+    columns: dict[str, str | float] = {"dataset": test.dataset, "split": test.films.split, "run": run}
+    columns |= {"control": arm.control, "chart": arm.chart, "fraction": outcome.fraction}
+    return results.prediction_table(
+        test.image_ids, test.films.patients, test.labels, test.films.truth, outcome.scored.scores, columns
+    )
+
+
+def embeddings_of(task: Task, frozen: Frozen) -> list[pa.Table]:
+    """The rows of embeddings.parquet, a table a split."""
+    parts = [(test.dataset, test.films) for test in task.tests]
+    learning = [(task.tests[0].dataset, films) for films in (task.train, task.validate)]
+    parts += [(name, films) for name, films in learning if films.split != task.tests[0].films.split]
+    return [
+        results.embedding_table(name, films.split, image_ids(films), films.patients, frozen.needed(films))
+        for name, films in parts
+    ]
+
+
+def manifest_of(
+    source: Path,
+    run: str,
+    encoder: PretrainedEncoder,
+    task: Task,
+    settings: Settings,
+    fractions: list[dict[str, Any]],
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """What evaluation.json says."""
+    notes = ["intervals hold the encoder and the probe fixed and let the patients of the scored split vary"]
+    if settings.split == "validate":
+        notes.append("scored on the films that the strengths were chosen on: values are optimistic; test untouched")
+    return {
+        "format": results.RESULTS_FORMAT,
+        "command": sys.argv,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": results.versions(),
+        "run": run,
+        "source": str(source),
+        "encoder": {key: value for key, value in encoder._asdict().items() if key != "model"},
+        "after_film": list(encoder.provenance.get("after_film") or ()),
+        "settings": settings._asdict(),
+        "labels": task.labels,
+        "stores": [_store_entry(test, task.labels) for test in task.tests],
+        "fractions": fractions,
+        "left_out": left_out,
+        "test_split_touched": settings.split == "test",
+        "notes": notes,
+    }
+
+
+def _store_entry(test: EvaluationSet, labels: Sequence[str]) -> dict[str, Any]:
+    cohort, store = test.films.store.cohort, test.films.store
+    named = [LABEL_PREFIX + name for name in label_names(cohort)]
+    blank = np.all([cohort.column(name).is_null().to_numpy() for name in named], axis=0)
+    there = {match.there for match in test.matches}
+    return {
+        "dataset": test.dataset,
+        "path": str(store.folder),
+        "hash": store.hash,
+        "release": metadata_of(store).release,
+        "rules": metadata_of(store).rules,
+        "split": test.films.split,
+        "matches": [match._asdict() for match in test.matches],
+        "unmatched": [label for label in labels if label not in test.labels],
+        "unmatched_there": [name for name in label_names(cohort) if name not in there],
+        "macro_labels": [label for label, here in zip(test.labels, test.counted, strict=True) if here],
+        "films_without_any_label": int(blank[test.films.rows].sum()),
+    } | counts(test.films)
+
+
+def counts(films: Films) -> dict[str, int]:
+    """How many films of how many patients."""
+    return {"films": len(films.rows), "patients": len(np.unique(films.patients))}

@@ -1,0 +1,120 @@
+"""What one evaluation learns from and what it scores, checked before anything is computed."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from chartray.errors import InputError
+from chartray.evaluation.arms import chart_variables
+from chartray.evaluation.films import (
+    Blank,
+    Films,
+    Match,
+    Policy,
+    Uncertain,
+    chosen_labels,
+    films_of,
+    matched_labels,
+    metadata_of,
+)
+from chartray.evaluation.scoring import EvaluationSet
+from chartray.features.chart import refuse_shared_columns
+from chartray.measure.metrics import eligible
+from chartray.networks.encoder import PretrainedEncoder
+from chartray.pixels.store import Store
+
+Protocol = Literal["linear", "knn", "finetune", "published"]
+
+
+class Settings(NamedTuple):
+    """The choices of one evaluation, as they stand in evaluation.json."""
+
+    protocol: str
+    split: str
+    uncertain: Uncertain
+    blank: Blank
+    data_percent: tuple[float, ...]
+    resamples: int
+    level: float
+    seed: int
+    device: str
+    precision: str
+
+    @property
+    def policy(self) -> Policy:
+        """How labels are read."""
+        return Policy(self.uncertain, self.blank)
+
+
+class Task(NamedTuple):
+    """What is learnt from and what is scored."""
+
+    labels: list[str]
+    train: Films
+    validate: Films
+    tests: list[EvaluationSet]
+
+    @property
+    def films(self) -> list[Films]:
+        """All of them."""
+        return [self.train, self.validate, *(test.films for test in self.tests)]
+
+
+def _check(settings: Settings) -> None:
+    if settings.protocol not in get_args(Protocol):
+        raise InputError(f"expected --protocol {' or '.join(get_args(Protocol))}, found {settings.protocol!r}")
+    if settings.split not in ("test", "validate"):
+        raise InputError(f"expected --split test or validate, found {settings.split!r}")
+    if not settings.data_percent or not all(0 < percent <= 100 for percent in settings.data_percent):
+        raise InputError(f"expected --data-percent above 0 and up to 100, found {list(settings.data_percent)}")
+    if settings.resamples < 1 or not 0 < settings.level < 1:
+        raise InputError(
+            f"expected resamples above 0 and a level in (0, 1), found {settings.resamples}, {settings.level}"
+        )
+
+
+def make_task(
+    encoder: PretrainedEncoder, home: Store, external: Sequence[Store], labels: Sequence[str] | None, settings: Settings
+) -> Task:
+    """Films, labels and test sets, checked before anything is computed."""
+    _check(settings)
+    names = chosen_labels(home, labels)
+    _refuse_chart_labels(encoder, home, names)
+    train, validate = (films_of(home, split, names, settings.policy) for split in ("train", "validate"))
+    tests = [_evaluation_set(home, [Match(name, name) for name in names], names, settings, set())]
+    for store in external:
+        taken = {test.dataset for test in tests}
+        tests.append(_evaluation_set(store, matched_labels(names, store), names, settings, taken))
+    return Task(names, train, validate, tests)
+
+
+def _evaluation_set(
+    store: Store, matches: list[Match], labels: list[str], settings: Settings, taken: set[str]
+) -> EvaluationSet:
+    films = films_of(store, settings.split, [match.there for match in matches], settings.policy)
+    source = metadata_of(store).source
+    return EvaluationSet(
+        dataset=source if source not in taken else f"{source}:{store.folder.name}",
+        store=store.folder.name,
+        films=films,
+        image_ids=image_ids(films),
+        matches=matches,
+        columns=np.array([labels.index(match.label) for match in matches], dtype=np.int64),
+        counted=eligible(films.truth, films.patients),
+    )
+
+
+def _refuse_chart_labels(encoder: PretrainedEncoder, home: Store, labels: Sequence[str]) -> None:
+    """A label must not be what the encoder was pretrained with; another source's column of one name is another fact."""
+    source = encoder.provenance.get("source")
+    if source in (None, metadata_of(home).source):
+        variables = chart_variables(str(encoder.provenance.get("chart", "none")))
+        refuse_shared_columns(home.cohort, variables, labels)
+
+
+def image_ids(films: Films) -> list[str]:
+    """Their ids, in their order."""
+    found: list[str] = films.store.cohort.column("image_id").take(pa.array(films.rows)).to_pylist()
+    return found
