@@ -92,7 +92,7 @@ def test_unreadable_films_go_to_quarantine_and_the_rest_goes_on(cohort: Path, fi
         "25.png": "every pixel has the same value",
         "gone.png": "no such file",
     }
-    assert reasons["10.jpg"].startswith("broken file: image file is truncated")
+    assert reasons["10.jpg"].startswith("the picture cannot be decoded: image file is truncated")
     assert sum(result.quarantined.values()) == 5
     ids = [f"image-{row}" for row in range(39) if row not in (3, 10, 17, 25, 38)]
     assert store.cohort["image_id"].to_pylist() == ids
@@ -264,6 +264,16 @@ def test_two_at_once_are_refused(cohort: Path, tmp_path: Path) -> None:
 def test_a_dead_worker_is_a_sentence(cohort: Path, tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, initializer=os._exit, initargs=(1,)) as broken:
         refuse("a worker died", cohort, tmp_path / "store", executor=broken)
+
+
+def test_a_folder_that_goes_away_does_not_fill_the_quarantine(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "unfinished").mkdir()
+    gone = str(tmp_path / "gone")
+    task = room.ShardTask(str(tmp_path), 0, 0, SIZE, gone, ["a"], [f"{gone}/a.png"])
+    with pytest.raises(InputError, match="has gone; run the same command again"):
+        room.build_shard(task)
+    assert content(tmp_path) == {}
+    assert room.build_shard(task._replace(root=str(films)))["quarantine"] == [(0, "no such file")]
 
 
 # ---- refused

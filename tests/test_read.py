@@ -179,28 +179,26 @@ def test_exif_orientation(orientation: int, film: np.ndarray, tmp_path: Path) ->
     assert np.abs(squash(jpeg, 80).astype(int) - small).mean() < 1
 
 
-@needs_formats
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
-    height=st.integers(200, 599),
+    height=st.integers(200, 600),
     width=st.integers(200, 600),
     size=st.integers(20, 150),
     mode=st.sampled_from(["L", "CMYK"]),
 )
 def test_scaled_decoding_moves_nothing(height: int, width: int, size: int, mode: str) -> None:
-    """At sides that no power of two divides, the scaled film ends where the whole one does."""
-    pixels = np.asarray(Image.open(FORMATS / "006f3a8a.png"))[-height:, -width:]
+    """At sides that no power of two divides, a scaled ramp ends where the whole one does."""
+    ramp = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 120, width)).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert("RGB").convert(mode).save(buffer, format="JPEG", quality=95)
+    Image.fromarray(ramp).convert("RGB").convert(mode).save(buffer, format="JPEG", quality=98)
     whole, scaled = film_of(buffer.getvalue()), film_of(buffer.getvalue(), smallest_side=size)
     assert (whole.height, whole.width) == (scaled.height, scaled.width) == (height, width)
     assert scaled.image.shape == (-(-height // scaled.scale), -(-width // scaled.scale))
-    assert min(scaled.image.shape) >= min(size, height, width)
+    assert min(scaled.image.shape) >= size
     small = size * 4 // 5
     difference = squash(whole, small).astype(float) - squash(scaled, small)
-    assert np.abs(difference).mean() < 1
-    assert np.abs(difference[:, -1].mean()) < 1
-    assert np.abs(difference[-1].mean()) < 1
+    assert np.abs(difference.mean(axis=0)).max() < 1
+    assert np.abs(difference.mean(axis=1)).max() < 1
 
 
 def test_scaled_decoding_is_close_to_the_whole_film(film: np.ndarray, tmp_path: Path) -> None:
@@ -385,8 +383,8 @@ def test_reasons(film: np.ndarray, tmp_path: Path) -> None:
     assert unreadable(encoded(grey, "BMP")) == "the file is not a JPEG, PNG or DICOM"
     assert unreadable(encoded(Image.new("L", (20, 20), 7), "PNG")) == "every pixel has the same value"
     assert "truncated" in unreadable(encoded(grey, "JPEG")[:-3000])
-    assert unreadable(encoded(grey, "PNG")[:-3000]).startswith("broken file: ")
-    assert unreadable(encoded(grey, "JPEG")[:100]).startswith("broken file: ")
+    assert unreadable(encoded(grey, "PNG")[:-3000]).startswith("the picture cannot be decoded: ")
+    assert unreadable(encoded(grey, "JPEG")[:100]).startswith("the picture cannot be decoded: ")
     for reason in (unreadable(encoded(grey, "JPEG")[:100]), unreadable(encoded(grey, "PNG")[:40])):
         assert "0x" not in reason
         assert "/" not in reason
@@ -403,7 +401,7 @@ def test_dicom_reasons(film: np.ndarray, tmp_path: Path) -> None:
         read_dicom(report, tmp_path)
     short = dicom(film)
     short.PixelData = short.PixelData[:1000]
-    with pytest.raises(UnreadableFilm, match="broken file"):
+    with pytest.raises(UnreadableFilm, match="cannot be decoded"):
         read_dicom(short, tmp_path)
     with pytest.raises(UnreadableFilm, match="every pixel is padding"):
         read_dicom(dicom(np.full((4, 4), 9, np.uint8), PixelPaddingValue=9), tmp_path)

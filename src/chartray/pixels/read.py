@@ -68,7 +68,7 @@ def read_film(path: str | Path, *, smallest_side: int | None = None) -> Film:
         raise
     except Exception as error:
         # Decoders raise anything on broken files: OSError, SyntaxError, struct.error, zlib.error, ...
-        raise UnreadableFilm(f"broken file: {_text(error)}") from error
+        raise UnreadableFilm(f"the picture cannot be decoded: {_text(error)}") from error
     if film.image.size == 0:
         raise UnreadableFilm("the picture has no pixels")
     if float(film.image.min()) == float(film.image.max()):
@@ -272,4 +272,4 @@ def _first(value: object) -> float | None:
 def _text(error: Exception) -> str:
     """The error in one line, the same on every machine and in every run."""
     line = " ".join(str(error).split()) or type(error).__name__
-    return re.sub(r" ?(<_io\.BytesIO[^>]*>|0x[0-9a-f]+)", "", line).rstrip(".")
+    return re.sub(r" ?(<_io\.BytesIO[^>]*>|0x[0-9a-f]+)", "", line).rstrip(".")[:200]
