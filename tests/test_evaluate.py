@@ -6,17 +6,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from chartray.config import EncoderConfig
 from chartray.errors import InputError
+from chartray.evaluation import films
 from chartray.evaluation.evaluate import evaluate
+from chartray.measure import metrics
 from chartray.networks import encoder
 from chartray.pixels.ingest import ingest
-from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
+from chartray.pixels.store import Store
+from chartray.schema import CohortMetadata, LabelSource, Variable, from_metadata, to_metadata
 
 SEX = Variable(kind="categorical", levels=("male", "female"), group="demographic", columns=("gender",))
 AGE = Variable(kind="numeric", range=(0, 110), unit="years", group="demographic", columns=("age",))
@@ -123,27 +128,233 @@ def one(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
 
 def test_values_are_those_of_the_predictions_beside_them(linear: Path) -> None:
     rows = read(linear, "results.jsonl")
-    table = pq.read_table(linear / "predictions.parquet").to_pylist()
+    table = pq.read_table(linear / "predictions.parquet")
     checked = 0
     for row in rows:
         if row["metric"] == "auroc" and row["label"] != "macro" and row["value"] is not None:
-            films = [
-                film
-                for film in table
-                if all(film[key] == row[key] for key in ("dataset", "label", "control", "fraction", "run", "chart"))
-                and film["truth"] is not None
-            ]
-            assert row["n"] == len(films)
-            assert row["n_positive"] == sum(film["truth"] for film in films)
-            expected = roc_auc_score([film["truth"] for film in films], [film["score"] for film in films])
+            films = matching(table, row)
+            known = films.filter(films["truth"].is_valid())
+            assert row["n"] == known.num_rows
+            assert row["n_positive"] == sum(known["truth"].to_pylist())
+            expected = roc_auc_score(known["truth"].to_pylist(), known["score"].to_pylist())
             assert row["value"] == pytest.approx(expected, abs=1e-12)
             checked += 1
-    assert checked == 2 * (5 * 4 + 3 * 2)
+    assert checked == 2 * (5 * 4 + 3 * 2)  # fractions x (arms x labels at home + arms x labels elsewhere)
 
 
-def test_the_bright_halves_are_found_and_pixels_find_them_too(linear: Path) -> None:
+def matching(table: pa.Table, row: dict[str, Any]) -> pa.Table:
+    for key in ("dataset", "label", "control", "fraction"):
+        table = table.filter(pc.equal(table[key], row[key]))
+    return table
+
+
+def test_intervals_and_the_macro_follow_from_the_predictions(linear: Path) -> None:
+    rows, comparisons = read(linear, "results.jsonl"), read(linear, "comparisons.jsonl")
+    macro = one(rows, control="none", dataset="mimic", label="macro", metric="auroc", fraction=1.0)
+    assert macro["labels"] == ["Edema", "Pleural Effusion", "No Finding"]
+    each = [
+        one(rows, control="none", dataset="mimic", label=label, metric="auroc", fraction=1.0)["value"]
+        for label in macro["labels"]
+    ]
+    assert macro["value"] == pytest.approx(np.mean(each))
+    assert macro["ci_low"] < macro["value"] < macro["ci_high"]
+    scores, truth, patients = {}, {}, {}
+    table = pq.read_table(linear / "predictions.parquet")
+    for control in ("none", "pixels"):
+        found = [
+            matching(table, {"dataset": "mimic", "label": label, "control": control, "fraction": 1.0})
+            for label in macro["labels"]
+        ]
+        scores[control] = np.column_stack([part["score"].to_numpy() for part in found])
+        truth[control] = np.column_stack([part["truth"].to_numpy(zero_copy_only=False) for part in found])
+        patients[control] = np.array(found[0]["patient_id"].to_pylist())
+    pair = metrics.paired_bootstrap(truth["none"], scores["none"], scores["pixels"], patients["none"], resamples=100)
+    row = one(comparisons, b="pixels", dataset="mimic", label="macro", metric="auroc", fraction=1.0)
+    assert row["a"] == "demographic-0"
+    assert row["difference"] == pytest.approx(float(pair.macro_auroc.value))
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((float(pair.macro_auroc.low), float(pair.macro_auroc.high)))
+    assert row["seeds"] == 1
+    assert row["claim"] == "no claim: fewer than 3 seeds"
+
+
+def test_the_bright_halves_are_found_and_sex_and_age_alone_are_worth_less(linear: Path) -> None:
     rows = read(linear, "results.jsonl")
-    best = one(rows, control="pixels", dataset="mimic", label="Edema", metric="auroc", fraction=1.0)
-    assert best["value"] > 0.8
-    assert best["ci_low"] < best["value"] < best["ci_high"]
-    assert one(rows, control="pixels", dataset="nih", label="macro", metric="auroc", fraction=1.0)["value"] > 0.7
+    at = {"dataset": "mimic", "label": "Pleural Effusion", "metric": "auroc", "fraction": 1.0}
+    pixels, chart = (one(rows, control=control, **at)["value"] for control in ("pixels", "chart-only"))
+    assert pixels > 0.8
+    assert abs(chart - 0.5) < 0.2
+    assert one(rows, control="pixels", dataset="nih", label="macro", metric="auroc", fraction=1.0)["value"] > 0.75
+    assert one(rows, control="chart-only", **at)["chart"] == "demographic-norm"
+
+
+def test_rare_and_one_class_labels_say_why_they_lack_a_number(linear: Path) -> None:
+    rows = read(linear, "results.jsonl")
+    rare = one(rows, control="none", dataset="mimic", label="Pneumothorax", metric="auroc", fraction=1.0)
+    assert (rare["reason"], rare["ci_low"], rare["n_positive_patients"]) == ("too few patients", None, 1)
+    assert rare["value"] == 0.5  # the patient with a pneumothorax is in the test split: nothing to learn it from
+
+
+def test_a_label_of_one_class_gives_null_and_a_reason(home: Path, run: Path, tmp_path: Path) -> None:
+    rows = evaluate(run, home, tmp_path / "out", split="validate", resamples=20, floors=False)
+    row = one(rows, label="Pneumothorax", metric="auroc")
+    assert row["reason"] == "one class in the test films"
+    written = one(read(tmp_path / "out", "results.jsonl"), label="Pneumothorax", metric="average_precision")
+    assert written["value"] is None
+    manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert manifest["test_split_touched"] is False
+    assert "optimistic" in " ".join(manifest["notes"])
+    splits = pq.read_table(tmp_path / "out" / "embeddings.parquet")["split"].to_pylist()
+    assert set(splits) == {"train", "validate"}
+    assert {film["split"] for film in pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()} == {
+        "validate"
+    }
+
+
+def test_labels_of_another_store_are_matched_by_name_and_charts_left_out_where_absent(linear: Path) -> None:
+    manifest = json.loads((linear / "evaluation.json").read_text())
+    nih = one(manifest["stores"], dataset="nih")
+    assert {"label": "Pleural Effusion", "there": "Effusion"} in nih["matches"]
+    assert nih["unmatched"] == ["Pneumothorax", "No Finding"]
+    controls = {row["control"] for row in read(linear, "results.jsonl") if row["dataset"] == "nih"}
+    assert controls == {"none", "untrained", "pixels"}
+    assert set(manifest["left_out"]) == {"chart-only on nih", "image+chart on nih"}
+    assert nih["hash"] != one(manifest["stores"], dataset="mimic")["hash"]
+
+
+def test_the_probe_on_disk_gives_the_scores_from_the_embeddings_on_disk(linear: Path) -> None:
+    probe = load_file(linear / "probe.safetensors")
+    table = pq.read_table(linear / "embeddings.parquet")
+    table = table.filter(pc.and_(pc.equal(table["split"], "test"), pc.equal(table["dataset"], "mimic")))
+    features = np.array(table["embedding"].to_pylist())
+    logits = ((features - probe["mean"]) / probe["scale"]) @ probe["weight"].T + probe["bias"]
+    labels = json.loads((linear / "probe.json").read_text())["labels"]
+    predictions = pq.read_table(linear / "predictions.parquet")
+    row = {"dataset": "mimic", "label": "Edema", "control": "none", "fraction": 1.0}
+    written = matching(predictions, row)
+    assert written["image_id"].to_pylist() == table["image_id"].to_pylist()
+    expected = 1 / (1 + np.exp(-logits[:, labels.index("Edema")]))
+    np.testing.assert_allclose(written["score"].to_numpy(), expected, atol=1e-6)
+
+
+def test_the_same_command_gives_the_same_results(home: Path, run: Path, linear: Path, tmp_path: Path) -> None:
+    again = hospital(tmp_path, "nih", seed=1, labels=("Edema", "Effusion"), chart=False)
+    evaluate(run, home, tmp_path / "out", external=[again], resamples=100, data_percent=[50, 100])
+    for name in ("results.jsonl", "comparisons.jsonl", "probe.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (linear / name).read_bytes()
+
+
+def test_neighbours_use_the_number_that_validation_chose(home: Path, run: Path, tmp_path: Path) -> None:
+    rows = evaluate(run, home, tmp_path / "out", protocol="knn", resamples=20, labels=["Edema", "Pleural Effusion"])
+    row = one(rows, control="pixels", label="Pleural Effusion", metric="auroc")
+    assert row["neighbours"] in (5, 10, 20, 50, 100, 200)
+    assert row["value"] > 0.6
+    assert not (tmp_path / "out" / "probe.safetensors").exists()
+
+
+# Films and labels
+
+
+def test_a_film_with_no_finding_alone_is_a_negative_of_edema() -> None:
+    table = pa.table({"label.No Finding": [1.0, None], "label.Edema": pa.array([None, 1.0], pa.float64())})
+    labels = ["No Finding", "Edema"]
+    assert films.truth_of(table, labels, films.Policy()).tolist() == [[1, 0], [0, 1]]
+    ignoring = films.truth_of(table, labels, films.Policy(blank="ignore"))
+    assert np.isnan(ignoring).tolist() == [[False, True], [True, False]]
+
+
+@pytest.mark.parametrize(("uncertain", "expected"), [("ignore", np.nan), ("zeros", 0.0), ("ones", 1.0)])
+def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> None:
+    table = pa.table({"label.Edema": [-1.0, 1.0, 0.0]})
+    found = films.truth_of(table, ["Edema"], films.Policy(uncertain=uncertain))[:, 0]
+    np.testing.assert_array_equal(found, [expected, 1, 0])
+    with pytest.raises(InputError, match=r"found 2.0 in row 1"):
+        films.truth_of(pa.table({"label.Edema": [0.0, 2.0]}), ["Edema"], films.Policy())
+
+
+def test_low_data_fractions_are_nested_whole_patients_and_keep_the_rarest_findings(home: Path) -> None:
+    store = Store.open(home)
+    train = films.films_of(store, "train", ["Edema", "Pleural Effusion"], films.Policy())
+    before: set[str] = set()
+    for percent in (5, 10, 25, 50, 100):
+        kept = train.patients[films.nested_subset(train, percent, 0)]
+        names = set(kept.tolist())
+        assert before <= names
+        assert len(names) == max(1, round(len(set(train.patients.tolist())) * percent / 100))
+        assert len(kept) == np.isin(train.patients, list(names)).sum()
+        before = names
+    first, second = (films.nested_subset(train, 25, seed) for seed in (0, 1))
+    assert (first != second).any()
+    rates = [np.nanmean(train.truth[films.nested_subset(train, 50, seed)], axis=0) for seed in range(8)]
+    assert np.std(rates, axis=0).max() < 0.05
+
+
+def test_fractions_shrink_validation_too(linear: Path) -> None:
+    half, whole = json.loads((linear / "evaluation.json").read_text())["fractions"]
+    assert (half["fraction"], whole["fraction"]) == (0.5, 1.0)
+    for split in ("train", "validate"):
+        assert half[split]["patients"] == whole[split]["patients"] / 2
+    assert {row["fraction"] for row in read(linear, "results.jsonl")} == {0.5, 1.0}
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("missing", ["train", "validate", "test"])
+def test_an_empty_split_is_refused(run: Path, tmp_path: Path, missing: str) -> None:
+    splits = tuple(split for split in ("train", "validate", "test") if split != missing)
+    store = hospital(tmp_path, patients=10, splits=splits)
+    with pytest.raises(InputError, match=f"expected films in the split '{missing}'"):
+        evaluate(run, store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_evaluated_is_refused_in_a_sentence(home: Path, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'Edema'"):
+        evaluate(run, home, tmp_path / "out", labels=["Oedema"])
+    with pytest.raises(InputError, match="linear or knn or finetune or published"):
+        evaluate(run, home, tmp_path / "out", protocol="forest")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="data-percent"):
+        evaluate(run, home, tmp_path / "out", data_percent=[0])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="choose another"):
+        evaluate(run, home, tmp_path / "notes")
+    other = hospital(tmp_path / "hernia", "other", labels=("No Finding",), patients=20)
+    with pytest.raises(InputError, match="no label name matches"):
+        evaluate(run, home, tmp_path / "out", external=[other], labels=["Edema"])
+    assert (tmp_path / "notes" / "mine.txt").exists()
+
+
+def test_embeddings_that_are_not_finite_are_named_by_run_and_row(home: Path, tmp_path: Path) -> None:
+    broken = vit(tmp_path / "encoder", run="diverged")
+    weights = load_file(broken / "model.safetensors")
+    weights["norm.weight"][3] = np.nan
+    save_file(weights, broken / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"finite embeddings from diverged, found \d+ that are not, the first in row 0"
+    ):
+        evaluate(broken, home, tmp_path / "out", floors=False)
+
+
+def test_a_label_made_from_a_column_of_the_encoders_chart_is_refused(tmp_path: Path) -> None:
+    store = hospital(tmp_path, labels=("Edema", "Pleural Effusion"))
+    table = pq.read_table(store / "cohort.parquet")
+    meta = from_metadata(table.schema.metadata)
+    meta.labels["Edema"] = LabelSource(columns=("age",))
+    pq.write_table(table.replace_schema_metadata(to_metadata(meta)), store / "cohort.parquet")
+    with pytest.raises(InputError, match="'Edema' and the chart variable 'age'"):
+        evaluate(vit(tmp_path / "a", chart="demographic-norm", source="mimic"), store, tmp_path / "out")
+    # An encoder that saw no chart is fine; its chart floors leave age out.
+    rows = evaluate(vit(tmp_path / "b", chart="none", source="mimic"), store, tmp_path / "out", resamples=5)
+    assert {row["chart"] for row in rows if row["control"] == "chart-only"} == {"sex"}
+
+
+def test_earlier_results_are_replaced_and_a_failure_leaves_them(home: Path, run: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"resamples": 5, "floors": False, "labels": ["Edema"]}
+    evaluate(run, home, tmp_path / "out", **options)
+    with pytest.raises(InputError):
+        evaluate(run, home, tmp_path / "out", **(options | {"labels": ["Mass"]}))
+    assert len(read(tmp_path / "out", "results.jsonl")) == 4
+    evaluate(run, home, tmp_path / "out", **(options | {"labels": ["Edema", "No Finding"]}))
+    assert len(read(tmp_path / "out", "results.jsonl")) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

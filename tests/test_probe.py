@@ -108,6 +108,7 @@ def test_neighbours_vote_as_a_plain_loop_says() -> None:
     train, query = features[:90], features[90:]
     found = knn.knn_scores(train, truth[:90], query, neighbours=(1, 7, 500))
     rate = np.nanmean(truth[:90], axis=0)
+    train, query = train - train.mean(axis=0), query - train.mean(axis=0)
     for m, film in enumerate(query):
         cosine = train @ film / np.linalg.norm(train, axis=1) / np.linalg.norm(film)
         nearest = np.argsort(-cosine)

@@ -104,8 +104,8 @@ def result_rows(
                 reason = TOO_FEW
             rows.append(
                 common
-                | {"label": label, "metric": metric, "value": scored.values[metric][index]}
-                | {"ci_low": interval[0], "ci_high": interval[1]}
+                | {"label": label, "metric": metric, "value": float(scored.values[metric][index])}
+                | {"ci_low": float(interval[0]), "ci_high": float(interval[1])}
                 | {"n": int((~np.isnan(truth)).sum()), "n_positive": int((truth == 1).sum())}
                 | {"n_patients": len(np.unique(test.films.patients[~np.isnan(truth)]))}
                 | {"n_positive_patients": int(positive[index]), "n_negative_patients": int(negative[index])}

@@ -28,7 +28,8 @@ def knn_scores(
     """The share of the votes of a film's nearest training films that have a label, for each number of neighbours.
 
     train_embeddings (N, D), train_truth (N, C) of 1, 0 and NaN (which does not vote), embeddings (M, D) -> (K, M, C)
-    in [0, 1]. The votes are smoothed by one film's vote at the label's training rate, so that ties are rare and a
+    in [0, 1]. Cosines are taken about the mean training film: what all films share (grey levels are all positive) would
+    make them all look alike. The votes are smoothed by one film's vote at the label's training rate, so that ties are rare and a
     film without voting neighbours gets the rate. Raises InputError for shapes that do not fit.
     """
     train = torch.as_tensor(np.asarray(train_embeddings), dtype=torch.float32, device=device)
@@ -39,7 +40,8 @@ def knn_scores(
             f"expected embeddings of one width and truth for each training film, found {tuple(train.shape)}, "
             f"{tuple(query.shape)} and {tuple(truth.shape)}"
         )
-    train, query = (torch.nn.functional.normalize(each, dim=1) for each in (train, query))
+    centre = train.mean(dim=0)
+    train, query = (torch.nn.functional.normalize(each - centre, dim=1) for each in (train, query))
     known, positive = torch.isfinite(truth), truth.nan_to_num(0)
     rate = positive.sum(dim=0) / known.sum(dim=0).clamp_min(1)
     counts = [min(count, len(train)) for count in neighbours]
