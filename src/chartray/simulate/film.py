@@ -238,7 +238,8 @@ def encode(pixels: NDArray[np.uint8], path: str, *, rgba: bool = False) -> bytes
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
     if path.endswith(".png"):
-        (image.convert("RGBA") if rgba else image).save(buffer, "PNG", compress_level=1)
+        # Huffman coding alone: noise has no repetitions to look for.
+        (image.convert("RGBA") if rgba else image).save(buffer, "PNG", compress_level=1, compress_type=2)
     else:
         image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

@@ -45,12 +45,19 @@ class Lungs:
         return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def _shown(s: float) -> float:
+    """How solid something with sharp borders is drawn: what counts as present in full, what is faint hardly."""
+    return min(1.0, max(0.0, 3.0 * (s - 0.08)))
+
+
 def effusion(lungs: Lungs, s: float, v: Values) -> None:
     """Fluid from the base up, its surface rising to the wall (meniscus); lying down it veils the whole lung."""
     t, side = lungs.thorax, v["effusion_side"]
     for which, amount in ((side, s), (-side, s * v["effusion_other"])):
         level = (
-            0.02 + 0.52 * amount**1.3 * (1 - 0.5 * v["recumbent"]) + 0.42 * amount**0.6 * np.clip(t.across, 0, 1.1) ** 4
+            0.02
+            + 0.52 * amount**1.3 * (1 - 0.5 * v["recumbent"])
+            + 0.42 * amount**0.6 * np.square(np.clip(t.across, 0, 1.1) ** 2)
         )
         fluid = step(level - t.height, 0.05) * min(1.0, 6 * amount)
         veil = 0.45 * amount * v["recumbent"] * np.clip(1.1 - t.height, 0.3, 1)
@@ -90,7 +97,7 @@ def consolidation(lungs: Lungs, s: float, v: Values) -> None:
     centre = lungs.spot(side, (0.35, 0.75), (0.10, 0.75))
     radii = (0.17 + 0.13 * s, 0.15 + 0.11 * s)
     lobe = disc(t.x, t.y, centre, radii, 0.16) * step(centre[1] + 0.55 * radii[1] - t.y + 0.12 * t.x, 0.03)
-    lungs.fill(lungs.on(side) * min(1.0, 0.35 + 0.7 * s) * lobe * (0.72 + 0.36 * lungs.clouds(22)) * min(1.0, 4 * s))
+    lungs.fill(lungs.on(side) * min(1.0, 0.35 + 0.7 * s) * lobe * (0.72 + 0.36 * lungs.clouds(22)) * _shown(s))
     lungs.markings *= 1 - 1.7 * lobe * min(1.0, 2 * s)
 
 
@@ -132,7 +139,7 @@ def nodule(lungs: Lungs, s: float, v: Values) -> None:
         side = v["nodule_side"] * (1 if n != 1 else -1)
         radius = 0.030 + 0.035 * s
         centre = lungs.spot(side, (0.3, 0.85), (0.1, 0.95))
-        lungs.fill(min(1.0, 0.25 + 0.75 * s) * min(1.0, 5 * s) * disc(t.x, t.y, centre, (radius, radius), 0.02))
+        lungs.fill(min(1.0, 0.25 + 0.75 * s) * _shown(s) * disc(t.x, t.y, centre, (radius, radius), 0.02))
 
 
 def mass(lungs: Lungs, s: float, v: Values) -> None:
@@ -142,13 +149,13 @@ def mass(lungs: Lungs, s: float, v: Values) -> None:
     cx, cy = lungs.spot(v["mass_side"], (0.3, 0.75), (0.2, 0.9))
     wobble = 0.04 * (lungs.clouds(14) - 0.5)
     rho = np.sqrt((t.x - cx) ** 2 + (t.y - cy) ** 2) + wobble
-    lungs.fill(min(1.0, 0.3 + 0.7 * s) * min(1.0, 5 * s) * step(radius - rho, 0.025))
+    lungs.fill(min(1.0, 0.3 + 0.7 * s) * _shown(s) * step(radius - rho, 0.025))
 
 
 def fracture(lungs: Lungs, s: float, v: Values) -> None:
     """The ribs are broken in anatomy.py; here callus and bleeding around the break."""
     t = lungs.thorax
-    rib_y = v["break_rib"] * 0.150 - 0.70 + 0.36 * v["break_across"] ** 2.4 - 0.10 * v["break_across"]
+    rib_y = v["break_rib"] * 0.150 - 0.70 + 0.36 * v["break_across"] ** 2.25 - 0.10 * v["break_across"]
     for n in (-1, 0, 1):
         place = (v["break_side"] * v["break_across"] * t.half_width * 0.97, rib_y + 0.150 * n)
         if t.lateral:
@@ -198,7 +205,7 @@ def hernia(lungs: Lungs, s: float, v: Values) -> None:
     centre = (0.06, t.base - 0.12) if not t.lateral else (0.20, t.base - 0.10)
     radius = 0.10 + 0.10 * s
     sac = disc(t.x, t.y, centre, (radius * 1.2, radius), 0.02)
-    shown = min(1.0, 4 * s)
+    shown = _shown(s)
     lungs.fill(0.8 * shown * sac)
     gas = disc(t.x, t.y, centre, (radius * 1.05, radius * 0.85), 0.02) * step(centre[1] - t.y, 0.02)
     lungs.extra += shown * (0.08 * sac - 0.26 * gas)
