@@ -120,18 +120,24 @@ def count_missing(cells: Any, values: Any) -> dict[str, int]:
 
 def split_sizes(table: pa.Table) -> dict[str, dict[str, int]]:
     """Images and patients of each split; an empty one stands there with zeros."""
+    pairs = _patients_of_splits(table["patient_id"], table["split"])
     sizes = {}
     for split in SPLITS:
-        rows = table.filter(pc.equal(table["split"], split))
-        sizes[split] = {"images": rows.num_rows, "patients": len(pc.unique(rows["patient_id"]))}
+        here = pairs.filter(pc.equal(pairs["split"], split))
+        sizes[split] = {"images": int(pc.sum(here["patient_count"]).as_py() or 0), "patients": here.num_rows}
     return sizes
 
 
 def patients_in_two_splits(patients: Any, splits: Any) -> int:
     """How many patients have rows in more than one split."""
+    pairs = _patients_of_splits(patients, splits)
+    return int(pairs.num_rows) - len(pc.unique(pairs["patient"]))
+
+
+def _patients_of_splits(patients: Any, splits: Any) -> pa.Table:
+    """patient, split, patient_count (rows): one row for each pair that occurs."""
     pairs = pa.table({"patient": _column(patients), "split": _column(splits)}).group_by(["patient", "split"])
-    each = pairs.aggregate([]).group_by("patient").aggregate([("split", "count")])
-    return int(pc.sum(pc.greater(each["split_count"], 1)).as_py() or 0)
+    return pairs.aggregate([("patient", "count")])
 
 
 def refuse_shared_patients(patients: Any, splits: Any, where: str) -> None:
@@ -174,6 +180,30 @@ def flow_content(cohort: Cohort) -> dict[str, Any]:
         "missing": cohort.missing,
         "absent_labels": cohort.metadata.absent_labels,
     }
+
+
+def describe(cohort: Cohort) -> str:
+    """The flow in plain lines, for a terminal: what was read, left out, linked, split, and what is missing."""
+    content = flow_content(cohort)
+    films = cohort.table.num_rows
+    release = f" {content['release']}" if content["release"] else ""
+    lines = [f"{content['source']}{release}, {content['rules']} rules: {films} films"]
+    for step in cohort.flow:
+        why = f" ({step.why})" if step.why else ""
+        lines.append(f"  {step.step}: {step.rows_in} -> {step.rows_out}{why}")
+    if cohort.links:
+        lines.append("  links: " + ", ".join(f"{name} {count}" for name, count in cohort.links.items()))
+    for split, size in content["splits"].items():
+        empty = "" if size["images"] else " (this split is empty)"
+        lines.append(f"  {split}: {size['images']} films of {size['patients']} patients{empty}")
+    for name in cohort.metadata.variables:
+        lost = films - int(pc.count(cohort.table[EHR_PREFIX + name]).as_py())
+        named = [f"{cell!r} {count}" for cell, count in cohort.missing.get(name, {}).items() if cell != ABSENT]
+        unusable = f"; cells that could not be used: {', '.join(named[:5])}" if named else ""
+        lines.append(f"  {name}: missing for {lost} films ({lost / max(films, 1):.1%}){unusable}")
+    if content["absent_labels"]:
+        lines.append(f"  labels that the files lack: {', '.join(content['absent_labels'])}")
+    return "\n".join(lines)
 
 
 def read_cohort(path: Path) -> pa.Table:

@@ -35,7 +35,7 @@ def label_values(cells: Any) -> tuple[pa.Array, dict[str, int]]:
     [1.0, -1.0, None, None]
     """
     cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
-    encoded = cells.cast(pa.string()).dictionary_encode()
+    encoded = cells if isinstance(cells, pa.DictionaryArray) else cells.cast(pa.string()).dictionary_encode()
     values = pa.array([_label_value(cell) for cell in encoded.dictionary.to_pylist()], pa.float64())
     labels = values.take(encoded.indices)
     return labels, count_missing(cells, labels)
@@ -77,14 +77,15 @@ def study_labels(studies: Any, folder: Path, stem: str, read_stem: str | None) -
         names = {name: column for name, column in names.items() if column in columns}
         read, found = _of_studies(studies, read_file, names)
         films = int(pc.sum(found).as_py() or 0)
-        cells = {name: pc.if_else(found, read[name], cell) if name in read else cell for name, cell in cells.items()}
+        for name, cell in read.items():
+            cells[name] = pc.if_else(found, cell.cast(pa.string()), cells[name].cast(pa.string()))
     labels = label_columns(cells, file)
     return labels._replace(read=films)
 
 
 def _of_studies(studies: Any, file: Path, names: Mapping[str, str]) -> tuple[dict[str, pa.Array], pa.Array]:
     """The cells of each row's study, by label, and whether `file` has the study at all."""
-    content = read_cells(file, ["study_id", *names.values()])
+    content = read_cells(file, ["study_id", *names.values()], repeating=list(names.values()))
     refuse_repeated(content, "study_id", file)
     place = pc.index_in(studies, value_set=content["study_id"].combine_chunks())
     place = place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import ibis
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -65,10 +66,11 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     connection = connect()
     root = need_folder(mimic_cxr, "MIMIC-CXR-JPG")
     source = hospital.open_hospital(mimic_iv, connection, ordered=rules == "published")
-    films = _films(root, connection)
+    cells = _metadata_cells(root)
+    films = _films(cells, connection)
     tables = _Tables(films, source.patients, source.admissions, source.icustays)
     linked, links = _link(tables, rules, connection)
-    rows = _rows(tables, linked, rules, connection)
+    rows = _rows(cells, _chart(tables, linked, rules, connection))
     missing = _missing(rows)
     flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows)]
     if rules == "published":
@@ -89,40 +91,36 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     return Cohort(assemble(columns, metadata), flow, links, missing | labels.missing)
 
 
-def _films(root: Path, connection: ibis.BaseBackend) -> ibis.Table:
-    """film, image_id, patient, study_id, at, year, view and position cells of the metadata csv."""
+def _metadata_cells(root: Path) -> pa.Table:
+    """The metadata csv's cells, one row a film; raises InputError for a film without its ids, or one named twice."""
     file = _need_cxr_csv(root, "metadata")
-    needed = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", _POSITION]
-    content = read_cells(file, needed)
-    refuse_repeated(content, "dicom_id", file)
-    cells = offered(content, connection)
-    date = cells["StudyDate"]
+    ids = ["dicom_id", "subject_id", "study_id"]
+    cells = read_cells(file, [*ids, "ViewPosition", "StudyDate", "StudyTime", _POSITION])
+    for name in ids:
+        if cells[name].null_count:
+            row = int(np.flatnonzero(pc.is_null(cells[name]).to_numpy())[0]) + 1
+            raise InputError(f"expected a {name} in every row of {file}, found none in data row {row}")
+    refuse_repeated(cells, "dicom_id", file)
+    return cells
+
+
+def _films(cells: pa.Table, connection: ibis.BaseBackend) -> ibis.Table:
+    """film (the row), patient, day and taken_at; numbers alone, so that the joins are cheap."""
+    table = offered(cells.select(["subject_id", "StudyDate", "StudyTime"]), connection)
+    date = table["StudyDate"]
     day = (date[0:4] + "-" + date[4:6] + "-" + date[6:8]).try_cast("date")
     # HHMMSS.sss as a number that has lost its leading zeros: 93012.5 is 09:30:12.5.
-    clock = cells["StudyTime"].try_cast("float64")
+    clock = table["StudyTime"].try_cast("float64")
     hours, minutes, seconds = (clock / 10000).floor(), (clock / 100).floor() % 100, clock % 100
     valid = (clock >= 0) & (hours < 24) & (minutes < 60) & (seconds < 61)
     microseconds = ((hours * 3600 + minutes * 60 + seconds) * 1e6).round().cast("int64")
-    films = cells.select(
-        film=cells[ROW],
-        image_id=cells["dicom_id"],
-        patient_id=cells["subject_id"],
-        patient=cells["subject_id"].try_cast("int64"),
-        study_id=cells["study_id"],
+    films = table.select(
+        film=table[ROW],
+        patient=table["subject_id"].try_cast("int64"),
         day=day,
         taken_at=ibis.ifelse(valid, day.cast("timestamp") + microseconds.as_interval("us"), None),
-        view_cell=cells["ViewPosition"],
-        position_cell=cells[_POSITION],
     )
-    films = connection.create_table(ibis.util.gen_name("films"), films, temp=True)
-    unnamed = films.filter(films["image_id"].isnull() | films["patient"].isnull() | films["study_id"].isnull())
-    first = fetch(unnamed.aggregate(row=unnamed["film"].min()), connection)["row"][0].as_py()
-    if first is not None:
-        raise InputError(
-            f"expected dicom_id, subject_id (a number) and study_id in every row of {file}, found one without "
-            f"in data row {first}"
-        )
-    return films
+    return connection.create_table(ibis.util.gen_name("films"), films, temp=True)
 
 
 def _link(tables: _Tables, rules: Rules, connection: ibis.BaseBackend) -> tuple[dict[str, ibis.Table], dict[str, int]]:
@@ -159,8 +157,8 @@ def _link(tables: _Tables, rules: Rules, connection: ibis.BaseBackend) -> tuple[
     return found, links
 
 
-def _rows(tables: _Tables, linked: dict[str, ibis.Table], rules: Rules, connection: ibis.BaseBackend) -> pa.Table:
-    """Every film with its ids, its chart values and the cells they were read from, in file order."""
+def _chart(tables: _Tables, linked: dict[str, ibis.Table], rules: Rules, connection: ibis.BaseBackend) -> pa.Table:
+    """What MIMIC-IV says of each film, in file order, with the cells it was read from."""
     films, patients = tables.films, tables.patients
     admission = linked["admission"].join(tables.admissions, "stay").select("film", "expired")
     icu = linked["icu"].select("film", icu_stay="stay")
@@ -174,26 +172,37 @@ def _rows(tables: _Tables, linked: dict[str, ibis.Table], rules: Rules, connecti
         .drop("film_right")
     )
     age = (joined["day"].year() - joined["anchor_year"] + joined["anchor_age"]).cast("float64")
-    known = {"M": SEX_LEVELS[0], "F": SEX_LEVELS[1]}
     died = joined["expired"].cases(("0", MORTALITY_LEVELS[0]), ("1", MORTALITY_LEVELS[1]), else_=None)
     in_icu, not_in_icu = (ibis.literal(level) for level in ICU_LEVELS)
     other = ibis.ifelse(joined["admitted"].fill_null(False), not_in_icu, None)
     if rules == "published":
         died, other = died.fill_null(MORTALITY_LEVELS[0]), not_in_icu
     values = {
-        "sex": joined["sex_cell"].cases(*known.items(), else_=None),
+        "sex": joined["sex_cell"].cases(("M", SEX_LEVELS[0]), ("F", SEX_LEVELS[1]), else_=None),
         "age": ibis.ifelse((age >= AGE_RANGE[0]) & (age <= AGE_RANGE[1]), age, None),
-        "view": ibis.ifelse(joined["view_cell"].isin(VIEW_LEVELS), joined["view_cell"], None),
-        "position": ibis.ifelse(joined["position_cell"].isin(POSITION_LEVELS), joined["position_cell"], None),
         "mortality": died,
         "icu": ibis.ifelse(joined["icu_stay"].notnull(), in_icu, other),
     }
-    patient, study, image = joined["patient_id"], joined["study_id"], joined["image_id"]
-    path = "files/p" + patient[0:2] + "/p" + patient + "/s" + study + "/" + image + ".jpg"
+    cells = {"sex_cell": joined["sex_cell"], "age_cell": age, "died_cell": joined["expired"]}
     chart = {EHR_PREFIX + name: value for name, value in values.items()}
-    cells = {"age_cell": age, "died_cell": joined["expired"]}
-    names = ["film", "image_id", "patient_id", "study_id", "taken_at", "sex_cell", "view_cell", "position_cell"]
-    return fetch(joined.select(*names, relative_path=path, **cells, **chart).order_by("film"), connection)
+    return fetch(joined.select("film", "taken_at", **cells, **chart).order_by("film").drop("film"), connection)
+
+
+def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
+    """The metadata's own columns beside `chart`: ids, path, view and position."""
+    ids = {"image_id": cells["dicom_id"], "patient_id": cells["subject_id"], "study_id": cells["study_id"]}
+    image, patient, study = ids.values()
+    tens = pc.utf8_slice_codeunits(patient, 0, 2)
+    path = pc.binary_join_element_wise("files/p", tens, "/p", patient, "/s", study, "/", image, ".jpg", "")
+    rows = chart.append_column("relative_path", path)
+    columns = {"view": ("ViewPosition", VIEW_LEVELS), "position": (_POSITION, POSITION_LEVELS)}
+    for name, (column, levels) in columns.items():
+        known = pc.is_in(cells[column], value_set=pa.array(levels))
+        values = pc.if_else(known, cells[column], pa.scalar(None, pa.string()))
+        rows = rows.append_column(f"{name}_cell", cells[column]).append_column(EHR_PREFIX + name, values)
+    for name, column in ids.items():
+        rows = rows.append_column(name, column)
+    return rows
 
 
 def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:

@@ -75,8 +75,12 @@ def header(file: Path) -> list[str]:
         raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
 
 
-def read_cells(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+def read_cells(
+    file: Path, needed: Sequence[str], optional: Sequence[str] = (), *, repeating: Sequence[str] = ()
+) -> pa.Table:
     """The `needed` and those `optional` columns that exist, as text, null where blank, in file order.
+
+    Columns of a few `repeating` texts are dictionary-encoded.
 
     Raises InputError for a file that is no csv table or lacks a needed column (the columns found are named).
     """
@@ -87,7 +91,8 @@ def read_cells(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
     columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
     convert = pacsv.ConvertOptions(
         include_columns=columns,
-        column_types=dict.fromkeys(columns, pa.string()),
+        column_types=dict.fromkeys(columns, pa.string())
+        | dict.fromkeys(repeating, pa.dictionary(pa.int32(), pa.string())),
         null_values=[""],
         strings_can_be_null=True,
         quoted_strings_can_be_null=True,
