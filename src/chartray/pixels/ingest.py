@@ -88,7 +88,7 @@ class Plan(NamedTuple):
 
 
 class ShardTask(NamedTuple):
-    """One shard, as it travels to a worker."""
+    """One shard, as it travels to a worker; `root` is the image folder if it is there, else empty."""
 
     folder: str
     shard: int
@@ -155,8 +155,8 @@ def build_shard(task: ShardTask) -> dict[str, Any]:
         kept.append(row)
         heights.append(film.height)
         widths.append(film.width)
-    if not kept and task.root and not Path(task.root).is_dir():
-        # A share that went away must not fill the quarantine.
+    if quarantine and task.root and not Path(task.root).is_dir():
+        # A share that went away in the middle must not fill the quarantine.
         raise InputError(f"the image folder {task.root} has gone; run the same command again when it is back")
     name = f"images-{task.shard:05d}.arrow"
     whole = temporary(folder / UNFINISHED, name)
@@ -315,11 +315,11 @@ def _announce(plan: Plan, done: dict[int, Any], out: Path, pool: Executor, worke
     seconds, unreadable = sum(t[0] for t in timed), sum(t[1] for t in timed)
     if unreadable == len(sample) and not done and not any(os.path.exists(path) for path in plan.paths):
         raise InputError(_no_film(plan, "no such file"))
-    hours = seconds / len(sample) * len(rows) / workers / 3600
+    left = seconds / len(sample) * len(rows) / workers
     warning = f"; {unreadable} of them cannot be read" if unreadable else ""
     print(
         f"ingest: {len(rows)} films at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free in "
-        f"{existing}; about {_duration(hours * 3600)} with {workers} worker{'s' if workers > 1 else ''}, "
+        f"{existing}; about {_duration(left)} with {workers} worker{'s' if workers > 1 else ''}, "
         f"estimated from {len(sample)} films{warning}",
         file=sys.stderr,
         flush=True,
@@ -379,7 +379,8 @@ def _build(plan: Plan, done: dict[int, dict[str, Any]], out: Path, pool: Executo
 def _task(plan: Plan, shard: int, out: Path) -> ShardTask:
     rows = plan.rows(shard)
     cut = slice(rows.start, rows.stop)
-    return ShardTask(str(out), shard, rows.start, plan.size, plan.root, plan.image_ids[cut], plan.paths[cut])
+    root = plan.root if Path(plan.root).is_dir() else ""
+    return ShardTask(str(out), shard, rows.start, plan.size, root, plan.image_ids[cut], plan.paths[cut])
 
 
 def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[dict[str, Any]]) -> Ingested:
