@@ -1,0 +1,179 @@
+"""Fine-tuning and the comparison of arms over seeds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from chartray.errors import InputError
+from chartray.evaluation import finetune
+from chartray.evaluation.compare import compare
+from chartray.evaluation.embed import embed
+from chartray.evaluation.evaluate import evaluate
+from chartray.evaluation.films import Policy, films_of
+from chartray.networks import encoder
+from chartray.pixels.store import Store
+from tests.evaluation_folders import hospital, one, read, vit
+
+LABELS = ("Edema", "Pleural Effusion")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hospital(tmp_path_factory.mktemp("mimic"), labels=LABELS, contrast=6)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return vit(tmp_path_factory.mktemp("run"), run="demographic-0", chart="demographic-norm", seed=7)
+
+
+def test_published_linear_leaves_the_encoder_and_full_fine_tuning_learns_more(
+    home: Path, run: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"resamples": 20, "floors": False, "max_epochs": 12}
+    frozen = evaluate(run, home, tmp_path / "frozen", protocol="published", learning_rate=0.05, **options)
+    whole = evaluate(run, home, tmp_path / "whole", protocol="published", freeze=False, learning_rate=3e-3, **options)
+    at = {"label": "macro", "metric": "auroc"}
+    assert one(frozen, **at)["value"] > 0.55
+    assert one(whole, **at)["value"] > one(frozen, **at)["value"] + 0.05
+    assert not (tmp_path / "frozen" / "finetuned").exists()
+    manifest = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
+    assert manifest["recipe"]["optimizer"] == "adam"
+    assert manifest["recipe"]["batch_size"] == 64
+    best = max(manifest["training"], key=lambda epoch: epoch["validation_auroc"])
+    assert one(whole, label="Edema", metric="auroc")["best_epoch"] == best["epoch"]
+    assert len(manifest["training"]) <= min(12, best["epoch"] + 5)
+    # The encoder and the layer on disk give the scores on disk.
+    tuned, probe = encoder.load(tmp_path / "whole" / "finetuned"), load_file(tmp_path / "whole" / "probe.safetensors")
+    films = films_of(Store.open(home), "test", LABELS, Policy())
+    logits = embed(tuned, films.store, films.rows) @ probe["weight"].T + probe["bias"]
+    written = pq.read_table(tmp_path / "whole" / "predictions.parquet")["score"].to_numpy()
+    np.testing.assert_allclose(written.reshape(-1, 2), 1 / (1 + np.exp(-logits)), atol=1e-4)
+
+
+def test_finetune_has_the_same_training_from_scratch_beside_it(home: Path, run: Path, tmp_path: Path) -> None:
+    rows = evaluate(run, home, tmp_path / "out", protocol="finetune", resamples=20, max_epochs=2, scheduler="reduce")
+    assert {row["control"] for row in rows} == {"none", "untrained"}
+    comparison = one(read(tmp_path / "out", "comparisons.jsonl"), b="untrained", label="macro", metric="auroc")
+    assert comparison["ci_low"] <= comparison["difference"] <= comparison["ci_high"]
+
+
+def test_fine_tuning_is_the_same_twice_and_leaves_the_given_encoder(home: Path, run: Path) -> None:
+    given = encoder.load(run)
+    before = {name: value.clone() for name, value in given.model.state_dict().items()}
+    store = Store.open(home)
+    train, validate = (films_of(store, split, LABELS, Policy()) for split in ("train", "validate"))
+    recipe = finetune.recipe_of("finetune", max_epochs=2)
+    first, second = (finetune.fine_tune(given, train, validate, recipe, seed=3) for _ in range(2))
+    torch.testing.assert_close(first.layer.weight, second.layer.weight, rtol=0, atol=0)
+    torch.testing.assert_close(dict(given.model.state_dict()), before, rtol=0, atol=0)
+    assert not torch.equal(first.model.norm.weight.cpu(), given.model.norm.weight)
+    with pytest.raises(InputError, match="both classes among the"):
+        finetune.fine_tune(given, train, validate.kept(validate.truth.sum(axis=1) == 0), recipe, seed=0)
+
+
+def test_augmentation_turns_scales_and_shifts_within_its_bounds() -> None:
+    side = 65
+    film = torch.zeros(500, 1, side, side)
+    film[:, :, side // 2, side // 2] = 1.0  # one bright point in the middle tells the shift
+    moved = finetune.augment(film, torch.Generator().manual_seed(0))
+    grid = torch.arange(side, dtype=torch.float32)
+    mass = moved.sum(dim=(1, 2, 3))
+    seen = mass > 0.2
+    down = ((moved * grid[:, None]).sum(dim=(1, 2, 3)) / mass - side // 2)[seen] / side
+    across = ((moved * grid).sum(dim=(1, 2, 3)) / mass - side // 2)[seen] / side
+    for shift in (down, across):
+        assert shift.abs().max() < 0.15 * 1.15 * 2**0.5 + 0.02
+        assert shift.std() > 0.05
+        assert abs(shift.mean()) < 0.02
+    # A disc keeps its shape under turns and flips, so its area tells the scale: 0.85 to 1.15 in length.
+    disc = (((grid - side // 2) ** 2 + (grid[:, None] - side // 2) ** 2) < 12**2).float().expand(500, 1, side, side)
+    area = finetune.augment(disc, torch.Generator().manual_seed(1)).sum(dim=(1, 2, 3)) / disc[0].sum()
+    assert area.min() == pytest.approx(0.85**2, rel=0.03)
+    assert area.max() == pytest.approx(1.15**2, rel=0.03)
+    # Flipped or not, each about half the time: a bright left half ends up on either side.
+    half = torch.zeros(500, 1, side, side)
+    half[..., : side // 2] = 1.0
+    left = finetune.augment(half, torch.Generator().manual_seed(2))
+    share = (left[..., : side // 2].sum(dim=(1, 2, 3)) > left[..., side // 2 + 1 :].sum(dim=(1, 2, 3))).float().mean()
+    assert 0.4 < share < 0.6
+
+
+def test_ignored_labels_do_not_pull() -> None:
+    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], requires_grad=True)
+    truth = torch.tensor([[1.0, torch.nan], [torch.nan, 0.0]])
+    loss = finetune.masked_loss(logits, truth)
+    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(3.0))) / 2
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad == 0).tolist() == [[False, True], [True, False]]
+
+
+# Comparing arms
+
+
+@pytest.fixture(scope="module")
+def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Evaluations of two arms at three seeds."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    found = {}
+    for seed in range(3):
+        for chart in ("demographic-norm", "none"):
+            name = f"{chart}-{seed}"
+            weights = seed + 10 * (chart == "none")
+            made = vit(folder / "runs" / name, seed=seed, weights=weights, run=name, chart=chart, control="none")
+            evaluate(made, home, folder / name, resamples=30, floors=seed == 0)
+            found[name] = folder / name
+    return found
+
+
+def test_three_seeds_make_an_arm_and_the_difference_is_the_mean_of_theirs(
+    evaluated: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = compare(list(evaluated.values()), tmp_path / "out", resamples=100)
+    row = one(rows, label="macro", metric="auroc")
+    assert (row["a"], row["b"], row["seeds"], row["claim"]) == ("demographic-norm", "none", 3, None)
+    macro = {
+        name: one(read(folder, "results.jsonl"), label="macro", metric="auroc", control="none")["value"]
+        for name, folder in evaluated.items()
+    }
+    by_seed = [macro[f"demographic-norm-{seed}"] - macro[f"none-{seed}"] for seed in range(3)]
+    assert row["by_seed"] == pytest.approx(by_seed)
+    assert row["difference"] == pytest.approx(np.mean(by_seed))
+    assert row["ci_low"] < row["difference"] < row["ci_high"]
+    written = read(tmp_path / "out", "comparisons.jsonl")
+    assert len(written) == len(rows) == 2 * (1 + len(LABELS))
+
+
+def test_fewer_than_three_seeds_make_no_claim(evaluated: dict[str, Path], tmp_path: Path) -> None:
+    rows = compare([evaluated["none-0"], evaluated["demographic-norm-1"]], tmp_path / "out", resamples=20)
+    assert {row["claim"] for row in rows} == {"no claim: fewer than 3 seeds"}
+    assert {row["seeds"] for row in rows} == {1}
+
+
+def test_evaluations_of_other_films_truths_or_policies_are_refused(
+    home: Path, evaluated: dict[str, Path], tmp_path: Path
+) -> None:
+    made = evaluated["none-0"].parent / "runs" / "none-0"
+    other = hospital(tmp_path / "other", labels=LABELS, patients=60)
+    evaluate(made, other, tmp_path / "fewer", resamples=5, floors=False)
+    evaluate(made, home, tmp_path / "ones", resamples=5, floors=False, uncertain="ones")
+    evaluate(made, home, tmp_path / "one label", resamples=5, floors=False, labels=["Edema"])
+    for name, words in (
+        ("fewer", r"the same films on mimic in .* \(96\) and .* \(48\), found 48 in one of them alone"),
+        ("ones", "one uncertain in all evaluations, found ignore in .* and ones"),
+        ("one label", "the same labels on mimic .* found Pleural Effusion apart"),
+        ("nothing", "expected an evaluation"),
+    ):
+        with pytest.raises(InputError, match=words):
+            compare([evaluated["demographic-norm-0"], tmp_path / name], tmp_path / "out")
+    with pytest.raises(InputError, match="at least two arms"):
+        compare([evaluated["none-0"], evaluated["none-1"]], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
