@@ -137,7 +137,9 @@ def test_the_chart_has_the_dirt_of_real_charts(tables: Path) -> None:
     admission = {row["hadm_id"]: row for row in admissions}
     early = [moment(s["intime"]) < moment(admission[s["hadm_id"]]["admittime"]) for s in stays]
     late = [moment(s["outtime"]) > moment(admission[s["hadm_id"]]["dischtime"]) for s in stays]
+    backwards = [moment(s["outtime"]) < moment(s["intime"]) for s in stays]
     assert 0 < np.mean(early) < 0.2
+    assert 0 < np.mean(backwards) < 0.05
     assert 0 < np.mean(late) < 0.4
     before, emergency, covered = 0, 0, 0
     for row in films:

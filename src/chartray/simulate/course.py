@@ -87,6 +87,9 @@ def _stay(latents: Columns, visit: int, start: datetime, rng: np.random.Generato
         icu_out = icu_in + timedelta(days=0.7 * days * float(rng.uniform(0.5, 1)))
         if rng.random() < 0.16:
             icu_out = end + timedelta(minutes=float(rng.uniform(5, 300)))
+        if rng.random() < 0.015:
+            # Two of the open demo's 140 stays end before they begin.
+            icu_in, icu_out = icu_out, icu_in
     return Stay(registered, start, end, icu_in, icu_out, bool(latents["died"][visit]))
 
 
@@ -98,7 +101,8 @@ def _moments(stay: Stay | None, now: datetime, rng: np.random.Generator) -> list
     for _ in range(1 + int(rng.random() < 0.2)):
         where = rng.random()
         if stay.icu_in is not None and stay.icu_out is not None and where < 0.85:
-            first, last = max(stay.icu_in, stay.admitted), min(stay.icu_out, stay.discharged)
+            inside = sorted((stay.icu_in, stay.icu_out))
+            first, last = max(inside[0], stay.admitted), min(inside[1], stay.discharged)
         elif stay.registered is not None and where > 0.80:
             first, last = stay.registered, stay.admitted
         elif where > 0.76:
