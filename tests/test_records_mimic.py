@@ -1,0 +1,442 @@
+"""MIMIC cohorts against plain row loops over the open MIMIC-IV demo tables, with film metadata made here."""
+
+import csv
+import gzip
+import json
+import shutil
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from chartray.errors import InputError
+from chartray.features import fit_chart
+from chartray.records.cohort import flow_content, read_cohort, write_cohort
+from chartray.records.mimic import mimic_cohort
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+DEMO = SHARED / "mimic-iv-demo"
+needs_demo = pytest.mark.skipif(not DEMO.exists(), reason="the MIMIC-IV demo tables are not in ../shared/data")
+
+POSITION = "PatientOrientationCodeSequence_CodeMeaning"
+METADATA = ["dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns", "StudyDate", "StudyTime", POSITION]
+HOUR = timedelta(hours=1)
+
+
+def rows_of(file):
+    with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_rows(file, columns, rows):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(file, "wt", newline="") if file.suffix == ".gz" else file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def when(text):
+    return datetime.fromisoformat(text) if text else None
+
+
+def film(number, subject, at, view="AP", position="Erect"):
+    clock = int(at.strftime("%H%M%S")) + at.microsecond / 1e6
+    return {
+        "dicom_id": f"d{number:06d}",
+        "subject_id": subject,
+        "study_id": 50_000_000 + number,
+        "ViewPosition": view,
+        "StudyDate": at.strftime("%Y%m%d"),
+        "StudyTime": f"{clock:g}" if clock else "0",
+        POSITION: position,
+    }
+
+
+def write_cxr(root, films, labels=None, split=None):
+    write_rows(root / "mimic-cxr-2.0.0-metadata.csv.gz", METADATA, films)
+    labels = labels or [{"study_id": each["study_id"], "Edema": "1.0"} for each in films]
+    write_rows(root / "mimic-cxr-2.0.0-chexpert.csv", ["subject_id", *labels[0]], labels)
+    if split:
+        write_rows(root / "mimic-cxr-2.0.0-split.csv", ["dicom_id", "study_id", "subject_id", "split"], split)
+    return root
+
+
+@pytest.fixture(scope="module")
+def demo_films():
+    """Films around every admission, registration, discharge and ICU stay of the demo, and of strangers."""
+    rng = np.random.default_rng(7)
+    moments = []
+    for stay in rows_of(DEMO / "hosp" / "admissions.csv.gz"):
+        for name in ("admittime", "dischtime", "edregtime"):
+            if stay[name]:
+                moments.append((stay["subject_id"], when(stay[name])))
+    for stay in rows_of(DEMO / "icu" / "icustays.csv.gz"):
+        moments += [(stay["subject_id"], when(stay[name])) for name in ("intime", "outtime")]
+    films = []
+    for subject, moment in moments:
+        for shift in (timedelta(0), *(HOUR * float(rng.normal(0, 20)) for _ in range(2))):
+            at = (moment + shift).replace(microsecond=0)
+            view = ["PA", "AP", "LATERAL", "LL", "", "LPO"][rng.integers(6)]
+            films.append(film(len(films), subject, at, view, ["Erect", "Recumbent", ""][rng.integers(3)]))
+    films += [film(len(films) + k, 19_999_000 + k, datetime(2150, 1, 1, 0, 0, 7)) for k in range(3)]
+    order = rng.permutation(len(films))
+    return [films[index] for index in order]
+
+
+def film_time(each):
+    clock = each["StudyTime"].partition(".")[0].zfill(6)
+    return datetime.strptime(each["StudyDate"] + clock, "%Y%m%d%H%M%S")
+
+
+def by_loop(films, rules):
+    """The oracle: METHOD's rules, one film and one row at a time."""
+    patients = {row["subject_id"]: row for row in rows_of(DEMO / "hosp" / "patients.csv.gz")}
+    admissions, stays = rows_of(DEMO / "hosp" / "admissions.csv.gz"), rows_of(DEMO / "icu" / "icustays.csv.gz")
+    expected = {}
+    for each in films:
+        subject, at = str(each["subject_id"]), film_time(each)
+        patient = patients.get(subject)
+        admission = icu = None
+        for row in admissions:
+            if row["subject_id"] != subject:
+                continue
+            begins, ends = when(row["admittime"]), when(row["dischtime"])
+            if rules == "published":
+                if begins.date() <= at.date() <= ends.date():
+                    admission = row
+            else:
+                begins = min(begins, when(row["edregtime"]) or begins)
+                if begins <= at <= ends and (admission is None or begins >= admission["begins"]):
+                    admission = row | {"begins": begins}
+        for row in stays:
+            if row["subject_id"] == subject:
+                begins, ends = when(row["intime"]), when(row["outtime"])
+                if rules == "published":
+                    begins, ends, moment = begins.date(), ends.date(), at.date()
+                else:
+                    moment = at
+                icu = row if begins <= moment <= ends else icu
+        died = {"0": "alive", "1": "died"}
+        absent = ("alive", "not_icu") if rules == "published" else (None, None)
+        expected[each["dicom_id"]] = {
+            "sex": {"M": "male", "F": "female"}[patient["gender"]] if patient else None,
+            "age": at.year - (int(patient["anchor_year"]) - int(patient["anchor_age"])) if patient else None,
+            "mortality": died[admission["hospital_expire_flag"]] if admission else absent[0],
+            "icu": "icu" if icu else "not_icu" if admission else absent[1],
+            "view": each["ViewPosition"] if each["ViewPosition"] in ("PA", "AP", "LATERAL", "LL") else None,
+            "position": each[POSITION] or None,
+        }
+    return expected
+
+
+@needs_demo
+@pytest.mark.parametrize("rules", ["strict", "published"])
+def test_every_cell_equals_a_plain_row_loop(rules, demo_films, tmp_path):
+    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_films), rules=rules)
+    expected = by_loop(demo_films, rules)
+    if rules == "published":
+        views = {each["dicom_id"]: each["ViewPosition"] for each in demo_films}
+        expected = {name: row for name, row in expected.items() if row["sex"] and views[name] != "LPO"}
+    rows = {row["image_id"]: row for row in cohort.table.to_pylist()}
+    assert rows.keys() == expected.keys()
+    for name in ("sex", "age", "view", "position", "mortality", "icu"):
+        assert {image: row[f"ehr.{name}"] for image, row in rows.items()} == {
+            image: row[name] for image, row in expected.items()
+        }, name
+    found = {row["ehr.icu"] for row in rows.values()} | {row["ehr.mortality"] for row in rows.values()}
+    assert {"icu", "not_icu", "alive", "died"} <= found
+
+
+@needs_demo
+def test_flow_and_links_account_for_every_film(demo_films, tmp_path):
+    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_films))
+    links, expected = cohort.links, by_loop(demo_films, "strict")
+    assert links["films"] == len(demo_films)
+    assert links["linked"] == sum(row["mortality"] is not None for row in expected.values())
+    parts = ("linked", "before_admission", "after_discharge", "no_record", "no_time")
+    assert sum(links[part] for part in parts) == links["films"]
+    assert links["no_record"] >= 3
+    assert 0 < links["by_emergency_registration"] < links["linked"]
+    content = flow_content(cohort)
+    assert sum(size["images"] for size in content["splits"].values()) == len(demo_films)
+    assert content["missing"]["view"]["LPO"] == sum(each["ViewPosition"] == "LPO" for each in demo_films)
+    published = mimic_cohort(str(DEMO), tmp_path, rules="published")
+    steps = {step.step: step for step in published.flow}
+    lost = [step.rows_in - step.rows_out for step in steps.values()]
+    assert sum(lost) == len(demo_films) - published.table.num_rows
+    assert lost[1] == 3  # the strangers have no sex
+
+
+@needs_demo
+def test_release_and_metadata_are_named(demo_films, tmp_path):
+    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_films[:50]))
+    assert cohort.metadata.release == "2.x"
+    assert cohort.metadata.absent_labels == sorted(set(cohort.metadata.absent_labels) - {"Edema"})
+    assert len(cohort.metadata.absent_labels) == 13
+    known = {name: variable.known_at_film for name, variable in cohort.metadata.variables.items()}
+    assert known == {"sex": True, "age": True, "view": True, "position": True, "mortality": False, "icu": True}
+    published = mimic_cohort(str(DEMO), tmp_path, rules="published")
+    assert not published.metadata.variables["icu"].known_at_film
+
+
+class Hospital:
+    """A small MIMIC-IV of one's own, in the layout of any release."""
+
+    def __init__(self, root, release="2.2"):
+        self.root, self.core = root / "iv", "core" if release == "1.0" else "hosp"
+        self.race = "ethnicity" if release == "1.0" else "race"
+        self.group = "2020 - 2022" if release[0] == "3" else "2011 - 2013"
+        self.cxr = root / "cxr"
+        self.patients = [
+            {"subject_id": 10000001, "gender": "F", "anchor_age": 50, "anchor_year": 2150},
+            {"subject_id": 10000002, "gender": "M", "anchor_age": 70, "anchor_year": 2151},
+        ]
+        self.admissions, self.stays, self.films = [], [], []
+
+    def admit(self, subject, begins, ends, registered="", died=0):
+        stay = {"subject_id": subject, "hadm_id": 20000000 + len(self.admissions), "admittime": begins}
+        self.admissions.append(
+            stay | {"dischtime": ends, "edregtime": registered, "hospital_expire_flag": died, self.race: "WHITE"}
+        )
+
+    def icu(self, subject, begins, ends):
+        stay = {"subject_id": subject, "hadm_id": 20000000, "stay_id": 30000000 + len(self.stays)}
+        self.stays.append(stay | {"intime": begins, "outtime": ends})
+
+    def film(self, subject, at, view="AP"):
+        self.films.append(film(len(self.films), subject, datetime.fromisoformat(at), view))
+
+    def cohort(self, rules="strict", **cxr):
+        patients = [row | {"anchor_year_group": self.group} for row in self.patients]
+        write_rows(self.root / self.core / "patients.csv.gz", list(patients[0]), patients)
+        columns = ["subject_id", "hadm_id", "admittime", "dischtime", "edregtime", "hospital_expire_flag", self.race]
+        write_rows(self.root / self.core / "admissions.csv", columns, self.admissions)
+        columns = ["subject_id", "hadm_id", "stay_id", "intime", "outtime"]
+        write_rows(self.root / "icu" / "icustays.csv.gz", columns, self.stays)
+        return mimic_cohort(str(self.root), write_cxr(self.cxr, self.films, **cxr), rules=rules)
+
+    def chart(self, rules="strict"):
+        rows = self.cohort(rules).table.to_pylist()
+        return [(row["ehr.mortality"], row["ehr.icu"]) for row in rows]
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    return Hospital(tmp_path)
+
+
+def test_the_edges_of_the_strict_rule(hospital):
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00", registered="2150-03-01 04:00:00", died=1)
+    hospital.icu(10000001, "2150-03-02 20:00:00", "2150-03-03 08:00:00")
+    at = ["01 03:59:59", "01 04:00:00", "02 19:59:59", "02 20:00:00", "03 08:00:00", "03 08:00:01", "05 12:00:01"]
+    for moment in at:
+        hospital.film(10000001, f"2150-03-{moment}")
+    assert hospital.chart() == [
+        (None, None),
+        ("died", "not_icu"),
+        ("died", "not_icu"),
+        ("died", "icu"),
+        ("died", "icu"),
+        ("died", "not_icu"),
+        (None, None),
+    ]
+    # By calendar dates the film of 19:59:59 already counts as ICU, and the ones outside the admission do not miss it.
+    assert hospital.chart("published") == [
+        ("died", "not_icu"),
+        ("died", "not_icu"),
+        ("died", "icu"),
+        ("died", "icu"),
+        ("died", "icu"),
+        ("died", "icu"),
+        ("died", "not_icu"),
+    ]
+
+
+def test_overlapping_stays(hospital):
+    """Strict: the latest to have begun wins, whatever the order of rows; published: the last row wins."""
+    hospital.admit(10000001, "2150-03-02 00:00:00", "2150-03-09 00:00:00", died=1)
+    hospital.admit(10000001, "2150-03-01 00:00:00", "2150-03-09 00:00:00", died=0)
+    hospital.film(10000001, "2150-03-03 00:00:00")
+    assert hospital.chart() == [("died", "not_icu")]
+    assert hospital.chart("published") == [("alive", "not_icu")]
+    assert hospital.cohort().links["ties"] == 1
+
+
+def test_a_stay_that_ends_before_it_begins_links_nothing(hospital):
+    hospital.admit(10000001, "2150-03-01 00:00:00", "2150-03-09 00:00:00")
+    hospital.icu(10000001, "2150-03-04 00:00:00", "2150-03-03 00:00:00")
+    hospital.film(10000001, "2150-03-03 12:00:00")
+    assert hospital.chart() == [("alive", "not_icu")]
+    assert hospital.cohort().links["icu_stays_that_end_before_they_begin"] == 1
+
+
+def test_moving_one_record_past_the_film_changes_no_feature(hospital):
+    """A record that lies after the film may lie anywhere after it, or not exist: sex, age, icu stay what they are."""
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-09 00:00:00")
+    hospital.admit(10000002, "2151-03-01 10:00:00", "2151-03-09 00:00:00")
+    for day in (1, 2, 3):
+        hospital.film(10000001, f"2150-03-0{day} 12:00:00")
+        hospital.film(10000002, f"2151-03-0{day} 12:00:00", view="PA")
+    hospital.icu(10000001, "2150-03-01 11:00:00", "2150-03-04 00:00:00")
+
+    def features():
+        table = hospital.cohort().table
+        table = table.set_column(table.schema.get_field_index("split"), "split", [["train"] * 6])
+        return fit_chart(table, "sex,icu,view").rows(table).values.tolist()
+
+    before = features()
+    hospital.icu(10000002, "2151-03-03 12:00:01", "2151-03-05 00:00:00")
+    hospital.admit(10000001, "2150-05-01 10:00:00", "2150-05-09 00:00:00", died=1)
+    assert features() == before
+    hospital.stays[-1]["intime"] = "2151-03-03 12:00:00"
+    assert features() != before
+
+
+def test_study_times_that_lost_their_zeros(hospital):
+    hospital.film(10000001, "2150-03-01 00:00:07")
+    hospital.film(10000001, "2150-03-01 09:30:12")
+    hospital.film(10000001, "2150-03-01 23:59:59")
+    hospital.films[0]["StudyTime"] = "7.5"
+    hospital.films.append(hospital.films[0] | {"dicom_id": "no-time", "StudyTime": ""})
+    hospital.films.append(hospital.films[0] | {"dicom_id": "bad-time", "StudyTime": "256000"})
+    cohort = hospital.cohort(labels=[{"study_id": 50000000, "Edema": ""}])
+    times = cohort.table["taken_at"].to_pylist()
+    assert times[:3] == [
+        datetime(2150, 3, 1, 0, 0, 7, 500_000),
+        datetime(2150, 3, 1, 9, 30, 12),
+        datetime(2150, 3, 1, 23, 59, 59),
+    ]
+    assert times[3:] == [None, None]
+    assert cohort.links["no_time"] == 2
+    assert cohort.table["ehr.age"].to_pylist() == [50.0] * 5
+
+
+@pytest.mark.parametrize("release", ["1.0", "2.2", "3.1"])
+def test_every_release_gives_the_same_chart(release, tmp_path):
+    hospital = Hospital(tmp_path, release)
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00")
+    hospital.film(10000001, "2150-03-02 00:00:00")
+    cohort = hospital.cohort()
+    assert cohort.metadata.release == {"1.0": "1.0", "2.2": "2.x", "3.1": "3.x"}[release]
+    assert cohort.table["ehr.mortality"].to_pylist() == ["alive"]
+
+
+def test_a_folder_that_says_its_release_is_believed(tmp_path):
+    hospital = Hospital(tmp_path)
+    hospital.root = tmp_path / "mimic-iv-3.1"
+    hospital.film(10000001, "2150-03-02 00:00:00")
+    assert hospital.cohort().metadata.release == "3.1"
+
+
+def test_labels_by_study_and_by_radiologists(hospital):
+    for day in (1, 2, 3):
+        hospital.film(10000001, f"2150-03-0{day} 00:00:00")
+    labels = [
+        {"study_id": 50000000, "Edema": "1.0", "Lung Opacity": "-1.0", "No Finding": ""},
+        {"study_id": 50000001, "Edema": "0.0", "Lung Opacity": "", "No Finding": "maybe"},
+    ]
+    cohort = hospital.cohort(labels=labels)
+    assert cohort.table["label.Edema"].to_pylist() == [1.0, 0.0, None]
+    assert cohort.table["label.Lung Opacity"].to_pylist() == [-1.0, None, None]
+    assert cohort.missing["label.No Finding"] == {"maybe": 1, "absent": 2}
+    read = [{"study_id": 50000001, "Edema": "1.0", "Airspace Opacity": "1.0"}]
+    write_rows(hospital.cxr / "mimic-cxr-2.1.0-test-set-labeled.csv", list(read[0]), read)
+    cohort = hospital.cohort(labels=labels)
+    assert cohort.table["label.Edema"].to_pylist() == [1.0, 1.0, None]
+    assert cohort.table["label.Lung Opacity"].to_pylist() == [-1.0, 1.0, None]
+    assert "1 films are the radiologists'" in cohort.flow[-1].why
+
+
+def split_rows(films, *splits):
+    return [row | {"split": split} for row, split in zip(films, splits, strict=True) if split]
+
+
+def test_official_splits(hospital, tmp_path):
+    hospital.film(10000001, "2150-03-01 00:00:00")
+    hospital.film(10000002, "2150-03-02 00:00:00")
+    hospital.film(10000002, "2150-03-03 00:00:00")
+    cohort = hospital.cohort(split=split_rows(hospital.films, "test", "train", None))
+    assert cohort.table["split"].to_pylist() == ["test", "train"]
+    assert [cohort.flow[-1].rows_in, cohort.flow[-1].rows_out] == [3, 2]
+    write_cohort(cohort, tmp_path / "c.parquet")
+    assert read_cohort(tmp_path / "c.parquet").equals(cohort.table)
+    flow = json.loads((tmp_path / "c.flow.json").read_text())
+    assert flow["splits"]["validate"] == {"images": 0, "patients": 0}
+    with pytest.raises(InputError, match=r"found 1 in two or more by .*mimic-cxr-2.0.0-split.csv"):
+        hospital.cohort(split=split_rows(hospital.films, "test", "train", "validate"))
+    with pytest.raises(InputError, match="found 'holdout'"):
+        hospital.cohort(split=split_rows(hospital.films, "test", "train", "holdout"))
+
+
+def refused(hospital, message):
+    with pytest.raises(InputError, match=message):
+        mimic_cohort(str(hospital.root), hospital.cxr)
+
+
+def test_what_is_missing_is_named(hospital):
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00")
+    hospital.film(10000001, "2150-03-02 00:00:00")
+    hospital.cohort()
+    (hospital.root / "hosp" / "admissions.csv").rename(hospital.root / "hosp" / "visits.csv")
+    refused(hospital, r"expected admissions.csv or admissions.csv.gz in .*hosp, found patients.csv.gz, visits.csv")
+    rows = [{"subject_id": 1, "hadm_id": 1, "admittime": "2150-01-01", "hospital_expire_flag": 0}]
+    write_rows(hospital.root / "hosp" / "admissions.csv", list(rows[0]), rows)
+    refused(hospital, r"column 'dischtime' in .*admissions.csv, found subject_id, hadm_id, admittime, hospital_exp")
+    rows[0] |= {"dischtime": "soon"}
+    write_rows(hospital.root / "hosp" / "admissions.csv", list(rows[0]), rows)
+    refused(hospital, r"expected dates with times in .*admissions.csv, found something else in data row 1")
+    shutil.rmtree(hospital.root / "hosp")
+    refused(hospital, r"expected hosp/patients.csv.*core/patients.csv.* in .*iv, found icu")
+    refused_cxr = hospital.cxr / "mimic-cxr-2.0.0-metadata.csv.gz"
+    Hospital.cohort(hospital)
+    refused_cxr.unlink()
+    refused(hospital, r"expected mimic-cxr-2.0.0-metadata.csv or .csv.gz in .*cxr, found mimic-cxr-2.0.0-chexpert.csv")
+    hospital.cxr = hospital.cxr / "nowhere"
+    refused(hospital, "expected a folder with MIMIC-CXR-JPG at .*nowhere, found nothing")
+
+
+def test_rows_that_would_count_twice_are_refused(hospital):
+    hospital.film(10000001, "2150-03-02 00:00:00")
+    hospital.patients.append(hospital.patients[0])
+    with pytest.raises(InputError, match=r"each subject_id once in .*patients.csv.gz, found one again in data row 3"):
+        hospital.cohort()
+    hospital.patients.pop()
+    hospital.films *= 2
+    with pytest.raises(InputError, match=r"each dicom_id once in .*metadata.csv.gz, found one again in data row 2"):
+        hospital.cohort()
+
+
+def test_a_ragged_csv_is_one_sentence(hospital):
+    hospital.film(10000001, "2150-03-02 00:00:00")
+    hospital.cohort()
+    file = hospital.root / "hosp" / "admissions.csv"
+    file.write_text(file.read_text() + "1,2,3\n")
+    refused(hospital, r"expected a csv table in .*admissions.csv, found CSV parse error")
+
+
+def test_a_database_of_the_same_tables(hospital, tmp_path):
+    import duckdb
+
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00", registered="2150-03-01 04:00:00", died=1)
+    hospital.icu(10000001, "2150-03-02 20:00:00", "2150-03-03 08:00:00")
+    hospital.film(10000001, "2150-03-01 05:00:00")
+    hospital.film(10000001, "2150-03-02 21:00:00")
+    from_files = hospital.cohort()
+    with duckdb.connect(str(tmp_path / "mimic.db")) as database:
+        for schema, name, file in (
+            ("mimiciv_hosp", "patients", "hosp/patients.csv.gz"),
+            ("mimiciv_hosp", "admissions", "hosp/admissions.csv"),
+            ("mimiciv_icu", "icustays", "icu/icustays.csv.gz"),
+        ):
+            database.execute(f"create schema if not exists {schema}")
+            database.execute(f"create table {schema}.{name} as from read_csv('{hospital.root / file}')")
+    url = f"duckdb://{tmp_path / 'mimic.db'}"
+    cohort = mimic_cohort(url, hospital.cxr)
+    assert cohort.table.equals(from_files.table)
+    assert cohort.links == from_files.links
+    assert pc.all(pc.equal(cohort.table["ehr.mortality"], "died")).as_py()
+    with pytest.raises(InputError, match="take the last admission in table order"):
+        mimic_cohort(url, hospital.cxr, rules="published")
