@@ -1,0 +1,225 @@
+"""CheXpert and NIH cohorts, and the contract that every cohort file keeps."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chartray.errors import InputError
+from chartray.records.chexpert import chexpert_cohort
+from chartray.records.cohort import (
+    Cohort,
+    assemble,
+    describe,
+    flow_content,
+    patients_in_two_splits,
+    read_cohort,
+    split_by_patient,
+    split_sizes,
+    write_cohort,
+)
+from chartray.records.nih import nih_cohort
+from chartray.schema import NIH_LABELS, CohortMetadata, Variable, to_metadata
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+NIH = SHARED / "nih-chestxray14-64px"
+
+CHEXPERT_TRAIN = """Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema
+CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,Female,68,Frontal,AP,1.0,
+CheXpert-v1.0-small/train/patient00002/study2/view2_lateral.jpg,Unknown,200,Lateral,,,-1.0
+CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg,Male,0,Frontal,RL,,2
+"""
+CHEXPERT_TEST = """Path,No Finding,Edema
+CheXpert-v1.0/test/patient64741/study1/view1_frontal.jpg,0.0,1.0
+CheXpert-v1.0/test/patient64741/study1/view2_lateral.jpg,0.0,0.0
+"""
+
+
+@pytest.fixture
+def chexpert(tmp_path):
+    root = tmp_path / "renamed by its owner"
+    root.mkdir()
+    (root / "train.csv").write_text(CHEXPERT_TRAIN)
+    (root / "test.csv").write_text(CHEXPERT_TEST)
+    return root
+
+
+def test_chexpert_by_whatever_name(chexpert):
+    cohort = chexpert_cohort(chexpert)
+    rows = cohort.table.to_pylist()
+    assert [row["patient_id"] for row in rows] == ["patient00001", *["patient00002"] * 2, *["patient64741"] * 2]
+    assert rows[1]["study_id"] == "patient00002/study2"
+    assert rows[0]["path"] == f"{chexpert}/train/patient00001/study1/view1_frontal.jpg"
+    assert [row["split"] for row in rows] == ["train"] * 3 + ["test"] * 2
+    assert [row["ehr.sex"] for row in rows] == ["female", None, "male", None, None]
+    assert [row["ehr.age"] for row in rows] == [68.0, None, 0.0, None, None]
+    # RL is none of the four views; a test csv without the column still says which films are lateral.
+    assert [row["ehr.view"] for row in rows] == ["AP", "LATERAL", None, None, "LATERAL"]
+    assert [row["label.Edema"] for row in rows] == [None, -1.0, None, 1.0, 0.0]
+    assert cohort.missing["sex"] == {"Unknown": 1, "absent": 2}
+    assert cohort.missing["age"] == {"200": 1, "absent": 2}
+    assert cohort.missing["view"] == {"RL": 1, "absent": 1}
+    assert cohort.missing["label.Edema"] == {"2": 1, "absent": 1}
+    assert cohort.flow[1].why == "no valid.csv, so this split is empty"
+    assert "validate: 0 films of 0 patients (this split is empty)" in describe(cohort)
+    assert len(cohort.metadata.absent_labels) == 12
+
+
+def test_chexpert_refuses_what_is_not_chexpert(chexpert):
+    (chexpert / "valid.csv").write_text("Path,Edema\nCheXpert-v1.0/valid/patient00001/study9/view1_frontal.jpg,1\n")
+    with pytest.raises(InputError, match=r"found 1 in two or more by .*train.csv and .*valid.csv"):
+        chexpert_cohort(chexpert)
+    (chexpert / "valid.csv").write_text("Path,Edema\nvalid/patient3/study1/a.jpg,1\nfilms/3.jpg,0\n")
+    with pytest.raises(InputError, match=r"'Path' of .*valid.csv, found another in data row 2"):
+        chexpert_cohort(chexpert)
+    (chexpert / "valid.csv").write_text("Path,Oedema\nvalid/patient3/study1/a.jpg,1\n")
+    with pytest.raises(InputError, match=r"at least one of the labels .* of .*valid.csv, found Path, Oedema"):
+        chexpert_cohort(chexpert)
+    (chexpert / "empty").mkdir()
+    with pytest.raises(InputError, match=r"expected train.csv, valid.csv or test.csv in .*, found nothing"):
+        chexpert_cohort(chexpert / "empty")
+
+
+NIH_COLUMNS = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,Width"
+
+
+def write_nih(root, rows):
+    root.mkdir(exist_ok=True)
+    (root / "Data_Entry_2017_v2020.csv").write_text("\n".join([NIH_COLUMNS, *rows]) + "\n")
+    return root
+
+
+@pytest.mark.skipif(not NIH.exists(), reason="the NIH films are not in ../shared/data")
+def test_real_nih_films():
+    cohort = nih_cohort(NIH)
+    rows = cohort.table.to_pylist()
+    assert (len(rows), len({row["patient_id"] for row in rows})) == (1000, 264)
+    assert all(Path(row["path"]).is_file() for row in rows)
+    assert patients_in_two_splits(cohort.table["patient_id"], cohort.table["split"]) == 0
+    sizes = split_sizes(cohort.table)
+    assert sum(size["patients"] for size in sizes.values()) == 264
+    assert all(size["patients"] > 10 for size in sizes.values())
+    lines = (NIH / "Data_Entry_2017_v2020.csv").read_text().splitlines()[1:]
+    expected = {line.split(",")[0]: line.split(",") for line in lines}
+    for row in rows:
+        cells = expected[row["image_id"]]
+        named = {label for label in NIH_LABELS if row[f"label.{label}"] == 1.0}
+        assert named == set(cells[1].split("|")) - {"No Finding"}
+        assert {row[f"label.{label}"] for label in NIH_LABELS} <= {0.0, 1.0}
+        assert (row["patient_id"], row["ehr.age"]) == (cells[3], float(cells[4]))
+        assert (row["ehr.sex"][0].upper(), row["ehr.view"]) == (cells[5], cells[6])
+
+
+def test_nih_official_lists(tmp_path):
+    rows = [f"{k:08d}_000.png,No Finding,0,{k // 2},{40 + k},M,PA,9" for k in range(400)]
+    root = write_nih(tmp_path / "nih", rows)
+    names = [row.split(",")[0] for row in rows]
+    (root / "train_val_list.txt").write_text("\n".join(names[:300]))
+    with pytest.raises(InputError, match=r"expected both train_val_list.txt and test_list.txt"):
+        nih_cohort(root)
+    (root / "test_list.txt").write_text("\n".join(names[300:390]))
+    cohort = nih_cohort(root)
+    assert cohort.table["split"].to_pylist()[300:] == ["test"] * 90
+    sizes = split_sizes(cohort.table)
+    assert (sizes["test"]["images"], cohort.flow[-1].rows_out) == (90, 390)
+    assert 5 <= sizes["validate"]["patients"] <= 35  # about one in nine of 150
+    (root / "test_list.txt").write_text("\n".join(names[299:]))
+    with pytest.raises(InputError, match=r"every film in one list of .*, found 1 in"):
+        nih_cohort(root)
+    (root / "train_val_list.txt").write_text("\n".join(names[:299]))
+    with pytest.raises(InputError, match=r"found 1 in two or more by .*test_list.txt"):
+        nih_cohort(root)
+
+
+def test_nih_dirt(tmp_path):
+    root = write_nih(
+        tmp_path / "nih",
+        [
+            "a.png,Mass|Hernia,0,1,058Y,M,PA,9",
+            "b.png,No Finding,1,1,411,F,AP,9",
+            "c.png,Mass|Consumption,0,2,,?,LL,9",
+        ],
+    )
+    (root / "images_003" / "images").mkdir(parents=True)
+    (root / "images_003" / "images" / "b.png").write_bytes(b"")
+    cohort = nih_cohort(root)
+    assert cohort.table["ehr.age"].to_pylist() == [58.0, None, None]
+    assert cohort.table["ehr.sex"].to_pylist() == ["male", "female", None]
+    assert cohort.table["ehr.view"].to_pylist() == ["PA", "AP", None]
+    assert cohort.table["label.Mass"].to_pylist() == [1.0, 0.0, 1.0]
+    assert cohort.missing["age"] == {"411": 1, "absent": 1}
+    assert cohort.missing["Finding Labels"] == {"Consumption": 1}
+    assert cohort.table["path"].to_pylist()[:2] == [f"{root}/images/a.png", f"{root}/images_003/images/b.png"]
+
+
+def a_cohort(**changes):
+    metadata = CohortMetadata(source="made", variables={"sex": Variable(kind="categorical", levels=("m", "f"))})
+    columns = {
+        "image_id": ["a", "b", "c"],
+        "patient_id": ["1", "1", "2"],
+        "study_id": [None] * 3,
+        "taken_at": [None] * 3,
+        "path": ["/a", "/b", "/c"],
+        "split": ["train", "train", "test"],
+        "ehr.sex": ["m", None, "f"],
+    }
+    return Cohort(assemble(columns | changes, metadata))
+
+
+def test_write_then_read_is_the_same(tmp_path):
+    cohort = a_cohort()
+    write_cohort(cohort, tmp_path / "sub" / "c.parquet")
+    table = read_cohort(tmp_path / "sub" / "c.parquet")
+    assert table.equals(cohort.table, check_metadata=True)
+    assert sorted(file.name for file in (tmp_path / "sub").iterdir()) == ["c.flow.json", "c.parquet"]
+    assert flow_content(cohort)["splits"]["train"] == {"images": 2, "patients": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patient_id": ["1", "2", "2"]}, "every patient in one split, found 1 in two or more"),
+        ({"split": ["train", "train", "holdout"]}, "found 'holdout'"),
+        ({"image_id": ["a", "a", "c"]}, "each image_id once"),
+        ({"path": ["/a", None, "/c"]}, "'path' in every row of .*, found none in row 2"),
+    ],
+)
+def test_a_broken_cohort_is_neither_written_nor_read(changes, message, tmp_path):
+    broken = a_cohort(**changes)
+    with pytest.raises(InputError, match=message):
+        write_cohort(broken, tmp_path / "c.parquet")
+    assert list(tmp_path.iterdir()) == []
+    pq.write_table(broken.table, tmp_path / "c.parquet")
+    with pytest.raises(InputError, match=message):
+        read_cohort(tmp_path / "c.parquet")
+
+
+def test_what_is_no_cohort_is_refused(tmp_path):
+    with pytest.raises(InputError, match="found no such file"):
+        read_cohort(tmp_path / "c.parquet")
+    (tmp_path / "c.parquet").write_text("image_id,patient_id\n")
+    with pytest.raises(InputError, match="found something else"):
+        read_cohort(tmp_path / "c.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="a table without Chartray's metadata"):
+        read_cohort(tmp_path / "c.parquet")
+    table = a_cohort().table
+    older = table.replace_schema_metadata(to_metadata(CohortMetadata(source="made", format=0)))
+    pq.write_table(older, tmp_path / "c.parquet")
+    with pytest.raises(InputError, match=r"expected cohort format 1 in .*, found 0"):
+        read_cohort(tmp_path / "c.parquet")
+    pq.write_table(table.drop_columns(["ehr.sex"]), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match=r"expected a column 'ehr.sex' in .*c.parquet, found image_id"):
+        read_cohort(tmp_path / "c.parquet")
+
+
+def test_the_split_of_a_patient_depends_on_nobody_else():
+    shares = {"train": 0.8, "validate": 0.1, "test": 0.1}
+    patients = [f"p{k}" for k in range(5000)]
+    split = dict(zip(patients, split_by_patient(patients, shares).to_pylist(), strict=True))
+    few = patients[17:4000:7] * 2
+    assert split_by_patient(few, shares).to_pylist() == [split[patient] for patient in few]
+    sizes = {name: sum(value == name for value in split.values()) / 5000 for name in shares}
+    # Three standard deviations of a share of 5,000 draws are under 0.02.
+    assert all(abs(sizes[name] - share) < 0.02 for name, share in shares.items())
