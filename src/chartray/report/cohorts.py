@@ -170,7 +170,9 @@ def _missing(cohort: pa.Table, metadata: CohortMetadata, values: Mapping[str, An
         column = cohort[EHR_PREFIX + name]
         missing = column.null_count
         unusable = values.get(name) or values.get(EHR_PREFIX + name) or {}
-        text = ", ".join(f"{value!r} {count:,}" for value, count in list(unusable.items())[:6])
+        text = ", ".join(
+            f"{value if value == 'absent' else f'“{value}”'} {count:,}" for value, count in list(unusable.items())[:6]
+        )
         percent = 100 * missing / max(len(column), 1)
         found.append(
             MissingCells(name, variable.kind, len(column) - missing, missing, percent, not variable.known_at_film, text)

@@ -190,7 +190,7 @@ def map_item(
 
 def json_island(value: Any) -> str:
     """JSON that may stand inside a script element."""
-    return json.dumps(value, separators=(",", ":"), default=_plain).replace("</", "<\\/").replace("<!--", "<\\!--")
+    return json.dumps(value, separators=(",", ":"), default=_plain).replace("<", "\\u003c")
 
 
 def _coded(colouring: Colouring) -> list[int]:

@@ -38,7 +38,8 @@ _FIXED: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
 # Keys are literals to the type checker; any mapping of them will do.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "pdf.fonttype": 42,
+    # Type 3 holds the glyphs used and no more: TrueType would read and subset the whole font for each file.
+    "pdf.fonttype": 3,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,

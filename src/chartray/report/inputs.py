@@ -18,6 +18,18 @@ MACRO = "macro"
 SOURCES = ("untrained", "pixels", "chart-only", "image+chart")
 NO_CHART = "no chart"
 
+_DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
+
+
+def shown(dataset: str) -> str:
+    """What a reader calls a data set.
+
+    >>> shown("mimic"), shown("mimic:second.store"), shown("hannover")
+    ('MIMIC-CXR', 'MIMIC-CXR (second.store)', 'hannover')
+    """
+    source, colon, folder = dataset.partition(":")
+    return _DATASETS.get(source, source) + (f" ({folder})" if colon else "")
+
 
 class Arm(NamedTuple):
     """One column of every table: how the chart entered pretraining, or which source was scored beside it.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chartray.report.inputs import MACRO, Results, Run, Score
+from chartray.report.inputs import MACRO, Results, Run, Score, shown
 from chartray.report.summary import Selection
 
 _FACTS = {
@@ -26,7 +26,6 @@ _FACTS = {
     "ehr_in": "width of the chart row",
     "device": "device",
     "precision": "precision",
-    "store_hash": "store hash",
     "command": "command",
 }
 
@@ -87,7 +86,7 @@ def facts(runs: Sequence[Run]) -> Facts:
     names = [f"{run.arm.title}, seed {run.seed}" for run in runs]
     shared, differing = [], []
     for key, title in _FACTS.items():
-        values = [_text(run.manifest.get(key)) for run in runs]
+        values = [text(run.manifest.get(key)) for run in runs]
         if not any(values):
             continue
         if (len(set(values)) == 1 and len(runs) > 1) or len(runs) == 1:
@@ -112,17 +111,17 @@ def _pretraining(runs: Sequence[Run]) -> list[str]:
     sizes = [f"{encoder[key]} {words}" for key, words in (("depth", "blocks"), ("heads", "heads")) if encoder.get(key)]
     shape = [f"width {encoder['width']}"] if encoder.get("width") else []
     shape += [f"patch {encoder['patch_size']} px"] if encoder.get("patch_size") else []
-    text = f"Encoders ({name}{': ' + ', '.join(sizes + shape) if sizes or shape else ''}) were pretrained"
-    text += f" with {str(objective.get('name', 'a self-supervised objective')).upper()}"
+    said = f"Encoders ({name}{': ' + ', '.join(sizes + shape) if sizes or shape else ''}) were pretrained"
+    said += f" with {str(objective.get('name', 'a self-supervised objective')).upper()}"
     steps, films = first.manifest.get("steps"), first.manifest.get("films")
-    text += f" for {steps:,} optimizer steps" if isinstance(steps, int) else ""
-    text += f" of {train['batch_size']} films" if train.get("batch_size") else ""
-    text += f" on {films:,} films" if isinstance(films, int) else ""
+    said += f" for {steps:,} optimizer steps" if isinstance(steps, int) else ""
+    said += f" of {train['batch_size']} films" if train.get("batch_size") else ""
+    said += f" on {films:,} films" if isinstance(films, int) else ""
     patients = first.manifest.get("patients")
-    text += f" of {patients:,} patients" if isinstance(patients, int) else ""
-    text += f" of {first.manifest['source']}" if first.manifest.get("source") else ""
-    text += ", the training split only."
-    found = [text]
+    said += f" of {patients:,} patients" if isinstance(patients, int) else ""
+    said += f" of {shown(str(first.manifest['source']))}" if first.manifest.get("source") else ""
+    said += ", the training split only."
+    found = [said]
     if views.get("size"):
         focal = (
             f" and {views['focal_count']} focal views of {views['focal_size']} px" if views.get("focal_count") else ""
@@ -160,9 +159,8 @@ def _evaluation(how: Scoring, datasets: Sequence[str]) -> list[str]:
     found = []
     if datasets:
         by = probes.get(how.protocol, f"by the protocol {how.protocol}")
-        found.append(
-            f"Embeddings of the target encoder were scored on the {how.split} films of {', '.join(datasets)} {by}."
-        )
+        where = ", ".join(map(shown, datasets))
+        found.append(f"Embeddings of the target encoder were scored on the {how.split} films of {where} {by}.")
     if how.resamples:
         found.append(f"Intervals are 95 % percentile intervals of {how.resamples} bootstrap resamples of patients.")
     if how.blank or how.uncertain:
@@ -198,7 +196,8 @@ def _one(values: set[str]) -> str:
     return ", ".join(sorted(values))
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A value of a manifest in words; nothing for null and empty."""
     if value is None or value == [] or value == "":
         return ""
     if isinstance(value, list):

@@ -92,7 +92,9 @@ def _context(
     return {
         "title": title or _title(arms, names),
         "unfinished": [run for run in runs if run.manifest.get("status", "complete") != "complete"],
-        "commands": [one.evaluation["command"] for one in results if one.evaluation.get("command")],
+        "commands": list(
+            dict.fromkeys(methods.text(one.evaluation.get("command")) for one in results if one.evaluation)
+        ),
         "written": datetime.now(UTC).strftime("%-d %B %Y"),
         "runs": runs,
         "arms": [(arm, look[arm]) for arm in arms],
@@ -133,7 +135,7 @@ def _dataset(name: str, scores: Sequence[Score], every: Sequence[Score]) -> dict
 def _title(arms: Sequence[Arm], names: Sequence[str]) -> str:
     charts = [arm.chart for arm in arms if arm.kind == "chart"]
     subject = f"What {', '.join(dict.fromkeys(charts))} was worth" if charts else "Pretraining without the chart"
-    return f"{subject} on {', '.join(names)}" if names else subject
+    return f"{subject} on {', '.join(map(files.shown, names))}" if names else subject
 
 
 def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> str:
@@ -142,13 +144,15 @@ def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> st
     if runs:
         count, seeds = len(runs), len({run.seed for run in runs})
         arms = ", ".join(dict.fromkeys(run.arm.title for run in runs))
-        sources = ", ".join(dict.fromkeys(str(run.manifest["source"]) for run in runs if run.manifest.get("source")))
+        sources = ", ".join(
+            dict.fromkeys(files.shown(str(run.manifest["source"])) for run in runs if run.manifest.get("source"))
+        )
         text = (
             f"{count} pretraining run{'' if count == 1 else 's'} ({arms}; {seeds} seed{'' if seeds == 1 else 's'} each)"
         )
         parts.append(text + (f" on the training films of {sources}." if sources else "."))
     if how.macro_labels:
-        parts.append(f"Scored with the film alone on {', '.join(names)}.")
+        parts.append(f"Scored with the film alone on {', '.join(map(files.shown, names))}.")
     return " ".join(parts)
 
 
@@ -179,4 +183,5 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
+    environment.filters["shown"] = files.shown
     return environment

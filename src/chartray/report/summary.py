@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from chartray.report import inputs
-from chartray.report.inputs import MACRO, NO_CHART, Arm, Comparison, Score
+from chartray.report.inputs import MACRO, NO_CHART, Arm, Comparison, Score, shown
 
 # DESIGN and METHOD: one seed of a self-supervised run moves by as much as the chart is expected to.
 SEEDS_FOR_A_CLAIM = 3
@@ -110,7 +110,7 @@ def five_lines(results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mappi
     runs = len({(one.arm, one.run, one.seed) for one in rows if one.arm in trained})
     beside = [arm.title for arm in arms if arm.kind == "source"]
     first = f"{_plural(runs, 'pretraining run')} ({', '.join(arm.title for arm in trained) or 'none'})"
-    first += f", {which.protocol} probe, {which.split} films of {', '.join(datasets) or 'no data set'}"
+    first += f", {which.protocol} probe, {which.split} films of {', '.join(map(shown, datasets)) or 'no data set'}"
     lines = [first + (f"; beside them {', '.join(beside)}." if beside else ".")]
     lines.append(_macro_line(rows, trained, datasets))
     said = verdicts(scores, pairs)
@@ -185,7 +185,7 @@ def _against_untrained(arm: Arm, pairs: Sequence[Comparison]) -> Verdict:
     if not pairs:
         return Verdict("unknown", f"{name} was not compared with the untrained encoder.")
     return _spoken(
-        f"{name} beats the untrained encoder",
+        f"{name} beats the untrained encoder in macro AUROC",
         f"The untrained encoder beats pretraining ({arm.title})",
         f"{name} against the untrained encoder",
         pairs,
@@ -201,7 +201,12 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], seeds: i
         return Verdict("no claim", f"No claim about the chart, {against}: {count}{seen}.", parts)
     if not pairs:
         return Verdict("unknown", f"{against} was not compared.")
-    return _spoken(f"{arm.title} beats {rival.title}", f"{rival.title} beats {arm.title}", against, pairs)
+    return _spoken(
+        f"{arm.title} beats {rival.title} in macro AUROC",
+        f"{rival.title} beats {arm.title} in macro AUROC",
+        against,
+        pairs,
+    )
 
 
 def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison]) -> Verdict:
@@ -222,7 +227,7 @@ def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison
 
 
 def _parts(pairs: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:
-    return tuple((one.dataset, signed(one.difference, one.low, one.high)) for one in pairs)
+    return tuple((shown(one.dataset), signed(one.difference, one.low, one.high)) for one in pairs)
 
 
 def _joined(parts: Sequence[tuple[str, str]]) -> str:
@@ -239,7 +244,7 @@ def _macro_line(rows: Sequence[Score], arms: Sequence[Arm], datasets: Sequence[s
                 low, high = (there[0].low, there[0].high) if len(there) == 1 else (None, None)
                 cells.append(f"{arm.title} {plain(mean(there), low, high)}")
         if cells:
-            texts.append(f"{dataset}: {', '.join(cells)}")
+            texts.append(f"{shown(dataset)}: {', '.join(cells)}")
     return "Macro AUROC: " + ("; ".join(texts) if texts else "no value") + "."
 
 

@@ -1,0 +1,168 @@
+"""Figures and maps: curves, projections, colours and films against plain definitions."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_curve
+
+from chartray.measure.metrics import auroc
+from chartray.report import embedding_map, figures
+from chartray.report.cohorts import without_identifiers
+from chartray.report.inputs import Arm
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=4, max_size=60))
+def test_the_area_under_a_roc_curve_is_the_auroc(films: list[tuple[bool, int]]) -> None:
+    truth = np.array([float(one) for one, _ in films])
+    score = np.array([float(value) for _, value in films])
+    if truth.min() == truth.max():
+        with pytest.raises(ValueError, match="both classes"):
+            figures.roc(truth, score)
+        return
+    false, true = figures.roc(truth, score)
+    assert np.trapezoid(true, false) == pytest.approx(auroc(truth[:, None], score[:, None])[0], abs=1e-12)
+    theirs = roc_curve(truth, score, drop_intermediate=False)
+    np.testing.assert_allclose(false, theirs[0], atol=1e-12)
+    np.testing.assert_allclose(true, theirs[1], atol=1e-12)
+
+
+def test_unknown_truth_is_left_out_of_a_curve() -> None:
+    truth, score = np.array([0.0, np.nan, 1.0]), np.array([0.1, 0.9, 0.2])
+    assert figures.roc(truth, score)[1].tolist() == figures.roc(truth[[0, 2]], score[[0, 2]])[1].tolist()
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40), (5, 1), (2, 3)])
+def test_the_map_is_the_first_two_principal_components(shape: tuple[int, int]) -> None:
+    embeddings = np.random.default_rng(0).normal(size=shape) * np.arange(1, shape[1] + 1)
+    found = embedding_map.principal_components(embeddings)
+    theirs = PCA(n_components=min(2, *shape)).fit(embeddings)
+    count = theirs.n_components_
+    np.testing.assert_allclose(
+        np.abs(found.points[:, :count]), np.abs(theirs.transform(embeddings)), rtol=1e-6, atol=1e-6
+    )
+    np.testing.assert_allclose(found.shares[:count], theirs.explained_variance_ratio_, atol=1e-9)
+    assert np.isfinite(found.points).all()
+
+
+def test_constant_embeddings_are_one_point() -> None:
+    found = embedding_map.principal_components(np.full((5, 3), 2.0))
+    assert not found.points.any()
+    assert found.shares == (0.0, 0.0)
+
+
+def test_thumbnails_have_the_true_proportions_of_the_film() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (2, 64, 64)).astype(np.uint8)
+    for uri, (height, width) in zip(
+        embedding_map.thumbnails(images, [3056, 2000], [2544, 4000]), ((3056, 2544), (2000, 4000)), strict=True
+    ):
+        with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")))) as film:
+            assert max(film.size) == embedding_map.THUMBNAIL_SIDE
+            assert film.size[0] / film.size[1] == pytest.approx(width / height, rel=0.02)
+            assert film.mode == "L"
+
+
+def test_hashed_names_are_distinct_steady_and_cannot_be_tried_out() -> None:
+    names = [f"p{number:08d}" for number in range(500)]
+    first = embedding_map.hashed(names)
+    assert len(set(first)) == 500
+    assert first == embedding_map.hashed(names)
+    # The name of one film depends on the whole cohort, so guessing one identifier proves nothing.
+    assert embedding_map.hashed(names[:-1])[0] != first[0]
+    assert embedding_map.hashed(names[:1])[0] != first[0]
+
+
+def test_missing_is_a_colour_of_its_own_and_never_a_value() -> None:
+    ages = embedding_map.numeric_colouring("age", [30.0, None, 80.0, float("nan"), 55.0], "years")
+    assert ages.words[1] == ages.words[3] == "not observed"
+    assert "not observed" not in {ages.words[place] for place in (0, 2, 4)}
+    sex = embedding_map.category_colouring("sex", ["male", None, "female"])
+    assert len({*sex.colours}) == 3
+    icu = embedding_map.category_colouring("icu", [True, False, None])
+    assert icu.words == ["true", "false", "not observed"]
+    edema = embedding_map.truth_colouring("Edema", [1.0, 0.0, -1.0, None])
+    assert edema.words == ["present", "absent", "uncertain", "not mentioned"]
+    assert len(set(edema.colours)) == 4
+
+
+def test_every_bin_of_a_number_holds_its_values() -> None:
+    values = [float(one) for one in np.random.default_rng(1).normal(60, 15, 200).round()]
+    ages = embedding_map.numeric_colouring("age", values)
+    for value, word in zip(values, ages.words, strict=True):
+        low, high = -np.inf, np.inf
+        numbers = [float(one) for one in re.findall(r"-?[\d.]+", word)]
+        if word.startswith("under"):
+            high = numbers[0]
+        elif word.endswith("and over"):
+            low = numbers[0]
+        else:
+            low, high = numbers
+        assert low <= value < high
+
+
+def test_one_value_for_all_is_one_bin() -> None:
+    assert len(set(embedding_map.numeric_colouring("age", [50.0, 50.0, 50.0]).words)) == 1
+    assert set(embedding_map.numeric_colouring("age", [None, None]).words) == {"not observed"}
+
+
+def test_an_island_cannot_end_its_script() -> None:
+    text = embedding_map.json_island({"caption": "</script><!--", "x": np.array([1.5])})
+    assert "</script" not in text
+    assert "<!--" not in text
+    assert json.loads(text) == {"caption": "</script><!--", "x": [1.5]}
+
+
+def test_every_arm_has_its_own_look() -> None:
+    arms = [Arm("sex"), Arm("age-norm"), Arm("none"), Arm("sex", "shuffled"), Arm("sex", "constant")]
+    arms += [Arm("none", "untrained"), Arm("none", "pixels"), Arm("sex", "chart-only"), Arm("sex", "image+chart")]
+    look = figures.styles(arms)
+    assert len(set(look.values())) == len(arms)
+    assert next(iter(look)).kind == "chart"
+
+
+def test_a_panel_becomes_part_of_the_page() -> None:
+    look = figures.styles([Arm("none")])
+    steps = np.arange(5.0)
+    panel = figures.training_panel("Loss & <more>", [figures.Series(Arm("none"), 0, steps, steps)], look, "nats")
+    first, second = (figures.single(panel, name) for name in ("one", "two"))
+    assert first.startswith(
+        '<svg class="plot" role="img" aria-label="Loss &amp; &lt;more> over optimizer steps: no chart ends at 4"'
+    )
+    ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (first, second)]
+    assert not ids[0] & ids[1]
+    assert "DejaVu" not in first
+    # No colour is fixed: each is a variable of the page with its light value to fall back on.
+    assert re.findall(r"(?<!, )#[0-9a-f]{6}\b(?!\))", first) == []
+    assert "var(--cd55e00, #d55e00)" in first
+
+
+def test_a_thin_line_keeps_its_ends() -> None:
+    x = np.arange(10_000.0)
+    thin, _ = figures.thinned(x, x, 50)
+    assert thin.size <= 50
+    assert (thin[0], thin[-1]) == (0.0, 9999.0)
+    assert figures.thinned(x[:0], x[:0])[0].size == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "left"),
+    [
+        (
+            "broken file: image file is truncated (1 bytes not processed)",
+            "broken file: image file is truncated (1 bytes not processed)",
+        ),
+        ("no such file: /data/p13/p13534943/s52905070/b941e6ce.jpg", "no such file: …"),
+        ("cannot identify 'C:\\films\\Jane Doe.dcm'", "cannot identify …"),
+        ("unsupported film p13534943", "unsupported film …"),
+    ],
+)
+def test_a_reason_keeps_its_words_and_loses_its_names(reason: str, left: str) -> None:
+    assert without_identifiers(reason) == left
