@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.report_folders import LABELS, hospital, write_run
 
 from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.report.page import write_report
+from tests.report_folders import LABELS, hospital, write_run
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 # Whatever would make a browser ask for something that is not on the page.
