@@ -3,11 +3,14 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from chartray.errors import InputError, Stopped, UnhealthyRun
+
+if TYPE_CHECKING:
+    from chartray.records.cohort import Cohort
 
 DONE, UNUSABLE_INPUT, UNHEALTHY, TERMINATED = 0, 2, 3, 143
 
@@ -75,10 +78,9 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Out, rules: Rules = "st
         out: The cohort's Parquet file; its flow is written beside it.
         rules: strict links by full timestamps; published by calendar dates, as the published code did.
     """
-    from chartray.records.cohort import write_cohort
     from chartray.records.mimic import mimic_cohort
 
-    write_cohort(mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
+    _write_cohort(mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
 
 
 @cohort.command(name="chexpert")
@@ -90,9 +92,8 @@ def cohort_chexpert(root: Path, *, out: Out) -> None:
         out: The cohort's Parquet file.
     """
     from chartray.records.chexpert import chexpert_cohort
-    from chartray.records.cohort import write_cohort
 
-    write_cohort(chexpert_cohort(root), out)
+    _write_cohort(chexpert_cohort(root), out)
 
 
 @cohort.command(name="nih")
@@ -103,10 +104,9 @@ def cohort_nih(root: Path, *, out: Out) -> None:
         root: The folder that holds Data_Entry_2017_v2020.csv.
         out: The cohort's Parquet file.
     """
-    from chartray.records.cohort import write_cohort
     from chartray.records.nih import nih_cohort
 
-    write_cohort(nih_cohort(root), out)
+    _write_cohort(nih_cohort(root), out)
 
 
 @cohort.command(name="table")
@@ -119,10 +119,9 @@ def cohort_table(file: Path, *, mapping: Path, images: Path, out: Out) -> None:
         images: The folder that the paths are relative to.
         out: The cohort's Parquet file.
     """
-    from chartray.records.cohort import write_cohort
     from chartray.records.table import table_cohort
 
-    write_cohort(table_cohort(file, mapping, images), out)
+    _write_cohort(table_cohort(file, mapping, images), out)
 
 
 @app.command
@@ -136,7 +135,11 @@ def features(cohort_file: Path, *, out: Out) -> None:
     from chartray.features import write_feature_csvs
     from chartray.records.cohort import read_cohort
 
-    write_feature_csvs(read_cohort(cohort_file), out)
+    files = write_feature_csvs(read_cohort(cohort_file), out)
+    for name, (rows, left_out) in files.written.items():
+        print(f"{name}: {rows} films" + (f", {left_out} left out for a missing value" if left_out else ""))
+    for name, absent in files.lacking.items():
+        print(f"{name}: not written, the cohort has no {absent}")
 
 
 @app.command
@@ -154,7 +157,10 @@ def ingest(
     """
     from chartray.pixels.ingest import ingest as ingest_films
 
-    ingest_films(cohort_file, out, size=size, workers=workers, images_root=images)
+    made = ingest_films(cohort_file, out, size=size, workers=workers, images_root=images)
+    print(f"{made.store}: {made.films} films of {size} px, hash {made.hash[:12]}")
+    for reason, count in made.quarantined.items():
+        print(f"  quarantine: {count} ({reason})")
 
 
 @app.command
@@ -307,6 +313,14 @@ def run_command(tokens: list[str]) -> int:
     except Stopped as error:
         return _say(str(error), TERMINATED)
     return DONE
+
+
+def _write_cohort(made: "Cohort", out: Path) -> None:
+    """Writes a cohort and its flow, and prints the flow."""
+    from chartray.records.cohort import describe, write_cohort
+
+    write_cohort(made, out)
+    print(describe(made))
 
 
 def _say(sentence: str, code: int) -> int:

@@ -66,7 +66,7 @@ class ViewsConfig(Section):
 class ObjectiveConfig(Section):
     """The self-supervised objective and its projection head."""
 
-    name: Literal["msn", "dino", "mae"] = Field("msn", description="msn, dino or mae")
+    name: Literal["msn"] = Field("msn", description="msn")
     prototypes: int = Field(1024, ge=2, description="K")
     train_prototypes: bool = Field(True, description="false: they stay at their random start (published)")
     temperature: float = Field(0.1, gt=0, description="tau of the anchor's assignment")

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from chartray.errors import InputError
 from chartray.pixels.read import UnreadableFilm, read_film, squash
 from chartray.pixels.store import (
+    FLOW_FILE,
     LARGEST_SHARD_BYTES,
     STORE_FORMAT,
     UNFINISHED,
@@ -404,6 +405,10 @@ def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[dict[str, An
     }
     _write_parquet(out, "cohort.parquet", cohort.replace_schema_metadata(whole.schema.metadata))
     _write_parquet(out, "quarantine.parquet", pa.table(columns))
+    flow = cohort_path.with_name(f"{cohort_path.stem}.flow.json")
+    if flow.is_file():
+        # The store goes where the cohort may not: what was left out, and why, goes with it.
+        shutil.copyfile(flow, out / FLOW_FILE)
     shards = [{key: record[key] for key in ("file", "rows", "bytes", "sha256")} for record in records]
     content = _content_hash(plan.size, cohort, shards)
     index = {**plan.marker(), "rows": len(kept), "quarantined": len(lost), "hash": content, "shards": shards}

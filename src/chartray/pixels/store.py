@@ -3,6 +3,7 @@
 store.json            format version, size, rows, content hash, and every shard's rows, bytes and SHA-256
 images-00000.arrow    one shard: Arrow IPC, image_id and `image`, fixed_shape_tensor uint8 [S, S]; one record batch
 cohort.parquet        the cohort's rows that were ingested, in the order of the images, with height and width
+cohort.flow.json      how the cohort came about, where its flow lay beside it
 quarantine.parquet    image_id, path and reason of the films that could not be read
 """
 
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from chartray.errors import InputError
 
 STORE_FORMAT = 1
+FLOW_FILE = "cohort.flow.json"
 UNFINISHED = "unfinished"  # the folder inside a store that ingest works in; gone when it has finished
 # An Arrow record batch is addressed with 32-bit offsets here and there; half of that is a safe shard.
 LARGEST_SHARD_BYTES = 2**30

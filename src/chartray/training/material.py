@@ -19,7 +19,7 @@ from chartray.networks.siamese import (
     NoChart,
     chart_use,
 )
-from chartray.pixels.store import Store
+from chartray.pixels.store import FLOW_FILE, Store
 from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata
 from chartray.training.controls import ChartTable, controlled
@@ -69,7 +69,7 @@ class Material:
         """What the manifest says of data, chart and plan."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
         patients = self.store.cohort.column("patient_id").take(pa.array(self.rows))
-        flow = self.store.folder / "cohort.flow.json"
+        flow = self.store.folder / FLOW_FILE
         return {
             "store": str(self.store.folder),
             "store_hash": self.store.hash,

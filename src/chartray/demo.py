@@ -1,0 +1,104 @@
+"""The demo: the whole mission on a simulated hospital, in one process, each part timed."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chartray import config as knobs
+from chartray.errors import InputError
+from chartray.evaluation.compare import compare
+from chartray.evaluation.evaluate import evaluate
+from chartray.pixels.ingest import ingest
+from chartray.records.chexpert import chexpert_cohort
+from chartray.records.cohort import Cohort, describe, write_cohort
+from chartray.records.mimic import mimic_cohort
+from chartray.records.nih import nih_cohort
+from chartray.report.page import write_report
+from chartray.report.summary import five_lines
+from chartray.simulate.hospital import simulate
+from chartray.training.pretrain import pretrain
+
+PATIENTS = 700
+STORE_SIZE = 128
+# Name of the arm: the chart it is pretrained with, and the control.
+ARMS = {
+    "demographic-norm": ("demographic-norm", "none"),
+    "none": ("none", "none"),
+    "shuffled": ("demographic-norm", "shuffled"),
+}
+
+
+def run_demo(out: Path, *, seed: int = 0) -> None:
+    """Simulates, ingests, pretrains three arms, evaluates them on three data sets, and writes `out/report`.
+
+    Raises InputError if `out` holds anything.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"expected a new or empty folder for the demo, found {out} with things in it; remove it first")
+    began = time.monotonic()
+    with timed("data"):
+        stores = make_stores(out, seed)
+    runs = {}
+    for arm, (chart, control) in ARMS.items():
+        runs[arm] = out / "runs" / arm
+        settings = knobs.load("tiny-cpu", None, {"chart.ehr": chart, "chart.control": control, "seed": seed})
+        with timed(f"pretraining of {arm}"):
+            command = f"chartray pretrain {stores['mimic']} --out {runs[arm]} --recipe tiny-cpu --ehr {chart}"
+            command += f" --control {control}" if control != "none" else ""
+            pretrain(stores["mimic"], runs[arm], settings, command=command)
+    with timed("evaluation"):
+        results = evaluate_arms(out / "results", runs, stores, seed)
+    with timed("report"):
+        page = write_report(list(runs.values()), results, out / "report", stores=list(stores.values()))
+    minutes = (time.monotonic() - began) / 60
+    print(f"\n{page.resolve()} ({minutes:.1f} minutes). It says:")
+    for line in five_lines(_rows(results, "results.jsonl"), _rows(results, "comparisons.jsonl")):
+        print(f"  {line}")
+
+
+def evaluate_arms(out: Path, runs: dict[str, Path], stores: dict[str, Path], seed: int) -> list[Path]:
+    """Evaluates every arm on MIMIC, with CheXpert as it comes, and on NIH with a probe of its own; then compares."""
+    results: list[Path] = []
+    for data, external in (("mimic", [stores["chexpert"]]), ("nih", [])):
+        of_arms = [out / f"{arm}-{data}" for arm in runs]
+        for folder, run in zip(of_arms, runs.values(), strict=True):
+            evaluate(run, stores[data], folder, external=external, seed=seed)
+        compare(of_arms, out / f"arms-{data}", seed=seed)
+        results += [*of_arms, out / f"arms-{data}"]
+    return results
+
+
+def make_stores(out: Path, seed: int) -> dict[str, Path]:
+    """A hospital, three cohorts and three stores in `out`; the drawn films are deleted once they are stored."""
+    hospital = out / "hospital"
+    simulate(hospital, patients=PATIENTS, seed=seed)
+    cohorts: dict[str, Cohort] = {
+        "mimic": mimic_cohort(str(hospital / "mimic-iv"), hospital / "mimic-cxr-jpg"),
+        "chexpert": chexpert_cohort(hospital / "chexpert"),
+        "nih": nih_cohort(hospital / "nih"),
+    }
+    stores = {}
+    for name, cohort in cohorts.items():
+        write_cohort(cohort, out / f"{name}.parquet")
+        print(describe(cohort), flush=True)
+        stores[name] = out / f"{name}.store"
+        ingest(out / f"{name}.parquet", stores[name], size=STORE_SIZE)
+    shutil.rmtree(hospital)
+    return stores
+
+
+@contextmanager
+def timed(part: str) -> Iterator[None]:
+    """Says how long a part of the demo took."""
+    began = time.monotonic()
+    yield
+    print(f"-- {part}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _rows(folders: list[Path], name: str) -> list[dict[str, Any]]:
+    files = [folder / name for folder in folders]
+    return [json.loads(line) for file in files if file.is_file() for line in file.read_text().splitlines()]
