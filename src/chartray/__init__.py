@@ -3,3 +3,19 @@
 One alphabet of dimensions: B films of a batch, V anchor views, N patches, D encoder width, P projection width,
 K prototypes, F chart features, C labels, S store size in pixels, H and W height and width of a film.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chartray.export import load_encoder
+
+__all__ = ["load_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `load_encoder`, and torch with it, when it is first asked for."""
+    if name == "load_encoder":
+        from chartray.export import load_encoder
+
+        return load_encoder
+    raise AttributeError(f"module 'chartray' has no attribute {name!r}")

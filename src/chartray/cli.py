@@ -271,6 +271,27 @@ def evaluate(
 
 
 @app.command
+def compare(results: list[Path], *, out: Out, resamples: int = 1000, seed: int = 0) -> None:
+    """Arms against each other on the same films: differences with intervals, paired by patient.
+
+    Args:
+        results: Folders that `evaluate` wrote, of two arms or more; an arm may have several seeds.
+        out: The folder to write comparisons.jsonl to.
+        resamples: Bootstrap resamples, by patient.
+        seed: For the resamples.
+    """
+    from chartray.evaluation.compare import compare as compare_arms
+
+    for row in compare_arms(results, out, resamples=resamples, seed=seed):
+        if row["label"] == "macro" and row["metric"] == "auroc":
+            low, high = (row[name] for name in ("ci_low", "ci_high"))
+            interval = f" [{low:+.3f}, {high:+.3f}]" if low is not None and high is not None else ""
+            difference = "null" if row["difference"] is None else f"{row['difference']:+.3f}"
+            claim = f"; {row['claim']}" if row.get("claim") else ""
+            print(f"{row['dataset']}: {row['a']} minus {row['b']}: macro AUROC {difference}{interval}{claim}")
+
+
+@app.command
 def report(
     results: list[Path],
     *,

@@ -106,7 +106,7 @@ def _cached(networks: Siamese, views: Views, parts: int, autocast: Autocast) -> 
         for chunk, place in zip(chunks, places, strict=True):
             with autocast():
                 again = _encode(networks, _part(views, chunk, films, focal_views))
-            again.backward(leaves.grad[place].to(again.dtype))
+            torch.autograd.backward(again, leaves.grad[place].to(again.dtype))
 
     return _Anchors(leaves, into_encoder)
 
