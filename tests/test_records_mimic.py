@@ -156,9 +156,9 @@ def test_flow_and_links_account_for_every_film(demo_films, tmp_path):
     links, expected = cohort.links, by_loop(demo_films, "strict")
     assert links["films"] == len(demo_films)
     assert links["linked"] == sum(row["mortality"] is not None for row in expected.values())
-    parts = ("linked", "before_admission", "after_discharge", "no_record", "no_time")
+    parts = ("linked", "before_admission", "after_discharge", "no_admission", "no_record", "no_time")
     assert sum(links[part] for part in parts) == links["films"]
-    assert links["no_record"] >= 3
+    assert links["no_record"] == 3
     assert 0 < links["by_emergency_registration"] < links["linked"]
     content = flow_content(cohort)
     assert sum(size["images"] for size in content["splits"].values()) == len(demo_films)
@@ -293,6 +293,15 @@ def test_moving_one_record_past_the_film_changes_no_feature(hospital):
     assert features() == before
     hospital.stays[-1]["intime"] = "2151-03-03 12:00:00"
     assert features() != before
+
+
+def test_why_a_film_has_no_admission(hospital):
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-09 00:00:00")
+    for subject, at in ((10000001, "02-28"), (10000001, "03-10"), (10000002, "03-02"), (10000003, "03-02")):
+        hospital.film(subject, f"2150-{at} 12:00:00")
+    links = hospital.cohort().links
+    reasons = ("linked", "before_admission", "after_discharge", "no_admission", "no_record")
+    assert [links[reason] for reason in reasons] == [0, 1, 1, 1, 1]
 
 
 def test_study_times_that_lost_their_zeros(hospital):

@@ -95,6 +95,11 @@ def split_by_patient(patients: Any, shares: Mapping[str, float]) -> pa.Array:
     return pa.array(names).take(pa.array(split).take(encoded.indices))
 
 
+def excluding(step: str, rows_in: int, rows_out: int, why: str) -> Step:
+    """A step that leaves rows out; where it left none there is no reason to give."""
+    return Step(step, rows_in, rows_out, why if rows_out < rows_in else "")
+
+
 def hashed_step(rows: int, shares: Mapping[str, float], why: str) -> Step:
     """The step of a cohort that has no official split."""
     drawn = " / ".join(f"{name} {share / sum(shares.values()):.0%}" for name, share in shares.items())

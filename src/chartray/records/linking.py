@@ -29,20 +29,25 @@ def link_published(films: ibis.Table, stays: ibis.Table) -> ibis.Table:
     return _first(covering, [covering["order"].desc()])
 
 
-def unlinked(films: ibis.Table, stays: ibis.Table, links: ibis.Table) -> ibis.Table:
+def unlinked(films: ibis.Table, stays: ibis.Table, patients: ibis.Table, links: ibis.Table) -> ibis.Table:
     """Why the other films have no stay: film, reason.
 
-    `no_time` (the film has none), `no_record` (the patient has no stay at all), `before_admission` (a stay
-    begins later), `after_discharge` (all stays of the patient are over).
+    `no_record` (no such patient), `no_time` (the film has none), `no_admission` (the patient has no stay at all),
+    `before_admission` (a stay begins later), `after_discharge` (all stays of the patient are over).
     """
     alone = films.anti_join(links, "film")
-    pairs = alone.left_join(stays, "patient")
+    recorded = alone.left_join(patients.select("patient", recorded=True), "patient").drop("patient_right")
+    pairs = recorded.left_join(stays, "patient")
     seen = pairs.group_by("film").aggregate(
-        at=pairs["at"].max(), known=pairs["stay"].count(), later=(pairs["begins"] > pairs["at"]).fill_null(False).any()
+        recorded=pairs["recorded"].max(),
+        at=pairs["at"].max(),
+        known=pairs["stay"].count(),
+        later=(pairs["begins"] > pairs["at"]).fill_null(False).any(),
     )
     reason = ibis.cases(
+        (seen["recorded"].isnull(), "no_record"),
         (seen["at"].isnull(), "no_time"),
-        (seen["known"] == 0, "no_record"),
+        (seen["known"] == 0, "no_admission"),
         (seen["later"], "before_admission"),
         else_="after_discharge",
     )

@@ -16,6 +16,7 @@ from chartray.records.cohort import (
     Step,
     assemble,
     count_missing,
+    excluding,
     hashed_step,
     refuse_shared_patients,
     split_by_patient,
@@ -143,14 +144,14 @@ def _link(tables: _Tables, rules: Rules, connection: ibis.BaseBackend) -> tuple[
     counted = joined.aggregate(
         linked=joined.count(), ties=(joined["candidates"] > 1).sum(), by_emergency_registration=early.sum()
     )
-    reasons = linking.unlinked(at, stays, admission)
+    reasons = linking.unlinked(at, stays, tables.patients, admission)
     why = reasons.group_by("reason").aggregate(films=reasons.count())
     icu = found["icu"]
     in_icu = icu.aggregate(icu_linked=icu.count(), icu_ties=(icu["candidates"] > 1).sum())
     backwards = icustays.aggregate(stays=(icustays["ends"] < icustays["begins"]).sum())
     links: dict[str, int] = {"films": fetch(films.aggregate(films=films.count()), connection)["films"][0].as_py()}
     links |= {name: int(value or 0) for name, value in fetch(counted, connection).to_pylist()[0].items()}
-    links |= dict.fromkeys(("before_admission", "after_discharge", "no_record", "no_time"), 0)
+    links |= dict.fromkeys(("before_admission", "after_discharge", "no_admission", "no_record", "no_time"), 0)
     links |= {entry["reason"]: entry["films"] for entry in fetch(why, connection).to_pylist()}
     links |= {name: int(value or 0) for name, value in fetch(in_icu, connection).to_pylist()[0].items()}
     links["icu_stays_that_end_before_they_begin"] = int(fetch(backwards, connection)["stays"][0].as_py() or 0)
@@ -221,10 +222,10 @@ def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
 def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
     """Rows without sex, and rows of another view than the four; a missing view stays (METHOD section 2)."""
     with_sex = rows.filter(pc.is_valid(rows["ehr.sex"]))
-    flow.append(Step("sex known", rows.num_rows, with_sex.num_rows, "no sex in MIMIC-IV (published rule)"))
+    flow.append(excluding("sex known", rows.num_rows, with_sex.num_rows, "no sex in MIMIC-IV (published rule)"))
     kept = with_sex.filter(pc.or_(pc.is_valid(with_sex["ehr.view"]), pc.is_null(with_sex["view_cell"])))
     why = f"a view other than {', '.join(VIEW_LEVELS)} (published rule)"
-    flow.append(Step("one of the four views, or none given", with_sex.num_rows, kept.num_rows, why))
+    flow.append(excluding("one of the four views, or none given", with_sex.num_rows, kept.num_rows, why))
     return kept
 
 
@@ -241,7 +242,7 @@ def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
     if others:
         raise InputError(f"expected the splits {', '.join(SPLITS)} in {file}, found {others[0]!r}")
     kept = rows.append_column("split", split).filter(pc.is_valid(split))
-    flow.append(Step("official split", rows.num_rows, kept.num_rows, f"not in {file.name}"))
+    flow.append(excluding("official split", rows.num_rows, kept.num_rows, f"not in {file.name}"))
     refuse_shared_patients(kept["patient_id"], kept["split"], str(file))
     return kept
 

@@ -14,6 +14,7 @@ from chartray.records.cohort import (
     Step,
     assemble,
     count_missing,
+    excluding,
     hashed_step,
     refuse_shared_patients,
     split_by_patient,
@@ -131,7 +132,7 @@ def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
     split = pc.if_else(in_test, "test", pc.if_else(in_train, drawn, pa.scalar(None, pa.string())))
     kept = rows.append_column("split", split).filter(pc.is_valid(split))
     why = "in neither train_val_list.txt nor test_list.txt"
-    flow.append(Step("official test list; train and validate by patient", rows.num_rows, kept.num_rows, why))
+    flow.append(excluding("official test list; train and validate by patient", rows.num_rows, kept.num_rows, why))
     refuse_shared_patients(kept["patient_id"], kept["split"], f"{lists['test_list.txt']} and train_val_list.txt")
     return kept
 
