@@ -162,8 +162,8 @@ def measure(folder: Path, rules: str) -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     gigabytes, processor = used.ru_maxrss / 2**20, used.ru_utime + used.ru_stime
     print(
-        f"{FILMS} films, {rules} rules: {seconds:.1f} s ({processor:.1f} s of processor time), peak {gigabytes:.2f} GB, "
-        f"{out.stat().st_size / 2**20:.0f} MB written"
+        f"{FILMS} films, {rules} rules: {seconds:.1f} s ({processor:.1f} s of processor time), peak {gigabytes:.2f} GB"
+        f", {out.stat().st_size / 2**20:.0f} MB written"
     )
 
 
