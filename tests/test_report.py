@@ -10,6 +10,7 @@ import pytest
 
 from chartray.errors import InputError
 from chartray.pixels.store import Store
+from chartray.report.cohorts import data_section
 from chartray.report.page import write_report
 from tests.report_folders import LABELS, hospital, write_run
 
@@ -193,3 +194,21 @@ def test_a_line_without_its_fields_is_named(tmp_path: Path) -> None:
 def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one run or results folder"):
         write_report([], [], tmp_path / "out")
+
+
+def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
+    folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    step = {"step": "rows of train.csv", "rows_in": 70, "rows_out": 61, "why": "no file name"}
+    flow = {"source": "chexpert", "steps": [step], "links": {}, "missing": {}, "absent_labels": ["Lung Lesion"]}
+    store = next(folder for folder in folders["stores"] if "chexpert" in folder.name)
+    (store / "cohort.flow.json").write_text(json.dumps(flow))
+    found = data_section("chexpert", (store, Store.open(store)), [])
+    assert [(one.rows_in, one.rows_out, one.why) for one in found.steps] == [(70, 61, "no file name")]
+    assert found.absent_labels == ["Lung Lesion"]
+    assert (
+        sum(one.films for one in found.splits)
+        == len(Store.open(store))
+        == found.missing[0].observed + found.missing[0].missing
+    )
+    assert found.quarantine == [("truncated file …", 1), ("empty file …", 1)]

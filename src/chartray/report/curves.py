@@ -115,10 +115,9 @@ def _macro_panel(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Arm
     macro = [one for one in scores if one.label == MACRO]
     rows = [(arm.title, intervals(macro, [arm])) for arm in arms]
     rows = [(title, marks) for title, marks in rows if marks]
-    plain = [mark for mark in intervals(macro, arms) if mark.arm.kind == "none"]
     if not rows:
         return None
-    return forest_panel("Macro AUROC", rows, look, axis="macro AUROC", reference=plain[0] if len(plain) == 1 else None)
+    return forest_panel("Macro AUROC", rows, look, axis="macro AUROC", reference=_plain(macro, arms))
 
 
 def _label_panels(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Arm, Style]) -> list[Panel]:
@@ -129,11 +128,17 @@ def _label_panels(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Ar
     for label in labels:
         mine = [one for one in scores if one.label == label]
         marks = intervals(mine, arms)
-        plain = [mark for mark in marks if mark.arm.kind == "none"]
-        reference = plain[0] if len(plain) == 1 else None
-        panel = forest_panel(label, [("", marks)], look, axis="AUROC", reference=reference, limits=(low, high))
+        panel = forest_panel(label, [("", marks)], look, axis="AUROC", reference=_plain(mine, arms), limits=(low, high))
         found.append(panel._replace(width=3.6))
     return found
+
+
+def _plain(scores: Sequence[Score], arms: Sequence[Arm]) -> Interval | None:
+    """Plain pretraining, against which charts are seen: its interval for one seed, its mean for several."""
+    marks = [mark for mark in intervals(scores, arms) if mark.arm.kind == "none"]
+    if len(marks) < 2:
+        return marks[0] if marks else None
+    return Interval(marks[0].arm, sum(mark.value for mark in marks) / len(marks), math.nan, math.nan)
 
 
 def _difference_panel(name: str, comparisons: Sequence[Comparison], look: Mapping[Arm, Style]) -> Panel | None:

@@ -22,7 +22,9 @@ _MISSING = "not observed"
 _MISSING_COLOUR = "#a3abb5"
 _CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#332288")
 _TRUTH_COLOURS = {"present": "#d55e00", "uncertain": "#cc79a7", "absent": "#0072b2", "not mentioned": _MISSING_COLOUR}
-_TOOLTIP = """<div class="film-tip">{film}<div>@caption</div></div>"""
+# The page's style sheet does not reach into Bokeh's tooltips.
+_TOOLTIP = """<div style="display: flex; gap: 10px; width: {width}px; white-space: normal; font-size: 13px">
+{film}<div>@caption</div></div>"""
 
 
 class Colouring(NamedTuple):
@@ -140,7 +142,7 @@ def map_item(
         for row in range(len(names))
     ]
     captions = [
-        " · ".join([f"film {name}", *about, ("findings: " + ", ".join(present)) if present else "no finding present"])
+        " · ".join([f"film {name}", *about, f"findings: {', '.join(present) or 'none marked'}"])
         for name, about, present in zip(names, facts, found, strict=True)
     ]
     data: dict[str, Any] = {"x": first.points[:, 0].round(4), "y": first.points[:, 1].round(4), "caption": captions}
@@ -148,7 +150,7 @@ def map_item(
     if films:
         data["film"] = list(films)
     source = ColumnDataSource(data)
-    picture = f'<img src="@film" alt="" width="{THUMBNAIL_SIDE}">' if films else ""
+    picture = '<img src="@film" alt="" style="align-self: start">' if films else ""
     plot = figure(
         height=460,
         sizing_mode="stretch_width",
@@ -169,7 +171,8 @@ def map_item(
     )
     points.nonselection_glyph = points.glyph
     points.selection_glyph = points.glyph.clone(size=15, line_color="#111111", line_width=2.0)
-    plot.add_tools(HoverTool(tooltips=_TOOLTIP.format(film=picture), attachment="horizontal"))
+    tooltip = _TOOLTIP.format(film=picture, width=290 if films else 200)
+    plot.add_tools(HoverTool(tooltips=tooltip, attachment="horizontal", limit=1))
     return {
         "item": json_item(plot),
         "source": source.id,

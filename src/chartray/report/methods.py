@@ -42,6 +42,7 @@ class Scoring(NamedTuple):
     macro_labels: dict[str, list[str]]
     too_few: dict[str, list[str]]
     unmatched: dict[str, list[str]]
+    fitted_on: dict[str, list[str]]
     left_out: dict[str, str]
     notes: list[str]
 
@@ -67,6 +68,7 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         macro_labels=macro_labels(scores),
         too_few=_too_few(scores),
         unmatched=_unmatched(records),
+        fitted_on=_fitted_on(records),
         left_out=_left_out(records),
         notes=list(dict.fromkeys(str(note) for record in records for note in record.get("notes") or [])),
     )
@@ -186,6 +188,17 @@ def _too_few(scores: Sequence[Score]) -> dict[str, list[str]]:
 def _unmatched(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     stores = [store for record in records for store in record.get("stores") or []]
     return {str(store["dataset"]): list(store["unmatched"]) for store in stores if store.get("unmatched")}
+
+
+def _fitted_on(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """For each scored data set, on which data sets' training films the probes were fitted."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        names = [str(store["dataset"]) for store in record.get("stores") or []]
+        for name in names:
+            homes = found.setdefault(name, [])
+            homes += [names[0]] if names[0] not in homes else []
+    return found
 
 
 def _left_out(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -97,6 +97,8 @@ def _context(
         ),
         "written": datetime.now(UTC).strftime("%-d %B %Y"),
         "runs": runs,
+        "axis_start": tables.axis_start(scores),
+        "several_seeds": any(summary.seeds_of(scores, arm) > 1 for arm in arms),
         "arms": [(arm, look[arm]) for arm in arms],
         "look": look,
         "marks": _MARKS,
@@ -126,7 +128,7 @@ def _dataset(name: str, scores: Sequence[Score], every: Sequence[Score]) -> dict
     return {
         "name": name,
         "arms": tables.arms_of([one for one in scores if one.dataset == name]),
-        "headlines": tables.headlines(scores, name),
+        "headlines": tables.headlines(scores, name, tables.axis_start(scores)),
         "tables": [table for table in found if table.rows],
         "other": tables.other_rows(every, name),
     }

@@ -86,11 +86,16 @@ def cell(scores: Sequence[Score]) -> Cell | None:
     return Cell(f"{value:.3f}", interval, (), reason)
 
 
-def headlines(scores: Sequence[Score], dataset: str) -> list[Headline]:
-    """Macro AUROC of every arm; places run from 0.5 (chance) to 1, or from 0 where an interval lies below chance."""
+def axis_start(scores: Sequence[Score]) -> float:
+    """Where the bars of the first screen begin: at chance, or at 0 where an arm does worse than chance somewhere."""
+    macro = [one for one in scores if (one.label, one.metric) == (MACRO, "auroc") and one.value is not None]
+    ends = [one.value if one.low is None else one.low for one in macro]
+    return 0.5 if all(end is None or end >= 0.5 for end in ends) else 0.4 if min(filter(None, ends)) >= 0.4 else 0.0
+
+
+def headlines(scores: Sequence[Score], dataset: str, start: float) -> list[Headline]:
+    """Macro AUROC of every arm on a data set; places run from `start` to 1, the same for all data sets."""
     macro = [one for one in scores if (one.dataset, one.label, one.metric) == (dataset, MACRO, "auroc")]
-    lowest = min([one.low if one.low is not None else one.value for one in macro if one.value is not None] or [0.5])
-    start = 0.5 if (lowest or 0.5) >= 0.5 else 0.0
 
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - start) / (1 - start), 2)
