@@ -24,6 +24,7 @@ from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.films import film_sizes, grey_statistics, split_rows
+from chartray.training.runtime import refuse_views_that_do_not_fit
 from chartray.training.schedules import Plan
 
 NO_CHART = "none"
@@ -132,6 +133,7 @@ def prepare(store: Store, config: Config) -> Material:
             f"expected at least train.batch_size = {config.train.batch_size} training films in {store.folder}, "
             f"found {len(rows)}; lower --train.batch_size"
         )
+    refuse_views_that_do_not_fit(config.train, config.views)
     material = Material(store, rows, chart, table, unrepresentable, config)
     _announce(material, config)
     return material

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from chartray.config import TrainConfig
+from chartray.config import TrainConfig, ViewsConfig
 from chartray.errors import InputError
 
 
@@ -76,6 +76,26 @@ def launch(config: TrainConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def refuse_views_that_do_not_fit(train: TrainConfig, views: ViewsConfig) -> None:
+    """Raises InputError where the views of one micro-batch alone are larger than the memory that is free.
+
+    A lower bound: activations need several times as much.
+    """
+    films = train.batch_size / train.accumulate / int(os.environ.get("WORLD_SIZE", "1"))
+    pixels = 2 * views.size**2 + views.focal_count * views.focal_size**2
+    needed = films * pixels * torch.float32.itemsize
+    if train.device != "cpu" and torch.cuda.is_available():
+        free, where = torch.cuda.mem_get_info()[0], "on the GPU"
+    else:
+        free, where = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in memory"
+    if needed > free:
+        raise InputError(
+            f"the {2 + views.focal_count} views of {films:.0f} films need {needed / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free {where}; lower train.batch_size or views.focal_count, or raise "
+            "train.accumulate"
+        )
 
 
 def _use_bf16(precision: str, cuda: bool) -> bool:
