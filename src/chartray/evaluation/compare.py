@@ -2,9 +2,10 @@
 
 The folder that `compare` writes:
 
-comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, dataset, protocol, split, fraction, label, metric,
-                     difference, ci_low, ci_high, p, level, seeds, by_seed, claim, reason}: a and b name arms, that is
-                     a chart and, in brackets, a control (or a run, where two runs share chart, control and seed);
+comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, dataset, protocol, split,
+                     fraction, label, metric, difference, ci_low, ci_high, p, level, seeds, by_seed, claim, reason}:
+                     a and b name arms, that is a chart and, in brackets, its use (unless anchor) and control (unless
+                     none), or a run, where two runs share all of these and the seed;
                      difference = mean over seeds of a - b; the interval lets patients vary and holds the pretrained
                      encoders fixed; `seeds` counts the runs an arm's mean is over; `claim` warns where they are
                      fewer than 3
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     name: str
     chart: str
     control: str
+    use: str | None
     seed: int | None
     settings: dict[str, Any]
 
@@ -126,14 +128,15 @@ def _read_run(folder: Path) -> Run:
         )
     made = manifest["encoder"]["provenance"]
     chart, control = (str(made.get(key, "none")) for key in ("chart", "control"))
-    return Run(folder, manifest["run"], chart, control, made.get("seed"), manifest["settings"])
+    return Run(folder, manifest["run"], chart, control, made.get("chart_use"), made.get("seed"), manifest["settings"])
 
 
 def _arms(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs of one chart and control are one arm over several seeds; where a seed comes twice each run is its own."""
+    """Runs of one chart, use and control are one arm over several seeds; where a seed comes twice, each is its own."""
     arms: dict[str, list[Run]] = {}
     for run in runs:
-        name = run.chart if run.control == "none" else f"{run.chart} ({run.control})"
+        changed = [word for word in (run.use, run.control) if word not in (None, "anchor", "none")]
+        name = f"{run.chart} ({', '.join(map(str, changed))})" if changed else run.chart
         arms.setdefault(name, []).append(run)
     apart: dict[str, list[Run]] = {}
     for name, members in arms.items():
@@ -229,6 +232,8 @@ def _compared(
         "control_b": b[1][0].control,
         "chart_a": a[1][0].chart,
         "chart_b": b[1][0].chart,
+        "chart_use_a": a[1][0].use,
+        "chart_use_b": b[1][0].use,
         "dataset": where[0],
         "protocol": settings["protocol"],
         "split": settings["split"],

@@ -8,6 +8,7 @@ results.jsonl        one object per arm, fraction, data set, label and metric:
     control               the encoder's own: none | shuffled | constant | mask-only; the floors beside it:
                           untrained | pixels | chart-only | image+chart
     chart                 the encoder's chart; for chart-only and image+chart the chart they read; else none
+    chart_use             how the encoder's pretraining used its chart: anchor | predict | null
     dataset, store        the source of the scored cohort, and its store's folder name
     protocol, split       linear | knn | finetune | published; test | validate
     label, metric         a label of STORE or `macro`; auroc | average_precision
@@ -29,9 +30,10 @@ embeddings.parquet   dataset, split, image_id, patient_id, embedding (D float32)
 probe.safetensors    the encoder's probe at the largest fraction: weight (C, D), bias (C,), mean (D,), scale (D,),
                      strength (C,), validation_auroc (C,); labels in its metadata and in probe.json, with the formula.
                      Where the encoder was trained too, the probe is on the features of `finetuned/`, an encoder folder
-comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, dataset, protocol, split, fraction, label, metric,
-                     difference, ci_low, ci_high, p, level, seeds, claim, reason}: a is the run, b the name of a floor,
-                     difference = a - b, the same patients drawn for both; `claim` warns where seeds < 3
+comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, dataset, protocol,
+                     split, fraction, label, metric, difference, ci_low, ci_high, p, level, seeds, claim, reason}:
+                     a is the run, b the name of a floor, difference = a - b, the same patients drawn for both;
+                     `claim` warns where seeds < 3
 evaluation.json      format, command, versions, when, source and provenance of the encoder, `after_film` (variables
                      that pretraining was allowed although known only after the film), settings, stores (path, hash,
                      dataset, films, patients, label matches, unmatched labels, macro labels, films without any label),
@@ -136,7 +138,9 @@ def evaluate(
     rows = [row for outcome in outcomes for row in rows_of(outcome, run, encoder, settings)]
     with results.whole_folder(out) as folder:
         results.write_jsonl(folder / results.RESULTS_FILE, rows)
-        results.write_jsonl(folder / results.COMPARISONS_FILE, comparisons_of(outcomes, arms[0], run, settings))
+        results.write_jsonl(
+            folder / results.COMPARISONS_FILE, comparisons_of(outcomes, arms[0], run, encoder, settings)
+        )
         results.write_parquet(folder / results.PREDICTIONS_FILE, [predictions_of(each, run) for each in outcomes])
         if frozen is not None:
             results.write_parquet(folder / results.EMBEDDINGS_FILE, embeddings_of(task, frozen))

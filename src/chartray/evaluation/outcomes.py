@@ -57,6 +57,7 @@ def rows_of(outcome: Outcome, run: str, encoder: PretrainedEncoder, settings: Se
     common = {
         "run": run,
         "chart": outcome.arm.chart,
+        "chart_use": encoder.provenance.get("chart_use"),
         "control": outcome.arm.control,
         "dataset": outcome.test.dataset,
         "store": outcome.test.store,
@@ -73,18 +74,22 @@ def rows_of(outcome: Outcome, run: str, encoder: PretrainedEncoder, settings: Se
     return result_rows(outcome.test, outcome.scored, settings.level, common, outcome.notes)
 
 
-def comparisons_of(outcomes: Sequence[Outcome], encoder: Arm, run: str, settings: Settings) -> list[dict[str, Any]]:
+def comparisons_of(
+    outcomes: Sequence[Outcome], own_arm: Arm, run: str, encoder: PretrainedEncoder, settings: Settings
+) -> list[dict[str, Any]]:
     """The encoder against every floor, on the same films at the same fraction."""
-    own = {(each.fraction, each.test.dataset): each for each in outcomes if each.arm is encoder}
+    own = {(each.fraction, each.test.dataset): each for each in outcomes if each.arm is own_arm}
     rows: list[dict[str, Any]] = []
-    for floor in (each for each in outcomes if each.arm is not encoder):
+    for floor in (each for each in outcomes if each.arm is not own_arm):
         common = {
             "a": run,
             "b": floor.arm.control,
-            "control_a": encoder.control,
+            "control_a": own_arm.control,
             "control_b": floor.arm.control,
-            "chart_a": encoder.chart,
+            "chart_a": own_arm.chart,
             "chart_b": floor.arm.chart,
+            "chart_use_a": encoder.provenance.get("chart_use"),
+            "chart_use_b": encoder.provenance.get("chart_use"),
             "dataset": floor.test.dataset,
             "protocol": settings.protocol,
             "split": settings.split,

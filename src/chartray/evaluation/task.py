@@ -110,7 +110,8 @@ def _refuse_chart_labels(encoder: PretrainedEncoder, home: Store, labels: Sequen
     """A label must not be what the encoder was pretrained with; another source's column of one name is another fact."""
     source = encoder.provenance.get("source")
     if source in (None, metadata_of(home).source):
-        variables = chart_variables(str(encoder.provenance.get("chart", "none")))
+        named = chart_variables(str(encoder.provenance.get("chart", "none")))
+        variables = encoder.provenance.get("chart_variables") or named
         refuse_shared_columns(home.cohort, variables, labels)
 
 

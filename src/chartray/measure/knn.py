@@ -28,9 +28,9 @@ def knn_scores(
     """The share of the votes of a film's nearest training films that have a label, for each number of neighbours.
 
     train_embeddings (N, D), train_truth (N, C) of 1, 0 and NaN (which does not vote), embeddings (M, D) -> (K, M, C)
-    in [0, 1]. Cosines are taken about the mean training film: what all films share (grey levels are all positive) would
-    make them all look alike. The votes are smoothed by one film's vote at the label's training rate, so that ties are rare and a
-    film without voting neighbours gets the rate. Raises InputError for shapes that do not fit.
+    in [0, 1]. Cosines are taken about the mean training film: what all films share (grey levels are all positive)
+    would make them all look alike. The votes are smoothed by one film's vote at the label's training rate, so that
+    ties are rare and a film without voting neighbours gets the rate. Raises InputError for shapes that do not fit.
     """
     train = torch.as_tensor(np.asarray(train_embeddings), dtype=torch.float32, device=device)
     query = torch.as_tensor(np.asarray(embeddings), dtype=torch.float32, device=device)

@@ -21,7 +21,7 @@ from chartray.measure.metrics import auroc
 Floats = NDArray[np.float64]
 
 # From hardly any penalty to one under which the probe of a few thousand films is the difference of the class means.
-STRENGTHS = tuple(10.0**exponent for exponent in np.arange(-1, 6.5, 0.5))
+STRENGTHS = tuple(10.0**exponent for exponent in np.arange(0, 6.5, 0.5))
 _HISTORY = 10
 _ITERATIONS = 500
 # A probe is solved when no entry of the mean loss's gradient is above this, nor above this share of the penalty
