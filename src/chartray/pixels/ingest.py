@@ -45,6 +45,7 @@ from chartray.pixels.store import (
     write_shard,
 )
 from chartray.progress import progress
+from chartray.records.cohort import refuse_shared_patients
 from chartray.schema import COHORT_FORMAT, from_metadata
 
 _SAMPLE_FILMS = 64
@@ -192,9 +193,10 @@ def _plan(cohort_path: Path, size: int, images_root: str | Path | None) -> Plan:
     try:
         schema = pq.read_schema(cohort_path)
         metadata = from_metadata(schema.metadata)
-        missing = {"image_id", "path"} - set(schema.names)
+        needed = ["image_id", "patient_id", "path", "split"]
+        missing = set(needed) - set(schema.names)
         with pq.ParquetFile(cohort_path) as parquet:
-            table = parquet.read(columns=["image_id", "path"])
+            table = parquet.read(columns=needed)
     except FileNotFoundError:
         raise InputError(f"expected a cohort at {cohort_path}, found no such file") from None
     except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
@@ -204,6 +206,7 @@ def _plan(cohort_path: Path, size: int, images_root: str | Path | None) -> Plan:
         raise InputError(f"expected cohort format {COHORT_FORMAT} in {cohort_path}, found {metadata.format}")
     if missing:
         raise InputError(f"expected a column {min(missing)} in {cohort_path}, found {', '.join(schema.names)}")
+    refuse_shared_patients(table["patient_id"], table["split"], str(cohort_path))
     image_ids, paths = table["image_id"].to_pylist(), table["path"].to_pylist()
     _check_rows(cohort_path, image_ids, paths)
     here = Path(images_root).absolute() if images_root is not None else None

@@ -1,0 +1,153 @@
+"""The command line: every mistake is one sentence and exit code 2, and nothing is written half."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from chartray.cli import run_command
+from chartray.config import knobs, load, recipe_names
+
+MIMIC = ["cohort", "mimic", "--mimic-iv", "nowhere-iv", "--mimic-cxr", "nowhere-cxr", "--out", "c.parquet"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence of a command that must end with exit code 2."""
+    assert run_command(tokens) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("chartray: ")
+    assert "\n" not in said
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (["pretrian"], 'Did you mean "pretrain"'),
+        (["pretrain"], "--store requires an argument"),
+        (["simulate", "x", "--patiens", "3"], "--patients"),
+        (["simulate", "x", "--patients", "many"], "many"),
+        (["simulate", "x", "--mimic-iv-release", "2.1"], "2.1"),
+        (MIMIC, "nowhere-cxr"),
+        (["cohort", "chexpert", "nowhere", "--out", "c.parquet"], "nowhere"),
+        (["cohort", "nih", "nowhere", "--out", "c.parquet"], "nowhere"),
+        (["cohort", "table", "no.csv", "--mapping", "no.yaml", "--images", ".", "--out", "c.parquet"], "no."),
+        (["ingest", "no.parquet", "--out", "s"], "no.parquet"),
+        (["pretrain", "nowhere", "--out", "r"], "nowhere"),
+        (["evaluate", "nowhere", "nowhere", "--out", "r"], "nowhere"),
+        (["compare", "nowhere", "--out", "r"], "nowhere"),
+        (["report", "nowhere", "--out", "r"], "nowhere"),
+        (["knobs", "--recipe", "msm"], "did you mean 'msn'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], tokens: list[str], said: str
+) -> None:
+    assert said in refused(tokens, capsys)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--view.size", "64"], "did you mean 'views.size'"),
+        (["--views.size", "sixty"], "views.size"),
+        (["--views.scale", "0.9,0.1"], "views.scale"),
+        (["--train.batch-size", "1"], "train.batch_size"),
+        (["--recipe", "msnn"], "did you mean 'msn'"),
+        (["--ehr", "demografic-norm"], "did you mean 'demographic-norm'"),
+        (["--ehr", "stay"], "mortality"),
+        (["--ehr", "died"], "--chart.allow-after-film died"),
+        (["--config", "no.yaml"], "no.yaml"),
+    ],
+)
+def test_a_knob_that_cannot_be_used_is_named(
+    here: Path, small_store: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert said in refused(["pretrain", str(small_store), "--out", "run", *options], capsys)
+    assert list(here.iterdir()) == []
+
+
+def changed_store(small_store: Path, here: Path, split: str | None = None, version: int | None = None) -> Path:
+    """A copy of the small store with every film in one split, or written by another version."""
+    store = here / "store"
+    shutil.copytree(small_store, store)
+    if split is not None:
+        table = pq.read_table(store / "cohort.parquet")
+        place = table.schema.get_field_index("split")
+        splits = table.column("split").to_pylist()
+        moved = pa.array(["test" if each == split else each for each in splits])
+        pq.write_table(table.set_column(place, "split", moved), store / "cohort.parquet")
+    if version is not None:
+        index = json.loads((store / "store.json").read_text())
+        (store / "store.json").write_text(json.dumps(index | {"format": version}))
+    return store
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that is asked for")
+def test_a_device_that_is_not_there_is_named(here: Path, small_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--train.device", "cuda", "--train.batch-size", "24", "--recipe", "tiny-cpu"]
+    assert "no GPU" in refused(["pretrain", str(small_store), "--out", "run", *options], capsys)
+
+
+def test_an_empty_training_split_is_refused(here: Path, small_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = changed_store(small_store, here, split="train")
+    assert "train" in refused(["pretrain", str(store), "--out", "run"], capsys)
+    assert not (here / "run").exists()
+
+
+def test_a_store_of_another_version_is_refused(
+    here: Path, small_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = changed_store(small_store, here, version=99)
+    assert "99" in refused(["pretrain", str(store), "--out", "run"], capsys)
+
+
+def test_a_patient_in_two_splits_is_refused_before_anything_is_ingested(
+    here: Path, small_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pq.read_table(small_store / "cohort.parquet").drop_columns(["height", "width"])
+    place = table.schema.get_field_index("split")
+    splits = ["test", *table.column("split").to_pylist()[1:]]
+    pq.write_table(table.set_column(place, "split", pa.array(splits)), here / "c.parquet")
+    assert "split" in refused(["features", "c.parquet", "--out", "f"], capsys)
+    assert "split" in refused(["ingest", "c.parquet", "--out", "s", "--size", "16"], capsys)
+    assert not (here / "s").exists()
+
+
+def test_every_recipe_resolves_and_every_knob_is_described() -> None:
+    assert {"msn", "published", "tiny-cpu"} <= set(recipe_names())
+    for recipe in recipe_names():
+        assert load(recipe).recipe == recipe
+    assert all(meaning for meaning, _ in knobs().values())
+
+
+def test_the_recipes_say_what_the_papers_say() -> None:
+    """METHOD.md section 1, number by number where a slip would go unnoticed."""
+    official, published = load("msn"), load("published")
+    assert (official.objective.prototypes, official.objective.head_hidden, official.objective.head_out) == (
+        1024,
+        2048,
+        256,
+    )
+    assert (official.views.mask_ratio, official.views.focal_mask_ratio) == (0.15, 0.0)
+    assert (official.train.batch_size, official.train.clip, official.train.stretch) == (1024, 3.0, 1.25)
+    assert (official.train.weight_decay, official.train.final_weight_decay) == (0.04, 0.4)
+    assert (official.train.ema, official.train.final_ema) == (0.996, 1.0)
+    assert (published.encoder.heads, published.objective.train_prototypes) == (6, False)
+    assert (published.views.mask_ratio, published.views.focal_mask_ratio) == (0.15, 0.15)
+    assert (published.train.ema, published.train.final_ema, published.train.ema_before_step) == (0.996, 0.996, True)
+    assert (published.train.batch_size, published.train.epochs, published.seed) == (64, 100, 24)
+    assert published.objective.head_hidden is None
+    assert published.objective.head_out is None
