@@ -121,3 +121,13 @@ def test_five_lines_of_next_to_nothing_are_still_five() -> None:
     lines = five_lines([row("none", "none", None)], [])
     assert len(lines) == 5
     assert all(line.endswith(".") for line in lines)
+
+
+def test_pixels_that_pretraining_does_not_beat_are_named() -> None:
+    pixels = ("none", "pixels")
+    assert not any("pixels" in one for one in said(1, [pair(CHART, pixels, 0.01, 0.05)]))
+    sentences = said(1, [pair(CHART, pixels, -0.08, -0.02), pair(CHART, UNTRAINED, 0.01, 0.02)])
+    words = "Pretraining (sex) falls short of plain pixels in macro AUROC: MIMIC-CXR -0.050 [-0.080, -0.020]."
+    assert sentences[words] == "worse"
+    lines = five_lines(rows(1), [pair(CHART, pixels, -0.08, -0.02), pair(CHART, NONE, -0.02, 0.03)])
+    assert "No claim about the chart" in lines[3]

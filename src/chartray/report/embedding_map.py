@@ -150,6 +150,27 @@ def map_item(
     if films:
         data["film"] = list(films)
     source = ColumnDataSource(data)
+    plot = _plot(source, bool(films))
+    return {
+        "item": json_item(plot),
+        "source": source.id,
+        "encoders": [
+            {
+                "name": name,
+                "x": one.points[:, 0].round(4).tolist(),
+                "y": one.points[:, 1].round(4).tolist(),
+                "shares": [round(100 * share, 1) for share in one.shares],
+            }
+            for name, one in projections.items()
+        ],
+        "colourings": [
+            {"name": one.name, "group": one.group, "legend": one.legend, "colours": _coded(one)} for one in colourings
+        ],
+    }
+
+
+def _plot(source: ColumnDataSource, films: bool) -> Any:
+    """A Bokeh figure of the points of `source`, their captions and films shown when pointed at."""
     picture = '<img src="@film" alt="" style="align-self: start">' if films else ""
     plot = figure(
         height=460,
@@ -173,22 +194,7 @@ def map_item(
     points.selection_glyph = points.glyph.clone(size=15, line_color="#111111", line_width=2.0)
     tooltip = _TOOLTIP.format(film=picture, width=290 if films else 200)
     plot.add_tools(HoverTool(tooltips=tooltip, attachment="horizontal", limit=1))
-    return {
-        "item": json_item(plot),
-        "source": source.id,
-        "encoders": [
-            {
-                "name": name,
-                "x": one.points[:, 0].round(4).tolist(),
-                "y": one.points[:, 1].round(4).tolist(),
-                "shares": [round(100 * share, 1) for share in one.shares],
-            }
-            for name, one in projections.items()
-        ],
-        "colourings": [
-            {"name": one.name, "group": one.group, "legend": one.legend, "colours": _coded(one)} for one in colourings
-        ],
-    }
+    return plot
 
 
 def json_island(value: Any) -> str:

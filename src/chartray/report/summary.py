@@ -18,6 +18,7 @@ class Verdict(NamedTuple):
     outcome: Outcome
     sentence: str
     parts: tuple[tuple[str, str], ...] = ()
+    topic: Literal["untrained", "pixels", "chart"] = "chart"
 
 
 class Selection(NamedTuple):
@@ -75,7 +76,10 @@ def seeds_of(scores: Iterable[Score], arm: Arm) -> int:
 
 
 def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Verdict]:
-    """The sentences of the first screen: against the untrained encoder, against no chart, against the controls."""
+    """The sentences of the first screen: against the untrained encoder, against no chart, against the controls.
+
+    Plain pixels are spoken of only where pretraining does not beat them everywhere: that is news nobody may miss.
+    """
     which = selection(scores)
     rows = chosen(scores, which)
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)
@@ -85,6 +89,10 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
     trained = [arm for arm in arms if arm.kind in ("chart", "none")]
     for arm in trained if untrained else []:
         found.append(_against_untrained(arm, pairs.get((arm, untrained), []) if untrained else []))
+    for arm in trained:
+        beside = pairs.get((arm, Arm("none", "pixels")), [])
+        if any(outcome(one) != "better" for one in beside):
+            found.append(_against_floor(arm, "plain pixels", beside)._replace(topic="pixels"))
     charts = [arm for arm in arms if arm.kind == "chart"]
     rivals = [arm for arm in arms if arm.kind in ("none", "control")]
     for arm in charts:
@@ -114,8 +122,7 @@ def five_lines(results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mappi
     lines = [first + (f"; beside them {', '.join(beside)}." if beside else ".")]
     lines.append(_macro_line(rows, trained, datasets))
     said = verdicts(scores, pairs)
-    untrained = [one for one in said if "untrained" in one.sentence]
-    about = [one for one in said if "untrained" not in one.sentence]
+    untrained, about = ([one for one in said if one.topic == topic] for topic in ("untrained", "chart"))
     lines.append(untrained[0].sentence if untrained else "The untrained encoder was not scored beside these runs.")
     lines.append(
         about[0].sentence if about else "No pair of runs differs in the chart alone: nothing is said about it."
@@ -181,15 +188,16 @@ def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], lis
 
 
 def _against_untrained(arm: Arm, pairs: Sequence[Comparison]) -> Verdict:
-    name = f"Pretraining ({arm.title})"
     if not pairs:
-        return Verdict("unknown", f"{name} was not compared with the untrained encoder.")
-    return _spoken(
-        f"{name} beats the untrained encoder in macro AUROC",
-        f"The untrained encoder beats pretraining ({arm.title})",
-        f"{name} against the untrained encoder",
-        pairs,
-    )
+        sentence = f"Pretraining ({arm.title}) was not compared with the untrained encoder."
+        return Verdict("unknown", sentence, topic="untrained")
+    return _against_floor(arm, "the untrained encoder", pairs)._replace(topic="untrained")
+
+
+def _against_floor(arm: Arm, floor: str, pairs: Sequence[Comparison]) -> Verdict:
+    ours = f"Pretraining ({arm.title})"
+    better, worse = f"{ours} beats {floor} in macro AUROC", f"{ours} falls short of {floor} in macro AUROC"
+    return _spoken(better, worse, f"{ours} against {floor}", pairs)
 
 
 def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], seeds: int) -> Verdict:
