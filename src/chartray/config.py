@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from chartray.errors import InputError
 
+NO_CHART = "none"
+
 
 class Section(BaseModel):
     """A group of knobs; unknown names are refused."""
@@ -66,15 +68,17 @@ class ViewsConfig(Section):
 class ObjectiveConfig(Section):
     """The self-supervised objective and its projection head."""
 
-    name: Literal["msn"] = Field("msn", description="msn")
-    prototypes: int = Field(1024, ge=2, description="K")
-    train_prototypes: bool = Field(True, description="false: they stay at their random start (published)")
+    name: Literal["msn", "dino"] = Field("msn", description="msn, or a baseline without chart: dino")
+    prototypes: int = Field(1024, ge=2, description="K (msn); outputs of the last layer (dino)")
+    train_prototypes: bool = Field(True, description="msn; false: they stay at their random start (published)")
     temperature: float = Field(0.1, gt=0, description="tau of the anchor's assignment")
-    sharpening: float = Field(0.25, gt=0, description="T of the target's assignment; 1 leaves it as it is")
-    sinkhorn_iterations: int = Field(3, ge=0, description="0 turns Sinkhorn off")
-    mean_entropy_weight: float = Field(1.0, ge=0, description="lambda of me-max; 0 turns it off")
+    sharpening: float = Field(0.25, gt=0, description="msn: T of the target's assignment; 1 leaves it as it is")
+    sinkhorn_iterations: int = Field(3, ge=0, description="msn; 0 turns Sinkhorn off")
+    mean_entropy_weight: float = Field(1.0, ge=0, description="msn: lambda of me-max; 0 turns it off")
     head_hidden: int | None = Field(2048, ge=1, description="hidden width of the head h; null: 4 D (published)")
     head_out: int | None = Field(256, ge=1, description="P; null: D (published)")
+    target_temperature: float = Field(0.04, gt=0, description="dino: tau of the target (official)")
+    centre_momentum: float = Field(0.9, ge=0, lt=1, description="dino: of the target's centre (official)")
 
 
 class ChartConfig(Section):
@@ -152,6 +156,13 @@ class Config(Section):
     chart: ChartConfig = Field(default_factory=ChartConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     health: HealthConfig = Field(default_factory=HealthConfig)
+
+    @model_validator(mode="after")
+    def _baselines_have_no_chart(self) -> "Config":
+        """The chart's default is MSN's; a baseline has one only where it is asked for."""
+        if self.objective.name != "msn" and "ehr" not in self.chart.model_fields_set:
+            self.chart = self.chart.model_copy(update={"ehr": NO_CHART})
+        return self
 
 
 def recipe_names() -> list[str]:

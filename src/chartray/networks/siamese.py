@@ -78,8 +78,20 @@ def projection_head(width: int, hidden: int, out: int) -> nn.Sequential:
     )
 
 
+def distillation_head(width: int, hidden: int, out: int) -> nn.Sequential:
+    """DINO's head before its last layer: three linear layers, GELU between, no BatchNorm (official, for a ViT)."""
+    head = nn.Sequential(
+        nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, out)
+    )
+    for layer in head:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return head
+
+
 class NoChart(nn.Module):
-    """Plain MSN: the anchor embedding as it is."""
+    """No chart: the anchor embedding as it is."""
 
     def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
         """(V*B, D) -> (V*B, D) and no auxiliary loss."""
@@ -136,27 +148,21 @@ class AnchorPredictsChart(nn.Module):
         return embeddings, self.weight * loss
 
 
-class Siamese(nn.Module):
-    """The anchor network, which is trained, and the target network, its exponential moving average."""
+class AnchorAndTarget(nn.Module):
+    """The anchor network, which is trained, and the target network, its exponential moving average.
+
+    Encoder, chart and head; the target has no chart. What stands behind the head is each objective's own.
+    """
 
     def __init__(
-        self,
-        encoder: VisionTransformer,
-        chart: NoChart | ChartJoinsAnchor | AnchorPredictsChart,
-        objective: ObjectiveConfig,
+        self, encoder: VisionTransformer, chart: NoChart | ChartJoinsAnchor | AnchorPredictsChart, head: nn.Sequential
     ) -> None:
         super().__init__()
-        width = encoder.embed_dim
-        hidden, out = objective.head_hidden or 4 * width, objective.head_out or width
         self.encoder = encoder
         self.chart = chart
-        self.head = projection_head(width, hidden, out)
-        bound = 1 / math.sqrt(out)
-        self.prototypes = nn.Parameter(
-            torch.empty(objective.prototypes, out).uniform_(-bound, bound), requires_grad=objective.train_prototypes
-        )
+        self.head = head
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
-        self.target_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.target_head = copy.deepcopy(head).requires_grad_(False)
 
     def span_processes(self, all_sum: AllSum) -> None:
         """Makes the head's statistics and the chart's loss those of the global batch."""
@@ -175,6 +181,55 @@ class Siamese(nn.Module):
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer sees, by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+
+class Siamese(AnchorAndTarget):
+    """The Masked Siamese Network's: prototypes Q (K, P), which both sides are compared with."""
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        chart: NoChart | ChartJoinsAnchor | AnchorPredictsChart,
+        objective: ObjectiveConfig,
+    ) -> None:
+        hidden, out = head_widths(encoder.embed_dim, objective)
+        super().__init__(encoder, chart, projection_head(encoder.embed_dim, hidden, out))
+        bound = 1 / math.sqrt(out)
+        self.prototypes = nn.Parameter(
+            torch.empty(objective.prototypes, out).uniform_(-bound, bound), requires_grad=objective.train_prototypes
+        )
+
+
+class SelfDistillation(AnchorAndTarget):
+    """DINO's: a head without BatchNorm, a weight-normed last layer (K, P) on each side, and the target's centre (K,).
+
+    The last layer's rows are used at length 1 (official `norm_last_layer`). There is no predictor.
+    """
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        chart: NoChart | ChartJoinsAnchor | AnchorPredictsChart,
+        objective: ObjectiveConfig,
+    ) -> None:
+        hidden, out = head_widths(encoder.embed_dim, objective)
+        super().__init__(encoder, chart, distillation_head(encoder.embed_dim, hidden, out))
+        bound = 1 / math.sqrt(out)
+        self.last_layer = nn.Parameter(torch.empty(objective.prototypes, out).uniform_(-bound, bound))
+        self.target_last_layer = nn.Parameter(self.last_layer.detach().clone(), requires_grad=False)
+        self.centre: Tensor
+        self.register_buffer("centre", torch.zeros(objective.prototypes))
+
+    @torch.no_grad()
+    def move_target(self, momentum: float) -> None:
+        """EMA of encoder, head and last layer. The centre moves with each batch, not with the weights."""
+        super().move_target(momentum)
+        self.target_last_layer.lerp_(self.last_layer, 1 - momentum)
+
+
+def head_widths(width: int, objective: ObjectiveConfig) -> tuple[int, int]:
+    """Hidden and output width of the head h for an encoder of `width`."""
+    return objective.head_hidden or 4 * width, objective.head_out or width
 
 
 def chart_use(

@@ -83,16 +83,22 @@ def assign(
 
 def terms_of(assignments: Assignments, all_sum: AllSum = identity) -> MSNTerms:
     """Equation 4 from the assignments: anchors are view-major, so anchor v*B + b belongs to target b."""
-    films, prototypes = assignments.target.shape
-    anchors = assignments.anchor.shape[0]
+    films, anchors = assignments.target.shape[0], assignments.anchor.shape[0]
     if films == 0 or anchors % films:
         raise ValueError(f"anchor must hold V * B rows for target's B = {films}, found {anchors}")
     expected = assignments.target.exp().repeat(anchors // films, 1)  # (V*B, K)
     cross_entropy = -(expected * assignments.anchor).sum(dim=1).mean()
-    total = all_sum(torch.full((), float(anchors), device=assignments.anchor.device))
-    mean = all_sum(assignments.anchor.exp().sum(dim=0)) / total  # (K,)
+    return MSNTerms(cross_entropy=cross_entropy, mean_entropy=mean_entropy_of(assignments.anchor, all_sum))
+
+
+def mean_entropy_of(log_probabilities: Tensor, all_sum: AllSum = identity) -> Tensor:
+    """Log K - H(mean p) >= 0 over the rows of the global batch: (B, K) log-probabilities -> scalar."""
+    rows, prototypes = log_probabilities.shape
+    total = all_sum(torch.full((), float(rows), device=log_probabilities.device))
+    mean = all_sum(log_probabilities.exp().sum(dim=0)) / total  # (K,)
     entropy = -torch.special.xlogy(mean, mean).sum()
-    return MSNTerms(cross_entropy=cross_entropy, mean_entropy=math.log(prototypes) - entropy)
+    excess: Tensor = math.log(prototypes) - entropy
+    return excess
 
 
 def msn_terms(

@@ -75,50 +75,65 @@ class Watch:
     """Judges a run: no verdict before `earliest` steps; then one sentence for the first thing wrong.
 
     `classes` is min(K, films of the global batch); `untrained_rank` the effective rank before the first step.
+    `spread`: films must share out over the prototypes, as MSN's me-max and Sinkhorn make them; DINO's centring does
+    not (a run of good neighbours may prefer two outputs), so there only what targets say of films counts.
+    `remedy` is what to do when they say nothing.
     """
 
-    def __init__(self, *, classes: int, untrained_rank: float, earliest: int) -> None:
+    def __init__(
+        self,
+        *,
+        classes: int,
+        untrained_rank: float,
+        earliest: int,
+        spread: bool = True,
+        remedy: str = "lower objective.sharpening or turn objective.sinkhorn_iterations on",
+    ) -> None:
         self.classes = classes
         self.untrained_rank = untrained_rank
         self.earliest = earliest
+        self.spread, self.remedy = spread, remedy
         self.losses: deque[float] = deque(maxlen=_WINDOW)
         self.seen: deque[Vitals] = deque(maxlen=_WINDOW)
 
-    def observe(self, loss: float, vitals: Vitals) -> None:
-        """Takes note of one step."""
+    def observe(self, loss: float, vitals: Vitals | None) -> None:
+        """Takes note of one step; an objective without assignments has no vitals, and is judged by the rest."""
         self.losses.append(loss)
-        self.seen.append(vitals)
+        if vitals is not None:
+            self.seen.append(vitals)
 
     def verdict(self, step: int, rank: float | None) -> str | None:
         """What is wrong, in a sentence, or None; `rank` is the newest effective rank if one was measured."""
         if step < self.earliest or len(self.losses) < _WINDOW:
             return None
-        entropy = sum(v.assignment_entropy for v in self.seen) / _WINDOW
-        in_use = sum(v.prototypes_in_use for v in self.seen) / _WINDOW
-        information = sum(v.information for v in self.seen) / _WINDOW
-        most = math.log(self.classes)
         if max(self.losses) - min(self.losses) < 1e-5:
             return f"the loss has been constant to five decimals for {_WINDOW} steps ({self.losses[-1]:.5f})"
-        if entropy < _LEAST_SHARE_OF_ENTROPY * most:
-            return (
-                f"the films share a few prototypes: entropy of the mean assignment {entropy:.2f} of {most:.2f} nats; "
-                "raise objective.mean_entropy_weight"
-            )
-        if in_use < max(_LEAST_SHARE_OF_PROTOTYPES * self.classes, 2):
-            return (
-                f"only {in_use:.1f} of {self.classes} possible prototypes are in use; "
-                "lower train.learning_rate or raise objective.mean_entropy_weight"
-            )
-        if information < _LEAST_SHARE_OF_INFORMATION * most:
-            return (
-                f"targets no longer tell films apart ({information:.3f} of {most:.2f} nats); "
-                "lower objective.sharpening or turn objective.sinkhorn_iterations on"
-            )
+        if len(self.seen) == _WINDOW and (of_assignments := self._of_assignments()):
+            return of_assignments
         if rank is not None and rank < max(_LEAST_SHARE_OF_RANK * self.untrained_rank, 1.5):
             return (
                 f"the embeddings have collapsed to an effective rank of {rank:.1f} "
                 f"(untrained: {self.untrained_rank:.1f}); lower train.learning_rate"
             )
+        return None
+
+    def _of_assignments(self) -> str | None:
+        entropy = sum(v.assignment_entropy for v in self.seen) / _WINDOW
+        in_use = sum(v.prototypes_in_use for v in self.seen) / _WINDOW
+        information = sum(v.information for v in self.seen) / _WINDOW
+        most = math.log(self.classes)
+        if self.spread and entropy < _LEAST_SHARE_OF_ENTROPY * most:
+            return (
+                f"the films share a few prototypes: entropy of the mean assignment {entropy:.2f} of {most:.2f} nats; "
+                "raise objective.mean_entropy_weight"
+            )
+        if self.spread and in_use < max(_LEAST_SHARE_OF_PROTOTYPES * self.classes, 2):
+            return (
+                f"only {in_use:.1f} of {self.classes} possible prototypes are in use; "
+                "lower train.learning_rate or raise objective.mean_entropy_weight"
+            )
+        if information < _LEAST_SHARE_OF_INFORMATION * most:
+            return f"targets no longer tell films apart ({information:.3f} of {most:.2f} nats); {self.remedy}"
         return None
 
     def state(self) -> dict[str, Any]:

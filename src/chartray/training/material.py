@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from chartray.config import ChartConfig, Config
+from chartray.config import NO_CHART, ChartConfig, Config
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
 from chartray.networks.siamese import (
@@ -27,7 +27,6 @@ from chartray.training.films import film_sizes, grey_statistics, split_rows
 from chartray.training.runtime import refuse_views_that_do_not_fit
 from chartray.training.schedules import Plan
 
-NO_CHART = "none"
 _ENLARGEMENT_TO_WARN_OF = 1.3
 
 
@@ -78,6 +77,7 @@ class Material:
             "source": metadata.source,
             "rules": metadata.rules,
             "recipe": config.recipe,
+            "objective": config.objective.name,
             "seed": config.seed,
             "chart": config.chart.ehr,
             "chart_use": config.chart.use if self.chart else None,

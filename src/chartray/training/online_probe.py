@@ -11,7 +11,6 @@ from torch import Tensor
 from chartray.config import Config
 from chartray.measure.knn import knn_auroc
 from chartray.networks.encoder import class_token
-from chartray.networks.siamese import Siamese
 from chartray.pixels.store import Store
 from chartray.pixels.views import whole_film
 from chartray.randomness import permutation
@@ -19,6 +18,7 @@ from chartray.schema import LABEL_PREFIX
 from chartray.training.films import split_rows
 from chartray.training.health import effective_rank
 from chartray.training.material import Material
+from chartray.training.step import Networks
 
 _SAMPLE = 7_003
 _NEIGHBOURS = 20
@@ -40,11 +40,11 @@ class OnlineProbe:
         if self._train.size and not self._validate.size:
             print("no validation films with labels: the online probe is off, effective rank is still watched")
 
-    def effective_rank(self, networks: Siamese) -> float:
+    def effective_rank(self, networks: Networks) -> float:
         """The effective rank of the target encoder's embeddings of the training sample."""
         return effective_rank(self._embed(networks, self._train))
 
-    def measure(self, networks: Siamese) -> dict[str, float]:
+    def measure(self, networks: Networks) -> dict[str, float]:
         """health.effective_rank, and health.knn_auroc (macro over labels with both classes) where there is one."""
         train = self._embed(networks, self._train)
         numbers = {"health.effective_rank": effective_rank(train)}
@@ -56,7 +56,7 @@ class OnlineProbe:
         return numbers
 
     @torch.no_grad()
-    def _embed(self, networks: Siamese, rows: npt.NDArray[np.int64]) -> Tensor:
+    def _embed(self, networks: Networks, rows: npt.NDArray[np.int64]) -> Tensor:
         encoder, (mean, std) = networks.target_encoder, self._grey
         parts = []
         for start in range(0, len(rows), _BATCH):

@@ -16,19 +16,20 @@ from torch.optim import AdamW
 from chartray.config import Config, TrainConfig
 from chartray.errors import InputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
-from chartray.networks.siamese import Siamese
+from chartray.networks.siamese import SelfDistillation, Siamese
 from chartray.pixels.store import Store
 from chartray.pixels.views import make_views
 from chartray.progress import progress
 from chartray.training import checkpoint, run_folder
 from chartray.training.films import Batch, FilmLoader
+from chartray.training.forward import Losses
 from chartray.training.health import Watch, vitals
 from chartray.training.material import Material, prepare
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.run_folder import CHECKPOINTS, ENCODER, Metrics
 from chartray.training.runtime import all_sum, average_gradients, launch
 from chartray.training.schedules import Plan, ema_momentum, learning_rate, plan, weight_decay
-from chartray.training.step import Losses, forward_backward, standardise
+from chartray.training.step import Networks, forward_backward, standardise
 
 
 def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False) -> None:
@@ -87,7 +88,7 @@ class Loop:
         config: Config,
         schedule: Plan,
         material: Material,
-        networks: Siamese,
+        networks: Networks,
         optimizer: AdamW,
         probe: OnlineProbe,
         watch: Watch,
@@ -115,8 +116,8 @@ class Loop:
             for batch in loader.steps(first_step, steps):
                 began = time.perf_counter()
                 losses, measured = self.step(batch)
-                loss, done = float(measured["loss"]), batch.step + 1
-                measured |= self.look(done, losses, loss)
+                done = batch.step + 1
+                measured |= self.look(done, losses, measured)
                 measured["films_per_second"] = config.train.batch_size / (time.perf_counter() - began)
                 if metrics:
                     metrics.write(done, measured)
@@ -124,7 +125,7 @@ class Loop:
                 stop = bool(all_sum(torch.tensor(float(asked_to_stop()))) > 0) and done < steps
                 if done % config.train.checkpoint_every == 0 or done == steps or stop:
                     self.save(done)
-                advance(1, f"loss {loss:.3f}")
+                advance(1, f"loss {measured['loss']:.3f}")
                 self.judge(done, measured.get("health.effective_rank"))
                 if stop:
                     raise Stopped(f"stopped after step {done} of {steps} as asked; continue with --resume")
@@ -177,12 +178,10 @@ class Loop:
     def measured(self, losses: Losses, norm: Tensor, rate: float, decay: float, momentum: float) -> dict[str, float]:
         """The numbers of a step, averaged over processes where each has its own share."""
         world = self.fabric.world_size
-        shares = torch.stack((losses.total, losses.terms.cross_entropy, losses.chart)).detach().float()
-        total, cross_entropy, chart = (all_sum(shares) / world).tolist()
-        numbers: dict[str, float] = {
-            "loss": total,
-            "cross_entropy": cross_entropy,
-            "mean_entropy": losses.terms.mean_entropy.item(),
+        shares = torch.stack((losses.total, *losses.terms, losses.chart)).detach().float()
+        total, *terms, chart = (all_sum(shares) / world).tolist()
+        numbers: dict[str, float] = {"loss": total} | dict(zip(losses.terms._fields, terms, strict=True))
+        numbers |= {
             "learning_rate": rate,
             "weight_decay": decay,
             "ema": momentum,
@@ -190,16 +189,14 @@ class Loop:
         }
         return numbers | ({"chart_loss": chart} if self.config.chart.use == "predict" else {})
 
-    def look(self, done: int, losses: Losses, loss: float) -> dict[str, float]:
+    def look(self, done: int, losses: Losses, measured: dict[str, float]) -> dict[str, float]:
         """Health beside the loss: the assignments at every step, the embeddings every `health.every` steps."""
-        seen = vitals(losses.assignments, losses.terms.mean_entropy.item(), all_sum)
-        self.watch.observe(loss, seen)
-        numbers: dict[str, float] = {
-            "health.assignment_entropy": seen.assignment_entropy,
-            "health.prototypes_in_use": seen.prototypes_in_use,
-            "health.agreement": seen.agreement,
-            "health.information": seen.information,
-        }
+        numbers: dict[str, float] = {}
+        seen = None
+        if losses.assignments is not None:
+            seen = vitals(losses.assignments, measured["mean_entropy"], all_sum)
+            numbers |= {f"health.{name}": value for name, value in seen._asdict().items()}
+        self.watch.observe(measured["loss"], seen)
         if done % self.config.health.every == 0 or done == self.schedule.steps:
             numbers |= self.probe.measure(self.networks)
         return numbers
@@ -242,8 +239,8 @@ class Loop:
         run_folder.write_manifest(self.out, manifest)
 
 
-def build_networks(material: Material, config: Config) -> Siamese:
-    """Anchor and target networks with first weights drawn from the seed, or started from `encoder.init`."""
+def build_networks(material: Material, config: Config) -> Networks:
+    """The networks of an objective, with first weights drawn from the seed, or started from `encoder.init`."""
     encoder = vit.build(vit.architecture(config.encoder, config.views.size), seed=config.seed)
     if config.encoder.init is not None:
         vit.initialise(encoder, Path(config.encoder.init))
@@ -255,10 +252,13 @@ def build_networks(material: Material, config: Config) -> Siamese:
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return Siamese(encoder, material.chart_use(config.chart, encoder.embed_dim), config.objective)
+        chart = material.chart_use(config.chart, encoder.embed_dim)
+        if config.objective.name == "dino":
+            return SelfDistillation(encoder, chart, config.objective)
+        return Siamese(encoder, chart, config.objective)
 
 
-def build_optimizer(networks: Siamese, config: TrainConfig) -> AdamW:
+def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
     """AdamW; biases, norms and other 1-d parameters and the prototypes do not decay, unless `decay_everything`."""
     decaying: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
@@ -273,6 +273,9 @@ def new_watch(config: Config, schedule: Plan, untrained_rank: float) -> Watch:
     """A watch that speaks once warm-up has ended and `health.patience_steps` have run."""
     classes = min(config.objective.prototypes, config.train.batch_size)
     earliest = max(schedule.warmup_steps, config.health.patience_steps)
+    if config.objective.name == "dino":
+        remedy = "lower objective.target_temperature or objective.centre_momentum"
+        return Watch(classes=classes, untrained_rank=untrained_rank, earliest=earliest, spread=False, remedy=remedy)
     return Watch(classes=classes, untrained_rank=untrained_rank, earliest=earliest)
 
 

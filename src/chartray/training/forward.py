@@ -1,0 +1,125 @@
+"""From views to the loss, once for each objective: METHOD.md section 1 for MSN, and the baselines DINO and MAE."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from chartray.config import ObjectiveConfig
+from chartray.networks.encoder import class_token
+from chartray.networks.siamese import AnchorAndTarget, ChartBatch, SelfDistillation, Siamese
+from chartray.objectives import dino, msn
+from chartray.objectives.msn import AllSum, Assignments
+from chartray.pixels.views import Views
+from chartray.training.anchors import Autocast, encode_anchors
+
+
+class Losses(NamedTuple):
+    """The loss of one step and its named terms (scalars, this process's share of the mean).
+
+    `assignments` is what health looks at; None where an objective assigns nothing.
+    """
+
+    total: Tensor
+    terms: msn.MSNTerms | dino.DINOTerms
+    chart: Tensor
+    assignments: Assignments | None
+
+
+class Forward(NamedTuple):
+    """The losses of a step, and what is left to do once they are known to be finite: gradients, and state."""
+
+    losses: Losses
+    backward: Callable[[], None]
+
+
+def msn_forward(
+    networks: Siamese,
+    views: Views,
+    chart: ChartBatch,
+    objective: ObjectiveConfig,
+    *,
+    autocast: Autocast,
+    all_sum: AllSum,
+    accumulate: int,
+) -> Forward:
+    """The target view through the target; random and focal views, with the chart, through the anchor."""
+
+    def encode(part: Views) -> Tensor:
+        return random_and_focal(networks, part)
+
+    with autocast():
+        with torch.no_grad():
+            target = torch.cat([class_token(networks.target_encoder, part) for part in views.target.chunk(accumulate)])
+            target = networks.target_head(target)  # z+ (B, P)
+        anchors = encode_anchors(encode, views, accumulate, autocast)
+        joined, chart_loss = networks.chart(anchors.embeddings, chart)  # v' (V*B, D)
+        projected = networks.head(joined)  # z (V*B, P)
+    assignments = msn.assign(
+        projected,
+        target,
+        networks.prototypes,
+        temperature=objective.temperature,
+        sharpening=objective.sharpening,
+        sinkhorn_iterations=objective.sinkhorn_iterations,
+        all_sum=all_sum,
+    )
+    terms = msn.terms_of(assignments, all_sum)
+    total = terms.cross_entropy + objective.mean_entropy_weight * terms.mean_entropy + chart_loss
+
+    def backward() -> None:
+        total.backward()
+        anchors.into_encoder()
+
+    return Forward(Losses(total, terms, chart_loss, assignments), backward)
+
+
+def dino_forward(
+    networks: SelfDistillation,
+    views: Views,
+    chart: ChartBatch,
+    objective: ObjectiveConfig,
+    *,
+    autocast: Autocast,
+    all_sum: AllSum,
+    accumulate: int,
+) -> Forward:
+    """The two global views (target, random) through the target; these and the focal ones through the anchor.
+
+    The target sees both whole; the anchor drops patches of the random and focal views where the recipe says so,
+    of its target view never. The centre moves last, from logits that have passed the check.
+    """
+    films = views.target.shape[0]
+
+    def encode(part: Views) -> Tensor:
+        return torch.cat((class_token(networks.encoder, part.target), random_and_focal(networks, part)))
+
+    with autocast():
+        with torch.no_grad():
+            whole = torch.cat((views.target, views.random)).chunk(accumulate)
+            target = networks.target_head(torch.cat([class_token(networks.target_encoder, part) for part in whole]))
+        anchors = encode_anchors(encode, views, accumulate, autocast)
+        joined, chart_loss = networks.chart(anchors.embeddings, chart)  # (V*B, D)
+        projected = networks.head(joined)  # (V*B, P)
+    logits = dino.cosine_logits(target, networks.target_last_layer).view(2, films, -1)  # (2, B, K)
+    expected = dino.centred(logits, networks.centre, objective.target_temperature)
+    guessed = msn.log_assign(projected, networks.last_layer, objective.temperature)
+    guessed = guessed.view(-1, films, guessed.shape[1])  # (V, B, K)
+    terms = dino.terms_of(guessed, expected, all_sum)
+    total = terms.cross_entropy + chart_loss
+
+    def backward() -> None:
+        total.backward()
+        anchors.into_encoder()
+        networks.centre.copy_(dino.moved_centre(networks.centre, logits, objective.centre_momentum, all_sum))
+
+    return Forward(Losses(total, terms, chart_loss, dino.watched(guessed, expected)), backward)
+
+
+def random_and_focal(networks: AnchorAndTarget, views: Views) -> Tensor:
+    """The anchor's class tokens of the random and the focal views, patches dropped, view-major ((1 + F)*B, D)."""
+    random = class_token(networks.encoder, views.random, views.random_keep)
+    if views.focal.shape[0] == 0:
+        return random
+    return torch.cat((random, class_token(networks.encoder, views.focal, views.focal_keep)))
