@@ -1,5 +1,6 @@
 """The baselines end to end: exact resume, what is trained, what is evaluated, and charts they cannot use."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from chartray import config as knobs
 from chartray.cli import run_command
-from chartray.errors import UnhealthyRun
+from chartray.errors import InputError, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.training import run_folder
@@ -19,7 +21,7 @@ from chartray.training.pretrain import build_networks, pretrain
 from .test_health import SHORT
 from .test_pretrain import SMALL, gradients, losses, small, weights
 
-BASELINES = ("dino",)
+BASELINES = ("dino", "mae")
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -52,7 +54,7 @@ def test_two_steps_change_the_encoder_that_is_evaluated(small_store: Path, tmp_p
     assert {"cls_token", "blocks.0.attn.qkv.weight", "blocks.1.mlp.fc2.bias"} <= set(moved)
     saved = weights(tmp_path / "run", 2)
     changed = {key for key in saved if not torch.equal(saved[key], start[key])}
-    assert changed == saved.keys() - {"head.0.running_mean"}  # nothing that is saved stands still
+    assert changed == saved.keys()  # nothing that is saved stands still
     assert run_folder.read_manifest(tmp_path / "run")["objective"] == name
 
 
@@ -97,18 +99,19 @@ def test_a_healthy_run_is_not_stopped(small_store: Path, tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize(
-    ("what", "changed"),
+    ("name", "what", "changed"),
     [
-        ("no longer tell films apart", {"objective__target_temperature": 0.5}),
-        ("effective rank", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
+        ("dino", "no longer tell films apart", {"objective__target_temperature": 0.5}),
+        ("dino", "effective rank", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
+        ("mae", "effective rank", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
     ],
 )
-def test_dinos_collapse_is_seen_said_and_stops_the_run(
-    small_store: Path, tmp_path: Path, what: str, changed: dict[str, Any]
+def test_a_collapse_is_seen_said_and_stops_the_run(
+    small_store: Path, tmp_path: Path, name: str, what: str, changed: dict[str, Any]
 ) -> None:
     """A target too soft to be followed anywhere but to the uniform answer; the rate x 100."""
     with pytest.raises(UnhealthyRun, match=what):
-        pretrain(small_store, tmp_path / "run", small(**SHORT | changed | {"objective__name": "dino"}))
+        pretrain(small_store, tmp_path / "run", small(**SHORT | changed | {"objective__name": name}))
     assert 80 <= len(losses(tmp_path / "run")) < 180
 
 
@@ -141,7 +144,7 @@ def test_the_command_line_pretrains_it_and_refuses_a_misspelt_one(
 
 def test_a_baseline_has_no_chart_unless_it_is_asked_for() -> None:
     assert small().chart.ehr == "demographic-norm"
-    assert small(objective__name="dino").chart.ehr == "none"
+    assert all(small(objective__name=name).chart.ehr == "none" for name in BASELINES)
     assert small(objective__name="dino", chart__ehr="sex").chart.ehr == "sex"
 
 
@@ -154,3 +157,37 @@ def test_dino_takes_a_chart_through_the_same_seam(small_store: Path, use: str) -
     assert parts == pytest.approx(whole, rel=1e-5)
     for key in wanted:
         assert (wanted[key] - found[key]).norm() <= 1e-4 * wanted[key].norm() + 1e-7, key
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"chart__ehr": "sex"}, r"expected --ehr none with objective\.name mae.*found sex"),
+        ({"views__mask_ratio": 0.05}, "mask at least one of 16 patches"),
+        ({"objective__decoder_width": 50}, r"multiple of 4 and of objective\.decoder_heads = 3, found 50"),
+        ({"chart__control": "shuffled"}, "--ehr none"),
+    ],
+)
+def test_what_mae_cannot_use_is_one_sentence_and_writes_nothing(
+    small_store: Path, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        pretrain(small_store, tmp_path / "run", small(**changed | {"objective__name": "mae"}))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_mae_makes_no_focal_views_and_logs_no_average(small_store: Path, tmp_path: Path) -> None:
+    settings = small(objective__name="mae", train__steps=1)
+    assert settings.views.focal_count == 0
+    pretrain(small_store, tmp_path / "run", settings)
+    noted = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert noted["loss"] == noted["reconstruction"]
+    assert not {"ema", "mean_entropy", "health.agreement"} & noted.keys()
+    assert "health.effective_rank" in noted
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_recipe_resolves_and_names_its_objective(name: str) -> None:
+    recipe = knobs.load(name)
+    assert (recipe.objective.name, recipe.chart.ehr) == (name, "none")

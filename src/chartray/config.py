@@ -44,7 +44,7 @@ class ViewsConfig(Section):
 
     size: int = Field(224, ge=8, description="pixels of the target and the random view")
     focal_size: int = Field(96, ge=8, description="pixels of a focal view")
-    focal_count: int = Field(10, ge=0, description="focal views per film")
+    focal_count: int = Field(10, ge=0, description="focal views per film; mae makes none")
     mask_ratio: float = Field(0.15, ge=0.0, lt=1.0, description="share of the random view's patches that are dropped")
     focal_mask_ratio: float = Field(
         0.0, ge=0.0, lt=1.0, description="the same for focal views: 0 in MSN, 0.15 (published)"
@@ -68,7 +68,7 @@ class ViewsConfig(Section):
 class ObjectiveConfig(Section):
     """The self-supervised objective and its projection head."""
 
-    name: Literal["msn", "dino"] = Field("msn", description="msn, or a baseline without chart: dino")
+    name: Literal["msn", "dino", "mae"] = Field("msn", description="msn, or a baseline without chart: dino, mae")
     prototypes: int = Field(1024, ge=2, description="K (msn); outputs of the last layer (dino)")
     train_prototypes: bool = Field(True, description="msn; false: they stay at their random start (published)")
     temperature: float = Field(0.1, gt=0, description="tau of the anchor's assignment")
@@ -79,6 +79,19 @@ class ObjectiveConfig(Section):
     head_out: int | None = Field(256, ge=1, description="P; null: D (published)")
     target_temperature: float = Field(0.04, gt=0, description="dino: tau of the target (official)")
     centre_momentum: float = Field(0.9, ge=0, lt=1, description="dino: of the target's centre (official)")
+    decoder_width: int = Field(512, ge=4, description="mae (official)")
+    decoder_depth: int = Field(8, ge=1, description="mae: blocks of the decoder (official)")
+    decoder_heads: int = Field(16, ge=1, description="mae: attention heads of the decoder (official)")
+    normalise_patches: bool = Field(True, description="mae: each patch to mean 0 and variance 1 (official)")
+
+    @model_validator(mode="after")
+    def _decoder_fits(self) -> "ObjectiveConfig":
+        if self.name == "mae" and (self.decoder_width % self.decoder_heads or self.decoder_width % 4):
+            raise ValueError(
+                "expected objective.decoder_width to be a multiple of 4 and of objective.decoder_heads = "
+                f"{self.decoder_heads}, found {self.decoder_width}"
+            )
+        return self
 
 
 class ChartConfig(Section):
@@ -158,10 +171,17 @@ class Config(Section):
     health: HealthConfig = Field(default_factory=HealthConfig)
 
     @model_validator(mode="after")
-    def _baselines_have_no_chart(self) -> "Config":
-        """The chart's default is MSN's; a baseline has one only where it is asked for."""
+    def _baselines_fit(self) -> "Config":
+        """The default chart is MSN's: a baseline has none unless asked for one. MAE has one view and never a chart."""
         if self.objective.name != "msn" and "ehr" not in self.chart.model_fields_set:
             self.chart = self.chart.model_copy(update={"ehr": NO_CHART})
+        if self.objective.name == "mae":
+            if self.chart.ehr != NO_CHART:
+                raise ValueError(
+                    "expected --ehr none with objective.name mae, which draws pixels and has no anchor for a chart to "
+                    f"join, found {self.chart.ehr}; leave it out, or choose msn or dino"
+                )
+            self.views = self.views.model_copy(update={"focal_count": 0})
         return self
 
 

@@ -78,19 +78,24 @@ def patch_side(model: VisionTransformer) -> int:
     return side
 
 
-def class_token(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
-    """v = ViT(view): images (B, 1, H, W) and the patches to keep (B, n), all when None -> (B, D).
+def tokens_of(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
+    """The tokens after the last block and norm: images (B, 1, H, W), patches to keep (B, n) -> (B, prefix + n, D).
 
-    The kept patches are gathered after the position embedding and before the blocks, where timm has its
-    `patch_drop`; prefix tokens (the class token) always stay.
+    The kept patches (all when None) are gathered after the position embedding and before the blocks, where timm has
+    its `patch_drop`; prefix tokens (the class token) always stay.
     """
     tokens = model._pos_embed(model.patch_embed(images))  # (B, prefix + N, D)
     if keep is not None:
         prefix = model.num_prefix_tokens
         kept = tokens[:, prefix:].gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
         tokens = torch.cat((tokens[:, :prefix], kept), dim=1)  # (B, prefix + n, D)
-    tokens = model.norm(model.blocks(model.norm_pre(tokens)))
-    pooled: Tensor = model.forward_head(tokens)
+    normed: Tensor = model.norm(model.blocks(model.norm_pre(tokens)))
+    return normed
+
+
+def class_token(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
+    """v = ViT(view): images (B, 1, H, W) and the patches to keep (B, n), all when None -> (B, D)."""
+    pooled: Tensor = model.forward_head(tokens_of(model, images, keep))
     return pooled
 
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from chartray.config import ObjectiveConfig
+from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.encoder import class_token
 from chartray.networks.siamese import AnchorAndTarget, ChartBatch, SelfDistillation, Siamese
-from chartray.objectives import dino, msn
+from chartray.objectives import dino, mae, msn
 from chartray.objectives.msn import AllSum, Assignments
 from chartray.pixels.views import Views
-from chartray.training.anchors import Autocast, encode_anchors
+from chartray.training.anchors import Autocast, encode_anchors, film_chunks, films_of
 
 
 class Losses(NamedTuple):
@@ -22,7 +23,7 @@ class Losses(NamedTuple):
     """
 
     total: Tensor
-    terms: msn.MSNTerms | dino.DINOTerms
+    terms: msn.MSNTerms | dino.DINOTerms | mae.MAETerms
     chart: Tensor
     assignments: Assignments | None
 
@@ -115,6 +116,39 @@ def dino_forward(
         networks.centre.copy_(dino.moved_centre(networks.centre, logits, objective.centre_momentum, all_sum))
 
     return Forward(Losses(total, terms, chart_loss, dino.watched(guessed, expected)), backward)
+
+
+def mae_forward(
+    networks: MaskedAutoencoder, views: Views, objective: ObjectiveConfig, *, autocast: Autocast, accumulate: int
+) -> Forward:
+    """The random view alone: what is kept of it through the encoder, the rest drawn by the decoder.
+
+    Films do not meet in this loss, so in parts its gradient is the sum of theirs; the parts run once for the loss,
+    which is checked whole, and once for the gradient.
+    """
+    films = views.random.shape[0]
+    chunks = film_chunks(films, accumulate)
+
+    def share(part: Views, count: int) -> Tensor:
+        """What `count` films add to the mean."""
+        assert part.random_keep is not None
+        with autocast():
+            drawn = networks(part.random, part.random_keep)
+        found = mae.mae_terms(drawn, part.random, part.random_keep, normalise=objective.normalise_patches)
+        return found.reconstruction * (count / films)
+
+    shares = [(films_of(views, chunk), len(chunk)) for chunk in chunks]
+    with torch.set_grad_enabled(accumulate == 1):
+        total = torch.stack([share(*each) for each in shares]).sum()
+
+    def backward() -> None:
+        if accumulate == 1:
+            torch.autograd.backward(total)
+            return
+        for each in shares:
+            torch.autograd.backward(share(*each))
+
+    return Forward(Losses(total, mae.MAETerms(reconstruction=total), total.new_zeros(()), None), backward)
 
 
 def random_and_focal(networks: AnchorAndTarget, views: Views) -> Tensor:

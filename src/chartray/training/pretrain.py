@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from chartray.config import Config, TrainConfig
 from chartray.errors import InputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
+from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.siamese import SelfDistillation, Siamese
 from chartray.pixels.store import Store
 from chartray.pixels.views import make_views
@@ -184,9 +185,9 @@ class Loop:
         numbers |= {
             "learning_rate": rate,
             "weight_decay": decay,
-            "ema": momentum,
             "gradient_norm": norm.item(),
         }
+        numbers |= {} if isinstance(self.networks, MaskedAutoencoder) else {"ema": momentum}
         return numbers | ({"chart_loss": chart} if self.config.chart.use == "predict" else {})
 
     def look(self, done: int, losses: Losses, measured: dict[str, float]) -> dict[str, float]:
@@ -250,8 +251,16 @@ def build_networks(material: Material, config: Config) -> Networks:
             raise InputError(
                 f"expected views.{name} to be a multiple of the {side} px patch, found {getattr(config.views, name)}"
             )
+    patches = (config.views.size // side) ** 2
+    if config.objective.name == "mae" and int(patches * config.views.mask_ratio) == 0:
+        raise InputError(
+            f"expected views.mask_ratio to mask at least one of {patches} patches for objective.name mae, "
+            f"found {config.views.mask_ratio}; the official ratio is 0.75"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        if config.objective.name == "mae":
+            return MaskedAutoencoder(encoder, config.views.size, config.objective)
         chart = material.chart_use(config.chart, encoder.embed_dim)
         if config.objective.name == "dino":
             return SelfDistillation(encoder, chart, config.objective)
@@ -263,7 +272,7 @@ def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
     decaying: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in networks.trained_parameters().items():
-        free = parameter.ndim < 2 or name == "prototypes" or name.endswith(("pos_embed", "cls_token"))
+        free = parameter.ndim < 2 or name == "prototypes" or name.endswith(("pos_embed", "cls_token", "mask_token"))
         (rest if free and not config.decay_everything else decaying).append(parameter)
     groups = [{"params": decaying, "decays": True}, {"params": rest, "decays": False}]
     return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from torch import Tensor
 
 from chartray.config import ObjectiveConfig
+from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.siamese import ChartBatch, SelfDistillation, Siamese
 from chartray.objectives.msn import AllSum
 from chartray.pixels.views import Views
 from chartray.training.anchors import Autocast
-from chartray.training.forward import Losses, dino_forward, msn_forward
+from chartray.training.forward import Losses, dino_forward, mae_forward, msn_forward
 
 # What `objective.name` chooses between. Each has an encoder that is trained (`encoder`), one that is evaluated
 # (`target_encoder`), `trained_parameters`, `move_target` and `span_processes`.
-Networks = Siamese | SelfDistillation
+Networks = Siamese | SelfDistillation | MaskedAutoencoder
 
 
 def forward_backward(
@@ -42,6 +43,8 @@ def forward_backward(
             losses, backward = dino_forward(
                 networks, views, chart, objective, autocast=autocast, all_sum=all_sum, accumulate=accumulate
             )
+        case MaskedAutoencoder():
+            losses, backward = mae_forward(networks, views, objective, autocast=autocast, accumulate=accumulate)
     check(losses)
     backward()
     return losses
