@@ -233,8 +233,15 @@ def evaluate(
     blank: Literal["negative", "ignore"] = "negative",
     data_percent: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
     labels: str | None = None,
+    floors: bool = True,
     resamples: int = 1000,
     seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    freeze: bool = True,
+    scheduler: Literal["cosine", "reduce"] = "cosine",
+    learning_rate: float | None = None,
+    max_epochs: int = 50,
 ) -> None:
     """Fits on STORE's train, chooses on its validation, scores its test split and every external store.
 
@@ -249,12 +256,19 @@ def evaluate(
         blank: What an unmentioned finding means: negative or ignore.
         data_percent: Percentages of the training patients, nested.
         labels: Only these labels, separated by commas.
+        floors: Score the untrained encoder, plain pixels, chart alone and image + chart beside it.
         resamples: Bootstrap resamples, by patient.
-        seed: For resamples and the untrained encoder.
+        seed: For resamples, subsets and the untrained encoder.
+        device: auto, cpu or cuda.
+        precision: Of the encoder: fp32 or bf16.
+        freeze: (published) Train the linear layer alone; --no-freeze trains the encoder too.
+        scheduler: (published, finetune) cosine, or reduce on plateau.
+        learning_rate: (published, finetune) Of the first epoch.
+        max_epochs: (published, finetune) At most so many passes.
     """
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
 
-    evaluate_encoder(
+    rows = evaluate_encoder(
         source,
         store,
         out,
@@ -265,9 +279,24 @@ def evaluate(
         blank=blank,
         data_percent=data_percent or [100.0],
         labels=labels.split(",") if labels else None,
+        floors=floors,
         resamples=resamples,
         seed=seed,
+        device=device,
+        precision=precision,
+        freeze=freeze,
+        scheduler=scheduler,
+        learning_rate=learning_rate,
+        max_epochs=max_epochs,
     )
+    for row in rows:
+        if row["label"] == "macro":
+            value = "null" if row["value"] is None else f"{row['value']:.3f}"
+            interval = "" if row["ci_low"] is None else f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+            why = f" ({row['reason']})" if row["reason"] else ""
+            what = f"{row['dataset']} {row['split']} {row['fraction']:.0%}, {row['chart']}/{row['control']}"
+            print(f"{what}: macro {row['metric']} {value}{interval} over {len(row['labels'])} labels{why}")
+    print(out)
 
 
 @app.command
