@@ -29,16 +29,18 @@ app.command(cohort)
 
 
 @app.command
-def demo(out: Path = Path("demo"), *, seed: int = 0) -> None:
+def demo(out: Path = Path("demo"), *, seed: int = 0, patients: int = 700, steps: int | None = None) -> None:
     """The whole mission on a simulated hospital, in minutes on two cores; ends in OUT/report/report.html.
 
     Args:
         out: A new or empty folder.
         seed: Which hospital, and which first weights.
+        patients: How large a hospital.
+        steps: Of each pretraining; default: the recipe's.
     """
     from chartray.demo import run_demo
 
-    run_demo(out, seed=seed)
+    run_demo(out, seed=seed, patients=patients, steps=steps)
 
 
 @app.command

@@ -32,8 +32,10 @@ ARMS = {
 }
 
 
-def run_demo(out: Path, *, seed: int = 0) -> None:
-    """Simulates, ingests, pretrains three arms, evaluates them on three data sets, and writes `out/report`.
+def run_demo(out: Path, *, seed: int = 0, patients: int = PATIENTS, steps: int | None = None) -> Path:
+    """Simulates, ingests, pretrains three arms, evaluates them on three data sets; returns the report.
+
+    `steps` of pretraining, the recipe's if None.
 
     Raises InputError if `out` holds anything.
     """
@@ -41,11 +43,12 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
         raise InputError(f"expected a new or empty folder for the demo, found {out} with things in it; remove it first")
     began = time.monotonic()
     with timed("data"):
-        stores = make_stores(out, seed)
+        stores = make_stores(out, seed, patients)
     runs = {}
     for arm, (chart, control) in ARMS.items():
         runs[arm] = out / "runs" / arm
-        settings = knobs.load("tiny-cpu", None, {"chart.ehr": chart, "chart.control": control, "seed": seed})
+        overrides = {"chart.ehr": chart, "chart.control": control, "seed": seed}
+        settings = knobs.load("tiny-cpu", None, overrides | ({"train.steps": steps} if steps else {}))
         with timed(f"pretraining of {arm}"):
             command = f"chartray pretrain {stores['mimic']} --out {runs[arm]} --recipe tiny-cpu --ehr {chart}"
             command += f" --control {control}" if control != "none" else ""
@@ -58,6 +61,7 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
     print(f"\n{page.resolve()} ({minutes:.1f} minutes). It says:")
     for line in five_lines(_rows(results, "results.jsonl"), _rows(results, "comparisons.jsonl")):
         print(f"  {line}")
+    return page
 
 
 def evaluate_arms(out: Path, runs: dict[str, Path], stores: dict[str, Path], seed: int) -> list[Path]:
@@ -66,16 +70,16 @@ def evaluate_arms(out: Path, runs: dict[str, Path], stores: dict[str, Path], see
     for data, external in (("mimic", [stores["chexpert"]]), ("nih", [])):
         of_arms = [out / f"{arm}-{data}" for arm in runs]
         for folder, run in zip(of_arms, runs.values(), strict=True):
-            evaluate(run, stores[data], folder, external=external, seed=seed)
+            evaluate(run, stores[data], folder, external=external, seed=seed, precision="bf16")
         compare(of_arms, out / f"arms-{data}", seed=seed)
         results += [*of_arms, out / f"arms-{data}"]
     return results
 
 
-def make_stores(out: Path, seed: int) -> dict[str, Path]:
+def make_stores(out: Path, seed: int, patients: int) -> dict[str, Path]:
     """A hospital, three cohorts and three stores in `out`; the drawn films are deleted once they are stored."""
     hospital = out / "hospital"
-    simulate(hospital, patients=PATIENTS, seed=seed)
+    simulate(hospital, patients=patients, seed=seed)
     cohorts: dict[str, Cohort] = {
         "mimic": mimic_cohort(str(hospital / "mimic-iv"), hospital / "mimic-cxr-jpg"),
         "chexpert": chexpert_cohort(hospital / "chexpert"),

@@ -170,7 +170,7 @@ def write_iv(root: Path, hospital: Mimic, release: str, rng: np.random.Generator
                 "M" if latents["male"][row] else "F",
                 int(years(latents["age"][row : row + 1])[0]),
                 hospital.course.anchor_year[patient],
-                str(rng.choice(("2008 - 2010", "2011 - 2013", "2014 - 2016"))),
+                str(rng.choice(YEAR_GROUPS if release.startswith("3") else YEAR_GROUPS[:-1])),
                 gone.strftime("%Y-%m-%d") if gone else "",
             )
         )
@@ -195,6 +195,8 @@ def write_iv(root: Path, hospital: Mimic, release: str, rng: np.random.Generator
     write_csv(root / "hosp" / "d_labitems.csv.gz", ("itemid", "label", "fluid", "category"), items)
 
 
+# The last came with release 3.0; readers can tell 3.x by it.
+YEAR_GROUPS = ("2008 - 2010", "2011 - 2013", "2014 - 2016", "2020 - 2022")
 PATIENT_COLUMNS = ("subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod")
 ADMISSION_COLUMNS = (
     "subject_id",
