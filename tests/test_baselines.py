@@ -1,6 +1,9 @@
 """The baselines end to end: exact resume, what is trained, what is evaluated, and charts they cannot use."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from chartray.training.material import prepare
 from chartray.training.pretrain import build_networks, pretrain
 
 from .test_health import SHORT
-from .test_pretrain import SMALL, gradients, losses, small, weights
+from .test_pretrain import RUN, SMALL, command, gradients, losses, small, weights
 
 BASELINES = ("dino", "mae")
 
@@ -88,6 +91,25 @@ def test_accumulation_is_exact(small_store: Path, name: str) -> None:
     assert not any("target" in key for key in found)
     for key in wanted:
         assert (wanted[key] - found[key]).norm() <= 1e-4 * wanted[key].norm() + 1e-7, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BASELINES)
+def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp_path: Path, name: str) -> None:
+    settings = {"objective__name": name, "train__steps": 4, "train__clip": 0.5, "train__warmup_epochs": 0}
+    pretrain(small_store, tmp_path / "one", small(**settings))
+    (tmp_path / "run.py").write_text(RUN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713"]
+    tail = command(small_store, tmp_path / "two", **settings)[3:]
+    done = subprocess.run(
+        [*launcher, str(tmp_path / "run.py"), *tail], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    for measured in ("loss", "gradient_norm"):
+        found, wanted = losses(tmp_path / "two", measured), losses(tmp_path / "one", measured)
+        assert found == pytest.approx(wanted, rel=1e-5)
+    one, two = weights(tmp_path / "one", 4), weights(tmp_path / "two", 4)
+    assert all(torch.allclose(one[key], two[key], atol=2e-5) for key in one)
 
 
 @pytest.mark.parametrize("name", BASELINES)
