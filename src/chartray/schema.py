@@ -1,5 +1,6 @@
 """Every name, unit, level and label that crosses from one room to the next, and the cohort's metadata."""
 
+import hashlib
 import json
 from typing import Any, Literal
 
@@ -116,3 +117,11 @@ def finding(label: str) -> str:
     ('Pleural Effusion', 'Edema')
     """
     return SAME_FINDING.get(label, label)
+
+
+def patient_key(source: str, patient_id: str) -> str:
+    """What stands for a patient where only sameness matters: 16 hex digits of a hash.
+
+    No anonymisation: who can list the identifiers of a source can hash them all, so keys stay beside the data.
+    """
+    return hashlib.sha256(f"chartray/{source}/{patient_id}".encode()).hexdigest()[:16]
