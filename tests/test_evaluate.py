@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def linear(home: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("linear")
     other = hospital(folder / "nih", "nih", seed=1, labels=("Edema", "Effusion"), chart=False)
-    evaluate(run, home, folder / "out", external=[other], resamples=100, data_percent=[50, 100])
+    evaluate(run, home, folder / "out", external=[other], resamples=100, data_percent=[0.5, 1])
     return folder / "out"
 
 
@@ -157,7 +157,7 @@ def test_the_probe_on_disk_gives_the_scores_from_the_embeddings_on_disk(linear: 
 
 def test_the_same_command_gives_the_same_results(home: Path, run: Path, linear: Path, tmp_path: Path) -> None:
     again = hospital(tmp_path, "nih", seed=1, labels=("Edema", "Effusion"), chart=False)
-    evaluate(run, home, tmp_path / "out", external=[again], resamples=100, data_percent=[50, 100])
+    evaluate(run, home, tmp_path / "out", external=[again], resamples=100, data_percent=[0.5, 1])
     for name in ("results.jsonl", "comparisons.jsonl", "probe.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (linear / name).read_bytes()
 
@@ -194,16 +194,16 @@ def test_low_data_fractions_are_nested_whole_patients_and_keep_the_rarest_findin
     store = Store.open(home)
     train = films.films_of(store, "train", ["Edema", "Pleural Effusion"], films.Policy())
     before: set[str] = set()
-    for percent in (5, 10, 25, 50, 100):
-        kept = train.patients[films.nested_subset(train, percent, 0)]
+    for fraction in (0.05, 0.1, 0.25, 0.5, 1):
+        kept = train.patients[films.nested_subset(train, fraction, 0)]
         names = set(kept.tolist())
         assert before <= names
-        assert len(names) == max(1, round(len(set(train.patients.tolist())) * percent / 100))
+        assert len(names) == max(1, round(len(set(train.patients.tolist())) * fraction))
         assert len(kept) == np.isin(train.patients, list(names)).sum()
         before = names
-    first, second = (films.nested_subset(train, 25, seed) for seed in (0, 1))
+    first, second = (films.nested_subset(train, 0.25, seed) for seed in (0, 1))
     assert (first != second).any()
-    rates = [np.nanmean(train.truth[films.nested_subset(train, 50, seed)], axis=0) for seed in range(8)]
+    rates = [np.nanmean(train.truth[films.nested_subset(train, 0.5, seed)], axis=0) for seed in range(8)]
     assert np.std(rates, axis=0).max() < 0.05
 
 
@@ -232,8 +232,9 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(home: Path, run: Path
         evaluate(run, home, tmp_path / "out", labels=["Oedema"])
     with pytest.raises(InputError, match="linear or knn or finetune or published"):
         evaluate(run, home, tmp_path / "out", protocol="forest")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="data-percent"):
-        evaluate(run, home, tmp_path / "out", data_percent=[0])
+    for wrong in (0, -0.5, 1.01, 5, 100, float("nan")):
+        with pytest.raises(InputError, match=r"--data-percent in \(0, 1\], found .*; 0.05 means 5 %"):
+            evaluate(run, home, tmp_path / "out", data_percent=[0.5, wrong])
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="choose another"):

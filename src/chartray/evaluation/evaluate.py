@@ -74,7 +74,7 @@ def evaluate(
     split: Literal["test", "validate"] = "test",
     uncertain: Uncertain = "ignore",
     blank: Blank = "negative",
-    data_percent: Sequence[float] = (100.0,),
+    data_percent: Sequence[float] = (1.0,),
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -98,7 +98,7 @@ def evaluate(
         split: which split is scored; the test split is touched only if this says so.
         uncertain: what -1 counts as: ignore, zeros or ones.
         blank: what a blank label counts as: negative or ignore.
-        data_percent: percent of the training and validation patients, each nested in the next.
+        data_percent: fractions in (0, 1] of the training and validation patients, each nested in the next: 0.05 is 5 %.
         resamples: draws of the patients behind each interval.
         level: of the intervals.
         seed: of the draws, of the subsets and of the untrained encoder.
@@ -114,8 +114,8 @@ def evaluate(
     Raises:
         InputError: what is asked for cannot be had from these inputs.
     """
-    percents = tuple(sorted({float(each) for each in data_percent}))
-    settings = Settings(protocol, split, uncertain, blank, percents, resamples, level, seed, device, precision)
+    shares = tuple(sorted({float(each) for each in data_percent}))
+    settings = Settings(protocol, split, uncertain, blank, shares, resamples, level, seed, device, precision)
     results.check_replaceable(out)
     recipe = None
     if protocol in ("published", "finetune"):
@@ -128,13 +128,13 @@ def evaluate(
     outcomes: list[Outcome] = []
     fractions: list[dict[str, Any]] = []
     last: Learnt | None = None
-    for percent in percents:
-        train, validate = (each.kept(nested_subset(each, percent, seed)) for each in (task.train, task.validate))
-        fractions.append({"fraction": percent / 100, "train": counts(train), "validate": counts(validate)})
+    for share in shares:
+        train, validate = (each.kept(nested_subset(each, share, seed)) for each in (task.train, task.validate))
+        fractions.append({"fraction": share, "train": counts(train), "validate": counts(validate)})
         for arm in arms:
             learnt = arm.learn(train, validate, [test.films for test in task.tests])
             last = learnt if arm is arms[0] else last
-            outcomes += outcomes_of(arm, percent / 100, task, train, learnt, settings)
+            outcomes += outcomes_of(arm, share, task, train, learnt, settings)
     rows = [row for outcome in outcomes for row in rows_of(outcome, run, encoder, settings)]
     with results.whole_folder(out) as folder:
         results.write_jsonl(folder / results.RESULTS_FILE, rows)
@@ -145,7 +145,7 @@ def evaluate(
         if frozen is not None:
             results.write_parquet(folder / results.EMBEDDINGS_FILE, embeddings_of(task, frozen))
         if last is not None and last.probe is not None:
-            results.write_probe(folder, last.probe, task.labels, percents[-1] / 100)
+            results.write_probe(folder, last.probe, task.labels, shares[-1])
         if last is not None and last.tuned is not None:
             save(folder / results.TUNED_FOLDER, last.tuned)
         manifest = manifest_of(source, run, encoder, task, settings, fractions, left_out)

@@ -119,14 +119,14 @@ def matched_labels(labels: Sequence[str], store: Store) -> list[Match]:
     return matches
 
 
-def nested_subset(films: Films, percent: float, seed: int) -> NDArray[np.bool_]:
-    """(N,): the films of the first `percent` of the patients in one fixed order, so that 1 % lies inside 5 %.
+def nested_subset(films: Films, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """(N,): the films of the first `fraction` of the patients in one fixed order, so that 0.01 lies inside 0.05.
 
     The order is a salted hash within strata and even over them: a stratum is the rarest finding that a patient has.
-    At least one patient stays. Raises InputError if `percent` is not in (0, 100].
+    At least one patient stays. Raises InputError if `fraction` is not in (0, 1].
     """
-    if not 0 < percent <= 100:
-        raise InputError(f"expected a data percent above 0 and up to 100, found {percent}")
+    if not 0 < fraction <= 1:
+        raise InputError(f"expected a fraction of the patients in (0, 1], found {fraction:g}; 0.05 means 5 %")
     names, codes = np.unique(films.patients, return_inverse=True)
     has = np.zeros((len(names), films.truth.shape[1] + 1), dtype=bool)
     np.logical_or.at(has[:, :-1], codes, films.truth == 1)
@@ -144,5 +144,5 @@ def nested_subset(films: Films, percent: float, seed: int) -> NDArray[np.bool_]:
         place[members] = (ranks + 0.5) / len(members)
     order = np.lexsort((digests, place))
     kept = np.zeros(len(names), dtype=bool)
-    kept[order[: max(1, round(len(names) * percent / 100))]] = True
+    kept[order[: max(1, round(len(names) * fraction))]] = True
     return np.asarray(kept[codes])

@@ -67,8 +67,11 @@ def _check(settings: Settings) -> None:
         raise InputError(f"expected --protocol {' or '.join(get_args(Protocol))}, found {settings.protocol!r}")
     if settings.split not in ("test", "validate"):
         raise InputError(f"expected --split test or validate, found {settings.split!r}")
-    if not settings.data_percent or not all(0 < percent <= 100 for percent in settings.data_percent):
-        raise InputError(f"expected --data-percent above 0 and up to 100, found {list(settings.data_percent)}")
+    for fraction in settings.data_percent:
+        if not 0 < fraction <= 1:
+            raise InputError(f"expected --data-percent in (0, 1], found {fraction:g}; 0.05 means 5 %")
+    if not settings.data_percent:
+        raise InputError("expected at least one --data-percent, found none; 1.0 means all training patients")
     if settings.resamples < 1 or not 0 < settings.level < 1:
         raise InputError(
             f"expected resamples above 0 and a level in (0, 1), found {settings.resamples}, {settings.level}"
