@@ -22,10 +22,12 @@ from chartray.networks.siamese import ChartBatch
 from chartray.objectives.msn import identity
 from chartray.pixels.store import Store
 from chartray.pixels.views import make_views
+from chartray.schema import patient_key
 from chartray.training import checkpoint, films, run_folder
 from chartray.training.controls import ChartTable, controlled
-from chartray.training.material import prepare
+from chartray.training.material import prepare, settings_hash
 from chartray.training.pretrain import Loop, build_networks, pretrain
+from chartray.training.runtime import processes
 from chartray.training.step import forward_backward, standardise
 
 SMALL = {
@@ -42,6 +44,7 @@ SMALL = {
     "train.batch_size": 24,
     "train.steps": 6,
     "train.checkpoint_every": 3,
+    "train.recipe_learning_rate": 1e-3,
     "train.precision": "fp32",
     "train.device": "cpu",
     "health.every": 3,
@@ -122,6 +125,7 @@ def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_stor
         ({"chart__ehr": "demographic-norm+scan"}, "view"),
         ({"chart__ehr": "none", "chart__control": "shuffled"}, "--ehr none"),
         ({"views__focal_count": 10**9}, "1000000002 views of 24 films need"),
+        ({"chart__use": "predict", "chart__control": "mask-only"}, "no value to predict"),
         ({"views__focal_size": 20}, "multiple of the 8 px patch"),
         ({"encoder__name": "vit_tinny"}, "vit_tinny"),
     ],
@@ -142,6 +146,67 @@ def test_a_run_is_continued_only_as_it_was_started(small_store: Path, tmp_path: 
     with pytest.raises(InputError, match=r"views\.mask_ratio = 0\.3, found 0\.5"):
         pretrain(small_store, tmp_path / "run", small(train__steps=1, views__mask_ratio=0.5), resume=True)
     pretrain(small_store, tmp_path / "run", small(train__steps=1), resume=True)  # complete: nothing to do
+
+
+def test_a_run_is_not_continued_on_another_store(small_store: Path, tmp_path: Path) -> None:
+    pretrain(small_store, tmp_path / "run", small(train__steps=1))
+    manifest = run_folder.read_manifest(tmp_path / "run")
+    run_folder.write_manifest(tmp_path / "run", manifest | {"store_hash": "f" * 64})
+    with pytest.raises(InputError, match="was started on a store with hash ffff"):
+        pretrain(small_store, tmp_path / "run", small(train__steps=1), resume=True)
+
+
+def test_what_a_parent_was_shown_stays_with_its_child(small_store: Path, tmp_path: Path) -> None:
+    allowed = small(chart__ehr="sex,died", chart__allow_after_film=["died"], train__steps=1)
+    pretrain(small_store, tmp_path / "parent", allowed)
+    child = small(chart__ehr="none", encoder__init=str(tmp_path / "parent"), train__steps=1)
+    pretrain(small_store, tmp_path / "child", child)
+    provenance = vit.load(tmp_path / "child").provenance
+    assert provenance["after_film"] == ["died"]
+    assert provenance["init"]["chart"] == "sex,died"
+    assert set(provenance["chart_sources"]) == {"sex", "died"}
+
+
+def test_a_run_says_whom_it_was_pretrained_on(small_store: Path, tmp_path: Path) -> None:
+    pretrain(small_store, tmp_path / "run", small(train__steps=1))
+    keys = (tmp_path / "run" / "train_patients.txt").read_text().split()
+    cohort = Store.open(small_store).cohort.to_pandas()
+    train = set(cohort.patient_id[cohort.split == "train"])
+    assert set(keys) == {patient_key("drawn", patient) for patient in train}
+    assert not any("train_patients" in path.name for path in (tmp_path / "run" / "encoder").iterdir())
+
+
+def test_settings_are_one_experiment_whatever_the_seed_chart_or_control() -> None:
+    same = {settings_hash(small(seed=seed, chart__ehr=ehr)) for seed in (0, 1) for ehr in ("none", "sex")}
+    assert len(same) == 1
+    assert settings_hash(small(train__steps=7)) not in same
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, (1, 1)),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, (4, 2)),
+        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2"}, (1, 1)),  # a batch script that did not call srun
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}, (8, 4)),
+    ],
+)
+def test_processes_are_torchruns_or_sruns_or_one(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], found: tuple[int, int]
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "WORLD_SIZE", "LOCAL_WORLD"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes() == found
+
+
+def test_epochs_given_take_the_place_of_a_recipes_steps() -> None:
+    given = knobs.load("tiny-cpu", None, {"train.epochs": 3}).train
+    assert (given.epochs, given.steps) == (3, None)
+    for wrong in ({"train.epochs": None, "train.steps": None}, {"train.epochs": 2, "train.steps": 9}):
+        with pytest.raises(InputError, match=r"train.epochs or train.steps"):
+            knobs.load("tiny-cpu", None, wrong)
 
 
 def chart_table(patients: int = 30, seed: int = 0) -> ChartTable:
@@ -247,7 +312,7 @@ def test_checkpoints_are_kept_to_a_number(small_store: Path, tmp_path: Path) -> 
     kept = [path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")]
     assert kept == ["step-000005", "step-000006"]
     everything = [p.suffix for p in (tmp_path / "run").rglob("*") if p.is_file() and "events" not in str(p)]
-    assert set(everything) <= {".json", ".jsonl", ".yaml", ".safetensors"}  # nothing is pickled
+    assert set(everything) <= {".json", ".jsonl", ".yaml", ".txt", ".safetensors"}  # nothing is pickled
 
 
 RUN = "import sys; from chartray.cli import main; main()"

@@ -148,6 +148,12 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device has it")
 
+    @model_validator(mode="after")
+    def _some_length(self) -> "TrainConfig":
+        if self.epochs is None and self.steps is None:
+            raise ValueError("expected train.epochs or train.steps, found neither; give one")
+        return self
+
 
 class HealthConfig(Section):
     """When a run is judged, and against what (METHOD.md section 2, *Other sizes*)."""
@@ -206,20 +212,35 @@ def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, 
     text = resources.files("chartray").joinpath("recipes", f"{recipe}.yaml").read_text()
     tree: dict[str, Any] = yaml.safe_load(text) or {}
     tree["recipe"] = recipe
-    if file is not None:
-        _merge(tree, read_yaml(file))
-    for knob, value in (overrides or {}).items():
-        _merge(tree, _nested(knob, value))
-    return validate(tree)
+    return _laid_over(tree, file, overrides)
 
 
 def load_saved(saved: Path, file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """The configuration that a run was started with, with what is given now laid over it."""
     tree = read_yaml(saved)
-    if file is not None:
-        _merge(tree, read_yaml(file))
+    return _laid_over(tree, file, overrides)
+
+
+def _laid_over(tree: dict[str, Any], file: Path | None, overrides: Mapping[str, Any] | None) -> Config:
+    """The tree with a file of knobs, then single knobs, laid over it.
+
+    Epochs and steps say the same thing: a layer that gives one of them takes the other from those below.
+    """
+    given: dict[str, Any] = {}
     for knob, value in (overrides or {}).items():
-        _merge(tree, _nested(knob, value))
+        _merge(given, _nested(knob, value))
+    for layer in (read_yaml(file) if file is not None else {}, given):
+        train = layer.get("train")
+        length: Mapping[str, Any] = train if isinstance(train, Mapping) else {}
+        if length.get("epochs") is not None and length.get("steps") is not None:
+            raise InputError(
+                f"expected train.epochs or train.steps, found both ({length['epochs']} and {length['steps']}); "
+                "leave one out"
+            )
+        for one, other in (("epochs", "steps"), ("steps", "epochs")):
+            if length.get(one) is not None:
+                _merge(tree, {"train": {other: None}})
+        _merge(tree, layer)
     return validate(tree)
 
 

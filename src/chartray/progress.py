@@ -19,14 +19,16 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
+def progress(title: str, total: int, unit: str, *, done: int = 0, shown: bool = True) -> Iterator[Advance]:
     """Shows how far `title` is, in `unit`s of `total`, `done` of them finished by an earlier run.
 
     The rate counts only what this process did. Where standard error is no terminal, a plain line is
-    written every ten seconds and one at the end.
+    written every ten seconds and one at the end. `shown` false: nothing is, for all but one of several processes.
     """
     console = Console(stderr=True)
-    if console.is_terminal:
+    if not shown:
+        yield lambda count=1, note="": None
+    elif console.is_terminal:
         with _bar(console, title, total, unit, done) as advance:
             yield advance
     else:

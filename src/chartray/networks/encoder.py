@@ -151,6 +151,15 @@ def untrained(path: Path, *, seed: int) -> PretrainedEncoder:
     return _described(build(description["architecture"], seed=seed).eval(), description)
 
 
+def lineage(source: Path) -> dict[str, Any]:
+    """What the weights that a run starts from were shown before: of a RUN or encoder folder; a file says nothing."""
+    if source.is_file():
+        return {"source": str(source), "run": None, "chart": None, "after_film": [], "chart_sources": {}}
+    before = _read_description(_encoder_folder(source))["provenance"]
+    inherited = {"after_film": before.get("after_film", []), "chart_sources": before.get("chart_sources", {})}
+    return {"source": str(source), "run": before.get("run"), "chart": before.get("chart")} | inherited
+
+
 def _described(model: VisionTransformer, description: dict[str, Any]) -> PretrainedEncoder:
     return PretrainedEncoder(
         model=model,

@@ -1,6 +1,8 @@
 """What a run trains on, worked out before the first step: films of the train split, their charts, grey statistics."""
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from chartray.config import NO_CHART, ChartConfig, Config
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
+from chartray.networks import encoder as vit
 from chartray.networks.siamese import (
     AnchorPredictsChart,
     ChartBatch,
@@ -21,10 +24,10 @@ from chartray.networks.siamese import (
 )
 from chartray.pixels.store import FLOW_FILE, Store
 from chartray.pixels.views import median_enlargement
-from chartray.schema import from_metadata
+from chartray.schema import from_metadata, patient_key
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.films import film_sizes, grey_statistics, split_rows
-from chartray.training.runtime import refuse_views_that_do_not_fit
+from chartray.training.runtime import is_first_process, refuse_views_that_do_not_fit
 from chartray.training.schedules import Plan
 
 _ENLARGEMENT_TO_WARN_OF = 1.3
@@ -65,11 +68,19 @@ class Material:
         blocks = tuple(ChartBlock(b.variable, b.start, b.stop, b.kind == "categorical") for b in self.chart.blocks)
         return chart_use(config, width, self.chart.ehr_in, blocks)
 
-    def provenance(self, config: Config, schedule: Plan) -> dict[str, Any]:
-        """What the manifest says of data, chart and plan."""
+    def patient_keys(self) -> list[str]:
+        """Which patients are pretrained on, as `schema.patient_key`, so that an evaluation can refuse them."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
-        patients = self.store.cohort.column("patient_id").take(pa.array(self.rows))
+        patients = self.store.cohort.column("patient_id").take(pa.array(self.rows)).unique().to_pylist()
+        return sorted(patient_key(metadata.source, patient) for patient in patients)
+
+    def provenance(self, config: Config, schedule: Plan) -> dict[str, Any]:
+        """What the manifest says of data, chart and plan; what a parent's weights were shown counts too."""
+        metadata = from_metadata(self.store.cohort.schema.metadata)
         flow = self.store.folder / FLOW_FILE
+        parent = None if config.encoder.init is None else vit.lineage(Path(config.encoder.init))
+        after_film = list(self.chart.after_film) if self.chart else []
+        sources = {name: list(metadata.variables[name].columns) for name in self.chart.variables} if self.chart else {}
         return {
             "store": str(self.store.folder),
             "store_hash": self.store.hash,
@@ -78,6 +89,7 @@ class Material:
             "rules": metadata.rules,
             "recipe": config.recipe,
             "objective": config.objective.name,
+            "settings_hash": settings_hash(config),
             "seed": config.seed,
             "chart": config.chart.ehr,
             "chart_use": config.chart.use if self.chart else None,
@@ -85,10 +97,12 @@ class Material:
             "ehr_in": self.chart.ehr_in if self.chart else 0,
             "chart_columns": list(self.chart.columns) if self.chart else [],
             "chart_variables": list(self.chart.variables) if self.chart else [],
-            "after_film": list(self.chart.after_film) if self.chart else [],
+            "chart_sources": (parent or {}).get("chart_sources", {}) | sources,
+            "after_film": sorted({*after_film, *(parent or {}).get("after_film", [])}),
+            "init": parent,
             "films": len(self.rows),
             "films_without_representable_chart": self.unrepresentable,
-            "patients": len(patients.unique()),
+            "patients": len(self.patient_keys()),
             "steps": schedule.steps,
             "warmup_steps": schedule.warmup_steps,
             "peak_learning_rate": schedule.peak_learning_rate,
@@ -128,6 +142,11 @@ def prepare(store: Store, config: Config) -> Material:
         table = ChartTable(charts.values[rows], charts.observed[rows], codes[rows].astype(np.int64))
     elif config.chart.control != "none":
         raise InputError(f"expected a chart for --control {config.chart.control}, found --ehr none; name a feature set")
+    if config.chart.control == "mask-only" and config.chart.use == "predict":
+        raise InputError(
+            "control mask-only leaves no value to predict, so it controls nothing under chart.use predict; "
+            "use --control shuffled, or chart.use anchor"
+        )
     if len(rows) < config.train.batch_size:
         raise InputError(
             f"expected at least train.batch_size = {config.train.batch_size} training films in {store.folder}, "
@@ -139,7 +158,17 @@ def prepare(store: Store, config: Config) -> Material:
     return material
 
 
+def settings_hash(config: Config) -> str:
+    """12 hex digits that two seeds, charts or controls of one experiment share, and two experiments do not."""
+    knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
+    for name in ("checkpoint_every", "checkpoint_keep", "device"):
+        del knobs["train"][name]
+    return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def _announce(material: Material, config: Config) -> None:
+    if not is_first_process():
+        return
     chart = f"chart {config.chart.ehr} (ehr-in {material.chart.ehr_in})" if material.chart else "no chart"
     dropped = f", {material.unrepresentable} films dropped that it cannot represent" if material.unrepresentable else ""
     after = (

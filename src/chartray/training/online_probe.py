@@ -70,7 +70,11 @@ def _sample(rows: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[n
 
 
 def _truth(store: Store, labels: list[str]) -> npt.NDArray[np.float64]:
-    """(rows, C): 1, 0, or NaN where uncertain; a blank counts as negative, the evaluation's default policy."""
+    """(rows, C): 1, 0, or NaN where uncertain; a blank counts as negative, the evaluation's default policy.
+
+    A film without any label is no negative: its row is NaN.
+    """
     columns = [store.cohort.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in labels]
     truth = np.stack(columns, axis=1) if columns else np.empty((len(store), 0))
-    return np.where(np.isnan(truth), 0.0, np.where(truth < 0, np.nan, truth))
+    filled = np.where(np.isnan(truth), 0.0, np.where(truth < 0, np.nan, truth))
+    return np.where(np.isnan(truth).all(axis=1, keepdims=True), np.nan, filled)

@@ -39,7 +39,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
     Raises InputError for what cannot be used, UnhealthyRun for a collapsed or non-finite run, Stopped on SIGTERM.
     """
     store = Store.open(store_folder)
-    holds_run = run_folder.claim(out, config, resume=resume)
+    holds_run = run_folder.claim(out, config, store.hash, resume=resume)
     if holds_run and (out / ENCODER / vit.DESCRIPTION_FILE).is_file():
         print(f"{out} is complete: nothing left to do")
         return
@@ -58,6 +58,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
             {"command": command, "status": "running"} | run_folder.versions() | material.provenance(config, schedule)
         )
         run_folder.write_manifest(out, manifest | {"out": str(out)})
+        run_folder.write_patients(out, material.patient_keys())
     fabric.barrier()
 
     first_step, watch = 0, None
@@ -113,7 +114,11 @@ class Loop:
         )
         metrics = Metrics(self.out, first_step=first_step) if self.fabric.is_global_zero else None
         self.networks.train()
-        with terminated() as asked_to_stop, progress("pretrain", steps, "steps", done=first_step) as advance:
+        shown = self.fabric.is_global_zero
+        with (
+            terminated() as asked_to_stop,
+            progress("pretrain", steps, "steps", done=first_step, shown=shown) as advance,
+        ):
             for batch in loader.steps(first_step, steps):
                 began = time.perf_counter()
                 losses, measured = self.step(batch)
@@ -123,7 +128,9 @@ class Loop:
                 if metrics:
                     metrics.write(done, measured)
                 # Any process that was asked stops them all.
-                stop = bool(all_sum(torch.tensor(float(asked_to_stop()))) > 0) and done < steps
+                stop = (
+                    bool(all_sum(torch.tensor(float(asked_to_stop()), device=self.fabric.device)) > 0) and done < steps
+                )
                 if done % config.train.checkpoint_every == 0 or done == steps or stop:
                     self.save(done)
                 advance(1, f"loss {measured['loss']:.3f}")
@@ -163,7 +170,8 @@ class Loop:
             autocast=self.fabric.autocast,
             all_sum=all_sum,
             accumulate=config.train.accumulate,
-            check=lambda losses: refuse_non_finite(losses.total, batch, "loss"),
+            # A sum over processes is finite only where each is: all of them stop, or none.
+            check=lambda losses: refuse_non_finite(all_sum(losses.total.detach()), batch, "loss"),
         )
         parameters = list(networks.trained_parameters().values())
         average_gradients(parameters)
@@ -268,11 +276,14 @@ def build_networks(material: Material, config: Config) -> Networks:
 
 
 def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
-    """AdamW; biases, norms and other 1-d parameters and the prototypes do not decay, unless `decay_everything`."""
+    """AdamW; biases, norms and other 1-d parameters and the prototypes do not decay, unless `decay_everything`.
+
+    Position embeddings and class token decay, as in the official MSN code.
+    """
     decaying: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in networks.trained_parameters().items():
-        free = parameter.ndim < 2 or name == "prototypes" or name.endswith(("pos_embed", "cls_token", "mask_token"))
+        free = parameter.ndim < 2 or name == "prototypes"
         (rest if free and not config.decay_everything else decaying).append(parameter)
     groups = [{"params": decaying, "decays": True}, {"params": rest, "decays": False}]
     return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)

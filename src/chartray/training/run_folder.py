@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from chartray.config import Config
 from chartray.errors import InputError
 
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
+PATIENTS_FILE = "train_patients.txt"
 CHECKPOINTS, EVENTS, ENCODER = "checkpoints", "events", "encoder"
 # May differ between a run and its continuation: they change where and how it runs, not what it computes.
 _FREE_ON_RESUME = {"train.checkpoint_every", "train.checkpoint_keep", "train.device", "health.stop"}
@@ -29,10 +30,11 @@ def resolved(out: Path, config: Config) -> dict[str, Any]:
     return flat
 
 
-def claim(out: Path, config: Config, *, resume: bool) -> bool:
+def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> bool:
     """Makes sure that `out` may be written: a new folder, or with `resume` the same run again; True if it holds one.
 
-    Raises InputError if `out` holds a run and `resume` is off, holds something else, or is a run with other knobs.
+    Raises InputError if `out` holds a run and `resume` is off, holds something else, or is a run with other knobs or
+    on a store of another content.
     """
     holds_run = (out / CONFIG_FILE).is_file()
     if not holds_run:
@@ -51,6 +53,12 @@ def claim(out: Path, config: Config, *, resume: bool) -> bool:
             f"{out} was started with {knob} = {before.get(knob)}, found {now[knob]}; "
             "leave it out to continue, or choose another --out"
         )
+    started_on = read_manifest(out).get("store_hash", store_hash) if (out / MANIFEST_FILE).is_file() else store_hash
+    if started_on != store_hash:
+        raise InputError(
+            f"{out} was started on a store with hash {started_on[:12]}, found one with {store_hash[:12]}; "
+            "give the store that it was started on, or choose another --out"
+        )
     return True
 
 
@@ -62,6 +70,11 @@ def write_config(out: Path, config: Config) -> None:
 def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest, whole or not at all."""
     _write_whole(out / MANIFEST_FILE, json.dumps(dict(manifest), indent=2, default=str) + "\n")
+
+
+def write_patients(out: Path, keys: Sequence[str]) -> None:
+    """Writes which patients a run was pretrained on, one key a line; not in `encoder/`, which may leave the house."""
+    _write_whole(out / PATIENTS_FILE, "".join(f"{key}\n" for key in keys))
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

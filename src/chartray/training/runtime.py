@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
 from chartray.config import TrainConfig, ViewsConfig
@@ -61,8 +62,7 @@ def launch(config: TrainConfig) -> Fabric:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device is cuda, but this machine shows torch no GPU; use --train.device cpu")
     cuda = config.device != "cpu" and torch.cuda.is_available()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    world, here = processes()
     if config.batch_size % world:
         raise InputError(
             f"expected train.batch_size to be a multiple of the {world} processes, found {config.batch_size}"
@@ -73,9 +73,36 @@ def launch(config: TrainConfig) -> Fabric:
         num_nodes=max(world // here, 1),
         strategy="ddp" if world > 1 else "auto",
         precision="bf16-mixed" if _use_bf16(config.precision, cuda) else "32-true",
+        # One process inside a SLURM allocation is one process: Fabric would ask why it is not all of them.
+        plugins=[LightningEnvironment()] if world == 1 else None,
     )
     fabric.launch()
     return fabric
+
+
+def processes() -> tuple[int, int]:
+    """How many processes the run has, and how many of them on this machine: torchrun's, srun's, or one.
+
+    Raises InputError if srun's tasks are spread unevenly over the nodes.
+    """
+    if "WORLD_SIZE" in os.environ:
+        world = int(os.environ["WORLD_SIZE"])
+        return world, int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    # Only a step that srun started has an id; a batch script alone is one process, whatever it was allotted.
+    if "SLURM_STEP_ID" not in os.environ:
+        return 1, 1
+    world = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")))
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")))
+    if world % nodes:
+        raise InputError(
+            f"expected as many tasks on each of {nodes} nodes, found {world} in all; set --ntasks-per-node"
+        )
+    return world, world // nodes
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that speaks and writes."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" or processes()[0] == 1
 
 
 def refuse_views_that_do_not_fit(train: TrainConfig, views: ViewsConfig) -> None:
@@ -83,7 +110,7 @@ def refuse_views_that_do_not_fit(train: TrainConfig, views: ViewsConfig) -> None
 
     A lower bound: activations need several times as much.
     """
-    films = train.batch_size / train.accumulate / int(os.environ.get("WORLD_SIZE", "1"))
+    films = train.batch_size / train.accumulate / processes()[0]
     pixels = 2 * views.size**2 + views.focal_count * views.focal_size**2
     needed = films * pixels * torch.float32.itemsize
     if train.device != "cpu" and torch.cuda.is_available():
