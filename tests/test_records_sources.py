@@ -1,5 +1,6 @@
 """CheXpert and NIH cohorts, and the contract that every cohort file keeps."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from chartray.records.cohort import (
     write_cohort,
 )
 from chartray.records.nih import nih_cohort
-from chartray.schema import NIH_LABELS, CohortMetadata, Variable, to_metadata
+from chartray.schema import METADATA_KEY, NIH_LABELS, CohortMetadata, Variable, to_metadata
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NIH = SHARED / "nih-chestxray14-64px"
@@ -223,3 +224,15 @@ def test_the_split_of_a_patient_depends_on_nobody_else():
     sizes = {name: sum(value == name for value in split.values()) / 5000 for name in shares}
     # Three standard deviations of a share of 5,000 draws are under 0.02.
     assert all(abs(sizes[name] - share) < 0.02 for name, share in shares.items())
+
+
+def test_unreadable_metadata_is_one_sentence(tmp_path):
+    wrong = {"format": 1, "source": 3, "rules": "other", "variables": {"x": {"kind": "y"}}}
+    for content in (json.dumps(wrong), '{"format":\n 1', "[1,\n2]"):
+        table = pa.table({"image_id": ["a"]}).replace_schema_metadata({METADATA_KEY: content.encode()})
+        pq.write_table(table, tmp_path / "c.parquet")
+        with pytest.raises(InputError, match="found metadata that cannot be read: ") as caught:
+            read_cohort(tmp_path / "c.parquet")
+        assert "\n" not in str(caught.value)
+        assert "pydantic" not in str(caught.value)
+        assert len(str(caught.value)) < 300

@@ -1,6 +1,7 @@
 """A hospital's own table: the mapping file, what cells mean, time windows, and Hannover's real films."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from chartray.errors import InputError
 from chartray.features import fit_chart, refuse_shared_columns
+from chartray.records.cohort import describe, write_cohort
+from chartray.records.missing import HIDDEN, RARE, count_missing, told
 from chartray.records.table import table_cohort
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -79,7 +82,7 @@ def test_every_cell_of_a_dirty_table(files):
     assert cohort.missing["crp"] == {"(outside window_days)": 2, "(no days_from_film)": 2, "700": 1, "absent": 1}
     assert cohort.missing["unit"] == {"-5..": 1, "..3": 1, "3..1": 1, "absent": 1}
     assert cohort.missing["label.COVID-19"] == {"2": 1, "absent": 1}
-    assert cohort.missing["taken_at"] == {"soon": 1, "absent": 5}
+    assert cohort.missing["taken_at"] == {"(unreadable)": 1, "absent": 5}
     assert columns["path"][0] == f"{files}/1/a.jpg"
     assert columns["study_id"][:3] == ["x", "x", None]
     variables = cohort.metadata.variables
@@ -90,6 +93,54 @@ def test_every_cell_of_a_dirty_table(files):
     )
     assert variables["unit"].columns == cohort.metadata.labels["Unit"].columns == ("in", "out")
     assert cohort.metadata.source == "films"
+
+
+def test_no_date_identifier_or_remark_leaves_with_the_flow(files):
+    """Times that cannot be read, and variables mapped onto a date, an identifier, a name or a free text."""
+    days = [f"{day:02}.04.2020 11:07" for day in range(1, 21)]
+    remarks = [f"collapsed at {'home' * 9}, referred" for _ in days]
+    names = [f"Mustermann, {chr(65 + row)}." for row in range(len(days))]
+    cells = [days, ["03.04.2020"] * len(days), [f"MRN88123{row:02}" for row in range(len(days))], remarks, names]
+    with (files / "films.csv").open("w", newline="") as stream:
+        table = csv.DictWriter(stream, TABLE.splitlines()[0].split(","), restval="")
+        table.writeheader()
+        for row, values in enumerate(zip(*cells, strict=True)):
+            named = dict(zip(("time", "sex", "age", "vent", "crp"), values, strict=True))
+            table.writerow(named | {"file": f"f{row}", "patient": row, "crp_day": 0})
+    cohort = cohort_of(files)
+    write_cohort(cohort, files / "c.parquet")
+    flow, printed = (files / "c.flow.json").read_text(), describe(cohort)
+    for text in (flow, printed):
+        for secret in ("04.2020", "8812", "collapsed", "Mustermann"):
+            assert secret not in text
+    hidden = {HIDDEN: 20}
+    missing = json.loads(flow)["missing"]
+    assert missing["taken_at"] == {"(unreadable)": 20}
+    assert missing["sex"] == missing["age"] == missing["vent"] == hidden
+    assert missing["crp"] == {RARE: 20}
+    split = MAPPING.replace("study_id: accession", "split: age")
+    (files / "mapping.yaml").write_text(split)
+    with pytest.raises(InputError, match=r"expected train, .* in column 'age' of .*films.csv, found another value"):
+        cohort_of(files)
+
+
+def test_the_cells_of_a_variable_are_counted_by_value():
+    seen = {"?": 3, "Not visible": 16, "m": 1}
+    cells = pa.array([cell for cell, count in seen.items() for _ in range(count)] + [None])
+    assert count_missing(cells, pa.nulls(len(cells))) == {"Not visible": 16, "?": 3, "m": 1, "absent": 1}
+    many = {f"word {chr(97 + k)}": 1 for k in range(20)}
+    assert told(many | {"common": 5}) == {"common": 5, RARE: 20}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("03.04.2020", "3.4.20 ", "2020-04-03", "20200403", "04/03/2020", "2020/4", "4/2020", "3. Mai 2020", "May 3"),
+        *("2020-04-03T11:07", "11:07", "3 Dez.", "p10000032", "00412", "x" * 41),
+    ],
+)
+def test_cells_that_are_never_told(cell):
+    assert told({cell: 1000}) == {HIDDEN: 1000}
 
 
 def test_parquet_and_a_database_give_the_cohort_of_the_csv(files):

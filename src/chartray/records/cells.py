@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chartray.records.cohort import count_missing
 from chartray.records.labels import label_values
 from chartray.records.mapping import Cells, LabelMapping, VariableMapping
+from chartray.records.missing import count_missing
 
 _OUTSIDE = "(outside window_days)"
 _NO_OFFSET = "(no days_from_film)"

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cohort import Cohort, Step, assemble, count_missing, refuse_shared_patients
+from chartray.records.cohort import Cohort, Step, assemble, refuse_shared_patients
 from chartray.records.labels import label_columns, present_labels
+from chartray.records.missing import count_missing
 from chartray.records.reading import (
     ROW,
     connect,

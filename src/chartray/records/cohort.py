@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from chartray.errors import InputError
+from chartray.records.missing import ABSENT, shown
 from chartray.schema import (
     COHORT_FORMAT,
     EHR_PREFIX,
@@ -25,12 +26,9 @@ from chartray.schema import (
     to_metadata,
 )
 
-ABSENT = "absent"
 SPLIT_SHARES = {"train": 0.8, "validate": 0.1, "test": 0.1}
 # Part of every patient's hash, so that a split depends on nothing but the patient's name.
 _SALT = "chartray-split-1"
-# Cell values of one variable that are named in the flow; a column that is all wrong would fill it otherwise.
-_NAMED_CELLS = 50
 _ID_COLUMNS = {
     "image_id": pa.string(),
     "patient_id": pa.string(),
@@ -55,7 +53,8 @@ class Step(NamedTuple):
 class Cohort:
     """A table with the columns and metadata of DESIGN's *Cohort*, and how it came about.
 
-    `missing` holds for each variable and label the cells that could not be used, by value, and `absent` ones.
+    `missing` holds for each variable and label the cells that could not be used (`records.missing` says which
+    are told by value), and `absent` ones.
     """
 
     table: pa.Table
@@ -104,23 +103,6 @@ def hashed_step(rows: int, shares: Mapping[str, float], why: str) -> Step:
     """The step of a cohort that has no official split."""
     drawn = " / ".join(f"{name} {share / sum(shares.values()):.0%}" for name, share in shares.items())
     return Step(f"split by a hash of the patient, {drawn}", rows, rows, why)
-
-
-def count_missing(cells: Any, values: Any) -> dict[str, int]:
-    """The cells that gave no value, by what stood there; `absent` where nothing did.
-
-    >>> count_missing(pa.array(["M", "?", None, "?"]), pa.array(["male", None, None, None]))
-    {'?': 2, 'absent': 1}
-    """
-    lost = _column(cells).filter(pc.is_null(_column(values))).cast(pa.string())
-    counts = {
-        entry["values"]: entry["counts"] for entry in pc.value_counts(lost).to_pylist() if entry["values"] is not None
-    }
-    named = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    kept = dict(list(named.items())[:_NAMED_CELLS])
-    if len(named) > len(kept):
-        kept["(other values)"] = sum(named.values()) - sum(kept.values())
-    return kept | ({ABSENT: lost.null_count} if lost.null_count else {})
 
 
 def split_sizes(table: pa.Table) -> dict[str, dict[str, int]]:
@@ -245,7 +227,7 @@ def _check(table: pa.Table, where: str) -> None:
         raise InputError(f"expected each image_id once in {where}, found {repeated} again")
     others = sorted(set(pc.unique(table["split"]).to_pylist()) - set(SPLITS))
     if others:
-        raise InputError(f"expected the splits {', '.join(SPLITS)} in {where}, found {others[0]!r}")
+        raise InputError(f"expected the splits {', '.join(SPLITS)} in {where}, found {shown(others[0])}")
     refuse_shared_patients(table["patient_id"], table["split"], where)
 
 
@@ -254,13 +236,24 @@ def _metadata(table: pa.Table, where: str) -> CohortMetadata:
         metadata = from_metadata(table.schema.metadata)
     except KeyError:
         raise InputError(f"expected a cohort in {where}, found a table without Chartray's metadata") from None
-    except (ValidationError, ValueError) as error:
-        raise InputError(f"expected a cohort in {where}, found metadata that cannot be read: {error}") from None
+    except ValueError as error:  # not JSON, or JSON of another form
+        raise InputError(
+            f"expected a cohort in {where}, found metadata that cannot be read: {_reason(error)}"
+        ) from None
     if metadata.format != COHORT_FORMAT:
         raise InputError(
             f"expected cohort format {COHORT_FORMAT} in {where}, found {metadata.format}; make the cohort again"
         )
     return metadata
+
+
+def _reason(error: ValueError) -> str:
+    """The first thing that is wrong, in one line."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return " ".join(f"{where}: {first['msg']}".split())
 
 
 def _column(values: Any) -> pa.ChunkedArray:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cohort import count_missing
+from chartray.records.missing import count_missing
 from chartray.records.reading import find_csv, header, listed, read_cells, refuse_repeated
 from chartray.schema import CHEXPERT_LABELS, LABEL_PREFIX, LabelSource
 

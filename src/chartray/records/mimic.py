@@ -15,13 +15,13 @@ from chartray.records.cohort import (
     Cohort,
     Step,
     assemble,
-    count_missing,
     excluding,
     hashed_step,
     refuse_shared_patients,
     split_by_patient,
 )
 from chartray.records.labels import Labels, study_labels
+from chartray.records.missing import count_missing, shown
 from chartray.records.reading import (
     ROW,
     connect,
@@ -240,7 +240,7 @@ def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
     split = official["split"].combine_chunks().take(found.combine_chunks())
     others = sorted({name for name in pc.unique(split).to_pylist() if name is not None} - set(SPLITS))
     if others:
-        raise InputError(f"expected the splits {', '.join(SPLITS)} in {file}, found {others[0]!r}")
+        raise InputError(f"expected the splits {', '.join(SPLITS)} in {file}, found {shown(others[0])}")
     kept = rows.append_column("split", split).filter(pc.is_valid(split))
     flow.append(excluding("official split", rows.num_rows, kept.num_rows, f"not in {file.name}"))
     refuse_shared_patients(kept["patient_id"], kept["split"], str(file))

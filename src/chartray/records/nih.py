@@ -13,12 +13,12 @@ from chartray.records.cohort import (
     Cohort,
     Step,
     assemble,
-    count_missing,
     excluding,
     hashed_step,
     refuse_shared_patients,
     split_by_patient,
 )
+from chartray.records.missing import count_missing, told
 from chartray.records.reading import (
     ROW,
     connect,
@@ -150,9 +150,7 @@ def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, i
     for index, names in enumerate(named):
         for name in names - set(NIH_LABELS) - {_NO_FINDING}:
             unknown[name] = unknown.get(name, 0) + counts[index]
-    if encoded.null_count:
-        unknown["absent"] = encoded.null_count
-    return labels, unknown
+    return labels, told(unknown, absent=encoded.null_count)
 
 
 def _paths(images: pa.ChunkedArray, root: Path) -> pa.ChunkedArray:

@@ -16,13 +16,13 @@ from chartray.records.cohort import (
     Cohort,
     Step,
     assemble,
-    count_missing,
     hashed_step,
     refuse_shared_patients,
     split_by_patient,
 )
 from chartray.records.hospital import connect_database, no_secret
 from chartray.records.mapping import Mapping, read_mapping
+from chartray.records.missing import count_unreadable, shown
 from chartray.records.reading import connect, first_line, header, listed, nearest, need_folder, read_cells
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, LabelSource
 
@@ -35,7 +35,8 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
     """One row a film of `file`: a csv, a Parquet file, or `URL#table` of a database, read as `mapping` says.
 
     `images` is the folder that paths are relative to; films may be absent from it. Cells outside a variable's
-    levels, range or lists are missing and counted by value. Raises InputError for a column that the table lacks.
+    levels, range or lists are missing and counted, by value where it may be told. Raises InputError for a column
+    that the table lacks.
     """
     plan = read_mapping(mapping)
     root = need_folder(images, "the films")
@@ -160,7 +161,9 @@ def _identified(rows: pa.Table, plan: Mapping, name: str) -> tuple[pa.Table, lis
     cells = rows[plan.split].to_pylist()
     other = next((cell for cell in cells if cell.lower() not in _SPLIT_NAMES), None)
     if other is not None:
-        raise InputError(f"expected {', '.join(SPLITS)} in column {plan.split!r} of {no_secret(name)}, found {other!r}")
+        raise InputError(
+            f"expected {', '.join(SPLITS)} in column {plan.split!r} of {no_secret(name)}, found {shown(other)}"
+        )
     rows = rows.append_column("_split", pa.array([_SPLIT_NAMES[cell.lower()] for cell in cells], pa.string()))
     refuse_shared_patients(rows[plan.patient_id], rows["_split"], f"column {plan.split!r} of {no_secret(name)}")
     return rows, flow
@@ -181,7 +184,7 @@ def _times(rows: pa.Table, column: str | None, missing: dict[str, dict[str, int]
     if column is None:
         return pa.nulls(rows.num_rows, pa.timestamp("us"))
     times = by_cell(rows[column], _time, pa.timestamp("us"))
-    missing["taken_at"] = count_missing(rows[column], times)
+    missing["taken_at"] = count_unreadable(rows[column], times)
     return times
 
 

@@ -1,0 +1,87 @@
+"""Cells that gave no value: counted by what stood there, but never with a date, an identifier or free text in it.
+
+The counts go into the flow beside the cohort and from there into stores, runs and reports, which travel.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+ABSENT = "absent"
+RARE = "(rare values)"
+HIDDEN = "(dates, long numbers or long texts)"
+# Cell values of one variable that are named in the flow; a column that is all wrong would fill it otherwise.
+_NAMED_CELLS = 50
+# A value in fewer films than this could point to one patient; it is named only where few such values occur,
+# as they do among the cells of a variable ("?", "Not visible") and do not in a column of names or remarks.
+_COMMON_FILMS = 5
+_RARE_CELLS = 12
+_LONGEST = 40
+_DIGITS_OF_AN_IDENTIFIER = 5
+_MONTH = (
+    r"(?:jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[kc]t|nov|de[zc]|janv|f[eé]v|avr|juin|juil|ao[uû]t|ene|abr|ago)"
+)
+_DATE = re.compile(
+    r"\d{1,4}\s?[-./]\s?\d{1,2}\s?[-./]\s?\d{1,4}|\d\s?[/-]\s?\d{4}|\d{4}\s?[/-]\s?\d{1,2}(?!\d)|\d{1,2}:\d{2}"
+    rf"|\d[\s.,-]*{_MONTH}|\b{_MONTH}\w*[\s.,-]*\d",
+    re.IGNORECASE,
+)
+
+
+def count_missing(cells: Any, values: Any) -> dict[str, int]:
+    """The cells that gave no value, by what stood there as far as it may be told; `absent` where nothing did.
+
+    >>> count_missing(pa.array(["M", "?", None, "?"]), pa.array(["male", None, None, None]))
+    {'?': 2, 'absent': 1}
+    """
+    lost = _lost(cells, values).cast(pa.string())
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(lost).to_pylist()}
+    return told({cell: count for cell, count in counts.items() if cell is not None}, absent=lost.null_count)
+
+
+def count_unreadable(cells: Any, values: Any) -> dict[str, int]:
+    """As `count_missing` for times, whose cells are never told: how many could not be read, how many were absent."""
+    lost = _lost(cells, values)
+    counts = {"(unreadable)": len(lost) - lost.null_count, ABSENT: lost.null_count}
+    return {name: count for name, count in counts.items() if count}
+
+
+def told(counts: Mapping[str, int], *, absent: int = 0) -> dict[str, int]:
+    """Counts of cells under the values that may be told, most frequent first; the others are summed.
+
+    >>> told({"Not visible": 16, "?": 3, "03.04.2020": 9, "MRN 8812345": 1}, absent=2)
+    {'Not visible': 16, '?': 3, '(dates, long numbers or long texts)': 10, 'absent': 2}
+    """
+    named = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    hidden = sum(count for cell, count in named.items() if not tellable(cell))
+    named = {cell: count for cell, count in named.items() if tellable(cell)}
+    rare = [cell for cell, count in named.items() if count < _COMMON_FILMS]
+    rarely = sum(named.pop(cell) for cell in rare) if len(rare) > _RARE_CELLS else 0
+    kept = dict(list(named.items())[:_NAMED_CELLS])
+    sums = {"(other values)": sum(named.values()) - sum(kept.values()), RARE: rarely, HIDDEN: hidden, ABSENT: absent}
+    return kept | {name: count for name, count in sums.items() if count}
+
+
+def tellable(cell: str) -> bool:
+    """Whether a cell may stand in a message or a flow: short, no date or time, no run of digits like an identifier's.
+
+    >>> [tellable(cell) for cell in ("Not visible", "-inf", "700", "3. Mai 2020", "8:15", "p10000032")]
+    [True, True, True, False, False, False]
+    """
+    digits = sum(character.isdigit() for character in cell)
+    return len(cell) <= _LONGEST and digits < _DIGITS_OF_AN_IDENTIFIER and not _DATE.search(cell)
+
+
+def shown(cell: str) -> str:
+    """A cell for an error message, in quotes, or what it looks like where it may not be told."""
+    return repr(cell) if tellable(cell) else "another value"
+
+
+def _lost(cells: Any, values: Any) -> pa.ChunkedArray:
+    cells, values = (
+        column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column]) for column in (cells, values)
+    )
+    return cells.filter(pc.is_null(values))
