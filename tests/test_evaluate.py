@@ -1,6 +1,8 @@
 """Whole evaluations of small stores: what is written, against what the parts say and against plain loops."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from chartray.errors import InputError
 from chartray.evaluation import films
 from chartray.evaluation.evaluate import evaluate
+from chartray.features import fit_chart
 from chartray.measure import metrics
+from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
-from chartray.schema import LabelSource, from_metadata, to_metadata
+from chartray.records.cohort import read_cohort, write_cohort
+from chartray.records.table import table_cohort
+from chartray.schema import LabelSource, from_metadata, patient_key, to_metadata
 from tests.evaluation_folders import hospital, one, read, vit
 
 
@@ -267,6 +274,82 @@ def test_a_label_made_from_a_column_of_the_encoders_chart_is_refused(tmp_path: P
     # An encoder that saw no chart is fine; its chart floors leave age out.
     rows = evaluate(vit(tmp_path / "b", chart="none", source="mimic"), store, tmp_path / "out", resamples=5)
     assert {row["chart"] for row in rows if row["control"] == "chart-only"} == {"sex"}
+
+
+def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_makes_of_the_column(
+    tmp_path: Path,
+) -> None:
+    """Intensive care is a chart variable of one example mapping, and the label of the other."""
+    charts, labelled = (hannover(tmp_path, name) for name in ("hannover.yaml", "hannover-icu.yaml"))
+    chart = fit_chart(read_cohort(charts), "sex,icu")
+    assert "icu" not in from_metadata(read_cohort(labelled).schema.metadata).variables
+    variables = from_metadata(read_cohort(charts).schema.metadata).variables
+    provenance = {"source": "hannover", "chart": "sex,icu", "chart_variables": list(chart.variables)}
+    sources = {name: list(variables[name].columns) for name in chart.variables}
+    ingest(labelled, tmp_path / "store", size=32, workers=1)
+    shown = vit(tmp_path / "shown", chart_sources=sources, **provenance)
+    with pytest.raises(InputError, match=r"found 'ICU' in .* variable 'icu' .* both made from 'icu_admission_offset'"):
+        evaluate(shown, tmp_path / "store", tmp_path / "out")
+    # Elsewhere a column of that name is another fact, and an encoder that was shown only sex may be asked.
+    for index, changed in enumerate(({"source": "mimic"}, {"chart": "sex", "chart_variables": ["sex"]})):
+        named = {"sex": sources["sex"]} if "chart" in changed else sources
+        free = vit(tmp_path / f"free{index}", chart_sources=named, **(provenance | changed))
+        assert evaluate(free, tmp_path / "store", tmp_path / "out", resamples=2, floors=False)
+
+
+def hannover(folder: Path, mapping: str) -> Path:
+    """A cohort of films of noise through one of the example mappings."""
+    examples, rng = Path(__file__).resolve().parents[1] / "examples", np.random.default_rng(0)
+    words = (examples / "hannover.yaml").read_text()
+    columns = set(re.findall(r"(?:column|days_from_film|starts|ends): ([\w-]+)", words)) | {"image_id", "patient_id"}
+    rows = [",".join(sorted(columns))]
+    (folder / "films").mkdir(exist_ok=True)
+    for film in range(60):
+        Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(folder / "films" / f"f{film}.jpg")
+        cells = dict.fromkeys(columns, "") | {"image_id": f"f{film}", "patient_id": f"p{film}"}
+        cells |= {"sex": "mf"[film % 2], "projection": "ap"}
+        if rng.random() < 0.5:
+            cells |= {"icu_admission_offset": "-1", "icu_release_offset": "2"}
+        rows.append(",".join(cells[name] for name in sorted(columns)))
+    (folder / "data.csv").write_text("\n".join(rows) + "\n")
+    out = folder / f"{Path(mapping).stem}.parquet"
+    write_cohort(table_cohort(folder / "data.csv", examples / mapping, folder / "films"), out)
+    return out
+
+
+def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> None:
+    cohort = read_cohort(home / "cohort.parquet")
+    patients = {
+        split: sorted(set(cohort.filter(pc.equal(cohort["split"], split))["patient_id"].to_pylist()))
+        for split in ("train", "test")
+    }
+    options: dict[str, Any] = {"resamples": 2, "floors": False, "labels": ["Edema"]}
+    made = tmp_path / "run"
+    vit(made / "encoder", source="mimic")
+
+    def seen(store: Path = home, source: Path = made, **more: Any) -> Any:
+        evaluate(source, store, tmp_path / "out", **options, **more)
+        manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+        each = [entry["patients_seen_in_pretraining"] for entry in manifest["stores"]]
+        assert each[0] == manifest["patients_seen_in_pretraining"]
+        return each
+
+    assert seen() == [None]  # the run does not say whom it was trained on
+    (made / "train_patients.txt").write_text("".join(f"{patient_key('mimic', one)}\n" for one in patients["train"]))
+    assert seen() == seen(source=made / "encoder") == [0]
+    other = hospital(tmp_path / "nih", "nih", patients=20)
+    assert seen(external=[other]) == [0, None]  # the same names, but patients of another source
+    shutil.copytree(made / "encoder", tmp_path / "taken" / "home")
+    assert seen(source=tmp_path / "taken" / "home") == [None]
+    (made / "train_patients.txt").write_text("".join(f"{patient_key('mimic', one)}\n" for one in patients["test"][:3]))
+    assert seen(split="validate") == [0]
+    again = hospital(tmp_path / "again", "mimic", patients=20)
+    for stores in ({}, {"store": again, "external": [home]}):
+        with pytest.raises(
+            InputError, match=r"pretrained on in the test split of .*, found 3 of its patients"
+        ) as error:
+            seen(**stores)
+        assert not any(patient in str(error.value) for patient in patients["test"][:3])
 
 
 def test_earlier_results_are_replaced_and_a_failure_leaves_them(home: Path, run: Path, tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a,
                      a is the run, b the name of a floor, difference = a - b, the same patients drawn for both;
                      `claim` warns where seeds < 3
 evaluation.json      format, command, versions, when, source and provenance of the encoder, `after_film` (variables
-                     that pretraining was allowed although known only after the film), settings, stores (path, hash,
+                     that pretraining was allowed although known only after the film), patients_seen_in_pretraining
+                     (of STORE's scored split: 0, or null where it could not be checked), settings, stores (path, hash,
+                     the same of theirs,
                      dataset, films, patients, label matches, unmatched labels, macro labels, films without any label),
                      recipe and training (published, finetune: what each epoch of the encoder's arm reached),
                      fractions (training and validation films and patients), left_out (floors, with reasons), notes
@@ -122,7 +124,7 @@ def evaluate(
         tuning: dict[str, Any] = {"learning_rate": learning_rate, "max_epochs": max_epochs}
         recipe = recipe_of(protocol, freeze=freeze, scheduler=scheduler, **tuning)
     encoder = load(source)
-    task = make_task(encoder, Store.open(store), [Store.open(each) for each in external], labels, settings)
+    task = make_task(source, encoder, Store.open(store), [Store.open(each) for each in external], labels, settings)
     run = str(encoder.provenance.get("run") or source.resolve().name)
     arms, frozen, left_out = _arms(source, encoder, task, settings, recipe, floors)
     outcomes: list[Outcome] = []

@@ -148,7 +148,11 @@ def manifest_of(
         "after_film": list(encoder.provenance.get("after_film") or ()),
         "settings": settings._asdict(),
         "labels": task.labels,
-        "stores": [_store_entry(test, task.labels) for test in task.tests],
+        "patients_seen_in_pretraining": task.patients_seen[0],
+        "stores": [
+            _store_entry(test, task.labels) | {"patients_seen_in_pretraining": seen}
+            for test, seen in zip(task.tests, task.patients_seen, strict=True)
+        ],
         "fractions": fractions,
         "left_out": left_out,
         "test_split_touched": settings.split == "test",

@@ -1,13 +1,13 @@
 """What one evaluation learns from and what it scores, checked before anything is computed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from chartray.errors import InputError
-from chartray.evaluation.arms import chart_variables
 from chartray.evaluation.films import (
     Blank,
     Films,
@@ -20,7 +20,7 @@ from chartray.evaluation.films import (
     metadata_of,
 )
 from chartray.evaluation.scoring import EvaluationSet
-from chartray.features.chart import refuse_shared_columns
+from chartray.evaluation.seen import patients_seen, refuse_chart_labels
 from chartray.measure.metrics import eligible
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.store import Store
@@ -49,12 +49,13 @@ class Settings(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is learnt from and what is scored."""
+    """What is learnt from and what is scored; of each test set how many patients were pretrained on (None: unknown)."""
 
     labels: list[str]
     train: Films
     validate: Films
     tests: list[EvaluationSet]
+    patients_seen: list[int | None]
 
     @property
     def films(self) -> list[Films]:
@@ -79,18 +80,24 @@ def _check(settings: Settings) -> None:
 
 
 def make_task(
-    encoder: PretrainedEncoder, home: Store, external: Sequence[Store], labels: Sequence[str] | None, settings: Settings
+    source: Path,
+    encoder: PretrainedEncoder,
+    home: Store,
+    external: Sequence[Store],
+    labels: Sequence[str] | None,
+    settings: Settings,
 ) -> Task:
-    """Films, labels and test sets, checked before anything is computed."""
+    """Films, labels and test sets for the encoder of `source`, checked before anything is computed."""
     _check(settings)
     names = chosen_labels(home, labels)
-    _refuse_chart_labels(encoder, home, names)
     train, validate = (films_of(home, split, names, settings.policy) for split in ("train", "validate"))
     tests = [_evaluation_set(home, [Match(name, name) for name in names], names, settings, set())]
     for store in external:
         taken = {test.dataset for test in tests}
         tests.append(_evaluation_set(store, matched_labels(names, store), names, settings, taken))
-    return Task(names, train, validate, tests)
+    for test in tests:
+        refuse_chart_labels(encoder, test.films.store, [match.there for match in test.matches])
+    return Task(names, train, validate, tests, [patients_seen(source, encoder, test.films) for test in tests])
 
 
 def _evaluation_set(
@@ -107,15 +114,6 @@ def _evaluation_set(
         columns=np.array([labels.index(match.label) for match in matches], dtype=np.int64),
         counted=eligible(films.truth, films.patients),
     )
-
-
-def _refuse_chart_labels(encoder: PretrainedEncoder, home: Store, labels: Sequence[str]) -> None:
-    """A label must not be what the encoder was pretrained with; another source's column of one name is another fact."""
-    source = encoder.provenance.get("source")
-    if source in (None, metadata_of(home).source):
-        named = chart_variables(str(encoder.provenance.get("chart", "none")))
-        variables = encoder.provenance.get("chart_variables") or named
-        refuse_shared_columns(home.cohort, variables, labels)
 
 
 def image_ids(films: Films) -> list[str]:
