@@ -368,6 +368,8 @@ def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp
     norms = [losses(tmp_path / run, "gradient_norm") for run in ("one", "two")]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
     one, two = weights(tmp_path / "one", 4), weights(tmp_path / "two", 4)
+    # A bias before a BatchNorm has no gradient but rounding, which Adam blows up to steps of the learning rate.
+    idle = ("head.0.bias", "head.3.bias", "head.1.running_mean", "head.4.running_mean")
     for name in one:
-        if one[name].is_floating_point():
+        if one[name].is_floating_point() and not name.endswith(idle):
             assert torch.allclose(one[name], two[name], atol=2e-4), name
