@@ -277,5 +277,52 @@ def test_csv_files_of_a_cohort_that_lacks_variables(tmp_path):
     files = write_feature_csvs(assemble({name: table[name] for name in table.column_names}, metadata), tmp_path)
     assert list(files.written) == ["sex"]
     assert files.lacking["demographic-norm"] == "age"
-    with pytest.raises(InputError, match=r"at least one of sex, .* in the cohort, found crp"):
+    with pytest.raises(InputError, match=r"at least one of sex, .* in the cohort .*, found crp; it lacks sex; age; "):
         write_feature_csvs(own_cohort(crp=[1.0, 2.0]), tmp_path)
+
+
+def test_csv_files_of_a_hospital_with_other_levels_and_kinds(tmp_path):
+    """Neither an empty file nor a false reason: renamed where it is meant so, else lacking with the true reason."""
+    variables = {
+        "sex": Variable(kind="categorical", levels=("M", "F")),
+        "age": Variable(kind="numeric", range=(0, 110), unit="years"),
+        "view": Variable(kind="categorical", levels=("PA", "AP")),
+        "position": Variable(kind="boolean"),
+        "mortality": Variable(kind="boolean"),
+        "icu": Variable(kind="boolean"),
+    }
+    columns = {
+        "image_id": list("abc"),
+        "patient_id": list("abc"),
+        "study_id": [None] * 3,
+        "taken_at": [None] * 3,
+        "path": ["/x/a", "/x/b", "/x/c"],
+        "split": ["train"] * 3,
+        "ehr.sex": ["M", "F", "M"],
+        "ehr.age": [30.0, 100.0, 16.0],
+        "ehr.view": ["AP", "PA", None],
+        "ehr.position": [True, False, True],
+        "ehr.mortality": [True, False, False],
+        "ehr.icu": [True, False, None],
+    }
+    made = CohortMetadata(source="own", variables=variables, image_root="/x")
+    files = write_feature_csvs(assemble(columns, made), tmp_path / "out")
+    assert files.written["stay"] == (2, 1)
+    assert (tmp_path / "out/single-group/clinical.csv").read_text().splitlines() == [
+        "path,alive,died,icu,not_icu",
+        "a,0.0,1.0,1.0,0.0",
+        "b,1.0,0.0,0.0,1.0",
+    ]
+    assert files.written["view"] == (2, 1)
+    assert files.lacking["sex"].startswith("sex with the levels male, female alone (it has M, F; ")
+    assert files.lacking["position"] == "position with the levels Erect, Recumbent alone (it is boolean)"
+    assert "sex with" in files.lacking["demographic-10"]
+    assert set(files.written) == {"age-norm", "age-10", "age-5", "view", "mortality", "icu", "stay"}
+    assert len(list((tmp_path / "out").rglob("*.csv"))) == len(files.written)
+    months = variables | {"age": Variable(kind="numeric", range=(0, 1320), unit="months")}
+    files = write_feature_csvs(assemble(columns, made.model_copy(update={"variables": months})), tmp_path / "months")
+    assert files.lacking["age-5"] == "age in years (it is in months)"
+    texts = {"age": Variable(kind="categorical", levels=("old", "young"))}
+    aged = assemble(columns | {"ehr.age": ["old"] * 3}, made.model_copy(update={"variables": texts}))
+    with pytest.raises(InputError, match=r"found age; it lacks sex; age as a number \(it is categorical\); view; "):
+        write_feature_csvs(aged, tmp_path / "texts")

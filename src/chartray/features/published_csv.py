@@ -13,11 +13,17 @@ from pyarrow import csv
 from chartray.errors import InputError
 from chartray.features.chart import encode, item_encoding
 from chartray.features.sets import FEATURE_SETS, LEVELS, variable_of
-from chartray.schema import EHR_PREFIX, from_metadata
+from chartray.schema import EHR_PREFIX, ICU_LEVELS, MORTALITY_LEVELS, CohortMetadata, from_metadata
+
+# What true and false of a boolean variable are called in the published files.
+_BOOLEANS = {"mortality": (MORTALITY_LEVELS[1], MORTALITY_LEVELS[0]), "icu": ICU_LEVELS}
+_SINGLE = ("sex", "age-norm", "view", "position", "mortality", "icu")
 
 
 class FeatureFiles(NamedTuple):
-    """For each set its rows written and films left out for a missing value; for the other sets what is lacking."""
+    """For each set its rows written and films left out for a missing value; for the other sets what the cohort lacks
+    ("age", "sex with the levels male, female alone (it has M, F; ...)").
+    """
 
     written: dict[str, tuple[int, int]]
     lacking: dict[str, str]
@@ -26,8 +32,9 @@ class FeatureFiles(NamedTuple):
 def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
     """The published csv files, one a set: `path` relative to the image folder, then METHOD's columns.
 
-    A film with a missing value is left out of a file and counted. Sets whose variables the cohort lacks are not
-    written; raises InputError if that is all of them.
+    A film with a missing value is left out of a file and counted. Sets whose variables the cohort lacks, or has in
+    another kind or with other levels, are not written; raises InputError if that is all of them. A boolean icu or
+    mortality is written as icu / not_icu, died / alive.
     """
     metadata = from_metadata(cohort.schema.metadata)
     written: dict[str, tuple[int, int]] = {}
@@ -35,7 +42,7 @@ def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
     paths = _relative(cohort["path"], metadata.image_root)
     cells: dict[str, tuple[list[pa.Array], npt.NDArray[np.bool_], tuple[str, ...]]] = {}
     for name, feature in FEATURE_SETS.items():
-        absent = [variable_of(item) for item in feature.items if variable_of(item) not in metadata.variables]
+        absent = [why for item in feature.items if (why := _lacking(item, metadata)) is not None]
         if absent:
             lacking[name] = ", ".join(absent)
             continue
@@ -51,17 +58,40 @@ def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
         written[name] = (table.num_rows, cohort.num_rows - table.num_rows)
     if not written:
         raise InputError(
-            f"expected at least one of {', '.join((*LEVELS, 'age'))} in the cohort, "
-            f"found {', '.join(metadata.variables) or 'none'}"
+            f"expected at least one of {', '.join((*LEVELS, 'age'))} in the cohort as the published files have them, "
+            f"found {', '.join(metadata.variables) or 'none'}; it lacks {'; '.join(lacking[name] for name in _SINGLE)}"
         )
     return FeatureFiles(written, lacking)
+
+
+def _lacking(item: str, metadata: CohortMetadata) -> str | None:
+    """What the cohort lacks for `item`, worded after "the cohort has no"; None where it can be written."""
+    name = variable_of(item)
+    variable = metadata.variables.get(name)
+    if variable is None:
+        return name
+    if name == "age":
+        if variable.kind != "numeric":
+            return f"age as a number (it is {variable.kind})"
+        return None if variable.unit in (None, "years") else f"age in years (it is in {variable.unit})"
+    if variable.kind == "boolean" and name in _BOOLEANS:
+        return None
+    levels = f"{name} with the levels {', '.join(LEVELS[name])} alone"
+    if variable.kind != "categorical":
+        return f"{levels} (it is {variable.kind})"
+    if set(variable.levels) <= set(LEVELS[name]):
+        return None
+    return f"{levels} (it has {', '.join(variable.levels)}; a mapping can rename them: levels: {{its: published}})"
 
 
 def _csv_cells(item: str, cohort: pa.Table) -> tuple[list[pa.Array], npt.NDArray[np.bool_], tuple[str, ...]]:
     """The text of an item's published columns, which rows have it, and the columns' names."""
     variable = from_metadata(cohort.schema.metadata).variables[variable_of(item)]
     encoding = item_encoding(item, variable, published=True)
-    entries, observed = encode(encoding, cohort[EHR_PREFIX + encoding.variable])
+    column = cohort[EHR_PREFIX + encoding.variable]
+    if variable.kind == "boolean":
+        column = pc.if_else(column, *_BOOLEANS[encoding.variable])
+    entries, observed = encode(encoding, column)
     cells = []
     for column in entries.T:
         distinct, place = np.unique(column, return_inverse=True)
