@@ -47,7 +47,7 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, patients: int = 700, steps:
 def simulate(
     out: Path,
     *,
-    patients: int = 600,
+    patients: int = 800,
     mimic_iv_release: Literal["1.0", "2.2", "3.1"] = "2.2",
     seed: int = 0,
     chart_effect: float = 1.0,
@@ -182,7 +182,7 @@ def pretrain(
         store: A folder that `ingest` wrote.
         overrides: Knobs.
         out: The run's folder.
-        recipe: msn (default), published or tiny-cpu.
+        recipe: msn (default), published, dino, mae or tiny-cpu.
         ehr: The chart: a named set, variables separated by commas, or none.
         control: shuffled, constant or mask-only charts instead of the patients' own.
         config: A YAML file of knobs, between the recipe and the command line.
@@ -211,7 +211,7 @@ def knobs(recipe: str = "msn") -> None:
     """Every knob of pretraining, its value in a recipe, and what it is.
 
     Args:
-        recipe: msn, published or tiny-cpu.
+        recipe: msn, published, dino, mae or tiny-cpu.
     """
     from chartray import config as all_knobs
 
@@ -256,7 +256,7 @@ def evaluate(
         split: The split that is scored.
         uncertain: What -1 means: ignore, zeros or ones.
         blank: What an unmentioned finding means: negative or ignore.
-        data_percent: Percentages of the training patients, nested.
+        data_percent: Fractions of the training and validation patients, each nested in the next: 1.0 is all.
         labels: Only these labels, separated by commas.
         floors: Score the untrained encoder, plain pixels, chart alone and image + chart beside it.
         resamples: Bootstrap resamples, by patient.
@@ -279,7 +279,7 @@ def evaluate(
         split=split,
         uncertain=uncertain,
         blank=blank,
-        data_percent=data_percent or [100.0],
+        data_percent=data_percent or [1.0],
         labels=labels.split(",") if labels else None,
         floors=floors,
         resamples=resamples,

@@ -1,0 +1,5 @@
+"""`python -m chartray`, which torchrun needs."""
+
+from chartray.cli import main
+
+main()
