@@ -188,6 +188,26 @@ def test_a_film_with_no_finding_alone_is_a_negative_of_edema() -> None:
     assert np.isnan(ignoring).tolist() == [[False, True], [True, False]]
 
 
+def test_a_film_without_any_label_is_no_negative(tmp_path: Path) -> None:
+    """Blank is negative where a report was read: one value in any column, asked for or not, tells that it was."""
+    empty = [None, None, 1.0, -1.0, None]
+    table = pa.table({"label.Edema": [1.0, None, None, None, 0.0], "label.Mass": pa.array(empty, pa.float64())})
+    assert str(films.truth_of(table, ["Edema"], films.Policy()).ravel().tolist()) == "[1.0, nan, 0.0, 0.0, 0.0]"
+    both = films.truth_of(table, ["Mass", "Edema"], films.Policy(uncertain="zeros"))
+    assert np.isnan(both).tolist() == [[False] * 2, [True] * 2, *([[False] * 2] * 3)]
+    # In a whole evaluation these films count for no label.
+    store = hospital(tmp_path, labels=("Edema", "Pleural Effusion"), patients=60)
+    cohort = read_cohort(store / "cohort.parquet")
+    truth = np.array([cohort[f"label.{name}"].to_pylist() for name in ("Edema", "Pleural Effusion")], dtype=float).T
+    test = np.array(cohort["split"].to_pylist()) == "test"
+    unknown = np.isnan(truth).all(axis=1) & test
+    rows = evaluate(vit(tmp_path / "encoder"), store, tmp_path / "out", resamples=5, floors=False, uncertain="zeros")
+    assert unknown.sum() > 2
+    assert one(rows, label="Edema", metric="auroc")["n"] == test.sum() - unknown.sum()
+    manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert manifest["stores"][0]["films_without_any_label"] == unknown.sum()
+
+
 @pytest.mark.parametrize(("uncertain", "expected"), [("ignore", np.nan), ("zeros", 0.0), ("ones", 1.0)])
 def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> None:
     table = pa.table({"label.Edema": [-1.0, 1.0, 0.0]})

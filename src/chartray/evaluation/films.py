@@ -89,12 +89,17 @@ def films_of(store: Store, split: str, labels: Sequence[str], policy: Policy) ->
 def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
     """(N, C) of 1, 0 and NaN for ignored; raises InputError for a value that is none of 1, 0, -1 and null.
 
-    >>> truth_of(pa.table({"label.Edema": [1.0, 0.0, -1.0, None]}), ["Edema"], Policy()).ravel().tolist()
-    [1.0, 0.0, nan, 0.0]
+    A blank is what a report does not mention. A film that has no value in any label of the cohort has no report that
+    was read, so nothing is known of it, whatever the policy.
+
+    >>> reports = pa.table({"label.Edema": [1.0, 0.0, -1.0, None, None], "label.Mass": [None, None, None, 1.0, None]})
+    >>> truth_of(reports, ["Edema"], Policy()).ravel().tolist()
+    [1.0, 0.0, nan, 0.0, nan]
     """
     if policy.uncertain not in ("ignore", "zeros", "ones") or policy.blank not in ("negative", "ignore"):
         raise InputError(f"expected uncertain ignore, zeros or ones and blank negative or ignore, found {policy}")
     truth = np.empty((cohort.num_rows, len(labels)))
+    unlabelled = without_any_label(cohort)
     for index, label in enumerate(labels):
         values = np.array(cohort.column(LABEL_PREFIX + label).to_pylist(), dtype=np.float64)  # null becomes NaN
         blank, uncertain = np.isnan(values), values == -1
@@ -103,8 +108,16 @@ def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
             raise InputError(f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in row {row}")
         values[uncertain] = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}[policy.uncertain]
         values[blank] = {"ignore": np.nan, "negative": 0.0}[policy.blank]
+        values[unlabelled] = np.nan
         truth[:, index] = values
     return truth
+
+
+def without_any_label(cohort: pa.Table) -> NDArray[np.bool_]:
+    """(N,): the films that have no value in any label of the cohort."""
+    named = [LABEL_PREFIX + name for name in label_names(cohort)]
+    found: NDArray[np.bool_] = np.all([cohort.column(name).is_null().to_numpy() for name in named], axis=0)
+    return found
 
 
 def matched_labels(labels: Sequence[str], store: Store) -> list[Match]:

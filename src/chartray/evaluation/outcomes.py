@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from chartray.evaluation import results
 from chartray.evaluation.arms import Arm, Frozen, Learnt
-from chartray.evaluation.films import Films, label_names, metadata_of
+from chartray.evaluation.films import Films, label_names, metadata_of, without_any_label
 from chartray.evaluation.scoring import (
     ONE_CLASS_TRAINING,
     EvaluationSet,
@@ -23,7 +23,6 @@ from chartray.evaluation.scoring import (
 )
 from chartray.evaluation.task import Settings, Task, image_ids
 from chartray.networks.encoder import PretrainedEncoder
-from chartray.schema import LABEL_PREFIX
 
 
 class Outcome(NamedTuple):
@@ -162,8 +161,6 @@ def manifest_of(
 
 def _store_entry(test: EvaluationSet, labels: Sequence[str]) -> dict[str, Any]:
     cohort, store = test.films.store.cohort, test.films.store
-    named = [LABEL_PREFIX + name for name in label_names(cohort)]
-    blank = np.all([cohort.column(name).is_null().to_numpy() for name in named], axis=0)
     there = {match.there for match in test.matches}
     return {
         "dataset": test.dataset,
@@ -176,7 +173,7 @@ def _store_entry(test: EvaluationSet, labels: Sequence[str]) -> dict[str, Any]:
         "unmatched": [label for label in labels if label not in test.labels],
         "unmatched_there": [name for name in label_names(cohort) if name not in there],
         "macro_labels": [label for label, here in zip(test.labels, test.counted, strict=True) if here],
-        "films_without_any_label": int(blank[test.films.rows].sum()),
+        "films_without_any_label": int(without_any_label(cohort)[test.films.rows].sum()),
     } | counts(test.films)
 
 
