@@ -13,7 +13,7 @@ import pytest
 
 from chartray.errors import InputError
 from chartray.features import fit_chart
-from chartray.records.cohort import flow_content, read_cohort, write_cohort
+from chartray.records.cohort import describe, flow_content, read_cohort, write_cohort
 from chartray.records.mimic import mimic_cohort
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -330,6 +330,9 @@ def test_every_release_gives_the_same_chart(release, tmp_path):
     hospital.film(10000001, "2150-03-02 00:00:00")
     cohort = hospital.cohort()
     assert cohort.metadata.release == {"1.0": "1.0", "2.2": "2.x", "3.1": "3.x"}[release]
+    layout = "core/" if release == "1.0" else "hosp/"
+    assert describe(cohort).splitlines()[0] == f"mimic {cohort.metadata.release} ({layout}), strict rules: 1 films"
+    assert flow_content(cohort)["layout"] == layout
     assert cohort.table["ehr.mortality"].to_pylist() == ["alive"]
 
 

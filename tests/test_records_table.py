@@ -198,6 +198,28 @@ def test_a_window_past_the_film_is_known_only_after_it(files):
     assert not cohort.metadata.variables["crp"].known_at_film
 
 
+def test_an_interval_in_whole_days_says_what_it_knows(files):
+    def notes():
+        cohort = cohort_of(files)
+        assert cohort.table["ehr.unit"].to_pylist()[:2] == [True, True]
+        return [step.why for step in cohort.flow if step.step == "unit (interval)"], cohort
+
+    # Only the film b lies on the first day of its stay.
+    (note,), cohort = notes()
+    assert note.startswith("known to the day only: 1 films on the first day")
+    assert note in describe(cohort)
+    assert cohort.metadata.variables["unit"].known_at_film
+    for said, known in (("true", True), ("false", False)):
+        changed(files, "ends: out}\n  died", f"ends: out, known_at_film: {said}}}\n  died")
+        none, cohort = notes()
+        assert none == []
+        assert cohort.metadata.variables["unit"].known_at_film is known
+    # Offsets with the hour in them are not known to the day only.
+    (files / "mapping.yaml").write_text(MAPPING)
+    (files / "films.csv").write_text(TABLE.replace(",-2,-3,4,", ",-2,-3.25,4,"))
+    assert notes()[0] == []
+
+
 def test_levels_can_be_renamed(files):
     changed(files, "levels: [M, F]", "levels: {M: male, m: male, F: female}")
     cohort = cohort_of(files)
@@ -252,7 +274,9 @@ def test_hannover_equals_a_plain_row_loop():
 @needs_hannover
 def test_hannover_charts_and_what_they_refuse():
     table = hannover("hannover.yaml").table
-    chart = fit_chart(table, "sex,view,icu,crp,po2")
+    with pytest.raises(InputError, match="found icu in 'sex,icu', known only after the film"):
+        fit_chart(table, "sex,icu")
+    chart = fit_chart(table, "sex,view,icu,crp,po2", allow_after_film=("icu",))
     rows = chart.rows(table)
     assert rows.values.shape == (243, chart.ehr_in)
     assert chart.ehr_in == 3 + 3 + 3 + 2 + 2

@@ -84,6 +84,25 @@ def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, 
     return values, count_missing(cells, values)
 
 
+def day_only(rows: pa.Table, mapping: VariableMapping) -> str | None:
+    """What the flow says of an interval in whole days whose `known_at_film` nobody has decided; None otherwise.
+
+    Day 0 lies inside, but a stay that begins on the day of the film may begin hours after it.
+    """
+    if mapping.kind != "interval" or mapping.known_at_film is not None:
+        return None
+    starts, ends = (by_cell(rows[column], number, pa.float64()) for column in (mapping.starts, mapping.ends))
+    if pc.any(pc.not_equal(starts, pc.floor(starts))).as_py():
+        return None
+    first_day = pc.sum(pc.and_(pc.equal(starts, 0.0), pc.greater_equal(ends, 0.0))).as_py() or 0
+    if not first_day:
+        return None
+    return (
+        f"known to the day only: {first_day} films on the first day, when it may have begun after the film; "
+        "say known_at_film: true or false in the mapping"
+    )
+
+
 def _limits(mapping: VariableMapping) -> list[tuple[float | None, int]]:
     return list(zip(mapping.window_days, (-1, 1), strict=True))
 

@@ -54,13 +54,14 @@ class Cohort:
     """A table with the columns and metadata of DESIGN's *Cohort*, and how it came about.
 
     `missing` holds for each variable and label the cells that could not be used (`records.missing` says which
-    are told by value), and `absent` ones.
+    are told by value), and `absent` ones. `layout` says which of a release's layouts the tables had ("hosp/").
     """
 
     table: pa.Table
     flow: list[Step] = field(default_factory=list)
     links: dict[str, int] = field(default_factory=dict)
     missing: dict[str, dict[str, int]] = field(default_factory=dict)
+    layout: str = ""
 
     @property
     def metadata(self) -> CohortMetadata:
@@ -160,6 +161,7 @@ def flow_content(cohort: Cohort) -> dict[str, Any]:
     return {
         "source": cohort.metadata.source,
         "release": cohort.metadata.release,
+        "layout": cohort.layout,
         "rules": cohort.metadata.rules,
         "steps": [step._asdict() for step in cohort.flow],
         "links": cohort.links,
@@ -174,6 +176,7 @@ def describe(cohort: Cohort) -> str:
     content = flow_content(cohort)
     films = cohort.table.num_rows
     release = f" {content['release']}" if content["release"] else ""
+    release += f" ({cohort.layout})" if cohort.layout else ""
     lines = [f"{content['source']}{release}, {content['rules']} rules: {films} films"]
     for step in cohort.flow:
         why = f" ({step.why})" if step.why else ""

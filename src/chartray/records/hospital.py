@@ -38,10 +38,12 @@ _NAMED_RELEASE = re.compile(r"(?<![\d.])([23]\.[0-9])(?![\d.])")
 
 class Hospital(NamedTuple):
     """`patients`: patient, sex_cell, anchor_age, anchor_year. `admissions`: stay, patient, admitted, registered,
-    ends, expired, order. `icustays`: stay, patient, begins, ends, order. Times are timestamps.
+    ends, expired, order. `icustays`: stay, patient, begins, ends, order. Times are timestamps. `layout` is the
+    folder that holds patients and admissions, `hosp/` or `core/`, and empty for a database.
     """
 
     release: str
+    layout: str
     patients: ibis.Table
     admissions: ibis.Table
     icustays: ibis.Table
@@ -61,6 +63,7 @@ def open_hospital(where: str, connection: ibis.BaseBackend, *, ordered: bool) ->
             )
         tables = {name: _from_database(where, name) for name in _COLUMNS}
         place, release = {name: Path(f"{name} of {no_secret(where)}") for name in tables}, "database"
+        layout = ""
     else:
         root = Path(where)
         layout = _layout(root)
@@ -70,7 +73,8 @@ def open_hospital(where: str, connection: ibis.BaseBackend, *, ordered: bool) ->
         release = _release(root, layout, tables["patients"])
     for name, key in (("patients", "subject_id"), ("admissions", "hadm_id"), ("icustays", "stay_id")):
         refuse_repeated(tables[name], key, place[name])
-    return _typed(release, {name: offered(cells, connection) for name, cells in tables.items()}, place, connection)
+    typed = _typed({name: offered(cells, connection) for name, cells in tables.items()}, place, connection)
+    return Hospital(release, f"{layout}/" if layout else "", *typed)
 
 
 def _layout(root: Path) -> str:
@@ -142,9 +146,9 @@ def no_secret(url: str) -> str:
 
 
 def _typed(
-    release: str, tables: dict[str, ibis.Table], place: dict[str, Path], connection: ibis.BaseBackend
-) -> Hospital:
-    """The tables with numbers and timestamps; raises InputError for a time that is none."""
+    tables: dict[str, ibis.Table], place: dict[str, Path], connection: ibis.BaseBackend
+) -> tuple[ibis.Table, ibis.Table, ibis.Table]:
+    """The patients, admissions and ICU stays with numbers and timestamps; raises InputError for a time that is none."""
     patients, admissions, icustays = tables["patients"], tables["admissions"], tables["icustays"]
     registered = (
         admissions["edregtime"].try_cast("timestamp") if "edregtime" in admissions.columns else ibis.null("timestamp")
@@ -181,7 +185,7 @@ def _typed(
         first = fetch(bad.aggregate(row=bad["order"].min()), connection)["row"][0].as_py()
         if first is not None:
             raise InputError(f"expected dates with times in {place[name]}, found something else in data row {first}")
-    return Hospital(release, made["patients"], made["admissions"], made["icustays"])
+    return made["patients"], made["admissions"], made["icustays"]
 
 
 def _unreadable(table: ibis.Table, columns: list[str]) -> ibis.Value:

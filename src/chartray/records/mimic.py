@@ -89,7 +89,7 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     )
     paths = pc.binary_join_element_wise(pa.scalar(str(root)), rows["relative_path"], "/")
     columns = {name: rows[name] for name in rows.column_names} | {"path": paths} | labels.columns
-    return Cohort(assemble(columns, metadata), flow, links, missing | labels.missing)
+    return Cohort(assemble(columns, metadata), flow, links, missing | labels.missing, source.layout)
 
 
 def _metadata_cells(root: Path) -> pa.Table:

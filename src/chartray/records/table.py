@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cells import by_cell, label_cells, variable_cells
+from chartray.records.cells import by_cell, day_only, label_cells, variable_cells
 from chartray.records.cohort import (
     Cohort,
     Step,
@@ -50,6 +50,8 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
     columns["split"] = rows["_split"]
     for key, entry in plan.ehr.items():
         columns[EHR_PREFIX + key], missing[key] = variable_cells(rows, entry)
+        if (note := day_only(rows, entry)) is not None:
+            flow.append(Step(f"{key} (interval)", rows.num_rows, rows.num_rows, note))
     for key, label in plan.labels.items():
         columns[LABEL_PREFIX + key], missing[LABEL_PREFIX + key] = label_cells(rows, label)
     metadata = CohortMetadata(
