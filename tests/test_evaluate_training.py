@@ -1,6 +1,7 @@
 """Fine-tuning and the comparison of arms over seeds."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from chartray.evaluation.embed import embed
 from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.films import Policy, films_of
 from chartray.networks import encoder
+from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
 from tests.evaluation_folders import hospital, one, read, vit
 
@@ -150,6 +152,92 @@ def test_three_seeds_make_an_arm_and_the_difference_is_the_mean_of_theirs(
     assert row["ci_low"] < row["difference"] < row["ci_high"]
     written = read(tmp_path / "out", "comparisons.jsonl")
     assert len(written) == len(rows) == 2 * (1 + len(LABELS))
+
+
+def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Path], tmp_path: Path) -> None:
+    """The seed says nothing where the recipe changed; what each arm was made of stands in the rows."""
+    folders = {}
+    for name, folder in evaluated.items():
+        short = name.endswith(("-1", "-2")) and name.startswith("none")
+        more = {"settings_hash": "b" * 12, "recipe": "short"} if short else {"settings_hash": "a" * 12, "recipe": "msn"}
+        films = 90 if name.startswith("none") else 80
+        folders[name] = told(folder, tmp_path / name, films=films, after_film=["icu"] if "dem" in name else [], **more)
+    rows = compare(list(folders.values()), tmp_path / "out", resamples=20)
+    at = {"label": "macro", "metric": "auroc"}
+    arms = {(row["a"], row["b"], row["seeds"]) for row in rows}
+    assert arms == {
+        ("demographic-norm", "none (recipe msn)", 1),
+        ("demographic-norm", "none (recipe short)", 2),
+        ("none (recipe msn)", "none (recipe short)", 1),
+    }
+    row = one(rows, a="demographic-norm", b="none (recipe short)", **at)
+    assert "different films: 80 and 90" in row["note"]
+    assert "different settings" in row["note"]
+    assert (row["settings_hash_a"], row["settings_hash_b"]) == ("a" * 12, "b" * 12)
+    assert (row["after_film"], row["uncertain"], row["blank"]) == (["icu"], "ignore", "negative")
+    assert one(rows, a="none (recipe msn)", b="none (recipe short)", **at)["after_film"] == []
+    # Alike in all but the seed: one arm, and nothing to warn of. Without recipes, a run gives its name.
+    same = [told(folder, tmp_path / "same" / name, films=80, settings_hash="a") for name, folder in evaluated.items()]
+    assert {(row["seeds"], row["note"]) for row in compare(same, tmp_path / "out", resamples=20)} == {(3, None)}
+    unnamed = [told(evaluated[f"none-{seed}"], tmp_path / f"u{seed}", settings_hash=f"{seed}") for seed in range(2)]
+    row = one(compare(unnamed, tmp_path / "out", resamples=20), **at)
+    assert (row["a"], row["b"]) == ("none (settings of none-0)", "none (settings of none-1)")
+
+
+def test_objectives_are_arms_of_their_own(evaluated: dict[str, Path], tmp_path: Path) -> None:
+    folders = [
+        told(evaluated[f"none-{seed}"], tmp_path / f"{name}-{seed}", objective=name, settings_hash=name)
+        for name, seeds in (("msn", (0, 1)), ("dino", (0, 1, 2)))
+        for seed in seeds
+    ]
+    rows = compare(folders, tmp_path / "out", resamples=20)
+    assert {(row["a"], row["b"], row["seeds"]) for row in rows} == {("none", "none (dino)", 2)}
+    assert {(row["objective_a"], row["objective_b"]) for row in rows} == {("msn", "dino")}
+
+
+def told(folder: Path, copy: Path, **provenance: Any) -> Path:
+    """The results of a folder, as if their encoder had said more of how it was made."""
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "evaluation.json").read_text())
+    manifest["encoder"]["provenance"] |= provenance
+    (copy / "evaluation.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def test_what_was_learnt_from_must_be_the_same_too(home: Path, evaluated: dict[str, Path], tmp_path: Path) -> None:
+    """The same films scored, but the probes fitted on other films, or on other patients drawn."""
+    mine, runs = evaluated["demographic-norm-0"], evaluated["none-0"].parent / "runs"
+    cohort = pq.read_table(home.parent / "cohort.parquet")
+    keep = np.array(cohort["split"].to_pylist()) != "train"
+    keep |= np.arange(len(keep)) % 4 < 2
+    (tmp_path / "less").mkdir()
+    pq.write_table(cohort.filter(keep), tmp_path / "less" / "cohort.parquet")
+    ingest(tmp_path / "less" / "cohort.parquet", tmp_path / "less" / "store", size=32, workers=1)
+    evaluate(runs / "none-0", tmp_path / "less" / "store", tmp_path / "fewer", resamples=5, floors=False)
+    with pytest.raises(InputError, match="one store of mimic in all evaluations, found hash"):
+        compare([mine, tmp_path / "fewer"], tmp_path / "out")
+    for name, seed in (("demographic-norm-0", 0), ("none-0", 0), ("none-0", 1)):
+        out = tmp_path / f"{name} {seed}"
+        evaluate(runs / name, home, out, resamples=5, floors=False, seed=seed, data_percent=[0.5])
+    drawn = [tmp_path / "demographic-norm-0 0", tmp_path / "none-0 0", tmp_path / "none-0 1"]
+    compare(drawn[:2], tmp_path / "out", resamples=5)
+    with pytest.raises(InputError, match=r"one --seed in all evaluations of a part .* found 0 in .* and 1 in"):
+        compare([drawn[0], drawn[2]], tmp_path / "out", resamples=5)
+
+
+def test_p_values_of_labels_are_corrected_for_their_number(evaluated: dict[str, Path], tmp_path: Path) -> None:
+    compare([evaluated["demographic-norm-0"], evaluated["none-0"]], tmp_path / "out", resamples=50)
+    for folder, fields in ((tmp_path / "out", ("a", "b")), (evaluated["none-0"], ("a", "b"))):
+        rows = read(folder, "comparisons.jsonl")
+        for row in rows:
+            family = [each for each in rows if all(each[key] == row[key] for key in (*fields, "metric"))]
+            if row["label"] == "macro":
+                assert row["p_holm"] == row["p"]
+                continue
+            low, high = sorted(each["p"] for each in family if each["label"] != "macro")
+            expected = min(1.0, 2 * low) if row["p"] == low else max(min(1.0, 2 * low), high)
+            assert row["p_holm"] == pytest.approx(expected)
+            assert {"uncertain", "blank", "after_film", "objective_a", "settings_hash_b", "note"} <= set(row)
 
 
 def test_fewer_than_three_seeds_make_no_claim(evaluated: dict[str, Path], tmp_path: Path) -> None:

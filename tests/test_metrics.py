@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from chartray.errors import InputError
 from chartray.measure import metrics
 from chartray.measure.draws import stream
+from chartray.measure.holm import holm
 
 
 def films(seed: int, n: int = 400, patients: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -158,3 +159,21 @@ def test_what_cannot_be_scored_is_refused_in_a_sentence() -> None:
         metrics.auroc(one, np.array([[1.0], [np.nan]]))
     with pytest.raises(InputError, match="one patient for each of 2 films"):
         metrics.bootstrap(one, one, np.arange(3))
+
+
+def test_holm_rejects_where_the_procedure_rejects() -> None:
+    """Holm's procedure as he wrote it: from the smallest p, reject while p <= alpha / (those that are left)."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p = rng.uniform(0, 0.1, size=rng.integers(1, 15)).round(2)  # with ties
+        p[rng.uniform(size=len(p)) < 0.2] = np.nan
+        alpha = rng.choice([0.01, 0.05, 0.2]) + 1e-9
+        rejected, left = set(), int(np.isfinite(p).sum())
+        for index in np.argsort(p)[:left]:
+            if p[index] > alpha / (left - len(rejected)):
+                break
+            rejected.add(int(index))
+        adjusted = holm(p)
+        assert set(np.flatnonzero(adjusted <= alpha).tolist()) == rejected
+        np.testing.assert_array_equal(np.isnan(adjusted), np.isnan(p))
+        assert np.nanmax(np.append(adjusted, 0)) <= 1

@@ -2,13 +2,16 @@
 
 The folder that `compare` writes:
 
-comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, dataset, protocol, split,
-                     fraction, label, metric, difference, ci_low, ci_high, p, level, seeds, by_seed, claim, reason}:
-                     a and b name arms, that is a chart and, in brackets, its use (unless anchor) and control (unless
-                     none), or a run, where two runs share all of these and the seed;
+comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, objective_a, objective_b,
+                     settings_hash_a, settings_hash_b, dataset, protocol, split, fraction, uncertain, blank, after_film,
+                     label, metric, difference, ci_low, ci_high, p, p_holm, level, seeds, by_seed, claim, note, reason}:
+                     a and b name arms, that is a chart and, in brackets, objective (unless msn), its use (unless
+                     anchor) and control (unless none), and where two arms would share a name but not the settings of
+                     pretraining the recipe or a run of each; or a run, where two runs share all of these and the seed;
                      difference = mean over seeds of a - b; the interval lets patients vary and holds the pretrained
-                     encoders fixed; `seeds` counts the runs an arm's mean is over; `claim` warns where they are
-                     fewer than 3
+                     encoders fixed; p_holm is Holm's p over the labels of one pair, data set, fraction and metric
+                     (the macro apart; other pairs are not counted); `seeds` counts the runs an arm's mean is over;
+                     `claim` warns where they are fewer than 3, `note` where the two were not pretrained alike
 compare.json         format, command, versions, the runs with their arms and seeds, resamples, seed, macro labels
 """
 
@@ -37,7 +40,9 @@ SAME_SETTINGS = ("protocol", "split", "uncertain", "blank")
 
 
 class Run(NamedTuple):
-    """One evaluated run."""
+    """One evaluated run: `settings` of its evaluation, hashes of its `stores` by data set (the first: what was fitted
+    on), and the encoder as it was `made`, its provenance.
+    """
 
     folder: Path
     name: str
@@ -46,6 +51,8 @@ class Run(NamedTuple):
     use: str | None
     seed: int | None
     settings: dict[str, Any]
+    stores: dict[str, str]
+    made: dict[str, Any]
 
 
 class Sheet(NamedTuple):
@@ -64,7 +71,8 @@ def compare(
     """Compares the encoders of several Results folders, every arm with every later one, and writes `out`.
 
     Raises InputError if there are fewer than two arms, a folder holds no evaluation, the evaluations differ in
-    protocol, split or label policy, or their scored films, labels or truths differ.
+    protocol, split, label policy or stores, in the seed where a fraction is below 1, or their scored films, labels or
+    truths differ.
     """
     results.check_replaceable(out)
     runs = [_read_run(Path(folder)) for folder in folders]
@@ -78,12 +86,16 @@ def compare(
                 f"and {run.settings[setting]} in {run.folder}; evaluate them alike"
             )
     sheets = {run.folder: _read_sheets(run) for run in runs}
-    rows: list[dict[str, Any]] = []
-    macro_labels: dict[str, list[str]] = {}
     for where in _shared(runs, sheets):
         first = sheets[runs[0].folder][where]
         for run in runs[1:]:
             _refuse_other_films(where[0], first, sheets[run.folder][where], runs[0], run)
+    for run in runs[1:]:
+        _refuse_other_learning(runs[0], run, subsets=any(fraction < 1 for _, fraction in sheets[run.folder]))
+    rows: list[dict[str, Any]] = []
+    macro_labels: dict[str, list[str]] = {}
+    for where in sheets[runs[0].folder]:
+        first = sheets[runs[0].folder][where]
         counted = eligible(first.truth, first.patients)
         macro_labels[where[0]] = [label for label, here in zip(first.labels, counted, strict=True) if here]
         scored = {
@@ -105,6 +117,7 @@ def compare(
                 for name, members in arms.items()
             },
             "settings": {name: runs[0].settings[name] for name in SAME_SETTINGS},
+            "stores": runs[0].stores,
             "resamples": resamples,
             "level": level,
             "seed": seed,
@@ -128,29 +141,50 @@ def _read_run(folder: Path) -> Run:
         )
     made = manifest["encoder"]["provenance"]
     chart, control = (str(made.get(key, "none")) for key in ("chart", "control"))
-    return Run(folder, manifest["run"], chart, control, made.get("chart_use"), made.get("seed"), manifest["settings"])
+    stores = {each["dataset"]: each["hash"] for each in manifest["stores"]}
+    use, seed = made.get("chart_use"), made.get("seed")
+    return Run(folder, manifest["run"], chart, control, use, seed, manifest["settings"], stores, made)
 
 
 def _arms(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs of one chart, use and control are one arm over several seeds; where a seed comes twice, each is its own."""
-    arms: dict[str, list[Run]] = {}
+    """Runs of one chart, use, control, objective and settings are one arm over several seeds; where a seed comes
+    twice, each is its own.
+    """
+    alike: dict[tuple[str, ...], dict[str | None, list[Run]]] = {}
     for run in runs:
-        changed = [word for word in (run.use, run.control) if word not in (None, "anchor", "none")]
-        name = f"{run.chart} ({', '.join(map(str, changed))})" if changed else run.chart
-        arms.setdefault(name, []).append(run)
+        changed = (run.made.get("objective"), run.use, run.control)
+        words = (run.chart, *(str(word) for word in changed if word not in (None, "msn", "anchor", "none")))
+        alike.setdefault(words, {}).setdefault(run.made.get("settings_hash"), []).append(run)
     apart: dict[str, list[Run]] = {}
-    for name, members in arms.items():
-        seeds = [run.seed for run in members]
-        if len(set(seeds)) == len(seeds) and (None not in seeds or len(seeds) == 1):
-            apart[name] = members
-            continue
-        for run in members:
-            if run.name in apart:
-                raise InputError(
-                    f"expected each run once, found {run.name!r} in {apart[run.name][0].folder} and {run.folder}"
-                )
-            apart[run.name] = [run]
+
+    def add(name: str, members: list[Run]) -> None:
+        if name in apart:
+            raise InputError(
+                f"expected each run once, found {name!r} in {apart[name][0].folder} and {members[0].folder}"
+            )
+        apart[name] = members
+
+    for words, settings in alike.items():
+        for members, more in zip(settings.values(), _told_apart(list(settings.values())), strict=True):
+            seeds = [run.seed for run in members]
+            if len(set(seeds)) == len(seeds) and (None not in seeds or len(seeds) == 1):
+                brackets = [*words[1:], *more]
+                add(f"{words[0]} ({', '.join(brackets)})" if brackets else words[0], members)
+                continue
+            for run in members:
+                add(run.name, [run])
     return apart
+
+
+def _told_apart(groups: Sequence[Sequence[Run]]) -> list[list[str]]:
+    """A word for each group of runs that share everything but their settings; none where there is one group."""
+    if len(groups) == 1:
+        return [[]]
+    recipes = [{run.made.get("recipe") for run in members} for members in groups]
+    named = [str(next(iter(each))) for each in recipes if len(each) == 1 and None not in each]
+    if len(set(named)) == len(groups):
+        return [[f"recipe {name}"] for name in named]
+    return [[f"settings of {members[0].name}"] for members in groups]
 
 
 def _read_sheets(run: Run) -> dict[tuple[str, float], Sheet]:
@@ -211,6 +245,28 @@ def _refuse_other_films(dataset: str, first: Sheet, other: Sheet, run: Run, anot
         )
 
 
+def _refuse_other_learning(first: Run, other: Run, *, subsets: bool) -> None:
+    """What was fitted on must be the same too: the stores, and where a fraction is below 1 the patients drawn."""
+    ours, theirs = (next(iter(run.stores)) for run in (first, other))
+    if ours != theirs:
+        raise InputError(
+            f"expected probes of one store in all evaluations, found {ours} in {first.folder} and {theirs} in "
+            f"{other.folder}; evaluate them alike"
+        )
+    for dataset, digest in first.stores.items():
+        if digest != other.stores[dataset]:
+            raise InputError(
+                f"expected one store of {dataset} in all evaluations, found hash {digest[:12]} in {first.folder} and "
+                f"{other.stores[dataset][:12]} in {other.folder}; evaluate on one store"
+            )
+    ours, theirs = (str(run.settings["seed"]) for run in (first, other))
+    if subsets and ours != theirs:
+        raise InputError(
+            f"expected one --seed in all evaluations of a part of the training patients, found {ours} in "
+            f"{first.folder} and {theirs} in {other.folder}; the seed draws the patients, so evaluate them alike"
+        )
+
+
 def _compared(
     a: tuple[str, list[Run]],
     b: tuple[str, list[Run]],
@@ -238,10 +294,16 @@ def _compared(
         "protocol": settings["protocol"],
         "split": settings["split"],
         "fraction": where[1],
+        "uncertain": settings["uncertain"],
+        "blank": settings["blank"],
+        "after_film": sorted({name for run in (*pairs[0], *pairs[1]) for name in run.made.get("after_film") or ()}),
         "level": level,
         "seeds": seeds,
         "claim": claim(seeds),
+        "note": _note(*pairs),
     }
+    for name in ("objective", "settings_hash"):
+        common |= {f"{name}_a": a[1][0].made.get(name), f"{name}_b": b[1][0].made.get(name)}
     mean_a, mean_b = (mean_of([scored[run.folder] for run in members]) for members in pairs)
     rows = comparison_rows(labels, counted, mean_a, mean_b, level, common)
     for row in rows:
@@ -251,6 +313,18 @@ def _compared(
             if both
         ]
     return rows
+
+
+def _note(a: Sequence[Run], b: Sequence[Run]) -> str | None:
+    """In what the two were not pretrained alike beside chart, control and seed."""
+    notes = []
+    films = [sorted({run.made["films"] for run in arm if run.made.get("films") is not None}) for arm in (a, b)]
+    if all(films) and films[0] != films[1]:
+        counts = " and ".join(", ".join(map(str, each)) for each in films)
+        notes.append(f"pretrained on different films: {counts} (published rules drop what a chart cannot represent)")
+    if a[0].made.get("settings_hash") != b[0].made.get("settings_hash"):
+        notes.append("pretrained with different settings, so the difference is not that of the charts alone")
+    return "; ".join(notes) or None
 
 
 def _value(scored: Scored, row: dict[str, Any], labels: tuple[str, ...]) -> float:

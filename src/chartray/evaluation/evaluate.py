@@ -9,6 +9,8 @@ results.jsonl        one object per arm, fraction, data set, label and metric:
                           untrained | pixels | chart-only | image+chart
     chart                 the encoder's chart; for chart-only and image+chart the chart they read; else none
     chart_use             how the encoder's pretraining used its chart: anchor | predict | null
+    objective, settings_hash, after_film    of the encoder's pretraining: msn | dino | mae | null; the same for two runs
+                          of one recipe; chart variables that it was allowed although known only after the film
     dataset, store        the source of the scored cohort, and its store's folder name
     protocol, split       linear | knn | finetune | published; test | validate
     label, metric         a label of STORE or `macro`; auroc | average_precision
@@ -30,9 +32,11 @@ embeddings.parquet   dataset, split, image_id, patient_id, embedding (D float32)
 probe.safetensors    the encoder's probe at the largest fraction: weight (C, D), bias (C,), mean (D,), scale (D,),
                      strength (C,), validation_auroc (C,); labels in its metadata and in probe.json, with the formula.
                      Where the encoder was trained too, the probe is on the features of `finetuned/`, an encoder folder
-comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, dataset, protocol,
-                     split, fraction, label, metric, difference, ci_low, ci_high, p, level, seeds, claim, reason}:
+comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, objective_a, objective_b,
+                     settings_hash_a, settings_hash_b, dataset, protocol, split, fraction, uncertain, blank, after_film,
+                     label, metric, difference, ci_low, ci_high, p, p_holm, level, seeds, claim, note, reason}:
                      a is the run, b the name of a floor, difference = a - b, the same patients drawn for both;
+                     p_holm is Holm's p over the labels of one b, data set, fraction and metric (the macro apart);
                      `claim` warns where seeds < 3
 evaluation.json      format, command, versions, when, source and provenance of the encoder, `after_film` (variables
                      that pretraining was allowed although known only after the film), patients_seen_in_pretraining

@@ -1,7 +1,7 @@
 """What the arms of one evaluation reached, as the rows and tables of its Results folder."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +69,7 @@ def rows_of(outcome: Outcome, run: str, encoder: PretrainedEncoder, settings: Se
         "blank": settings.blank,
         "resamples": settings.resamples,
         "level": settings.level,
-    }
+    } | pretraining_of(encoder.provenance)
     return result_rows(outcome.test, outcome.scored, settings.level, common, outcome.notes)
 
 
@@ -78,6 +78,7 @@ def comparisons_of(
 ) -> list[dict[str, Any]]:
     """The encoder against every floor, on the same films at the same fraction."""
     own = {(each.fraction, each.test.dataset): each for each in outcomes if each.arm is own_arm}
+    made = pretraining_of(encoder.provenance)
     rows: list[dict[str, Any]] = []
     for floor in (each for each in outcomes if each.arm is not own_arm):
         common = {
@@ -93,13 +94,29 @@ def comparisons_of(
             "protocol": settings.protocol,
             "split": settings.split,
             "fraction": floor.fraction,
+            "uncertain": settings.uncertain,
+            "blank": settings.blank,
+            "after_film": made["after_film"],
             "level": settings.level,
             "seeds": 1,
             "claim": claim(1),
+            "note": None,
         }
+        for name in ("objective", "settings_hash"):
+            common |= {f"{name}_a": made[name], f"{name}_b": made[name] if floor.arm.control == "image+chart" else None}
         a = own[floor.fraction, floor.test.dataset]
         rows += comparison_rows(floor.test.labels, floor.test.counted, a.scored, floor.scored, settings.level, common)
     return rows
+
+
+def pretraining_of(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows say of the pretraining beside chart, control and seed; null where the encoder does not say."""
+    after_film = list(made.get("after_film") or ())
+    return {
+        "objective": made.get("objective"),
+        "settings_hash": made.get("settings_hash"),
+        "after_film": after_film,
+    }
 
 
 def predictions_of(outcome: Outcome, run: str) -> pa.Table:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from chartray.evaluation.films import Films, Match
 from chartray.measure import metrics
+from chartray.measure.holm import holm
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -128,19 +129,29 @@ def result_rows(
 def comparison_rows(
     labels: Sequence[str], counted: NDArray[np.bool_], a: Scored, b: Scored, level: float, common: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """a minus b, paired by patient: the macro of each metric, then each label."""
+    """a minus b, paired by patient: the macro of each metric, then each label.
+
+    `p_holm` is Holm's p over the labels of these two on this data set in one metric that have a p; the macro is a
+    family of its own, so its two p are equal. Other pairs, data sets, fractions and the other metric are not counted.
+    """
     rows = []
     for metric in METRICS:
         drawn = getattr(a.resamples, f"macro_{metric}") - getattr(b.resamples, f"macro_{metric}")
         macro = metrics.difference(a.macro[metric] - b.macro[metric], drawn, level)
-        rows.append(_comparison(common, MACRO, metric, macro, 0, None if counted.any() else NO_MACRO))
+        reason = None if counted.any() else NO_MACRO
+        rows.append(_comparison(common, MACRO, metric, macro, 0, reason))
+        rows[-1]["p_holm"] = rows[-1]["p"]
         drawn = getattr(a.resamples, metric) - getattr(b.resamples, metric)
         each = metrics.difference(a.values[metric] - b.values[metric], drawn, level)
+        found = []
         for index, label in enumerate(labels):
             reason = None if counted[index] else TOO_FEW
             if np.isnan(each.value[index]):
                 reason = ONE_CLASS
-            rows.append(_comparison(common, label, metric, each, index, reason))
+            found.append(_comparison(common, label, metric, each, index, reason))
+        for row, adjusted in zip(found, holm([row["p"] for row in found]).tolist(), strict=True):
+            row["p_holm"] = adjusted
+        rows += found
     return rows
 
 
