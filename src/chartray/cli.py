@@ -2,8 +2,9 @@
 
 import shlex
 import sys
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -292,12 +293,9 @@ def evaluate(
         max_epochs=max_epochs,
     )
     for row in rows:
-        if row["label"] == "macro":
-            value = "null" if row["value"] is None else f"{row['value']:.3f}"
-            interval = "" if row["ci_low"] is None else f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
-            why = f" ({row['reason']})" if row["reason"] else ""
-            what = f"{row['dataset']} {row['split']} {row['fraction']:.0%}, {row['chart']}/{row['control']}"
-            print(f"{what}: macro {row['metric']} {value}{interval} over {len(row['labels'])} labels{why}")
+        own = row["control"] not in ("untrained", "pixels", "chart-only", "image+chart")
+        if row["label"] == "macro" or (own and row["metric"] == "auroc"):
+            print(_spoken(row))
     print(out)
 
 
@@ -365,6 +363,17 @@ def run_command(tokens: list[str]) -> int:
     except Stopped as error:
         return _say(str(error), TERMINATED)
     return DONE
+
+
+def _spoken(row: dict[str, Any]) -> str:
+    """A line of results: data set and split, fraction, chart/control, label, metric, value [interval], reason."""
+    low, high = row["ci_low"], row["ci_high"]
+    value = "null" if row["value"] is None or isnan(row["value"]) else f"{row['value']:.3f}"
+    interval = "" if low is None or isnan(low) else f" [{low:.3f}, {high:.3f}]"
+    over = f" of {len(row['labels'])} labels" if row["label"] == "macro" else ""
+    why = f" ({row['reason']})" if row["reason"] else ""
+    what = f"{row['dataset']} {row['split']} {row['fraction']:.0%}, {row['chart']}/{row['control']}"
+    return f"{what}: {row['label']}{over}, {row['metric']} {value}{interval}{why}"
 
 
 def _write_cohort(made: "Cohort", out: Path) -> None:
