@@ -2,8 +2,10 @@
 
 import pytest
 
+from chartray.errors import InputError
 from chartray.report import inputs
-from chartray.report.summary import chosen, five_lines, over_seeds, selection, verdicts
+from chartray.report.apart import told_apart
+from chartray.report.summary import at, chosen, five_lines, over_seeds, selection, verdicts
 
 
 def row(chart: str, control: str, value: float | None, seed: int = 0, **more: object) -> dict[str, object]:
@@ -20,6 +22,8 @@ def pair(a: tuple[str, str], b: tuple[str, str], low: float, high: float, **more
 
 CHART, NONE, SHUFFLED, UNTRAINED = ("sex", "none"), ("none", "none"), ("sex", "shuffled"), ("none", "untrained")
 
+SPLITS = (("test", 0.01), ("validate", 0.09))
+
 
 def rows(seeds: int) -> list[dict[str, object]]:
     found = [row(*arm, 0.7, seed) for arm in (CHART, NONE, SHUFFLED) for seed in range(seeds)]
@@ -27,8 +31,12 @@ def rows(seeds: int) -> list[dict[str, object]]:
 
 
 def said(seeds: int, pairs: list[dict[str, object]]) -> dict[str, str]:
-    found = verdicts(inputs.scores(rows(seeds)), [inputs.comparison(one) for one in pairs])
-    return {one.sentence: one.outcome for one in found}
+    return spoken(rows(seeds), pairs)
+
+
+def spoken(scores: list[dict[str, object]], pairs: list[dict[str, object]]) -> dict[str, str]:
+    named = told_apart(inputs.scores(scores), [inputs.comparison(one) for one in pairs])
+    return {one.sentence: one.outcome for one in verdicts(*named[:2])}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +107,7 @@ def test_the_ceiling_is_image_and_chart_on_the_encoder_without_one() -> None:
 def test_the_linear_probe_on_the_test_split_with_all_labels_speaks() -> None:
     others = [row(*CHART, 0.9, protocol="knn"), row(*CHART, 0.9, split="validate"), row(*CHART, 0.9, fraction=0.1)]
     scores = inputs.scores([*others, *rows(1)])
-    assert selection(scores) == ("linear", "test", 1.0)
+    assert selection(scores)[:3] == ("linear", "test", 1.0)
     assert all(one.value != 0.9 for one in chosen(scores, selection(scores)))
 
 
@@ -131,3 +139,123 @@ def test_pixels_that_pretraining_does_not_beat_are_named() -> None:
     assert sentences[words] == "worse"
     lines = five_lines(rows(1), [pair(CHART, pixels, -0.08, -0.02), pair(CHART, NONE, -0.02, 0.03)])
     assert "No claim about the chart" in lines[3]
+
+
+def test_test_and_validate_of_one_run_are_not_two_seeds() -> None:
+    pairs = [pair(CHART, UNTRAINED, low, low + 0.02, split=split, run_seed=0) for split, low in SPLITS]
+    scores = [
+        row(*arm, value, split=split)
+        for arm in (CHART, UNTRAINED)
+        for split, value in (("test", 0.7), ("validate", 0.8))
+    ]
+    assert spoken(scores, pairs) == {
+        "Pretraining (sex) beats the untrained encoder in macro AUROC: MIMIC-CXR +0.020 [+0.010, +0.030].": "better"
+    }
+    named = told_apart(inputs.scores(scores), [inputs.comparison(one) for one in pairs])
+    kept = at(named[1], selection(named[0]))
+    assert [(one.split, over_seeds([one]).seeds) for one in kept] == [("test", 1)]
+
+
+def test_labels_read_otherwise_are_not_another_seed() -> None:
+    read = [{"uncertain": uncertain, "blank": "negative"} for uncertain in ("zeros", "ignore", "ones")]
+    scores = [row(*arm, 0.7, seed, **how) for arm in (CHART, NONE) for seed in (0,) for how in read]
+    pairs = [pair(CHART, NONE, 0.1 * place, 0.1 * place + 0.02, **how) for place, how in enumerate(read, start=1)]
+    which = selection(inputs.scores(scores))
+    assert (which.uncertain, which.blank) == ("ignore", "negative")
+    assert len(chosen(inputs.scores(scores), which)) == 2
+    about = next(one for one in spoken(scores, pairs) if "against no chart" in one)
+    assert (
+        about
+        == "No claim about the chart, sex against no chart: 1 seed, 3 needed; seen: MIMIC-CXR +0.210 [+0.200, +0.220]."
+    )
+
+
+def test_a_probe_of_its_own_and_one_from_elsewhere_are_told_apart() -> None:
+    scores = [row(*CHART, value, dataset="nih", home=home) for home, value in (("mimic", 0.6), ("nih", 0.8))]
+    scores += [row(*CHART, 0.7, home="mimic"), row(*UNTRAINED, 0.5, home="mimic")]
+    pairs = [
+        pair(CHART, UNTRAINED, low, low + 0.02, dataset="nih", home=home)
+        for home, low in (("mimic", -0.05), ("nih", 0.01))
+    ]
+    named = told_apart(inputs.scores(scores), [inputs.comparison(one) for one in pairs])
+    kept = chosen(named[0], selection(named[0]))
+    assert {(inputs.shown(one.place), one.value) for one in kept if one.dataset == "nih"} == {
+        ("NIH ChestX-ray14 (probe of MIMIC-CXR)", 0.6),
+        ("NIH ChestX-ray14 (own probe)", 0.8),
+    }
+    assert "MIMIC-CXR" in {inputs.shown(one.place) for one in kept}
+    sentence = next(iter(spoken(scores, pairs)))
+    assert "beats the untrained encoder in macro AUROC: NIH ChestX-ray14 (own probe) +0.020" in sentence
+    assert (
+        "falls short of the untrained encoder in macro AUROC: NIH ChestX-ray14 (probe of MIMIC-CXR) -0.040" in sentence
+    )
+
+
+def test_two_values_of_one_thing_are_refused_not_dropped() -> None:
+    scores = inputs.scores([row(*CHART, 0.7), row(*CHART, 0.6)])
+    with pytest.raises(InputError, match=r"expected one auroc of macro on MIMIC-CXR .* found 0.7 and 0.6"):
+        chosen(scores, selection(scores))
+    again = inputs.scores([row(*CHART, 0.7), row(*CHART, 0.7)])
+    assert len(chosen(again, selection(again))) == 1
+
+
+def test_objectives_are_arms_and_only_the_chart_may_differ_in_a_claim() -> None:
+    scores = [row(*arm, 0.7, seed, objective="msn") for arm in (CHART, NONE) for seed in range(3)]
+    scores += [row(*NONE, 0.5, seed, objective="dino") for seed in range(3)]
+    pairs = [pair(CHART, NONE, 0.1, 0.2, seeds=3, objective_a="msn", objective_b="dino")]
+    read = inputs.scores(scores)
+    assert {one.arm.title for one in read} == {"sex", "no chart", "DINO, no chart"}
+    sentences = spoken(scores, pairs)
+    assert list(sentences) == ["sex against no chart was not compared."]
+    lines = five_lines(scores, pairs)
+    assert "DINO, no chart 0.500" in lines[1]
+
+
+def test_settings_that_differ_are_named_and_never_averaged() -> None:
+    scores = [
+        row(*CHART, value, seed, settings_hash=made)
+        for seed, made, value in ((0, "aaaaaa111111", 0.6), (1, "bbbbbb222222", 0.8))
+    ]
+    named, _, _ = told_apart(inputs.scores(scores), [])
+    assert {one.arm.title: one.value for one in named} == {"sex, settings aaaaaa": 0.6, "sex, settings bbbbbb": 0.8}
+    alike = inputs.scores([one | {"settings_hash": "aaaaaa111111"} for one in scores])
+    named, _, _ = told_apart(alike, [])
+    assert {one.arm.title for one in named} == {"sex"}
+    assert len({one.arm for one in named}) == 1
+    # Another chart with other settings differs in more than the chart.
+    others = [row(*NONE, 0.5, seed, settings_hash="cccccc333333") for seed in range(3)]
+    mine = [row(*CHART, 0.6, seed, settings_hash="aaaaaa111111") for seed in range(3)]
+    hashes = {"settings_hash_a": "aaaaaa111111", "settings_hash_b": "cccccc333333"}
+    assert spoken([*mine, *others], [pair(CHART, NONE, 0.1, 0.2, seeds=3, **hashes)]) == {}
+
+
+def test_a_floor_beside_two_settings_is_one_only_where_it_is_the_same() -> None:
+    def floors(second: float) -> set[str]:
+        values = (("aaaaaa111111", 0.6), ("bbbbbb222222", second))
+        scores = [row(*UNTRAINED, value, run=made, settings_hash=made) for made, value in values]
+        return {one.arm.title for one in told_apart(inputs.scores(scores), [])[0]}
+
+    assert floors(0.6) == {"untrained encoder"}
+    assert floors(0.5) == {"untrained encoder, settings aaaaaa", "untrained encoder, settings bbbbbb"}
+
+
+def test_the_seeds_of_the_quoted_comparison_count() -> None:
+    for seeds in (1, 2):
+        sentences = said(3, [pair(CHART, NONE, 0.1, 0.2, seeds=seeds)])
+        about = next(one for one in sentences if "against no chart" in one)
+        assert sentences[about] == "no claim"
+        assert f"{seeds} seed" in about
+    # One run that was compared three times is one seed.
+    thrice = [pair(CHART, NONE, low, 0.2, run_seed=0) for low in (0.1, 0.11, 0.12)]
+    about = next(one for one in said(3, thrice) if "against no chart" in one)
+    assert "1 seed, 3 needed" in about
+
+
+def test_a_place_with_fewer_seeds_gets_no_claim() -> None:
+    scores = [row(*arm, 0.7, seed) for arm in (CHART, NONE) for seed in range(3)]
+    scores += [row(*arm, 0.7, 0, dataset="nih") for arm in (CHART, NONE)]
+    pairs = [pair(CHART, NONE, 0.1, 0.2, seeds=3), pair(CHART, NONE, 0.1, 0.3, seeds=3, dataset="nih")]
+    assert list(spoken(scores, pairs)) == [
+        "sex beats no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]; no claim elsewhere: 1 seed, 3 needed; "
+        "seen: NIH ChestX-ray14 +0.200 [+0.100, +0.300]."
+    ]

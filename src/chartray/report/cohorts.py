@@ -16,6 +16,13 @@ from chartray.pixels.store import Store
 from chartray.report.inputs import Results, Run
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
 
+# Entries of the flow that are no cell's text: empty cells, and groups of cells that were not told.
+_RARE = "(rare values)"
+_TOLD = ("absent", "(unreadable)", "(dates, long numbers or long texts)")
+# A cell that could not be used may hold anything, a name too: it is on the page if that many films share it.
+FILMS_TO_SHOW_A_VALUE = 10
+VALUES_SHOWN = 6
+
 
 class FlowStep(NamedTuple):
     """One step of the flow; `percent` is what is left of the first step's rows."""
@@ -129,6 +136,24 @@ def without_identifiers(reason: str) -> str:
     return re.sub(r"\b\w*\d{4,}\w*\b", "…", reason).strip(" :,;")
 
 
+def common_values(counts: Mapping[str, int]) -> str:
+    """Cells that could not be used, by value; a value of few films could name one of them and is only counted.
+
+    >>> common_values({"absent": 9, "?": 12, "Jane Doe 1.4.1950": 1, "(rare values)": 2})
+    'absent 9, “?” 12, rare values 3'
+    """
+    told = [(value, count) for value, count in counts.items() if value in _TOLD]
+    common = [one for one in counts.items() if one[0] not in (*_TOLD, _RARE) and one[1] >= FILMS_TO_SHOW_A_VALUE]
+    common.sort(key=lambda one: -one[1])
+    texts = [f"{value.strip('()')} {count:,}" for value, count in told]
+    texts += [f"“{value}” {count:,}" for value, count in common[:VALUES_SHOWN]]
+    others = sum(count for _, count in common[VALUES_SHOWN:])
+    rare = sum(counts.values()) - sum(count for _, count in [*told, *common])
+    texts += [f"other values {others:,}"] if others else []
+    texts += [f"rare values {rare:,}"] if rare else []
+    return ", ".join(texts)
+
+
 def _flow(name: str, folder: Path | None, runs: Sequence[Run]) -> Mapping[str, Any]:
     for run in runs:
         flow = run.manifest.get("flow")
@@ -170,9 +195,7 @@ def _missing(cohort: pa.Table, metadata: CohortMetadata, values: Mapping[str, An
         column = cohort[EHR_PREFIX + name]
         missing = column.null_count
         unusable = values.get(name) or values.get(EHR_PREFIX + name) or {}
-        text = ", ".join(
-            f"{value if value == 'absent' else f'“{value}”'} {count:,}" for value, count in list(unusable.items())[:6]
-        )
+        text = common_values({str(value): int(count) for value, count in unusable.items()})
         percent = 100 * missing / max(len(column), 1)
         found.append(
             MissingCells(name, variable.kind, len(column) - missing, missing, percent, not variable.known_at_film, text)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from chartray.report.arms import Arm
 from chartray.report.figures import (
     Curve,
     Interval,
@@ -19,7 +20,7 @@ from chartray.report.figures import (
     single,
     training_panel,
 )
-from chartray.report.inputs import MACRO, Arm, Comparison, Run, Score
+from chartray.report.inputs import MACRO, Comparison, Run, Score
 from chartray.report.summary import over_seeds
 from chartray.report.tables import arms_of, intervals
 
@@ -88,8 +89,8 @@ def dataset_figures(
     look: Mapping[Arm, Style],
     out: Path,
 ) -> dict[str, Any]:
-    """The figures of one data set, drawn for the page and saved in `out`/figures with the data set in their names."""
-    there = [one for one in scores if one.dataset == name and one.metric == "auroc"]
+    """The figures of one place, drawn for the page and saved in `out`/figures with the place in their names."""
+    there = [one for one in scores if one.place == name and one.metric == "auroc"]
     arms = arms_of(there)
     mine = _only(look, set(arms))
     slug = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
@@ -134,8 +135,12 @@ def _label_panels(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Ar
 
 
 def _plain(scores: Sequence[Score], arms: Sequence[Arm]) -> Interval | None:
-    """Plain pretraining, against which charts are seen: its interval for one seed, its mean for several."""
-    marks = [mark for mark in intervals(scores, arms) if mark.arm.kind == "none"]
+    """Plain pretraining, against which charts are seen: its interval for one seed, its mean for several.
+
+    That of the first such arm: MSN where there is one.
+    """
+    plain = [arm for arm in arms if arm.kind == "none"]
+    marks = intervals(scores, plain[:1])
     if len(marks) < 2:
         return marks[0] if marks else None
     return Interval(marks[0].arm, sum(mark.value for mark in marks) / len(marks), math.nan, math.nan)
@@ -145,7 +150,7 @@ def _difference_panel(name: str, comparisons: Sequence[Comparison], look: Mappin
     """The differences in macro AUROC of `name`: all pairs, seeds together."""
     pairs: dict[tuple[Arm, Arm], list[Comparison]] = {}
     for one in comparisons:
-        shown = (one.dataset, one.label, one.metric) == (name, MACRO, "auroc") and one.difference is not None
+        shown = (one.place, one.label, one.metric) == (name, MACRO, "auroc") and one.difference is not None
         if shown and one.a in look and one.b in look:
             pairs.setdefault((one.a, one.b), []).append(one)
     rows: list[tuple[str, list[Interval]]] = []

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from chartray.report.inputs import Arm
+from chartray.report.arms import Arm
 
 # Inches under the axes for tick labels and the axis title.
 _BOTTOM = 0.48
@@ -35,6 +35,8 @@ _FIXED: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
     "chart-only": ("#009e73", "*", "-."),
     "image+chart": ("#44aa99", "h", "--"),
 }
+_MARKERS = ("o", "^", "v", "D", "s", "X", "P", "*", "h")
+_LINES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-.", ":", "--", "-")
 # Keys are literals to the type checker; any mapping of them will do.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -109,14 +111,19 @@ class Curve(NamedTuple):
 
 
 def styles(arms: Sequence[Arm]) -> dict[Arm, Style]:
-    """A look for each arm, the same in every figure: charts in blues, no chart vermilion, floors grey."""
+    """A look for each arm, the same in every figure: charts in blues, no chart vermilion, floors grey.
+
+    Arms that would look alike (no chart under MSN and under DINO) differ in marker and line.
+    """
     found: dict[Arm, Style] = {}
     for arm in sorted(set(arms), key=lambda arm: arm.order):
         if arm.kind == "chart":
             place = sum(other.kind == "chart" for other in found)
-            found[arm] = Style(_CHART_COLOURS[place % len(_CHART_COLOURS)], "o", "-")
+            style = Style(_CHART_COLOURS[place % len(_CHART_COLOURS)], "o", "-")
         else:
-            found[arm] = Style(*_FIXED.get("none" if arm.kind == "none" else arm.control, ("#882255", "o", "-")))
+            style = Style(*_FIXED.get("none" if arm.kind == "none" else arm.control, ("#882255", "o", "-")))
+        ways = (style._replace(marker=marker, line=line) for line in _LINES for marker in _MARKERS)
+        found[arm] = next((one for one in (style, *ways) if one not in found.values()), style)
     return found
 
 

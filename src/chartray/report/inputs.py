@@ -12,84 +12,37 @@ import pyarrow.parquet as pq
 import yaml
 
 from chartray.errors import InputError
+from chartray.report.arms import SOURCES, Arm, arm_of
 
 MACRO = "macro"
-# What is scored beside a run: floors that no pretraining enters, and the ceiling that reads its embedding too.
-SOURCES = ("untrained", "pixels", "chart-only", "image+chart")
-NO_CHART = "no chart"
 
 _DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
 
 
-def shown(dataset: str) -> str:
-    """What a reader calls a data set.
+def place_of(dataset: str, home: str) -> str:
+    """Where a probe was scored, as a key: the data set, and whose probe it was where `home` says so."""
+    return f"{dataset}<{home}" if home else dataset
+
+
+def shown(place: str) -> str:
+    """What a reader calls a data set or a place.
 
     >>> shown("mimic"), shown("mimic:second.store"), shown("hannover")
     ('MIMIC-CXR', 'MIMIC-CXR (second.store)', 'hannover')
+    >>> shown("nih<nih"), shown("nih<mimic")
+    ('NIH ChestX-ray14 (own probe)', 'NIH ChestX-ray14 (probe of MIMIC-CXR)')
     """
+    dataset, _, home = place.partition("<")
     source, colon, folder = dataset.partition(":")
-    return _DATASETS.get(source, source) + (f" ({folder})" if colon else "")
-
-
-class Arm(NamedTuple):
-    """One column of every table: how the chart entered pretraining, or which source was scored beside it.
-
-    `chart` is the feature set (none: plain pretraining), `control` is none, shuffled, constant, mask-only or one of
-    SOURCES, `use` is anchor or predict; `on` is the title of the encoder whose embedding image + chart read.
-    """
-
-    chart: str
-    control: str = "none"
-    use: str = "anchor"
-    on: str = ""
-
-    @property
-    def title(self) -> str:
-        """What a reader calls it."""
-        if self.control == "chart-only":
-            return "chart only" if self.chart == "none" else f"chart only ({self.chart})"
-        if self.control == "image+chart":
-            return "image + chart" if self.on in ("", NO_CHART) else f"image + chart on {self.on}"
-        if self.control in SOURCES:
-            return {"untrained": "untrained encoder", "pixels": "plain pixels"}[self.control]
-        name = NO_CHART if self.chart == "none" else self.chart
-        name += ", predicted" if self.use == "predict" and self.chart != "none" else ""
-        return name if self.control == "none" else f"{name}, {self.control}"
-
-    @property
-    def kind(self) -> str:
-        """chart, none, control or source: the order of the columns."""
-        if self.control in SOURCES:
-            return "source"
-        if self.control != "none":
-            return "control"
-        return "none" if self.chart == "none" else "chart"
-
-    @property
-    def order(self) -> tuple[int, int, str]:
-        """Sorts charts first, then no chart, controls, floors and ceilings."""
-        place = ("chart", "none", "control", "source").index(self.kind)
-        return place, SOURCES.index(self.control) if self.control in SOURCES else 0, self.title
-
-
-def arm_of(chart: str | None, control: str | None, use: str | None = None, base: Arm | None = None) -> Arm:
-    """The arm that a row or a manifest names; `base` is the encoder that it was scored beside.
-
-    The untrained encoder and plain pixels are one arm each, whatever run they were scored beside.
-    """
-    chart, control = chart or "none", control or "none"
-    if control in ("untrained", "pixels"):
-        return Arm("none", control)
-    if control in SOURCES:
-        return Arm(chart, control, on=base.title if base is not None and control == "image+chart" else "")
-    # Without a chart there is nothing to use in one way or another.
-    return Arm(chart, control, (use or "anchor") if chart != "none" else "anchor")
+    name = _DATASETS.get(source, source) + (f" ({folder})" if colon else "")
+    return name + ("" if not home else " (own probe)" if home == dataset else f" (probe of {shown(home)})")
 
 
 class Score(NamedTuple):
     """One line of results.jsonl; `low` and `high` are None where there can be no interval, `reason` says why.
 
-    `labels` are those of the macro mean, in macro rows.
+    `labels` are those of the macro mean, in macro rows; `home` is the data set that the probe was fitted on, ""
+    where it is not recorded or goes without saying.
     """
 
     arm: Arm
@@ -111,10 +64,20 @@ class Score(NamedTuple):
     resamples: int | None
     labels: tuple[str, ...]
     reason: str | None
+    home: str = ""
+
+    @property
+    def place(self) -> str:
+        """The data set, and whose probe was scored there."""
+        return place_of(self.dataset, self.home)
 
 
 class Comparison(NamedTuple):
-    """One line of comparisons.jsonl: value(a) - value(b) on the same patients."""
+    """One line of comparisons.jsonl: value(a) - value(b) on the same patients.
+
+    `split` is "", `uncertain` and `blank` are None where they are not recorded; `seed` is that of the pretraining of a
+    single pair of runs; `p_holm` is corrected over the labels.
+    """
 
     a: Arm
     b: Arm
@@ -128,6 +91,17 @@ class Comparison(NamedTuple):
     high: float | None
     p: float | None
     seeds: int
+    split: str = ""
+    uncertain: str | None = None
+    blank: str | None = None
+    home: str = ""
+    seed: int | None = None
+    p_holm: float | None = None
+
+    @property
+    def place(self) -> str:
+        """The data set, and whose probe was scored there."""
+        return place_of(self.dataset, self.home)
 
 
 @dataclass(frozen=True)
@@ -138,12 +112,7 @@ class Run:
     config: dict[str, Any]
     manifest: dict[str, Any]
     metrics: list[dict[str, Any]]
-
-    @property
-    def arm(self) -> Arm:
-        """Chart, control and use, as the manifest says."""
-        use = self.manifest.get("chart_use") or (self.config.get("chart") or {}).get("use")
-        return arm_of(self.manifest.get("chart"), self.manifest.get("control"), use)
+    arm: Arm
 
     @property
     def seed(self) -> int | None:
@@ -166,6 +135,17 @@ class Results:
         """The encoder that was evaluated."""
         return next((one.arm for one in self.scores if one.arm.kind != "source"), None)
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the evaluated encoder says of its pretraining."""
+        found = (self.evaluation.get("encoder") or {}).get("provenance")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Data sets that were scored, and the places they are."""
+        return {one.dataset: one.place for one in self.scores}
+
     @cached_property
     def predictions(self) -> pa.Table | None:
         """predictions.parquet, or None where there is none."""
@@ -186,7 +166,15 @@ def read_run(folder: Path) -> Run:
     except yaml.YAMLError as error:
         raise InputError(f"expected YAML in {config_file}, found {' '.join(str(error).split())}") from None
     metrics = list(read_lines(metrics_file)) if metrics_file.is_file() else []
-    return Run(folder, config or {}, manifest, metrics)
+    config = config or {}
+    arm = arm_of(
+        manifest.get("chart"),
+        manifest.get("control"),
+        manifest.get("chart_use") or (config.get("chart") or {}).get("use"),
+        objective=manifest.get("objective") or (config.get("objective") or {}).get("name"),
+        settings=manifest.get("settings_hash"),
+    )
+    return Run(folder, config, manifest, metrics, arm)
 
 
 def read_results(folder: Path) -> Results:
@@ -199,19 +187,51 @@ def read_results(folder: Path) -> Results:
         raise InputError(
             f"expected results.jsonl of `chartray evaluate` in {folder}, found none; check the path of the results"
         )
-    evaluation_file = folder / "evaluation.json"
-    evaluation = _json(evaluation_file, "an evaluation") if evaluation_file.is_file() else {}
-    provenance = (evaluation.get("encoder") or {}).get("provenance") or {}
+    record = next((folder / name for name in ("evaluation.json", "compare.json") if (folder / name).is_file()), None)
+    found = _json(record, "an evaluation") if record else {}
     rows = read_lines(file) if file.is_file() else []
     pairs = read_lines(comparisons_file) if comparisons_file.is_file() else []
     for one, of in ((file, rows), (comparisons_file, pairs)):
         for line, row in enumerate(of, start=1):
             absent = [name for name in ("dataset", "label", "metric") if name not in row]
             if absent:
-                found = ", ".join(sorted(row))
-                raise InputError(f"expected the field {absent[0]!r} in line {line} of {one}, found {found}")
-    use = provenance.get("chart_use")
-    return Results(folder, scores(rows, use), [comparison(pair, use) for pair in pairs], evaluation)
+                has = ", ".join(sorted(row))
+                raise InputError(f"expected the field {absent[0]!r} in line {line} of {one}, found {has}")
+    evaluation = found if "arms" not in found else {}
+    known = _known(folder, found, [*rows, *pairs])
+    rows, pairs = ([known | _given(row) for row in of] for of in (rows, pairs))
+    return Results(folder, scores(rows), [comparison(pair) for pair in pairs], evaluation)
+
+
+def _known(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What evaluation.json or compare.json says of all rows of a folder.
+
+    The home data set is the first that is scored; raises InputError where a comparison is of probes of several.
+    """
+    made = (record.get("encoder") or {}).get("provenance") or {}
+    settings = record.get("settings") or {}
+    stores = record.get("stores") or []
+    members = [one for arm in (record.get("arms") or {}).values() for one in arm]
+    homes = {home for one in members if (home := _home(Path(one["folder"])))}
+    if len(homes) > 1:
+        raise InputError(
+            f"expected probes of one data set in the comparison {folder}, found {' and '.join(sorted(homes))}; "
+            "compare evaluations that were fitted on one"
+        )
+    first = str(stores[0]["dataset"]) if stores else str(rows[0]["dataset"]) if rows else ""
+    known = {"home": homes.pop() if homes else first, "run_seed": made.get("seed")}
+    known |= {name: settings.get(name) for name in ("split", "uncertain", "blank")}
+    return known | {name: made.get(name) for name in ("chart_use", "objective", "settings_hash")}
+
+
+def _home(folder: Path) -> str | None:
+    file = folder / "evaluation.json"
+    stores = _json(file, "an evaluation").get("stores") if file.is_file() else None
+    return str(stores[0]["dataset"]) if stores else None
+
+
+def _given(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -236,23 +256,19 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def scores(rows: Sequence[Mapping[str, Any]], use: str | None = None) -> list[Score]:
-    """Rows of results.jsonl, of one or several runs; `use` is how the run's chart was used, where rows do not say.
+def scores(rows: Sequence[Mapping[str, Any]]) -> list[Score]:
+    """Rows of results.jsonl, of one or several runs.
 
     Raises KeyError where data set, label or metric is missing.
     """
-    bases = {
-        row.get("run"): arm_of(row.get("chart"), row.get("control"), row.get("chart_use", use))
-        for row in rows
-        if row.get("control") not in SOURCES
-    }
-    return [_score(row, bases.get(row.get("run"))) for row in rows]
+    bases = {_beside(row): _arm(row) for row in rows if row.get("control") not in SOURCES}
+    return [_score(row, bases.get(_beside(row))) for row in rows]
 
 
-def comparison(row: Mapping[str, Any], use: str | None = None) -> Comparison:
+def comparison(row: Mapping[str, Any]) -> Comparison:
     """A row of comparisons.jsonl."""
-    a = arm_of(row.get("chart_a"), row.get("control_a"), row.get("chart_use_a", use))
-    b = arm_of(row.get("chart_b"), row.get("control_b"), row.get("chart_use_b", use), a)
+    a = _arm(row, "_a")
+    b = _arm(row, "_b", a)
     seeds = row.get("seeds") or 1
     return Comparison(
         a=a,
@@ -267,6 +283,31 @@ def comparison(row: Mapping[str, Any], use: str | None = None) -> Comparison:
         high=number(row.get("ci_high")),
         p=number(row.get("p")),
         seeds=len(seeds) if isinstance(seeds, Sequence) else int(seeds),
+        split=str(row.get("split") or ""),
+        uncertain=row.get("uncertain"),
+        blank=row.get("blank"),
+        home=str(row.get("home") or ""),
+        seed=_count(row.get("run_seed")),
+        p_holm=number(row.get("p_holm")),
+    )
+
+
+def _beside(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Which encoder a floor was scored beside: two runs may share a name."""
+    return row.get("run"), row.get("run_seed"), row.get("objective"), row.get("settings_hash")
+
+
+def _arm(row: Mapping[str, Any], side: str = "", base: Arm | None = None) -> Arm:
+    def of(name: str) -> Any:
+        return row.get(name + side, row.get(name))
+
+    return arm_of(
+        of("chart"),
+        of("control"),
+        of("chart_use"),
+        base,
+        objective=of("objective"),
+        settings=of("settings_hash"),
     )
 
 
@@ -280,7 +321,7 @@ def _score(row: Mapping[str, Any], base: Arm | None) -> Score:
     # A floor has the seed of its evaluation, an encoder that of its pretraining.
     seed = row.get("seed") if source or row.get("run_seed") is None else row["run_seed"]
     return Score(
-        arm=arm_of(row.get("chart"), row.get("control"), base=base) if source or base is None else base,
+        arm=_arm(row, base=base) if source or base is None else base,
         run=str(row.get("run", "")),
         dataset=str(row["dataset"]),
         protocol=str(row.get("protocol", "linear")),
@@ -299,6 +340,7 @@ def _score(row: Mapping[str, Any], base: Arm | None) -> Score:
         resamples=_count(row.get("resamples")),
         labels=tuple(row.get("labels") or ()),
         reason=row.get("reason"),
+        home=str(row.get("home") or ""),
     )
 
 

@@ -1,6 +1,7 @@
 """The methods paragraph and the reproducibility block, written from manifests and from the evaluation's record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.report.inputs import MACRO, Results, Run, Score, shown
@@ -14,6 +15,8 @@ _FACTS = {
     "git_commit": "git commit",
     "seed": "seed",
     "recipe": "recipe",
+    "objective": "objective",
+    "settings_hash": "hash of the settings",
     "source": "pretrained on",
     "films": "training films",
     "patients": "training patients",
@@ -45,6 +48,7 @@ class Scoring(NamedTuple):
     fitted_on: dict[str, list[str]]
     left_out: dict[str, str]
     notes: list[str]
+    seen: list[str]
 
 
 class Facts(NamedTuple):
@@ -67,19 +71,20 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         resamples=_one({f"{one.resamples:,}" for one in scores if one.resamples}),
         macro_labels=macro_labels(scores),
         too_few=_too_few(scores),
-        unmatched=_unmatched(records),
-        fitted_on=_fitted_on(records),
+        unmatched=_unmatched(results),
+        fitted_on=_fitted_on(results),
         left_out=_left_out(records),
         notes=list(dict.fromkeys(str(note) for record in records for note in record.get("notes") or [])),
+        seen=seen_in_pretraining(results),
     )
 
 
 def macro_labels(scores: Sequence[Score]) -> dict[str, list[str]]:
-    """The labels in each data set's macro mean, as evaluation recorded them."""
+    """The labels in the macro mean at each place, as evaluation recorded them."""
     found: dict[str, list[str]] = {}
     for one in scores:
         if one.label == MACRO and one.labels:
-            found.setdefault(one.dataset, list(one.labels))
+            found.setdefault(one.place, list(one.labels))
     return found
 
 
@@ -103,46 +108,136 @@ def methods(runs: Sequence[Run], how: Scoring, datasets: Sequence[str]) -> str:
     return " ".join([*_pretraining(runs), *_evaluation(how, datasets)])
 
 
+def seen_in_pretraining(results: Sequence[Results]) -> list[str]:
+    """Whether scored patients were pretrained on: what each evaluation checked, or why it could not."""
+    found: dict[str, list[str]] = {}
+    for one in results:
+        if one.base is None:
+            continue
+        record = one.evaluation
+        count = record.get("patients_seen_in_pretraining")
+        if count == 0:
+            words = "Checked: no scored patient was pretrained on"
+        elif count is not None:
+            words = f"{count:,} of the scored patients were pretrained on"
+        elif "patients_seen_in_pretraining" in record:
+            words = "Not checked whether scored patients were pretrained on: "
+            words += "the encoder came without the list of its patients, or was pretrained on another source"
+        else:
+            words = "Not checked whether scored patients were pretrained on: the evaluation recorded nothing of it"
+        titles = found.setdefault(words, [])
+        titles += [one.base.title] if one.base.title not in titles else []
+    if len(found) == 1:
+        return [f"{next(iter(found))}."]
+    return [f"{words} ({'; '.join(titles)})." for words, titles in found.items()]
+
+
+def seeds_by_arm(runs: Sequence[Run]) -> str:
+    """The arms of some runs with the seeds of each: 'sex, no chart; 3 seeds each', or 'sex: 3 seeds; no chart: 1 seed'.
+
+    Seeds are counted once, however many runs share one.
+    """
+    seeds: dict[str, set[int | None]] = {}
+    for run in runs:
+        seeds.setdefault(run.arm.title, set()).add(run.seed)
+    counts = {title: f"{len(there)} seed{'' if len(there) == 1 else 's'}" for title, there in seeds.items()}
+    if len(set(counts.values())) == 1:
+        return f"{', '.join(counts)}; {next(iter(counts.values()))}{' each' if len(counts) > 1 else ''}"
+    return "; ".join(f"{title}: {count}" for title, count in counts.items())
+
+
+def started_from(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
+    """Which encoders began with given weights: 'sex started from the weights of RUN (pretrained with sex)'."""
+    records = [(run.arm, run.manifest, run.config) for run in runs]
+    records += [(one.base, one.provenance, {}) for one in results if one.base is not None]
+    found = []
+    for arm, record, config in records:
+        init = record.get("init") or (config.get("encoder") or {}).get("init")
+        if not init:
+            continue
+        init = init if isinstance(init, Mapping) else {"source": init}
+        # The name alone: the folders of the machine are nobody's business.
+        name = init.get("run") or Path(str(init.get("source") or "an unnamed file")).name
+        chart = f" (pretrained with the chart {init['chart']})" if init.get("chart") not in (None, "none") else ""
+        found.append(f"{arm.title} started from the weights of {name}{chart}")
+    return list(dict.fromkeys(found))
+
+
 def _pretraining(runs: Sequence[Run]) -> list[str]:
     if not runs:
         return []
-    first = runs[0]
-    encoder, train = first.config.get("encoder") or {}, first.config.get("train") or {}
-    objective, views = first.config.get("objective") or {}, first.config.get("views") or {}
+    found = _by_run(runs, _trained_how) + _by_run(runs, _views)
+    found += [f"{one}." for one in started_from(runs, [])]
+    found += _chart_sentences(runs)
+    if len({run.arm for run in runs}) > 1:
+        found.append(f"Arms: {seeds_by_arm(runs)}.")
+    else:
+        seeds = len({run.seed for run in runs})
+        found.append(f"{'One seed was' if seeds == 1 else f'{seeds} seeds were'} run.")
+    return found
+
+
+def _by_run(runs: Sequence[Run], say: Callable[[Run, str], str]) -> list[str]:
+    """What `say` says of all runs, or of each group of arms of which it says something else."""
+    same: dict[str, list[str]] = {}
+    for run in runs:
+        titles = same.setdefault(say(run, ""), [])
+        titles += [run.arm.title] if run.arm.title not in titles else []
+    if len(same) == 1:
+        return [sentence for sentence in same if sentence]
+    found: dict[str, None] = {}
+    for run in runs:
+        titles = same[say(run, "")]
+        # Runs of one arm may differ too: then each is named with its seed.
+        alone = sum(run.arm.title in others for others in same.values()) == 1
+        found[say(run, "; ".join(titles) if alone else f"{run.arm.title}, seed {run.seed}")] = None
+    return [sentence for sentence in found if sentence]
+
+
+def _trained_how(run: Run, who: str) -> str:
+    encoder, train = run.config.get("encoder") or {}, run.config.get("train") or {}
     name = encoder.get("name") or "Vision Transformer"
     sizes = [f"{encoder[key]} {words}" for key, words in (("depth", "blocks"), ("heads", "heads")) if encoder.get(key)]
     shape = [f"width {encoder['width']}"] if encoder.get("width") else []
     shape += [f"patch {encoder['patch_size']} px"] if encoder.get("patch_size") else []
-    said = f"Encoders ({name}{': ' + ', '.join(sizes + shape) if sizes or shape else ''}) were pretrained"
-    said += f" with {str(objective.get('name', 'a self-supervised objective')).upper()}"
-    steps, films = first.manifest.get("steps"), first.manifest.get("films")
+    said = f"Encoders ({name}{': ' + ', '.join(sizes + shape) if sizes or shape else ''})"
+    said += f" of the arms {who}" if who else ""
+    objective = run.manifest.get("objective") or (run.config.get("objective") or {}).get("name")
+    said += f" were pretrained with {str(objective or 'a self-supervised objective').upper()}"
+    steps, films = run.manifest.get("steps"), run.manifest.get("films")
     said += f" for {steps:,} optimizer steps" if isinstance(steps, int) else ""
     said += f" of {train['batch_size']} films" if train.get("batch_size") else ""
     said += f" on {films:,} films" if isinstance(films, int) else ""
-    patients = first.manifest.get("patients")
+    patients = run.manifest.get("patients")
     said += f" of {patients:,} patients" if isinstance(patients, int) else ""
-    said += f" of {shown(str(first.manifest['source']))}" if first.manifest.get("source") else ""
-    said += ", the training split only."
-    found = [said]
-    if views.get("size"):
-        focal = (
-            f" and {views['focal_count']} focal views of {views['focal_size']} px" if views.get("focal_count") else ""
-        )
-        found.append(f"Each film gave a target view and a masked view of {views['size']} px{focal}.")
-    found += _chart_sentences(runs)
-    seeds = len({run.seed for run in runs})
-    found.append(f"{'One seed was' if seeds == 1 else f'{seeds} seeds were'} run.")
-    return found
+    said += f" of {shown(str(run.manifest['source']))}" if run.manifest.get("source") else ""
+    return said + ", the training split only."
+
+
+def _views(run: Run, who: str) -> str:
+    views = run.config.get("views") or {}
+    if not views.get("size"):
+        return ""
+    focal = f" and {views['focal_count']} focal views of {views['focal_size']} px" if views.get("focal_count") else ""
+    kinds = {"msn": "a target view and a masked view", "mae": "one masked view"}
+    kind = kinds.get(run.arm.objective, "two whole views")
+    return f"Each film gave {kind} of {views['size']} px{focal if run.arm.objective != 'mae' else ''}" + (
+        f" ({who})." if who else "."
+    )
 
 
 def _chart_sentences(runs: Sequence[Run]) -> list[str]:
-    charts = list(dict.fromkeys(run.arm.chart for run in runs if run.arm.chart != "none"))
+    charts = any(run.arm.chart != "none" for run in runs)
     controls = list(dict.fromkeys(run.arm.control for run in runs if run.arm.control != "none"))
     found = []
     if charts:
-        uses = {run.arm.use for run in runs if run.arm.chart != "none"}
-        way = "was predicted from the anchor embedding" if uses == {"predict"} else "entered the anchor branch only"
-        found.append(f"The chart ({', '.join(charts)}) {way}; the target branch and inference used the film alone.")
+        ways = {"anchor": "entered the anchor branch only", "predict": "was predicted from the anchor embedding"}
+        for use, way in ways.items():
+            there = list(dict.fromkeys(run.arm.chart for run in runs if run.arm.chart != "none" and run.arm.use == use))
+            if there:
+                found.append(
+                    f"The chart ({', '.join(there)}) {way}; the target branch and inference used the film alone."
+                )
     if controls:
         found.append(f"Controls: {', '.join(controls)} chart rows.")
     after = sorted({name for run in runs for name in run.manifest.get("after_film") or []})
@@ -179,26 +274,31 @@ def _evaluation(how: Scoring, datasets: Sequence[str]) -> list[str]:
 def _too_few(scores: Sequence[Score]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for one in scores:
-        labels = found.setdefault(one.dataset, [])
+        labels = found.setdefault(one.place, [])
         if one.metric == "auroc" and one.label != MACRO and one.low is None and one.label not in labels:
             labels.append(one.label)
-    return {dataset: labels for dataset, labels in found.items() if labels}
+    return {place: labels for place, labels in found.items() if labels}
 
 
-def _unmatched(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    stores = [store for record in records for store in record.get("stores") or []]
-    return {str(store["dataset"]): list(store["unmatched"]) for store in stores if store.get("unmatched")}
+def _unmatched(results: Sequence[Results]) -> dict[str, list[str]]:
+    stores = [(one, store) for one in results for store in one.evaluation.get("stores") or []]
+    return {_place(one, store): list(store["unmatched"]) for one, store in stores if store.get("unmatched")}
 
 
-def _fitted_on(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """For each scored data set, on which data sets' training films the probes were fitted."""
+def _fitted_on(results: Sequence[Results]) -> dict[str, list[str]]:
+    """For each place, on which data sets' training films the probes were fitted."""
     found: dict[str, list[str]] = {}
-    for record in records:
-        names = [str(store["dataset"]) for store in record.get("stores") or []]
-        for name in names:
-            homes = found.setdefault(name, [])
-            homes += [names[0]] if names[0] not in homes else []
+    for one in results:
+        stores = one.evaluation.get("stores") or []
+        for store in stores:
+            homes, home = found.setdefault(_place(one, store), []), str(stores[0]["dataset"])
+            homes += [home] if home not in homes else []
     return found
+
+
+def _place(results: Results, store: Mapping[str, Any]) -> str:
+    dataset = str(store["dataset"])
+    return results.places.get(dataset, dataset)
 
 
 def _left_out(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:

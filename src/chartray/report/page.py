@@ -11,9 +11,10 @@ import jinja2
 from bokeh.resources import Resources
 
 from chartray.errors import InputError
-from chartray.report import cohorts, curves, embedding_map, figures, methods, per_film, summary, tables
+from chartray.report import apart, cohorts, curves, embedding_map, figures, methods, per_film, summary, tables
 from chartray.report import inputs as files
-from chartray.report.inputs import Arm, Results, Run, Score
+from chartray.report.arms import Arm
+from chartray.report.inputs import Comparison, Results, Run, Score
 
 # The marks of figures.styles in a 28 x 12 box, for the page's own legends.
 _MARKS = {
@@ -55,6 +56,7 @@ def write_report(
         raise InputError("expected at least one run or results folder to report on, found none; name one")
     read_runs = sorted((files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.seed or 0))
     read_results = [files.read_results(Path(one)) for one in results]
+    read_runs, read_results = apart.report_names(read_runs, read_results)
     context = _context(read_runs, read_results, out, stores, title, with_films=films)
     out.mkdir(parents=True, exist_ok=True)
     page = out / "report.html"
@@ -76,6 +78,7 @@ def _context(
     every = [score for one in results for score in one.scores]
     which = summary.selection(every)
     scores = summary.chosen(every, which)
+    apart.refuse_other_macro_labels(scores)
     comparisons = summary.at([pair for one in results for pair in one.comparisons], which)
     arms = sorted({run.arm for run in runs} | {score.arm for score in scores}, key=lambda arm: arm.order)
     look = figures.styles(arms)
@@ -85,10 +88,17 @@ def _context(
     data = [cohorts.data_section(name, opened.get(name), runs) for name in names]
     how = methods.scoring(results, scores, which)
     sections = []
-    for name in tables.datasets(every):
-        maps = per_film.embedding_map(results, name, opened.get(name), which, most=most, films=with_films)
+    mapped: set[str] = set()
+    for name in tables.places(every):
+        dataset = name.partition("<")[0]
+        # Embeddings are the same whatever probe reads them: one map a data set.
+        maps = None
+        if dataset not in mapped:
+            store = opened.get(dataset)
+            maps = per_film.embedding_map(results, dataset, store, which, most=most, films=with_films)
+            mapped.add(dataset)
         drawn = curves.dataset_figures(name, scores, comparisons, per_film.roc_curves(results, name, which), look, out)
-        sections.append(_dataset(name, scores, every) | drawn | {"map": maps})
+        sections.append(_section(name, dataset, scores, every, comparisons) | drawn | {"map": maps})
     return {
         "title": title or _title(arms, names),
         "unfinished": [run for run in runs if run.manifest.get("status", "complete") != "complete"],
@@ -109,6 +119,7 @@ def _context(
         "trained": [run.arm for run in runs],
         "verdicts": summary.verdicts(every, comparisons),
         "after_film": _after_film(runs, results),
+        "started_from": methods.started_from(runs, results),
         "scoring": how,
         "datasets": sections,
         "data": data,
@@ -123,11 +134,15 @@ def _context(
     }
 
 
-def _dataset(name: str, scores: Sequence[Score], every: Sequence[Score]) -> dict[str, Any]:
+def _section(
+    name: str, dataset: str, scores: Sequence[Score], every: Sequence[Score], comparisons: Sequence[Comparison]
+) -> dict[str, Any]:
     found = [tables.score_table(scores, name, metric) for metric in tables.METRICS]
     return {
         "name": name,
-        "arms": tables.arms_of([one for one in scores if one.dataset == name]),
+        "dataset": dataset,
+        "by_label": tables.difference_tables(comparisons, name),
+        "arms": tables.arms_of([one for one in scores if one.place == name]),
         "headlines": tables.headlines(scores, name, tables.axis_start(scores)),
         "tables": [table for table in found if table.rows],
         "other": tables.other_rows(every, name),
@@ -144,14 +159,11 @@ def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> st
     """What was run, on which data, in one or two sentences."""
     parts = []
     if runs:
-        count, seeds = len(runs), len({run.seed for run in runs})
-        arms = ", ".join(dict.fromkeys(run.arm.title for run in runs))
+        count = len(runs)
         sources = ", ".join(
             dict.fromkeys(files.shown(str(run.manifest["source"])) for run in runs if run.manifest.get("source"))
         )
-        text = (
-            f"{count} pretraining run{'' if count == 1 else 's'} ({arms}; {seeds} seed{'' if seeds == 1 else 's'} each)"
-        )
+        text = f"{count} pretraining run{'' if count == 1 else 's'} ({methods.seeds_by_arm(runs)})"
         parts.append(text + (f" on the training films of {sources}." if sources else "."))
     if how.macro_labels:
         parts.append(f"Scored with the film alone on {', '.join(map(files.shown, names))}.")
@@ -164,7 +176,9 @@ def _size(part: cohorts.DataSection, split: str) -> str:
 
 
 def _after_film(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
-    records = [*(run.manifest for run in runs), *(one.evaluation for one in results)]
+    records = [run.manifest for run in runs]
+    records += [record for one in results for record in (one.evaluation, one.provenance)]
+    records += [record["init"] for record in list(records) if isinstance(record.get("init"), dict)]
     return sorted({str(name) for record in records for name in record.get("after_film") or []})
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.pixels.store import Store
+from chartray.report.arms import SOURCES, Arm
 from chartray.report.embedding_map import (
     Colouring,
     category_colouring,
@@ -20,8 +21,8 @@ from chartray.report.embedding_map import (
     truth_colouring,
 )
 from chartray.report.figures import Curve, roc
-from chartray.report.inputs import SOURCES, Arm, Results, arm_of
-from chartray.report.summary import Selection
+from chartray.report.inputs import Results
+from chartray.report.summary import Selection, selection_of
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, from_metadata
 
 # All films of all maps together: about 2.5 kB each, so that the page stays under 8 MB with Bokeh's 1.3 MB.
@@ -29,10 +30,13 @@ FILMS_ON_PAGE = 1200
 FILMS_PER_MAP = 600
 
 
-def roc_curves(results: Sequence[Results], dataset: str, which: Selection) -> dict[str, list[Curve]]:
-    """ROC curves by label, one an arm (its first seed); labels with one class have none."""
+def roc_curves(results: Sequence[Results], place: str, which: Selection) -> dict[str, list[Curve]]:
+    """ROC curves by label at one place, one an arm (its first seed); labels with one class have none."""
     found: dict[str, dict[Arm, Curve]] = {}
+    dataset = place.partition("<")[0]
     for one in results:
+        if one.places.get(dataset) != place:
+            continue
         table = _selected(one, one.predictions, dataset, which)
         if table is None:
             continue
@@ -94,7 +98,7 @@ def embedding_map(
 
 def _selected(results: Results, table: pa.Table | None, dataset: str, which: Selection) -> pa.Table | None:
     """The rows of a data set and the main split and share of labels; None where there are none."""
-    if table is None or all(one.protocol != which.protocol for one in results.scores):
+    if table is None or all(selection_of(one)._replace(fraction=which.fraction) != which for one in results.scores):
         return None
     for column, value in (("dataset", dataset), ("split", which.split), ("fraction", which.fraction)):
         if column in table.column_names:
@@ -110,10 +114,16 @@ def _by_arm(table: pa.Table, results: Results) -> list[tuple[Arm, pa.Table]]:
     found: dict[Arm, pa.Table] = {}
     for group in table.select(["chart", "control"]).group_by(["chart", "control"]).aggregate([]).to_pylist():
         mask = pc.and_(pc.equal(table["chart"], group["chart"]), pc.equal(table["control"], group["control"]))
-        source = group["control"] in SOURCES
-        arm = arm_of(group["chart"], group["control"], base=base) if source or base is None else base
-        found.setdefault(arm, table.filter(mask))
+        arm = _arm(group["chart"], group["control"], results) if group["control"] in SOURCES else base
+        if arm is not None:
+            found.setdefault(arm, table.filter(mask))
     return list(found.items())
+
+
+def _arm(chart: str, control: str, results: Results) -> Arm | None:
+    """The floor or ceiling that the scores of `results` name so; some floors are the same whatever the chart."""
+    there = [one.arm for one in results.scores if one.arm.control == control]
+    return next((arm for arm in there if arm.chart == chart or control in ("untrained", "pixels")), None)
 
 
 def _matrix(table: pa.Table) -> np.ndarray[Any, np.dtype[Any]]:

@@ -5,7 +5,9 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from chartray.report import inputs
-from chartray.report.inputs import MACRO, NO_CHART, Arm, Comparison, Score, shown
+from chartray.report.apart import refuse_another_value, told_apart
+from chartray.report.arms import NO_CHART, Arm
+from chartray.report.inputs import MACRO, Comparison, Score, shown
 
 # DESIGN and METHOD: one seed of a self-supervised run moves by as much as the chart is expected to.
 SEEDS_FOR_A_CLAIM = 3
@@ -22,37 +24,57 @@ class Verdict(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Which results are the main ones: everything else is shown as another protocol, fraction or split."""
+    """Which results are the main ones: all else is shown as another protocol, split, fraction or reading of labels."""
 
     protocol: str
     split: str
     fraction: float
+    uncertain: str | None = None
+    blank: str | None = None
+
+
+# How evaluation reads labels unless told otherwise.
+_USUAL_LABELS = ("ignore", "negative")
+
+
+def selection_of(one: Score | Comparison) -> Selection:
+    """The selection that a score or a comparison belongs to."""
+    return Selection(one.protocol, one.split, one.fraction, one.uncertain, one.blank)
 
 
 def selection(scores: Sequence[Score]) -> Selection:
-    """The linear probe if there is one, the test split if it was scored, the largest share of the labels."""
+    """The linear probe if there is one, the test split if it was scored, the largest share of the labels.
+
+    Uncertain labels ignored and blank ones negative, if they were read so, else as they were read first.
+    """
     protocols = list(dict.fromkeys(one.protocol for one in scores)) or ["linear"]
     protocol = "linear" if "linear" in protocols else protocols[0]
-    splits = {one.split for one in scores if one.protocol == protocol} or {"test"}
+    there = [one for one in scores if one.protocol == protocol]
+    splits = {one.split for one in there} or {"test"}
     split = "test" if "test" in splits else sorted(splits)[0]
-    return Selection(protocol, split, max((one.fraction for one in scores if one.protocol == protocol), default=1.0))
+    there = [one for one in there if one.split == split]
+    readings = list(dict.fromkeys((one.uncertain, one.blank) for one in there)) or [(None, None)]
+    reading = _USUAL_LABELS if _USUAL_LABELS in readings else readings[0]
+    there = [one for one in there if (one.uncertain, one.blank) == reading]
+    return Selection(protocol, split, max((one.fraction for one in there), default=1.0), *reading)
 
 
 def chosen(scores: Iterable[Score], which: Selection) -> list[Score]:
-    """The scores of a selection, each (arm, run, seed, data set, label, metric) once.
+    """The scores of a selection, each (arm, run, seed, place, label, metric) once.
 
     A floor that was scored beside several runs with one seed is one measurement, not several. Image + chart is kept
     on the encoder that saw no chart, where there is one: that is the ceiling that pretraining with the chart faces.
+    Raises InputError where two scores of one thing differ.
     """
-    scores = list(scores)
-    plain_ceiling = any(one.arm.control == "image+chart" and one.arm.on == NO_CHART for one in scores)
+    scores = [one for one in scores if selection_of(one) == which]
+    plain_ceiling = any(one.arm.control == "image+chart" and NO_CHART in one.arm.on for one in scores)
     found: dict[tuple[Any, ...], Score] = {}
     for one in scores:
-        if plain_ceiling and one.arm.control == "image+chart" and one.arm.on != NO_CHART:
+        if plain_ceiling and one.arm.control == "image+chart" and NO_CHART not in one.arm.on:
             continue
-        if (one.protocol, one.split, one.fraction) == which:
-            run = "" if one.arm.kind == "source" and one.arm.control != "image+chart" else one.run
-            found.setdefault((one.arm, run, one.seed, one.dataset, one.label, one.metric), one)
+        run = "" if one.arm.kind == "source" and one.arm.control != "image+chart" else one.run
+        first = found.setdefault((one.arm, run, one.seed, one.place, one.label, one.metric), one)
+        refuse_another_value(first, one)
     return list(found.values())
 
 
@@ -70,27 +92,27 @@ def plain(value: float | None, low: float | None = None, high: float | None = No
     return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
 
 
-def seeds_of(scores: Iterable[Score], arm: Arm) -> int:
-    """How many seeds an arm was pretrained with."""
-    return len({one.seed for one in scores if one.arm == arm})
+def seeds_of(scores: Iterable[Score], arm: Arm, place: str | None = None) -> int:
+    """How many seeds an arm was pretrained with, of those that were scored at `place` if one is given."""
+    return len({one.seed for one in scores if one.arm == arm and place in (None, one.place)})
 
 
 def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Verdict]:
     """The sentences of the first screen: against the untrained encoder, against no chart, against the controls.
 
+    `scores` and `comparisons` as told apart. Arms are set against each other where they differ in the chart alone.
     Plain pixels are spoken of only where pretraining does not beat them everywhere: that is news nobody may miss.
     """
     which = selection(scores)
-    rows = chosen(scores, which)
+    rows = [one for one in chosen(scores, which) if one.label == MACRO and one.metric == "auroc"]
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)
     pairs = _macro_pairs(at(comparisons, which))
     found = []
-    untrained = next((arm for arm in arms if arm.control == "untrained"), None)
     trained = [arm for arm in arms if arm.kind in ("chart", "none")]
-    for arm in trained if untrained else []:
-        found.append(_against_untrained(arm, pairs.get((arm, untrained), []) if untrained else []))
+    for arm in trained if any(arm.control == "untrained" for arm in arms) else []:
+        found.append(_against_untrained(arm, _against(arm, "untrained", pairs)))
     for arm in trained:
-        beside = pairs.get((arm, Arm("none", "pixels")), [])
+        beside = _against(arm, "pixels", pairs)
         if any(outcome(one) != "better" for one in beside):
             found.append(_against_floor(arm, "plain pixels", beside)._replace(topic="pixels"))
     charts = [arm for arm in arms if arm.kind == "chart"]
@@ -99,8 +121,8 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
         for rival in rivals:
             if rival.kind == "control" and (rival.chart, rival.use) != (arm.chart, arm.use):
                 continue
-            seeds = min(seeds_of(rows, arm), seeds_of(rows, rival))
-            found.append(_about_the_chart(arm, rival, pairs.get((arm, rival), []), seeds))
+            if arm.differs_in_chart_alone(rival):
+                found.append(_about_the_chart(arm, rival, pairs.get((arm, rival), []), rows))
     return found
 
 
@@ -109,18 +131,18 @@ def five_lines(results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mappi
 
     Raises KeyError where a row of `results` lacks dataset, label or metric.
     """
-    scores, pairs = inputs.scores(results), [inputs.comparison(row) for row in comparisons]
+    scores, pairs, _ = told_apart(inputs.scores(results), [inputs.comparison(row) for row in comparisons])
     which = selection(scores)
     rows = [one for one in chosen(scores, which) if one.metric == "auroc" and one.label == MACRO]
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)
-    datasets = list(dict.fromkeys(one.dataset for one in rows))
+    places = list(dict.fromkeys(one.place for one in rows))
     trained = [arm for arm in arms if arm.kind != "source"]
     runs = len({(one.arm, one.run, one.seed) for one in rows if one.arm in trained})
     beside = [arm.title for arm in arms if arm.kind == "source"]
     first = f"{_plural(runs, 'pretraining run')} ({', '.join(arm.title for arm in trained) or 'none'})"
-    first += f", {which.protocol} probe, {which.split} films of {', '.join(map(shown, datasets)) or 'no data set'}"
+    first += f", {which.protocol} probe, {which.split} films of {', '.join(map(shown, places)) or 'no data set'}"
     lines = [first + (f"; beside them {', '.join(beside)}." if beside else ".")]
-    lines.append(_macro_line(rows, trained, datasets))
+    lines.append(_macro_line(rows, trained, places))
     said = verdicts(scores, pairs)
     untrained, about = ([one for one in said if one.topic == topic] for topic in ("untrained", "chart"))
     lines.append(untrained[0].sentence if untrained else "The untrained encoder was not scored beside these runs.")
@@ -157,16 +179,19 @@ def reversed_comparison(one: Comparison) -> Comparison:
 
 def at(comparisons: Iterable[Comparison], which: Selection) -> list[Comparison]:
     """The comparisons of a selection."""
-    return [one for one in comparisons if (one.protocol, one.fraction) == (which.protocol, which.fraction)]
+    return [one for one in comparisons if selection_of(one) == which]
 
 
 def over_seeds(comparisons: Sequence[Comparison]) -> Comparison:
-    """Comparisons of one pair on one data set as one: that over most seeds, if one was made over several.
+    """Comparisons of one pair at one place as one: that over most seeds, if one was made over several.
 
-    Else the mean difference with the outermost ends of the seeds' intervals, which claims less than any average would.
+    Else the mean difference with the outermost ends of the seeds' intervals, which claims less than any average would;
+    a pair that was compared twice with one seed counts once.
     """
     most = max(one.seeds for one in comparisons)
-    best = [one for one in comparisons if one.seeds == most]
+    best = list(
+        {one if one.seed is None else one.seed: one for one in reversed(comparisons) if one.seeds == most}.values()
+    )[::-1]
     first, count = best[0], len(best)
     if most > 1 or count == 1:
         return first
@@ -174,16 +199,18 @@ def over_seeds(comparisons: Sequence[Comparison]) -> Comparison:
     lows, highs = [one.low for one in best], [one.high for one in best]
     low = min((value for value in lows if value is not None), default=None) if None not in lows else None
     high = max((value for value in highs if value is not None), default=None) if None not in highs else None
-    return first._replace(difference=fmean(values) if values else None, low=low, high=high, p=None, seeds=count)
+    return first._replace(
+        difference=fmean(values) if values else None, low=low, high=high, p=None, p_holm=None, seeds=count
+    )
 
 
 def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], list[Comparison]]:
-    """The macro AUROC's comparisons by (a, b), each way round, one a data set."""
+    """The macro AUROC's comparisons by (a, b), each way round, one a place."""
     found: dict[tuple[Arm, Arm], dict[str, list[Comparison]]] = {}
     for one in comparisons:
         if one.label == MACRO and one.metric == "auroc":
             for way in (one, reversed_comparison(one)):
-                found.setdefault((way.a, way.b), {}).setdefault(way.dataset, []).append(way)
+                found.setdefault((way.a, way.b), {}).setdefault(way.place, []).append(way)
     return {pair: [over_seeds(same) for same in by.values()] for pair, by in found.items()}
 
 
@@ -200,21 +227,35 @@ def _against_floor(arm: Arm, floor: str, pairs: Sequence[Comparison]) -> Verdict
     return _spoken(better, worse, f"{ours} against {floor}", pairs)
 
 
-def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], seeds: int) -> Verdict:
-    parts = _parts(pairs)
+def _against(arm: Arm, floor: str, pairs: Mapping[tuple[Arm, Arm], list[Comparison]]) -> list[Comparison]:
+    """The comparisons of `arm` with the floor that it was scored beside."""
+    return [one for (a, b), found in pairs.items() if a == arm and b.control == floor for one in found]
+
+
+def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Sequence[Score]) -> Verdict:
+    """A claim for each place where both arms were scored, and compared, over enough seeds."""
     against = f"{arm.title} against {rival.title}"
-    if seeds < SEEDS_FOR_A_CLAIM:
-        seen = f"; seen: {_joined(parts)}" if parts else ""
-        count = f"{_plural(seeds, 'seed')}, {SEEDS_FOR_A_CLAIM} needed"
-        return Verdict("no claim", f"No claim about the chart, {against}: {count}{seen}.", parts)
-    if not pairs:
+    scored = min(seeds_of(rows, arm), seeds_of(rows, rival))
+    seeds = [min(seeds_of(rows, arm, one.place), seeds_of(rows, rival, one.place), one.seeds) for one in pairs]
+    few = [(one, count) for one, count in zip(pairs, seeds, strict=True) if count < SEEDS_FOR_A_CLAIM]
+    enough = [one for one, count in zip(pairs, seeds, strict=True) if count >= SEEDS_FOR_A_CLAIM]
+    if not pairs and scored >= SEEDS_FOR_A_CLAIM:
         return Verdict("unknown", f"{against} was not compared.")
-    return _spoken(
+    parts = _parts([one for one, _ in few])
+    fewest = min((count for _, count in few), default=scored)
+    needed = f"{_plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed" + (f"; seen: {_joined(parts)}" if parts else "")
+    if not enough:
+        return Verdict("no claim", f"No claim about the chart, {against}: {needed}.", parts)
+    said = _spoken(
         f"{arm.title} beats {rival.title} in macro AUROC",
         f"{rival.title} beats {arm.title} in macro AUROC",
         against,
-        pairs,
+        enough,
     )
+    if not few:
+        return said
+    sentence = f"{said.sentence.removesuffix('.')}; no claim elsewhere: {needed}."
+    return said._replace(sentence=sentence, parts=said.parts + parts)
 
 
 def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison]) -> Verdict:
@@ -235,24 +276,24 @@ def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison
 
 
 def _parts(pairs: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:
-    return tuple((shown(one.dataset), signed(one.difference, one.low, one.high)) for one in pairs)
+    return tuple((shown(one.place), signed(one.difference, one.low, one.high)) for one in pairs)
 
 
 def _joined(parts: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{dataset} {text}" for dataset, text in parts)
 
 
-def _macro_line(rows: Sequence[Score], arms: Sequence[Arm], datasets: Sequence[str]) -> str:
+def _macro_line(rows: Sequence[Score], arms: Sequence[Arm], places: Sequence[str]) -> str:
     texts = []
-    for dataset in datasets:
+    for place in places:
         cells = []
         for arm in arms:
-            there = [one for one in rows if one.arm == arm and one.dataset == dataset]
+            there = [one for one in rows if one.arm == arm and one.place == place]
             if there:
                 low, high = (there[0].low, there[0].high) if len(there) == 1 else (None, None)
                 cells.append(f"{arm.title} {plain(mean(there), low, high)}")
         if cells:
-            texts.append(f"{shown(dataset)}: {', '.join(cells)}")
+            texts.append(f"{shown(place)}: {', '.join(cells)}")
     return "Macro AUROC: " + ("; ".join(texts) if texts else "no value") + "."
 
 

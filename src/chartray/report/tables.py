@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from chartray.report.arms import Arm
 from chartray.report.figures import Interval
-from chartray.report.inputs import MACRO, Arm, Score
-from chartray.report.summary import chosen, mean, selection
+from chartray.report.inputs import MACRO, Comparison, Score
+from chartray.report.summary import chosen, mean, over_seeds, selection, selection_of, signed
 
 METRICS = {"auroc": "AUROC", "auprc": "AUPRC"}
 
@@ -51,14 +52,19 @@ def datasets(scores: Sequence[Score]) -> list[str]:
     return list(dict.fromkeys(one.dataset for one in scores))
 
 
+def places(scores: Sequence[Score]) -> list[str]:
+    """The places in the order of the results: data sets, and whose probe was scored there."""
+    return list(dict.fromkeys(one.place for one in scores))
+
+
 def arms_of(scores: Sequence[Score]) -> list[Arm]:
     """Every arm that has a score, in the order of the columns."""
     return sorted({one.arm for one in scores}, key=lambda arm: arm.order)
 
 
-def score_table(scores: Sequence[Score], dataset: str, metric: str) -> Table:
+def score_table(scores: Sequence[Score], place: str, metric: str) -> Table:
     """`scores` of one selection (`summary.chosen`); the macro mean is the first row."""
-    there = [one for one in scores if one.dataset == dataset and one.metric == metric]
+    there = [one for one in scores if one.place == place and one.metric == metric]
     arms = arms_of(there)
     labels = sorted({one.label for one in there}, key=lambda label: (label != MACRO, label))
     rows = []
@@ -93,9 +99,9 @@ def axis_start(scores: Sequence[Score]) -> float:
     return 0.5 if all(end is None or end >= 0.5 for end in ends) else 0.4 if min(filter(None, ends)) >= 0.4 else 0.0
 
 
-def headlines(scores: Sequence[Score], dataset: str, start: float) -> list[Headline]:
-    """Macro AUROC of every arm on a data set; places run from `start` to 1, the same for all data sets."""
-    macro = [one for one in scores if (one.dataset, one.label, one.metric) == (dataset, MACRO, "auroc")]
+def headlines(scores: Sequence[Score], where: str, start: float) -> list[Headline]:
+    """Macro AUROC of every arm at one place; its axis runs from `start` to 1, the same for all places."""
+    macro = [one for one in scores if (one.place, one.label, one.metric) == (where, MACRO, "auroc")]
 
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - start) / (1 - start), 2)
@@ -131,28 +137,83 @@ def intervals(scores: Sequence[Score], arms: Sequence[Arm]) -> list[Interval]:
     return found
 
 
+class Difference(NamedTuple):
+    """One label of a difference table; `p_holm` is corrected over the labels, "" where it was not."""
+
+    label: str
+    value: str
+    p: str
+    p_holm: str
+
+
+class DifferenceTable(NamedTuple):
+    """AUROC of `a` minus that of `b`, label by label."""
+
+    a: Arm
+    b: Arm
+    seeds: int
+    rows: tuple[Difference, ...]
+
+    @property
+    def corrected(self) -> bool:
+        """Whether any row has a p corrected over the labels."""
+        return any(row.p_holm for row in self.rows)
+
+
+def difference_tables(comparisons: Sequence[Comparison], place: str) -> list[DifferenceTable]:
+    """A table for each pair of pretrained encoders that was compared at `place` label by label, seeds together."""
+    found: dict[tuple[Arm, Arm], dict[str, list[Comparison]]] = {}
+    for one in comparisons:
+        pretrained = one.a.kind != "source" and one.b.kind != "source"
+        if pretrained and (one.place, one.metric) == (place, "auroc") and one.difference is not None:
+            found.setdefault((one.a, one.b), {}).setdefault(one.label, []).append(one)
+    tables = []
+    for a, b in sorted(found, key=lambda pair: (pair[0].order, pair[1].order)):
+        labels = found[a, b]
+        if set(labels) == {MACRO}:
+            continue
+        rows = [over_seeds(labels[label]) for label in sorted(labels, key=lambda label: (label != MACRO, label))]
+        differences = [
+            Difference(one.label, signed(one.difference, one.low, one.high), p_value(one.p), p_value(one.p_holm))
+            for one in rows
+        ]
+        tables.append(DifferenceTable(a, b, max(one.seeds for one in rows), tuple(differences)))
+    return tables
+
+
+def p_value(p: float | None) -> str:
+    """A p in print.
+
+    >>> p_value(0.0312), p_value(0.0002), p_value(None)
+    ('0.031', '< 0.001', '')
+    """
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 class OtherRow(NamedTuple):
-    """Macro AUROC of one arm under another protocol, split or share of the labels."""
+    """Macro AUROC of one arm under another protocol, split, share of the labels or reading of them."""
 
     protocol: str
     split: str
     fraction: str
+    reading: str
     arm: Arm
     cell: Cell
 
 
-def other_rows(scores: Sequence[Score], dataset: str) -> list[OtherRow]:
+def other_rows(scores: Sequence[Score], place: str) -> list[OtherRow]:
     """The macro AUROC of everything that is not the main selection."""
     main = selection(scores)
     found = []
-    settings = dict.fromkeys((one.protocol, one.split, one.fraction) for one in scores)
-    for protocol, split, fraction in settings:
-        if (protocol, split, fraction) == main:
+    for which in dict.fromkeys(selection_of(one) for one in scores):
+        if which == main:
             continue
-        rows = chosen(scores, type(main)(protocol, split, fraction))
-        macro = [one for one in rows if (one.dataset, one.label, one.metric) == (dataset, MACRO, "auroc")]
+        rows = chosen(scores, which)
+        macro = [one for one in rows if (one.place, one.label, one.metric) == (place, MACRO, "auroc")]
+        reading = f"uncertain: {which.uncertain or 'not recorded'}; blank: {which.blank or 'not recorded'}"
         for arm in arms_of(macro):
             shown = cell([one for one in macro if one.arm == arm])
             if shown is not None:
-                found.append(OtherRow(protocol, split, f"{100 * fraction:g} %", arm, shown))
+                share = f"{100 * which.fraction:g} %"
+                found.append(OtherRow(which.protocol, which.split, share, reading, arm, shown))
     return found
