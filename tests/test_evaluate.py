@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from chartray.errors import InputError
 from chartray.evaluation import films
+from chartray.evaluation.arms import floor_chart
 from chartray.evaluation.evaluate import evaluate
 from chartray.features import fit_chart
 from chartray.measure import metrics
@@ -26,6 +27,7 @@ from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.table import table_cohort
 from chartray.schema import LabelSource, from_metadata, patient_key, to_metadata
 from tests.evaluation_folders import hospital, one, read, vit
+from tests.test_features import mimic_like
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +296,8 @@ def test_a_label_made_from_a_column_of_the_encoders_chart_is_refused(tmp_path: P
     # An encoder that saw no chart is fine; its chart floors leave age out.
     rows = evaluate(vit(tmp_path / "b", chart="none", source="mimic"), store, tmp_path / "out", resamples=5)
     assert {row["chart"] for row in rows if row["control"] == "chart-only"} == {"sex"}
+    left_out = json.loads((tmp_path / "out" / "evaluation.json").read_text())["left_out"]
+    assert set(left_out) == {"chart-only without age", "image+chart without age"}
 
 
 def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_makes_of_the_column(
@@ -301,7 +305,7 @@ def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_mak
 ) -> None:
     """Intensive care is a chart variable of one example mapping, and the label of the other."""
     charts, labelled = (hannover(tmp_path, name) for name in ("hannover.yaml", "hannover-icu.yaml"))
-    chart = fit_chart(read_cohort(charts), "sex,icu")
+    chart = fit_chart(read_cohort(charts), "sex,icu", allow_after_film=["icu"])
     assert "icu" not in from_metadata(read_cohort(labelled).schema.metadata).variables
     variables = from_metadata(read_cohort(charts).schema.metadata).variables
     provenance = {"source": "hannover", "chart": "sex,icu", "chart_variables": list(chart.variables)}
@@ -335,6 +339,28 @@ def hannover(folder: Path, mapping: str) -> Path:
     out = folder / f"{Path(mapping).stem}.parquet"
     write_cohort(table_cohort(folder / "data.csv", examples / mapping, folder / "films"), out)
     return out
+
+
+@pytest.mark.parametrize(
+    ("chart", "rules", "floor", "dropped"),
+    [
+        ("all-age-norm", "published", "sex,age-norm,view,position", {"mortality", "icu"}),
+        ("all-10", "published", "sex,age-10,view,position", {"mortality", "icu"}),
+        ("socio-age10,scan", "published", "socio-age10,scan", set()),
+        ("age,mortality", "strict", "age-norm", {"mortality"}),
+        ("clinical", "published", "demographic-norm", {"mortality", "icu"}),
+        ("none", "strict", "demographic-norm", set()),
+        ("sex,blood_group", "strict", "sex", {"blood_group"}),
+    ],
+)
+def test_the_chart_floors_keep_what_was_known_at_the_film(
+    chart: str, rules: str, floor: str, dropped: set[str]
+) -> None:
+    """Under every name that pretraining takes; to lose one variable is not to lose the floors."""
+    found, reasons = floor_chart(mimic_like(rules), chart, ["Edema"])
+    assert found is not None
+    assert (found.ehr, set(reasons)) == (floor, dropped)
+    assert not found.after_film
 
 
 def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> None:

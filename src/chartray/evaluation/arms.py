@@ -12,7 +12,7 @@ from chartray.errors import InputError
 from chartray.evaluation.embed import device_of, embed, pixels
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
-from chartray.features.sets import FEATURE_SETS, variable_of
+from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
 from chartray.measure.knn import NEIGHBOURS, choose_neighbours, knn_scores
 from chartray.measure.probe import Probe, fit_probe
 from chartray.networks.encoder import PretrainedEncoder, untrained
@@ -24,6 +24,7 @@ Features = NDArray[np.float32]
 
 # The chart of the chart floors where the encoder saw none.
 DEFAULT_CHART = "demographic-norm"
+CHART_FLOORS = ("chart-only", "image+chart")
 
 
 class Learnt(NamedTuple):
@@ -150,44 +151,47 @@ def floor_arms(
         Arm("untrained", "none", learner(fresh, device)),
         Arm("pixels", "none", learner(Frozen(pixels, films), device)),
     ]
-    chart, reason = floor_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels)
+    chart, reasons = floor_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels)
     if chart is None:
-        return arms, {"chart-only": reason, "image+chart": reason}
+        return arms, dict.fromkeys(CHART_FLOORS, "; ".join(reasons.values()))
     rows = Frozen(lambda store, rows: chart_features(chart, store, rows, home), films)
     arms.append(Arm("chart-only", chart.ehr, learner(rows, device)))
     arms.append(Arm("image+chart", chart.ehr, learner(own.beside(rows), device)))
-    left_out = {
+    left_out = {f"{one} without {variable}": why for one in CHART_FLOORS for variable, why in reasons.items()}
+    left_out |= {
         f"{one} on {metadata_of(store).source}": f"the store lacks a variable of {chart.ehr}"
         for store, values in ((each.store, rows.of(each)) for each in films)
         if values is None
-        for one in ("chart-only", "image+chart")
+        for one in CHART_FLOORS
     }
     return arms, left_out
 
 
 def chart_variables(chart: str) -> list[str]:
     """The cohort variables that a chart's name stands for; none for `none`."""
-    return [variable_of(item) for item in _items(chart)]
+    return [variable_of(item) for item in chart_items(chart)]
 
 
-def floor_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> tuple[Chart | None, str]:
-    """The chart of the chart floors, or why there is none: what of the run's chart (of demographic-norm, if it has
-    none) the cohort holds, known when the film was taken, and not made from the column of a label.
+def floor_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> tuple[Chart | None, dict[str, str]]:
+    """The chart of the chart floors, if there is one, and for each of its variables that was left out the reason.
+
+    What of the run's chart the cohort holds, known when the film was taken, and not made from the column of a label;
+    where nothing of it remains or the run has none, the same of demographic-norm.
     """
-    wanted = _items(chart) or _items(DEFAULT_CHART)
-    kept, reasons = [], []
-    for item in wanted:
-        try:
-            refuse_shared_columns(cohort, [variable_of(item)], labels)
-            fit_chart(cohort, item)
-            kept.append(item)
-        except InputError as error:
-            reasons.append(str(error))
-    if not kept:
-        return None, reasons[0]
-    # A named set that survived whole keeps its name.
-    whole = chart if _items(chart) == kept else DEFAULT_CHART if _items(DEFAULT_CHART) == kept else ",".join(kept)
-    return fit_chart(cohort, whole), ""
+    reasons: dict[str, str] = {}
+    for wanted in (chart, DEFAULT_CHART):
+        kept = []
+        for item in chart_items(wanted):
+            try:
+                refuse_shared_columns(cohort, [variable_of(item)], labels)
+                fit_chart(cohort, item)
+                kept.append(item)
+            except InputError as error:
+                reasons[variable_of(item)] = str(error)
+        if kept:
+            # A named set that survived whole keeps its name.
+            return fit_chart(cohort, wanted if kept == chart_items(wanted) else ",".join(kept)), reasons
+    return None, reasons
 
 
 def chart_features(chart: Chart, store: Store, rows: Integers, home: Store) -> Features | None:
@@ -204,6 +208,15 @@ def chart_features(chart: Chart, store: Store, rows: Integers, home: Store) -> F
     return found.values
 
 
-def _items(chart: str) -> list[str]:
-    words = [word.strip() for word in chart.split(",") if word.strip() not in ("", "none")]
-    return [item for word in words for item in (FEATURE_SETS[word].items if word in FEATURE_SETS else (word,))]
+def chart_items(chart: str) -> list[str]:
+    """What a chart's name stands for, published file names too, as `fit_chart` reads it; nothing for `none`.
+
+    >>> chart_items("socio-age10, position"), chart_items("none")
+    (['sex', 'age-10', 'position'], [])
+    """
+    found: list[str] = []
+    for word in (part.strip() for part in chart.split(",")):
+        name = PUBLISHED_NAMES.get(word.replace("_", "-"), word)
+        items = FEATURE_SETS[name].items if name in FEATURE_SETS else ("age-norm" if name == "age" else name,)
+        found += [item for item in items if item not in ("", "none")]
+    return list(dict.fromkeys(found))
