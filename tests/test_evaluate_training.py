@@ -64,6 +64,27 @@ def test_finetune_has_the_same_training_from_scratch_beside_it(home: Path, run: 
     assert {row["control"] for row in rows} == {"none", "untrained"}
     comparison = one(read(tmp_path / "out", "comparisons.jsonl"), b="untrained", label="macro", metric="auroc")
     assert comparison["ci_low"] <= comparison["difference"] <= comparison["ci_high"]
+    left_out = json.loads((tmp_path / "out" / "evaluation.json").read_text())["left_out"]
+    assert set(left_out) == {"pixels", "chart-only", "image+chart"}
+    assert set(left_out.values()) == {"not scored under finetune, only under linear and knn"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "option", "only"),
+    [
+        ("finetune", {"freeze": True}, "--freeze only with --protocol published,"),
+        ("finetune", {"freeze": False}, "--freeze only with --protocol published,"),
+        ("linear", {"freeze": False}, "--freeze only with --protocol published,"),
+        ("linear", {"scheduler": "cosine"}, "--scheduler only with --protocol published or finetune,"),
+        ("linear", {"learning_rate": 1e-3}, "--learning-rate only with --protocol published or finetune,"),
+        ("knn", {"max_epochs": 50}, "--max-epochs only with --protocol published or finetune,"),
+    ],
+)
+def test_an_option_that_means_nothing_under_the_protocol_is_refused(
+    home: Path, run: Path, tmp_path: Path, protocol: Any, option: dict[str, Any], only: str
+) -> None:
+    with pytest.raises(InputError, match=f"expected {only} found it with {protocol}"):
+        evaluate(run, home, tmp_path / "out", protocol=protocol, **option)
 
 
 def test_fine_tuning_is_the_same_twice_and_leaves_the_given_encoder(home: Path, run: Path) -> None:
@@ -72,6 +93,7 @@ def test_fine_tuning_is_the_same_twice_and_leaves_the_given_encoder(home: Path, 
     store = Store.open(home)
     train, validate = (films_of(store, split, LABELS, Policy()) for split in ("train", "validate"))
     recipe = finetune.recipe_of("finetune", max_epochs=2)
+    assert recipe is not None
     first, second = (finetune.fine_tune(given, train, validate, recipe, seed=3) for _ in range(2))
     torch.testing.assert_close(first.layer.weight, second.layer.weight, rtol=0, atol=0)
     torch.testing.assert_close(dict(given.model.state_dict()), before, rtol=0, atol=0)

@@ -52,7 +52,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chartray.evaluation import results
-from chartray.evaluation.arms import Arm, Frozen, Learnt, encoder_features, floor_arms, linear, nearest
+from chartray.evaluation.arms import CHART_FLOORS, Arm, Frozen, Learnt, encoder_features, floor_arms, linear, nearest
 from chartray.evaluation.films import Blank, Uncertain, nested_subset
 from chartray.evaluation.finetune import Recipe, recipe_of, tuned
 from chartray.evaluation.outcomes import (
@@ -68,6 +68,9 @@ from chartray.evaluation.outcomes import (
 from chartray.evaluation.task import Protocol, Settings, Task, make_task
 from chartray.networks.encoder import PretrainedEncoder, load, save, untrained
 from chartray.pixels.store import Store
+
+# Protocols of frozen features, which plain pixels and charts can stand in for.
+FROZEN = "linear and knn"
 
 
 def evaluate(
@@ -88,10 +91,10 @@ def evaluate(
     floors: bool = True,
     device: str = "auto",
     precision: str = "fp32",
-    freeze: bool = True,
-    scheduler: Literal["cosine", "reduce"] = "cosine",
+    freeze: bool | None = None,
+    scheduler: Literal["cosine", "reduce"] | None = None,
     learning_rate: float | None = None,
-    max_epochs: int = 50,
+    max_epochs: int | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates the encoder of a RUN (or encoder folder) and writes the Results folder `out`; returns its rows.
 
@@ -112,10 +115,10 @@ def evaluate(
         floors: score the floors and ceilings beside the encoder.
         device: auto, cpu or cuda.
         precision: fp32 or bf16, of the encoder.
-        freeze: (published) train the linear layer alone; false: the encoder too.
-        scheduler: (published, finetune) cosine, or reduce: halve the rate when validation stands still.
-        learning_rate: (published, finetune) of the first epoch.
-        max_epochs: (published, finetune) at most so many passes over the training films.
+        freeze: (published) train the linear layer alone, the default; false: the encoder too.
+        scheduler: (published, finetune) cosine, the default, or reduce: halve the rate when validation stands still.
+        learning_rate: (published, finetune) of the first epoch; default 1e-3 for the layer alone, else 1e-4.
+        max_epochs: (published, finetune) at most so many passes over the training films; default 50.
 
     Raises:
         InputError: what is asked for cannot be had from these inputs.
@@ -123,10 +126,8 @@ def evaluate(
     shares = tuple(sorted({float(each) for each in data_percent}))
     settings = Settings(protocol, split, uncertain, blank, shares, resamples, level, seed, device, precision)
     results.check_replaceable(out)
-    recipe = None
-    if protocol in ("published", "finetune"):
-        tuning: dict[str, Any] = {"learning_rate": learning_rate, "max_epochs": max_epochs}
-        recipe = recipe_of(protocol, freeze=freeze, scheduler=scheduler, **tuning)
+    tuning: dict[str, Any] = {"learning_rate": learning_rate, "max_epochs": max_epochs}
+    recipe = recipe_of(protocol, freeze=freeze, scheduler=scheduler, **tuning)
     encoder = load(source)
     task = make_task(source, encoder, Store.open(store), [Store.open(each) for each in external], labels, settings)
     run = str(encoder.provenance.get("run") or source.resolve().name)
@@ -182,7 +183,9 @@ def _arms(
                 for title, who, what, model in arms
             ],
             None,
-            {},
+            dict.fromkeys(("pixels", *CHART_FLOORS), f"not scored under {settings.protocol}, only under {FROZEN}")
+            if with_floors
+            else {},
         )
     learner = {"linear": linear, "knn": nearest}[settings.protocol]
     frozen = encoder_features(encoder, task.films, device=device, precision=precision, title="embed")

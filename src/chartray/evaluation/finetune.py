@@ -60,24 +60,35 @@ class FineTuned(NamedTuple):
 def recipe_of(
     protocol: str,
     *,
-    freeze: bool = True,
-    scheduler: Literal["cosine", "reduce"] = "cosine",
+    freeze: bool | None = None,
+    scheduler: Literal["cosine", "reduce"] | None = None,
     learning_rate: float | None = None,
-    max_epochs: int = 50,
-) -> Recipe:
-    """The recipe of `published` or `finetune`; raises InputError for numbers out of range.
+    max_epochs: int | None = None,
+) -> Recipe | None:
+    """The recipe of `published` or `finetune`, None for the other protocols, which do not train by gradient descent.
 
-    The learning rates 1e-3 (layer alone) and 1e-4 (whole encoder) are this project's; METHOD.md gives none.
+    None of an option means not given: then freeze, cosine, 50 epochs, and a learning rate of 1e-3 (layer alone) or
+    1e-4 (whole encoder), which are this project's; METHOD.md gives none. Raises InputError for numbers out of range
+    and for an option that means nothing under the protocol.
     """
-    if scheduler not in ("cosine", "reduce"):
+    given = {"freeze": freeze, "scheduler": scheduler, "learning-rate": learning_rate, "max-epochs": max_epochs}
+    for name, value in given.items():
+        allowed = ("published",) if name == "freeze" else ("published", "finetune")
+        if value is not None and protocol not in allowed:
+            raise InputError(
+                f"expected --{name} only with --protocol {' or '.join(allowed)}, found it with {protocol}, where it "
+                "means nothing; leave it out"
+            )
+    if protocol not in ("published", "finetune"):
+        return None
+    if scheduler not in (None, "cosine", "reduce"):
         raise InputError(f"expected --scheduler cosine or reduce, found {scheduler!r}")
-    if max_epochs < 1 or (learning_rate is not None and learning_rate <= 0):
+    if (max_epochs is not None and max_epochs < 1) or (learning_rate is not None and not learning_rate > 0):
         raise InputError(f"expected epochs and a learning rate above 0, found {max_epochs} and {learning_rate}")
-    frozen = freeze and protocol == "published"
+    frozen = protocol == "published" and freeze is not False
     rate = learning_rate if learning_rate is not None else 1e-3 if frozen else 1e-4
-    if protocol == "finetune":
-        return Recipe(False, "adamw", rate, weight_decay=0.05, scheduler=scheduler, max_epochs=max_epochs)
-    return Recipe(frozen, "adam", rate, scheduler=scheduler, max_epochs=max_epochs)
+    recipe = Recipe(frozen, "adam", rate, scheduler=scheduler or "cosine", max_epochs=max_epochs or 50)
+    return recipe._replace(optimizer="adamw", weight_decay=0.05) if protocol == "finetune" else recipe
 
 
 def tuned(encoder: PretrainedEncoder, recipe: Recipe, *, seed: int, device: str, precision: str, title: str) -> Learner:
