@@ -10,9 +10,13 @@ import pytest
 
 from chartray.errors import InputError
 from chartray.pixels.store import Store
-from chartray.report.cohorts import data_section
+from chartray.report import inputs
+from chartray.report.apart import report_names
+from chartray.report.cohorts import common_values, data_section
+from chartray.report.methods import methods, scoring, seeds_by_arm, seen_in_pretraining
 from chartray.report.page import write_report
-from tests.report_folders import LABELS, hospital, write_run
+from chartray.report.summary import selection
+from tests.report_folders import LABELS, hospital, write_results, write_run
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 # Whatever would make a browser ask for something that is not on the page.
@@ -212,3 +216,118 @@ def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
         == found.missing[0].observed + found.missing[0].missing
     )
     assert found.quarantine == [("truncated file …", 1), ("empty file …", 1)]
+
+
+def edited(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def words_of(page: Path) -> str:
+    found = Outline()
+    found.feed(page.read_text(encoding="utf-8"))
+    return re.sub(r"\s+", " ", " ".join(found.texts))
+
+
+def test_an_external_and_an_own_probe_have_a_section_each(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    mimic, chexpert = (Store.open(folder) for folder in folders["stores"])
+    run = folders["runs"][0]
+    away = write_results(tmp_path / "away", run, {"mimic": mimic, "chexpert": chexpert}, 0)
+    own = write_results(tmp_path / "own", run, {"chexpert": chexpert}, 1)
+    page = write_report([], [away, own], tmp_path / "out", films=False)
+    text = words_of(page)
+    values = []
+    for folder in (away, own):
+        rows = inputs.read_lines(folder / "results.jsonl")
+        values += [
+            row["value"]
+            for row in rows
+            if (row["dataset"], row["label"], row["metric"], row["control"]) == ("chexpert", "macro", "auroc", "none")
+        ]
+    assert values[0] != values[1]
+    assert all(f"{value:.3f}" in text for value in values)
+    assert "CheXpert (own probe)" in text
+    assert "CheXpert (probe of MIMIC-CXR)" in text
+    assert "MIMIC-CXR (own probe)" not in text
+    assert (page.parent / "figures" / "roc-chexpert-mimic.svg").is_file()
+
+
+def test_a_store_of_other_content_under_one_name_is_refused(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    store = Store.open(folders["stores"][0])
+    both = [write_results(tmp_path / name, folders["runs"][0], {"mimic": store}, 0, floors=False) for name in "ab"]
+    entries = json.loads((both[1] / "evaluation.json").read_text())["stores"]
+    edited(both[1] / "evaluation.json", stores=[entries[0] | {"hash": "another"}])
+    with pytest.raises(InputError, match=r"expected one store of mimic in all results, found the hash .* and another"):
+        write_report([], both, tmp_path / "out")
+
+
+def test_whether_scored_patients_were_pretrained_on_is_said_as_it_was_checked(
+    folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    store, run = Store.open(folders["stores"][0]), folders["runs"][0]
+    folder = write_results(tmp_path / "results", run, {"mimic": store}, 0, floors=False)
+
+    def said() -> str:
+        return " ".join(seen_in_pretraining([inputs.read_results(folder)]))
+
+    assert "the evaluation recorded nothing of it" in said()
+    edited(folder / "evaluation.json", patients_seen_in_pretraining=0)
+    assert said() == "Checked: no scored patient was pretrained on."
+    edited(folder / "evaluation.json", patients_seen_in_pretraining=None)
+    assert said().startswith("Not checked whether scored patients were pretrained on: the encoder came without")
+    text = words_of(write_report([run], [folder], tmp_path / "out", films=False))
+    assert said() in text
+    assert "saw the training split only" not in text
+
+
+def test_weights_that_were_started_from_stand_at_the_top(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", Store.open(folders["stores"][0]), "sex", "none", 0, steps=20)
+    init = {"source": "/home/somebody/first", "run": "first", "chart": "mortality", "after_film": ["mortality"]}
+    edited(run / "manifest.json", init=init)
+    text = write_report([run], [], tmp_path / "out").read_text()
+    warning = text.index("sex started from the weights of first (pretrained with the chart mortality)")
+    assert warning < text.index('id="training"')
+    assert "pretraining was allowed to see mortality" in text
+    assert "/home/somebody" not in text
+
+
+def test_runs_that_differ_are_not_described_by_the_first(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    store = Store.open(folders["stores"][0])
+    first, second, third = (
+        write_run(tmp_path / f"run-{seed}-{chart}", store, chart, "none", seed, steps=20)
+        for chart, seed in (("sex", 0), ("sex", 1), ("none", 0))
+    )
+    edited(third / "manifest.json", objective="dino", films=999)
+    read, _ = report_names([inputs.read_run(one) for one in (first, second, third)], [])
+    assert seeds_by_arm(read) == "sex: 2 seeds; DINO, no chart: 1 seed"
+    assert seeds_by_arm(read[:2]) == "sex; 2 seeds"
+    text = methods(read, scoring([], [], selection([])), [])
+    assert "of the arms sex were pretrained with MSN" in text
+    assert (
+        "of the arms DINO, no chart were pretrained with DINO for 20 optimizer steps of 64 films on 999 films" in text
+    )
+    assert methods(read[:2], scoring([], [], selection([])), []).count("were pretrained with") == 1
+    lead = words_of(write_report([first, second, third], [], tmp_path / "out"))
+    assert "3 pretraining runs (sex: 2 seeds; DINO, no chart: 1 seed)" in lead
+
+
+def test_holm_corrected_differences_are_on_the_page(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    row = {"control_a": "none", "chart_a": "demographic-norm", "control_b": "none", "chart_b": "none", "seeds": 1}
+    row |= {"dataset": "mimic", "protocol": "linear", "split": "test", "fraction": 1.0, "metric": "auroc"}
+    row |= {"uncertain": "ignore", "blank": "negative"}
+    numbers = {"difference": 0.0414, "ci_low": 0.011, "ci_high": 0.073, "p": 0.0121, "p_holm": 0.0484}
+    (tmp_path / "compare").mkdir()
+    lines = [row | {"label": label} | numbers for label in ("macro", "Edema")]
+    del lines[0]["p_holm"]
+    (tmp_path / "compare" / "comparisons.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    text = words_of(write_report([], [*folders["results"], tmp_path / "compare"], tmp_path / "out", films=False))
+    assert "demographic-norm minus no chart, label by label" in text
+    assert "Holm-corrected over the labels" in text
+    assert "Edema +0.041 [+0.011, +0.073] 0.012 0.048" in text
+    assert "Macro mean +0.041 [+0.011, +0.073] 0.012 –" in text
+
+
+def test_a_cell_of_few_films_is_counted_and_not_shown() -> None:
+    counts = {"absent": 3, "?": 10, "Jane Doe": 9, "MRN 12": 1}
+    assert common_values(counts) == "absent 3, “?” 10, rare values 10"
+    many = {f"value {place}": 20 - place for place in range(8)}
+    assert common_values(many).endswith("“value 5” 15, other values 27")

@@ -123,6 +123,7 @@ def test_an_island_cannot_end_its_script() -> None:
 def test_every_arm_has_its_own_look() -> None:
     arms = [Arm("sex"), Arm("age-norm"), Arm("none"), Arm("sex", "shuffled"), Arm("sex", "constant")]
     arms += [Arm("none", "untrained"), Arm("none", "pixels"), Arm("sex", "chart-only"), Arm("sex", "image+chart")]
+    arms += [Arm("none", objective="dino"), Arm("none", objective="mae"), Arm("none", settings="a", named=True)]
     look = figures.styles(arms)
     assert len(set(look.values())) == len(arms)
     assert next(iter(look)).kind == "chart"
