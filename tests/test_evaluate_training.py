@@ -172,6 +172,8 @@ def test_three_seeds_make_an_arm_and_the_difference_is_the_mean_of_theirs(
     assert row["by_seed"] == pytest.approx(by_seed)
     assert row["difference"] == pytest.approx(np.mean(by_seed))
     assert row["ci_low"] < row["difference"] < row["ci_high"]
+    stores = json.loads((tmp_path / "out" / "compare.json").read_text())["stores"]
+    assert [each["dataset"] for each in stores] == ["mimic"]
     written = read(tmp_path / "out", "comparisons.jsonl")
     assert len(written) == len(rows) == 2 * (1 + len(LABELS))
 

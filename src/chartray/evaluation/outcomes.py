@@ -90,6 +90,10 @@ def comparisons_of(
             "chart_b": floor.arm.chart,
             "chart_use_a": encoder.provenance.get("chart_use"),
             "chart_use_b": encoder.provenance.get("chart_use"),
+            "objective_a": made["objective"],
+            "objective_b": made["objective"],
+            "settings_hash_a": made["settings_hash"],
+            "settings_hash_b": made["settings_hash"],
             "dataset": floor.test.dataset,
             "protocol": settings.protocol,
             "split": settings.split,
@@ -102,8 +106,6 @@ def comparisons_of(
             "claim": claim(1),
             "note": None,
         }
-        for name in ("objective", "settings_hash"):
-            common |= {f"{name}_a": made[name], f"{name}_b": made[name] if floor.arm.control == "image+chart" else None}
         a = own[floor.fraction, floor.test.dataset]
         rows += comparison_rows(floor.test.labels, floor.test.counted, a.scored, floor.scored, settings.level, common)
     return rows

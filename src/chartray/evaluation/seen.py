@@ -9,7 +9,7 @@ from chartray.errors import InputError
 from chartray.evaluation.arms import chart_variables
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import refuse_shared_columns
-from chartray.networks.encoder import PretrainedEncoder
+from chartray.networks.encoder import DESCRIPTION_FILE, PretrainedEncoder
 from chartray.pixels.store import Store
 from chartray.schema import patient_key
 
@@ -50,9 +50,9 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int
     Raises InputError if a patient was pretrained on.
     """
     made, name = encoder.provenance, metadata_of(films.store).source
-    files = [folder / PATIENTS_FILE for folder in (source, source.resolve().parent)]
-    file = next((each for each in files if each.is_file()), None)
-    if file is None or made.get("source") != name:
+    run = source.resolve().parent if (source / DESCRIPTION_FILE).is_file() else source
+    file = run / PATIENTS_FILE
+    if not file.is_file() or made.get("source") != name:
         return None
     pretrained = set(file.read_text().split())
     seen = sum(patient_key(name, patient) in pretrained for patient in np.unique(films.patients).tolist())

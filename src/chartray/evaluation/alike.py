@@ -1,0 +1,168 @@
+"""Evaluations that are to be compared: read, and refused where their numbers would mean different things."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from chartray.errors import InputError
+from chartray.evaluation import results
+from chartray.pixels.store import read_parquet
+
+Floats = NDArray[np.float64]
+
+# What must be the same in all evaluations, or their numbers mean different things.
+SAME_SETTINGS = ("protocol", "split", "uncertain", "blank")
+
+
+class Run(NamedTuple):
+    """One evaluated run: `settings` of its evaluation, hashes of its `stores` by data set (the first: what was fitted
+    on), and the encoder as it was `made`, its provenance.
+    """
+
+    folder: Path
+    name: str
+    chart: str
+    control: str
+    use: str | None
+    seed: int | None
+    settings: dict[str, Any]
+    stores: dict[str, str]
+    made: dict[str, Any]
+
+
+class Sheet(NamedTuple):
+    """A run's predictions on one data set at one fraction: truth and scores (N, C), patients (N,)."""
+
+    image_ids: NDArray[np.str_]
+    patients: NDArray[np.str_]
+    labels: tuple[str, ...]
+    truth: Floats
+    scores: Floats
+
+
+def read_run(folder: Path) -> Run:
+    """The evaluation in a Results folder; raises InputError if there is none, or one of another format."""
+    try:
+        manifest = json.loads((folder / results.MANIFEST_FILE).read_text())
+    except (OSError, json.JSONDecodeError):
+        raise InputError(
+            f"expected an evaluation ({results.MANIFEST_FILE}) in {folder}, found none; run chartray evaluate"
+        ) from None
+    if manifest.get("format") != results.RESULTS_FORMAT:
+        raise InputError(
+            f"expected results of format {results.RESULTS_FORMAT} in {folder}, found {manifest.get('format')}; "
+            "evaluate again"
+        )
+    made = manifest["encoder"]["provenance"]
+    chart, control = (str(made.get(key, "none")) for key in ("chart", "control"))
+    stores = {each["dataset"]: each["hash"] for each in manifest["stores"]}
+    use, seed = made.get("chart_use"), made.get("seed")
+    return Run(folder, manifest["run"], chart, control, use, seed, manifest["settings"], stores, made)
+
+
+def read_sheets(runs: Sequence[Run]) -> dict[Path, dict[tuple[str, float], Sheet]]:
+    """Every run's own predictions, by folder, then data set and fraction.
+
+    Raises InputError where settings, data sets, films, labels, truths, stores or drawn patients differ.
+    """
+    for run, setting in itertools.product(runs[1:], SAME_SETTINGS):
+        if run.settings[setting] != runs[0].settings[setting]:
+            raise InputError(
+                f"expected one {setting} in all evaluations, found {runs[0].settings[setting]} in {runs[0].folder} "
+                f"and {run.settings[setting]} in {run.folder}; evaluate them alike"
+            )
+    sheets = {run.folder: _read_sheets(run) for run in runs}
+    for where in _shared(runs, sheets):
+        first = sheets[runs[0].folder][where]
+        for run in runs[1:]:
+            _refuse_other_films(where[0], first, sheets[run.folder][where], runs[0], run)
+    for run in runs[1:]:
+        _refuse_other_learning(runs[0], run, subsets=any(fraction < 1 for _, fraction in sheets[run.folder]))
+    return sheets
+
+
+def _read_sheets(run: Run) -> dict[tuple[str, float], Sheet]:
+    """The encoder's own predictions, by data set and fraction."""
+    table = read_parquet(run.folder / results.PREDICTIONS_FILE)
+    own = pc.and_(pc.equal(table["control"], run.control), pc.equal(table["chart"], run.chart))
+    table = table.filter(own)
+    keys = zip(table["dataset"].to_pylist(), table["fraction"].to_pylist(), strict=True)
+    return {key: _sheet(table, *key) for key in dict.fromkeys(keys)}
+
+
+def _sheet(table: pa.Table, dataset: str, fraction: float) -> Sheet:
+    part = table.filter(pc.and_(pc.equal(table["dataset"], dataset), pc.equal(table["fraction"], fraction)))
+    labels = tuple(dict.fromkeys(part["label"].to_pylist()))
+    films = part.num_rows // len(labels)
+    truth, scores = (
+        np.array(part[name].to_pylist(), dtype=np.float64).reshape(films, len(labels)) for name in ("truth", "score")
+    )
+    names, patients = (np.array(part[name].to_pylist())[:: len(labels)] for name in ("image_id", "patient_id"))
+    return Sheet(names, patients, labels, truth, scores)
+
+
+def _shared(runs: Sequence[Run], sheets: dict[Path, dict[tuple[str, float], Sheet]]) -> list[tuple[str, float]]:
+    """Data sets and fractions, which must be the same in all."""
+    first = list(sheets[runs[0].folder])
+    for run in runs[1:]:
+        odd = set(first) ^ set(sheets[run.folder])
+        if odd:
+            dataset, fraction = sorted(odd)[0]
+            raise InputError(
+                f"expected the same data sets and fractions in {runs[0].folder} and {run.folder}, found {dataset} at "
+                f"fraction {fraction} in one of them alone; evaluate them alike"
+            )
+    return first
+
+
+def _refuse_other_films(dataset: str, first: Sheet, other: Sheet, run: Run, another: Run) -> None:
+    if first.labels != other.labels:
+        odd = sorted(set(first.labels) ^ set(other.labels)) or ["another order"]
+        raise InputError(
+            f"expected the same labels on {dataset} in {run.folder} and {another.folder}, found {odd[0]} apart"
+        )
+    ours, theirs = first.image_ids, other.image_ids
+    if len(ours) != len(theirs) or (ours != theirs).any():
+        apart = np.setxor1d(ours, theirs)
+        rows = np.flatnonzero(ours[: len(theirs)] != theirs[: len(ours)])
+        where = int(rows[0]) if len(rows) else min(len(ours), len(theirs))
+        raise InputError(
+            f"expected the same films on {dataset} in {run.folder} ({len(ours)}) and {another.folder} ({len(theirs)}), "
+            f"found {len(apart)} in one of them alone, the first difference in film {where}; evaluate on one store"
+        )
+    differing = ~((first.truth == other.truth) | (np.isnan(first.truth) & np.isnan(other.truth)))
+    if differing.any():
+        row, label = np.argwhere(differing)[0]
+        raise InputError(
+            f"expected the same truth on {dataset} in {run.folder} and {another.folder}, found {int(differing.sum())} "
+            f"that differ, the first in film {row}, label {first.labels[label]}; evaluate on one store"
+        )
+
+
+def _refuse_other_learning(first: Run, other: Run, *, subsets: bool) -> None:
+    """What was fitted on must be the same too: the stores, and where a fraction is below 1 the patients drawn."""
+    ours, theirs = (next(iter(run.stores)) for run in (first, other))
+    if ours != theirs:
+        raise InputError(
+            f"expected probes of one store in all evaluations, found {ours} in {first.folder} and {theirs} in "
+            f"{other.folder}; evaluate them alike"
+        )
+    for dataset, digest in first.stores.items():
+        if digest != other.stores[dataset]:
+            raise InputError(
+                f"expected one store of {dataset} in all evaluations, found hash {digest[:12]} in {first.folder} and "
+                f"{other.stores[dataset][:12]} in {other.folder}; evaluate on one store"
+            )
+    ours, theirs = (str(run.settings["seed"]) for run in (first, other))
+    if subsets and ours != theirs:
+        raise InputError(
+            f"expected one --seed in all evaluations of a part of the training patients, found {ours} in "
+            f"{first.folder} and {theirs} in {other.folder}; the seed draws the patients, so evaluate them alike"
+        )
