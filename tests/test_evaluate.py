@@ -385,6 +385,10 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     assert seen() == seen(source=made / "encoder") == [0]
     other = hospital(tmp_path / "nih", "nih", patients=20)
     assert seen(external=[other]) == [0, None]  # the same names, but patients of another source
+    started = tmp_path / "started"
+    vit(started / "encoder", source="mimic", init={"source": "model.safetensors", "run": None})
+    shutil.copy(made / "train_patients.txt", started)
+    assert seen(source=started) == [None]  # nobody knows whom the first weights were shown
     shutil.copytree(made / "encoder", tmp_path / "taken" / "home")
     assert seen(source=tmp_path / "taken" / "home") == [None]
     (made / "train_patients.txt").write_text("".join(f"{patient_key('mimic', one)}\n" for one in patients["test"][:3]))

@@ -45,7 +45,7 @@ def refuse_chart_labels(encoder: PretrainedEncoder, store: Store, labels: Sequen
 
 def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int | None:
     """0 if no patient of the films was pretrained on; None where that cannot be known: an encoder folder without its
-    run, films of another source, or a run that started from the weights of another run.
+    run, films of another source, or a run that started from weights, which do not say whom they were shown.
 
     Raises InputError if a patient was pretrained on.
     """
@@ -61,4 +61,4 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int
             f"expected films of patients that the encoder was not pretrained on in the {films.split} split of "
             f"{films.store.folder}, found {seen} of its patients in {file}; split both cohorts alike, or pretrain again"
         )
-    return None if (made.get("init") or {}).get("run") else 0
+    return 0 if made.get("init") is None else None
