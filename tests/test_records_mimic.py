@@ -383,6 +383,37 @@ def test_official_splits(hospital, tmp_path):
         hospital.cohort(split=split_rows(hospital.films, "test", "train", "holdout"))
 
 
+def test_cells_read_as_numbers_and_times_or_as_text_give_one_chart(hospital):
+    """One cell that is no number turns its whole table into text; the other rows must not notice."""
+    hospital.patients.append({"subject_id": 10000003, "gender": "F", "anchor_age": 60, "anchor_year": 2150})
+    for subject in (10000001, 10000002, 10000003):
+        hospital.admit(subject, "2150-03-01 10:00:00", "2150-03-05 12:00:00", "2150-03-01 08:00:00", subject % 2)
+        hospital.icu(subject, "2150-03-02 20:00:00", "2150-03-03 08:00:00")
+        for at in ("2150-03-01 09:00:00", "2150-03-02 21:00:00.250", "2150-03-07 00:00:00"):
+            hospital.film(subject, at)
+    expected = hospital.cohort()
+    hospital.patients[2] |= {"anchor_age": "?", "subject_id": "10000003x"}
+    hospital.admissions[2] |= {"hadm_id": "lost", "edregtime": "unknown"}
+    hospital.stays[2] |= {"stay_id": "lost"}
+    hospital.films[8]["StudyTime"] = "at noon"
+    found = hospital.cohort()
+    assert found.table.slice(0, 6).equals(expected.table.slice(0, 6))
+    assert expected.table["ehr.icu"].to_pylist()[:3] == ["not_icu", "icu", None]
+    assert found.table["ehr.age"].to_pylist()[6:] == [None] * 3
+    assert found.table["taken_at"].null_count == 1
+
+
+def test_official_splits_in_another_order(hospital):
+    for day in range(1, 6):
+        hospital.film(10000000 + day, f"2150-03-0{day} 00:00:00")
+    parts = ("test", "train", "validate", "train", "test")
+    rows = split_rows(hospital.films, *parts)
+    assert hospital.cohort(split=rows).table["split"].to_pylist() == list(parts)
+    assert hospital.cohort(split=rows[::-1]).table["split"].to_pylist() == list(parts)
+    with pytest.raises(InputError, match=r"each dicom_id once in .*split.csv"):
+        hospital.cohort(split=[*rows, rows[0]])
+
+
 def refused(hospital, message):
     with pytest.raises(InputError, match=message):
         mimic_cohort(str(hospital.root), hospital.cxr)

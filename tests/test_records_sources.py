@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -236,3 +237,20 @@ def test_unreadable_metadata_is_one_sentence(tmp_path):
         assert "\n" not in str(caught.value)
         assert "pydantic" not in str(caught.value)
         assert len(str(caught.value)) < 300
+
+
+def test_films_and_patients_are_counted_whatever_the_order_of_rows():
+    rng = np.random.default_rng(0)
+    patients = rng.integers(0, 12, 200)
+    splits = np.array(["train", "validate", "test"])[rng.integers(0, 3, 200)]
+    for order in (np.arange(200), np.argsort(patients), np.lexsort((splits, patients))):
+        rows = list(zip(patients[order].astype(str).tolist(), splits[order].tolist(), strict=True))
+        table = pa.table({"patient_id": [row[0] for row in rows], "split": [row[1] for row in rows]})
+        for split, sizes in split_sizes(table).items():
+            here = [patient for patient, part in rows if part == split]
+            assert sizes == {"images": len(here), "patients": len(set(here))}
+        shared = sum(len({part for patient, part in rows if patient == each}) > 1 for each in {row[0] for row in rows})
+        assert patients_in_two_splits(table["patient_id"], table["split"]) == shared > 0
+    one = pa.table({"patient_id": ["a"], "split": ["test"]})
+    assert split_sizes(one)["test"] == {"images": 1, "patients": 1}
+    assert split_sizes(one.slice(1))["test"] == {"images": 0, "patients": 0}

@@ -119,13 +119,21 @@ def split_sizes(table: pa.Table) -> dict[str, dict[str, int]]:
 def patients_in_two_splits(patients: Any, splits: Any) -> int:
     """How many patients have rows in more than one split."""
     pairs = _patients_of_splits(patients, splits)
-    return int(pairs.num_rows) - len(pc.unique(pairs["patient"]))
+    of_patient = pairs.group_by("patient").aggregate([("split", "count")])
+    return int(pc.sum(pc.greater(of_patient["split_count"], 1)).as_py() or 0)
 
 
 def _patients_of_splits(patients: Any, splits: Any) -> pa.Table:
     """patient, split, patient_count (rows): one row for each pair that occurs."""
-    pairs = pa.table({"patient": _column(patients), "split": _column(splits)}).group_by(["patient", "split"])
-    return pairs.aggregate([("patient", "count")])
+    rows = pa.table({"patient": _column(patients), "split": _column(splits)}).combine_chunks()
+    # The films of a patient mostly stand together: a run of equal rows is counted once, with its length.
+    here, before = rows.slice(1), rows.slice(0, max(rows.num_rows - 1, 0))
+    repeats = pc.and_(*(pc.equal(here[name], before[name]) for name in rows.column_names))
+    starts = np.flatnonzero(np.append(True, ~pc.fill_null(repeats, False).to_numpy())[: rows.num_rows])
+    lengths = np.diff(np.append(starts, rows.num_rows))
+    runs = rows.take(pa.array(starts)).append_column("patient_count", pa.array(lengths))
+    summed = runs.group_by(["patient", "split"]).aggregate([("patient_count", "sum")])
+    return summed.rename_columns({"patient_count_sum": "patient_count"})
 
 
 def refuse_shared_patients(patients: Any, splits: Any, where: str) -> None:

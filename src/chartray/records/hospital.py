@@ -26,6 +26,14 @@ _COLUMNS = {
     "admissions": ["subject_id", "hadm_id", "admittime", "dischtime", "hospital_expire_flag"],
     "icustays": ["subject_id", "stay_id", "intime", "outtime"],
 }
+_NUMBER, _TIME = pa.int64(), pa.timestamp("us")
+# Read as such where the whole column is; a cell that is none is found in the text.
+_TYPES = {
+    "patients": {"subject_id": _NUMBER} | dict.fromkeys(("anchor_age", "anchor_year"), pa.float64()),
+    "admissions": {"subject_id": _NUMBER, "hadm_id": _NUMBER} | dict.fromkeys(("admittime", "dischtime"), _TIME),
+    "icustays": {"subject_id": _NUMBER, "stay_id": _NUMBER} | dict.fromkeys(("intime", "outtime"), _TIME),
+}
+_TYPES["admissions"]["edregtime"] = _TIME
 _OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime"], "icustays": []}
 # Where PhysioNet's own scripts put the tables in a database, newest layout first.
 _SCHEMAS = {
@@ -69,7 +77,9 @@ def open_hospital(where: str, connection: ibis.BaseBackend, *, ordered: bool) ->
         layout = _layout(root)
         folders = {"patients": layout, "admissions": layout, "icustays": "icu"}
         place = {name: need_csv(root / folder, name) for name, folder in folders.items()}
-        tables = {name: read_cells(file, _COLUMNS[name], _OPTIONAL[name]) for name, file in place.items()}
+        tables = {
+            name: read_cells(file, _COLUMNS[name], _OPTIONAL[name], types=_TYPES[name]) for name, file in place.items()
+        }
         release = _release(root, layout, tables["patients"])
     for name, key in (("patients", "subject_id"), ("admissions", "hadm_id"), ("icustays", "stay_id")):
         refuse_repeated(tables[name], key, place[name])

@@ -37,18 +37,14 @@ def unlinked(films: ibis.Table, stays: ibis.Table, patients: ibis.Table, links: 
     """
     alone = films.anti_join(links, "film")
     recorded = alone.left_join(patients.select("patient", recorded=True), "patient").drop("patient_right")
-    pairs = recorded.left_join(stays, "patient")
-    seen = pairs.group_by("film").aggregate(
-        recorded=pairs["recorded"].max(),
-        at=pairs["at"].max(),
-        known=pairs["stay"].count(),
-        later=(pairs["begins"] > pairs["at"]).fill_null(False).any(),
-    )
+    # Some stay begins later where the last one to begin does.
+    of_patient = stays.group_by("patient").aggregate(known=stays.count(), latest=stays["begins"].max())
+    seen = recorded.left_join(of_patient, "patient").drop("patient_right")
     reason = ibis.cases(
         (seen["recorded"].isnull(), "no_record"),
         (seen["at"].isnull(), "no_time"),
-        (seen["known"] == 0, "no_admission"),
-        (seen["later"], "before_admission"),
+        (seen["known"].isnull(), "no_admission"),
+        ((seen["latest"] > seen["at"]).fill_null(False), "before_admission"),
         else_="after_discharge",
     )
     return seen.select("film", reason=reason)

@@ -1,5 +1,6 @@
 """MIMIC-IV and MIMIC-CXR-JPG -> cohort: the chart of each film, linked by the strict or the published rule."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -66,11 +67,15 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     """
     connection = connect()
     root = need_folder(mimic_cxr, "MIMIC-CXR-JPG")
-    source = hospital.open_hospital(mimic_iv, connection, ordered=rules == "published")
-    cells = _metadata_cells(root)
+    # Most of the time here goes into unpacking csv.gz, on one core a file.
+    with ThreadPoolExecutor(1) as beside:
+        metadata_cells = beside.submit(_metadata_cells, root)
+        source = hospital.open_hospital(mimic_iv, connection, ordered=rules == "published")
+        cells = metadata_cells.result()
     films = _films(cells, connection)
     tables = _Tables(films, source.patients, source.admissions, source.icustays)
     linked, links = _link(tables, rules, connection)
+    links = {"films": cells.num_rows} | links
     rows = _rows(cells, _chart(tables, linked, rules, connection))
     missing = _missing(rows)
     flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows)]
@@ -96,7 +101,8 @@ def _metadata_cells(root: Path) -> pa.Table:
     """The metadata csv's cells, one row a film; raises InputError for a film without its ids, or one named twice."""
     file = _need_cxr_csv(root, "metadata")
     ids = ["dicom_id", "subject_id", "study_id"]
-    cells = read_cells(file, [*ids, "ViewPosition", "StudyDate", "StudyTime", _POSITION])
+    named = [*ids, "ViewPosition", "StudyDate", "StudyTime", _POSITION]
+    cells = read_cells(file, named, types={"StudyTime": pa.float64()})
     for name in ids:
         if cells[name].null_count:
             row = int(np.flatnonzero(pc.is_null(cells[name]).to_numpy())[0]) + 1
@@ -107,14 +113,14 @@ def _metadata_cells(root: Path) -> pa.Table:
 
 def _films(cells: pa.Table, connection: ibis.BaseBackend) -> ibis.Table:
     """film (the row), patient, day and taken_at; numbers alone, so that the joins are cheap."""
-    table = offered(cells.select(["subject_id", "StudyDate", "StudyTime"]), connection)
-    date = table["StudyDate"]
-    day = (date[0:4] + "-" + date[4:6] + "-" + date[6:8]).try_cast("date")
+    dated = cells.select(["subject_id", "StudyTime"]).append_column("day", _days(cells["StudyDate"]))
+    table = offered(dated, connection)
+    day = table["day"]
     # HHMMSS.sss as a number that has lost its leading zeros: 93012.5 is 09:30:12.5.
     clock = table["StudyTime"].try_cast("float64")
     hours, minutes, seconds = (clock / 10000).floor(), (clock / 100).floor() % 100, clock % 100
     valid = (clock >= 0) & (hours < 24) & (minutes < 60) & (seconds < 61)
-    microseconds = ((hours * 3600 + minutes * 60 + seconds) * 1e6).round().cast("int64")
+    microseconds = ((hours * 3600 + minutes * 60 + seconds) * 1e6).round().try_cast("int64")
     films = table.select(
         film=table[ROW],
         patient=table["subject_id"].try_cast("int64"),
@@ -122,6 +128,20 @@ def _films(cells: pa.Table, connection: ibis.BaseBackend) -> ibis.Table:
         taken_at=ibis.ifelse(valid, day.cast("timestamp") + microseconds.as_interval("us"), None),
     )
     return connection.create_table(ibis.util.gen_name("films"), films, temp=True)
+
+
+def _days(cells: pa.ChunkedArray) -> pa.Array:
+    """YYYYMMDD -> days, null where the cell is none; each distinct cell is read once.
+
+    >>> _days(pa.chunked_array([["21500301", "21500230", None]])).to_pylist()
+    [datetime.date(2150, 3, 1), None, None]
+    """
+    encoded = cells.combine_chunks().dictionary_encode()
+    texts = pc.utf8_slice_codeunits(encoded.dictionary, 0, 8)
+    times = pc.strptime(texts, "%Y%m%d", "s", error_is_null=True)
+    # strptime takes the 30th of February for the 2nd of March.
+    days = pc.if_else(pc.equal(pc.strftime(times, "%Y%m%d"), texts), times.cast(pa.date32()), None)
+    return days.take(encoded.indices)
 
 
 def _link(tables: _Tables, rules: Rules, connection: ibis.BaseBackend) -> tuple[dict[str, ibis.Table], dict[str, int]]:
@@ -149,8 +169,7 @@ def _link(tables: _Tables, rules: Rules, connection: ibis.BaseBackend) -> tuple[
     icu = found["icu"]
     in_icu = icu.aggregate(icu_linked=icu.count(), icu_ties=(icu["candidates"] > 1).sum())
     backwards = icustays.aggregate(stays=(icustays["ends"] < icustays["begins"]).sum())
-    links: dict[str, int] = {"films": fetch(films.aggregate(films=films.count()), connection)["films"][0].as_py()}
-    links |= {name: int(value or 0) for name, value in fetch(counted, connection).to_pylist()[0].items()}
+    links = {name: int(value or 0) for name, value in fetch(counted, connection).to_pylist()[0].items()}
     links |= dict.fromkeys(("before_admission", "after_discharge", "no_admission", "no_record", "no_time"), 0)
     links |= {entry["reason"]: entry["films"] for entry in fetch(why, connection).to_pylist()}
     links |= {name: int(value or 0) for name, value in fetch(in_icu, connection).to_pylist()[0].items()}
@@ -235,13 +254,18 @@ def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
         flow.append(hashed_step(rows.num_rows, SPLIT_SHARES, "no split csv"))
         return rows.append_column("split", split_by_patient(rows["patient_id"], SPLIT_SHARES))
     official = read_cells(file, ["dicom_id", "split"])
-    refuse_repeated(official, "dicom_id", file)
-    found = pc.index_in(rows["image_id"], value_set=official["dicom_id"].combine_chunks())
-    split = official["split"].combine_chunks().take(found.combine_chunks())
+    if rows["image_id"].equals(official["dicom_id"]):  # as PhysioNet has them: the films of the metadata, in its order
+        split = official["split"].combine_chunks()
+    else:
+        refuse_repeated(official, "dicom_id", file)
+        found = pc.index_in(rows["image_id"], value_set=official["dicom_id"].combine_chunks())
+        split = official["split"].combine_chunks().take(found.combine_chunks())
     others = sorted({name for name in pc.unique(split).to_pylist() if name is not None} - set(SPLITS))
     if others:
         raise InputError(f"expected the splits {', '.join(SPLITS)} in {file}, found {shown(others[0])}")
-    kept = rows.append_column("split", split).filter(pc.is_valid(split))
+    kept = rows.append_column("split", split)
+    if split.null_count:
+        kept = kept.filter(pc.is_valid(split))
     flow.append(excluding("official split", rows.num_rows, kept.num_rows, f"not in {file.name}"))
     refuse_shared_patients(kept["patient_id"], kept["split"], str(file))
     return kept

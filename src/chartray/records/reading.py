@@ -3,7 +3,7 @@
 import csv
 import difflib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ibis
@@ -76,11 +76,17 @@ def header(file: Path) -> list[str]:
 
 
 def read_cells(
-    file: Path, needed: Sequence[str], optional: Sequence[str] = (), *, repeating: Sequence[str] = ()
+    file: Path,
+    needed: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    repeating: Sequence[str] = (),
+    types: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Table:
     """The `needed` and those `optional` columns that exist, as text, null where blank, in file order.
 
-    Columns of a few `repeating` texts are dictionary-encoded.
+    Columns of a few `repeating` texts are dictionary-encoded. Those of `types` come as numbers or times where each
+    of their cells is one, which spares the text; else all of them come as text.
 
     Raises InputError for a file that is no csv table or lacks a needed column (the columns found are named).
     """
@@ -89,18 +95,27 @@ def read_cells(
         if column not in found:
             raise InputError(f"expected a column {column!r} in {file}, found {listed(found, most=40)}")
     columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
+    texts = dict.fromkeys(columns, pa.string()) | dict.fromkeys(repeating, pa.dictionary(pa.int32(), pa.string()))
+    if types:
+        try:
+            return _read_csv(file, texts | {name: kind for name, kind in types.items() if name in texts})
+        except (pa.ArrowException, OSError):
+            pass  # some cell is another: as text, whoever asked can say which
+    try:
+        return _read_csv(file, texts)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
+
+
+def _read_csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:
     convert = pacsv.ConvertOptions(
-        include_columns=columns,
-        column_types=dict.fromkeys(columns, pa.string())
-        | dict.fromkeys(repeating, pa.dictionary(pa.int32(), pa.string())),
+        include_columns=list(types),
+        column_types=types,
         null_values=[""],
         strings_can_be_null=True,
         quoted_strings_can_be_null=True,
     )
-    try:
-        return pacsv.read_csv(file, pacsv.ReadOptions(), pacsv.ParseOptions(newlines_in_values=True), convert)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
+    return pacsv.read_csv(file, pacsv.ReadOptions(), pacsv.ParseOptions(newlines_in_values=True), convert)
 
 
 def offered(cells: pa.Table, connection: ibis.BaseBackend) -> ibis.Table:
