@@ -241,10 +241,10 @@ def evaluate(
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
-    freeze: bool = True,
-    scheduler: Literal["cosine", "reduce"] = "cosine",
+    freeze: bool | None = None,
+    scheduler: Literal["cosine", "reduce"] | None = None,
     learning_rate: float | None = None,
-    max_epochs: int = 50,
+    max_epochs: int | None = None,
 ) -> None:
     """Fits on STORE's train, chooses on its validation, scores its test split and every external store.
 
@@ -264,10 +264,10 @@ def evaluate(
         seed: For resamples, subsets and the untrained encoder.
         device: auto, cpu or cuda.
         precision: Of the encoder: fp32 or bf16.
-        freeze: (published) Train the linear layer alone; --no-freeze trains the encoder too.
-        scheduler: (published, finetune) cosine, or reduce on plateau.
-        learning_rate: (published, finetune) Of the first epoch.
-        max_epochs: (published, finetune) At most so many passes.
+        freeze: (published) Train the linear layer alone, the default; --no-freeze trains the encoder too.
+        scheduler: (published, finetune) cosine, the default, or reduce on plateau.
+        learning_rate: (published, finetune) Of the first epoch; default 1e-3, 1e-4 for the whole encoder.
+        max_epochs: (published, finetune) At most so many passes; default 50.
     """
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
 
