@@ -271,9 +271,9 @@ def test_whether_scored_patients_were_pretrained_on_is_said_as_it_was_checked(
 
     assert "the evaluation recorded nothing of it" in said()
     edited(folder / "evaluation.json", patients_seen_in_pretraining=0)
-    assert said() == "Checked: no scored patient was pretrained on."
+    assert said() == "Checked by patient, none was pretrained on."
     edited(folder / "evaluation.json", patients_seen_in_pretraining=None)
-    assert said().startswith("Not checked whether scored patients were pretrained on: the encoder came without")
+    assert said().startswith("Not checked whether scored patients were pretrained on, as the encoder came without")
     text = words_of(write_report([run], [folder], tmp_path / "out", films=False))
     assert said() in text
     assert "saw the training split only" not in text

@@ -259,3 +259,12 @@ def test_a_place_with_fewer_seeds_gets_no_claim() -> None:
         "sex beats no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]; no claim elsewhere: 1 seed, 3 needed; "
         "seen: NIH ChestX-ray14 +0.200 [+0.100, +0.300]."
     ]
+
+
+def test_a_claim_names_where_the_pair_was_not_compared() -> None:
+    scores = [
+        row(*arm, 0.7, seed, dataset=name) for arm in (CHART, NONE) for seed in range(3) for name in ("mimic", "nih")
+    ]
+    assert list(spoken(scores, [pair(CHART, NONE, 0.1, 0.2, seeds=3)])) == [
+        "sex beats no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]; not compared on NIH ChestX-ray14."
+    ]

@@ -27,6 +27,8 @@ PAPER, INK, MUTED, RULE = "#fbfbf9", "#1b2430", "#5b6675", "#d5dae1"
 _CHART_COLOURS = ("#0072b2", "#56b4e9", "#332288", "#117733")
 _FIXED: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
     "none": ("#d55e00", "s", "--"),
+    "dino": ("#882255", "s", "-."),
+    "mae": ("#8c6d1f", "s", ":"),
     "shuffled": ("#cc79a7", "D", "-."),
     "constant": ("#e69f00", "^", ":"),
     "mask-only": ("#8c6d1f", "v", ":"),
@@ -121,7 +123,8 @@ def styles(arms: Sequence[Arm]) -> dict[Arm, Style]:
             place = sum(other.kind == "chart" for other in found)
             style = Style(_CHART_COLOURS[place % len(_CHART_COLOURS)], "o", "-")
         else:
-            style = Style(*_FIXED.get("none" if arm.kind == "none" else arm.control, ("#882255", "o", "-")))
+            name = (arm.objective if arm.objective in _FIXED else "none") if arm.kind == "none" else arm.control
+            style = Style(*_FIXED.get(name, ("#882255", "o", "-")))
         ways = (style._replace(marker=marker, line=line) for line in _LINES for marker in _MARKERS)
         found[arm] = next((one for one in (style, *ways) if one not in found.values()), style)
     return found

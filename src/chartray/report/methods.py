@@ -110,26 +110,29 @@ def methods(runs: Sequence[Run], how: Scoring, datasets: Sequence[str]) -> str:
 
 def seen_in_pretraining(results: Sequence[Results]) -> list[str]:
     """Whether scored patients were pretrained on: what each evaluation checked, or why it could not."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for one in results:
         if one.base is None:
             continue
         record = one.evaluation
         count = record.get("patients_seen_in_pretraining")
         if count == 0:
-            words = "Checked: no scored patient was pretrained on"
+            words = "Checked by patient, none was pretrained on"
         elif count is not None:
             words = f"{count:,} of the scored patients were pretrained on"
         elif "patients_seen_in_pretraining" in record:
-            words = "Not checked whether scored patients were pretrained on: "
-            words += "the encoder came without the list of its patients, or was pretrained on another source"
+            words = "Not checked whether scored patients were pretrained on, as "
+            words += "the encoder came without the list of its patients or was pretrained on another source"
         else:
-            words = "Not checked whether scored patients were pretrained on: the evaluation recorded nothing of it"
-        titles = found.setdefault(words, [])
+            words = "Not checked whether scored patients were pretrained on, as the evaluation recorded nothing of it"
+        titles = found.setdefault(words, {}).setdefault(", ".join(map(shown, one.places.values())), [])
         titles += [one.base.title] if one.base.title not in titles else []
     if len(found) == 1:
         return [f"{next(iter(found))}."]
-    return [f"{words} ({'; '.join(titles)})." for words, titles in found.items()]
+    return [
+        words + ": " + "; ".join(f"{' / '.join(titles)} on {where}" for where, titles in there.items()) + "."
+        for words, there in found.items()
+    ]
 
 
 def seeds_by_arm(runs: Sequence[Run]) -> str:
@@ -219,8 +222,8 @@ def _views(run: Run, who: str) -> str:
     if not views.get("size"):
         return ""
     focal = f" and {views['focal_count']} focal views of {views['focal_size']} px" if views.get("focal_count") else ""
-    kinds = {"msn": "a target view and a masked view", "mae": "one masked view"}
-    kind = kinds.get(run.arm.objective, "two whole views")
+    kinds = {"msn": "a target view and a masked view", "mae": "one view, most of it masked,"}
+    kind = kinds.get(run.arm.objective, "two global views")
     return f"Each film gave {kind} of {views['size']} px{focal if run.arm.objective != 'mae' else ''}" + (
         f" ({who})." if who else "."
     )

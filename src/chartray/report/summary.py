@@ -252,6 +252,13 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
         against,
         enough,
     )
+    elsewhere = {one.place for one in rows if one.arm == arm} & {one.place for one in rows if one.arm == rival}
+    compared = {one.place for one in pairs}
+    bare = [place for place in dict.fromkeys(one.place for one in rows) if place in elsewhere - compared]
+    if bare:
+        said = said._replace(
+            sentence=f"{said.sentence.removesuffix('.')}; not compared on {', '.join(map(shown, bare))}."
+        )
     if not few:
         return said
     sentence = f"{said.sentence.removesuffix('.')}; no claim elsewhere: {needed}."
