@@ -155,7 +155,7 @@ def measure(folder: Path, rules: str) -> None:
         "--mimic-iv",
         str(folder / "mimic-iv"),
     ]
-    command += ["--mimic-cxr", str(folder / "mimic-cxr-jpg"), "--out", str(out)]
+    command += ["--mimic-cxr", str(folder / "mimic-cxr-jpg"), "--out", str(out), "--rules", rules]
     began = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - began
