@@ -267,7 +267,7 @@ def test_whether_scored_patients_were_pretrained_on_is_said_as_it_was_checked(
     folder = write_results(tmp_path / "results", run, {"mimic": store}, 0, floors=False)
 
     def said() -> str:
-        return " ".join(seen_in_pretraining([inputs.read_results(folder)]))
+        return " ".join(seen_in_pretraining(report_names([], [inputs.read_results(folder)])[1]))
 
     assert "the evaluation recorded nothing of it" in said()
     edited(folder / "evaluation.json", patients_seen_in_pretraining=0)
@@ -276,6 +276,11 @@ def test_whether_scored_patients_were_pretrained_on_is_said_as_it_was_checked(
     assert said().startswith("Not checked whether scored patients were pretrained on, as the encoder came without")
     text = words_of(write_report([run], [folder], tmp_path / "out", films=False))
     assert said() in text
+    entries = json.loads((folder / "evaluation.json").read_text())["stores"]
+    seen = [entries[0] | {"patients_seen_in_pretraining": 0}, entries[0] | {"dataset": "nih"}]
+    edited(folder / "evaluation.json", stores=seen)
+    assert "Checked by patient, none was pretrained on: demographic-norm on MIMIC-CXR." in said()
+    assert "or was pretrained on another source: demographic-norm on NIH ChestX-ray14." in said()
     assert "saw the training split only" not in text
 
 

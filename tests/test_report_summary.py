@@ -69,7 +69,8 @@ def test_a_pair_is_found_whichever_way_round_it_was_compared() -> None:
 
 def test_data_sets_that_disagree_are_both_named() -> None:
     pairs = [pair(CHART, UNTRAINED, 0.02, 0.06), pair(CHART, UNTRAINED, -0.02, 0.06, dataset="nih")]
-    sentence = next(one for one in said(1, pairs) if "untrained" in one and "sex" in one)
+    sentence, outcome = next(one for one in said(1, pairs).items() if "untrained" in one[0] and "sex" in one[0])
+    assert outcome == "mixed"
     assert "beats the untrained encoder in macro AUROC: MIMIC-CXR +0.040" in sentence
     assert "no difference shown on NIH ChestX-ray14 +0.020 [-0.020, +0.060]" in sentence
 

@@ -112,27 +112,29 @@ def seen_in_pretraining(results: Sequence[Results]) -> list[str]:
     """Whether scored patients were pretrained on: what each evaluation checked, or why it could not."""
     found: dict[str, dict[str, list[str]]] = {}
     for one in results:
-        if one.base is None:
-            continue
-        record = one.evaluation
-        count = record.get("patients_seen_in_pretraining")
-        if count == 0:
-            words = "Checked by patient, none was pretrained on"
-        elif count is not None:
-            words = f"{count:,} of the scored patients were pretrained on"
-        elif "patients_seen_in_pretraining" in record:
-            words = "Not checked whether scored patients were pretrained on, as "
-            words += "the encoder came without the list of its patients or was pretrained on another source"
-        else:
-            words = "Not checked whether scored patients were pretrained on, as the evaluation recorded nothing of it"
-        titles = found.setdefault(words, {}).setdefault(", ".join(map(shown, one.places.values())), [])
-        titles += [one.base.title] if one.base.title not in titles else []
+        for store in one.evaluation.get("stores") or [] if one.base is not None else []:
+            titles = found.setdefault(_seen({**one.evaluation, **store}), {}).setdefault(_place(one, store), [])
+            titles += [one.base.title] if one.base is not None and one.base.title not in titles else []
     if len(found) == 1:
         return [f"{next(iter(found))}."]
     return [
-        words + ": " + "; ".join(f"{' / '.join(titles)} on {where}" for where, titles in there.items()) + "."
+        words + ": " + "; ".join(f"{' / '.join(titles)} on {shown(place)}" for place, titles in there.items()) + "."
         for words, there in found.items()
     ]
+
+
+def _seen(record: Mapping[str, Any]) -> str:
+    count = record.get("patients_seen_in_pretraining")
+    if count == 0:
+        return "Checked by patient, none was pretrained on"
+    if count is not None:
+        return f"{count:,} of the scored patients were pretrained on"
+    if "patients_seen_in_pretraining" not in record:
+        return "Not checked whether scored patients were pretrained on, as the evaluation recorded nothing of it"
+    return (
+        "Not checked whether scored patients were pretrained on, as the encoder came without the list of its patients, "
+        "started from other weights, or was pretrained on another source"
+    )
 
 
 def seeds_by_arm(runs: Sequence[Run]) -> str:

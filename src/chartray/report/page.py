@@ -31,6 +31,7 @@ _MARKS = {
 _STANDING = {
     "better": "Shown",
     "worse": "Shown, against",
+    "mixed": "Differs by data set",
     "open": "No difference shown",
     "no claim": "No claim",
     "unknown": "Not compared",

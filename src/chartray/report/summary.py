@@ -11,7 +11,7 @@ from chartray.report.inputs import MACRO, Comparison, Score, shown
 
 # DESIGN and METHOD: one seed of a self-supervised run moves by as much as the chart is expected to.
 SEEDS_FOR_A_CLAIM = 3
-Outcome = Literal["better", "worse", "open", "no claim", "unknown"]
+Outcome = Literal["better", "worse", "mixed", "open", "no claim", "unknown"]
 
 
 class Verdict(NamedTuple):
@@ -266,7 +266,7 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
 
 
 def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison]) -> Verdict:
-    """One sentence over all data sets, in the order better, worse, open; the strongest of them colours it."""
+    """One sentence over all data sets, in the order better, worse, open; mixed where they differ."""
     texts, outcomes = [], [outcome(one) for one in pairs]
     words: dict[Outcome, str] = {
         "better": f"{better}: ",
@@ -278,7 +278,8 @@ def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison
         there = _parts([one for one, what in zip(pairs, outcomes, strict=True) if what == kind])
         if there:
             texts.append(opening + _joined(there))
-    first: Outcome = outcomes[0] if len(set(outcomes)) == 1 else "open"
+    said = set(outcomes)
+    first: Outcome = outcomes[0] if len(said) == 1 else "mixed" if said & {"better", "worse"} else "open"
     return Verdict(first, "; ".join(texts) + ".", _parts(pairs))
 
 

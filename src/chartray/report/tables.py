@@ -174,7 +174,12 @@ def difference_tables(comparisons: Sequence[Comparison], place: str) -> list[Dif
             continue
         rows = [over_seeds(labels[label]) for label in sorted(labels, key=lambda label: (label != MACRO, label))]
         differences = [
-            Difference(one.label, signed(one.difference, one.low, one.high), p_value(one.p), p_value(one.p_holm))
+            Difference(
+                one.label,
+                signed(one.difference, one.low, one.high),
+                p_value(one.p),
+                "" if one.label == MACRO else p_value(one.p_holm),
+            )
             for one in rows
         ]
         tables.append(DifferenceTable(a, b, max(one.seeds for one in rows), tuple(differences)))
