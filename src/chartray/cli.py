@@ -1,5 +1,6 @@
 """The command line: verbs, and sentences for what goes wrong. Everything heavy is imported inside its verb."""
 
+import os
 import shlex
 import sys
 from math import isnan
@@ -347,6 +348,8 @@ def report(
 
 def main() -> None:
     """Runs one command; exits 0 only when it is done, 2 for unusable input, 3 for an unhealthy run."""
+    # Threads that spin while they wait are no faster on idle cores and six times slower on shared ones (bench/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run_command(sys.argv[1:]))
 
 
