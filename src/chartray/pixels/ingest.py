@@ -206,9 +206,9 @@ def _plan(cohort_path: Path, size: int, images_root: str | Path | None) -> Plan:
         raise InputError(f"expected cohort format {COHORT_FORMAT} in {cohort_path}, found {metadata.format}")
     if missing:
         raise InputError(f"expected a column {min(missing)} in {cohort_path}, found {', '.join(schema.names)}")
-    refuse_shared_patients(table["patient_id"], table["split"], str(cohort_path))
     image_ids, paths = table["image_id"].to_pylist(), table["path"].to_pylist()
     _check_rows(cohort_path, image_ids, paths)
+    refuse_shared_patients(table["patient_id"], table["split"], str(cohort_path))
     here = Path(images_root).absolute() if images_root is not None else None
     if here is not None and not here.is_dir():
         raise InputError(f"expected the image folder at {here}, found no such folder")
