@@ -15,7 +15,7 @@ def boxes(left: float, top: float, width: float, height: float, flip: bool = Fal
     return views.Boxes(*(np.array([v], float) for v in (left, top, width, height)), flip=np.array([flip]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     st.integers(0, 60), st.integers(0, 60), st.integers(8, 60), st.integers(8, 60), st.integers(5, 96), st.booleans()
 )
@@ -23,7 +23,8 @@ def test_integer_boxes_equal_torchs_antialiased_crop_resize(left, top, width, he
     image = torch.rand(1, 128, 128, generator=torch.Generator().manual_seed(left + 61 * top))
     ours = views.crop_resize(image, boxes(left, top, width, height, flip), size)
     crop = image[:, None, top : top + height, left : left + width]
-    theirs = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    # In float64: torch's own weights are rounded too.
+    theirs = torch.nn.functional.interpolate(crop.double(), (size, size), mode="bilinear", antialias=True)
     theirs = theirs.flip(3) if flip else theirs
     # DESIGN.md promises 0.001 of 255 grey levels.
     assert (ours - theirs).abs().max() * 255 < 1e-3

@@ -103,13 +103,15 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
     The triangle is as wide as the step when shrinking (antialiased) and one pixel when enlarging; pixels whose
     centre lies outside the box take no part, so an integer box equals crop, then antialiased bilinear resize.
     """
+    # In float32 a centre near pixel 128 is rounded by 4e-6, which shows as a thousandth of a grey level.
+    start, length = start.double(), length.double()
     step = (length / size)[:, None, None]
     centre = start[:, None, None] + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * step
     pixel = torch.arange(source, device=start.device)[None, None, :] + 0.5
     weights = (1 - (pixel - centre).abs() / step.clamp(min=1.0)).clamp(min=0)  # (B, size, S)
     inside = (pixel > start[:, None, None]) & (pixel < (start + length)[:, None, None])
     weights = weights * inside
-    return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-8)
+    return (weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-8)).float()
 
 
 def crop_resize(images: Tensor, boxes: Boxes, size: int) -> Tensor:
@@ -117,7 +119,7 @@ def crop_resize(images: Tensor, boxes: Boxes, size: int) -> Tensor:
     source = images.shape[-1]
 
     def on_device(values: npt.NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(images.device)
+        return torch.from_numpy(values).to(images.device)
 
     rows = resize_weights(on_device(boxes.top), on_device(boxes.height), source, size)
     columns = resize_weights(on_device(boxes.left), on_device(boxes.width), source, size)
