@@ -17,6 +17,7 @@ from chartray.measure.metrics import auroc
 from chartray.report import embedding_map, figures
 from chartray.report.cohorts import without_identifiers
 from chartray.report.inputs import Arm
+from chartray.schema import hashed
 
 
 @settings(max_examples=40, deadline=None)
@@ -72,12 +73,12 @@ def test_thumbnails_have_the_true_proportions_of_the_film() -> None:
 
 def test_hashed_names_are_distinct_steady_and_cannot_be_tried_out() -> None:
     names = [f"p{number:08d}" for number in range(500)]
-    first = embedding_map.hashed(names)
+    first = hashed(names)
     assert len(set(first)) == 500
-    assert first == embedding_map.hashed(names)
+    assert first == hashed(names)
     # The name of one film depends on the whole cohort, so guessing one identifier proves nothing.
-    assert embedding_map.hashed(names[:-1])[0] != first[0]
-    assert embedding_map.hashed(names[:1])[0] != first[0]
+    assert hashed(names[:-1])[0] != first[0]
+    assert hashed(names[:1])[0] != first[0]
 
 
 def test_missing_is_a_colour_of_its_own_and_never_a_value() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -125,3 +126,13 @@ def patient_key(source: str, patient_id: str) -> str:
     No anonymisation: who can list the identifiers of a source can hash them all, so keys stay beside the data.
     """
     return hashlib.sha256(f"chartray/{source}/{patient_id}".encode()).hexdigest()[:16]
+
+
+def hashed(identifiers: Sequence[str]) -> list[str]:
+    """A short name for each identifier, the same one each time, that cannot be turned back by trying identifiers.
+
+    The key is made of all identifiers together: who holds the cohort can find a film again, who guesses one
+    accession number cannot test the guess.
+    """
+    key = hashlib.blake2b("\n".join(identifiers).encode(), digest_size=32).digest()
+    return [hashlib.blake2b(one.encode(), key=key, digest_size=4).hexdigest() for one in identifiers]

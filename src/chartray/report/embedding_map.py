@@ -1,7 +1,6 @@
 """The map: test embeddings on their first two principal components, with the film shown when pointing at a point."""
 
 import base64
-import hashlib
 import io
 import itertools
 import json
@@ -114,16 +113,6 @@ def thumbnails(
         )
         found.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
     return found
-
-
-def hashed(identifiers: Sequence[str]) -> list[str]:
-    """A short name for each identifier, the same one each time, that cannot be turned back by trying identifiers.
-
-    The key is made of all identifiers together: who holds the cohort can find a film again, who guesses one
-    accession number cannot test the guess.
-    """
-    key = hashlib.blake2b("\n".join(identifiers).encode(), digest_size=32).digest()
-    return [hashlib.blake2b(one.encode(), key=key, digest_size=4).hexdigest() for one in identifiers]
 
 
 def map_item(

@@ -13,7 +13,6 @@ from chartray.report.arms import SOURCES, Arm
 from chartray.report.embedding_map import (
     Colouring,
     category_colouring,
-    hashed,
     map_item,
     numeric_colouring,
     principal_components,
@@ -23,7 +22,7 @@ from chartray.report.embedding_map import (
 from chartray.report.figures import Curve, roc
 from chartray.report.inputs import Results
 from chartray.report.summary import Selection, selection_of
-from chartray.schema import EHR_PREFIX, LABEL_PREFIX, from_metadata
+from chartray.schema import EHR_PREFIX, LABEL_PREFIX, from_metadata, hashed
 
 # All films of all maps together: about 2.5 kB each, so that the page stays under 8 MB with Bokeh's 1.3 MB.
 FILMS_ON_PAGE = 1200
