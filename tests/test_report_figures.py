@@ -15,8 +15,8 @@ from sklearn.metrics import roc_curve
 
 from chartray.measure.metrics import auroc
 from chartray.report import embedding_map, figures
+from chartray.report.arms import Arm
 from chartray.report.cohorts import without_identifiers
-from chartray.report.inputs import Arm
 from chartray.schema import hashed
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from chartray.errors import InputError
-from chartray.report import inputs
+from chartray.report import rows as rows_of
 from chartray.report.apart import told_apart
 from chartray.report.summary import at, chosen, five_lines, over_seeds, selection, verdicts
 
@@ -35,7 +35,7 @@ def said(seeds: int, pairs: list[dict[str, object]]) -> dict[str, str]:
 
 
 def spoken(scores: list[dict[str, object]], pairs: list[dict[str, object]]) -> dict[str, str]:
-    named = told_apart(inputs.scores(scores), [inputs.comparison(one) for one in pairs])
+    named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
     return {one.sentence: one.outcome for one in verdicts(*named[:2])}
 
 
@@ -82,24 +82,24 @@ def test_an_interval_that_is_missing_is_no_result() -> None:
 
 
 def test_seeds_compared_one_by_one_keep_the_outermost_ends() -> None:
-    pairs = [inputs.comparison(pair(CHART, NONE, low, low + 0.04)) for low in (0.01, -0.01, 0.03)]
+    pairs = [rows_of.comparison(pair(CHART, NONE, low, low + 0.04)) for low in (0.01, -0.01, 0.03)]
     together = over_seeds(pairs)
     assert (together.low, together.high, together.seeds) == (-0.01, 0.07, 3)
     assert together.difference == pytest.approx(0.03)
-    hierarchical = inputs.comparison(pair(CHART, NONE, 0.0, 0.1, seeds=3))
+    hierarchical = rows_of.comparison(pair(CHART, NONE, 0.0, 0.1, seeds=3))
     assert over_seeds([*pairs, hierarchical]) == hierarchical
 
 
 def test_a_floor_beside_several_runs_is_one_measurement() -> None:
     beside = [row(*UNTRAINED, 0.6) | {"run": run} for run in ("sex-none-0", "none-none-0")]
-    scores = inputs.scores([*rows(1), *beside])
+    scores = rows_of.scores([*rows(1), *beside])
     kept = [one for one in chosen(scores, selection(scores)) if one.arm.control == "untrained"]
     assert len(kept) == 1
 
 
 def test_the_ceiling_is_image_and_chart_on_the_encoder_without_one() -> None:
     both = [row("sex", "image+chart", 0.8) | {"run": run} for run in ("sex-none-0", "none-none-0")]
-    scores = inputs.scores([*rows(1), *both])
+    scores = rows_of.scores([*rows(1), *both])
     titles = {one.arm.title for one in chosen(scores, selection(scores))}
     assert "image + chart" in titles
     assert "image + chart on sex" not in titles
@@ -107,7 +107,7 @@ def test_the_ceiling_is_image_and_chart_on_the_encoder_without_one() -> None:
 
 def test_the_linear_probe_on_the_test_split_with_all_labels_speaks() -> None:
     others = [row(*CHART, 0.9, protocol="knn"), row(*CHART, 0.9, split="validate"), row(*CHART, 0.9, fraction=0.1)]
-    scores = inputs.scores([*others, *rows(1)])
+    scores = rows_of.scores([*others, *rows(1)])
     assert selection(scores)[:3] == ("linear", "test", 1.0)
     assert all(one.value != 0.9 for one in chosen(scores, selection(scores)))
 
@@ -152,7 +152,7 @@ def test_test_and_validate_of_one_run_are_not_two_seeds() -> None:
     assert spoken(scores, pairs) == {
         "Pretraining (sex) beats the untrained encoder in macro AUROC: MIMIC-CXR +0.020 [+0.010, +0.030].": "better"
     }
-    named = told_apart(inputs.scores(scores), [inputs.comparison(one) for one in pairs])
+    named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
     kept = at(named[1], selection(named[0]))
     assert [(one.split, over_seeds([one]).seeds) for one in kept] == [("test", 1)]
 
@@ -161,9 +161,9 @@ def test_labels_read_otherwise_are_not_another_seed() -> None:
     read = [{"uncertain": uncertain, "blank": "negative"} for uncertain in ("zeros", "ignore", "ones")]
     scores = [row(*arm, 0.7, seed, **how) for arm in (CHART, NONE) for seed in (0,) for how in read]
     pairs = [pair(CHART, NONE, 0.1 * place, 0.1 * place + 0.02, **how) for place, how in enumerate(read, start=1)]
-    which = selection(inputs.scores(scores))
+    which = selection(rows_of.scores(scores))
     assert (which.uncertain, which.blank) == ("ignore", "negative")
-    assert len(chosen(inputs.scores(scores), which)) == 2
+    assert len(chosen(rows_of.scores(scores), which)) == 2
     about = next(one for one in spoken(scores, pairs) if "against no chart" in one)
     assert (
         about
@@ -178,13 +178,13 @@ def test_a_probe_of_its_own_and_one_from_elsewhere_are_told_apart() -> None:
         pair(CHART, UNTRAINED, low, low + 0.02, dataset="nih", home=home)
         for home, low in (("mimic", -0.05), ("nih", 0.01))
     ]
-    named = told_apart(inputs.scores(scores), [inputs.comparison(one) for one in pairs])
+    named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
     kept = chosen(named[0], selection(named[0]))
-    assert {(inputs.shown(one.place), one.value) for one in kept if one.dataset == "nih"} == {
+    assert {(rows_of.shown(one.place), one.value) for one in kept if one.dataset == "nih"} == {
         ("NIH ChestX-ray14 (probe of MIMIC-CXR)", 0.6),
         ("NIH ChestX-ray14 (own probe)", 0.8),
     }
-    assert "MIMIC-CXR" in {inputs.shown(one.place) for one in kept}
+    assert "MIMIC-CXR" in {rows_of.shown(one.place) for one in kept}
     sentence = next(iter(spoken(scores, pairs)))
     assert "beats the untrained encoder in macro AUROC: NIH ChestX-ray14 (own probe) +0.020" in sentence
     assert (
@@ -193,10 +193,10 @@ def test_a_probe_of_its_own_and_one_from_elsewhere_are_told_apart() -> None:
 
 
 def test_two_values_of_one_thing_are_refused_not_dropped() -> None:
-    scores = inputs.scores([row(*CHART, 0.7), row(*CHART, 0.6)])
+    scores = rows_of.scores([row(*CHART, 0.7), row(*CHART, 0.6)])
     with pytest.raises(InputError, match=r"expected one auroc of macro on MIMIC-CXR .* found 0.7 and 0.6"):
         chosen(scores, selection(scores))
-    again = inputs.scores([row(*CHART, 0.7), row(*CHART, 0.7)])
+    again = rows_of.scores([row(*CHART, 0.7), row(*CHART, 0.7)])
     assert len(chosen(again, selection(again))) == 1
 
 
@@ -204,7 +204,7 @@ def test_objectives_are_arms_and_only_the_chart_may_differ_in_a_claim() -> None:
     scores = [row(*arm, 0.7, seed, objective="msn") for arm in (CHART, NONE) for seed in range(3)]
     scores += [row(*NONE, 0.5, seed, objective="dino") for seed in range(3)]
     pairs = [pair(CHART, NONE, 0.1, 0.2, seeds=3, objective_a="msn", objective_b="dino")]
-    read = inputs.scores(scores)
+    read = rows_of.scores(scores)
     assert {one.arm.title for one in read} == {"sex", "no chart", "DINO, no chart"}
     sentences = spoken(scores, pairs)
     assert list(sentences) == ["sex against no chart was not compared."]
@@ -217,9 +217,9 @@ def test_settings_that_differ_are_named_and_never_averaged() -> None:
         row(*CHART, value, seed, settings_hash=made)
         for seed, made, value in ((0, "aaaaaa111111", 0.6), (1, "bbbbbb222222", 0.8))
     ]
-    named, _, _ = told_apart(inputs.scores(scores), [])
+    named, _, _ = told_apart(rows_of.scores(scores), [])
     assert {one.arm.title: one.value for one in named} == {"sex, settings aaaaaa": 0.6, "sex, settings bbbbbb": 0.8}
-    alike = inputs.scores([one | {"settings_hash": "aaaaaa111111"} for one in scores])
+    alike = rows_of.scores([one | {"settings_hash": "aaaaaa111111"} for one in scores])
     named, _, _ = told_apart(alike, [])
     assert {one.arm.title for one in named} == {"sex"}
     assert len({one.arm for one in named}) == 1
@@ -234,7 +234,7 @@ def test_a_floor_beside_two_settings_is_one_only_where_it_is_the_same() -> None:
     def floors(second: float) -> set[str]:
         values = (("aaaaaa111111", 0.6), ("bbbbbb222222", second))
         scores = [row(*UNTRAINED, value, run=made, settings_hash=made) for made, value in values]
-        return {one.arm.title for one in told_apart(inputs.scores(scores), [])[0]}
+        return {one.arm.title for one in told_apart(rows_of.scores(scores), [])[0]}
 
     assert floors(0.6) == {"untrained encoder"}
     assert floors(0.5) == {"untrained encoder, settings aaaaaa", "untrained encoder, settings bbbbbb"}

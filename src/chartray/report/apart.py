@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from chartray.errors import InputError
 from chartray.report.arms import Arm
-from chartray.report.inputs import Comparison, Results, Run, Score, shown
+from chartray.report.inputs import Results, Run
+from chartray.report.rows import Bin, Comparison, Score, shown
 
 # Two scores of one thing may differ by less than is printed: arithmetic on another device.
 SAME_SCORE = 1e-3
@@ -30,6 +31,10 @@ class Naming(NamedTuple):
         return self.arms.get(one, one)
 
     def score(self, one: Score) -> Score:
+        """`one` under the names of the report."""
+        return one._replace(arm=self.arm(one.arm), home=one.home if one.dataset in self.homes else "")
+
+    def bin(self, one: Bin) -> Bin:
         """`one` under the names of the report."""
         return one._replace(arm=self.arm(one.arm), home=one.home if one.dataset in self.homes else "")
 
@@ -81,6 +86,8 @@ def report_names(runs: Sequence[Run], results: Sequence[Results]) -> tuple[list[
             one,
             scores=[names.score(score) for score in one.scores],
             comparisons=[names.comparison(pair) for pair in one.comparisons],
+            studies=[names.score(score) for score in one.studies],
+            calibration=[names.bin(point) for point in one.calibration],
         )
         for one in results
     ]
@@ -144,6 +151,9 @@ def _agree(floors: Sequence[Score]) -> bool:
     values: dict[tuple[Any, ...], list[float]] = {}
     for one in floors:
         if one.value is not None:
-            same = one._replace(arm=Arm("none"), run="", low=None, high=None, reason=None)
+            plain = {"run": "", "reason": None} | dict.fromkeys(
+                ("low", "high", "delong_low", "delong_high", "threshold")
+            )
+            same = one._replace(arm=Arm("none"), **plain)
             values.setdefault((*same[:key], *same[key + 1 :]), []).append(one.value)
     return all(abs(a - b) < SAME_SCORE for found in values.values() for a, b in itertools.pairwise(sorted(found)))

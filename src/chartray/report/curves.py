@@ -20,7 +20,8 @@ from chartray.report.figures import (
     single,
     training_panel,
 )
-from chartray.report.inputs import MACRO, Comparison, Run, Score
+from chartray.report.inputs import Run
+from chartray.report.rows import MACRO, Comparison, Score
 from chartray.report.summary import over_seeds
 from chartray.report.tables import arms_of, intervals
 

@@ -2,106 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from chartray.errors import InputError
-from chartray.report.arms import SOURCES, Arm, arm_of
-
-MACRO = "macro"
-
-_DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
-
-
-def place_of(dataset: str, home: str) -> str:
-    """Where a probe was scored, as a key: the data set, and whose probe it was where `home` says so."""
-    return f"{dataset}<{home}" if home else dataset
-
-
-def shown(place: str) -> str:
-    """What a reader calls a data set or a place.
-
-    >>> shown("mimic"), shown("mimic:second.store"), shown("hannover")
-    ('MIMIC-CXR', 'MIMIC-CXR (second.store)', 'hannover')
-    >>> shown("nih<nih"), shown("nih<mimic")
-    ('NIH ChestX-ray14 (own probe)', 'NIH ChestX-ray14 (probe of MIMIC-CXR)')
-    """
-    dataset, _, home = place.partition("<")
-    source, colon, folder = dataset.partition(":")
-    name = _DATASETS.get(source, source) + (f" ({folder})" if colon else "")
-    return name + ("" if not home else " (own probe)" if home == dataset else f" (probe of {shown(home)})")
-
-
-class Score(NamedTuple):
-    """One line of results.jsonl; `low` and `high` are None where there can be no interval, `reason` says why.
-
-    `labels` are those of the macro mean, in macro rows; `home` is the data set that the probe was fitted on, ""
-    where it is not recorded or goes without saying.
-    """
-
-    arm: Arm
-    run: str
-    dataset: str
-    protocol: str
-    fraction: float
-    split: str
-    label: str
-    metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int | None
-    n_positive: int | None
-    seed: int | None
-    uncertain: str | None
-    blank: str | None
-    resamples: int | None
-    labels: tuple[str, ...]
-    reason: str | None
-    home: str = ""
-
-    @property
-    def place(self) -> str:
-        """The data set, and whose probe was scored there."""
-        return place_of(self.dataset, self.home)
-
-
-class Comparison(NamedTuple):
-    """One line of comparisons.jsonl: value(a) - value(b) on the same patients.
-
-    `split` is "", `uncertain` and `blank` are None where they are not recorded; `seed` is that of the pretraining of a
-    single pair of runs; `p_holm` is corrected over the labels.
-    """
-
-    a: Arm
-    b: Arm
-    dataset: str
-    protocol: str
-    fraction: float
-    label: str
-    metric: str
-    difference: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    seeds: int
-    split: str = ""
-    uncertain: str | None = None
-    blank: str | None = None
-    home: str = ""
-    seed: int | None = None
-    p_holm: float | None = None
-
-    @property
-    def place(self) -> str:
-        """The data set, and whose probe was scored there."""
-        return place_of(self.dataset, self.home)
+from chartray.report.arms import Arm, arm_of
+from chartray.report.rows import Bin, Comparison, Score, bins, comparison, scores
 
 
 @dataclass(frozen=True)
@@ -123,12 +35,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """A folder of an evaluation."""
+    """A folder of an evaluation; `scores` are of films, `studies` of studies, `calibration` reliability curves.
+
+    Evaluations that wrote no studies.jsonl or calibration.jsonl have none.
+    """
 
     folder: Path
     scores: list[Score]
     comparisons: list[Comparison]
     evaluation: dict[str, Any]
+    studies: list[Score] = field(default_factory=list)
+    calibration: list[Bin] = field(default_factory=list)
 
     @property
     def base(self) -> Arm | None:
@@ -182,25 +99,32 @@ def read_results(folder: Path) -> Results:
 
     Raises InputError where `folder` is neither, or a line lacks data set, label or metric.
     """
-    file, comparisons_file = folder / "results.jsonl", folder / "comparisons.jsonl"
-    if not file.is_file() and not comparisons_file.is_file():
+    if not any((folder / name).is_file() for name in ("results.jsonl", "comparisons.jsonl")):
         raise InputError(
             f"expected results.jsonl of `chartray evaluate` in {folder}, found none; check the path of the results"
         )
     record = next((folder / name for name in ("evaluation.json", "compare.json") if (folder / name).is_file()), None)
     found = _json(record, "an evaluation") if record else {}
-    rows = read_lines(file) if file.is_file() else []
-    pairs = read_lines(comparisons_file) if comparisons_file.is_file() else []
-    for one, of in ((file, rows), (comparisons_file, pairs)):
-        for line, row in enumerate(of, start=1):
-            absent = [name for name in ("dataset", "label", "metric") if name not in row]
-            if absent:
-                has = ", ".join(sorted(row))
-                raise InputError(f"expected the field {absent[0]!r} in line {line} of {one}, found {has}")
+    rows, pairs, studies, curves = (
+        _rows(folder / name) for name in ("results.jsonl", "comparisons.jsonl", "studies.jsonl", "calibration.jsonl")
+    )
     evaluation = found if "arms" not in found else {}
     known = _known(folder, found, [*rows, *pairs])
-    rows, pairs = ([known | _given(row) for row in of] for of in (rows, pairs))
-    return Results(folder, scores(rows), [comparison(pair) for pair in pairs], evaluation)
+    rows, pairs, studies, curves = ([known | _given(row) for row in of] for of in (rows, pairs, studies, curves))
+    results = Results(folder, scores(rows), [comparison(pair) for pair in pairs], evaluation, scores(studies))
+    return replace(results, calibration=bins(curves, results.base))
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file of an evaluation, none where it was not written; raises InputError where a field is absent."""
+    found = read_lines(file) if file.is_file() else []
+    needed = ("dataset", "label") if file.name == "calibration.jsonl" else ("dataset", "label", "metric")
+    for line, row in enumerate(found, start=1):
+        absent = [name for name in needed if name not in row]
+        if absent:
+            has = ", ".join(sorted(row))
+            raise InputError(f"expected the field {absent[0]!r} in line {line} of {file}, found {has}")
+    return found
 
 
 def _known(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -254,102 +178,6 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
             raise InputError(f"expected one JSON object a line in {file}, found {type(row).__name__} in line {number}")
         found.append(row)
     return found
-
-
-def scores(rows: Sequence[Mapping[str, Any]]) -> list[Score]:
-    """Rows of results.jsonl, of one or several runs.
-
-    Raises KeyError where data set, label or metric is missing.
-    """
-    bases = {_beside(row): _arm(row) for row in rows if row.get("control") not in SOURCES}
-    return [_score(row, bases.get(_beside(row))) for row in rows]
-
-
-def comparison(row: Mapping[str, Any]) -> Comparison:
-    """A row of comparisons.jsonl."""
-    a = _arm(row, "_a")
-    b = _arm(row, "_b", a)
-    seeds = row.get("seeds") or 1
-    return Comparison(
-        a=a,
-        b=b,
-        dataset=str(row["dataset"]),
-        protocol=str(row.get("protocol", "linear")),
-        fraction=float(row.get("fraction") or 1.0),
-        label=str(row["label"]),
-        metric=_metric(str(row["metric"])),
-        difference=number(row.get("difference")),
-        low=number(row.get("ci_low")),
-        high=number(row.get("ci_high")),
-        p=number(row.get("p")),
-        seeds=len(seeds) if isinstance(seeds, Sequence) else int(seeds),
-        split=str(row.get("split") or ""),
-        uncertain=row.get("uncertain"),
-        blank=row.get("blank"),
-        home=str(row.get("home") or ""),
-        seed=_count(row.get("run_seed")),
-        p_holm=number(row.get("p_holm")),
-    )
-
-
-def _beside(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Which encoder a floor was scored beside: two runs may share a name."""
-    return row.get("run"), row.get("run_seed"), row.get("objective"), row.get("settings_hash")
-
-
-def _arm(row: Mapping[str, Any], side: str = "", base: Arm | None = None) -> Arm:
-    def of(name: str) -> Any:
-        return row.get(name + side, row.get(name))
-
-    return arm_of(
-        of("chart"),
-        of("control"),
-        of("chart_use"),
-        base,
-        objective=of("objective"),
-        settings=of("settings_hash"),
-    )
-
-
-def number(value: Any) -> float | None:
-    """A finite number, else None: JSON null and NaN both say that there is no value."""
-    return None if value is None or value != value or abs(value) == float("inf") else float(value)
-
-
-def _score(row: Mapping[str, Any], base: Arm | None) -> Score:
-    source = row.get("control") in SOURCES
-    # A floor has the seed of its evaluation, an encoder that of its pretraining.
-    seed = row.get("seed") if source or row.get("run_seed") is None else row["run_seed"]
-    return Score(
-        arm=_arm(row, base=base) if source or base is None else base,
-        run=str(row.get("run", "")),
-        dataset=str(row["dataset"]),
-        protocol=str(row.get("protocol", "linear")),
-        fraction=float(row.get("fraction") or 1.0),
-        split=str(row.get("split", "test")),
-        label=str(row["label"]),
-        metric=_metric(str(row["metric"])),
-        value=number(row.get("value")),
-        low=number(row.get("ci_low")),
-        high=number(row.get("ci_high")),
-        n=_count(row.get("n")),
-        n_positive=_count(row.get("n_positive")),
-        seed=_count(seed),
-        uncertain=row.get("uncertain"),
-        blank=row.get("blank"),
-        resamples=_count(row.get("resamples")),
-        labels=tuple(row.get("labels") or ()),
-        reason=row.get("reason"),
-        home=str(row.get("home") or ""),
-    )
-
-
-def _metric(name: str) -> str:
-    return {"average_precision": "auprc", "ap": "auprc"}.get(name.lower(), name.lower())
-
-
-def _count(value: Any) -> int | None:
-    return None if value is None or value != value else int(value)
 
 
 def _table(file: Path) -> pa.Table | None:

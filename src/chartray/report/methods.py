@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chartray.report.inputs import MACRO, Results, Run, Score, shown
+from chartray.report.inputs import Results, Run
+from chartray.report.rows import MACRO, Score, shown
 from chartray.report.summary import Selection
 
 _FACTS = {

@@ -14,7 +14,8 @@ from chartray.errors import InputError
 from chartray.report import apart, cohorts, curves, embedding_map, figures, methods, per_film, summary, tables
 from chartray.report import inputs as files
 from chartray.report.arms import Arm
-from chartray.report.inputs import Comparison, Results, Run, Score
+from chartray.report.inputs import Results, Run
+from chartray.report.rows import Comparison, Score, shown
 
 # The marks of figures.styles in a 28 x 12 box, for the page's own legends.
 _MARKS = {
@@ -153,7 +154,7 @@ def _section(
 def _title(arms: Sequence[Arm], names: Sequence[str]) -> str:
     charts = [arm.chart for arm in arms if arm.kind == "chart"]
     subject = f"What {', '.join(dict.fromkeys(charts))} was worth" if charts else "Pretraining without the chart"
-    return f"{subject} on {', '.join(map(files.shown, names))}" if names else subject
+    return f"{subject} on {', '.join(map(shown, names))}" if names else subject
 
 
 def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> str:
@@ -162,12 +163,12 @@ def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> st
     if runs:
         count = len(runs)
         sources = ", ".join(
-            dict.fromkeys(files.shown(str(run.manifest["source"])) for run in runs if run.manifest.get("source"))
+            dict.fromkeys(shown(str(run.manifest["source"])) for run in runs if run.manifest.get("source"))
         )
         text = f"{count} pretraining run{'' if count == 1 else 's'} ({methods.seeds_by_arm(runs)})"
         parts.append(text + (f" on the training films of {sources}." if sources else "."))
     if how.macro_labels:
-        parts.append(f"Scored with the film alone on {', '.join(map(files.shown, names))}.")
+        parts.append(f"Scored with the film alone on {', '.join(map(shown, names))}.")
     return " ".join(parts)
 
 
@@ -200,5 +201,5 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
-    environment.filters["shown"] = files.shown
+    environment.filters["shown"] = shown
     return environment

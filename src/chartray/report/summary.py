@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from chartray.report import inputs
+from chartray.report import rows as files
 from chartray.report.apart import refuse_another_value, told_apart
 from chartray.report.arms import NO_CHART, Arm
-from chartray.report.inputs import MACRO, Comparison, Score, shown
+from chartray.report.rows import MACRO, Comparison, Score, shown
 
 # DESIGN and METHOD: one seed of a self-supervised run moves by as much as the chart is expected to.
 SEEDS_FOR_A_CLAIM = 3
@@ -131,7 +131,7 @@ def five_lines(results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mappi
 
     Raises KeyError where a row of `results` lacks dataset, label or metric.
     """
-    scores, pairs, _ = told_apart(inputs.scores(results), [inputs.comparison(row) for row in comparisons])
+    scores, pairs, _ = told_apart(files.scores(results), [files.comparison(row) for row in comparisons])
     which = selection(scores)
     rows = [one for one in chosen(scores, which) if one.metric == "auroc" and one.label == MACRO]
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from chartray.report.arms import Arm
 from chartray.report.figures import Interval
-from chartray.report.inputs import MACRO, Comparison, Score
+from chartray.report.rows import MACRO, Comparison, Score
 from chartray.report.summary import chosen, mean, over_seeds, selection, selection_of, signed
 
 METRICS = {"auroc": "AUROC", "auprc": "AUPRC"}
