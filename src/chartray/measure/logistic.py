@@ -1,0 +1,252 @@
+"""L2-regularised logistic regressions, every label at every strength solved together.
+
+One problem minimises, over its weights w and intercept b,
+    sum over films of known truth of log(1 + exp(-y (w . x + b)))  +  strength / 2 |w|^2,     y in {-1, 1},
+which is scikit-learn's LogisticRegression at C = 1 / strength. Features are standardised on the training
+films and turned onto their principal axes: the penalty does not notice the turn, the Hessian becomes nearly
+diagonal, and L-BFGS, started from that diagonal, needs tens of steps where it would need thousands. Where there are
+fewer films than features, films span fewer axes than features do, and the problem is solved on those.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from chartray.errors import InputError
+
+Floats = NDArray[np.float64]
+
+_HISTORY = 10
+_ITERATIONS = 500
+_NEWTON_STEPS = 50
+# A probe is solved when no entry of the mean loss's gradient is above this, nor above this share of the penalty
+# on a weight of 1: then no weight is further than about 1e-5 from its optimum, however flat the loss.
+_GRADIENT = 1e-8
+_GRADIENT_SHARE = 1e-5
+# Films x probes solved in one go: bounds the logits in memory (256 MB in float64).
+_LOGITS = 1 << 25
+
+
+def solve(
+    features: ArrayLike, truth: ArrayLike, strengths: Sequence[float], *, device: str = "cpu"
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """All optima: weight (C, S, D) on standardised features, bias (C, S), and the features' mean and scale (D,).
+
+    A label with one class keeps zero weights and the log odds of its films (one added to each class) as intercept.
+    """
+    x, y = np.asarray(features, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
+        raise InputError(f"expected features (N, D) and truth (N, C) of the same films, found {x.shape} and {y.shape}")
+    if not np.isfinite(x).all():
+        raise InputError(f"expected finite features, found others in row {int(np.argwhere(~np.isfinite(x))[0, 0])}")
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300), spread, 1.0)
+    axes, turned, variance = _principal((x - mean) / scale, device)
+    labels, penalties = y.shape[1], torch.tensor(list(strengths), dtype=torch.float64, device=device)
+    weight = np.zeros((labels, len(penalties), x.shape[1]))
+    bias = np.repeat(_log_odds(y)[:, None], len(penalties), axis=1)
+    solvable = np.flatnonzero(two_classes(y))
+    together = max(1, _LOGITS // (len(x) * len(penalties)))
+    for start in range(0, len(solvable), together):
+        group = solvable[start : start + together]
+        known = torch.from_numpy(y[:, group]).to(device)
+        target = known.nan_to_num(0).repeat_interleave(len(penalties), dim=1)  # (N, M)
+        share = torch.isfinite(known).double()
+        films = share.sum(dim=0)
+        share = (share / films).repeat_interleave(len(penalties), dim=1)
+        mean_penalty = penalties.repeat(len(group)) / films.repeat_interleave(len(penalties))
+        solved = _minimise(turned, variance, target, share, mean_penalty)
+        weight[group] = (solved[:, :-1] @ axes.T).reshape(len(group), len(penalties), -1).cpu().numpy()
+        bias[group] = solved[:, -1].reshape(len(group), -1).cpu().numpy()
+    return weight, bias, mean, scale
+
+
+def _principal(standardised: Floats, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Axes (D, r), the films on them (N, r) and their variances (r,), r = min(N, D), from the smaller Gram matrix.
+
+    The axes are orthonormal to rounding and span all films, so the problem on them is the same problem: no direction
+    is dropped for being short, as between features that are nearly the same. Their variances only start the solver.
+    """
+    x = torch.from_numpy(standardised).to(device)
+    films, width = x.shape
+    if width <= films:
+        axes = torch.linalg.eigh(x.T @ x).eigenvectors
+    else:
+        span, corner = torch.linalg.qr(x.T)  # (D, N), (N, N): x = corner.T @ span.T
+        axes = span @ torch.linalg.eigh(corner @ corner.T).eigenvectors
+    turned = x @ axes
+    return axes, turned, (turned**2).mean(dim=0)
+
+
+def _minimise(x: Tensor, variance: Tensor, target: Tensor, share: Tensor, penalty: Tensor) -> Tensor:
+    """M problems at once, x (N, r), target and share (N, M), penalty (M,) -> (M, r + 1), the intercept last.
+
+    Problems that are solved leave the batch. The line search costs no matrix product: logits are linear in the step.
+    """
+    x = torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
+    problems, width = target.shape[1], x.shape[1]
+    rate = (share * target).sum(dim=0)
+    solution = x.new_zeros(problems, width)
+    solution[:, -1] = torch.log(rate / (1 - rate))  # the optimum under an infinite penalty
+    ridge = penalty[:, None] * x.new_ones(width)
+    ridge[:, -1] = 0
+    curvature = (rate * (1 - rate))[:, None] * torch.cat((variance, variance.new_ones(1))) + ridge
+    open_ = torch.arange(problems, device=x.device)
+    state = _State.start(x, target, share, ridge, curvature, solution.clone())
+    for _ in range(_ITERATIONS):
+        solution[open_] = state.weights
+        unsolved = state.gradient.abs().amax(dim=1) > _allowed(state.ridge[:, 0])
+        if not unsolved.all():
+            open_, state = open_[unsolved], state.narrowed(unsolved)
+        if not len(open_):
+            return solution
+        state = state.stepped(x)
+    for index, problem in enumerate(open_.tolist()):
+        solution[problem] = _newton(
+            x, state.target[:, index], state.share[:, index], state.ridge[index], state.weights[index]
+        )
+    return solution
+
+
+def _newton(x: Tensor, target: Tensor, share: Tensor, ridge: Tensor, weights: Tensor) -> Tensor:
+    """One problem finished by damped Newton steps, weights (r + 1,): for the few that L-BFGS only creeps towards, under
+    hardly any penalty on films that can be separated. Once no step helps, rounding is all that is left.
+    """
+    loss = _one_loss(x, target, share, ridge, weights)
+    for _ in range(_NEWTON_STEPS):
+        rate = torch.sigmoid(x @ weights)
+        gradient = (share * (rate - target)) @ x + ridge * weights
+        if gradient.abs().max() <= _allowed(ridge[0]):
+            break
+        hessian = (x.T * (share * rate * (1 - rate))) @ x + torch.diag(ridge)
+        step = torch.linalg.solve(hessian, gradient)
+        length = 1.0
+        while length > 1e-8 and not (shorter := _one_loss(x, target, share, ridge, weights - length * step)) < loss:
+            length /= 2
+        if length <= 1e-8:
+            break
+        weights, loss = weights - length * step, shorter
+    return weights
+
+
+def _allowed(ridge: Tensor) -> Tensor:
+    """The largest entry of the gradient at which a problem of this penalty is solved."""
+    return (_GRADIENT_SHARE * ridge).clamp(max=_GRADIENT)
+
+
+def _one_loss(x: Tensor, target: Tensor, share: Tensor, ridge: Tensor, weights: Tensor) -> float:
+    logits = x @ weights
+    return float(
+        (share * (torch.nn.functional.softplus(logits) - target * logits)).sum() + (ridge * weights**2).sum() / 2
+    )
+
+
+class _State(NamedTuple):
+    """L-BFGS of M open problems: per problem its data, weights, logits, gradient and remembered steps."""
+
+    target: Tensor  # (N, M)
+    share: Tensor  # (N, M)
+    ridge: Tensor  # (M, r + 1)
+    curvature: Tensor  # (M, r + 1)
+    weights: Tensor  # (M, r + 1)
+    logits: Tensor  # (N, M)
+    loss: Tensor  # (M,)
+    gradient: Tensor  # (M, r + 1)
+    steps: tuple[Tensor, ...]  # each (M, r + 1)
+    turns: tuple[Tensor, ...]  # change of the gradient over each step
+
+    @classmethod
+    def start(
+        cls, x: Tensor, target: Tensor, share: Tensor, ridge: Tensor, curvature: Tensor, weights: Tensor
+    ) -> "_State":
+        logits = x @ weights.T
+        loss = _loss(logits, target, share) + _penalty(ridge, weights)
+        gradient = _gradient(x, logits, target, share, ridge, weights)
+        return cls(target, share, ridge, curvature, weights, logits, loss, gradient, (), ())
+
+    def narrowed(self, kept: Tensor) -> "_State":
+        """Without the problems that are solved."""
+        return _State(
+            self.target[:, kept],
+            self.share[:, kept],
+            self.ridge[kept],
+            self.curvature[kept],
+            self.weights[kept],
+            self.logits[:, kept],
+            self.loss[kept],
+            self.gradient[kept],
+            tuple(step[kept] for step in self.steps),
+            tuple(turn[kept] for turn in self.turns),
+        )
+
+    def direction(self) -> Tensor:
+        """Minus the inverse Hessian's estimate times the gradient: the two-loop recursion (Nocedal 1980)."""
+        towards = -self.gradient
+        shares: list[Tensor] = []
+        for step, turn in zip(reversed(self.steps), reversed(self.turns), strict=True):
+            shares.append(_ratio(step * towards, step * turn))
+            towards = towards - shares[-1] * turn
+        towards = towards / self.curvature
+        if self.steps:  # films far on their right side bend the loss less than the diagonal says
+            scale = _ratio(self.steps[-1] * self.turns[-1], self.turns[-1] ** 2 / self.curvature)
+            towards = torch.where(scale > 0, scale * towards, towards)
+        for step, turn in zip(self.steps, self.turns, strict=True):
+            towards = towards + (shares.pop() - _ratio(turn * towards, step * turn)) * step
+        return towards
+
+    def stepped(self, x: Tensor) -> "_State":
+        """One step, halved until each problem's loss falls enough (Armijo)."""
+        towards = self.direction()
+        slope = (towards * self.gradient).sum(dim=1)
+        along = x @ towards.T  # (N, M)
+        length = torch.ones_like(slope)
+        for _ in range(30):
+            weights = self.weights + length[:, None] * towards
+            logits = self.logits + length * along
+            loss = _loss(logits, self.target, self.share) + _penalty(self.ridge, weights)
+            # Near the optimum the promised fall is below the rounding of the loss: there any step is good enough.
+            poor = loss > self.loss + 1e-4 * length * slope + 1e-15 * self.loss.abs()
+            if not poor.any():
+                break
+            length = torch.where(poor, length / 2, length)
+        gradient = _gradient(x, logits, self.target, self.share, self.ridge, weights)
+        return self._replace(
+            weights=weights,
+            logits=logits,
+            loss=loss,
+            gradient=gradient,
+            steps=(*self.steps, weights - self.weights)[-_HISTORY:],
+            turns=(*self.turns, gradient - self.gradient)[-_HISTORY:],
+        )
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """Sums over the weights divided, (M, 1); 0 where a step was too small to remember anything."""
+    numerator, denominator = above.sum(dim=1, keepdim=True), below.sum(dim=1, keepdim=True)
+    return torch.where(denominator > 0, numerator / denominator, torch.zeros_like(numerator))
+
+
+def _loss(logits: Tensor, target: Tensor, share: Tensor) -> Tensor:
+    return (share * (torch.nn.functional.softplus(logits) - target * logits)).sum(dim=0)
+
+
+def _penalty(ridge: Tensor, weights: Tensor) -> Tensor:
+    return (ridge * weights**2).sum(dim=1) / 2
+
+
+def _gradient(x: Tensor, logits: Tensor, target: Tensor, share: Tensor, ridge: Tensor, weights: Tensor) -> Tensor:
+    return (share * (torch.sigmoid(logits) - target)).T @ x + ridge * weights
+
+
+def two_classes(truth: Floats) -> NDArray[np.bool_]:
+    """(C,): which labels have both classes in truth (N, C)."""
+    return np.asarray((truth == 1).any(axis=0) & (truth == 0).any(axis=0))
+
+
+def _log_odds(truth: Floats) -> Floats:
+    odds: Floats = ((truth == 1).sum(axis=0) + 1) / ((truth == 0).sum(axis=0) + 1)
+    return np.log(odds)
