@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 
 from chartray.errors import InputError
-from chartray.pixels import ingest as room
-from chartray.pixels.ingest import ingest
+from chartray.pixels import ingest as driver
+from chartray.pixels import shards as room
+from chartray.pixels.ingest import Ingested, ingest
 from chartray.pixels.store import Store
 from chartray.schema import CohortMetadata, to_metadata
 
@@ -71,7 +72,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def build(cohort: Path, out: Path, **options: object) -> room.Ingested:
+def build(cohort: Path, out: Path, **options: object) -> Ingested:
     with ThreadPoolExecutor(1) as one:
         return ingest(cohort, out, **{"size": SIZE, "executor": one, "workers": 1, **options})  # type: ignore[arg-type]
 
@@ -238,7 +239,7 @@ def test_another_cohort_or_size_cannot_continue(
     out = tmp_path / "store"
     other = write_cohort(tmp_path / "other.parquet", [films / "00.jpg", films / "01.png"], films)
     with monkeypatch.context() as patch:
-        patch.setattr(room, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(driver, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             build(cohort, out)
     half = content(out)

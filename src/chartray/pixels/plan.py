@@ -1,0 +1,175 @@
+"""What is to be ingested: checked before anything is written, cut into shards, and what it will need said first."""
+
+import os
+import shutil
+import sys
+from collections.abc import Collection
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chartray.errors import InputError
+from chartray.pixels.shards import ShardTask, time_films
+from chartray.pixels.store import LARGEST_SHARD_BYTES, STORE_FORMAT, sha256
+from chartray.records.cohort import refuse_shared_patients
+from chartray.schema import COHORT_FORMAT, from_metadata
+
+_SAMPLE_FILMS = 64
+_SMALLEST_SHARD, _LARGEST_SHARD, _SHARDS_AT_LEAST = 16, 1024, 64
+_SIZES = (8, 4096)
+
+
+class Plan(NamedTuple):
+    """What is to be ingested: the cohort by its hash, S, where every film lies, and how rows are cut into shards."""
+
+    cohort_sha256: str
+    size: int
+    shard_rows: int
+    image_ids: list[str]
+    paths: list[str]
+    root: str
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.paths) // self.shard_rows)
+
+    def rows(self, shard: int) -> range:
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, len(self.paths)))
+
+    def task(self, shard: int, out: Path) -> ShardTask:
+        """One shard of the store `out`, ready to travel."""
+        rows = self.rows(shard)
+        cut = slice(rows.start, rows.stop)
+        root = self.root if Path(self.root).is_dir() else ""
+        return ShardTask(str(out), shard, rows.start, self.size, root, self.image_ids[cut], self.paths[cut])
+
+    def marker(self) -> dict[str, Any]:
+        """What must not change between two runs of one ingest."""
+        return {
+            "format": STORE_FORMAT,
+            "cohort_sha256": self.cohort_sha256,
+            "size": self.size,
+            "shard_rows": self.shard_rows,
+        }
+
+
+def make_plan(cohort_path: Path, size: int, images_root: str | Path | None) -> Plan:
+    """The plan of a cohort; raises InputError for no cohort, an id given twice, a patient in two splits, no folder."""
+    if not _SIZES[0] <= size <= _SIZES[1]:
+        raise InputError(f"expected a size of {_SIZES[0]} to {_SIZES[1]} pixels, found {size}")
+    try:
+        schema = pq.read_schema(cohort_path)
+        metadata = from_metadata(schema.metadata)
+        needed = ["image_id", "patient_id", "path", "split"]
+        missing = set(needed) - set(schema.names)
+        with pq.ParquetFile(cohort_path) as parquet:
+            table = parquet.read(columns=needed)
+    except FileNotFoundError:
+        raise InputError(f"expected a cohort at {cohort_path}, found no such file") from None
+    except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"expected a cohort (made by `chartray cohort`) in {cohort_path}, found {said}") from None
+    if metadata.format != COHORT_FORMAT:
+        raise InputError(f"expected cohort format {COHORT_FORMAT} in {cohort_path}, found {metadata.format}")
+    if missing:
+        raise InputError(f"expected a column {min(missing)} in {cohort_path}, found {', '.join(schema.names)}")
+    image_ids, paths = table["image_id"].to_pylist(), table["path"].to_pylist()
+    _check_rows(cohort_path, image_ids, paths)
+    refuse_shared_patients(table["patient_id"], table["split"], str(cohort_path))
+    here = Path(images_root).absolute() if images_root is not None else None
+    if here is not None and not here.is_dir():
+        raise InputError(f"expected the image folder at {here}, found no such folder")
+    return Plan(
+        cohort_sha256=sha256(cohort_path),
+        size=size,
+        shard_rows=_shard_rows(len(paths), size),
+        image_ids=image_ids,
+        paths=_resolved(paths, metadata.image_root, here),
+        root=str(here or metadata.image_root),
+    )
+
+
+def announce(plan: Plan, done: Collection[int], out: Path, pool: Executor, workers: int) -> None:
+    """Says GB needed, GB free and how long it will take; refuses where there is no room or no film."""
+    rows = [row for shard in range(plan.shards) if shard not in done for row in plan.rows(shard)]
+    if not rows:
+        return
+    needed = len(rows) * (plan.size**2 + 64)
+    existing = next(folder for folder in (out, *out.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"expected {needed / 1e9:.2f} GB free in {existing}, found {free / 1e9:.2f}; make room, take another disk "
+            "or a smaller size"
+        )
+    sample = [plan.paths[rows[i]] for i in np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_FILMS).astype(int))]
+    parts = [sample[i::workers] for i in range(min(workers, len(sample)))]
+    timed = list(pool.map(time_films, parts, [plan.size] * len(parts)))
+    seconds, unreadable = sum(t[0] for t in timed), sum(t[1] for t in timed)
+    if unreadable == len(sample) and not done and not any(os.path.exists(path) for path in plan.paths):
+        raise InputError(no_film(plan, "no such file"))
+    left = seconds / len(sample) * len(rows) / workers
+    warning = f"; {unreadable} of them cannot be read" if unreadable else ""
+    print(
+        f"ingest: {len(rows)} films at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free in "
+        f"{existing}; about {_duration(left)} with {workers} worker{'s' if workers > 1 else ''}, "
+        f"estimated from {len(sample)} films{warning}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def no_film(plan: Plan, reason: str) -> str:
+    """What is said where not one film can be read."""
+    under = f" under {plan.root}" if plan.root else ""
+    return (
+        f"expected films{under}, found none of {len(plan.paths)} that can be read; the first is {plan.paths[0]} "
+        f"({reason}); say where they lie (images_root)"
+    )
+
+
+def _check_rows(cohort_path: Path, image_ids: list[str | None], paths: list[str | None]) -> None:
+    if not image_ids:
+        raise InputError(f"expected films in {cohort_path}, found no row")
+    for name, values in (("image_id", image_ids), ("path", paths)):
+        if None in values:
+            raise InputError(f"expected a {name} in row {values.index(None)} of {cohort_path}, found none")
+    seen: dict[str | None, int] = {}
+    for row, image_id in enumerate(image_ids):
+        first = seen.setdefault(image_id, row)
+        if first != row:
+            raise InputError(
+                f"expected each image_id once in {cohort_path}, found that of row {first} again in row {row}"
+            )
+
+
+def _resolved(paths: list[str], recorded_root: str, here: Path | None) -> list[str]:
+    """Absolute paths; with `here`, the part under the recorded root is looked for under `here`."""
+    root = str(here) if here is not None else recorded_root
+    resolved = []
+    for row, path in enumerate(paths):
+        if here is not None and os.path.isabs(path):
+            if not (recorded_root and Path(path).is_relative_to(recorded_root)):
+                raise InputError(
+                    f"expected the path in row {row} under the cohort's image folder {recorded_root!r}, found another; "
+                    "leave images_root out"
+                )
+            path = os.path.relpath(path, recorded_root)
+        resolved.append(os.path.join(root, path))
+    return resolved
+
+
+def _shard_rows(rows: int, size: int) -> int:
+    """Enough shards to keep workers busy and little to repeat, few enough to map; at most `LARGEST_SHARD_BYTES`."""
+    wanted = min(max(-(-rows // _SHARDS_AT_LEAST), _SMALLEST_SHARD), _LARGEST_SHARD)
+    return max(1, min(wanted, LARGEST_SHARD_BYTES // (size * size)))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
