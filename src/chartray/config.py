@@ -106,6 +106,11 @@ class ChartConfig(Section):
     control: Literal["none", "shuffled", "constant", "mask-only"] = Field(
         "none", description="none, shuffled, constant or mask-only"
     )
+    films_of: str | None = Field(
+        None,
+        description="a set or variables: train on the films that this chart can represent, whatever chart enters, so "
+        "that arms see the same films (published rules drop films; the strict ones drop none)",
+    )
     allow_after_film: tuple[str, ...] = Field(
         (), description="variables known only after the film that may enter all the same"
     )

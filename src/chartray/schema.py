@@ -49,6 +49,7 @@ NIH_LABELS = (
 # Cohorts keep the names of their source; two names of one finding meet here, by name and never by position.
 SAME_FINDING = {"Effusion": "Pleural Effusion"}
 
+AGE_RANGE = (0.0, 110.0)  # years; outside it an age is missing
 SEX_LEVELS = ("male", "female")
 VIEW_LEVELS = ("PA", "LATERAL", "AP", "LL")
 POSITION_LEVELS = ("Erect", "Recumbent")

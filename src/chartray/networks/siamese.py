@@ -194,10 +194,7 @@ class Siamese(AnchorAndTarget):
     ) -> None:
         hidden, out = head_widths(encoder.embed_dim, objective)
         super().__init__(encoder, chart, projection_head(encoder.embed_dim, hidden, out))
-        bound = 1 / math.sqrt(out)
-        self.prototypes = nn.Parameter(
-            torch.empty(objective.prototypes, out).uniform_(-bound, bound), requires_grad=objective.train_prototypes
-        )
+        self.prototypes = first_prototypes(objective.prototypes, out).requires_grad_(objective.train_prototypes)
 
 
 class SelfDistillation(AnchorAndTarget):
@@ -214,8 +211,7 @@ class SelfDistillation(AnchorAndTarget):
     ) -> None:
         hidden, out = head_widths(encoder.embed_dim, objective)
         super().__init__(encoder, chart, distillation_head(encoder.embed_dim, hidden, out))
-        bound = 1 / math.sqrt(out)
-        self.last_layer = nn.Parameter(torch.empty(objective.prototypes, out).uniform_(-bound, bound))
+        self.last_layer = first_prototypes(objective.prototypes, out)
         self.target_last_layer = nn.Parameter(self.last_layer.detach().clone(), requires_grad=False)
         self.centre: Tensor
         self.register_buffer("centre", torch.zeros(objective.prototypes))
@@ -225,6 +221,12 @@ class SelfDistillation(AnchorAndTarget):
         """EMA of encoder, head and last layer. The centre moves with each batch, not with the weights."""
         super().move_target(momentum)
         self.target_last_layer.lerp_(self.last_layer, 1 - momentum)
+
+
+def first_prototypes(count: int, width: int) -> nn.Parameter:
+    """K = `count` rows (K, P), uniform within 1 / sqrt(P)."""
+    bound = 1 / math.sqrt(width)
+    return nn.Parameter(torch.empty(count, width).uniform_(-bound, bound))
 
 
 def head_widths(width: int, objective: ObjectiveConfig) -> tuple[int, int]:

@@ -22,9 +22,17 @@ from chartray.records.reading import (
     offered,
     read_cells,
 )
-from chartray.schema import CHEXPERT_LABELS, EHR_PREFIX, SEX_LEVELS, SPLITS, VIEW_LEVELS, CohortMetadata, Variable
+from chartray.schema import (
+    AGE_RANGE,
+    CHEXPERT_LABELS,
+    EHR_PREFIX,
+    SEX_LEVELS,
+    SPLITS,
+    VIEW_LEVELS,
+    CohortMetadata,
+    Variable,
+)
 
-AGE_RANGE = (0.0, 110.0)
 _FILES = {"train": ("train",), "validate": ("valid",), "test": ("test", "test_labels")}
 _CHART_CELLS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
 # What follows the folder's own name, which need not be its name any more.

@@ -100,10 +100,12 @@ def excluding(step: str, rows_in: int, rows_out: int, why: str) -> Step:
     return Step(step, rows_in, rows_out, why if rows_out < rows_in else "")
 
 
-def hashed_step(rows: int, shares: Mapping[str, float], why: str) -> Step:
-    """The step of a cohort that has no official split."""
+def hashed_split(patients: Any, shares: Mapping[str, float], flow: list[Step], why: str) -> pa.Array:
+    """The split of a cohort that has no official one, by `split_by_patient`; the flow says so."""
+    rows = len(patients)
     drawn = " / ".join(f"{name} {share / sum(shares.values()):.0%}" for name, share in shares.items())
-    return Step(f"split by a hash of the patient, {drawn}", rows, rows, why)
+    flow.append(Step(f"split by a hash of the patient, {drawn}", rows, rows, why))
+    return split_by_patient(patients, shares)
 
 
 def split_sizes(table: pa.Table) -> dict[str, dict[str, int]]:

@@ -17,9 +17,8 @@ from chartray.records.cohort import (
     Step,
     assemble,
     excluding,
-    hashed_step,
+    hashed_split,
     refuse_shared_patients,
-    split_by_patient,
 )
 from chartray.records.labels import Labels, study_labels
 from chartray.records.missing import count_missing, shown
@@ -35,6 +34,7 @@ from chartray.records.reading import (
     refuse_repeated,
 )
 from chartray.schema import (
+    AGE_RANGE,
     EHR_PREFIX,
     ICU_LEVELS,
     MORTALITY_LEVELS,
@@ -47,7 +47,6 @@ from chartray.schema import (
 )
 
 Rules = Literal["strict", "published"]
-AGE_RANGE = (0.0, 110.0)
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 
 
@@ -251,8 +250,7 @@ def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
 def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
     file = _find_cxr_csv(root, "split")
     if file is None:
-        flow.append(hashed_step(rows.num_rows, SPLIT_SHARES, "no split csv"))
-        return rows.append_column("split", split_by_patient(rows["patient_id"], SPLIT_SHARES))
+        return rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, "no split csv"))
     official = read_cells(file, ["dicom_id", "split"])
     if rows["image_id"].equals(official["dicom_id"]):  # as PhysioNet has them: the films of the metadata, in its order
         split = official["split"].combine_chunks()

@@ -14,7 +14,7 @@ from chartray.records.cohort import (
     Step,
     assemble,
     excluding,
-    hashed_step,
+    hashed_split,
     refuse_shared_patients,
     split_by_patient,
 )
@@ -32,6 +32,7 @@ from chartray.records.reading import (
     refuse_repeated,
 )
 from chartray.schema import (
+    AGE_RANGE,
     EHR_PREFIX,
     LABEL_PREFIX,
     NIH_LABELS,
@@ -41,7 +42,6 @@ from chartray.schema import (
     Variable,
 )
 
-AGE_RANGE = (0.0, 110.0)
 _VIEW_LEVELS = ("PA", "AP")
 _ENTRIES = ("Data_Entry_2017_v2020", "Data_Entry_2017")
 _NO_FINDING = "No Finding"
@@ -115,8 +115,8 @@ def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
     lists = {name: root / name for name in ("train_val_list.txt", "test_list.txt")}
     present = [name for name, file in lists.items() if file.is_file()]
     if not present:
-        flow.append(hashed_step(rows.num_rows, SPLIT_SHARES, "no train_val_list.txt and test_list.txt"))
-        return rows.append_column("split", split_by_patient(rows["patient_id"], SPLIT_SHARES))
+        why = "no train_val_list.txt and test_list.txt"
+        return rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, why))
     if len(present) < len(lists):
         raise InputError(
             f"expected both train_val_list.txt and test_list.txt in {root}, or neither, found {present[0]}"

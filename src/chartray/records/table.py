@@ -16,9 +16,8 @@ from chartray.records.cohort import (
     Cohort,
     Step,
     assemble,
-    hashed_step,
+    hashed_split,
     refuse_shared_patients,
-    split_by_patient,
 )
 from chartray.records.hospital import connect_database, no_secret
 from chartray.records.mapping import Mapping, read_mapping
@@ -158,8 +157,8 @@ def _identified(rows: pa.Table, plan: Mapping, name: str) -> tuple[pa.Table, lis
         raise InputError(f"expected each image_id once in {no_secret(name)}, found one again in data row {again + 1}")
     if plan.split is None:
         shares = {split: plan.split_shares[split] for split in SPLITS}
-        flow.append(hashed_step(rows.num_rows, shares, "no split column"))
-        return rows.append_column("_split", split_by_patient(rows[plan.patient_id], shares)), flow
+        drawn = hashed_split(rows[plan.patient_id], shares, flow, "no split column")
+        return rows.append_column("_split", drawn), flow
     cells = rows[plan.split].to_pylist()
     other = next((cell for cell in cells if cell.lower() not in _SPLIT_NAMES), None)
     if other is not None:

@@ -94,6 +94,7 @@ class Material:
             "chart": config.chart.ehr,
             "chart_use": config.chart.use if self.chart else None,
             "control": config.chart.control,
+            "films_of": config.chart.films_of,
             "ehr_in": self.chart.ehr_in if self.chart else 0,
             "chart_columns": list(self.chart.columns) if self.chart else [],
             "chart_variables": list(self.chart.variables) if self.chart else [],
@@ -132,12 +133,14 @@ def prepare(store: Store, config: Config) -> Material:
     rows = split_rows(store, "train")
     if not rows.size:
         raise InputError(f"expected films in the train split of {store.folder}, found none; pretraining uses no others")
-    chart, table, unrepresentable = None, _empty_table(len(rows)), 0
+    of_split = len(rows)
+    if config.chart.films_of is not None:
+        rows = rows[_representable(store, config.chart.films_of)[rows]]
+    chart, table = None, _empty_table(len(rows))
     if config.chart.ehr != NO_CHART:
         chart = fit_chart(store.cohort, config.chart.ehr, allow_after_film=config.chart.allow_after_film)
         charts = chart.rows(store.cohort)
-        kept = rows[charts.representable[rows]]
-        rows, unrepresentable = kept, len(rows) - len(kept)
+        rows = rows[charts.representable[rows]]
         codes = store.cohort.column("patient_id").combine_chunks().dictionary_encode().indices.to_numpy()
         table = ChartTable(charts.values[rows], charts.observed[rows], codes[rows].astype(np.int64))
     elif config.chart.control != "none":
@@ -153,9 +156,18 @@ def prepare(store: Store, config: Config) -> Material:
             f"found {len(rows)}; lower --train.batch_size"
         )
     refuse_views_that_do_not_fit(config.train, config.views)
-    material = Material(store, rows, chart, table, unrepresentable, config)
+    material = Material(store, rows, chart, table, of_split - len(rows), config)
     _announce(material, config)
     return material
+
+
+def _representable(store: Store, films_of: str) -> npt.NDArray[np.bool_]:
+    """Which films of the store (rows,) the chart `films_of` can represent; none of its values enters the training."""
+    variables = list(from_metadata(store.cohort.schema.metadata).variables)
+    representable: npt.NDArray[np.bool_] = (
+        fit_chart(store.cohort, films_of, allow_after_film=variables).rows(store.cohort).representable
+    )
+    return representable
 
 
 def settings_hash(config: Config) -> str:
@@ -170,7 +182,10 @@ def _announce(material: Material, config: Config) -> None:
     if not is_first_process():
         return
     chart = f"chart {config.chart.ehr} (ehr-in {material.chart.ehr_in})" if material.chart else "no chart"
-    dropped = f", {material.unrepresentable} films dropped that it cannot represent" if material.unrepresentable else ""
+    dropped = ""
+    if material.unrepresentable:
+        by = "it" if config.chart.films_of is None else f"the chart {config.chart.films_of} (chart.films_of)"
+        dropped = f", {material.unrepresentable} films dropped that {by} cannot represent"
     after = (
         f", KNOWN ONLY AFTER THE FILM: {', '.join(material.chart.after_film)}"
         if material.chart and material.chart.after_film
