@@ -19,6 +19,10 @@ Floats = NDArray[np.float64]
 
 # What must be the same in all evaluations, or their numbers mean different things.
 SAME_SETTINGS = ("protocol", "split", "uncertain", "blank")
+# Formats that predictions can be read in: the first had no draws.
+_FORMATS = (1, results.RESULTS_FORMAT)
+# How many rows an error names.
+_ROWS_NAMED = 5
 
 
 class Run(NamedTuple):
@@ -38,7 +42,7 @@ class Run(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """A run's predictions on one data set at one fraction: truth and scores (N, C), patients (N,)."""
+    """A run's predictions on one data set at one fraction: truth (N, C), scores (D, N, C) of D draws, patients (N,)."""
 
     image_ids: NDArray[np.str_]
     patients: NDArray[np.str_]
@@ -55,7 +59,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(
             f"expected an evaluation ({results.MANIFEST_FILE}) in {folder}, found none; run chartray evaluate"
         ) from None
-    if manifest.get("format") != results.RESULTS_FORMAT:
+    if manifest.get("format") not in _FORMATS:
         raise InputError(
             f"expected results of format {results.RESULTS_FORMAT} in {folder}, found {manifest.get('format')}; "
             "evaluate again"
@@ -70,7 +74,8 @@ def read_run(folder: Path) -> Run:
 def read_sheets(runs: Sequence[Run]) -> dict[Path, dict[tuple[str, float], Sheet]]:
     """Every run's own predictions, by folder, then data set and fraction.
 
-    Raises InputError where settings, data sets, films, labels, truths, stores or drawn patients differ.
+    Raises InputError where settings, data sets, films, labels, truths, stores or drawn patients differ, or a score that
+    is needed is NaN.
     """
     for run, setting in itertools.product(runs[1:], SAME_SETTINGS):
         if run.settings[setting] != runs[0].settings[setting]:
@@ -93,19 +98,39 @@ def _read_sheets(run: Run) -> dict[tuple[str, float], Sheet]:
     table = read_parquet(run.folder / results.PREDICTIONS_FILE)
     own = pc.and_(pc.equal(table["control"], run.control), pc.equal(table["chart"], run.chart))
     table = table.filter(own)
+    if "draw" not in table.column_names:  # written before a fraction had several draws
+        table = table.append_column("draw", pa.repeat(pa.scalar(0, pa.int32()), table.num_rows))
     keys = zip(table["dataset"].to_pylist(), table["fraction"].to_pylist(), strict=True)
-    return {key: _sheet(table, *key) for key in dict.fromkeys(keys)}
+    return {key: _sheet(run, table, *key) for key in dict.fromkeys(keys)}
 
 
-def _sheet(table: pa.Table, dataset: str, fraction: float) -> Sheet:
+def _sheet(run: Run, table: pa.Table, dataset: str, fraction: float) -> Sheet:
     part = table.filter(pc.and_(pc.equal(table["dataset"], dataset), pc.equal(table["fraction"], fraction)))
+    drawn = part["draw"].to_numpy()
+    draws = np.unique(drawn)
     labels = tuple(dict.fromkeys(part["label"].to_pylist()))
-    films = part.num_rows // len(labels)
-    truth, scores = (
-        np.array(part[name].to_pylist(), dtype=np.float64).reshape(films, len(labels)) for name in ("truth", "score")
+    shape = (len(draws), part.num_rows // len(labels) // len(draws), len(labels))
+    order = np.argsort(drawn, kind="stable")  # film by film within a draw
+    truth, scores = (part[name].to_numpy()[order].astype(np.float64).reshape(shape) for name in ("truth", "score"))
+    names, patients = (
+        np.array(part[name].to_pylist(), dtype=np.str_)[order].reshape(shape)[:, :, 0]
+        for name in ("image_id", "patient_id")
     )
-    names, patients = (np.array(part[name].to_pylist())[:: len(labels)] for name in ("image_id", "patient_id"))
-    return Sheet(names, patients, labels, truth, scores)
+    if (names != names[0]).any() or not _same(truth, truth[0]).all():
+        raise InputError(f"expected the same films and truths in all {len(draws)} draws of {dataset} in {run.folder}")
+    unscored = np.argwhere(np.isnan(scores) & ~np.isnan(truth))
+    if len(unscored):
+        draw, film, label = unscored[0]
+        raise InputError(
+            f"expected a score of every film from {run.name}, found NaN for {len(np.unique(unscored[:, 1]))} films of "
+            f"{dataset} in {run.folder / results.PREDICTIONS_FILE}, the first in film {film}, label {labels[label]}, "
+            f"draw {draws[draw]}; evaluate it again"
+        )
+    return Sheet(names[0], patients[0], labels, truth[0], scores)
+
+
+def _same(truth: Floats, other: Floats) -> NDArray[np.bool_]:
+    return np.asarray((truth == other) | (np.isnan(truth) & np.isnan(other)))
 
 
 def _shared(runs: Sequence[Run], sheets: dict[Path, dict[tuple[str, float], Sheet]]) -> list[tuple[str, float]]:
@@ -130,20 +155,39 @@ def _refuse_other_films(dataset: str, first: Sheet, other: Sheet, run: Run, anot
         )
     ours, theirs = first.image_ids, other.image_ids
     if len(ours) != len(theirs) or (ours != theirs).any():
-        apart = np.setxor1d(ours, theirs)
+        alone = [np.flatnonzero(~np.isin(ours, theirs)), np.flatnonzero(~np.isin(theirs, ours))]
+        which = [f"{_rows(rows)} of {one.folder}" for rows, one in zip(alone, (run, another), strict=True) if len(rows)]
         rows = np.flatnonzero(ours[: len(theirs)] != theirs[: len(ours)])
-        where = int(rows[0]) if len(rows) else min(len(ours), len(theirs))
         raise InputError(
             f"expected the same films on {dataset} in {run.folder} ({len(ours)}) and {another.folder} ({len(theirs)}), "
-            f"found {len(apart)} in one of them alone, the first difference in film {where}; evaluate on one store"
+            f"found {sum(map(len, alone))} in one of them alone"
+            + (f": {', '.join(which)}" if which else f" but another order: {_rows(rows)}")
+            + "; evaluate on one store"
         )
-    differing = ~((first.truth == other.truth) | (np.isnan(first.truth) & np.isnan(other.truth)))
+    if len(first.scores) != len(other.scores):
+        raise InputError(
+            f"expected as many draws of the training patients in {run.folder} ({len(first.scores)}) as in "
+            f"{another.folder} ({len(other.scores)}) on {dataset}; evaluate them alike"
+        )
+    differing = ~_same(first.truth, other.truth)
     if differing.any():
-        row, label = np.argwhere(differing)[0]
+        label = np.argwhere(differing)[0][1]
         raise InputError(
             f"expected the same truth on {dataset} in {run.folder} and {another.folder}, found {int(differing.sum())} "
-            f"that differ, the first in film {row}, label {first.labels[label]}; evaluate on one store"
+            f"that differ, in {_rows(np.flatnonzero(differing.any(axis=1)))}, the first in label "
+            f"{first.labels[label]}; evaluate on one store"
         )
+
+
+def _rows(rows: NDArray[np.int64]) -> str:
+    """Where films are, by their place among the scored ones: no identifier leaves the folder.
+
+    >>> _rows(np.arange(3, 4)), _rows(np.arange(8))
+    ('row 3', 'rows 0, 1, 2, 3, 4 and 3 more')
+    """
+    shown = ", ".join(map(str, rows[:_ROWS_NAMED].tolist()))
+    more = f" and {len(rows) - _ROWS_NAMED} more" if len(rows) > _ROWS_NAMED else ""
+    return f"row{'s' * (len(rows) > 1)} {shown}{more}"
 
 
 def _refuse_other_learning(first: Run, other: Run, *, subsets: bool) -> None:

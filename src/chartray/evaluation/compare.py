@@ -20,16 +20,30 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation import results
-from chartray.evaluation.alike import SAME_SETTINGS, Run, read_run, read_sheets
-from chartray.evaluation.scoring import MACRO, METRICS, Scored, claim, comparison_rows, judged, mean_of
+from chartray.evaluation.alike import SAME_SETTINGS, Run, Sheet, read_run, read_sheets
+from chartray.evaluation.differences import Pair, claim, comparison_rows
+from chartray.evaluation.rows import MACRO
+from chartray.evaluation.scoring import Scored, judged, over_seeds
 from chartray.measure.metrics import eligible
+
+
+class _Place(NamedTuple):
+    """Where arms are compared: a data set at a fraction, with every run's `Scored`, one a draw, by its folder."""
+
+    dataset: str
+    fraction: float
+    sheet: Sheet
+    counted: NDArray[np.bool_]
+    scored: dict[Path, list[Scored]]
+    level: float
+    seed: int
 
 
 def compare(
@@ -54,13 +68,15 @@ def compare(
         counted = eligible(first.truth, first.patients)
         macro_labels[where[0]] = [label for label, here in zip(first.labels, counted, strict=True) if here]
         scored = {
-            run.folder: judged(
-                first.truth, sheets[run.folder][where].scores, first.patients, counted, resamples=resamples, seed=seed
-            )
+            run.folder: [
+                judged(first.truth, scores, first.patients, counted, resamples=resamples, seed=seed)
+                for scores in sheets[run.folder][where].scores
+            ]
             for run in runs
         }
+        on = _Place(where[0], where[1], first, counted, scored, level, seed)
         for a, b in itertools.combinations(arms, 2):
-            rows += _compared((a, arms[a]), (b, arms[b]), scored, first.labels, counted, level, where)
+            rows += _compared((a, arms[a]), (b, arms[b]), on)
     with results.whole_folder(out) as folder:
         results.write_jsonl(folder / results.COMPARISONS_FILE, rows)
         manifest = {
@@ -123,16 +139,8 @@ def _told_apart(groups: Sequence[Sequence[Run]]) -> list[list[str]]:
     return [[f"settings of {members[0].name}"] for members in groups]
 
 
-def _compared(
-    a: tuple[str, list[Run]],
-    b: tuple[str, list[Run]],
-    scored: dict[Path, Scored],
-    labels: tuple[str, ...],
-    counted: NDArray[np.bool_],
-    level: float,
-    where: tuple[str, float],
-) -> list[dict[str, Any]]:
-    """One pair of arms on one data set: over the seeds that both have, over all of each if they share none."""
+def _compared(a: tuple[str, list[Run]], b: tuple[str, list[Run]], on: _Place) -> list[dict[str, Any]]:
+    """One pair of arms at one place: over the seeds that both have, over all of each if they share none."""
     both = {run.seed for run in a[1]} & {run.seed for run in b[1]}
     pairs = [sorted((r for r in arm if not both or r.seed in both), key=lambda r: r.seed or 0) for arm in (a[1], b[1])]
     seeds = min(len(pairs[0]), len(pairs[1]))
@@ -146,25 +154,34 @@ def _compared(
         "chart_b": b[1][0].chart,
         "chart_use_a": a[1][0].use,
         "chart_use_b": b[1][0].use,
-        "dataset": where[0],
+        "dataset": on.dataset,
         "protocol": settings["protocol"],
         "split": settings["split"],
-        "fraction": where[1],
+        "fraction": on.fraction,
         "uncertain": settings["uncertain"],
         "blank": settings["blank"],
         "after_film": sorted({name for run in (*pairs[0], *pairs[1]) for name in run.made.get("after_film") or ()}),
-        "level": level,
+        "level": on.level,
         "seeds": seeds,
         "claim": claim(seeds),
         "note": _note(*pairs),
     }
     for name in ("objective", "settings_hash"):
         common |= {f"{name}_a": a[1][0].made.get(name), f"{name}_b": b[1][0].made.get(name)}
-    mean_a, mean_b = (mean_of([scored[run.folder] for run in members]) for members in pairs)
-    rows = comparison_rows(labels, counted, mean_a, mean_b, level, common)
+    # Seeds that both have are drawn together, others apart; where one side has a single one there is nothing to draw.
+    sides = (None, None) if seeds < 2 else (0, 0) if both else (0, 1)
+    mean_a, mean_b = (
+        over_seeds([on.scored[run.folder] for run in members], seed=on.seed, side=side)
+        for members, side in zip(pairs, sides, strict=True)
+    )
+    single = len(pairs[0]) == len(pairs[1]) == 1
+    pair = Pair(
+        mean_a, mean_b, seeds_drawn=seeds > 1, truth=on.sheet.truth if single else None, patients=on.sheet.patients
+    )
+    rows = comparison_rows(on.sheet.labels, on.counted, pair, on.level, common)
     for row in rows:
         row["by_seed"] = [
-            _value(scored[one.folder], row, labels) - _value(scored[other.folder], row, labels)
+            _value(on.scored[one.folder], row, on.sheet.labels) - _value(on.scored[other.folder], row, on.sheet.labels)
             for one, other in zip(*pairs, strict=False)
             if both
         ]
@@ -183,7 +200,9 @@ def _note(a: Sequence[Run], b: Sequence[Run]) -> str | None:
     return "; ".join(notes) or None
 
 
-def _value(scored: Scored, row: dict[str, Any], labels: tuple[str, ...]) -> float:
+def _value(draws: Sequence[Scored], row: dict[str, Any], labels: tuple[str, ...]) -> float:
+    """The mean over a run's draws of what a row is about."""
     metric = row["metric"]
-    assert metric in METRICS
-    return scored.macro[metric] if row["label"] == MACRO else float(scored.values[metric][labels.index(row["label"])])
+    if row["label"] == MACRO:
+        return float(np.mean([one.macro[metric] for one in draws]))
+    return float(np.mean([one.values[metric][labels.index(row["label"])] for one in draws]))

@@ -11,16 +11,10 @@ import pyarrow as pa
 
 from chartray.evaluation import results
 from chartray.evaluation.arms import Arm, Frozen, Learnt
+from chartray.evaluation.differences import Pair, claim, comparison_rows
 from chartray.evaluation.films import Films, label_names, metadata_of, without_any_label
-from chartray.evaluation.scoring import (
-    ONE_CLASS_TRAINING,
-    EvaluationSet,
-    Scored,
-    claim,
-    comparison_rows,
-    result_rows,
-    score,
-)
+from chartray.evaluation.rows import ONE_CLASS_TRAINING, result_rows
+from chartray.evaluation.scoring import EvaluationSet, Scored, score
 from chartray.evaluation.task import Settings, Task, image_ids
 from chartray.networks.encoder import PretrainedEncoder
 
@@ -106,8 +100,10 @@ def comparisons_of(
             "claim": claim(1),
             "note": None,
         }
+        films = floor.test.films
         a = own[floor.fraction, floor.test.dataset]
-        rows += comparison_rows(floor.test.labels, floor.test.counted, a.scored, floor.scored, settings.level, common)
+        pair = Pair(a.scored, floor.scored, truth=films.truth, patients=films.patients)
+        rows += comparison_rows(floor.test.labels, floor.test.counted, pair, settings.level, common)
     return rows
 
 

@@ -1,26 +1,28 @@
-"""From scores to result rows: values, intervals by patient, reasons, and paired comparisons with the floors."""
+"""Scores against a test set: values of every metric, their resamples by patient, and the mean over draws."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chartray.errors import InputError
 from chartray.evaluation.films import Films, Match
-from chartray.measure import metrics
-from chartray.measure.holm import holm
+from chartray.measure import calibration, metrics
+from chartray.measure.delong import delong
+from chartray.measure.draws import Sampled
+from chartray.measure.levels import over_draws_and_seeds
+from chartray.measure.operating_point import at_threshold, resample_at_threshold, threshold_at_specificity
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-MACRO = "macro"
+# What arms are compared in; every arm is scored in them, in calibration, and at its threshold if it has one.
 METRICS = ("auroc", "average_precision")
-TOO_FEW = "too few patients"
-ONE_CLASS = "one class in the test films"
-ONE_CLASS_TRAINING = "one class in the training films: all films score alike"
-NO_MACRO = f"no label has {metrics.MINIMUM_PATIENTS} positive and {metrics.MINIMUM_PATIENTS} negative patients"
-NO_CLAIM = "no claim: fewer than 3 seeds"
-SEEDS_FOR_A_CLAIM = 3
+CALIBRATION = ("brier", "ece")
+AT_THRESHOLD = ("sensitivity", "specificity")
+# The specificity on validation films that thresholds are chosen for.
+SPECIFICITY = 0.9
 
 
 class EvaluationSet(NamedTuple):
@@ -43,19 +45,87 @@ class EvaluationSet(NamedTuple):
         return [match.label for match in self.matches]
 
 
+class Intervals(NamedTuple):
+    """AUROC's normal intervals by DeLong, each (C,): films independent, and clustered by patient."""
+
+    low: Floats
+    high: Floats
+    patient_low: Floats
+    patient_high: Floats
+
+
 class Scored(NamedTuple):
-    """One arm on one test set: scores (N, C), both metrics (C,) and macro, and the resamples they are judged by."""
+    """One arm on one test set: scores (N, C), each metric (C,) and its macro mean, and their resamples (R, C) and (R,).
+
+    `redrawn` (C,) and `macro_redrawn` count draws passed over for lack of a class; `thresholds` (C,) were chosen on
+    validation; `observed` (R, C, bins) are resamples of the reliability curve. `draws` says how many draws of training
+    patients values and resamples are over; `scores`, `thresholds` and `observed` are the first draw's then.
+    """
 
     scores: Floats
     values: dict[str, Floats]
     macro: dict[str, float]
-    resamples: metrics.Resamples
+    resampled: dict[str, Floats]
+    macro_resampled: dict[str, Floats]
+    redrawn: Integers
+    macro_redrawn: int
+    thresholds: Floats | None = None
+    delong: Intervals | None = None
+    reliability: calibration.Reliability | None = None
+    observed: Floats | None = None
+    draws: int = 1
 
 
-def score(test: EvaluationSet, scores: Floats, *, resamples: int, seed: int) -> Scored:
-    """Scores (N, C of the probe) against a test set; the same seed draws the same patients for every arm."""
+def choose_thresholds(truth: Floats, scores: Floats, specificity: float = SPECIFICITY) -> Floats:
+    """(C,): the smallest threshold whose specificity on these validation films is at least `specificity`.
+
+    A film is called positive above it; NaN where a label has no negative film.
+    """
+    return threshold_at_specificity(truth, scores, specificity)
+
+
+def score(
+    test: EvaluationSet,
+    scores: Floats,
+    *,
+    resamples: int,
+    seed: int,
+    thresholds: Floats | None = None,
+    level: float = 0.95,
+) -> Scored:
+    """Scores (N, C of the probe) against a test set in every metric; one seed draws the same patients for all arms.
+
+    `thresholds` (C of the probe,) as `choose_thresholds` found them on validation: without them there is neither
+    sensitivity nor specificity. Brier score and calibration error are NaN for labels whose scores leave [0, 1].
+    `level` is that of DeLong's interval. Raises InputError for a NaN score, naming the store and its row.
+    """
     here = scores[:, test.columns]
-    return judged(test.films.truth, here, test.films.patients, test.counted, resamples=resamples, seed=seed)
+    _refuse_unscored(test, here)
+    truth, patients = test.films.truth, test.films.patients
+    sampled = metrics.sample(truth, patients, resamples=resamples, seed=seed, macro=test.counted)
+    found = _judged(truth, here, sampled)
+    probable = np.where(calibration.are_probabilities(truth, here), truth, np.nan)
+    drawn = calibration.resample_calibration(probable, here, sampled)
+    values = {"brier": calibration.brier(probable, here), "ece": calibration.ece(probable, here)}
+    resampled = {"brier": drawn.brier, "ece": drawn.ece}
+    macro = {"brier": drawn.macro_brier, "ece": drawn.macro_ece}
+    chosen = None if thresholds is None else thresholds[test.columns]
+    if chosen is not None:
+        each, mean = resample_at_threshold(truth, here, chosen, sampled)
+        values |= at_threshold(truth, here, chosen)._asdict()
+        resampled |= each._asdict()
+        macro |= mean._asdict()
+    films, by_patient = (delong(truth, here, patients=names, level=level) for names in (None, patients))
+    return found._replace(
+        values=found.values | values,
+        macro=found.macro | {name: _macro(value, test.counted) for name, value in values.items()},
+        resampled=found.resampled | resampled,
+        macro_resampled=found.macro_resampled | macro,
+        thresholds=chosen,
+        delong=Intervals(films.low, films.high, by_patient.low, by_patient.high),
+        reliability=calibration.reliability(probable, here),
+        observed=drawn.observed,
+    )
 
 
 def judged(
@@ -67,107 +137,81 @@ def judged(
     resamples: int,
     seed: int,
 ) -> Scored:
-    """Truth and scores (N, C), patients (N,), the macro's labels (C,) -> both metrics and their resamples."""
-    values = {"auroc": metrics.auroc(truth, scores), "average_precision": metrics.average_precision(truth, scores)}
-    macro = {name: float(each[counted].mean()) if counted.any() else np.nan for name, each in values.items()}
-    drawn = metrics.resample(truth, scores, patients, resamples=resamples, seed=seed, macro=counted)
-    return Scored(scores, values, macro, drawn)
+    """Truth and scores (N, C), patients (N,), the macro's labels (C,) -> the metrics that arms are compared in."""
+    return _judged(truth, scores, metrics.sample(truth, patients, resamples=resamples, seed=seed, macro=counted))
 
 
-def mean_of(scored: Sequence[Scored]) -> Scored:
-    """The mean over several runs, in value and in each resample; the scores are the first one's."""
-    drawn = [one.resamples for one in scored]
-    fields = ("auroc", "average_precision", "macro_auroc", "macro_average_precision")
-    return Scored(
-        scored[0].scores,
-        {name: np.mean([one.values[name] for one in scored], axis=0) for name in METRICS},
-        {name: float(np.mean([one.macro[name] for one in scored])) for name in METRICS},
-        drawn[0]._replace(**{name: np.mean([getattr(one, name) for one in drawn], axis=0) for name in fields}),
-    )
+def over_draws(scored: Sequence[Scored], *, seed: int) -> Scored:
+    """One arm that learnt from several draws of training patients: the mean, its resamples over patients and draws.
 
-
-def result_rows(
-    test: EvaluationSet, scored: Scored, level: float, common: dict[str, Any], notes: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """One row a label and metric, then the macro's; `notes` say more of each of the probe's labels."""
-    positive, negative = metrics.patients_per_class(test.films.truth, test.films.patients)
-    rows = []
-    for metric in METRICS:
-        resampled = getattr(scored.resamples, metric)
-        low, high = metrics.percentiles(resampled, level)
-        for index, label in enumerate(test.labels):
-            truth, note = test.films.truth[:, index], dict(notes[test.columns[index]])
-            reason = note.pop("reason", None)
-            interval = (low[index], high[index]) if test.counted[index] else (np.nan, np.nan)
-            if np.isnan(scored.values[metric][index]):
-                reason = ONE_CLASS
-            elif not test.counted[index]:
-                reason = TOO_FEW
-            rows.append(
-                common
-                | {"label": label, "metric": metric, "value": float(scored.values[metric][index])}
-                | {"ci_low": float(interval[0]), "ci_high": float(interval[1])}
-                | {"n": int((~np.isnan(truth)).sum()), "n_positive": int((truth == 1).sum())}
-                | {"n_patients": len(np.unique(test.films.patients[~np.isnan(truth)]))}
-                | {"n_positive_patients": int(positive[index]), "n_negative_patients": int(negative[index])}
-                | {"redrawn": int(scored.resamples.redrawn[index]), "reason": reason, "labels": None}
-                | note
-            )
-        low, high = metrics.percentiles(getattr(scored.resamples, f"macro_{metric}"), level)
-        counted = [label for label, here in zip(test.labels, test.counted, strict=True) if here]
-        rows.append(
-            common
-            | {"label": MACRO, "metric": metric, "value": scored.macro[metric]}
-            | {"ci_low": float(low), "ci_high": float(high), "n": len(test.films.rows), "n_positive": None}
-            | {"n_patients": len(np.unique(test.films.patients))}
-            | {"n_positive_patients": None, "n_negative_patients": None}
-            | {"redrawn": scored.resamples.macro_redrawn, "reason": None if counted else NO_MACRO, "labels": counted}
-        )
-    return rows
-
-
-def comparison_rows(
-    labels: Sequence[str], counted: NDArray[np.bool_], a: Scored, b: Scored, level: float, common: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """a minus b, paired by patient: the macro of each metric, then each label.
-
-    `p_holm` is Holm's p over the labels of these two on this data set in one metric that have a p; the macro is a
-    family of its own, so its two p are equal. Other pairs, data sets, fractions and the other metric are not counted.
+    What every draw has in common is kept, scores, thresholds and reliability of the first, and no DeLong interval,
+    which knows no draws. One draw is returned as it is.
     """
-    rows = []
-    for metric in METRICS:
-        drawn = getattr(a.resamples, f"macro_{metric}") - getattr(b.resamples, f"macro_{metric}")
-        macro = metrics.difference(a.macro[metric] - b.macro[metric], drawn, level)
-        reason = None if counted.any() else NO_MACRO
-        rows.append(_comparison(common, MACRO, metric, macro, 0, reason))
-        rows[-1]["p_holm"] = rows[-1]["p"]
-        drawn = getattr(a.resamples, metric) - getattr(b.resamples, metric)
-        each = metrics.difference(a.values[metric] - b.values[metric], drawn, level)
-        found = []
-        for index, label in enumerate(labels):
-            reason = None if counted[index] else TOO_FEW
-            if np.isnan(each.value[index]):
-                reason = ONE_CLASS
-            found.append(_comparison(common, label, metric, each, index, reason))
-        for row, adjusted in zip(found, holm([row["p"] for row in found]).tolist(), strict=True):
-            row["p_holm"] = adjusted
-        rows += found
-    return rows
+    first = scored[0]
+    if len(scored) == 1:
+        return first
 
+    def together(each: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
+        return {name: over_draws_and_seeds(np.stack([one[name] for one in each])[None], seed=seed) for name in each[0]}
 
-def _comparison(
-    common: dict[str, Any], label: str, metric: str, found: metrics.Difference, index: int, reason: str | None
-) -> dict[str, Any]:
-    value, low, high, p = (float(np.atleast_1d(each)[index]) for each in found)
-    if reason is not None:
-        low = high = p = np.nan
-    return (
-        common
-        | {"label": label, "metric": metric, "difference": value, "ci_low": low, "ci_high": high, "p": p}
-        | {"reason": reason}
+    return first._replace(
+        values={name: np.mean([one.values[name] for one in scored], axis=0) for name in first.values},
+        macro={name: float(np.mean([one.macro[name] for one in scored])) for name in first.macro},
+        resampled=together([one.resampled for one in scored]),
+        macro_resampled=together([one.macro_resampled for one in scored]),
+        delong=None,
+        draws=len(scored),
     )
 
 
-def claim(seeds: int) -> str | None:
-    """What may not be said of `seeds` pretrainings."""
-    return NO_CLAIM if seeds < SEEDS_FOR_A_CLAIM else None
+def over_seeds(scored: Sequence[Sequence[Scored]], *, seed: int, side: int | None = 0) -> Scored:
+    """An arm of S pretraining seeds, each scored over the same D draws of training patients: `scored` is S of D.
+
+    The mean over both, and resamples over patients, draws and seeds; with `side` None the seeds are held fixed. Two
+    arms are paired by seed where both give one `side`, and vary apart where they give two.
+    """
+    first = scored[0][0]
+
+    def together(name: str, metric: str) -> Floats:
+        each = np.stack([[getattr(one, name)[metric] for one in draws] for draws in scored])  # (S, D, R, ...)
+        return over_draws_and_seeds(each, seed=seed, side=side)
+
+    return first._replace(
+        values={
+            name: np.mean([[one.values[name] for one in draws] for draws in scored], axis=(0, 1)) for name in METRICS
+        },
+        macro={name: float(np.mean([[one.macro[name] for one in draws] for draws in scored])) for name in METRICS},
+        resampled={name: together("resampled", name) for name in METRICS},
+        macro_resampled={name: together("macro_resampled", name) for name in METRICS},
+        delong=None,
+        draws=len(scored[0]),
+    )
+
+
+def _judged(truth: Floats, scores: Floats, sampled: Sampled) -> Scored:
+    values = {"auroc": metrics.auroc(truth, scores), "average_precision": metrics.average_precision(truth, scores)}
+    drawn = metrics.resample_in(truth, scores, sampled)
+    return Scored(
+        scores=scores,
+        values=values,
+        macro={name: _macro(value, sampled.counted) for name, value in values.items()},
+        resampled={"auroc": drawn.auroc, "average_precision": drawn.average_precision},
+        macro_resampled={"auroc": drawn.macro_auroc, "average_precision": drawn.macro_average_precision},
+        redrawn=drawn.redrawn,
+        macro_redrawn=drawn.macro_redrawn,
+    )
+
+
+def _macro(values: Floats, counted: NDArray[np.bool_]) -> float:
+    return float(values[counted].mean()) if counted.any() else np.nan
+
+
+def _refuse_unscored(test: EvaluationSet, scores: Floats) -> None:
+    missing = np.isnan(scores) & ~np.isnan(test.films.truth)
+    if missing.any():
+        film, label = np.argwhere(missing)[0]
+        raise InputError(
+            f"expected a score of every film, found NaN for {len(np.unique(np.argwhere(missing)[:, 0]))} films of "
+            f"{test.store}, the first in row {test.films.rows[film]} of the store, label {test.labels[label]}; "
+            "the features are damaged or the fit diverged"
+        )

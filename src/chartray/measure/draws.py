@@ -1,6 +1,7 @@
 """Draws of patients with replacement: the stream that every label, metric and arm shares."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,54 @@ Integers = NDArray[np.int64]
 _DRAWS_AT_A_TIME = 100
 # Half of all draws or more hold both classes of any one label, so only an impossible macro comes near this.
 _DRAWS_PER_RESAMPLE = 100
+
+
+class Sampled(NamedTuple):
+    """R resamples of the patients of N films with C labels, for any metric: which draws each label takes.
+
+    `codes` (N,) patients as `patient_codes` numbers them, `usable` (C,) labels with both classes, `counted` (C,) the
+    labels of the macro mean, `draws` (D, patients) how often each patient was drawn, `chosen` (R, C) and
+    `chosen_macro` (R,) rows of `draws`.
+    """
+
+    codes: Integers
+    usable: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    draws: NDArray[np.int32]
+    chosen: Integers
+    chosen_macro: Integers
+
+    @property
+    def redrawn(self) -> Integers:
+        """(C,): how many draws each label passed over because it lacked a class in them."""
+        return np.where(self.usable, self.chosen[-1] + 1 - len(self.chosen), 0)
+
+    @property
+    def macro_redrawn(self) -> int:
+        """How many draws the macro passed over."""
+        return int(self.chosen_macro[-1] + 1 - len(self.chosen_macro)) if self.counted.any() else 0
+
+    def of_labels(self, found: Floats) -> Floats:
+        """The resamples (R, C) of a metric known in every draw (D, C); NaN columns where a label has one class."""
+        return np.where(self.usable, np.take_along_axis(found, self.chosen, axis=0), np.nan)
+
+    def of_macro(self, found: Floats) -> Floats:
+        """The mean over the macro's labels in each resample (R,), from (D, C); NaN if there are none."""
+        if not self.counted.any():
+            return np.full(len(self.chosen_macro), np.nan)
+        mean: Floats = found[self.chosen_macro][:, self.counted].mean(axis=1)
+        return mean
+
+    def totals(self, each: Floats) -> Floats:
+        """Sums over the films of every draw (D, K) of numbers of each film (N, K)."""
+        order = np.argsort(self.codes, kind="stable")
+        starts = np.searchsorted(self.codes[order], np.arange(self.draws.shape[1]))
+        by_patient = np.add.reduceat(each[order], starts, axis=0)  # (patients, K)
+        found = np.empty((len(self.draws), each.shape[1]))
+        for start in range(0, len(found), _DRAWS_AT_A_TIME):
+            block = self.draws[start : start + _DRAWS_AT_A_TIME].astype(np.float64)
+            found[start : start + _DRAWS_AT_A_TIME] = block @ by_patient
+        return found
 
 
 def patient_codes(patients: ArrayLike, films: int) -> Integers:

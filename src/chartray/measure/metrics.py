@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
-from chartray.measure.draws import patient_codes, patient_draws
+from chartray.measure.draws import Sampled, patient_codes, patient_draws
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -157,33 +157,44 @@ def resample(
     There is one stream of draws; a label takes the first `resamples` in which both its classes occur, the macro the
     first in which all its labels have both. `macro` (C,) bool: the labels of the macro mean; default `eligible`.
     """
-    values, scores = _checked(truth, score)
+    return resample_in(truth, score, sample(truth, patients, resamples=resamples, seed=seed, macro=macro))
+
+
+def sample(
+    truth: ArrayLike, patients: ArrayLike, *, resamples: int = 1000, seed: int = 0, macro: ArrayLike | None = None
+) -> Sampled:
+    """The draws of patients that every metric of films with this truth (N, C) shares; arguments as `resample`'s."""
+    values = np.asarray(truth, dtype=np.float64)
     codes = patient_codes(patients, len(values))
     if resamples < 1:
         raise InputError(f"expected at least 1 resample, found {resamples}")
     usable = np.array([len(np.unique(column[~np.isnan(column)])) == 2 for column in values.T], dtype=bool)
     counted = (eligible(values, codes) if macro is None else np.asarray(macro, dtype=bool)) & usable
-    if not usable.any():
-        nothing, no_macro = np.full((resamples, len(usable)), np.nan), np.full(resamples, np.nan)
-        return Resamples(nothing, nothing, no_macro, no_macro, np.zeros(len(usable), dtype=np.int64), 0)
-    draws, chosen, chosen_macro = patient_draws(values, codes, usable, counted, resamples, seed)
+    if usable.any():
+        return Sampled(codes, usable, counted, *patient_draws(values, codes, usable, counted, resamples, seed))
+    once = np.ones((1, int(codes.max()) + 1 if len(codes) else 0), dtype=np.int32)
+    nowhere = np.zeros((resamples, len(usable)), dtype=np.int64)
+    return Sampled(codes, usable, counted, once, nowhere, np.zeros(resamples, dtype=np.int64))
+
+
+def resample_in(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -> Resamples:
+    """Both metrics in draws made before: scores that share `sampled` are paired."""
+    values, scores = checked(truth, score)
 
     def one(label: int) -> Floats:
-        if not usable[label]:
-            return np.full((2, len(draws)), np.nan)
-        return _resampled(_steps(values[:, label], scores[:, label], codes), draws)
+        if not sampled.usable[label]:
+            return np.full((2, len(sampled.draws)), np.nan)
+        return _resampled(_steps(values[:, label], scores[:, label], sampled.codes), sampled.draws)
 
     with ThreadPoolExecutor(max_workers=_cores()) as pool:
-        both = np.stack(list(pool.map(one, range(values.shape[1]))), axis=-1)  # (2, draws, C)
-    taken = np.take_along_axis(both, chosen[None], axis=1)  # (2, R, C)
-    macros = both[:, chosen_macro][:, :, counted].mean(axis=-1) if counted.any() else np.full((2, resamples), np.nan)
+        area, precision = np.stack(list(pool.map(one, range(values.shape[1]))), axis=-1)  # (draws, C) each
     return Resamples(
-        auroc=taken[0],
-        average_precision=taken[1],
-        macro_auroc=macros[0],
-        macro_average_precision=macros[1],
-        redrawn=np.where(usable, chosen[-1] + 1 - resamples, 0),
-        macro_redrawn=int(chosen_macro[-1] + 1 - resamples) if counted.any() else 0,
+        auroc=sampled.of_labels(area),
+        average_precision=sampled.of_labels(precision),
+        macro_auroc=sampled.of_macro(area),
+        macro_average_precision=sampled.of_macro(precision),
+        redrawn=sampled.redrawn,
+        macro_redrawn=sampled.macro_redrawn,
     )
 
 
@@ -236,7 +247,7 @@ def percentiles(resampled: Floats, level: float) -> tuple[Floats, Floats]:
 
 def _point(truth: ArrayLike, score: ArrayLike) -> Floats:
     """Both metrics of the films as they are, (2, C): the resample in which each film counts once."""
-    values, scores = _checked(truth, score)
+    values, scores = checked(truth, score)
     once = np.ones((1, 1), dtype=np.int32)
     everyone = np.zeros(len(values), dtype=np.int64)
     found = np.full((2, values.shape[1]), np.nan)
@@ -247,7 +258,8 @@ def _point(truth: ArrayLike, score: ArrayLike) -> Floats:
     return found
 
 
-def _checked(truth: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
+def checked(truth: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
+    """Both as float64 (N, C); raises InputError where `auroc` says."""
     values, scores = np.asarray(truth, dtype=np.float64), np.asarray(score, dtype=np.float64)
     if values.ndim != 2 or values.shape != scores.shape:
         raise InputError(f"expected truth and score of one shape (N, C), found {values.shape} and {scores.shape}")

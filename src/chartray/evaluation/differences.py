@@ -1,0 +1,116 @@
+"""The rows of comparisons.jsonl: one arm minus another, paired by patient, and what may be said of it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chartray.evaluation.rows import MACRO, NO_MACRO, ONE_CLASS, TOO_FEW
+from chartray.evaluation.scoring import METRICS, Scored
+from chartray.measure import metrics
+from chartray.measure.delong import delong_difference
+from chartray.measure.holm import holm
+
+Floats = NDArray[np.float64]
+
+NO_CLAIM = "no claim: fewer than 3 seeds"
+SEEDS_FOR_A_CLAIM = 3
+NO_DIFFERENCE = "no difference shown"
+
+
+class Pair(NamedTuple):
+    """Two arms on the same films: each one's `Scored`, over seeds and draws, and whether the seeds were drawn too.
+
+    `truth` (N, C) and `patients` (N,) of the films are given where one seed stands behind each arm: with one draw too,
+    DeLong's test is made beside the bootstrap.
+    """
+
+    a: Scored
+    b: Scored
+    seeds_drawn: bool = False
+    truth: Floats | None = None
+    patients: NDArray[np.str_] | None = None
+
+    @property
+    def levels(self) -> str:
+        """What the resamples draw."""
+        above = ["draws"] * (self.a.draws > 1) + ["seeds"] * self.seeds_drawn
+        return " and ".join(("patients", *above)) if len(above) < 2 else "patients, draws and seeds"
+
+
+def comparison_rows(
+    labels: Sequence[str], counted: NDArray[np.bool_], pair: Pair, level: float, common: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """a minus b, paired by patient (and draw, and seed): the macro of each metric, then each label.
+
+    `p_holm` is Holm's p over the labels of these two on this data set in one metric that have a p; the macro is a
+    family of its own, so its two p are equal. Other pairs, data sets, fractions and the other metric are not counted.
+    `verdict` follows p_holm, and is "no claim" where `common` has fewer than 3 `seeds`. `delong_p` takes films as
+    independent, `delong_patient_p` clustered by patient.
+    """
+    rows = []
+    common = common | {"levels": pair.levels}
+    for metric in METRICS:
+        drawn = pair.a.macro_resampled[metric] - pair.b.macro_resampled[metric]
+        macro = metrics.difference(pair.a.macro[metric] - pair.b.macro[metric], drawn, level)
+        reason = None if counted.any() else NO_MACRO
+        rows.append(_comparison(common, MACRO, metric, macro, 0, reason))
+        rows[-1]["p_holm"] = rows[-1]["p"]
+        drawn = pair.a.resampled[metric] - pair.b.resampled[metric]
+        each = metrics.difference(pair.a.values[metric] - pair.b.values[metric], drawn, level)
+        found = []
+        for index, label in enumerate(labels):
+            reason = None if counted[index] else TOO_FEW
+            if np.isnan(each.value[index]):
+                reason = ONE_CLASS
+            found.append(_comparison(common, label, metric, each, index, reason))
+        for row, adjusted in zip(found, holm([row["p"] for row in found]).tolist(), strict=True):
+            row["p_holm"] = adjusted
+        if metric == "auroc":
+            for index, (row, both) in enumerate(zip(found, _delong(pair, len(labels)), strict=True)):
+                row |= {"delong_p": both[0], "delong_patient_p": both[1]} if counted[index] else {}
+        rows += found
+    for row in rows:
+        row["verdict"] = verdict(row["difference"], row["p_holm"], common["seeds"], level)
+    return rows
+
+
+def verdict(difference: float, p: float, seeds: int, level: float = 0.95) -> str | None:
+    """What may be said: "a higher" | "b higher" | "no difference shown" | "no claim"; None where there is no p."""
+    if claim(seeds):
+        return "no claim"
+    if np.isnan(p):
+        return None
+    if p > 1 - level:
+        return NO_DIFFERENCE
+    return "a higher" if difference > 0 else "b higher"
+
+
+def claim(seeds: int) -> str | None:
+    """What may not be said of `seeds` pretrainings."""
+    return NO_CLAIM if seeds < SEEDS_FOR_A_CLAIM else None
+
+
+def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:
+    """p of each label, films independent and clustered; None where DeLong's test does not apply."""
+    if pair.a.draws > 1 or pair.b.draws > 1 or pair.truth is None or pair.patients is None:
+        return [(None, None)] * labels
+    films, patients = (
+        delong_difference(pair.truth, pair.a.scores, pair.b.scores, patients=names).p.tolist()
+        for names in (None, pair.patients)
+    )
+    return list(zip(films, patients, strict=True))
+
+
+def _comparison(
+    common: dict[str, Any], label: str, metric: str, found: metrics.Difference, index: int, reason: str | None
+) -> dict[str, Any]:
+    value, low, high, p = (float(np.atleast_1d(each)[index]) for each in found)
+    if reason is not None:
+        low = high = p = np.nan
+    return (
+        common
+        | {"label": label, "metric": metric, "difference": value, "ci_low": low, "ci_high": high, "p": p}
+        | {"delong_p": None, "delong_patient_p": None, "reason": reason}
+    )

@@ -1,0 +1,170 @@
+"""The rows of results.jsonl, studies.jsonl, draws.jsonl and calibration.jsonl: values, intervals and reasons."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, Scored
+from chartray.measure import metrics
+from chartray.measure.calibration import BINS
+
+Floats = NDArray[np.float64]
+
+MACRO = "macro"
+TOO_FEW = "too few patients"
+ONE_CLASS = "one class in the test films"
+ONE_CLASS_TRAINING = "one class in the training films: all films score alike"
+NO_MACRO = f"no label has {metrics.MINIMUM_PATIENTS} positive and {metrics.MINIMUM_PATIENTS} negative patients"
+NO_PROBABILITIES = "scores outside [0, 1] are no probabilities"
+NO_THRESHOLD = "no negative film in validation to choose a threshold on"
+# What an interval lets vary, and what it holds fixed.
+HOLDS_ENCODER = "holds the pretrained encoder fixed"
+HOLDS_FIT = f"{HOLDS_ENCODER}, and what was fitted to the training patients; the patients scored vary"
+HOLDS_DRAWS = f"{HOLDS_ENCODER}; the patients scored and the draws of training patients vary"
+HOLDS_THRESHOLD = "; the threshold chosen on validation is held fixed"
+
+
+def result_rows(
+    test: EvaluationSet,
+    scored: Scored,
+    level: float,
+    common: dict[str, Any],
+    notes: Sequence[dict[str, Any]],
+    *,
+    unit: str = "film",
+) -> list[dict[str, Any]]:
+    """One row a label and metric, then the macro's; `notes` say more of each of the probe's labels.
+
+    `unit` is what `test` has a row of: film or study. `scored` may be the mean over draws (`scoring.over_draws`).
+    """
+    rows: list[dict[str, Any]] = []
+    for metric in (name for name in (*METRICS, *CALIBRATION, *AT_THRESHOLD) if name in scored.values):
+        low, high = _ends(scored.resampled[metric], level)
+        held = HOLDS_FIT if scored.draws == 1 else HOLDS_DRAWS
+        more = {"unit": unit, "draws": scored.draws, "holds_fixed": held}
+        if metric in AT_THRESHOLD:
+            more |= {"holds_fixed": held + HOLDS_THRESHOLD, "at_specificity": SPECIFICITY}
+        for row in _label_rows(test, scored, metric, common | more, notes):
+            index = len(rows) % (len(test.labels) + 1)
+            if test.counted[index]:
+                row |= {"ci_low": float(low[index]), "ci_high": float(high[index])}
+            rows.append(row | _of_metric(scored, metric, index))
+        low, high = _ends(scored.macro_resampled[metric], level)
+        macro = _macro_row(test, scored, metric, common | more)
+        rows.append(macro | {"ci_low": float(low), "ci_high": float(high)} | _of_metric(scored, metric, None))
+    return rows
+
+
+def draw_rows(
+    test: EvaluationSet,
+    draws: Sequence[Scored],
+    common: dict[str, Any],
+    notes: Sequence[Sequence[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """What each draw of the training patients reached alone, without intervals; `notes` are each draw's."""
+    rows: list[dict[str, Any]] = []
+    for draw, (scored, its) in enumerate(zip(draws, notes, strict=True)):
+        more = common | {"unit": "film", "draw": draw, "draws": len(draws)}
+        for metric in METRICS:
+            rows += _label_rows(test, scored, metric, more, its)
+            rows.append(_macro_row(test, scored, metric, more))
+    return rows
+
+
+def calibration_rows(test: EvaluationSet, scored: Scored, level: float, common: dict[str, Any]) -> list[dict[str, Any]]:
+    """The reliability curve: a row a label and bin that holds films; of several draws of training patients the first.
+
+    `score` is the bin's mean score, `observed` its share of positive films, with an interval by patient unless the
+    label has too few patients.
+    """
+    assert scored.reliability is not None
+    assert scored.observed is not None
+    rows = []
+    for index, label in enumerate(test.labels):
+        for bin_ in np.flatnonzero(scored.reliability.n[index]).tolist():
+            drawn = scored.observed[:, index, bin_]
+            drawn = drawn[~np.isnan(drawn)]  # draws that hold a film of this bin
+            ends = metrics.percentiles(drawn, level) if test.counted[index] else (np.nan, np.nan)
+            rows.append(
+                common
+                | {"label": label, "draw": 0, "bin": bin_, "bins": BINS, "n": int(scored.reliability.n[index, bin_])}
+                | {"score": float(scored.reliability.score[index, bin_])}
+                | {"observed": float(scored.reliability.observed[index, bin_])}
+                | {"ci_low": float(ends[0]), "ci_high": float(ends[1])}
+            )
+    return rows
+
+
+def _label_rows(
+    test: EvaluationSet,
+    scored: Scored,
+    metric: str,
+    common: dict[str, Any],
+    notes: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """One metric of each label, without intervals."""
+    positive, negative = metrics.patients_per_class(test.films.truth, test.films.patients)
+    rows = []
+    for index, label in enumerate(test.labels):
+        truth, note = test.films.truth[:, index], dict(notes[test.columns[index]])
+        reason = note.pop("reason", None)
+        if np.isnan(scored.values[metric][index]):
+            reason = _why_none(scored, metric, index)
+        elif not test.counted[index]:
+            reason = TOO_FEW
+        rows.append(
+            common
+            | {"label": label, "metric": metric, "value": float(scored.values[metric][index])}
+            | {"ci_low": None, "ci_high": None, "n": int((~np.isnan(truth)).sum())}
+            | {"n_positive": int((truth == 1).sum())}
+            | {"n_patients": len(np.unique(test.films.patients[~np.isnan(truth)]))}
+            | {"n_positive_patients": int(positive[index]), "n_negative_patients": int(negative[index])}
+            | {"redrawn": int(scored.redrawn[index]), "reason": reason, "labels": None}
+            | note
+        )
+    return rows
+
+
+def _macro_row(test: EvaluationSet, scored: Scored, metric: str, common: dict[str, Any]) -> dict[str, Any]:
+    counted = [label for label, here in zip(test.labels, test.counted, strict=True) if here]
+    without = np.flatnonzero(test.counted & np.isnan(scored.values[metric])).tolist()
+    reason = None if counted else NO_MACRO
+    if without:
+        reason = f"{test.labels[without[0]]}: {_why_none(scored, metric, without[0])}"
+    return (
+        common
+        | {"label": MACRO, "metric": metric, "value": scored.macro[metric], "ci_low": None, "ci_high": None}
+        | {"n": len(test.films.rows), "n_positive": None, "n_patients": len(np.unique(test.films.patients))}
+        | {"n_positive_patients": None, "n_negative_patients": None}
+        | {"redrawn": scored.macro_redrawn, "reason": reason, "labels": counted}
+    )
+
+
+def _ends(resampled: Floats, level: float) -> tuple[Floats, Floats]:
+    """The interval, in [0, 1] as every metric is: the stretch of few draws (`measure.levels`) knows no bounds."""
+    low, high = metrics.percentiles(resampled, level)
+    return np.maximum(low, 0), np.minimum(high, 1)
+
+
+def _of_metric(scored: Scored, metric: str, index: int | None) -> dict[str, Any]:
+    """What only rows of one metric have: AUROC DeLong's intervals, shares at a threshold the threshold."""
+    if metric == "auroc":
+        names = ("delong_low", "delong_high", "delong_patient_low", "delong_patient_high")
+        if index is None or scored.delong is None:
+            return dict.fromkeys(names)
+        return dict(zip(names, (float(each[index]) for each in scored.delong), strict=True))
+    if metric in AT_THRESHOLD:
+        # Every draw has a threshold of its own: there is no one number to name.
+        named = index is not None and scored.draws == 1 and scored.thresholds is not None
+        return {"threshold": float(scored.thresholds[index]) if named else None}  # type: ignore[index]
+    return {}
+
+
+def _why_none(scored: Scored, metric: str, index: int) -> str:
+    if metric in CALIBRATION and scored.reliability is not None and not np.isnan(scored.values["auroc"][index]):
+        return NO_PROBABILITIES
+    if metric in AT_THRESHOLD and scored.thresholds is not None and np.isnan(scored.thresholds[index]):
+        return NO_THRESHOLD
+    return ONE_CLASS
