@@ -10,7 +10,7 @@ import torch
 from chartray.errors import UnhealthyRun
 from chartray.objectives.msn import Assignments
 from chartray.training import run_folder
-from chartray.training.health import Vitals, Watch, effective_rank, vitals
+from chartray.training.health import Vitals, Watch, effective_rank, spread, vitals
 from chartray.training.pretrain import pretrain
 
 from .test_pretrain import losses, small
@@ -56,6 +56,16 @@ def test_a_healthy_run_is_not_stopped(small_store: Path, tmp_path: Path, changed
     assert (tmp_path / "run" / "encoder" / "model.safetensors").exists()
 
 
+def test_spread_sees_the_scale_that_effective_rank_does_not() -> None:
+    films = torch.randn(64, 8, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    mean = torch.full((8,), 5.0, dtype=torch.double)
+    films -= films.mean(dim=0)
+    wanted = float(films.norm(dim=1).square().mean().sqrt() / mean.norm())
+    assert spread(films + mean) == pytest.approx(wanted)
+    assert effective_rank(films * 1e-3 + mean) == pytest.approx(effective_rank(films + mean))
+    assert spread(films * 1e-3 + mean) == pytest.approx(wanted * 1e-3)
+
+
 def test_effective_rank_counts_directions() -> None:
     directions = torch.linalg.qr(torch.randn(64, 8, dtype=torch.double, generator=torch.Generator().manual_seed(0)))[0]
     spread = torch.cat((directions, -directions))  # eight orthogonal directions of one length, centred
@@ -79,7 +89,7 @@ def test_vitals_of_a_batch_that_is_known() -> None:
 
 
 def test_a_constant_loss_is_a_collapse_and_early_steps_get_no_verdict() -> None:
-    watch = Watch(classes=64, untrained_rank=20.0, earliest=200)
+    watch = Watch(classes=64, untrained_rank=20.0, untrained_spread=0.4, earliest=200)
     healthy = Vitals(assignment_entropy=4.0, prototypes_in_use=50, agreement=0.5, information=3.0)
     for _ in range(60):
         watch.observe(6.931472, healthy)

@@ -17,6 +17,7 @@ from chartray.objectives.msn import AllSum, Assignments, identity
 _LEAST_SHARE_OF_ENTROPY = 0.5
 _LEAST_SHARE_OF_PROTOTYPES = 0.15
 _LEAST_SHARE_OF_RANK = 0.25
+_LEAST_SHARE_OF_SPREAD = 0.05
 _LEAST_SHARE_OF_INFORMATION = 0.02
 _WINDOW = 50
 
@@ -71,11 +72,22 @@ def effective_rank(embeddings: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(share, share).sum()))
 
 
+def spread(embeddings: Tensor) -> float:
+    """How far embeddings (N, D) lie from their mean, root mean square, as a share of the mean's length.
+
+    The effective rank does not see scale: embeddings that differ in the fourth decimal alone can keep theirs.
+    """
+    values = embeddings.double()
+    mean = values.mean(dim=0)
+    return float((values - mean).norm(dim=1).square().mean().sqrt() / mean.norm().clamp_min(1e-12))
+
+
 class Watch:
     """Judges a run: no verdict before `earliest` steps; then one sentence for the first thing wrong.
 
-    `classes` is min(K, films of the global batch); `untrained_rank` the effective rank before the first step.
-    `spread`: films must share out over the prototypes, as MSN's me-max and Sinkhorn make them; DINO's centring does
+    `classes` is min(K, films of the global batch); `untrained_rank` and `untrained_spread` are the effective rank and
+    the spread before the first step.
+    `shares_out`: films must share out over the prototypes, as MSN's me-max and Sinkhorn make them; DINO's centring does
     not (a run of good neighbours may prefer two outputs), so there only what targets say of films counts.
     `remedy` is what to do when they say nothing.
     """
@@ -85,14 +97,15 @@ class Watch:
         *,
         classes: int,
         untrained_rank: float,
+        untrained_spread: float,
         earliest: int,
-        spread: bool = True,
+        shares_out: bool = True,
         remedy: str = "lower objective.sharpening or turn objective.sinkhorn_iterations on",
     ) -> None:
         self.classes = classes
-        self.untrained_rank = untrained_rank
+        self.untrained_rank, self.untrained_spread = untrained_rank, untrained_spread
         self.earliest = earliest
-        self.spread, self.remedy = spread, remedy
+        self.shares_out, self.remedy = shares_out, remedy
         self.losses: deque[float] = deque(maxlen=_WINDOW)
         self.seen: deque[Vitals] = deque(maxlen=_WINDOW)
 
@@ -102,8 +115,8 @@ class Watch:
         if vitals is not None:
             self.seen.append(vitals)
 
-    def verdict(self, step: int, rank: float | None) -> str | None:
-        """What is wrong, in a sentence, or None; `rank` is the newest effective rank if one was measured."""
+    def verdict(self, step: int, rank: float | None, spread: float | None = None) -> str | None:
+        """What is wrong, in a sentence, or None; `rank` and `spread` are of the embeddings, if they were measured."""
         if step < self.earliest or len(self.losses) < _WINDOW:
             return None
         if max(self.losses) - min(self.losses) < 1e-5:
@@ -115,6 +128,11 @@ class Watch:
                 f"the embeddings have collapsed to an effective rank of {rank:.1f} "
                 f"(untrained: {self.untrained_rank:.1f}); lower train.learning_rate"
             )
+        if spread is not None and spread < _LEAST_SHARE_OF_SPREAD * self.untrained_spread:
+            return (
+                f"the embeddings are all alike: they lie {spread:.2g} of their mean's length apart (untrained: "
+                f"{self.untrained_spread:.2g}); lower train.learning_rate or train.weight_decay"
+            )
         return None
 
     def _of_assignments(self) -> str | None:
@@ -122,12 +140,12 @@ class Watch:
         in_use = sum(v.prototypes_in_use for v in self.seen) / _WINDOW
         information = sum(v.information for v in self.seen) / _WINDOW
         most = math.log(self.classes)
-        if self.spread and entropy < _LEAST_SHARE_OF_ENTROPY * most:
+        if self.shares_out and entropy < _LEAST_SHARE_OF_ENTROPY * most:
             return (
                 f"the films share a few prototypes: entropy of the mean assignment {entropy:.2f} of {most:.2f} nats; "
                 "raise objective.mean_entropy_weight"
             )
-        if self.spread and in_use < max(_LEAST_SHARE_OF_PROTOTYPES * self.classes, 2):
+        if self.shares_out and in_use < max(_LEAST_SHARE_OF_PROTOTYPES * self.classes, 2):
             return (
                 f"only {in_use:.1f} of {self.classes} possible prototypes are in use; "
                 "lower train.learning_rate or raise objective.mean_entropy_weight"
@@ -140,12 +158,13 @@ class Watch:
         """What a checkpoint must remember."""
         return {
             "untrained_rank": self.untrained_rank,
+            "untrained_spread": self.untrained_spread,
             "losses": list(self.losses),
             "seen": [list(v) for v in self.seen],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
-        self.untrained_rank = state["untrained_rank"]
+        self.untrained_rank, self.untrained_spread = state["untrained_rank"], state["untrained_spread"]
         self.losses.extend(state["losses"])
         self.seen.extend(Vitals(*values) for values in state["seen"])

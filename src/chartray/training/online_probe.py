@@ -16,7 +16,7 @@ from chartray.pixels.views import whole_film
 from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
 from chartray.training.films import split_rows
-from chartray.training.health import effective_rank
+from chartray.training.health import effective_rank, spread
 from chartray.training.material import Material
 from chartray.training.step import Networks
 
@@ -40,14 +40,15 @@ class OnlineProbe:
         if self._train.size and not self._validate.size:
             print("no validation films with labels: the online probe is off, effective rank is still watched")
 
-    def effective_rank(self, networks: Networks) -> float:
-        """The effective rank of the target encoder's embeddings of the training sample."""
-        return effective_rank(self._embed(networks, self._train))
+    def shape(self, networks: Networks) -> tuple[float, float]:
+        """Effective rank and spread of the target encoder's embeddings of the training sample."""
+        embeddings = self._embed(networks, self._train)
+        return effective_rank(embeddings), spread(embeddings)
 
     def measure(self, networks: Networks) -> dict[str, float]:
-        """health.effective_rank, and health.knn_auroc (macro over labels with both classes) where there is one."""
+        """health.effective_rank, .spread, and .knn_auroc (macro over labels with both classes) where there is one."""
         train = self._embed(networks, self._train)
-        numbers = {"health.effective_rank": effective_rank(train)}
+        numbers = {"health.effective_rank": effective_rank(train), "health.spread": spread(train)}
         if self._validate.size:
             validate = self._embed(networks, self._validate)
             truth_train, truth_validate = self._truth[self._train], self._truth[self._validate]

@@ -65,10 +65,10 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
     if holds_run and (found := checkpoint.list_checkpoints(out / CHECKPOINTS)):
         state = checkpoint.restore(found[-1], networks, optimizer)
         first_step = state["step"]
-        watch = new_watch(config, schedule, 0.0)
+        watch = new_watch(config, schedule, (0.0, 0.0))
         watch.restore(state["watch"])
     else:
-        watch = new_watch(config, schedule, probe.effective_rank(networks))
+        watch = new_watch(config, schedule, probe.shape(networks))
 
     loop = Loop(fabric, store, out, config, schedule, material, networks, optimizer, probe, watch)
     try:
@@ -134,7 +134,7 @@ class Loop:
                 if done % config.train.checkpoint_every == 0 or done == steps or stop:
                     self.save(done)
                 advance(1, f"loss {measured['loss']:.3f}")
-                self.judge(done, measured.get("health.effective_rank"))
+                self.judge(done, measured.get("health.effective_rank"), measured.get("health.spread"))
                 if stop:
                     raise Stopped(f"stopped after step {done} of {steps} as asked; continue with --resume")
         if metrics:
@@ -210,9 +210,9 @@ class Loop:
             numbers |= self.probe.measure(self.networks)
         return numbers
 
-    def judge(self, done: int, rank: float | None) -> None:
+    def judge(self, done: int, rank: float | None, spread: float | None) -> None:
         """Stops a run that has collapsed, or only says so where `health.stop` is off."""
-        verdict = self.watch.verdict(done, rank)
+        verdict = self.watch.verdict(done, rank, spread)
         if verdict is None:
             return
         sentence = f"step {done}: {verdict}"
@@ -289,14 +289,25 @@ def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
     return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
 
 
-def new_watch(config: Config, schedule: Plan, untrained_rank: float) -> Watch:
-    """A watch that speaks once warm-up has ended and `health.patience_steps` have run."""
+def new_watch(config: Config, schedule: Plan, untrained: tuple[float, float]) -> Watch:
+    """A watch that speaks once warm-up has ended and `health.patience_steps` have run.
+
+    `untrained` are effective rank and spread before the first step.
+    """
+    rank, spread = untrained
     classes = min(config.objective.prototypes, config.train.batch_size)
     earliest = max(schedule.warmup_steps, config.health.patience_steps)
     if config.objective.name == "dino":
         remedy = "lower objective.target_temperature or objective.centre_momentum"
-        return Watch(classes=classes, untrained_rank=untrained_rank, earliest=earliest, spread=False, remedy=remedy)
-    return Watch(classes=classes, untrained_rank=untrained_rank, earliest=earliest)
+        return Watch(
+            classes=classes,
+            untrained_rank=rank,
+            untrained_spread=spread,
+            earliest=earliest,
+            shares_out=False,
+            remedy=remedy,
+        )
+    return Watch(classes=classes, untrained_rank=rank, untrained_spread=spread, earliest=earliest)
 
 
 def refuse_non_finite(value: Tensor, batch: Batch, what: str) -> None:
