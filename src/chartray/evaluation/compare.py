@@ -20,7 +20,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +30,18 @@ from chartray.evaluation import results
 from chartray.evaluation.alike import SAME_SETTINGS, Run, Sheet, read_run, read_sheets
 from chartray.evaluation.differences import Pair, claim, comparison_rows
 from chartray.evaluation.rows import MACRO
-from chartray.evaluation.scoring import Scored, judged, over_seeds
+from chartray.evaluation.scoring import Scored, judged, over_draws, over_seeds
 from chartray.measure.metrics import eligible
 
 
 class _Place(NamedTuple):
-    """Where arms are compared: a data set at a fraction, with every run's `Scored`, one a draw, by its folder."""
+    """Where arms are compared: a data set at a fraction, with every run's `Scored` by its folder."""
 
     dataset: str
     fraction: float
     sheet: Sheet
     counted: NDArray[np.bool_]
-    scored: dict[Path, list[Scored]]
+    scored: dict[Path, Scored]
     level: float
     seed: int
 
@@ -68,10 +68,13 @@ def compare(
         counted = eligible(first.truth, first.patients)
         macro_labels[where[0]] = [label for label, here in zip(first.labels, counted, strict=True) if here]
         scored = {
-            run.folder: [
-                judged(first.truth, scores, first.patients, counted, resamples=resamples, seed=seed)
-                for scores in sheets[run.folder][where].scores
-            ]
+            run.folder: over_draws(
+                [
+                    judged(first.truth, scores, first.patients, counted, resamples=resamples, seed=seed)
+                    for scores in sheets[run.folder][where].scores
+                ],
+                seed=seed,
+            )
             for run in runs
         }
         on = _Place(where[0], where[1], first, counted, scored, level, seed)
@@ -169,16 +172,10 @@ def _compared(a: tuple[str, list[Run]], b: tuple[str, list[Run]], on: _Place) ->
     for name in ("objective", "settings_hash"):
         common |= {f"{name}_a": a[1][0].made.get(name), f"{name}_b": b[1][0].made.get(name)}
     # Seeds that both have are drawn together, others apart; where one side has a single one there is nothing to draw.
-    sides = (None, None) if seeds < 2 else (0, 0) if both else (0, 1)
-    mean_a, mean_b = (
-        over_seeds([on.scored[run.folder] for run in members], seed=on.seed, side=side)
-        for members, side in zip(pairs, sides, strict=True)
-    )
-    single = len(pairs[0]) == len(pairs[1]) == 1
-    pair = Pair(
-        mean_a, mean_b, seeds_drawn=seeds > 1, truth=on.sheet.truth if single else None, patients=on.sheet.patients
-    )
-    rows = comparison_rows(on.sheet.labels, on.counted, pair, on.level, common)
+    means = [over_seeds([on.scored[run.folder] for run in members]) for members in pairs]
+    drawn: Literal["fixed", "paired", "apart"] = "fixed" if seeds < 2 else "paired" if both else "apart"
+    pair = Pair(means[0], means[1], seeds=drawn, truth=on.sheet.truth, patients=on.sheet.patients)
+    rows = comparison_rows(on.sheet.labels, on.counted, pair, on.level, common, seed=on.seed)
     for row in rows:
         row["by_seed"] = [
             _value(on.scored[one.folder], row, on.sheet.labels) - _value(on.scored[other.folder], row, on.sheet.labels)
@@ -200,9 +197,6 @@ def _note(a: Sequence[Run], b: Sequence[Run]) -> str | None:
     return "; ".join(notes) or None
 
 
-def _value(draws: Sequence[Scored], row: dict[str, Any], labels: tuple[str, ...]) -> float:
-    """The mean over a run's draws of what a row is about."""
+def _value(scored: Scored, row: dict[str, Any], labels: tuple[str, ...]) -> float:
     metric = row["metric"]
-    if row["label"] == MACRO:
-        return float(np.mean([one.macro[metric] for one in draws]))
-    return float(np.mean([one.values[metric][labels.index(row["label"])] for one in draws]))
+    return scored.macro[metric] if row["label"] == MACRO else float(scored.values[metric][labels.index(row["label"])])

@@ -1,7 +1,7 @@
 """The rows of comparisons.jsonl: one arm minus another, paired by patient, and what may be said of it."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from chartray.evaluation.scoring import METRICS, Scored
 from chartray.measure import metrics
 from chartray.measure.delong import delong_difference
 from chartray.measure.holm import holm
+from chartray.measure.levels import over_levels
 
 Floats = NDArray[np.float64]
 
@@ -20,27 +21,50 @@ NO_DIFFERENCE = "no difference shown"
 
 
 class Pair(NamedTuple):
-    """Two arms on the same films: each one's `Scored`, over seeds and draws, and whether the seeds were drawn too.
+    """Two arms on the same films, each one's `Scored` over its seeds and draws, and how their seeds vary.
 
-    `truth` (N, C) and `patients` (N,) of the films are given where one seed stands behind each arm: with one draw too,
-    DeLong's test is made beside the bootstrap.
+    Draws of training patients are the same for both, and drawn together. `seeds` are "fixed", "paired" (seed s of a and
+    of b are drawn together) or "apart". `truth` (N, C) and `patients` (N,) of the films are for DeLong's test, which is
+    made where one seed and one draw stand behind each arm.
     """
 
     a: Scored
     b: Scored
-    seeds_drawn: bool = False
+    seeds: Literal["fixed", "paired", "apart"] = "fixed"
     truth: Floats | None = None
     patients: NDArray[np.str_] | None = None
 
     @property
     def levels(self) -> str:
         """What the resamples draw."""
-        above = ["draws"] * (self.a.draws > 1) + ["seeds"] * self.seeds_drawn
+        above = ["draws"] * (self.a.draws > 1) + ["seeds"] * (self.seeds != "fixed")
         return " and ".join(("patients", *above)) if len(above) < 2 else "patients, draws and seeds"
+
+    def resampled(self, metric: str, *, macro: bool, seed: int) -> Floats:
+        """Resamples of a minus b, (R, C) or, of the macro, (R,): over patients, draws and seeds."""
+        a, b = (
+            np.stack(
+                [[(one.macro_resampled if macro else one.resampled)[metric] for one in draws] for draws in side.parts]
+            )
+            for side in (self.a, self.b)
+        )  # (S, D, R, ...)
+        mean = a.mean(axis=(0, 1)) - b.mean(axis=(0, 1))
+        groups = [a.mean(axis=0) - b.mean(axis=0)]
+        if self.seeds == "paired":
+            groups.append((a - b).mean(axis=1))
+        elif self.seeds == "apart":
+            groups += [a.mean(axis=1), -b.mean(axis=1)]
+        return over_levels(mean, groups, seed=seed)
 
 
 def comparison_rows(
-    labels: Sequence[str], counted: NDArray[np.bool_], pair: Pair, level: float, common: dict[str, Any]
+    labels: Sequence[str],
+    counted: NDArray[np.bool_],
+    pair: Pair,
+    level: float,
+    common: dict[str, Any],
+    *,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """a minus b, paired by patient (and draw, and seed): the macro of each metric, then each label.
 
@@ -52,12 +76,12 @@ def comparison_rows(
     rows = []
     common = common | {"levels": pair.levels}
     for metric in METRICS:
-        drawn = pair.a.macro_resampled[metric] - pair.b.macro_resampled[metric]
+        drawn = pair.resampled(metric, macro=True, seed=seed)
         macro = metrics.difference(pair.a.macro[metric] - pair.b.macro[metric], drawn, level)
         reason = None if counted.any() else NO_MACRO
         rows.append(_comparison(common, MACRO, metric, macro, 0, reason))
         rows[-1]["p_holm"] = rows[-1]["p"]
-        drawn = pair.a.resampled[metric] - pair.b.resampled[metric]
+        drawn = pair.resampled(metric, macro=False, seed=seed)
         each = metrics.difference(pair.a.values[metric] - pair.b.values[metric], drawn, level)
         found = []
         for index, label in enumerate(labels):
@@ -94,7 +118,7 @@ def claim(seeds: int) -> str | None:
 
 def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:
     """p of each label, films independent and clustered; None where DeLong's test does not apply."""
-    if pair.a.draws > 1 or pair.b.draws > 1 or pair.truth is None or pair.patients is None:
+    if pair.a.members or pair.b.members or pair.truth is None or pair.patients is None:
         return [(None, None)] * labels
     films, patients = (
         delong_difference(pair.truth, pair.a.scores, pair.b.scores, patients=names).p.tolist()
@@ -111,6 +135,8 @@ def _comparison(
         low = high = p = np.nan
     return (
         common
-        | {"label": label, "metric": metric, "difference": value, "ci_low": low, "ci_high": high, "p": p}
+        | {"label": label, "metric": metric, "difference": value}
+        # The stretch of few members knows no bounds, a difference of two shares does.
+        | {"ci_low": float(np.maximum(low, -1)), "ci_high": float(np.minimum(high, 1)), "p": p}
         | {"delong_p": None, "delong_patient_p": None, "reason": reason}
     )

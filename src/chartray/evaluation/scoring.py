@@ -11,7 +11,7 @@ from chartray.evaluation.films import Films, Match
 from chartray.measure import calibration, metrics
 from chartray.measure.delong import delong
 from chartray.measure.draws import Sampled
-from chartray.measure.levels import over_draws_and_seeds
+from chartray.measure.levels import over_levels
 from chartray.measure.operating_point import at_threshold, resample_at_threshold, threshold_at_specificity
 
 Floats = NDArray[np.float64]
@@ -58,8 +58,8 @@ class Scored(NamedTuple):
     """One arm on one test set: scores (N, C), each metric (C,) and its macro mean, and their resamples (R, C) and (R,).
 
     `redrawn` (C,) and `macro_redrawn` count draws passed over for lack of a class; `thresholds` (C,) were chosen on
-    validation; `observed` (R, C, bins) are resamples of the reliability curve. `draws` says how many draws of training
-    patients values and resamples are over; `scores`, `thresholds` and `observed` are the first draw's then.
+    validation; `observed` (R, C, bins) are resamples of the reliability curve. A mean over S seeds of D draws of
+    training patients has its parts in `members`, S of D; scores, thresholds and reliability are the first one's then.
     """
 
     scores: Floats
@@ -73,7 +73,17 @@ class Scored(NamedTuple):
     delong: Intervals | None = None
     reliability: calibration.Reliability | None = None
     observed: Floats | None = None
-    draws: int = 1
+    members: Sequence[Sequence["Scored"]] = ()
+
+    @property
+    def draws(self) -> int:
+        """How many draws of training patients the values are a mean over."""
+        return len(self.members[0]) if self.members else 1
+
+    @property
+    def parts(self) -> Sequence[Sequence["Scored"]]:
+        """Itself, where it is no mean."""
+        return self.members or ((self,),)
 
 
 def choose_thresholds(truth: Floats, scores: Floats, specificity: float = SPECIFICITY) -> Floats:
@@ -144,47 +154,43 @@ def judged(
 def over_draws(scored: Sequence[Scored], *, seed: int) -> Scored:
     """One arm that learnt from several draws of training patients: the mean, its resamples over patients and draws.
 
-    What every draw has in common is kept, scores, thresholds and reliability of the first, and no DeLong interval,
-    which knows no draws. One draw is returned as it is.
+    There is no DeLong interval, which knows no draws. One draw is returned as it is.
     """
-    first = scored[0]
     if len(scored) == 1:
-        return first
+        return scored[0]
 
     def together(each: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
-        return {name: over_draws_and_seeds(np.stack([one[name] for one in each])[None], seed=seed) for name in each[0]}
+        draws = {name: np.stack([one[name] for one in each]) for name in each[0]}  # (D, R, ...)
+        return {name: over_levels(drawn.mean(axis=0), [drawn], seed=seed) for name, drawn in draws.items()}
 
-    return first._replace(
-        values={name: np.mean([one.values[name] for one in scored], axis=0) for name in first.values},
-        macro={name: float(np.mean([one.macro[name] for one in scored])) for name in first.macro},
+    return _mean(scored)._replace(
         resampled=together([one.resampled for one in scored]),
         macro_resampled=together([one.macro_resampled for one in scored]),
-        delong=None,
-        draws=len(scored),
+        members=(tuple(scored),),
     )
 
 
-def over_seeds(scored: Sequence[Sequence[Scored]], *, seed: int, side: int | None = 0) -> Scored:
-    """An arm of S pretraining seeds, each scored over the same D draws of training patients: `scored` is S of D.
+def over_seeds(scored: Sequence[Scored]) -> Scored:
+    """One arm that was pretrained with several seeds: the mean; its resamples hold seeds and draws fixed.
 
-    The mean over both, and resamples over patients, draws and seeds; with `side` None the seeds are held fixed. Two
-    arms are paired by seed where both give one `side`, and vary apart where they give two.
+    `scored` are those of the seeds, each of as many draws. How seeds and draws vary is for the difference of two arms
+    to say, which may have them in common (`differences.Pair`).
     """
-    first = scored[0][0]
+    if len(scored) == 1:
+        return scored[0]
+    return _mean(scored)._replace(members=tuple(one.parts[0] for one in scored))
 
-    def together(name: str, metric: str) -> Floats:
-        each = np.stack([[getattr(one, name)[metric] for one in draws] for draws in scored])  # (S, D, R, ...)
-        return over_draws_and_seeds(each, seed=seed, side=side)
 
-    return first._replace(
-        values={
-            name: np.mean([[one.values[name] for one in draws] for draws in scored], axis=(0, 1)) for name in METRICS
-        },
-        macro={name: float(np.mean([[one.macro[name] for one in draws] for draws in scored])) for name in METRICS},
-        resampled={name: together("resampled", name) for name in METRICS},
-        macro_resampled={name: together("macro_resampled", name) for name in METRICS},
+def _mean(scored: Sequence[Scored]) -> Scored:
+    def mean(each: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
+        return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
+
+    return scored[0]._replace(
+        values=mean([one.values for one in scored]),
+        macro={name: float(np.mean([one.macro[name] for one in scored])) for name in scored[0].macro},
+        resampled=mean([one.resampled for one in scored]),
+        macro_resampled=mean([one.macro_resampled for one in scored]),
         delong=None,
-        draws=len(scored[0]),
     )
 
 

@@ -1,4 +1,6 @@
-"""The levels above the patients: seeds of pretraining, draws of training patients."""
+"""The levels above the patients: draws of training patients, seeds of pretraining."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,34 +8,45 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def over_draws_and_seeds(resampled: Floats, *, seed: int, side: int | None = 0) -> Floats:
-    """Resamples of the mean over S seeds of D draws each, patients, draws and seeds drawn: (S, D, R, ...) -> (R, ...).
+def over_levels(mean: Floats, groups: Sequence[Floats], *, seed: int) -> Floats:
+    """Resamples in which not the patients alone vary, but the members that a mean is over too.
 
-    A hierarchical bootstrap: entry r of every member saw the same patients, and each resample takes D of the D draws
-    and S of the S seeds with replacement. Drawn so, few members vary too little, by (K - 1) / K, and that few say
-    little of their own spread is lost: so the drawn mean's distance from the mean of all K is stretched by
-    sqrt(K / chi2), chi2 of K - 1 degrees of freedom drawn anew in each resample, which gives Student's t where members
-    are normal. Without it three seeds that differ by chance alone "differ" in a quarter of all comparisons
-    (bench/LOG.md). Every seed learnt from the same D draws, so the two distances add.
+    A hierarchical bootstrap. `mean` (R, ...) are resamples of the mean by patient, which hold the members fixed. Each
+    of `groups` is one level above, (K, R, ...): the same resamples for each of its K members (seeds, or draws of
+    training patients), over which `mean` is a mean, or a sum of such means. In every resample, K of a group's K members
+    are drawn with replacement, and the distance of their mean from the mean of all is added. Two things make few
+    members honest:
 
-    What is drawn depends on `seed`, `side`, R, S and D alone: arms that share them are paired, arms of another `side`
-    have seeds of their own. `side` None holds the seeds fixed.
+    - Drawn so, they vary too little, by (K - 1) / K, and that few members say little of their own spread is lost. The
+      distance is stretched by sqrt(K / chi2), chi2 of K - 1 degrees of freedom drawn anew in each resample: Student's t
+      about the mean where members are normal. Without it three seeds that differ by chance alone "differ" in one
+      comparison of five.
+    - How patients fare under one member and not another, of variance v, is in `mean` (v / K) and in the spread of the
+      members too. It is taken out of `mean`, whose resamples are drawn together by sqrt(1 - v / (K var(mean))); twice
+      counted it hides most true differences (both: bench/false_positives.py and bench/LOG.md).
+
+    What is drawn depends on `seed`, R, the K and the order of the groups alone. A group of one member adds nothing.
     """
-    mean: Floats = resampled.mean(axis=(0, 1))
-    found = mean + _away(resampled.mean(axis=0), (seed, 0))
-    if side is not None:
-        found = found + _away(resampled.mean(axis=1), (seed, 1 + side))
-    return np.asarray(found)
+    centre = mean.mean(axis=0)
+    variance = ((mean - centre) ** 2).mean(axis=0)
+    twice, away = np.zeros_like(centre), np.zeros_like(mean)
+    for place, group in enumerate(groups):
+        members = len(group)
+        if members < 2:
+            continue
+        values = group.mean(axis=1)  # (K, ...)
+        apart = group - group.mean(axis=0) - (values - values.mean(axis=0))[:, None]
+        twice += (apart**2).mean(axis=1).sum(axis=0) / (members - 1) / members
+        away += _away(values, len(mean), (seed, place))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kept = np.where(variance > 0, np.sqrt(np.maximum(0, 1 - twice / variance)), 1.0)
+    return np.asarray(centre + kept * (mean - centre) + away)
 
 
-def _away(resampled: Floats, stream: tuple[int, int]) -> Floats:
-    """(K, R, ...) -> (R, ...): how far the mean of K members drawn with replacement is from their mean, stretched."""
-    members, resamples = resampled.shape[:2]
-    mean: Floats = resampled.mean(axis=0)
-    if members == 1:
-        return np.zeros_like(mean)
+def _away(values: Floats, resamples: int, stream: tuple[int, int]) -> Floats:
+    """(K, ...) -> (R, ...): how far the mean of K members drawn with replacement is from their mean, stretched."""
+    members = len(values)
     generator = np.random.default_rng((*stream, members))
     weights = generator.multinomial(members, np.full(members, 1 / members), size=resamples) / members  # (R, K)
     stretch = np.sqrt(members / generator.chisquare(members - 1, size=resamples))
-    drawn = np.einsum("rk,kr...->r...", weights, resampled)
-    return np.asarray(stretch.reshape(-1, *[1] * (mean.ndim - 1)) * (drawn - mean))
+    return np.asarray(np.tensordot(stretch[:, None] * (weights - 1 / members), values, axes=1))
