@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def linear(home: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("linear")
     other = hospital(folder / "nih", "nih", seed=1, labels=("Edema", "Effusion"), chart=False)
-    evaluate(run, home, folder / "out", external=[other], resamples=100, data_percent=[0.5, 1])
+    evaluate(run, home, folder / "out", external=[other], resamples=100, data_percent=[0.5, 1], draws=3)
     return folder / "out"
 
 
@@ -60,19 +60,22 @@ def test_values_are_those_of_the_predictions_beside_them(linear: Path) -> None:
     checked = 0
     for row in rows:
         if row["metric"] == "auroc" and row["label"] != "macro" and row["value"] is not None:
-            films = matching(table, row)
-            known = films.filter(films["truth"].is_valid())
-            assert row["n"] == known.num_rows
-            assert row["n_positive"] == sum(known["truth"].to_pylist())
-            expected = roc_auc_score(known["truth"].to_pylist(), known["score"].to_pylist())
-            assert row["value"] == pytest.approx(expected, abs=1e-12)
+            assert row["draws"] == (1 if row["fraction"] == 1 else 3)
+            each = []
+            for draw in range(row["draws"]):
+                known = matching(table, row | {"draw": draw})
+                known = known.filter(known["truth"].is_valid())
+                assert row["n"] == known.num_rows
+                assert row["n_positive"] == sum(known["truth"].to_pylist())
+                each.append(roc_auc_score(known["truth"].to_pylist(), known["score"].to_pylist()))
+            assert row["value"] == pytest.approx(np.mean(each), abs=1e-12)
             checked += 1
     assert checked == 2 * (5 * 4 + 3 * 2)  # fractions x (arms x labels at home + arms x labels elsewhere)
 
 
 def matching(table: pa.Table, row: dict[str, Any]) -> pa.Table:
-    for key in ("dataset", "label", "control", "fraction"):
-        table = table.filter(pc.equal(table[key], row[key]))
+    for key in ("dataset", "label", "control", "fraction", "draw"):
+        table = table.filter(pc.equal(table[key], row[key])) if key in row else table
     return table
 
 
@@ -166,8 +169,8 @@ def test_the_probe_on_disk_gives_the_scores_from_the_embeddings_on_disk(linear: 
 
 def test_the_same_command_gives_the_same_results(home: Path, run: Path, linear: Path, tmp_path: Path) -> None:
     again = hospital(tmp_path, "nih", seed=1, labels=("Edema", "Effusion"), chart=False)
-    evaluate(run, home, tmp_path / "out", external=[again], resamples=100, data_percent=[0.5, 1])
-    for name in ("results.jsonl", "comparisons.jsonl", "probe.safetensors"):
+    evaluate(run, home, tmp_path / "out", external=[again], resamples=100, data_percent=[0.5, 1], draws=3)
+    for name in ("results.jsonl", "draws.jsonl", "calibration.jsonl", "comparisons.jsonl", "probe.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (linear / name).read_bytes()
 
 
@@ -407,7 +410,7 @@ def test_earlier_results_are_replaced_and_a_failure_leaves_them(home: Path, run:
     evaluate(run, home, tmp_path / "out", **options)
     with pytest.raises(InputError):
         evaluate(run, home, tmp_path / "out", **(options | {"labels": ["Mass"]}))
-    assert len(read(tmp_path / "out", "results.jsonl")) == 4
+    assert len(read(tmp_path / "out", "results.jsonl")) == 12
     evaluate(run, home, tmp_path / "out", **(options | {"labels": ["Edema", "No Finding"]}))
-    assert len(read(tmp_path / "out", "results.jsonl")) == 6
+    assert len(read(tmp_path / "out", "results.jsonl")) == 18
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -12,11 +12,13 @@ import torch
 from safetensors.numpy import load_file
 
 from chartray.errors import InputError
-from chartray.evaluation import finetune
 from chartray.evaluation.compare import compare
 from chartray.evaluation.embed import embed
 from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.films import Policy, films_of
+from chartray.evaluation.finetune.augmentation import augment, masked_loss
+from chartray.evaluation.finetune.recipe import recipe_of
+from chartray.evaluation.finetune.training import fine_tune
 from chartray.networks import encoder
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
@@ -92,21 +94,21 @@ def test_fine_tuning_is_the_same_twice_and_leaves_the_given_encoder(home: Path, 
     before = {name: value.clone() for name, value in given.model.state_dict().items()}
     store = Store.open(home)
     train, validate = (films_of(store, split, LABELS, Policy()) for split in ("train", "validate"))
-    recipe = finetune.recipe_of("finetune", max_epochs=2)
+    recipe = recipe_of("finetune", max_epochs=2)
     assert recipe is not None
-    first, second = (finetune.fine_tune(given, train, validate, recipe, seed=3) for _ in range(2))
+    first, second = (fine_tune(given, train, validate, recipe, seed=3) for _ in range(2))
     torch.testing.assert_close(first.layer.weight, second.layer.weight, rtol=0, atol=0)
     torch.testing.assert_close(dict(given.model.state_dict()), before, rtol=0, atol=0)
     assert not torch.equal(first.model.norm.weight.cpu(), given.model.norm.weight)
     with pytest.raises(InputError, match="both classes among the"):
-        finetune.fine_tune(given, train, validate.kept(validate.truth.sum(axis=1) == 0), recipe, seed=0)
+        fine_tune(given, train, validate.kept(validate.truth.sum(axis=1) == 0), recipe, seed=0)
 
 
 def test_augmentation_turns_scales_and_shifts_within_its_bounds() -> None:
     side = 65
     film = torch.zeros(500, 1, side, side)
     film[:, :, side // 2, side // 2] = 1.0  # one bright point in the middle tells the shift
-    moved = finetune.augment(film, torch.Generator().manual_seed(0))
+    moved = augment(film, torch.Generator().manual_seed(0))
     grid = torch.arange(side, dtype=torch.float32)
     mass = moved.sum(dim=(1, 2, 3))
     seen = mass > 0.2
@@ -118,13 +120,13 @@ def test_augmentation_turns_scales_and_shifts_within_its_bounds() -> None:
         assert abs(shift.mean()) < 0.02
     # A disc keeps its shape under turns and flips, so its area tells the scale: 0.85 to 1.15 in length.
     disc = (((grid - side // 2) ** 2 + (grid[:, None] - side // 2) ** 2) < 12**2).float().expand(500, 1, side, side)
-    area = finetune.augment(disc, torch.Generator().manual_seed(1)).sum(dim=(1, 2, 3)) / disc[0].sum()
+    area = augment(disc, torch.Generator().manual_seed(1)).sum(dim=(1, 2, 3)) / disc[0].sum()
     assert area.min() == pytest.approx(0.85**2, rel=0.03)
     assert area.max() == pytest.approx(1.15**2, rel=0.03)
     # Flipped or not, each about half the time: a bright left half ends up on either side.
     half = torch.zeros(500, 1, side, side)
     half[..., : side // 2] = 1.0
-    left = finetune.augment(half, torch.Generator().manual_seed(2))
+    left = augment(half, torch.Generator().manual_seed(2))
     share = (left[..., : side // 2].sum(dim=(1, 2, 3)) > left[..., side // 2 + 1 :].sum(dim=(1, 2, 3))).float().mean()
     assert 0.4 < share < 0.6
 
@@ -132,7 +134,7 @@ def test_augmentation_turns_scales_and_shifts_within_its_bounds() -> None:
 def test_ignored_labels_do_not_pull() -> None:
     logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], requires_grad=True)
     truth = torch.tensor([[1.0, torch.nan], [torch.nan, 0.0]])
-    loss = finetune.masked_loss(logits, truth)
+    loss = masked_loss(logits, truth)
     expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(3.0))) / 2
     assert loss.item() == pytest.approx(expected, abs=1e-6)
     loss.backward()
@@ -242,7 +244,7 @@ def test_what_was_learnt_from_must_be_the_same_too(home: Path, evaluated: dict[s
         compare([mine, tmp_path / "fewer"], tmp_path / "out")
     for name, seed in (("demographic-norm-0", 0), ("none-0", 0), ("none-0", 1)):
         out = tmp_path / f"{name} {seed}"
-        evaluate(runs / name, home, out, resamples=5, floors=False, seed=seed, data_percent=[0.5])
+        evaluate(runs / name, home, out, resamples=5, floors=False, seed=seed, data_percent=[0.5], draws=2)
     drawn = [tmp_path / "demographic-norm-0 0", tmp_path / "none-0 0", tmp_path / "none-0 1"]
     compare(drawn[:2], tmp_path / "out", resamples=5)
     with pytest.raises(InputError, match=r"one --seed in all evaluations of a part .* found 0 in .* and 1 in"):

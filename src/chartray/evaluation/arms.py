@@ -13,8 +13,9 @@ from chartray.evaluation.embed import device_of, embed, pixels
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
 from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
-from chartray.measure.knn import NEIGHBOURS, choose_neighbours, knn_scores
-from chartray.measure.probe import Probe, fit_probe
+from chartray.measure.knn import NEIGHBOURS, choose_neighbours, held_out_scores, knn_scores
+from chartray.measure.metrics import eligible
+from chartray.measure.probe import ALL_LABELS, VALIDATION, Probe, fit_probe, patient_folds
 from chartray.networks.encoder import PretrainedEncoder, untrained
 from chartray.pixels.store import Store
 
@@ -30,22 +31,38 @@ CHART_FLOORS = ("chart-only", "image+chart")
 class Learnt(NamedTuple):
     """Scores (N, C) of each test set (None: it lacks what the arm reads), and what result rows say of each label.
 
-    `probe` reproduces the scores from the features of the encoder, of `tuned` where the encoder was trained too;
-    `history` has an entry for each epoch of such training.
+    `validation` (M, C) are scores of the validation films, for thresholds. `probe` reproduces the scores from the
+    features of the encoder, of `tuned` where the encoder was trained too; `history` has an entry for each epoch of such
+    training.
     """
 
     scores: list[Floats | None]
     notes: list[dict[str, Any]]
+    validation: Floats | None = None
     probe: Probe | None = None
     tuned: PretrainedEncoder | None = None
     history: Sequence[dict[str, float]] = ()
 
 
-Learner = Callable[[Films, Films, Sequence[Films]], Learnt]
+class Part(NamedTuple):
+    """Which part of the training patients is learnt from: their share, and the draw that chose them."""
+
+    fraction: float
+    draw: int
+
+    @property
+    def name(self) -> str:
+        """The part as a file or folder is called after it."""
+        return f"{self.fraction:g}-{self.draw}"
+
+
+Learner = Callable[[Films, Films, Sequence[Films], Part], Learnt]
 
 
 class Arm(NamedTuple):
-    """One thing to score. `learn` fits on training films, chooses on validation films, scores the test sets."""
+    """One thing to score. `learn` fits on training films, chooses on validation films, scores the test sets; the films
+    are those of a part of the patients, which it is told.
+    """
 
     control: str
     chart: str
@@ -85,35 +102,53 @@ class Frozen:
 
 
 def linear(features: Frozen, device: str) -> Learner:
-    """An L2-regularised logistic probe per label, its strength chosen on validation."""
+    """An L2-regularised logistic probe per label, its strength chosen on films of other patients."""
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films]) -> Learnt:
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
+        checked = features.needed(validate)
         probe = fit_probe(
-            features.needed(train), train.truth, features.needed(validate), validate.truth, device=device_of(device)
+            features.needed(train),
+            train.truth,
+            checked,
+            validate.truth,
+            patients=train.patients,
+            validation_patients=validate.patients,
+            device=device_of(device),
         )
         found = [features.of(test) for test in tests]
+        columns = (probe.strength.tolist(), probe.validation_auroc.tolist(), probe.chosen_by)
         notes = [
-            {"strength": strength, "validation_auroc": value}
-            for strength, value in zip(probe.strength.tolist(), probe.validation_auroc.tolist(), strict=True)
+            {"strength": strength, "validation_auroc": value, "chosen_by": by}
+            for strength, value, by in zip(*columns, strict=True)
         ]
-        return Learnt([None if each is None else probe.scores(each) for each in found], notes, probe)
+        scores = [None if each is None else probe.scores(each) for each in found]
+        return Learnt(scores, notes, probe.scores(checked), probe)
 
     return learn
 
 
 def nearest(features: Frozen, device: str) -> Learner:
-    """Weighted nearest neighbours by cosine, their number chosen on validation."""
+    """Weighted nearest neighbours by cosine, their number chosen on films of other patients."""
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films]) -> Learnt:
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
         where, known = device_of(device), features.needed(train)
         tried = knn_scores(known, train.truth, features.needed(validate), device=where)
-        chosen = NEIGHBOURS[choose_neighbours(tried, validate.truth)]
+        able, by = eligible(validate.truth, validate.patients), VALIDATION
+        if able.any():
+            best = choose_neighbours(tried[:, :, able], validate.truth[:, able])
+        else:
+            folds = patient_folds(train.truth, train.patients)
+            best, by = (
+                choose_neighbours(held_out_scores(known, train.truth, folds, device=where), train.truth),
+                ALL_LABELS,
+            )
+        chosen = min(NEIGHBOURS[best], len(known))
         found = [features.of(test) for test in tests]
         scores = [
             None if each is None else knn_scores(known, train.truth, each, neighbours=(chosen,), device=where)[0]
             for each in found
         ]
-        return Learnt(scores, [{"neighbours": chosen}] * train.truth.shape[1])
+        return Learnt(scores, [{"neighbours": chosen, "chosen_by": by}] * train.truth.shape[1], tried[best])
 
     return learn
 

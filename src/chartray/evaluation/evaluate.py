@@ -3,7 +3,7 @@
 Probes are fitted on the training films of STORE, chosen on its validation films, and scored on one split of STORE
 and of every external store. The folder that `evaluate` writes:
 
-results.jsonl        one object per arm, fraction, data set, label and metric:
+results.jsonl        one object per arm, fraction, data set, label and metric, by film:
     run                   the encoder's run (its provenance, else its folder's name); the same in the floors' rows
     control               the encoder's own: none | shuffled | constant | mask-only; the floors beside it:
                           untrained | pixels | chart-only | image+chart
@@ -11,62 +11,74 @@ results.jsonl        one object per arm, fraction, data set, label and metric:
     chart_use             how the encoder's pretraining used its chart: anchor | predict | null
     objective, settings_hash, after_film    of the encoder's pretraining: msn | dino | mae | null; the same for two runs
                           of one recipe; chart variables that it was allowed although known only after the film
-    dataset, store        the source of the scored cohort, and its store's folder name
+    home                  the data set of STORE, whose training films everything was fitted on
+    dataset, store        the data set that is scored, and its store's folder name
     protocol, split       linear | knn | finetune | published; test | validate
-    label, metric         a label of STORE or `macro`; auroc | average_precision
+    label, metric         a label of STORE or `macro`; auroc | average_precision | brier | ece | sensitivity |
+                          specificity
     value, ci_low, ci_high, level    null where it cannot be had; `reason` says why
     reason                null | one class in the test films (no value) | too few patients (no interval) |
-                          one class in the training films: all films score alike | no label has ... (macro)
-    n, n_positive         films of known truth, of them positive (null for the macro, whose n is all films)
+                          one class in the training films: all films score alike | no label has ... (macro) | ...
+    unit, n, n_positive   film; films of known truth, of them positive (null for the macro, whose n is all films)
     n_patients, n_positive_patients, n_negative_patients
     labels                the macro's labels (macro rows only): 10 positive and 10 negative patients or more,
                           the same for every arm and fraction
     resamples, redrawn    draws of the patients the interval stands on, and draws passed over for lack of a class
-    fraction, seed, run_seed         share of the training (and validation) patients; --seed; the pretraining's seed
+    fraction, draws       share of the training (and validation) patients, and how many draws of them the value is a
+                          mean over: 1 at fraction 1; else the interval is over scored patients and draws
+    holds_fixed           what the interval holds fixed, in words
+    seed, run_seed        --seed; the pretraining's seed
     uncertain, blank      the label policies
-    strength, validation_auroc       (linear) the probe's penalty and what it was chosen on; neighbours (knn)
-predictions.parquet  image_id, patient_id, label, truth (null: ignored), score, dataset, split, run, control, chart,
-                     fraction; one row a film, label, arm and fraction; within an arm film by film
+    strength, validation_auroc, chosen_by    (linear) the probe's penalty, the AUROC it was chosen for, and on what:
+                          validation | cross-validation (by patient, inside the training films, where validation holds
+                          fewer than 10 patients of a class) | other labels | cross-validation of all labels together |
+                          nothing (the middle of the list); neighbours, chosen_by (knn). Null where draws differ
+    delong_...            (auroc) normal intervals beside the bootstrap; threshold, at_specificity (sensitivity,
+                          specificity): the threshold was chosen on validation films for that specificity
+studies.jsonl        the same rows by study, `unit` study: a study's score is the mean of its films' scores; of data
+                     sets where a study has more than one film
+draws.jsonl          the same rows by film for each `draw` of a fraction below 1, without intervals
+calibration.jsonl    reliability: a row an arm, fraction, data set, label and bin of scores
+thresholds.json      control -> label -> specificity and threshold, at the largest fraction, chosen on validation
+predictions.parquet  image_id, study_id, patient_id, label, truth (null: ignored), score, draw, dataset, split, run,
+                     control, chart, fraction; one row a film, label, arm, fraction and draw; within an arm film by film
 embeddings.parquet   dataset, split, image_id, patient_id, embedding (D float32): the encoder's features of every
                      film that was used, training and validation films of STORE too (protocols linear and knn)
 probe.safetensors    the encoder's probe at the largest fraction: weight (C, D), bias (C,), mean (D,), scale (D,),
                      strength (C,), validation_auroc (C,); labels in its metadata and in probe.json, with the formula.
                      Where the encoder was trained too, the probe is on the features of `finetuned/`, an encoder folder
 comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, objective_a, objective_b,
-                     settings_hash_a, settings_hash_b, dataset, protocol, split, fraction, uncertain, blank, after_film,
-                     label, metric, difference, ci_low, ci_high, p, p_holm, level, seeds, claim, note, reason}:
+                     settings_hash_a, settings_hash_b, home, dataset, protocol, split, fraction, uncertain, blank,
+                     after_film, label, metric, difference, ci_low, ci_high, p, p_holm, delong_p, delong_patient_p,
+                     level, levels, seeds, claim, verdict, note, reason}:
                      a is the run, b the name of a floor, difference = a - b, the same patients drawn for both;
                      p_holm is Holm's p over the labels of one b, data set, fraction and metric (the macro apart);
                      `claim` warns where seeds < 3
 evaluation.json      format, command, versions, when, source and provenance of the encoder, `after_film` (variables
                      that pretraining was allowed although known only after the film), patients_seen_in_pretraining
                      (of STORE's scored split: 0, or null where it could not be checked), settings, stores (path, hash,
-                     the same of theirs,
-                     dataset, films, patients, label matches, unmatched labels, macro labels, films without any label),
-                     recipe and training (published, finetune: what each epoch of the encoder's arm reached),
-                     fractions (training and validation films and patients), left_out (floors, with reasons), notes
+                     the same of theirs, dataset, films, patients, label matches, unmatched labels, macro labels, films
+                     without any label), recipe and training (published, finetune: what each epoch of the encoder's arm
+                     reached), fractions (training and validation films and patients, of the first draw and of each),
+                     left_out (floors, with reasons), notes
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from chartray.errors import InputError
 from chartray.evaluation import results
-from chartray.evaluation.arms import CHART_FLOORS, Arm, Frozen, Learnt, encoder_features, floor_arms, linear, nearest
-from chartray.evaluation.films import Blank, Uncertain, nested_subset
-from chartray.evaluation.finetune import Recipe, recipe_of, tuned
-from chartray.evaluation.outcomes import (
-    Outcome,
-    comparisons_of,
-    counts,
-    embeddings_of,
-    manifest_of,
-    outcomes_of,
-    predictions_of,
-    rows_of,
-)
+from chartray.evaluation.arms import CHART_FLOORS, Arm, Frozen, Part, encoder_features, floor_arms, linear, nearest
+from chartray.evaluation.films import Blank, Films, Uncertain, nested_subset
+from chartray.evaluation.finetune.recipe import Recipe, recipe_of
+from chartray.evaluation.finetune.training import tuned
+from chartray.evaluation.folder import Evaluated, fraction_entry, write_results
+from chartray.evaluation.outcomes import Learning, Outcome, outcomes_of
+from chartray.evaluation.studies import by_study
 from chartray.evaluation.task import Protocol, Settings, Task, make_task
-from chartray.networks.encoder import PretrainedEncoder, load, save, untrained
+from chartray.networks.encoder import PretrainedEncoder, load, untrained
 from chartray.pixels.store import Store
 
 # Protocols of frozen features, which plain pixels and charts can stand in for.
@@ -95,6 +107,12 @@ def evaluate(
     scheduler: Literal["cosine", "reduce"] | None = None,
     learning_rate: float | None = None,
     max_epochs: int | None = None,
+    draws: int = 5,
+    layer_decay: float | None = None,
+    drop_path: float | None = None,
+    warmup_epochs: float | None = None,
+    mixup: float | None = None,
+    resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluates the encoder of a RUN (or encoder folder) and writes the Results folder `out`; returns its rows.
 
@@ -119,47 +137,73 @@ def evaluate(
         scheduler: (published, finetune) cosine, the default, or reduce: halve the rate when validation stands still.
         learning_rate: (published, finetune) of the first epoch; default 1e-3 for the layer alone, else 1e-4.
         max_epochs: (published, finetune) at most so many passes over the training films; default 50.
+        draws: at fractions below 1, how many independent draws of the training and validation patients are learnt from.
+        layer_decay: (finetune) learning rate of a block as a share of that of the block above it; default 0.75.
+        drop_path: (finetune) probability that the last block is passed over for a film; default 0.1.
+        warmup_epochs: (finetune) how long the learning rate rises; default 5, or a tenth of max_epochs if less.
+        mixup: (finetune) alpha of the Beta distribution that films are mixed by; default 0, not at all.
+        resume: (published, finetune) continue the trainings of the same command that was stopped; without any, start.
 
     Raises:
         InputError: what is asked for cannot be had from these inputs.
     """
     shares = tuple(sorted({float(each) for each in data_percent}))
-    settings = Settings(protocol, split, uncertain, blank, shares, resamples, level, seed, device, precision)
+    settings = Settings(protocol, split, uncertain, blank, shares, resamples, level, seed, device, precision, draws)
     results.check_replaceable(out)
-    tuning: dict[str, Any] = {"learning_rate": learning_rate, "max_epochs": max_epochs}
-    recipe = recipe_of(protocol, freeze=freeze, scheduler=scheduler, **tuning)
+    recipe = recipe_of(
+        protocol,
+        freeze=freeze,
+        scheduler=scheduler,
+        learning_rate=learning_rate,
+        max_epochs=max_epochs,
+        layer_decay=layer_decay,
+        drop_path=drop_path,
+        warmup_epochs=warmup_epochs,
+        mixup=mixup,
+    )
+    trainings = _trainings(out, recipe, resume=resume)
     encoder = load(source)
     task = make_task(source, encoder, Store.open(store), [Store.open(each) for each in external], labels, settings)
-    run = str(encoder.provenance.get("run") or source.resolve().name)
-    arms, frozen, left_out = _arms(source, encoder, task, settings, recipe, floors)
+    arms, features, left_out = _arms(source, encoder, task, settings, recipe, floors, trainings)
+    studies, tests = [by_study(test.films) for test in task.tests], [test.films for test in task.tests]
     outcomes: list[Outcome] = []
     fractions: list[dict[str, Any]] = []
-    last: Learnt | None = None
     for share in shares:
-        train, validate = (each.kept(nested_subset(each, share, seed)) for each in (task.train, task.validate))
-        fractions.append({"fraction": share, "train": counts(train), "validate": counts(validate)})
-        for arm in arms:
-            learnt = arm.learn(train, validate, [test.films for test in task.tests])
-            last = learnt if arm is arms[0] else last
-            outcomes += outcomes_of(arm, share, task, train, learnt, settings)
-    rows = [row for outcome in outcomes for row in rows_of(outcome, run, encoder, settings)]
-    with results.whole_folder(out) as folder:
-        results.write_jsonl(folder / results.RESULTS_FILE, rows)
-        results.write_jsonl(
-            folder / results.COMPARISONS_FILE, comparisons_of(outcomes, arms[0], run, encoder, settings)
-        )
-        results.write_parquet(folder / results.PREDICTIONS_FILE, [predictions_of(each, run) for each in outcomes])
-        if frozen is not None:
-            results.write_parquet(folder / results.EMBEDDINGS_FILE, embeddings_of(task, frozen))
-        if last is not None and last.probe is not None:
-            results.write_probe(folder, last.probe, task.labels, shares[-1])
-        if last is not None and last.tuned is not None:
-            save(folder / results.TUNED_FOLDER, last.tuned)
-        manifest = manifest_of(source, run, encoder, task, settings, fractions, left_out)
-        if recipe is not None and last is not None:
-            manifest |= {"recipe": recipe._asdict(), "training": list(last.history)}
-        results.write_json(folder / results.MANIFEST_FILE, manifest)
+        parts = [Part(share, draw) for draw in range(draws if share < 1 else 1)]
+        films = [(_drawn(task.train, part, seed), _drawn(task.validate, part, seed)) for part in parts]
+        fractions.append(fraction_entry(share, films))
+        for arm in reversed(arms):  # the encoder's own comes last, so that what it learnt stays in hand
+            learnings = [
+                Learning(train, validate, arm.learn(train, validate, tests, part))
+                for part, (train, validate) in zip(parts, films, strict=True)
+            ]
+            learnt = learnings[0].learnt
+            outcomes += outcomes_of(arm, share, task, learnings, studies, settings)
+    outcomes.sort(key=lambda each: (each.fraction, arms.index(each.arm)))
+    run = str(encoder.provenance.get("run") or source.resolve().name)
+    about = (source, run, encoder, task, settings, recipe)
+    rows = write_results(out, Evaluated(*about, arms, outcomes, learnt, features, fractions, left_out))
+    shutil.rmtree(trainings, ignore_errors=True)
     return rows
+
+
+def _drawn(films: Films, part: Part, seed: int) -> Films:
+    """The films of a part of the patients."""
+    return films.kept(nested_subset(films, part.fraction, seed, part.draw))
+
+
+def _trainings(out: Path, recipe: Recipe | None, *, resume: bool) -> Path:
+    """Where trainings by gradient descent are kept until the results are written: beside `out`."""
+    folder = out.with_name(f".{out.name}.training")
+    if resume and recipe is None:
+        raise InputError(
+            "expected --resume only with --protocol published or finetune; the others keep no state to go on from"
+        )
+    if recipe is not None and folder.exists() and not resume:
+        raise InputError(
+            f"expected no training to be under way for {out}, found one in {folder}; go on with --resume, or delete it"
+        )
+    return folder
 
 
 def _arms(
@@ -169,6 +213,7 @@ def _arms(
     settings: Settings,
     recipe: Recipe | None,
     with_floors: bool,
+    trainings: Path,
 ) -> tuple[list[Arm], Frozen | None, dict[str, str]]:
     """The encoder first, then what stands beside it: beside a trained one the same training from scratch."""
     control, chart = (str(encoder.provenance.get(key, "none")) for key in ("control", "chart"))
@@ -177,15 +222,14 @@ def _arms(
         arms = [("fine-tune", control, chart, encoder)]
         if with_floors:
             arms.append(("fine-tune, untrained", "untrained", "none", untrained(source, seed=seed)))
+        options: dict[str, Any] = {"seed": seed, "device": device, "precision": precision, "trainings": trainings}
+        not_scored = dict.fromkeys(
+            ("pixels", *CHART_FLOORS), f"not scored under {settings.protocol}, only under {FROZEN}"
+        )
         return (
-            [
-                Arm(who, what, tuned(model, recipe, seed=seed, device=device, precision=precision, title=title))
-                for title, who, what, model in arms
-            ],
+            [Arm(who, what, tuned(model, recipe, title=title, **options)) for title, who, what, model in arms],
             None,
-            dict.fromkeys(("pixels", *CHART_FLOORS), f"not scored under {settings.protocol}, only under {FROZEN}")
-            if with_floors
-            else {},
+            not_scored if with_floors else {},
         )
     learner = {"linear": linear, "knn": nearest}[settings.protocol]
     frozen = encoder_features(encoder, task.films, device=device, precision=precision, title="embed")

@@ -132,11 +132,11 @@ def matched_labels(labels: Sequence[str], store: Store) -> list[Match]:
     return matches
 
 
-def nested_subset(films: Films, fraction: float, seed: int) -> NDArray[np.bool_]:
+def nested_subset(films: Films, fraction: float, seed: int, draw: int = 0) -> NDArray[np.bool_]:
     """(N,): the films of the first `fraction` of the patients in one fixed order, so that 0.01 lies inside 0.05.
 
     The order is a salted hash within strata and even over them: a stratum is the rarest finding that a patient has.
-    At least one patient stays. Raises InputError if `fraction` is not in (0, 1].
+    Every `draw` is an order of its own. At least one patient stays. Raises InputError if `fraction` is not in (0, 1].
     """
     if not 0 < fraction <= 1:
         raise InputError(f"expected a fraction of the patients in (0, 1], found {fraction:g}; 0.05 means 5 %")
@@ -147,7 +147,7 @@ def nested_subset(films: Films, fraction: float, seed: int) -> NDArray[np.bool_]
     rarest_first = np.append(np.argsort(has[:, :-1].sum(axis=0), kind="stable"), has.shape[1] - 1)
     stratum = has[:, rarest_first].argmax(axis=1)
     digests = np.array(
-        [hashlib.sha256(f"chartray subset {seed} {name}".encode()).digest() for name in names], dtype="S32"
+        [hashlib.sha256(f"chartray subset {seed}/{draw} {name}".encode()).digest() for name in names], dtype="S32"
     )
     place = np.empty(len(names))
     for one in np.unique(stratum):

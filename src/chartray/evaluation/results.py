@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,10 @@ from chartray.errors import InputError
 from chartray.measure.probe import Probe
 
 RESULTS_FILE = "results.jsonl"
+STUDIES_FILE = "studies.jsonl"
+DRAWS_FILE = "draws.jsonl"
+CALIBRATION_FILE = "calibration.jsonl"
+THRESHOLDS_FILE = "thresholds.json"
 COMPARISONS_FILE = "comparisons.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
 EMBEDDINGS_FILE = "embeddings.parquet"
@@ -76,25 +80,40 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+class FilmNames(NamedTuple):
+    """Of N films: their ids, their studies (None where the cohort does not say), their patients."""
+
+    images: Sequence[str]
+    studies: Sequence[str | None]
+    patients: NDArray[np.str_]
+
+
 def prediction_table(
-    image_ids: Sequence[str],
-    patients: NDArray[np.str_],
+    films: FilmNames,
     labels: Sequence[str],
     truth: NDArray[np.float64],
     scores: NDArray[np.float64],
     columns: Mapping[str, str | float],
+    *,
+    draw: int = 0,
 ) -> pa.Table:
     """One row a film and label, film by film; `columns` are the same in every row. Ignored truth is null."""
-    films, count = truth.shape
+    rows, count = truth.shape
     known = truth.ravel()
+
+    def each(names: Sequence[str | None]) -> pa.Array:
+        return pa.array(np.repeat(np.array(names, dtype=object), count), pa.string())
+
     table = {
-        "image_id": pa.array(np.repeat(np.array(image_ids, dtype=object), count), pa.string()),
-        "patient_id": pa.array(np.repeat(patients.astype(object), count), pa.string()),
-        "label": pa.array(np.tile(np.array(labels, dtype=object), films), pa.string()),
+        "image_id": each(films.images),
+        "study_id": each(films.studies),
+        "patient_id": each(films.patients.tolist()),
+        "label": pa.array(np.tile(np.array(labels, dtype=object), rows), pa.string()),
         "truth": pa.array(known, pa.float64(), mask=np.isnan(known)),
         "score": pa.array(scores.ravel(), pa.float64()),
+        "draw": pa.repeat(pa.scalar(draw, pa.int32()), rows * count),
     }
-    same = {name: pa.repeat(pa.scalar(value), films * count) for name, value in columns.items()}
+    same = {name: pa.repeat(pa.scalar(value), rows * count) for name, value in columns.items()}
     return pa.table(table | same)
 
 
@@ -121,7 +140,7 @@ def write_parquet(file: Path, tables: Sequence[pa.Table]) -> None:
 
 def write_probe(folder: Path, probe: Probe, labels: Sequence[str], fraction: float) -> None:
     """The probe as safetensors (weight, bias, mean, scale, strength) and JSON (what they are)."""
-    arrays = {name: np.ascontiguousarray(value) for name, value in probe._asdict().items()}
+    arrays = {name: np.ascontiguousarray(value) for name, value in probe._asdict().items() if name != "chosen_by"}
     save_file(arrays, folder / PROBE_FILE, metadata={"labels": json.dumps(list(labels))})
     write_json(
         folder / PROBE_DESCRIPTION_FILE,
@@ -131,6 +150,7 @@ def write_probe(folder: Path, probe: Probe, labels: Sequence[str], fraction: flo
             "fraction": fraction,
             "strength": probe.strength.tolist(),
             "validation_auroc": probe.validation_auroc.tolist(),
+            "chosen_by": list(probe.chosen_by),
             "formula": "probability = sigmoid(((features - mean) / scale) @ weight.T + bias)",
         },
     )

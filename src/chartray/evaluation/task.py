@@ -41,6 +41,7 @@ class Settings(NamedTuple):
     seed: int
     device: str
     precision: str
+    draws: int = 1
 
     @property
     def policy(self) -> Policy:
@@ -58,6 +59,11 @@ class Task(NamedTuple):
     patients_seen: list[int | None]
 
     @property
+    def home(self) -> str:
+        """The data set that is learnt from."""
+        return self.tests[0].dataset
+
+    @property
     def films(self) -> list[Films]:
         """All of them."""
         return [self.train, self.validate, *(test.films for test in self.tests)]
@@ -73,6 +79,8 @@ def _check(settings: Settings) -> None:
             raise InputError(f"expected --data-percent in (0, 1], found {fraction:g}; 0.05 means 5 %")
     if not settings.data_percent:
         raise InputError("expected at least one --data-percent, found none; 1.0 means all training patients")
+    if settings.draws < 1:
+        raise InputError(f"expected at least 1 of --draws, found {settings.draws}")
     if settings.resamples < 1 or not 0 < settings.level < 1:
         raise InputError(
             f"expected resamples above 0 and a level in (0, 1), found {settings.resamples}, {settings.level}"

@@ -65,6 +65,23 @@ def choose_neighbours(scores: Floats, truth: ArrayLike) -> int:
     return int(np.argmax(macro))
 
 
+def held_out_scores(
+    embeddings: ArrayLike,
+    truth: ArrayLike,
+    held_out: NDArray[np.int64],
+    *,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    device: str = "cpu",
+) -> Floats:
+    """Scores (K, N, C) of every film by its neighbours outside its own fold; `held_out` (N,) the folds."""
+    films, known = np.asarray(embeddings), np.asarray(truth, dtype=np.float64)
+    found = np.empty((len(neighbours), *known.shape))
+    for fold in np.unique(held_out):
+        here = held_out == fold
+        found[:, here] = knn_scores(films[~here], known[~here], films[here], neighbours=neighbours, device=device)
+    return found
+
+
 def knn_auroc(
     train_embeddings: ArrayLike, train_truth: ArrayLike, test_embeddings: ArrayLike, test_truth: ArrayLike, k: int = 20
 ) -> float:

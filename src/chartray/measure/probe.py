@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
 from chartray.measure.logistic import solve, two_classes
-from chartray.measure.metrics import MINIMUM_PATIENTS, auroc, patients_per_class
+from chartray.measure.metrics import auroc, eligible
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -93,13 +93,13 @@ def fit_probe(
     fitted = two_classes(known)
     if patients is not None and validation_patients is not None:
         names = np.asarray(patients)
-        by[~_enough(checked, validation_patients, MINIMUM_PATIENTS)] = OTHER_LABELS
+        by[~eligible(checked, validation_patients)] = OTHER_LABELS
         found[by == OTHER_LABELS] = np.nan
-        crossed = (by == OTHER_LABELS) & _enough(known, names, 2)
+        crossed = (by == OTHER_LABELS) & eligible(known, names, 2)
         if crossed.any():
             held_out = patient_folds(known[:, crossed], names, folds)
             found[crossed] = cross_validated(x, known[:, crossed], held_out, strengths, device=device)
-        by[crossed & _enough(known, names, folds)] = CROSS_VALIDATION
+        by[crossed & eligible(known, names, folds)] = CROSS_VALIDATION
     able = by != OTHER_LABELS
     if not able.any():
         by[:] = NOTHING if np.isnan(found[:, 0]).all() else ALL_LABELS
@@ -170,12 +170,6 @@ def _aurocs(truth: Floats, logits: Floats) -> Floats:
     """truth (M, C), logits (M, C, S) -> (C, S)."""
     films, labels, count = logits.shape
     return auroc(np.repeat(truth, count, axis=1), logits.reshape(films, labels * count)).reshape(labels, count)
-
-
-def _enough(truth: Floats, patients: ArrayLike, minimum: int) -> NDArray[np.bool_]:
-    """(C,): which labels have `minimum` patients of either class."""
-    positive, negative = patients_per_class(truth, np.asarray(patients))
-    return np.asarray((positive >= minimum) & (negative >= minimum))
 
 
 def _choose(found: Floats, able: NDArray[np.bool_], strengths: Sequence[float]) -> Integers:

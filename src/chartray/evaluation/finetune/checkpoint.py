@@ -1,0 +1,63 @@
+"""A training that can be killed at any epoch: what it is of, what it has reached, and the same bytes again."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+from chartray.errors import InputError
+from chartray.evaluation.films import Films
+from chartray.evaluation.finetune.recipe import Recipe
+from chartray.networks.encoder import PretrainedEncoder
+from chartray.training import checkpoint as stored
+
+
+class Reached(NamedTuple):
+    """What a training remembers beside its weights and its optimizer: nothing of its draws, which follow from seed and
+    epoch. `validation_auroc` are the labels' at the best epoch; `done`: no epoch is left.
+    """
+
+    epoch: int
+    best_epoch: int
+    validation_auroc: list[float]
+    history: list[dict[str, float]]
+    done: bool
+
+
+def identity(encoder: PretrainedEncoder, train: Films, validate: Films, recipe: Recipe, **more: Any) -> dict[str, Any]:
+    """What makes two trainings the same one: the recipe, and hashes of the first weights and of both sets of films."""
+    digest = hashlib.sha256()
+    for name, value in encoder.model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    films = {f"{name}_films": _hash_of(each) for name, each in (("training", train), ("validation", validate))}
+    return {"first_weights": digest.hexdigest()[:16]} | films | {"recipe": recipe._asdict()} | more
+
+
+def save(folder: Path, networks: nn.Module, optimizer: Optimizer, reached: Reached, made_of: dict[str, Any]) -> None:
+    """Writes the state after an epoch, whole or not at all, in place of the one before."""
+    stored.save(folder, reached.epoch, networks, optimizer, {"reached": reached._asdict(), "made_of": made_of}, keep=1)
+
+
+def restore(folder: Path, networks: nn.Module, optimizer: Optimizer, made_of: dict[str, Any]) -> Reached | None:
+    """Loads the newest state of `folder`; None if there is none. Raises InputError if it is of another training."""
+    found = stored.list_checkpoints(folder)
+    if not found:
+        return None
+    state = stored.restore(found[-1], networks, optimizer)
+    for name, value in state["made_of"].items():
+        if value != made_of.get(name):
+            raise InputError(
+                f"expected to continue the training in {folder} with the {name.replace('_', ' ')} it was started with, "
+                f"found another; repeat the command that started it, or delete {folder.parent} to begin again"
+            )
+    return Reached(**state["reached"])
+
+
+def _hash_of(films: Films) -> str:
+    digest = hashlib.sha256(films.store.hash.encode() + films.rows.tobytes())
+    # All unknown entries are one NaN.
+    digest.update(np.where(np.isnan(films.truth), np.float64(-9), films.truth).tobytes())
+    return digest.hexdigest()[:16]
