@@ -3,7 +3,10 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
+import jinja2
 import numpy as np
 import pytest
 import timm
@@ -12,6 +15,7 @@ from safetensors.numpy import load_file
 from timm.layers import set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 
+from chartray.errors import InputError
 from chartray.evaluation import looks
 from chartray.evaluation.attention import (
     attention_weights,
@@ -27,6 +31,9 @@ from chartray.evaluation.scoring import EvaluationSet
 from chartray.measure.metrics import eligible
 from chartray.networks.encoder import load, tokens_of, untrained
 from chartray.pixels.store import Store
+from chartray.report.arms import arm_of
+from chartray.report.inputs import Results
+from chartray.report.looks import looks_section
 from chartray.schema import hashed
 
 from .evaluation_folders import vit
@@ -207,13 +214,13 @@ def test_chosen_films_are_the_extremes_of_each_finding_once() -> None:
     truth = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, np.nan], [1, 0, 1.0]])
     scores = np.array([[0.9, 0.2, 0.5], [0.1, 0.3, 0.5], [0.9, 0.1, 0.5], [0.4, 0.8, 0.5], [0.3, 0.9, 0.5], [0.2] * 3])
     found = looks.chosen_films(truth, scores, ["Edema", "Mass", "No Finding"], 12)
-    assert [(one.film, one.label, one.why.split(",")[0]) for one in found] == [
-        (0, "Edema", "present"),
-        (1, "Edema", "present"),
-        (3, "Edema", "absent"),
-        (4, "Mass", "absent"),
-        (2, "No Finding", "present"),
-        (5, "No Finding", "present"),
+    assert [(one.film, one.label, one.why.removesuffix(" it")) for one in found] == [
+        (0, "Edema", "highest score of the films with"),
+        (1, "Edema", "lowest score of the films with"),
+        (3, "Edema", "highest score of the films without"),
+        (4, "Mass", "highest score of the films without"),
+        (2, "No Finding", "highest score of the films with"),
+        (5, "No Finding", "lowest score of the films with"),
     ]
     assert looks.chosen_films(truth, scores, ["Edema", "Mass", "No Finding"], 2) == found[:2]
     assert looks.chosen_films(np.ones((3, 1)), np.ones((3, 1)), ["Edema"], 12) == []
@@ -267,6 +274,70 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     why = looks.write_looks(tmp_path / "no", strange, encoders[1], test, scores, features, films=6)
     assert "'map'" in (why or "")
     assert not (tmp_path / "no").exists()
+
+
+def write_looks(small_store: Path, folder: Path) -> EvaluationSet:
+    test = scored(Store.open(small_store))
+    encoder = vit(folder.parent / "vit", seed=1)
+    features = np.random.default_rng(0).normal(size=(len(test.films.rows), 8)).astype(np.float32)
+    scores = np.random.default_rng(1).random(test.films.truth.shape)
+    looks.write_looks(
+        folder, load(encoder), untrained(encoder, seed=0), test, scores, features, films=6, resamples=20, device="cpu"
+    )
+    return test
+
+
+def test_the_section_shows_films_with_words_and_nothing_where_films_stay_off_the_page(
+    small_store: Path, tmp_path: Path
+) -> None:
+    test = write_looks(small_store, tmp_path / "results" / "looks")
+    arm = arm_of("sex & <age>", "none", "anchor", objective="msn", settings="1")
+    results = Results(tmp_path / "results", [], [], {})
+    object.__setattr__(results, "scores", [SimpleNamespace(arm=arm)])
+    assert looks_section([results], films=False) is None
+    assert looks_section([Results(tmp_path, [], [], {})], films=True) is None
+    section = looks_section([results], films=True)
+    assert section is not None
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("chartray.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("looks.html.j2").render(looks=section)
+    assert "sex &amp; &lt;age&gt;" in page
+    assert "<age>" not in page
+    assert not any(name in page for name in [*test.image_ids, *(f">{one}<" for one in set(test.films.patients))])
+    parsed = ElementTree.fromstring(f"<div>{''.join(p.svg for f in section.encoders[0].films for p in f.panels)}</div>")
+    pictures = parsed.findall("svg")
+    assert len(pictures) == 6 * 7
+    assert all(picture.get("aria-label") and picture.get("role") == "img" for picture in pictures)
+    held = {image.get("id") for image in parsed.iter("image") if image.get("id")}
+    assert {use.get("href", "")[1:] for use in parsed.iter("use")} == held
+    assert len(held) == 6
+    assert page.count("<img ") == len(section.encoders[0].gallery) * 6
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+    # The brightest patch of the picture is the one that the words name.
+    arrays = load_file(tmp_path / "results" / "looks" / looks.ARRAYS_FILE)
+    most = np.unravel_index(arrays["rollout"][2].argmax(), (4, 4))
+    assert f"row {most[0] + 1}, column {most[1] + 1} of 4" in section.encoders[0].films[2].panels[1].svg
+    for damage in ('{"format": 9}', "{"):
+        (tmp_path / "results" / "looks" / looks.LOOKS_FILE).write_text(damage)
+        with pytest.raises(InputError, match=r"expected (the )?looks"):
+            looks_section([results], films=True)
+
+
+def test_words_say_when_maps_show_nothing_learnt() -> None:
+    from chartray.report.looks import _control, _says_alike
+
+    control = {"rollout_between_films": 0.95, "rollout_with_untrained": 0.2}
+    first, second = _control(control | {"similarity_between_films": None, "similarity_with_untrained": None})
+    assert "most of a map is the same whatever the film" in first
+    assert second == "Rollout maps correlate with those of the untrained encoder on the same film with r = 0.20."
+    row = {"label": "Edema", "neighbours": 0.3, "ci_low": 0.1, "ci_high": 0.5, "films": 0.25, "n": 9, "n_patients": 5}
+    (none,) = _says_alike({"agreement": [row, row | {"ci_low": None, "ci_high": None}], "same_patient": {}})
+    assert none.startswith("For no finding is it shown")
+    assert "0 of 2 findings, of which 1 have too few patients" in none
+    (some,) = _says_alike({"agreement": [row | {"ci_low": 0.26}], "same_patient": {}})
+    assert some.startswith("For Edema the five nearest films")
 
 
 def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:

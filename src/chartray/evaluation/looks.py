@@ -11,7 +11,8 @@ looks.safetensors   film uint8 (n, S, S) squashed; rollout, rollout_untrained fl
                     column of a patch; gallery uint8 (m, s, s): the films of gallery.json, in the order of its `films`
 gallery.json        format, dataset, films (rows of the store), `queries`: {dataset, row, key, height, width, label,
                     why, present, same_patient_rank, neighbours: [{..., cosine, present}]}; `agreement`: {label,
-                    neighbours, ci_low, ci_high, films, n, n_patients}; `same_patient`: {first, chance, n}
+                    neighbours, ci_low, ci_high, films, n, n_patients}; `same_patient`: {first, ci_low, ci_high,
+                    chance, n}
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ GALLERY_QUERIES, GALLERY_NEIGHBOURS = 6, 5
 # Where the query patches lie, as shares of height and width: on a frontal film in a lung and in the heart's shadow.
 QUERY_PLACES = ((0.4, 0.3), (0.65, 0.58))
 NORMAL = "No Finding"
+_CLEAREST = "highest score of the films with it"
 _FILMS_AT_A_TIME = 4
 
 
@@ -72,9 +74,9 @@ def chosen_films(truth: Floats, scores: Floats, labels: Sequence[str], count: in
             continue
         value = scores[:, column]
         for films, order, why in (
-            (present, -value, "present, scored highest of those"),
-            (present, value, "present, scored lowest of those"),
-            (absent, -value, "absent, scored highest of those"),
+            (present, -value, _CLEAREST),
+            (present, value, "lowest score of the films with it"),
+            (absent, -value, "highest score of the films without it"),
         ):
             taken = {one.film for one in found}
             left = [film for film in films[np.argsort(order[films], kind="stable")].tolist() if film not in taken]
@@ -124,24 +126,15 @@ def write_looks(
     found = nearest_of_others(features, test.films.patients, _queries(chosen), GALLERY_NEIGHBOURS)
     gallery, shown = _gallery(found, chosen, names)
     arrays["gallery"] = _squashed(test.films.store, np.array(shown, dtype=np.int64), GALLERY_SIDE)
+    drawn: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
+    patients, truth = test.films.patients, test.films.truth
+    shared_by = agreement(features, patients, truth, GALLERY_NEIGHBOURS, **drawn)
     gallery["agreement"] = [
         {"label": label} | each._asdict()
-        for label, each in zip(
-            test.labels,
-            agreement(
-                features,
-                test.films.patients,
-                test.films.truth,
-                GALLERY_NEIGHBOURS,
-                resamples=resamples,
-                level=level,
-                seed=seed,
-            ),
-            strict=True,
-        )
+        for label, each in zip(test.labels, shared_by, strict=True)
         if each is not None
     ]
-    gallery["same_patient"] = same_patient_first(features, test.films.patients)
+    gallery["same_patient"] = same_patient_first(features, patients, **drawn)
     save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / ARRAYS_FILE)
     shared = {"format": FORMAT, "dataset": test.dataset, "split": test.films.split}
     films_said = [
@@ -182,7 +175,7 @@ def _score(test: EvaluationSet, scores: Floats, one: Chosen) -> float:
 
 def _queries(chosen: Sequence[Chosen]) -> list[int]:
     """The gallery's films: of each finding the present one scored highest, then the others in their order."""
-    first = sorted(chosen, key=lambda one: not one.why.startswith("present, scored highest"))
+    first = sorted(chosen, key=lambda one: one.why != _CLEAREST)
     return [one.film for one in first[:GALLERY_QUERIES]]
 
 

@@ -104,10 +104,17 @@ def agreement(
     return found
 
 
-def same_patient_first(features: Features, patients: NDArray[np.str_], *, seed: int = 0) -> dict[str, float | int]:
+def same_patient_first(
+    features: Features,
+    patients: NDArray[np.str_],
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float | int]:
     """Of films whose patient has another: the share whose nearest film is the same patient's, and chance.
 
-    Empty where no patient has two films.
+    The interval resamples the patients and holds the neighbours fixed. Empty where no patient has two films.
     """
     codes = patient_codes(patients, len(features))
     films = np.bincount(codes)[codes]
@@ -122,8 +129,10 @@ def same_patient_first(features: Features, patients: NDArray[np.str_], *, seed: 
         cosine = unit[block] @ unit.T
         cosine[np.arange(len(block)), block] = -np.inf
         first.append(codes[cosine.argmax(axis=1)] == codes[block])
-    chance = ((films[queries] - 1) / (len(features) - 1)).mean()
-    return {"first": float(np.concatenate(first).mean()), "chance": float(chance), "n": len(queries)}
+    share = np.concatenate(first).astype(np.float64)
+    low, high = _interval(share, codes[queries], resamples, level, seed)
+    chance = float(((films[queries] - 1) / (len(features) - 1)).mean())
+    return {"first": float(share.mean()), "ci_low": low, "ci_high": high, "chance": chance, "n": len(queries)}
 
 
 def _some(films: int, seed: int) -> Integers:
