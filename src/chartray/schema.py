@@ -56,6 +56,8 @@ POSITION_LEVELS = ("Erect", "Recumbent")
 MORTALITY_LEVELS = ("alive", "died")
 ICU_LEVELS = ("icu", "not_icu")
 
+Rules = Literal["strict", "published"]  # METHOD.md section 2
+
 
 class Variable(BaseModel):
     """One chart variable of a cohort: `ehr.<name>`.
@@ -92,7 +94,7 @@ class CohortMetadata(BaseModel):
     format: int = COHORT_FORMAT
     source: str
     release: str | None = None
-    rules: Literal["strict", "published"] = "strict"
+    rules: Rules = "strict"
     variables: dict[str, Variable] = Field(default_factory=dict)
     labels: dict[str, LabelSource] = Field(default_factory=dict)
     # Labels of the source's published list that its files do not hold.

@@ -8,18 +8,14 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.records.cohort import Cohort, Step, assemble, refuse_shared_patients
+from chartray.records.database import ROW, connect, fetch, first_row, offered
 from chartray.records.labels import label_columns, present_labels
 from chartray.records.missing import count_missing
 from chartray.records.reading import (
-    ROW,
-    connect,
-    fetch,
     find_csv,
-    first_row,
     folder_content,
     header,
     need_folder,
-    offered,
     read_cells,
 )
 from chartray.schema import (

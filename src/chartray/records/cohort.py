@@ -159,7 +159,7 @@ def write_cohort(cohort: Cohort, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = [file.with_name(f".{file.name}.partial-{os.getpid()}") for file in (flow, out)]
         partial[0].write_text(json.dumps(flow_content(cohort), indent=1) + "\n")
-        pq.write_table(cohort.table, partial[1], compression="zstd")
+        pq.write_table(cohort.table, partial[1], compression="zstd", write_statistics=False)
         partial[0].replace(flow)
         partial[1].replace(out)
     except OSError as error:

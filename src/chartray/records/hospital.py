@@ -2,24 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.reading import (
-    ROW,
-    fetch,
-    first_line,
-    folder_content,
-    listed,
-    need_csv,
-    offered,
-    read_cells,
-    refuse_repeated,
-)
+from chartray.records.reading import folder_content, listed, need_csv, no_secret, read_cells, refuse_repeated
 
 _COLUMNS = {
     "patients": ["subject_id", "gender", "anchor_age", "anchor_year"],
@@ -45,23 +34,21 @@ _NAMED_RELEASE = re.compile(r"(?<![\d.])([23]\.[0-9])(?![\d.])")
 
 
 class Hospital(NamedTuple):
-    """`patients`: patient, sex_cell, anchor_age, anchor_year. `admissions`: stay, patient, admitted, registered,
-    ends, expired, order. `icustays`: stay, patient, begins, ends, order. Times are timestamps. `layout` is the
-    folder that holds patients and admissions, `hosp/` or `core/`, and empty for a database.
+    """The cells of `tables` patients, admissions and icustays as read, each from its `place`; `layout` is the folder
+    that holds patients and admissions, `hosp/` or `core/`, and empty for a database.
     """
 
     release: str
     layout: str
-    patients: ibis.Table
-    admissions: ibis.Table
-    icustays: ibis.Table
+    tables: dict[str, pa.Table]
+    place: dict[str, Path]
 
 
-def open_hospital(where: str, connection: ibis.BaseBackend, *, ordered: bool) -> Hospital:
-    """Reads the three tables of MIMIC-IV from a folder or a database URL into `connection`.
+def read_hospital(where: str, *, ordered: bool) -> Hospital:
+    """Reads the three tables of MIMIC-IV from a folder or a database URL.
 
     `ordered`: the rule in use needs the rows' order in the file, which a database's tables do not have.
-    Raises InputError for a missing table or column, or times that cannot be read.
+    Raises InputError for a missing table or column, or an id given twice.
     """
     if "://" in where:
         if ordered:
@@ -83,8 +70,7 @@ def open_hospital(where: str, connection: ibis.BaseBackend, *, ordered: bool) ->
         release = _release(root, layout, tables["patients"])
     for name, key in (("patients", "subject_id"), ("admissions", "hadm_id"), ("icustays", "stay_id")):
         refuse_repeated(tables[name], key, place[name])
-    typed = _typed({name: offered(cells, connection) for name, cells in tables.items()}, place, connection)
-    return Hospital(release, f"{layout}/" if layout else "", *typed)
+    return Hospital(release, f"{layout}/" if layout else "", tables, place)
 
 
 def _layout(root: Path) -> str:
@@ -115,6 +101,8 @@ def _release(root: Path, layout: str, patients: pa.Table) -> str:
 
 
 def _from_database(url: str, name: str) -> pa.Table:
+    from chartray.records.database import connect_database  # Ibis: a folder of csv files is read without it
+
     server = connect_database(url)
     for schema in _SCHEMAS[name]:
         try:
@@ -134,69 +122,3 @@ def _from_database(url: str, name: str) -> pa.Table:
     names = [*_COLUMNS[name], *(column for column in _OPTIONAL[name] if column in table.columns)]
     cells: pa.Table = table.select(**{column: table[column].cast("string").nullif("") for column in names}).to_pyarrow()
     return cells
-
-
-def connect_database(url: str) -> Any:
-    """Connects to a database by URL through Ibis; raises InputError with the reason where it cannot."""
-    try:
-        return ibis.connect(url)
-    except ImportError as error:
-        raise InputError(
-            f"expected Ibis's driver for {no_secret(url)}, found none installed: {first_line(error)}"
-        ) from None
-    except Exception as error:  # each backend has its own
-        raise InputError(
-            f"expected a database at {no_secret(url)}, found {type(error).__name__}: cannot connect"
-        ) from None
-
-
-def no_secret(url: str) -> str:
-    """A database URL without user and password, for messages."""
-    return re.sub(r"//[^@/]*@", "//", url.split("?")[0])
-
-
-def _typed(
-    tables: dict[str, ibis.Table], place: dict[str, Path], connection: ibis.BaseBackend
-) -> tuple[ibis.Table, ibis.Table, ibis.Table]:
-    """The patients, admissions and ICU stays with numbers and timestamps; raises InputError for a time that is none."""
-    patients, admissions, icustays = tables["patients"], tables["admissions"], tables["icustays"]
-    registered = (
-        admissions["edregtime"].try_cast("timestamp") if "edregtime" in admissions.columns else ibis.null("timestamp")
-    )
-    typed = {
-        "patients": patients.select(
-            patient=patients["subject_id"].try_cast("int64"),
-            sex_cell=patients["gender"],
-            anchor_age=patients["anchor_age"].try_cast("float64"),
-            anchor_year=patients["anchor_year"].try_cast("float64"),
-        ),
-        "admissions": admissions.select(
-            stay=admissions["hadm_id"].try_cast("int64"),
-            patient=admissions["subject_id"].try_cast("int64"),
-            admitted=admissions["admittime"].try_cast("timestamp"),
-            registered=registered,
-            ends=admissions["dischtime"].try_cast("timestamp"),
-            expired=admissions["hospital_expire_flag"],
-            order=admissions[ROW],
-            unreadable=_unreadable(admissions, ["admittime", "dischtime"]),
-        ),
-        "icustays": icustays.select(
-            stay=icustays["stay_id"].try_cast("int64"),
-            patient=icustays["subject_id"].try_cast("int64"),
-            begins=icustays["intime"].try_cast("timestamp"),
-            ends=icustays["outtime"].try_cast("timestamp"),
-            order=icustays[ROW],
-            unreadable=_unreadable(icustays, ["intime", "outtime"]),
-        ),
-    }
-    made = {name: connection.create_table(ibis.util.gen_name(name), table, temp=True) for name, table in typed.items()}
-    for name in ("admissions", "icustays"):
-        bad = made[name].filter(made[name]["unreadable"])
-        first = fetch(bad.aggregate(row=bad["order"].min()), connection)["row"][0].as_py()
-        if first is not None:
-            raise InputError(f"expected dates with times in {place[name]}, found something else in data row {first}")
-    return made["patients"], made["admissions"], made["icustays"]
-
-
-def _unreadable(table: ibis.Table, columns: list[str]) -> ibis.Value:
-    return ibis.or_(*(table[name].notnull() & table[name].try_cast("timestamp").isnull() for name in columns))

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.records.missing import count_missing
-from chartray.records.reading import find_csv, header, listed, read_cells, refuse_repeated
+from chartray.records.reading import find_csv, header, listed, need_csv, read_cells, refuse_repeated
 from chartray.schema import CHEXPERT_LABELS, LABEL_PREFIX, LabelSource
 
 # The radiologists' file of MIMIC-CXR-JPG 2.1.0 has the older name of one finding.
@@ -26,6 +26,14 @@ class Labels(NamedTuple):
     absent: list[str]
     missing: dict[str, dict[str, int]]
     read: int = 0
+
+
+class StudyCells(NamedTuple):
+    """The `content` of a `file` with one row a study, and which column holds which label: `names`."""
+
+    file: Path
+    content: pa.Table
+    names: Mapping[str, str]
 
 
 def label_values(cells: Any) -> tuple[pa.Array, dict[str, int]]:
@@ -62,34 +70,42 @@ def present_labels(columns: list[str], file: Path) -> list[str]:
     return present
 
 
-def study_labels(studies: Any, folder: Path, stem: str, read_stem: str | None) -> Labels:
-    """Labels of each row's study from `stem`.csv; where `read_stem`.csv has the study, the radiologists' instead."""
-    file = find_csv(folder, stem)
-    assert file is not None
+def read_study_cells(folder: Path, stem: str, read_stem: str | None) -> tuple[StudyCells, StudyCells | None]:
+    """The labeller's cells of `stem`.csv and, for the same labels, the radiologists' of `read_stem`.csv."""
+    file = need_csv(folder, stem)
     present = present_labels(header(file), file)
-    cells, _ = _of_studies(studies, file, {name: name for name in present})
+    labelled = _study_cells(file, {name: name for name in present})
     read_file = find_csv(folder, read_stem) if read_stem else None
-    read: dict[str, pa.Array] = {}
+    if read_file is None:
+        return labelled, None
+    columns = header(read_file)
+    names = {name: name if name in columns else _ALIASES.get(name, name) for name in present}
+    return labelled, _study_cells(read_file, {name: column for name, column in names.items() if column in columns})
+
+
+def study_labels(studies: Any, labelled: StudyCells, read: StudyCells | None) -> Labels:
+    """Labels of each row's study; where the radiologists have read the study, theirs instead."""
+    cells, _ = _of_studies(studies, labelled)
     films = 0
-    if read_file is not None:
-        columns = header(read_file)
-        names = {name: name if name in columns else _ALIASES.get(name, name) for name in present}
-        names = {name: column for name, column in names.items() if column in columns}
-        read, found = _of_studies(studies, read_file, names)
+    if read is not None:
+        theirs, found = _of_studies(studies, read)
         films = int(pc.sum(found).as_py() or 0)
-        for name, cell in read.items():
+        for name, cell in theirs.items():
             cells[name] = pc.if_else(found, cell.cast(pa.string()), cells[name].cast(pa.string()))
-    labels = label_columns(cells, file)
-    return labels._replace(read=films)
+    return label_columns(cells, labelled.file)._replace(read=films)
 
 
-def _of_studies(studies: Any, file: Path, names: Mapping[str, str]) -> tuple[dict[str, pa.Array], pa.Array]:
-    """The cells of each row's study, by label, and whether `file` has the study at all."""
+def _study_cells(file: Path, names: Mapping[str, str]) -> StudyCells:
     content = read_cells(file, ["study_id", *names.values()], repeating=list(names.values()))
     refuse_repeated(content, "study_id", file)
-    place = pc.index_in(studies, value_set=content["study_id"].combine_chunks())
+    return StudyCells(file, content, names)
+
+
+def _of_studies(studies: Any, given: StudyCells) -> tuple[dict[str, pa.Array], pa.Array]:
+    """The cells of each row's study, by label, and whether the file has the study at all."""
+    place = pc.index_in(studies, value_set=given.content["study_id"].combine_chunks())
     place = place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place
-    cells = {name: content[column].combine_chunks().take(place) for name, column in names.items()}
+    cells = {name: given.content[column].combine_chunks().take(place) for name, column in given.names.items()}
     return cells, pc.is_valid(place)
 
 

@@ -1,16 +1,15 @@
 """MIMIC-IV and MIMIC-CXR-JPG -> cohort: the chart of each film, linked by the strict or the published rule."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records import hospital, linking
+from chartray.records import hospital
 from chartray.records.cohort import (
     SPLIT_SHARES,
     Cohort,
@@ -20,16 +19,12 @@ from chartray.records.cohort import (
     hashed_split,
     refuse_shared_patients,
 )
-from chartray.records.labels import Labels, study_labels
+from chartray.records.labels import Labels, StudyCells, read_study_cells, study_labels
 from chartray.records.missing import count_missing, shown
 from chartray.records.reading import (
-    ROW,
-    connect,
-    fetch,
     find_csv,
     folder_content,
     need_folder,
-    offered,
     read_cells,
     refuse_repeated,
 )
@@ -43,18 +38,20 @@ from chartray.schema import (
     SPLITS,
     VIEW_LEVELS,
     CohortMetadata,
+    Rules,
     Variable,
 )
 
-Rules = Literal["strict", "published"]
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 
 
-class _Tables(NamedTuple):
-    films: ibis.Table
-    patients: ibis.Table
-    admissions: ibis.Table
-    icustays: ibis.Table
+class _Reading(NamedTuple):
+    """What is being read: MIMIC-IV's tables, the films' metadata, the official split (None: no file), the labels."""
+
+    hospital: Future[hospital.Hospital]
+    films: Future[pa.Table]
+    split: Future[tuple[Path, pa.Table] | None]
+    labels: Future[tuple[StudyCells, StudyCells | None]]
 
 
 def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> Cohort:
@@ -64,24 +61,35 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     holds its tables. Films may be absent. `rules` are METHOD's section 2; only the strict ones leave a value
     missing where there is no record. Raises InputError for a missing table or column.
     """
-    connection = connect()
     root = need_folder(mimic_cxr, "MIMIC-CXR-JPG")
-    # Most of the time here goes into unpacking csv.gz, on one core a file.
-    with ThreadPoolExecutor(1) as beside:
-        metadata_cells = beside.submit(_metadata_cells, root)
-        source = hospital.open_hospital(mimic_iv, connection, ordered=rules == "published")
-        cells = metadata_cells.result()
-    films = _films(cells, connection)
-    tables = _Tables(films, source.patients, source.admissions, source.icustays)
-    linked, links = _link(tables, rules, connection)
-    links = {"films": cells.num_rows} | links
-    rows = _rows(cells, _chart(tables, linked, rules, connection))
+    # Reading, and unpacking csv.gz on one core a file, goes on while Ibis is imported: each takes 1.5 s.
+    with ThreadPoolExecutor(2) as beside:
+        reading = _Reading(
+            hospital=beside.submit(hospital.read_hospital, mimic_iv, ordered=rules == "published"),
+            films=beside.submit(_metadata_cells, root),
+            split=beside.submit(_official_split, root),
+            labels=beside.submit(_label_cells, root),
+        )
+        from chartray.records.database import connect
+        from chartray.records.mimic_chart import chart_of_films
+
+        connection = connect()
+        source, cells = reading.hospital.result(), reading.films.result()
+        chart, links = chart_of_films(cells, source, rules, connection)
+        rows = _rows(cells, chart)
+        return _assembled(rows, links, source, reading, root, rules)
+
+
+def _assembled(
+    rows: pa.Table, links: dict[str, int], source: hospital.Hospital, reading: _Reading, root: Path, rules: Rules
+) -> Cohort:
+    """The films that stay, split and labelled."""
     missing = _missing(rows)
     flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows)]
     if rules == "published":
         rows = _published_exclusions(rows, flow)
-    rows = _split(rows, root, flow)
-    labels = _labels(rows, root, flow)
+    rows = _split(rows, reading.split.result(), flow)
+    labels = _labels(rows, *reading.labels.result(), flow)
     metadata = CohortMetadata(
         source="mimic",
         release=source.release,
@@ -108,103 +116,6 @@ def _metadata_cells(root: Path) -> pa.Table:
             raise InputError(f"expected a {name} in every row of {file}, found none in data row {row}")
     refuse_repeated(cells, "dicom_id", file)
     return cells
-
-
-def _films(cells: pa.Table, connection: ibis.BaseBackend) -> ibis.Table:
-    """film (the row), patient, day and taken_at; numbers alone, so that the joins are cheap."""
-    dated = cells.select(["subject_id", "StudyTime"]).append_column("day", _days(cells["StudyDate"]))
-    table = offered(dated, connection)
-    day = table["day"]
-    # HHMMSS.sss as a number that has lost its leading zeros: 93012.5 is 09:30:12.5.
-    clock = table["StudyTime"].try_cast("float64")
-    hours, minutes, seconds = (clock / 10000).floor(), (clock / 100).floor() % 100, clock % 100
-    valid = (clock >= 0) & (hours < 24) & (minutes < 60) & (seconds < 61)
-    microseconds = ((hours * 3600 + minutes * 60 + seconds) * 1e6).round().try_cast("int64")
-    films = table.select(
-        film=table[ROW],
-        patient=table["subject_id"].try_cast("int64"),
-        day=day,
-        taken_at=ibis.ifelse(valid, day.cast("timestamp") + microseconds.as_interval("us"), None),
-    )
-    return connection.create_table(ibis.util.gen_name("films"), films, temp=True)
-
-
-def _days(cells: pa.ChunkedArray) -> pa.Array:
-    """YYYYMMDD -> days, null where the cell is none; each distinct cell is read once.
-
-    >>> _days(pa.chunked_array([["21500301", "21500230", None]])).to_pylist()
-    [datetime.date(2150, 3, 1), None, None]
-    """
-    encoded = cells.combine_chunks().dictionary_encode()
-    texts = pc.utf8_slice_codeunits(encoded.dictionary, 0, 8)
-    times = pc.strptime(texts, "%Y%m%d", "s", error_is_null=True)
-    # strptime takes the 30th of February for the 2nd of March.
-    days = pc.if_else(pc.equal(pc.strftime(times, "%Y%m%d"), texts), times.cast(pa.date32()), None)
-    return days.take(encoded.indices)
-
-
-def _link(tables: _Tables, rules: Rules, connection: ibis.BaseBackend) -> tuple[dict[str, ibis.Table], dict[str, int]]:
-    """The admission and the ICU stay of each film, and how many films were linked, how, or why not."""
-    films, admissions, icustays = tables.films, tables.admissions, tables.icustays
-    if rules == "strict":
-        at = films.select("film", "patient", at=films["taken_at"])
-        begins = linking.encounter_begins(admissions["admitted"], admissions["registered"])
-        stays, link = admissions.mutate(begins=begins), linking.link_strict
-    else:
-        at = films.select("film", "patient", at=films["day"].cast("timestamp"))
-        stays, link = admissions.mutate(begins=admissions["admitted"]), linking.link_published
-    found = {
-        name: connection.create_table(ibis.util.gen_name(name), link(at, table), temp=True)
-        for name, table in (("admission", stays), ("icu", icustays))
-    }
-    admission = found["admission"]
-    joined = admission.join(admissions, "stay").join(at, "film")
-    early = joined["at"] < (joined["admitted"] if rules == "strict" else joined["at"])
-    counted = joined.aggregate(
-        linked=joined.count(), ties=(joined["candidates"] > 1).sum(), by_emergency_registration=early.sum()
-    )
-    reasons = linking.unlinked(at, stays, tables.patients, admission)
-    why = reasons.group_by("reason").aggregate(films=reasons.count())
-    icu = found["icu"]
-    in_icu = icu.aggregate(icu_linked=icu.count(), icu_ties=(icu["candidates"] > 1).sum())
-    backwards = icustays.aggregate(stays=(icustays["ends"] < icustays["begins"]).sum())
-    links = {name: int(value or 0) for name, value in fetch(counted, connection).to_pylist()[0].items()}
-    links |= dict.fromkeys(("before_admission", "after_discharge", "no_admission", "no_record", "no_time"), 0)
-    links |= {entry["reason"]: entry["films"] for entry in fetch(why, connection).to_pylist()}
-    links |= {name: int(value or 0) for name, value in fetch(in_icu, connection).to_pylist()[0].items()}
-    links["icu_stays_that_end_before_they_begin"] = int(fetch(backwards, connection)["stays"][0].as_py() or 0)
-    return found, links
-
-
-def _chart(tables: _Tables, linked: dict[str, ibis.Table], rules: Rules, connection: ibis.BaseBackend) -> pa.Table:
-    """What MIMIC-IV says of each film, in file order, with the cells it was read from."""
-    films, patients = tables.films, tables.patients
-    admission = linked["admission"].join(tables.admissions, "stay").select("film", "expired")
-    icu = linked["icu"].select("film", icu_stay="stay")
-    # One left join at a time, each on a key that is unique on the right: no film is doubled or lost.
-    joined = (
-        films.left_join(patients, "patient")
-        .drop("patient_right")
-        .left_join(admission.mutate(admitted=True), "film")
-        .drop("film_right")
-        .left_join(icu, "film")
-        .drop("film_right")
-    )
-    age = (joined["day"].year() - joined["anchor_year"] + joined["anchor_age"]).cast("float64")
-    died = joined["expired"].cases(("0", MORTALITY_LEVELS[0]), ("1", MORTALITY_LEVELS[1]), else_=None)
-    in_icu, not_in_icu = (ibis.literal(level) for level in ICU_LEVELS)
-    other = ibis.ifelse(joined["admitted"].fill_null(False), not_in_icu, None)
-    if rules == "published":
-        died, other = died.fill_null(MORTALITY_LEVELS[0]), not_in_icu
-    values = {
-        "sex": joined["sex_cell"].cases(("M", SEX_LEVELS[0]), ("F", SEX_LEVELS[1]), else_=None),
-        "age": ibis.ifelse((age >= AGE_RANGE[0]) & (age <= AGE_RANGE[1]), age, None),
-        "mortality": died,
-        "icu": ibis.ifelse(joined["icu_stay"].notnull(), in_icu, other),
-    }
-    cells = {"sex_cell": joined["sex_cell"], "age_cell": age, "died_cell": joined["expired"]}
-    chart = {EHR_PREFIX + name: value for name, value in values.items()}
-    return fetch(joined.select("film", "taken_at", **cells, **chart).order_by("film").drop("film"), connection)
 
 
 def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
@@ -247,17 +158,21 @@ def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
     return kept
 
 
-def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
+def _official_split(root: Path) -> tuple[Path, pa.Table] | None:
     file = _find_cxr_csv(root, "split")
-    if file is None:
+    return None if file is None else (file, read_cells(file, ["dicom_id", "split"]))
+
+
+def _split(rows: pa.Table, official: tuple[Path, pa.Table] | None, flow: list[Step]) -> pa.Table:
+    if official is None:
         return rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, "no split csv"))
-    official = read_cells(file, ["dicom_id", "split"])
-    if rows["image_id"].equals(official["dicom_id"]):  # as PhysioNet has them: the films of the metadata, in its order
-        split = official["split"].combine_chunks()
+    file, cells = official
+    if rows["image_id"].equals(cells["dicom_id"]):  # as PhysioNet has them: the films of the metadata, in its order
+        split = cells["split"].combine_chunks()
     else:
-        refuse_repeated(official, "dicom_id", file)
-        found = pc.index_in(rows["image_id"], value_set=official["dicom_id"].combine_chunks())
-        split = official["split"].combine_chunks().take(found.combine_chunks())
+        refuse_repeated(cells, "dicom_id", file)
+        found = pc.index_in(rows["image_id"], value_set=cells["dicom_id"].combine_chunks())
+        split = cells["split"].combine_chunks().take(found.combine_chunks())
     others = sorted({name for name in pc.unique(split).to_pylist() if name is not None} - set(SPLITS))
     if others:
         raise InputError(f"expected the splits {', '.join(SPLITS)} in {file}, found {shown(others[0])}")
@@ -269,13 +184,19 @@ def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
     return kept
 
 
-def _labels(rows: pa.Table, root: Path, flow: list[Step]) -> Labels:
-    """The labels of each film's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read."""
-    stem = _stem(_need_cxr_csv(root, "chexpert"))
+def _label_cells(root: Path) -> tuple[StudyCells, StudyCells | None]:
     read = _find_cxr_csv(root, "test-set-labeled")
-    labels = study_labels(rows["study_id"], root, stem, _stem(read) if read else None)
+    return read_study_cells(root, _stem(_need_cxr_csv(root, "chexpert")), _stem(read) if read else None)
+
+
+def _labels(rows: pa.Table, labelled: StudyCells, read: StudyCells | None, flow: list[Step]) -> Labels:
+    """The labels of each film's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read."""
+    labels = study_labels(rows["study_id"], labelled, read)
     if read is not None:
-        why = f"labels of {labels.read} films are the radiologists' of {read.name}, the others of {stem}.csv"
+        why = (
+            f"labels of {labels.read} films are the radiologists' of {read.file.name}, the others of "
+            f"{_stem(labelled.file)}.csv"
+        )
         flow.append(Step("labels", rows.num_rows, rows.num_rows, why))
     return labels
 

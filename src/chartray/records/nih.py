@@ -18,16 +18,12 @@ from chartray.records.cohort import (
     refuse_shared_patients,
     split_by_patient,
 )
+from chartray.records.database import ROW, connect, fetch, first_row, offered
 from chartray.records.missing import count_missing, told
 from chartray.records.reading import (
-    ROW,
-    connect,
-    fetch,
     find_csv,
-    first_row,
     folder_content,
     need_folder,
-    offered,
     read_cells,
     refuse_repeated,
 )

@@ -3,22 +3,15 @@
 import csv
 import difflib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import ibis
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv as pacsv
 
 from chartray.errors import InputError
-
-ROW = "row"
-
-
-def connect() -> ibis.BaseBackend:
-    """An empty DuckDB database in memory, where a cohort is put together."""
-    return ibis.duckdb.connect()
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -118,28 +111,6 @@ def _read_csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:
     return pacsv.read_csv(file, pacsv.ReadOptions(), pacsv.ParseOptions(newlines_in_values=True), convert)
 
 
-def offered(cells: pa.Table, connection: ibis.BaseBackend) -> ibis.Table:
-    """`cells` as a table of the database, without a copy, and `row`, their 1-based order."""
-    name = ibis.util.gen_name("cells")
-    rows = pa.array(np.arange(1, cells.num_rows + 1))
-    connection.con.register(name, cells.append_column(ROW, rows))
-    return connection.table(name)
-
-
-def fetch(table: ibis.Table, connection: ibis.BaseBackend) -> pa.Table:
-    """Runs an expression over temporary tables.
-
-    Not through `to_pyarrow`, which imports pandas for it: half a second.
-    """
-    return connection.con.sql(connection.compile(table)).to_arrow_table()
-
-
-def first_row(table: ibis.Table, connection: ibis.BaseBackend) -> int | None:
-    """The first data row of `table`, None where it has none."""
-    row: int | None = fetch(table.aggregate(first=table[ROW].min()), connection)["first"][0].as_py()
-    return row
-
-
 def first_line(error: Exception) -> str:
     """The first line of a library's message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -154,3 +125,8 @@ def refuse_repeated(cells: pa.Table, key: str, file: Path) -> None:
     twice = np.flatnonzero(np.bincount(given) > 1)[0]
     second = np.flatnonzero(encoded.indices.fill_null(-1).to_numpy() == twice)[1]
     raise InputError(f"expected each {key} once in {file}, found one again in data row {second + 1}")
+
+
+def no_secret(url: str) -> str:
+    """A database URL without user and password, for messages."""
+    return re.sub(r"//[^@/]*@", "//", url.split("?")[0])

@@ -19,10 +19,10 @@ from chartray.records.cohort import (
     hashed_split,
     refuse_shared_patients,
 )
-from chartray.records.hospital import connect_database, no_secret
+from chartray.records.database import connect, connect_database
 from chartray.records.mapping import Mapping, read_mapping
 from chartray.records.missing import count_unreadable, shown
-from chartray.records.reading import connect, first_line, header, listed, nearest, need_folder, read_cells
+from chartray.records.reading import first_line, header, listed, nearest, need_folder, no_secret, read_cells
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, LabelSource
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validate", "val": "validate", "validation": "validate"}
