@@ -40,19 +40,20 @@ def result_rows(
     `unit` is what `test` has a row of: film or study. `scored` may be the mean over draws (`scoring.over_draws`).
     """
     rows: list[dict[str, Any]] = []
+    counts = _counts(test)
     for metric in (name for name in (*METRICS, *CALIBRATION, *AT_THRESHOLD) if name in scored.values):
-        low, high = _ends(scored.resampled[metric], level)
+        low, high = _ends(metric, scored.values[metric], scored.resampled[metric], level)
         held = HOLDS_FIT if scored.draws == 1 else HOLDS_DRAWS
         more = {"unit": unit, "draws": scored.draws, "holds_fixed": held}
         if metric in AT_THRESHOLD:
             more |= {"holds_fixed": held + HOLDS_THRESHOLD, "at_specificity": SPECIFICITY}
-        for row in _label_rows(test, scored, metric, common | more, notes):
+        for row in _label_rows(test, scored, metric, common | more, notes, counts):
             index = len(rows) % (len(test.labels) + 1)
             if test.counted[index]:
                 row |= {"ci_low": float(low[index]), "ci_high": float(high[index])}
             rows.append(row | _of_metric(scored, metric, index))
-        low, high = _ends(scored.macro_resampled[metric], level)
-        macro = _macro_row(test, scored, metric, common | more)
+        low, high = _ends(metric, np.float64(scored.macro[metric]), scored.macro_resampled[metric], level)
+        macro = _macro_row(test, scored, metric, common | more, counts)
         rows.append(macro | {"ci_low": float(low), "ci_high": float(high)} | _of_metric(scored, metric, None))
     return rows
 
@@ -65,11 +66,12 @@ def draw_rows(
 ) -> list[dict[str, Any]]:
     """What each draw of the training patients reached alone, without intervals; `notes` are each draw's."""
     rows: list[dict[str, Any]] = []
+    counts = _counts(test)
     for draw, (scored, its) in enumerate(zip(draws, notes, strict=True)):
         more = common | {"unit": "film", "draw": draw, "draws": len(draws)}
         for metric in METRICS:
-            rows += _label_rows(test, scored, metric, more, its)
-            rows.append(_macro_row(test, scored, metric, more))
+            rows += _label_rows(test, scored, metric, more, its, counts)
+            rows.append(_macro_row(test, scored, metric, more, counts))
     return rows
 
 
@@ -97,18 +99,36 @@ def calibration_rows(test: EvaluationSet, scored: Scored, level: float, common: 
     return rows
 
 
+def _counts(test: EvaluationSet) -> list[dict[str, Any]]:
+    """Of how many films and patients each label's rows are, and last the macro's."""
+    positive, negative = metrics.patients_per_class(test.films.truth, test.films.patients)
+    codes = np.unique(test.films.patients, return_inverse=True)[1].reshape(-1)
+    found: list[dict[str, Any]] = [
+        {
+            "n": int((~np.isnan(truth)).sum()),
+            "n_positive": int((truth == 1).sum()),
+            "n_patients": len(np.unique(codes[~np.isnan(truth)])),
+            "n_positive_patients": int(positive[index]),
+            "n_negative_patients": int(negative[index]),
+        }
+        for index, truth in enumerate(test.films.truth.T)
+    ]
+    macro = dict.fromkeys(found[0]) | {"n": len(codes), "n_patients": len(np.unique(codes))}
+    return [*found, macro]
+
+
 def _label_rows(
     test: EvaluationSet,
     scored: Scored,
     metric: str,
     common: dict[str, Any],
     notes: Sequence[dict[str, Any]],
+    counts: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """One metric of each label, without intervals."""
-    positive, negative = metrics.patients_per_class(test.films.truth, test.films.patients)
     rows = []
     for index, label in enumerate(test.labels):
-        truth, note = test.films.truth[:, index], dict(notes[test.columns[index]])
+        note = dict(notes[test.columns[index]])
         reason = note.pop("reason", None)
         if np.isnan(scored.values[metric][index]):
             reason = _why_none(scored, metric, index)
@@ -117,17 +137,17 @@ def _label_rows(
         rows.append(
             common
             | {"label": label, "metric": metric, "value": float(scored.values[metric][index])}
-            | {"ci_low": None, "ci_high": None, "n": int((~np.isnan(truth)).sum())}
-            | {"n_positive": int((truth == 1).sum())}
-            | {"n_patients": len(np.unique(test.films.patients[~np.isnan(truth)]))}
-            | {"n_positive_patients": int(positive[index]), "n_negative_patients": int(negative[index])}
+            | {"ci_low": None, "ci_high": None}
+            | counts[index]
             | {"redrawn": int(scored.redrawn[index]), "reason": reason, "labels": None}
             | note
         )
     return rows
 
 
-def _macro_row(test: EvaluationSet, scored: Scored, metric: str, common: dict[str, Any]) -> dict[str, Any]:
+def _macro_row(
+    test: EvaluationSet, scored: Scored, metric: str, common: dict[str, Any], counts: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     counted = [label for label, here in zip(test.labels, test.counted, strict=True) if here]
     without = np.flatnonzero(test.counted & np.isnan(scored.values[metric])).tolist()
     reason = None if counted else NO_MACRO
@@ -136,25 +156,35 @@ def _macro_row(test: EvaluationSet, scored: Scored, metric: str, common: dict[st
     return (
         common
         | {"label": MACRO, "metric": metric, "value": scored.macro[metric], "ci_low": None, "ci_high": None}
-        | {"n": len(test.films.rows), "n_positive": None, "n_patients": len(np.unique(test.films.patients))}
-        | {"n_positive_patients": None, "n_negative_patients": None}
+        | counts[-1]
         | {"redrawn": scored.macro_redrawn, "reason": reason, "labels": counted}
     )
 
 
-def _ends(resampled: Floats, level: float) -> tuple[Floats, Floats]:
-    """The interval, in [0, 1] as every metric is: the stretch of few draws (`measure.levels`) knows no bounds."""
+def _ends(metric: str, value: Floats | np.float64, resampled: Floats, level: float) -> tuple[Floats, Floats]:
+    """The interval, in [0, 1] as every metric is: the stretch of few draws (`measure.levels`) knows no bounds.
+
+    Noise adds to a calibration error, and resampling adds it once more: its percentiles lie above the truth, and often
+    above the value. The upper one is kept and mirrored at the value, which covers (bench/LOG.md).
+    """
     low, high = metrics.percentiles(resampled, level)
+    if metric == "ece":
+        low = 2 * value - high
     return np.maximum(low, 0), np.minimum(high, 1)
 
 
 def _of_metric(scored: Scored, metric: str, index: int | None) -> dict[str, Any]:
-    """What only rows of one metric have: AUROC DeLong's intervals, shares at a threshold the threshold."""
+    """What only rows of one metric have: AUROC DeLong's intervals, calibration error what perfect probabilities of
+    as many films would have by chance, shares at a threshold the threshold.
+    """
     if metric == "auroc":
         names = ("delong_low", "delong_high", "delong_patient_low", "delong_patient_high")
         if index is None or scored.delong is None:
             return dict.fromkeys(names)
         return dict(zip(names, (float(each[index]) for each in scored.delong), strict=True))
+    if metric == "ece":
+        chance = None if index is None or scored.by_chance is None else float(scored.by_chance[index])
+        return {"by_chance": chance}
     if metric in AT_THRESHOLD:
         # Every draw has a threshold of its own: there is no one number to name.
         named = index is not None and scored.draws == 1 and scored.thresholds is not None

@@ -58,7 +58,8 @@ class Scored(NamedTuple):
     """One arm on one test set: scores (N, C), each metric (C,) and its macro mean, and their resamples (R, C) and (R,).
 
     `redrawn` (C,) and `macro_redrawn` count draws passed over for lack of a class; `thresholds` (C,) were chosen on
-    validation; `observed` (R, C, bins) are resamples of the reliability curve. A mean over S seeds of D draws of
+    validation; `observed` (R, C, bins) are resamples of the reliability curve, `by_chance`
+    (C,) the calibration error of perfect probabilities. A mean over S seeds of D draws of
     training patients has its parts in `members`, S of D; scores, thresholds and reliability are the first one's then.
     """
 
@@ -73,6 +74,7 @@ class Scored(NamedTuple):
     delong: Intervals | None = None
     reliability: calibration.Reliability | None = None
     observed: Floats | None = None
+    by_chance: Floats | None = None
     members: Sequence[Sequence["Scored"]] = ()
 
     @property
@@ -135,6 +137,7 @@ def score(
         delong=Intervals(films.low, films.high, by_patient.low, by_patient.high),
         reliability=calibration.reliability(probable, here),
         observed=drawn.observed,
+        by_chance=calibration.ece_by_chance(probable, here),
     )
 
 

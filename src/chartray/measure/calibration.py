@@ -58,14 +58,26 @@ def brier(truth: ArrayLike, score: ArrayLike) -> Floats:
 def ece(truth: ArrayLike, score: ArrayLike) -> Floats:
     """Expected calibration error over 10 bins of equal film count: sum over bins of n_b / n |observed_b - score_b|.
 
-    Arguments and result as `brier`; the bins are those of `reliability`. Noise alone makes it positive: perfect
-    probabilities of n films have an error of about sqrt(BINS / n) x 0.8 sd(truth), not 0.
+    Arguments and result as `brier`; the bins are those of `reliability`. Noise alone makes it positive: `ece_by_chance`.
     """
     values, scores = _probabilities(truth, score)
     members = _bins(values, scores)
     gaps = _per_bin(members, scores - values).sum(axis=0)  # (C, BINS)
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = np.abs(gaps).sum(axis=1) / (~np.isnan(values)).sum(axis=0)
+    return found
+
+
+def ece_by_chance(truth: ArrayLike, score: ArrayLike) -> Floats:
+    """The calibration error (C,) that these scores have on average where every film is positive with the probability
+    its score says, films independent: sum over bins of sqrt(2 / pi x sum of score (1 - score)) / n.
+
+    Arguments as `brier`. An error near this one is no sign of bad calibration.
+    """
+    values, scores = _probabilities(truth, score)
+    variance = _per_bin(_bins(values, scores), scores * (1 - scores)).sum(axis=0)  # (C, BINS)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = np.sqrt(2 / np.pi * variance).sum(axis=1) / (~np.isnan(values)).sum(axis=0)
     return found
 
 
