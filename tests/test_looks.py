@@ -25,6 +25,7 @@ from chartray.evaluation.attention import (
     token_similarity,
     unreadable,
 )
+from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.films import Match, Policy, films_of, metadata_of
 from chartray.evaluation.neighbours import agreement, nearest_of_others, same_patient_first
 from chartray.evaluation.scoring import EvaluationSet
@@ -243,8 +244,8 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     found = []
     for name in ("once", "again"):
         out = tmp_path / name
-        reason = looks.write_looks(out, *encoders, test, scores, features, films=6, resamples=20, device="cpu")
-        assert reason is None
+        told = looks.write_looks(out, *encoders, test, scores, features, films=6, resamples=20, device="cpu")
+        assert told == {"films": 6, "reason": None}
         found.append(load_file(out / looks.ARRAYS_FILE))
     assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
     assert {path.read_bytes() for path in tmp_path.glob("*/gallery.json")} == {(out / "gallery.json").read_bytes()}
@@ -272,7 +273,8 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     assert len(arrays["gallery"]) == len(gallery["films"]) == len(set(gallery["films"]))
     strange = encoders[0]._replace(model=small_vit(global_pool="map"))
     why = looks.write_looks(tmp_path / "no", strange, encoders[1], test, scores, features, films=6)
-    assert "'map'" in (why or "")
+    assert why["films"] == 0
+    assert "'map'" in why["reason"]
     assert not (tmp_path / "no").exists()
 
 
@@ -351,3 +353,12 @@ def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:
     assert found["similarity_between_films"] is None  # constant maps correlate with nothing
     arrays["rollout_untrained"] = arrays["rollout"]
     assert looks.control_of(arrays)["rollout_with_untrained"] == pytest.approx(1)
+
+
+def test_evaluate_writes_looks_unless_told_not_to(small_store: Path, tmp_path: Path) -> None:
+    source = vit(tmp_path / "vit", seed=1)
+    for number in (4, 0):
+        evaluate(source, small_store, tmp_path / "out", looks=number, resamples=20, floors=False, device="cpu")
+        told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["looks"]
+        assert told["films"] == number
+        assert (tmp_path / "out" / "looks").is_dir() is (number > 0)

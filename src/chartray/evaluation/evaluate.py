@@ -60,7 +60,8 @@ evaluation.json      format, command, versions, when, source and provenance of t
                      the same of theirs, dataset, films, patients, label matches, unmatched labels, macro labels, films
                      without any label), recipe and training (published, finetune: what each epoch of the encoder's arm
                      reached), fractions (training and validation films and patients, of the first draw and of each),
-                     left_out (floors, with reasons), notes
+                     left_out (floors, with reasons), looks (films, or why there are none), notes
+looks/               attention, similar patches and similar films of the encoder at the first test set: see looks.py
 """
 
 import shutil
@@ -113,6 +114,7 @@ def evaluate(
     warmup_epochs: float | None = None,
     mixup: float | None = None,
     resume: bool = False,
+    looks: int = 12,
 ) -> list[dict[str, Any]]:
     """Evaluates the encoder of a RUN (or encoder folder) and writes the Results folder `out`; returns its rows.
 
@@ -143,6 +145,7 @@ def evaluate(
         warmup_epochs: (finetune) how long the learning rate rises; default 5, or a tenth of max_epochs if less.
         mixup: (finetune) alpha of the Beta distribution that films are mixed by; default 0, not at all.
         resume: (published, finetune) continue the trainings of the same command that was stopped; without any, start.
+        looks: (linear, knn) on how many films attention and similar patches are shown, at most; 0 writes no film.
 
     Raises:
         InputError: what is asked for cannot be had from these inputs.
@@ -182,7 +185,7 @@ def evaluate(
     outcomes.sort(key=lambda each: (each.fraction, arms.index(each.arm)))
     run = str(encoder.provenance.get("run") or source.resolve().name)
     about = (source, run, encoder, task, settings, recipe)
-    rows = write_results(out, Evaluated(*about, arms, outcomes, learnt, features, fractions, left_out))
+    rows = write_results(out, Evaluated(*about, arms, outcomes, learnt, features, fractions, left_out, looks))
     shutil.rmtree(trainings, ignore_errors=True)
     return rows
 

@@ -12,20 +12,22 @@ import pyarrow as pa
 from chartray.evaluation import results
 from chartray.evaluation.arms import Arm, Frozen, Learnt
 from chartray.evaluation.differences import Pair, claim, comparison_rows
-from chartray.evaluation.films import Films, label_names, metadata_of, without_any_label
+from chartray.evaluation.films import Films, label_names, metadata_of, read_by_radiologists, without_any_label
 from chartray.evaluation.finetune.recipe import Recipe
+from chartray.evaluation.looks import LOOKS_FOLDER, write_looks
 from chartray.evaluation.outcomes import Outcome
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
 from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
 from chartray.evaluation.studies import study_ids
-from chartray.evaluation.task import Settings, Task, image_ids
-from chartray.networks.encoder import PretrainedEncoder, save
+from chartray.evaluation.task import RADIOLOGISTS, Settings, Task, image_ids
+from chartray.networks.encoder import PretrainedEncoder, save, untrained
 
 
 class Evaluated(NamedTuple):
     """One evaluation, done: the encoder of `source`, its arm first among `arms`, and what all of them reached.
 
-    `learnt` is what the encoder's arm learnt from the largest fraction (its first draw), `features` the encoder's own.
+    `learnt` is what the encoder's arm learnt from the largest fraction (its first draw), `features` the encoder's own;
+    `looks` is how many films its attention is shown on, at most.
     """
 
     source: Path
@@ -40,6 +42,7 @@ class Evaluated(NamedTuple):
     features: Frozen | None
     fractions: list[dict[str, Any]]
     left_out: dict[str, str]
+    looks: int
 
 
 def write_results(out: Path, done: Evaluated) -> list[dict[str, Any]]:
@@ -72,8 +75,30 @@ def write_results(out: Path, done: Evaluated) -> list[dict[str, Any]]:
             results.write_probe(folder, done.learnt.probe, done.task.labels, done.settings.data_percent[-1])
         if done.learnt.tuned is not None:
             save(folder / results.TUNED_FOLDER, done.learnt.tuned)
-        results.write_json(folder / results.MANIFEST_FILE, manifest_of(done))
+        manifest = manifest_of(done) | {"looks": looks_of(folder, done)}
+        results.write_json(folder / results.MANIFEST_FILE, manifest)
     return films
+
+
+def looks_of(folder: Path, done: Evaluated) -> dict[str, Any]:
+    """Writes the looks of a frozen encoder at the first test set; says how many films, or why none."""
+    if not done.looks or done.features is None:
+        return {"films": 0, "reason": "not asked for" if not done.looks else "only features that are frozen have looks"}
+    own = next(each for each in reversed(done.outcomes) if each.arm is done.arms[0] and each.test is done.task.tests[0])
+    settings = done.settings
+    return write_looks(
+        folder / LOOKS_FOLDER,
+        done.encoder,
+        untrained(done.source, seed=settings.seed),
+        own.test,
+        own.drawn[0].scores[:, own.test.columns],
+        done.features.needed(own.test.films),
+        films=done.looks,
+        device=settings.device,
+        resamples=settings.resamples,
+        level=settings.level,
+        seed=settings.seed,
+    )
 
 
 def common_of(outcome: Outcome, done: Evaluated) -> dict[str, Any]:
@@ -188,7 +213,7 @@ def predictions_of(outcome: Outcome, run: str) -> list[pa.Table]:
 
 def embeddings_of(task: Task, frozen: Frozen) -> list[pa.Table]:
     """The rows of embeddings.parquet, a table a split."""
-    parts = [(test.dataset, test.films) for test in task.tests]
+    parts = [(test.dataset, test.films) for test in task.tests if not test.dataset.endswith(RADIOLOGISTS)]
     learning = [(task.tests[0].dataset, films) for films in (task.train, task.validate)]
     parts += [(name, films) for name, films in learning if films.split != task.tests[0].films.split]
     return [
@@ -201,6 +226,13 @@ def manifest_of(done: Evaluated) -> dict[str, Any]:
     """What evaluation.json says."""
     encoder, task, settings = done.encoder, done.task, done.settings
     notes = ["every row says in `holds_fixed` what its interval holds fixed"]
+    read = {test.dataset: int(read_by_radiologists(test.films).sum()) for test in task.tests}
+    notes += [
+        f"labels of {count} of the {len(test.films.rows)} films of {test.dataset} are radiologists' own, the others a "
+        f"labeller's; {test.dataset}{RADIOLOGISTS} has the former alone"
+        for test in task.tests
+        if 0 < (count := read[test.dataset]) < len(test.films.rows)
+    ]
     if settings.split == "validate":
         notes.append("scored on the films that the strengths were chosen on: values are optimistic; test untouched")
     trained: dict[str, Any] = {}
@@ -239,10 +271,12 @@ def _store_entry(test: EvaluationSet, labels: Sequence[str]) -> dict[str, Any]:
         "release": metadata_of(store).release,
         "rules": metadata_of(store).rules,
         "split": test.films.split,
+        "part_of": test.dataset.removesuffix(RADIOLOGISTS) if test.dataset.endswith(RADIOLOGISTS) else None,
         "matches": [match._asdict() for match in test.matches],
         "unmatched": [label for label in labels if label not in test.labels],
         "unmatched_there": [name for name in label_names(cohort) if name not in there],
         "macro_labels": [label for label, here in zip(test.labels, test.counted, strict=True) if here],
+        "films_read_by_radiologists": int(read_by_radiologists(test.films).sum()),
         "films_without_any_label": int(without_any_label(cohort)[test.films.rows].sum()),
     } | counts(test.films)
 

@@ -98,8 +98,8 @@ def write_looks(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> str | None:
-    """Writes `folder`; returns why it could not, or None.
+) -> dict[str, Any]:
+    """Writes `folder`; returns how many `films` it shows and, where none, the `reason`.
 
     Args:
         folder: what to write.
@@ -117,7 +117,7 @@ def write_looks(
     reason = unreadable(encoder.model)
     chosen = chosen_films(test.films.truth, scores, test.labels, films)
     if reason is not None or not chosen:
-        return reason or "no label has both present and absent films"
+        return {"films": 0, "reason": reason or "no label has both present and absent films"}
     folder.mkdir(parents=True)
     names = _Names(test)
     rows = test.films.rows[[one.film for one in chosen]]
@@ -146,7 +146,7 @@ def write_looks(
         shared | {"grid": grid, "places": QUERY_PLACES, "control": control, "films": films_said},
     )
     results.write_json(folder / GALLERY_FILE, shared | gallery)
-    return None
+    return {"films": len(chosen), "reason": None}
 
 
 class _Names:
