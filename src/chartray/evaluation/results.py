@@ -33,6 +33,7 @@ PROBE_DESCRIPTION_FILE = "probe.json"
 TUNED_FOLDER = "finetuned"
 MANIFEST_FILE = "evaluation.json"
 COMPARE_FILE = "compare.json"
+AUDIT_FILE = "audit.json"
 RESULTS_FORMAT = 1
 
 
@@ -59,7 +60,7 @@ def check_replaceable(out: Path) -> None:
     if not out.exists():
         return
     if out.is_dir() and (
-        not any(out.iterdir()) or any((out / name).is_file() for name in (MANIFEST_FILE, COMPARE_FILE))
+        not any(out.iterdir()) or any((out / name).is_file() for name in (MANIFEST_FILE, COMPARE_FILE, AUDIT_FILE))
     ):
         return
     raise InputError(f"expected a new folder or earlier results as --out, found other things in {out}; choose another")
@@ -154,6 +155,21 @@ def write_probe(folder: Path, probe: Probe, labels: Sequence[str], fraction: flo
             "formula": "probability = sigmoid(((features - mean) / scale) @ weight.T + bias)",
         },
     )
+
+
+def matches_table(manifest: Mapping[str, Any]) -> list[str]:
+    """Lines of text: which column of each external store each label of an evaluation met, and which met none."""
+    labels, lines = list(manifest["labels"]), []
+    for entry in manifest["stores"][1:]:
+        there = {match["label"]: match["there"] for match in entry["matches"]}
+        if entry.get("part_of"):
+            continue  # it has the labels of the whole
+        lines.append(f"{entry['dataset']}: {len(there)} of {len(labels)} labels matched by name")
+        width = max(len(label) for label in labels)
+        lines += [f"  {label:<{width}}  {there.get(label, '-')}" for label in labels]
+        if entry["unmatched_there"]:
+            lines.append(f"  only there, not scored: {', '.join(entry['unmatched_there'])}")
+    return lines
 
 
 def versions() -> dict[str, str]:

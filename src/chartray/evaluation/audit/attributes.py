@@ -1,0 +1,159 @@
+"""What may be read from a film beside disease: the chart variables of a cohort, and a coin that cannot be."""
+
+import hashlib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from chartray.errors import InputError
+from chartray.evaluation.films import Films, metadata_of
+from chartray.pixels.store import Store
+from chartray.schema import EHR_PREFIX, Variable, patient_key
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# One toss for each patient, drawn from the hash of its name: no film shows it, so it must be read at AUROC 0.5.
+COIN = "coin (control)"
+_COIN_LEVELS = ("heads", "tails")
+# Groups of age: the working ages, and those in which most films of a hospital are taken.
+AGE_BANDS = (40.0, 60.0, 80.0)
+
+
+class Attribute(NamedTuple):
+    """A variable to read: a category with its `levels` observed in training, or a number (no levels).
+
+    `edges` cut a number into groups, right-open: 40 falls into [40, 60).
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    edges: tuple[float, ...]
+    unit: str | None
+    known_at_film: bool
+
+    @property
+    def targets(self) -> tuple[str | None, ...]:
+        """What is read one by one: each level against the rest, one of two levels, or the number itself."""
+        if len(self.levels) > 2:
+            return self.levels
+        return self.levels[:1] or (None,)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The levels, or the bands of a number."""
+        if self.levels:
+            return self.levels
+        inner = [f"{low:g} to {high:g}" for low, high in zip(self.edges, self.edges[1:], strict=False)]
+        return (f"under {self.edges[0]:g}", *inner, f"{self.edges[-1]:g} and over")
+
+
+def chosen_attributes(home: Store, names: Sequence[str] | None) -> tuple[list[Attribute], dict[str, str]]:
+    """The attributes of `names`, or all of the store's variables with two observed levels in training; last the coin.
+
+    Also why variables were left out that nobody named. Raises InputError if a named one is absent or has one level in
+    the training films, or none is left.
+    """
+    present = metadata_of(home).variables
+    train = home.cohort.filter(pc.equal(home.cohort["split"], "train"))
+    left_out: dict[str, str] = {}
+    found: list[Attribute] = []
+    wanted = list(dict.fromkeys(name.removeprefix(EHR_PREFIX) for name in names)) if names else list(present)
+    for name in wanted:
+        if name not in present:
+            close = get_close_matches(name, list(present), n=1, cutoff=0.5)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise InputError(
+                f"expected a variable of the cohort of {home.folder} after --attributes, found {name!r}{hint}; "
+                f"it holds {', '.join(present) or 'none'}"
+            )
+        attribute, seen = _attribute(name, present[name], train)
+        if attribute is not None:
+            found.append(attribute)
+            continue
+        reason = (
+            f"expected at least two observed levels of the attribute {name!r} in the training films of {home.folder}, "
+            f"found {seen}; leave it out of --attributes"
+        )
+        if names:
+            raise InputError(reason)
+        left_out[name] = reason
+    if not found:
+        raise InputError(
+            f"expected chart variables to audit in the cohort of {home.folder}, found none with two observed levels "
+            f"among {', '.join(present) or 'no variables'}"
+        )
+    return [*found, Attribute(COIN, _COIN_LEVELS, (), None, True)], left_out
+
+
+def _attribute(name: str, variable: Variable, train: pa.Table) -> tuple[Attribute | None, str]:
+    """The attribute, or None and what was found of it."""
+    column = train[EHR_PREFIX + name]
+    observed = len(column) - column.null_count
+    if variable.kind == "numeric":
+        numbers = np.array(column.drop_null().to_pylist(), dtype=np.float64)
+        if len(np.unique(numbers)) < 2:
+            return None, f"{len(np.unique(numbers))} in {observed} films that have one"
+        bands = (
+            AGE_BANDS if (name, variable.unit) == ("age", "years") else np.quantile(numbers, (1 / 3, 2 / 3)).tolist()
+        )
+        edges = tuple(dict.fromkeys(float(edge) for edge in bands))
+        return Attribute(name, (), edges, variable.unit, variable.known_at_film), ""
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(column.cast(pa.string())).to_pylist()}
+    order = variable.levels or ("true", "false")
+    levels = tuple(level for level in order if counts.get(level))
+    if len(levels) < 2:
+        held = ", ".join(f"{level} in {counts[level]} films" for level in levels)
+        return None, held or f"none in {train.num_rows} films"
+    return Attribute(name, levels, (), None, variable.known_at_film), ""
+
+
+def held_by(attribute: Attribute, store: Store) -> bool:
+    """Whether the store knows the attribute of its films, in the same form."""
+    if attribute.name == COIN:
+        return True
+    variable = metadata_of(store).variables.get(attribute.name)
+    return variable is not None and (variable.kind == "numeric") == (not attribute.levels)
+
+
+def level_codes(attribute: Attribute, films: Films) -> Integers:
+    """(N,): which group a film is in (its level, or the band of its number), -1 where that is not known."""
+    if attribute.name == COIN:
+        return np.array([_tossed(films, patient) for patient in films.patients.tolist()], dtype=np.int64)
+    column = _column(attribute, films)
+    if attribute.levels:
+        found = pc.index_in(column.cast(pa.string()), value_set=pa.array(attribute.levels, pa.string()))
+        codes: Integers = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return codes
+    numbers = _numbers(column)
+    bands = np.searchsorted(attribute.edges, numbers, side="right").astype(np.int64)
+    return np.where(np.isfinite(numbers), bands, -1)
+
+
+def truth_of_attribute(attribute: Attribute, films: Films) -> Floats:
+    """(N, K): 1 and 0 for each level of `targets`, or the number (N, 1); NaN where it was not observed."""
+    if not attribute.levels:
+        return _numbers(_column(attribute, films))[:, None]
+    codes = level_codes(attribute, films)
+    truth = (codes[:, None] == np.arange(len(attribute.targets))).astype(np.float64)
+    truth[codes < 0] = np.nan
+    return truth
+
+
+def _column(attribute: Attribute, films: Films) -> pa.Array:
+    column = films.store.cohort[EHR_PREFIX + attribute.name].take(pa.array(films.rows))
+    return column.combine_chunks()
+
+
+def _numbers(column: pa.Array) -> Floats:
+    numbers: Floats = column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def _tossed(films: Films, patient: str) -> int:
+    return hashlib.sha256(f"coin/{patient_key(metadata_of(films.store).source, patient)}".encode()).digest()[0] % 2
