@@ -283,7 +283,7 @@ def test_embeddings_that_are_not_finite_are_named_by_run_and_row(home: Path, tmp
     weights["norm.weight"][3] = np.nan
     save_file(weights, broken / "model.safetensors")
     with pytest.raises(
-        InputError, match=r"finite embeddings from diverged, found \d+ that are not, the first in row 0"
+        InputError, match=r"finite embeddings from diverged, found \d+ that are not, the first in row 0 of .*store"
     ):
         evaluate(broken, home, tmp_path / "out", floors=False)
 

@@ -12,6 +12,8 @@ COHORT_FORMAT = 1
 SPLITS = ("train", "validate", "test")
 EHR_PREFIX = "ehr."
 LABEL_PREFIX = "label."
+# Optional column: whether radiologists read the film's study, so that its labels are theirs and not the labeller's.
+READ_COLUMN = "read_by_radiologists"
 
 # METHOD.md section 3: the labeller's 14 findings, as written in the CheXpert and MIMIC-CXR csv files.
 CHEXPERT_LABELS = (

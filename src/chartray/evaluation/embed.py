@@ -60,7 +60,7 @@ def embed(
                 tokens = class_token(model, films)  # (B, D)
             found.append(tokens.float().cpu())
             advance(len(images))
-    return _finite(torch.cat(found).numpy(), encoder, rows)
+    return _finite(torch.cat(found).numpy(), encoder, store, rows)
 
 
 def pixels(store: Store, rows: Integers, *, side: int = PIXEL_SIDE, batch_size: int = 256) -> Features:
@@ -85,12 +85,12 @@ def device_of(device: str) -> str:
     return device
 
 
-def _finite(features: Features, encoder: PretrainedEncoder, rows: Integers) -> Features:
+def _finite(features: Features, encoder: PretrainedEncoder, store: Store, rows: Integers) -> Features:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         run = encoder.provenance.get("run", "the encoder")
         raise InputError(
             f"expected finite embeddings from {run}, found {len(bad)} that are not, the first in row {rows[bad[0]]} "
-            "of the store; the weights are damaged or training diverged"
+            f"of {store.folder}; the weights are damaged or training diverged"
         )
     return features

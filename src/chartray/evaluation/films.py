@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.pixels.store import Store
-from chartray.schema import LABEL_PREFIX, CohortMetadata, finding, from_metadata
+from chartray.schema import LABEL_PREFIX, READ_COLUMN, CohortMetadata, finding, from_metadata
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -118,6 +118,15 @@ def without_any_label(cohort: pa.Table) -> NDArray[np.bool_]:
     named = [LABEL_PREFIX + name for name in label_names(cohort)]
     found: NDArray[np.bool_] = np.all([cohort.column(name).is_null().to_numpy() for name in named], axis=0)
     return found
+
+
+def read_by_radiologists(films: Films) -> NDArray[np.bool_]:
+    """(N,): the films whose labels are radiologists' own, where the cohort tells them from a labeller's."""
+    cohort = films.store.cohort
+    if READ_COLUMN not in cohort.column_names:
+        return np.zeros(len(films.rows), dtype=bool)
+    read = cohort.column(READ_COLUMN).take(pa.array(films.rows))
+    return np.array(read.to_pylist(), dtype=object) == True  # noqa: E712  # null is not read
 
 
 def matched_labels(labels: Sequence[str], store: Store) -> list[Match]:

@@ -1,7 +1,8 @@
 """What an encoder has seen in pretraining of what it is to be scored on: chart columns made labels, and patients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,47 +19,75 @@ PATIENTS_FILE = "train_patients.txt"
 
 
 def refuse_chart_labels(encoder: PretrainedEncoder, store: Store, labels: Sequence[str]) -> None:
-    """Raises InputError if a label of the store was made from a source column of the chart the encoder was shown.
+    """Raises InputError if a label of the store was made from a source column of a chart the encoder was shown: in its
+    own pretraining, or in that of the weights it started from.
 
     Another source's column of one name is another fact. What the store itself makes of the column does not matter:
     a cohort may hold as a label what the cohort of pretraining held as a variable. Encoders that do not say from which
     columns their chart came are judged by the names of its variables.
     """
     made, metadata = encoder.provenance, metadata_of(store)
-    if made.get("source") not in (None, metadata.source):
+    if made.get("chart_sources") is None:
+        if made.get("source") in (None, metadata.source):
+            named = made.get("chart_variables") or chart_variables(str(made.get("chart", "none")))
+            refuse_shared_columns(store.cohort, named, labels)
         return
-    sources = made.get("chart_sources")
-    if sources is None:
-        named = made.get("chart_variables") or chart_variables(str(made.get("chart", "none")))
-        refuse_shared_columns(store.cohort, named, labels)
-        return
-    for label in labels:
-        columns = set(metadata.labels[label].columns) if label in metadata.labels else set()
-        for variable, shown in sources.items():
-            if shared := sorted(columns & set(shown)):
-                raise InputError(
-                    f"expected labels that the encoder was not shown, found {label!r} in {store.folder} and the chart "
-                    f"variable {variable!r} of its pretraining both made from {shared[0]!r}; leave the label out with "
-                    "--labels, or pretrain without the variable"
-                )
+    for shown in _charts_shown(made, metadata.source):
+        for label in labels:
+            columns = set(metadata.labels[label].columns) if label in metadata.labels else set()
+            for variable, sources in shown.items():
+                if shared := sorted(columns & set(sources)):
+                    raise InputError(
+                        f"expected labels that the encoder was not shown, found {label!r} in {store.folder} and the "
+                        f"chart variable {variable!r} of its pretraining both made from {shared[0]!r}; leave the label "
+                        "out with --labels, or pretrain without the variable"
+                    )
 
 
 def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int | None:
     """0 if no patient of the films was pretrained on; None where that cannot be known: an encoder folder without its
-    run, films of another source, or a run that started from weights, which do not say whom they were shown.
+    run, films of another source, or first weights of which one of these is true.
 
     Raises InputError if a patient was pretrained on.
     """
-    made, name = encoder.provenance, metadata_of(films.store).source
-    run = source.resolve().parent if (source / DESCRIPTION_FILE).is_file() else source
-    file = run / PATIENTS_FILE
-    if not file.is_file() or made.get("source") != name:
-        return None
-    pretrained = set(file.read_text().split())
-    seen = sum(patient_key(name, patient) in pretrained for patient in np.unique(films.patients).tolist())
-    if seen:
-        raise InputError(
-            f"expected films of patients that the encoder was not pretrained on in the {films.split} split of "
-            f"{films.store.folder}, found {seen} of its patients in {file}; split both cohorts alike, or pretrain again"
-        )
-    return 0 if made.get("init") is None else None
+    made, name, known = encoder.provenance, metadata_of(films.store).source, True
+    generations = [
+        (source, made.get("source")),
+        *((Path(each["source"]), each.get("dataset")) for each in _inits(made)),
+    ]
+    patients = np.unique(films.patients).tolist()
+    for folder, dataset in generations:
+        run = folder.resolve().parent if (folder / DESCRIPTION_FILE).is_file() else folder
+        file = run / PATIENTS_FILE
+        if not file.is_file() or dataset != name:
+            known = False
+            continue
+        pretrained = set(file.read_text().split())
+        seen = sum(patient_key(name, patient) in pretrained for patient in patients)
+        if seen:
+            raise InputError(
+                f"expected films of patients that the encoder was not pretrained on in the {films.split} split of "
+                f"{films.store.folder}, found {seen} of its patients in {file}; split both cohorts alike, or pretrain "
+                "again"
+            )
+    return 0 if known else None
+
+
+def _charts_shown(made: Mapping[str, Any], source: str) -> Iterator[Mapping[str, Sequence[str]]]:
+    """The source columns of each chart variable that patients of `source` were shown with, generation by generation.
+
+    What a run inherited stands among its own variables too, so the parent's, which may be another source's, is told
+    from its own by the name.
+    """
+    own = made.get("chart_variables")
+    if made.get("source") in (None, source):
+        yield {name: each for name, each in made["chart_sources"].items() if own is None or name in own}
+    for init in _inits(made):
+        if init.get("dataset") in (None, source):
+            yield init.get("chart_sources") or {}
+
+
+def _inits(made: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The weights an encoder started from, those that they started from, and so on."""
+    while made := made.get("init") or {}:
+        yield made

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation.films import (
@@ -18,6 +19,7 @@ from chartray.evaluation.films import (
     films_of,
     matched_labels,
     metadata_of,
+    read_by_radiologists,
 )
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.evaluation.seen import patients_seen, refuse_chart_labels
@@ -25,6 +27,8 @@ from chartray.measure.metrics import eligible
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.store import Store
 
+# Ends the name of the part of a data set that radiologists have read.
+RADIOLOGISTS = ":radiologists"
 Protocol = Literal["linear", "knn", "finetune", "published"]
 
 
@@ -103,6 +107,11 @@ def make_task(
     for store in external:
         taken = {test.dataset for test in tests}
         tests.append(_evaluation_set(store, matched_labels(names, store), names, settings, taken))
+    for test in list(tests):
+        read = read_by_radiologists(test.films)
+        # Where all were read there is nothing to tell apart.
+        if read.any() and not read.all():
+            tests.append(_kept(test, read, test.dataset + RADIOLOGISTS))
     for test in tests:
         refuse_chart_labels(encoder, test.films.store, [match.there for match in test.matches])
     return Task(names, train, validate, tests, [patients_seen(source, encoder, test.films) for test in tests])
@@ -122,6 +131,13 @@ def _evaluation_set(
         columns=np.array([labels.index(match.label) for match in matches], dtype=np.int64),
         counted=eligible(films.truth, films.patients),
     )
+
+
+def _kept(test: EvaluationSet, mask: NDArray[np.bool_], dataset: str) -> EvaluationSet:
+    """Some films of a test set, as a data set of its own."""
+    films = test.films.kept(mask)
+    counted = eligible(films.truth, films.patients)
+    return test._replace(dataset=dataset, films=films, image_ids=image_ids(films), counted=counted)
 
 
 def image_ids(films: Films) -> list[str]:

@@ -152,12 +152,14 @@ def untrained(path: Path, *, seed: int) -> PretrainedEncoder:
 
 
 def lineage(source: Path) -> dict[str, Any]:
-    """What the weights that a run starts from were shown before: of a RUN or encoder folder; a file says nothing."""
-    if source.is_file():
-        return {"source": str(source), "run": None, "chart": None, "after_film": [], "chart_sources": {}}
-    before = _read_description(_encoder_folder(source))["provenance"]
-    inherited = {"after_film": before.get("after_film", []), "chart_sources": before.get("chart_sources", {})}
-    return {"source": str(source), "run": before.get("run"), "chart": before.get("chart")} | inherited
+    """What the weights that a run starts from were shown before: of a RUN or encoder folder; a file says nothing.
+
+    `source` is where they lie, `dataset` the source of the cohort they were pretrained on, `init` their own beginning.
+    """
+    said = {} if source.is_file() else _read_description(_encoder_folder(source))["provenance"]
+    inherited = {"after_film": said.get("after_film", []), "chart_sources": said.get("chart_sources", {})}
+    own = {"dataset": said.get("source"), "run": said.get("run"), "chart": said.get("chart"), "init": said.get("init")}
+    return {"source": str(source)} | own | inherited
 
 
 def _described(model: VisionTransformer, description: dict[str, Any]) -> PretrainedEncoder:
