@@ -58,7 +58,7 @@ def brier(truth: ArrayLike, score: ArrayLike) -> Floats:
 def ece(truth: ArrayLike, score: ArrayLike) -> Floats:
     """Expected calibration error over 10 bins of equal film count: sum over bins of n_b / n |observed_b - score_b|.
 
-    Arguments and result as `brier`; the bins are those of `reliability`. Noise alone makes it positive: `ece_by_chance`.
+    Arguments and result as `brier`; the bins are `reliability`'s. Noise alone makes it positive: `ece_by_chance`.
     """
     values, scores = _probabilities(truth, score)
     members = _bins(values, scores)
