@@ -29,7 +29,7 @@ class Eraser(NamedTuple):
     @property
     def directions(self) -> int:
         """k: levels - 1 of a category, 1 of a number, fewer where the features do not hold them."""
-        return self.found.shape[1]
+        return int(self.found.shape[1])
 
     def erase(self, features: ArrayLike) -> Floats:
         """Features (N, D) without the concept, (N, D)."""

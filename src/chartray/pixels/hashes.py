@@ -55,7 +55,8 @@ def perceptual_hashes(images: Pixels) -> tuple[Words, npt.NDArray[np.bool_]]:
 
 def distances(a: Words, b: Words) -> Integers:
     """How many bits differ between the hashes a (..., 4) and b (..., 4)."""
-    return np.bitwise_count(a ^ b).sum(axis=-1).astype(np.int64)
+    found: Integers = np.bitwise_count(a ^ b).sum(axis=-1).astype(np.int64)
+    return found
 
 
 def near_pairs(a: Words, b: Words, radius: int = NEAR) -> tuple[Integers, Integers, Integers]:

@@ -63,7 +63,8 @@ def chosen_attributes(home: Store, names: Sequence[str] | None) -> tuple[list[At
     train = home.cohort.filter(pc.equal(home.cohort["split"], "train"))
     left_out: dict[str, str] = {}
     found: list[Attribute] = []
-    wanted = list(dict.fromkeys(name.removeprefix(EHR_PREFIX) for name in names)) if names else list(present)
+    named = [name.strip().removeprefix(EHR_PREFIX) for name in names or ()]
+    wanted = list(dict.fromkeys(named)) if names else list(present)
     for name in wanted:
         if name not in present:
             close = get_close_matches(name, list(present), n=1, cutoff=0.5)
@@ -140,7 +141,7 @@ def truth_of_attribute(attribute: Attribute, films: Films) -> Floats:
     if not attribute.levels:
         return _numbers(_column(attribute, films))[:, None]
     codes = level_codes(attribute, films)
-    truth = (codes[:, None] == np.arange(len(attribute.targets))).astype(np.float64)
+    truth: Floats = (codes[:, None] == np.arange(len(attribute.targets))).astype(np.float64)
     truth[codes < 0] = np.nan
     return truth
 

@@ -12,7 +12,7 @@ audit.jsonl          rows {part, run, chart, control, dataset, attribute, ...} o
                      verdict `a higher` | `b higher` | `no difference shown`
     group            the disease probe in each group of an attribute, and the gaps (`evaluation.audit.groups`)
     removed          disease before and after the attribute is taken out (`evaluation.audit.removal`)
-leaks.jsonl          patients and films on both sides of a wall (`evaluation.audit.leaks`); empty: none was found
+leaks.jsonl          patients and films on both sides of a wall (`evaluation.audit.leaks`); `count` 0: none
 predictions.parquet  part (readability | disease | removed), run, control, chart, dataset, split, attribute, target (the
                      level or label), image_id, patient_id, truth, score: every number above can be computed again
 audit.json           format, command, versions, when, encoders, settings, stores, attributes, labels, left_out, notes
@@ -47,6 +47,7 @@ from chartray.evaluation.audit.readability import (
     unread_row,
 )
 from chartray.evaluation.audit.removal import before, removed
+from chartray.evaluation.audit.sentences import spoken
 from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import (
     Blank,
@@ -63,6 +64,8 @@ from chartray.measure.probe import Probe, fit_probe
 from chartray.pixels.store import Store
 
 Floats = NDArray[np.float64]
+
+__all__ = ["audit", "spoken"]
 
 AUDIT_ROWS, LEAK_ROWS = "audit.jsonl", "leaks.jsonl"
 CONFIDENCE = 0.95
@@ -162,10 +165,10 @@ def audit(
             "stores": [_store_entry(each) for each in scored],
             "attributes": [attribute._asdict() for attribute in chosen],
             "labels": labels,
-            "leaks": len(leaked),
+            "leaks": sum(row["count"] > 0 for row in leaked),
             "left_out": left_out,
             "test_split_touched": split == "test",
-            "notes": [*_notes(arms, home, split), *notes],
+            "notes": [*_notes(arms, home, split), *_too_few(len(chosen) - 1, resamples), *notes],
         }
         results.write_json(folder / results.AUDIT_FILE, manifest)
     return rows + more_rows + [{"part": "leak"} | row for row in leaked]
@@ -343,6 +346,16 @@ def _notes(arms: Sequence[AuditArm], home: Store, split: str) -> list[str]:
     if split == "validate":
         notes.append("scored on the films that strengths and thresholds were chosen on: optimistic; test untouched")
     return notes
+
+
+def _too_few(attributes: int, resamples: int) -> list[str]:
+    least = 2 * attributes / (resamples + 1)
+    if least < 1 - CONFIDENCE:
+        return []
+    return [
+        f"{resamples} resamples cannot show a difference of {attributes} attributes: the smallest p after Holm's "
+        f"correction is {least:.2f}"
+    ]
 
 
 def _store_entry(scored: _Scored) -> dict[str, Any]:

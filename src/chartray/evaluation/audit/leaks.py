@@ -4,13 +4,14 @@ A place is pretraining, or one split of one store. Two places are compared where
 pretraining and training films against validation and test films, and validation against test, within a store and
 between stores. What is shared by two places of one kind (two training splits) is no leak.
 
-Rows of leaks.jsonl: {kind, between: [place, place], count, examples, distance, note}
+Rows of leaks.jsonl, one for each pair of places that was compared, `count` 0 where they share nothing: {kind, between:
+[place, place], count, examples, distance}
     patient       a patient of the first place is in the second; `count` patients of one source (one name in two sources
                   means two people); examples are keys (`schema.patient_key`)
     exact film    a film of the second place has the pixels of one of the first; `count` films of the second
     near film     likewise, the same picture encoded, scaled or brightened otherwise: hashes of 256 bits differ by
                   `distance` or less (pixels.hashes); exact ones are not counted again
-    variable      the chart of pretraining held a variable known only after the film; `count` of its training films
+    variable      chart variables of pretraining that are known only after the film; examples are their names
 Examples of films are rows of their stores.
 """
 
@@ -30,7 +31,7 @@ from chartray.networks.encoder import DESCRIPTION_FILE
 from chartray.pixels import hashes
 from chartray.pixels.store import Store
 from chartray.progress import progress
-from chartray.schema import EHR_PREFIX, SPLITS, patient_key
+from chartray.schema import SPLITS, patient_key
 
 Integers = NDArray[np.int64]
 
@@ -69,7 +70,7 @@ def leaks(runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> tu
     places = [place for index, (name, store) in enumerate(stores) for place in _places(name, index, store)]
     rows, notes = _patients(runs, stores, places)
     rows += _films(stores, places)
-    rows += [row for run in runs for row in _variables(run, stores)]
+    rows += [_variables(run, runs, stores) for run in runs]
     known = {store.hash for _, store in stores}
     for run in runs:
         if run.made.get("store_hash") not in known:
@@ -92,24 +93,23 @@ def _patients(
     runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]], places: Sequence[_Place]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     notes: list[str] = []
-    learnt: list[tuple[str, int, frozenset[str]]] = []
+    learnt: list[tuple[str, int, str, frozenset[str]]] = []
     for run in runs:
-        name = PRETRAINING if len(runs) == 1 else f"{PRETRAINING} of {run.run}"
         if run.patients is None:
             notes.append(f"{run.run} does not say which patients it was pretrained on ({PATIENTS_FILE} beside it)")
             continue
         if run.made.get("init") is not None:
             notes.append(f"{run.run} started from weights, which do not say whom they were shown")
-        learnt.append((name, _LEARNS, run.patients))
+        learnt.append((_pretraining(run, runs), _LEARNS, str(run.made.get("source")), run.patients))
     for place in places:
         store = stores[place.store][1]
         source = metadata_of(store).source
         names = pc.unique(store.cohort["patient_id"].take(place.rows)).to_pylist()
-        learnt.append((place.name, place.use, frozenset(patient_key(source, name) for name in names)))
+        learnt.append((place.name, place.use, source, frozenset(patient_key(source, name) for name in names)))
     rows = []
-    for (first, use, ours), (second, other, theirs) in combinations(learnt, 2):
-        shared = sorted(ours & theirs) if use != other else []
-        if shared:
+    for (first, use, source, ours), (second, other, another, theirs) in combinations(learnt, 2):
+        if use != other and source == another:
+            shared = sorted(ours & theirs)
             between = [first, second] if use < other else [second, first]
             rows.append(_row("patient", between, len(shared), shared[:_EXAMPLES]))
     return rows, notes
@@ -123,12 +123,10 @@ def _films(stores: Sequence[tuple[str, Store]], places: Sequence[_Place]) -> lis
             continue
         a, b = (first, second) if first.use < second.use else (second, first)
         exact = _exact(a, b, hashed)
-        if exact:
-            rows.append(_row("exact film", [a.name, b.name], len(exact), _shown(a, b, exact), 0))
+        rows.append(_row("exact film", [a.name, b.name], len(exact), _shown(exact), 0))
         found = _near(a, b, hashed, {row for _, row, _ in exact})
-        if found:
-            largest = max(distance for _, _, distance in found)
-            rows.append(_row("near film", [a.name, b.name], len(found), _shown(a, b, found), largest))
+        largest = max((distance for _, _, distance in found), default=hashes.NEAR)
+        rows.append(_row("near film", [a.name, b.name], len(found), _shown(found), largest))
     return rows
 
 
@@ -176,36 +174,25 @@ def _near(a: _Place, b: _Place, hashed: Sequence[_Hashed], exact: set[int]) -> l
     return [nearest[j] for j in sorted(nearest)]
 
 
-def _shown(a: _Place, b: _Place, pairs: Sequence[tuple[int, int, int]]) -> list[dict[str, int]]:
+def _shown(pairs: Sequence[tuple[int, int, int]]) -> list[dict[str, int]]:
     return [{"row": row, "other_row": other, "distance": bits} for row, other, bits in pairs[:_EXAMPLES]]
 
 
-def _variables(run: Pretrained, stores: Sequence[tuple[str, Store]]) -> list[dict[str, Any]]:
+def _variables(run: Pretrained, runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> dict[str, Any]:
     """Variables of the run's chart that it says, or the cohort of its source says, are known only after the film."""
     after = {str(name): None for name in run.made.get("after_film") or ()}
     shown = run.made.get("chart_variables") or chart_variables(str(run.made.get("chart", "none")))
-    store = next((each for _, each in stores if metadata_of(each).source == run.made.get("source")), None)
-    known = metadata_of(store).variables if store is not None else {}
-    after |= {name: None for name in shown if name in known and not known[name].known_at_film}
-    rows = []
-    for name in after:
-        count = None
-        if store is not None and name in known:
-            train = store.cohort.filter(pc.equal(store.cohort["split"], "train"))
-            count = train.num_rows - train[EHR_PREFIX + name].null_count
-        note = f"{run.run} was pretrained with {name}, which is known only after the film"
-        rows.append(_row("variable", [f"{PRETRAINING} of {run.run}", "chart"], count, [name], note=note))
-    return rows
+    for _, store in stores:
+        metadata = metadata_of(store)
+        if metadata.source == run.made.get("source"):
+            known = metadata.variables
+            after |= {name: None for name in shown if name in known and not known[name].known_at_film}
+    return _row("variable", [_pretraining(run, runs), "chart"], len(after), list(after))
 
 
-def _row(
-    kind: str,
-    between: list[str],
-    count: int | None,
-    examples: Sequence[Any],
-    distance: int | None = None,
-    *,
-    note: str | None = None,
-) -> dict[str, Any]:
-    found = {"kind": kind, "between": between, "count": count, "examples": list(examples), "distance": distance}
-    return found | {"note": note}
+def _pretraining(run: Pretrained, runs: Sequence[Pretrained]) -> str:
+    return PRETRAINING if len(runs) == 1 else f"{PRETRAINING} of {run.run}"
+
+
+def _row(kind: str, between: list[str], count: int, examples: Sequence[Any], bits: int | None = None) -> dict[str, Any]:
+    return {"kind": kind, "between": between, "count": count, "examples": list(examples), "distance": bits}

@@ -110,7 +110,7 @@ def _concept(attribute: Attribute, films: Films) -> Floats:
     if not attribute.levels:
         return truth_of_attribute(attribute, films)
     codes = level_codes(attribute, films)
-    concept = (codes[:, None] == np.arange(len(attribute.levels) - 1)).astype(np.float64)
+    concept: Floats = (codes[:, None] == np.arange(len(attribute.levels) - 1)).astype(np.float64)
     concept[codes < 0] = np.nan
     return concept
 

@@ -1,0 +1,114 @@
+"""What an audit found, in sentences: what a person reads at the end of `chartray audit`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from chartray.evaluation.audit.attributes import COIN
+from chartray.evaluation.rows import MACRO
+
+_METRICS = {"auroc": "AUROC", "r2": "R2"}
+_GAPS = {
+    "auroc": "disease AUROC",
+    "calibration": "calibration (mean score - observed rate)",
+    "false_negative_rate": "the rate of missed findings",
+}
+_KINDS = {"exact film": "films, pixel by pixel,", "near film": "films, nearly alike,"}
+
+
+def spoken(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of `audit` in words, on the first data set: readings and differences, gaps, removal, then leaks.
+
+    A difference or a gap that was not shown is said to be none shown.
+    """
+    audited = [row for row in rows if row["part"] != "leak"]
+    dataset = audited[0]["dataset"] if audited else None
+    home = [row for row in audited if row["dataset"] == dataset]
+    lines = [line for name in _attributes(home) for line in _reading(home, name)]
+    lines += [line for name in _attributes(home) if (line := _gaps(home, name))]
+    lines += [_removed(row) for row in home if row["part"] == "removed" and row["label"] == MACRO]
+    return lines + _leaks([row for row in rows if row["part"] == "leak"])
+
+
+def _attributes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["attribute"] for row in rows))
+
+
+def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """The encoder's reading of an attribute, then what every other arm makes of it."""
+    read = [row for row in rows if row["part"] == "readability" and row["attribute"] == name and row["level"] is None]
+    read = [row for row in read if row["metric"] in _METRICS]
+    if not read:
+        return []
+    own, metric = read[0], _METRICS[read[0]["metric"]]
+    if own["reason"]:
+        return [f"{name}: not read from the embedding of {own['run']} ({own['reason']})"]
+    line = f"{name} is read from the embedding of {own['run']} with {metric} {_interval(own, 'value')}"
+    if name == COIN:
+        inside = own["ci_low"] <= 0.5 <= own["ci_high"]
+        return [
+            line + (": a toss cannot be read, as it should be" if inside else ": a toss was read, so trust no other")
+        ]
+    parts = [line]
+    differences = [row for row in rows if row["part"] == "difference" and row["attribute"] == name]
+    for row in differences:
+        if row["reason"] is None:
+            difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+            parts.append(f"{row['b']} {row['value_b']:.3f}: difference {difference}, {_verdict(row)}")
+    left = {row["control"]: row["reason"] for row in read[1:] if row["reason"]}
+    parts += [f"{control}: {reason}" for control, reason in left.items()]
+    return ["; ".join(parts)]
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    higher = {"a higher": row["a"], "b higher": row["b"]}.get(row["verdict"])
+    return f"higher in {higher}" if higher else str(row["verdict"])
+
+
+def _gaps(rows: Sequence[dict[str, Any]], name: str) -> str | None:
+    """The gaps of the mean over labels, each beside what random groups would show."""
+    parts = []
+    for row in rows:
+        if row["part"] == "group" and row["attribute"] == name and row["metric"] == "gap" and row["label"] == MACRO:
+            if row["reason"] or row["p"] is None or row["p"] != row["p"]:
+                continue
+            chance = "no more than random groups" if row["p"] >= 0.05 else "random groups"
+            ends = f"{row['smallest']} lowest, {row['largest']} highest"
+            parts.append(
+                f"{_GAPS[row['of']]} differs by {_interval(row, 'value')} ({ends}; {chance}: {row['expected']:.3f})"
+            )
+    return f"between groups of {name}: " + "; ".join(parts) if parts else None
+
+
+def _removed(row: dict[str, Any]) -> str:
+    metric = _METRICS[row["attribute_metric"]]
+    left = f"{row['attribute']} is then read with {metric} {row['attribute_after']:.3f} by a linear probe"
+    if row.get("neighbours_after") is not None and row["neighbours_after"] == row["neighbours_after"]:
+        left += f", {row['neighbours_after']:.3f} by neighbours"
+    if row["reason"]:
+        return f"without the directions of {row['attribute']} ({row['directions']}): {left}"
+    difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    return (
+        f"without the directions of {row['attribute']} ({row['directions']}) disease AUROC is {row['after']:.3f} "
+        f"instead of {row['before']:.3f}: {difference}; {left}"
+    )
+
+
+def _leaks(rows: Sequence[dict[str, Any]]) -> list[str]:
+    found = [row for row in rows if row["count"]]
+    if not found:
+        pairs = len({tuple(row["between"]) for row in rows if row["kind"] != "variable"})
+        return [f"no leak found: {pairs} pairs of places share no patient and no film"] if pairs else []
+    lines = []
+    for row in found:
+        first, second = row["between"]
+        if row["kind"] == "variable":
+            lines.append(f"LEAK: {first} saw {', '.join(row['examples'])}, known only after the film")
+        elif row["kind"] == "patient":
+            lines.append(f"LEAK: {row['count']} patients are in {first} and in {second}")
+        else:
+            lines.append(f"LEAK: {row['count']} {_KINDS[row['kind']]} of {second} are in {first} too")
+    return lines
+
+
+def _interval(row: dict[str, Any], value: str) -> str:
+    return f"{row[value]:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
