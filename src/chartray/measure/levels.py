@@ -27,6 +27,8 @@ def over_levels(mean: Floats, groups: Sequence[Floats], *, seed: int) -> Floats:
 
     What is drawn depends on `seed`, R, the K and the order of the groups alone. A group of one member adds nothing.
     """
+    if all(len(group) < 2 for group in groups):
+        return mean
     centre = mean.mean(axis=0)
     variance = ((mean - centre) ** 2).mean(axis=0)
     twice, away = np.zeros_like(centre), np.zeros_like(mean)
