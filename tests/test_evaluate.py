@@ -21,6 +21,7 @@ from chartray.evaluation.arms import floor_chart
 from chartray.evaluation.evaluate import evaluate
 from chartray.features import fit_chart
 from chartray.measure import metrics
+from chartray.networks import encoder
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
 from chartray.records.cohort import read_cohort, write_cohort
@@ -283,7 +284,8 @@ def test_embeddings_that_are_not_finite_are_named_by_run_and_row(home: Path, tmp
     weights["norm.weight"][3] = np.nan
     save_file(weights, broken / "model.safetensors")
     with pytest.raises(
-        InputError, match=r"finite embeddings from diverged, found \d+ that are not, the first in row 0 of .*store"
+        InputError,
+        match=r"finite embeddings from diverged, found \d+ of \d+ that are not, the first in row 0 of .*store",
     ):
         evaluate(broken, home, tmp_path / "out", floors=False)
 
@@ -317,6 +319,12 @@ def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_mak
     shown = vit(tmp_path / "shown", chart_sources=sources, **provenance)
     with pytest.raises(InputError, match=r"found 'ICU' in .* variable 'icu' .* both made from 'icu_admission_offset'"):
         evaluate(shown, tmp_path / "store", tmp_path / "out")
+    # So is one that only its parent was shown, whatever the child was pretrained on.
+    for dataset in ("nih", "hannover"):
+        own = {"source": dataset, "chart": "none", "chart_variables": [], "chart_sources": sources}
+        child = vit(tmp_path / f"child of {dataset}", **own, init=encoder.lineage(shown))
+        with pytest.raises(InputError, match=r"variable 'icu' .* both made from 'icu_admission_offset'"):
+            evaluate(child, tmp_path / "store", tmp_path / "out")
     # Elsewhere a column of that name is another fact, and an encoder that was shown only sex may be asked.
     for index, changed in enumerate(({"source": "mimic"}, {"chart": "sex", "chart_variables": ["sex"]})):
         named = {"sex": sources["sex"]} if "chart" in changed else sources
@@ -392,10 +400,17 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     vit(started / "encoder", source="mimic", init={"source": "model.safetensors", "run": None})
     shutil.copy(made / "train_patients.txt", started)
     assert seen(source=started) == [None]  # nobody knows whom the first weights were shown
+    child = tmp_path / "child"
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made))
+    shutil.copy(made / "train_patients.txt", child)
+    assert seen(source=child) == [0]  # the parent's patients are known too
+    assert seen(source=child / "encoder") == [0]
     shutil.copytree(made / "encoder", tmp_path / "taken" / "home")
     assert seen(source=tmp_path / "taken" / "home") == [None]
     (made / "train_patients.txt").write_text("".join(f"{patient_key('mimic', one)}\n" for one in patients["test"][:3]))
     assert seen(split="validate") == [0]
+    with pytest.raises(InputError, match=r"found 3 of its patients in .*run/train_patients.txt"):
+        seen(source=child)
     again = hospital(tmp_path / "again", "mimic", patients=20)
     for stores in ({}, {"store": again, "external": [home]}):
         with pytest.raises(

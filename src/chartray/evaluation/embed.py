@@ -52,15 +52,18 @@ def embed(
     model = encoder.model.to(where).eval()
     if precision not in ("fp32", "bf16"):
         raise InputError(f"expected precision fp32 or bf16, found {precision!r}")
-    found: list[Tensor] = []
+    found: list[Features] = []
+    done = 0
     with torch.inference_mode(), progress(title, len(rows), "films") as advance:
         for images in batches(store, rows, batch_size, where):
             films = (whole_film(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
             with torch.autocast(where, torch.bfloat16) if precision == "bf16" else nullcontext():
                 tokens = class_token(model, films)  # (B, D)
-            found.append(tokens.float().cpu())
+            # Batch by batch: a damaged encoder is known at once, not after a million films.
+            found.append(_finite(tokens.float().cpu().numpy(), encoder, store, rows[done : done + len(images)]))
+            done += len(images)
             advance(len(images))
-    return _finite(torch.cat(found).numpy(), encoder, store, rows)
+    return np.concatenate(found)
 
 
 def pixels(store: Store, rows: Integers, *, side: int = PIXEL_SIDE, batch_size: int = 256) -> Features:
@@ -90,7 +93,7 @@ def _finite(features: Features, encoder: PretrainedEncoder, store: Store, rows: 
     if len(bad):
         run = encoder.provenance.get("run", "the encoder")
         raise InputError(
-            f"expected finite embeddings from {run}, found {len(bad)} that are not, the first in row {rows[bad[0]]} "
-            f"of {store.folder}; the weights are damaged or training diverged"
+            f"expected finite embeddings from {run}, found {len(bad)} of {len(rows)} that are not, the first in row "
+            f"{rows[bad[0]]} of {store.folder}; the weights are damaged or training diverged"
         )
     return features

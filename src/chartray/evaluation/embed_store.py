@@ -1,0 +1,108 @@
+"""`chartray embed`: the embedding of every film of a store, as one Parquet file to work with elsewhere.
+
+One row a film, in the order of the store: `image_id`, `patient_id`, `study_id` (may be null), `split`, `embedding`
+(fixed-size list of D float32: the class token of the whole film). The schema metadata, key `chartray.embeddings`, is
+JSON: format, source, dimensions, encoder (size, grey statistics, architecture, provenance), store (folder, hash,
+dataset), split, precision, versions, when.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chartray.errors import InputError
+from chartray.evaluation import results
+from chartray.evaluation.embed import embed
+from chartray.evaluation.films import metadata_of
+from chartray.networks.encoder import PretrainedEncoder, load
+from chartray.pixels.store import Store, publish, temporary
+
+FORMAT = 1
+EMBEDDINGS_KEY = b"chartray.embeddings"
+_NAMES = ("image_id", "patient_id", "study_id", "split")
+
+
+def embed_store(
+    source: Path,
+    store: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+) -> Path:
+    """Embeds the films of a store and writes `out`, whole or not at all; returns it.
+
+    Args:
+        source: RUN or encoder folder.
+        store: the STORE.
+        out: the Parquet file to write; earlier embeddings are replaced, anything else is not.
+        split: train, validate or test; default all films. No label is read.
+        device: auto, cpu or cuda.
+        precision: fp32, or bf16 for autocast.
+
+    Raises:
+        InputError: no such encoder, store or split, `out` is something else, or an embedding is not finite.
+    """
+    _check_replaceable(out)
+    encoder, films = load(source), Store.open(store)
+    rows = _rows(films, split)
+    features = embed(encoder, films, rows, device=device, precision=precision)
+    cohort = films.cohort.select(_NAMES).take(pa.array(rows))
+    flat = pa.array(np.ascontiguousarray(features).ravel(), pa.float32())
+    table = cohort.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, features.shape[1]))
+    described = _description(source, encoder, films) | {
+        "split": split,
+        "films": len(rows),
+        "dimensions": features.shape[1],
+        "precision": precision,
+    }
+    table = table.replace_schema_metadata({EMBEDDINGS_KEY: json.dumps(described).encode()})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    whole = temporary(out.parent, out.name)
+    try:
+        pq.write_table(table, whole, compression="zstd")
+        publish(whole, out)
+    finally:
+        whole.unlink(missing_ok=True)
+    return out
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists():
+        return
+    try:
+        metadata = pq.read_schema(out).metadata or {} if out.is_file() else {}
+    except (OSError, pa.ArrowInvalid):
+        metadata = {}
+    if EMBEDDINGS_KEY not in metadata:
+        raise InputError(
+            f"expected a new file or earlier embeddings as --out, found something else at {out}; choose another"
+        )
+
+
+def _rows(store: Store, split: str | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The store's rows of `split`, all when None; raises InputError where there are none."""
+    splits = np.array(store.cohort.column("split").to_pylist(), dtype=np.str_)
+    rows = np.arange(len(splits)) if split is None else np.flatnonzero(splits == split)
+    if not len(rows):
+        there = ", ".join(f"{name} {count}" for name, count in zip(*np.unique(splits, return_counts=True), strict=True))
+        wanted = "films" if split is None else f"films in the split {split!r}"
+        raise InputError(f"expected {wanted} in {store.folder}, found none (films: {there or 'none'})")
+    return rows.astype(np.int64)
+
+
+def _description(source: Path, encoder: PretrainedEncoder, store: Store) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "source": str(source),
+        "encoder": {key: value for key, value in encoder._asdict().items() if key != "model"},
+        "store": {"folder": str(store.folder), "hash": store.hash, "dataset": metadata_of(store).source},
+        "versions": results.versions(),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,69 @@
+"""Embeddings of a store as Parquet: the encoder's own numbers, beside the film they are of."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import chartray
+from chartray.errors import InputError
+from chartray.evaluation.embed_store import EMBEDDINGS_KEY, embed_store
+from chartray.pixels.store import Store
+from chartray.pixels.views import whole_film
+
+from .evaluation_folders import vit
+
+
+def test_each_row_is_its_films_class_token(small_store: Path, tmp_path: Path) -> None:
+    source = vit(tmp_path / "vit", seed=1, run="first")
+    out = embed_store(source, small_store, tmp_path / "new" / "all.parquet", device="cpu")
+    table, store = pq.read_table(out), Store.open(small_store)
+    assert table.column_names == ["image_id", "patient_id", "study_id", "split", "embedding"]
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 32)
+    for name in ("image_id", "patient_id", "study_id", "split"):
+        assert table[name].to_pylist() == store.cohort[name].to_pylist()
+    model, given = chartray.load_encoder(source), chartray.load_encoder(source).chartray_input
+    rows = np.array([239, 0, 118])
+    films = whole_film(torch.from_numpy(store.images.gather(rows)), given["size"])
+    with torch.inference_mode():
+        expected = model((films - given["grey_mean"]) / given["grey_std"]).numpy()
+    found = np.array([table["embedding"][int(row)].as_py() for row in rows])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.linalg.norm(found[0] - found[1]) > 1e-3
+    said = json.loads(table.schema.metadata[EMBEDDINGS_KEY])
+    assert (said["store"]["hash"], said["store"]["dataset"]) == (store.hash, "drawn")
+    assert said["encoder"]["provenance"]["run"] == "first"
+    assert (said["dimensions"], said["films"], said["split"], said["precision"]) == (32, 240, None, "fp32")
+    # One split alone: the same numbers, and earlier embeddings are replaced.
+    assert embed_store(source, small_store, out, split="test", device="cpu") == out
+    part = pq.read_table(out)
+    assert set(part["split"].to_pylist()) == {"test"}
+    everything = dict(zip(table["image_id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
+    for image, embedding in zip(part["image_id"].to_pylist(), part["embedding"].to_pylist(), strict=True):
+        np.testing.assert_allclose(embedding, everything[image], atol=1e-5)
+    assert [path.name for path in out.parent.iterdir()] == ["all.parquet"]
+
+
+def test_what_cannot_be_embedded_is_refused_and_nothing_is_written(small_store: Path, tmp_path: Path) -> None:
+    source = vit(tmp_path / "vit", seed=1, run="first")
+    out = tmp_path / "out.parquet"
+    with pytest.raises(InputError, match=r"split 'tset' of|films in the split 'tset'.*test 48"):
+        embed_store(source, small_store, out, split="tset")
+    with pytest.raises(InputError, match="expected a RUN or an encoder folder"):
+        embed_store(tmp_path / "none", small_store, out)
+    weights = load_file(source / "model.safetensors")
+    weights["pos_embed"][0, 1] = float("nan")
+    save_file(weights, source / "model.safetensors")
+    with pytest.raises(InputError, match=r"finite embeddings from first, found \d+ .* in row 0 of .*store"):
+        embed_store(source, small_store, out, device="cpu")
+    assert not list(tmp_path.glob("*.parquet*"))
+    for thing in (small_store / "cohort.parquet", small_store, source / "encoder.json"):
+        before = thing.stat().st_mtime_ns
+        with pytest.raises(InputError, match="expected a new file or earlier embeddings"):
+            embed_store(source, small_store, thing)
+        assert thing.stat().st_mtime_ns == before
