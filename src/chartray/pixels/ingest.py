@@ -6,8 +6,6 @@ whole, does the others again, and ends in the same bytes.
 """
 
 import fcntl
-import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -29,16 +27,15 @@ from chartray.pixels.plan import Plan, announce, make_plan, no_film
 from chartray.pixels.shards import PLAN_FILE, build_shard, finished_shards, write_json, write_parquet
 from chartray.pixels.store import (
     FLOW_FILE,
-    STORE_FORMAT,
     UNFINISHED,
     Store,
     arrow_numbers,
     arrow_strings,
+    content_hash,
     read_index,
     read_parquet,
 )
 from chartray.progress import progress
-from chartray.schema import from_metadata
 
 
 class Ingested(NamedTuple):
@@ -164,24 +161,11 @@ def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[dict[str, An
         # The store goes where the cohort may not: what was left out, and why, goes with it.
         shutil.copyfile(flow, out / FLOW_FILE)
     shards = [{key: record[key] for key in ("file", "rows", "bytes", "sha256")} for record in records]
-    content = _content_hash(plan.size, cohort, shards)
+    content = content_hash(plan.size, cohort, shards)
     index = {**plan.marker(), "rows": len(kept), "quarantined": len(lost), "hash": content, "shards": shards}
     write_json(out, out / "store.json", index)
     shutil.rmtree(out / UNFINISHED)
     return Ingested(out, content, len(kept), dict(Counter(reason for _, reason in quarantine)))
-
-
-def _content_hash(size: int, cohort: pa.Table, shards: list[dict[str, Any]]) -> str:
-    """From the shards' hashes and the rows of the cohort, but not from where the films lay: another machine agrees."""
-    metadata = from_metadata(cohort.schema.metadata).model_copy(update={"image_root": ""})
-    digest = hashlib.sha256(json.dumps([STORE_FORMAT, size, [s["sha256"] for s in shards]]).encode())
-    digest.update(metadata.model_dump_json().encode())
-    sink = pa.BufferOutputStream()
-    rows = cohort.drop_columns(["path"]).replace_schema_metadata(None).combine_chunks()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    digest.update(sink.getvalue())
-    return digest.hexdigest()
 
 
 def _remove(out: Path, records: list[dict[str, Any]]) -> None:

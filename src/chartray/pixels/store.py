@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chartray.errors import InputError
+from chartray.schema import from_metadata
 
 STORE_FORMAT = 1
 FLOW_FILE = "cohort.flow.json"
@@ -76,9 +77,10 @@ class Store:
         return read_parquet(self.folder / "quarantine.parquet")
 
     def damaged(self) -> list[str]:
-        """The shards whose bytes are not those that ingest wrote (reads everything)."""
+        """The shards, and cohort.parquet, that are not as ingest wrote them (reads everything)."""
         shards = read_index(self.folder)["shards"]
-        return [s["file"] for s in shards if sha256(self.folder / s["file"]) != s["sha256"]]
+        damaged = [s["file"] for s in shards if sha256(self.folder / s["file"]) != s["sha256"]]
+        return damaged + (["cohort.parquet"] if content_hash(self.size, self.cohort, shards) != self.hash else [])
 
 
 class Images:
@@ -174,6 +176,21 @@ def arrow_strings(values: list[str]) -> pa.Array:
     encoded = [value.encode() for value in values]
     offsets = np.concatenate([[0], np.cumsum([len(value) for value in encoded])]).astype(np.int32)
     return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
+def content_hash(size: int, cohort: pa.Table, shards: list[dict[str, Any]]) -> str:
+    """From the shards' hashes and the rows of the cohort, but not from where the films lay: another machine agrees."""
+    metadata = from_metadata(cohort.schema.metadata).model_copy(update={"image_root": ""})
+    digest = hashlib.sha256(json.dumps([STORE_FORMAT, size, [s["sha256"] for s in shards]]).encode())
+    digest.update(metadata.model_dump_json().encode())
+    sink = pa.BufferOutputStream()
+    rows = cohort.drop_columns(["path"]).replace_schema_metadata(None).combine_chunks()
+    # What lies in memory under a null depends on how the rows were read; once taken, it is always the same.
+    rows = rows.take(arrow_numbers(np.arange(rows.num_rows, dtype=np.int64))).combine_chunks()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    digest.update(sink.getvalue())
+    return digest.hexdigest()
 
 
 def temporary(folder: Path, name: str) -> Path:

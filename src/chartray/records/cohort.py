@@ -70,12 +70,19 @@ class Cohort:
 
 def assemble(columns: Mapping[str, Any], metadata: CohortMetadata) -> pa.Table:
     """A cohort table from its columns, in the order and types of the contract."""
-    types = dict(_ID_COLUMNS)
-    types |= {EHR_PREFIX + name: _KIND_TYPES[variable.kind] for name, variable in metadata.variables.items()}
-    types |= {LABEL_PREFIX + name: pa.float64() for name in metadata.labels}
+    simulated = (Path(metadata.image_root) / SIMULATED_FILE).is_file()
+    metadata = metadata.model_copy(update={"simulated": simulated})
+    types = column_types(metadata)
     arrays = [_column(columns[name]).cast(kind) for name, kind in types.items()]
     schema = pa.schema(list(types.items()), metadata=to_metadata(metadata))
     return pa.table(arrays, schema=schema)
+
+
+def column_types(metadata: CohortMetadata) -> dict[str, pa.DataType]:
+    """The columns of the contract, in their order, and their types."""
+    types = dict(_ID_COLUMNS)
+    types |= {EHR_PREFIX + name: _KIND_TYPES[variable.kind] for name, variable in metadata.variables.items()}
+    return types | {LABEL_PREFIX + name: pa.float64() for name in metadata.labels}
 
 
 def split_by_patient(patients: Any, shares: Mapping[str, float]) -> pa.Array:
@@ -221,10 +228,7 @@ def read_cohort(path: Path) -> pa.Table:
 
 def _check(table: pa.Table, where: str) -> None:
     metadata = _metadata(table, where)
-    types = dict(_ID_COLUMNS)
-    types |= {EHR_PREFIX + name: _KIND_TYPES[variable.kind] for name, variable in metadata.variables.items()}
-    types |= {LABEL_PREFIX + name: pa.float64() for name in metadata.labels}
-    for name, kind in types.items():
+    for name, kind in column_types(metadata).items():
         if name not in table.column_names:
             raise InputError(f"expected a column {name!r} in {where}, found {', '.join(table.column_names)}")
         if table.schema.field(name).type != kind:

@@ -1,0 +1,133 @@
+"""`chartray check`: everything wrong with a cohort or a store, before anyone trains on it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chartray.checks import table as of_table
+from chartray.checks import variables as of_variables
+from chartray.checks.files import files
+from chartray.checks.finding import Finding, films
+from chartray.checks.images import images
+from chartray.config import load
+from chartray.errors import InputError
+from chartray.pixels.store import FLOW_FILE, Store
+from chartray.schema import COHORT_FORMAT, CohortMetadata, from_metadata
+
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+_ENLARGEMENT_TO_WARN_OF = 1.3
+
+
+def check(path: Path) -> list[Finding]:
+    """Every finding about a cohort's Parquet file or a STORE, errors first.
+
+    Of a cohort: its rows, patients, splits, labels, variables, flow, and files (all looked for, 200 read). Of a store:
+    the same but for the files, and every byte against its hash, every film against flatness, inversion and its like in
+    another split. Raises InputError if `path` is neither.
+    """
+    path = Path(path)
+    findings = list(_store(path) if path.is_dir() else _cohort(path))
+    return sorted(findings, key=lambda finding: _ORDER[finding.severity])
+
+
+def spoken(findings: Sequence[Finding]) -> list[str]:
+    """A line a finding, and a last one that counts them."""
+    lines = [
+        f"{finding.severity}: {finding.what} [{finding.where}]"
+        + ("" if finding.remedy == "nothing" else f"; {finding.remedy}")
+        for finding in findings
+    ]
+    counts = {kind: sum(finding.severity == kind for finding in findings) for kind in _ORDER}
+    told = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
+    return [
+        *lines,
+        f"{told}: {'not to be trained on as it is' if counts['error'] else 'nothing that forbids training'}",
+    ]
+
+
+def _cohort(path: Path) -> Iterator[Finding]:
+    table, metadata = _read(path)
+    flow = path.with_name(f"{path.stem}.flow.json")
+    yield from _rows(table, metadata, _flow(flow), path.name)
+    if "path" in table.column_names and table.num_rows and not table["path"].null_count:
+        yield from files(table, metadata, path.name)
+
+
+def _store(folder: Path) -> Iterator[Finding]:
+    where = folder.name
+    try:
+        store = Store.open(folder)
+    except InputError as error:
+        if not (folder / "store.json").is_file():
+            raise
+        yield Finding("error", f"the store cannot be opened: {error}", where, 0, "ingest the cohort again")
+        return
+    table, metadata = _read(folder / "cohort.parquet")
+    yield from _rows(table, metadata, _flow(folder / FLOW_FILE), f"{where}/cohort.parquet")
+    damaged = store.damaged()
+    for name in damaged:
+        what = f"{name} is not as ingest wrote it (its hash is another)"
+        yield Finding("error", what, where, 1, "the disk or a person changed it: ingest the cohort again")
+    if store.quarantine.num_rows:
+        reasons = store.quarantine["reason"].value_counts().to_pylist()
+        told = of_table.listed([f"{entry['counts']} x {entry['values']}" for entry in reasons], most=5)
+        lost = store.quarantine.num_rows
+        yield Finding("note", f"{films(lost)} in quarantine: {told}", where, lost, "fetch them again if they matter")
+    if not any(name.endswith(".arrow") for name in damaged):
+        yield from images(store, where)
+    yield from _enlargement(store, where)
+
+
+def _rows(table: pa.Table, metadata: CohortMetadata, flow: dict[str, Any] | None, where: str) -> Iterator[Finding]:
+    yield from of_table.contract(table, metadata, where)
+    if not of_table.complete(table, metadata):
+        return
+    yield from of_table.patients_and_splits(table, where)
+    yield from of_table.labels(table, metadata, where)
+    yield from of_variables.variables(table, metadata, where)
+    yield from of_variables.shifts(table, metadata, where)
+    yield from of_variables.flow(flow, where)
+
+
+def _enlargement(store: Store, where: str) -> Iterator[Finding]:
+    """Whether views of the recipe `msn` are blown up from so small a store."""
+    from chartray.pixels.views import median_enlargement  # torch: only where there are films to draw views from
+
+    views = load("msn").views
+    sizes = np.stack([store.cohort[side].to_numpy() for side in ("height", "width")], axis=1)[:4096].astype(np.float64)
+    found = median_enlargement(sizes, store.size, views, seed=0)
+    for name, times in found.items():
+        if times > _ENLARGEMENT_TO_WARN_OF:
+            size = views.size if name == "random" else views.focal_size
+            what = f"the median {name} view of {size} px is enlarged {times:.2f} times from {store.size} px"
+            yield Finding(
+                "warning", what, where, len(store), "ingest with a larger --size, or train with smaller views"
+            )
+
+
+def _read(path: Path) -> tuple[pa.Table, CohortMetadata]:
+    try:
+        with pq.ParquetFile(path) as parquet:
+            table = parquet.read()
+        metadata = from_metadata(table.schema.metadata)
+    except FileNotFoundError:
+        raise InputError(f"expected a cohort or a store at {path}, found nothing; check the path") from None
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"expected a cohort (made by `chartray cohort`) or a store at {path}, found {said}") from None
+    if metadata.format != COHORT_FORMAT:
+        raise InputError(f"expected cohort format {COHORT_FORMAT} in {path}, found {metadata.format}; make it again")
+    return table, metadata
+
+
+def _flow(file: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return content

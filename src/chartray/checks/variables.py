@@ -1,0 +1,193 @@
+"""The chart's columns: what is missing and where, values that cannot be, what was known when, splits that differ."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.checks.finding import Finding, films, rows, share
+from chartray.checks.table import listed, observed
+from chartray.schema import LABEL_PREFIX, SPLITS, CohortMetadata, Variable
+
+_MOSTLY_MISSING = 0.5
+_MISSING_ELSEWHERE = 0.2
+# A difference of train and test is told from this many standard deviations of patients on (small by Cohen's measure),
+# and where it is more than four standard errors: of 100 columns drawn alike, one in 160 tables would show one.
+_SHIFT, _STANDARD_ERRORS = 0.2, 4.0
+_UNUSABLE = ("absent",)
+_LINKS = {
+    "before_admission": "taken before any admission that could explain them",
+    "after_discharge": "taken after the last discharge",
+    "no_admission": "of patients with no admission",
+    "no_record": "of patients without a row in the hospital's tables",
+    "no_time": "without a time",
+    "ties": "covered by more than one admission (one was chosen by the rule)",
+}
+
+Floats = npt.NDArray[np.float64]
+
+
+def variables(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
+    """Each variable: levels seen, what is missing, values outside what it can be, and when it was known."""
+    split = table["split"].to_numpy(zero_copy_only=False)
+    for name, variable in metadata.variables.items():
+        column = observed(table, name)
+        yield from _impossible(name, variable, column, where)
+        seen = pc.is_valid(column).to_numpy()
+        shares = {place: 1 - seen[split == place].mean() for place in SPLITS if (split == place).any()}
+        told = ", ".join(f"{place} {share(part, 1)}" for place, part in shares.items())
+        train = split == "train"
+        levels = pc.count_distinct(column.filter(pa.array(train & seen))).as_py()
+        if not seen.any():
+            remedy = "leave it out of the mapping, or find out why"
+            yield Finding("warning", f"{name} was observed for no film", where, len(seen), remedy)
+        elif train.any() and levels < 2:
+            remedy = "as part of a chart it will be refused: it tells films apart in nothing"
+            yield Finding("warning", f"{name} has {levels} level in the train split", where, int(train.sum()), remedy)
+        elif not seen.all():
+            apart = max(shares.values()) - min(shares.values()) > _MISSING_ELSEWHERE
+            much = shares.get("train", 0.0) > _MOSTLY_MISSING
+            remedy = "the observed flag says so to the model; nothing is filled in"
+            if apart:
+                remedy = "the share differs between splits: find out why before it is used"
+            what = f"{name} is missing for {films(int((~seen).sum()))} ({told})"
+            yield Finding("warning" if apart or much else "note", what, where, int((~seen).sum()), remedy)
+        if not variable.known_at_film:
+            remedy = f"pretraining refuses it unless --chart.allow-after-film {name} is given"
+            yield Finding("note", f"{name} is known only after the film", where, int(seen.sum()), remedy)
+    yield from _two_sexes(table, metadata, where)
+    yield from _shared_columns(metadata, where)
+
+
+def shifts(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
+    """Variables, missingness and labels whose mean over patients differs between the train and the test split."""
+    split = table["split"].to_numpy(zero_copy_only=False)
+    _, patients = np.unique(table["patient_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+    found = []
+    for name, values in _numbers(table, metadata):
+        sides = [_of_patients(values[split == place], patients[split == place]) for place in ("train", "test")]
+        gap = _standardised(*sides)
+        if gap is not None:
+            found.append((gap, f"{name} {sides[0].mean():.2f} in train, {sides[1].mean():.2f} in test ({gap:+.2f} SD)"))
+    if found:
+        found.sort(key=lambda entry: -abs(entry[0]))
+        what = f"train and test patients differ in {listed([text for _, text in found])}"
+        remedy = (
+            "fine if the splits were drawn so on purpose (time, place); else a score on test is one of other patients"
+        )
+        yield Finding("warning", what, where, len(found), remedy)
+
+
+def flow(content: Mapping[str, Any] | None, where: str) -> Iterator[Finding]:
+    """What the cohort's flow counted: films left out, films not linked, cells that could not be used."""
+    if content is None:
+        what = "no flow beside the cohort, so nothing is known of films left out and cells that could not be used"
+        yield Finding("note", what, where, 0, "keep <cohort>.flow.json with the cohort")
+        return
+    for step in content.get("steps", []):
+        lost = step["rows_in"] - step["rows_out"]
+        if lost > 0:
+            yield Finding("note", f"{films(lost)} left out: {step['why'] or step['step']}", where, lost, "nothing")
+    links = content.get("links", {})
+    total = links.get("films", 0)
+    for name, words in _LINKS.items():
+        count = links.get(name, 0)
+        if count:
+            serious = name in ("no_record", "no_time") and count > 0.05 * total
+            remedy = "mortality and ICU are missing for them" if name != "ties" else "nothing, if the rule is right"
+            what = f"{films(count)} of {total:,} {words}"
+            yield Finding("warning" if serious else "note", what, where, count, remedy)
+    backwards = links.get("icu_stays_that_end_before_they_begin", 0)
+    if backwards:
+        what = f"{backwards:,} ICU stays end before they begin"
+        yield Finding("note", what, where, backwards, "they cover no film")
+    for name, cells in content.get("missing", {}).items():
+        odd = {cell: count for cell, count in cells.items() if cell not in _UNUSABLE}
+        if odd:
+            named = listed([f"{cell!r} {count}" for cell, count in odd.items()], most=5)
+            what = f"{name}: cells that could not be used: {named}"
+            remedy = "missing, never guessed; if they mean something, say so in the mapping"
+            yield Finding("note", what, where, sum(odd.values()), remedy)
+
+
+def _impossible(name: str, variable: Variable, column: pa.ChunkedArray, where: str) -> Iterator[Finding]:
+    remedy = "make the cohort again: `chartray cohort` writes no such value"
+    if variable.kind == "numeric":
+        numbers = column.to_numpy(zero_copy_only=False).astype(np.float64)
+        given = pc.is_valid(column).to_numpy()
+        low, high = variable.range or (-np.inf, np.inf)
+        odd = np.flatnonzero(given & ~(np.isfinite(numbers) & (numbers >= low) & (numbers <= high)))
+        what = f"outside {low:g} to {high:g}" if variable.range else "not a finite number"
+    elif variable.kind == "categorical":
+        known = pc.is_in(column, value_set=pa.array(variable.levels, pa.string())).to_numpy()
+        odd = np.flatnonzero(~known & pc.is_valid(column).to_numpy())
+        what = f"none of its levels {', '.join(variable.levels)}"
+    else:
+        return
+    if len(odd):
+        yield Finding("error", f"{films(len(odd))} with {name} {what}", f"{where}, {rows(odd)}", len(odd), remedy)
+
+
+def _two_sexes(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
+    if "sex" not in metadata.variables:
+        return
+    pairs = pa.table({"patient": table["patient_id"], "sex": observed(table, "sex")}).combine_chunks()
+    pairs = pairs.filter(pc.is_valid(pairs["sex"])).group_by("patient").aggregate([("sex", "count_distinct")])
+    several = int(pc.sum(pc.greater(pairs["sex_count_distinct"], 1)).as_py() or 0)
+    if several:
+        what = f"{several:,} patient{'' if several == 1 else 's'} of more than one sex over their films"
+        remedy = "films or charts may have been mixed up, or two patients share an id: look at them"
+        yield Finding("warning", what, where, several, remedy)
+
+
+def _shared_columns(metadata: CohortMetadata, where: str) -> Iterator[Finding]:
+    for label, source in metadata.labels.items():
+        for name, variable in metadata.variables.items():
+            shared = sorted(set(source.columns) & set(variable.columns))
+            if shared:
+                what = f"the label {label!r} and the variable {name!r} are made from one column, {shared[0]!r}"
+                remedy = "the two are refused in one run, since the chart would tell the label"
+                yield Finding("warning", what, where, 1, remedy)
+
+
+def _numbers(table: pa.Table, metadata: CohortMetadata) -> Iterator[tuple[str, Floats]]:
+    """Every column as numbers (N,), NaN where not observed: levels and labels as 0 or 1, missingness too."""
+    for name, variable in metadata.variables.items():
+        column = observed(table, name)
+        missing = pc.is_null(column).to_numpy().astype(np.float64)
+        if variable.kind == "numeric":
+            yield name, column.to_numpy(zero_copy_only=False).astype(np.float64)
+        else:
+            texts = column.cast(pa.string())
+            levels = sorted(level for level in pc.unique(texts).to_pylist() if level is not None)
+            for level in levels[1:] if len(levels) == 2 else levels:
+                held = pc.equal(texts, level).to_numpy().astype(np.float64)
+                yield f"share of {name} {level}", np.where(missing > 0, np.nan, held)
+        if missing.any():
+            yield f"share of {name} missing", missing
+    for name in metadata.labels:
+        cells = table[LABEL_PREFIX + name].to_numpy(zero_copy_only=False).astype(np.float64)
+        yield f"share of {name} positive", np.where(cells == -1, np.nan, np.nan_to_num(cells))
+
+
+def _of_patients(values: Floats, patients: npt.NDArray[np.int64]) -> Floats:
+    """The mean of each patient who has a value."""
+    finite = np.isfinite(values)
+    _, place = np.unique(patients[finite], return_inverse=True)
+    means: Floats = np.bincount(place, values[finite]) / np.bincount(place) if finite.any() else np.empty(0)
+    return means
+
+
+def _standardised(train: Floats, test: Floats) -> float | None:
+    """The difference of the means in standard deviations, if it is worth telling."""
+    if min(len(train), len(test)) < 10:
+        return None
+    spread = np.sqrt((train.var(ddof=1) + test.var(ddof=1)) / 2)
+    if spread == 0:
+        return None
+    gap = float((test.mean() - train.mean()) / spread)
+    error = np.sqrt(1 / len(train) + 1 / len(test))
+    return gap if abs(gap) > max(_SHIFT, _STANDARD_ERRORS * error) else None
