@@ -75,9 +75,9 @@ def hospital(
     return folder / "store"
 
 
-def vit(folder: Path, *, seed: int = 0, weights: int | None = None, **provenance: Any) -> Path:
+def vit(folder: Path, *, seed: int = 0, weights: int | None = None, depth: int = 1, **provenance: Any) -> Path:
     """An encoder folder of a very small ViT; `seed` is in its provenance, and draws its weights unless given."""
-    config = EncoderConfig(name="vit_tiny", heads=2, depth=1, width=32, patch_size=8)
+    config = EncoderConfig(name="vit_tiny", heads=2, depth=depth, width=32, patch_size=8)
     built = encoder.build(encoder.architecture(config, 32), seed=seed if weights is None else weights)
     made_of = encoder.architecture(config, 32)
     encoder.save(folder, encoder.PretrainedEncoder(built, 32, 0.45, 0.1, made_of, {"seed": seed} | provenance))

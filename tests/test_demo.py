@@ -25,7 +25,8 @@ def test_the_demo_goes_from_raw_folders_to_a_report(tmp_path: Path, capsys: pyte
         for data in ("mimic", "nih"):
             folder = out / "results" / f"{arm}-{data}"
             rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-            assert {row["dataset"] for row in rows} == ({"mimic", "chexpert"} if data == "mimic" else {"nih"})
+            scored = {"mimic", "mimic:radiologists", "chexpert"} if data == "mimic" else {"nih"}
+            assert {row["dataset"] for row in rows} == scored
             own = "shuffled" if arm == "shuffled" else "none"
             assert {own, "untrained", "pixels", "chart-only", "image+chart"} <= {row["control"] for row in rows}
     assert (out / "results" / "arms-mimic" / "comparisons.jsonl").read_text()

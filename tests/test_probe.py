@@ -37,6 +37,47 @@ def test_every_label_and_strength_reaches_scikit_learns_optimum(n: int, width: i
             assert bias[label, index] == pytest.approx(oracle.intercept_[0], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("n", "width", "positives", "strengths"),
+    [
+        (800, 40, 3, (1e-4, 1.0, 1e6)),  # a finding that three films have
+        (90, 160, 3, (1e-2, 1.0, 1e6)),
+        (300, 40, 60, (1e-8, 1e9)),
+        (70, 120, 20, (1e-4,)),  # separable under hardly any penalty: where quasi-Newton steps creep
+    ],
+)
+def test_rare_labels_and_extreme_penalties_reach_it_too(
+    n: int, width: int, positives: int, strengths: tuple[float, ...]
+) -> None:
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, 6)) @ rng.normal(size=(6, width)) + 0.3 * rng.normal(size=(n, width))
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    truth = np.zeros((n, 1))
+    truth[rng.choice(n, positives, replace=False)] = 1
+    agrees_with_scikit_learn(x, truth, strengths)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-8, 1e-6, 1e-3])
+@pytest.mark.parametrize("n", [60, 300])
+def test_features_that_are_nearly_the_same_share_their_weight(n: int, apart: float) -> None:
+    rng = np.random.default_rng(8)
+    latent = rng.normal(size=(n, 6))
+    x = latent @ rng.normal(size=(6, 40)) + 0.3 * rng.normal(size=(n, 40))
+    x = np.hstack((x, x + apart * rng.normal(size=(n, 40))))
+    truth = (latent[:, :2] + rng.normal(size=(n, 2)) > 0).astype(float)
+    agrees_with_scikit_learn((x - x.mean(axis=0)) / x.std(axis=0), truth, (1e-3, 1.0, 1e3))
+
+
+def agrees_with_scikit_learn(x: np.ndarray, truth: np.ndarray, strengths: tuple[float, ...]) -> None:
+    weight, bias, _, _ = probe.solve(x, truth, strengths)
+    for label in range(truth.shape[1]):
+        for index, strength in enumerate(strengths):
+            oracle = LogisticRegression(C=1 / strength, solver="newton-cholesky", tol=1e-12, max_iter=1000)
+            oracle.fit(x, truth[:, label])
+            np.testing.assert_allclose(weight[label, index], oracle.coef_[0], rtol=0, atol=1e-4)
+            assert bias[label, index] == pytest.approx(oracle.intercept_[0], abs=1e-4)
+
+
 def test_the_gradient_is_zero_where_the_classes_can_be_separated() -> None:
     features, truth = films(1, 40, 200)
     weight, bias, mean, scale = probe.solve(features, truth[:, :2], (0.001,))

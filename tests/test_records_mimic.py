@@ -360,6 +360,7 @@ def test_labels_by_study_and_by_radiologists(hospital):
     assert cohort.table["label.Edema"].to_pylist() == [1.0, 1.0, None]
     assert cohort.table["label.Lung Opacity"].to_pylist() == [-1.0, 1.0, None]
     assert "1 films are the radiologists'" in cohort.flow[-1].why
+    assert cohort.table["read_by_radiologists"].to_pylist() == [False, True, False]
 
 
 def split_rows(films, *splits):

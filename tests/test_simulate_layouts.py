@@ -98,6 +98,18 @@ def test_mimic_labels(tables: Path, tool: str) -> None:
     assert 0.1 < np.mean([row["No Finding"] == "1.0" for row in rows]) < 0.5
 
 
+def test_radiologists_have_read_part_of_the_test_set(tables: Path) -> None:
+    rows = table(tables / "cxr" / "mimic-cxr-2.1.0-test-set-labeled.csv")
+    columns = ["Airspace Opacity" if name == "Lung Opacity" else name for name in CHEXPERT_LABELS]
+    assert list(rows[0]) == ["study_id", *columns]
+    assert {row[name] for row in rows for name in columns} == {"1.0", "0.0"}
+    splits = table(tables / "cxr" / "mimic-cxr-2.0.0-split.csv.gz")
+    test = {row["study_id"] for row in splits if row["split"] == "test"}
+    read = {row["study_id"] for row in rows}
+    assert read < test
+    assert 0.35 < len(read) / len(test) < 0.65
+
+
 def test_the_scan_has_its_gaps(tables: Path) -> None:
     rows = table(tables / "cxr" / "mimic-cxr-2.0.0-metadata.csv.gz")
     views = [row["ViewPosition"] for row in rows]

@@ -18,7 +18,7 @@ _ALIASES = {"Lung Opacity": "Airspace Opacity"}
 
 class Labels(NamedTuple):
     """`columns` by cohort column name, where each came from, which of the 14 the files lack, the cells lost by
-    value, and for how many rows the radiologists' file was used (`read` films).
+    value, for how many rows the radiologists' file was used (`read` films), and for which (`read_rows`, None: no file).
     """
 
     columns: dict[str, pa.Array]
@@ -26,6 +26,7 @@ class Labels(NamedTuple):
     absent: list[str]
     missing: dict[str, dict[str, int]]
     read: int = 0
+    read_rows: pa.Array | None = None
 
 
 class StudyCells(NamedTuple):
@@ -86,13 +87,13 @@ def read_study_cells(folder: Path, stem: str, read_stem: str | None) -> tuple[St
 def study_labels(studies: Any, labelled: StudyCells, read: StudyCells | None) -> Labels:
     """Labels of each row's study; where the radiologists have read the study, theirs instead."""
     cells, _ = _of_studies(studies, labelled)
-    films = 0
+    films, found = 0, None
     if read is not None:
         theirs, found = _of_studies(studies, read)
         films = int(pc.sum(found).as_py() or 0)
         for name, cell in theirs.items():
             cells[name] = pc.if_else(found, cell.cast(pa.string()), cells[name].cast(pa.string()))
-    return label_columns(cells, labelled.file)._replace(read=films)
+    return label_columns(cells, labelled.file)._replace(read=films, read_rows=found)
 
 
 def _study_cells(file: Path, names: Mapping[str, str]) -> StudyCells:

@@ -34,6 +34,7 @@ from chartray.schema import (
     ICU_LEVELS,
     MORTALITY_LEVELS,
     POSITION_LEVELS,
+    READ_COLUMN,
     SEX_LEVELS,
     SPLITS,
     VIEW_LEVELS,
@@ -101,7 +102,10 @@ def _assembled(
     )
     paths = pc.binary_join_element_wise(pa.scalar(str(root)), rows["relative_path"], "/")
     columns = {name: rows[name] for name in rows.column_names} | {"path": paths} | labels.columns
-    return Cohort(assemble(columns, metadata), flow, links, missing | labels.missing, source.layout)
+    table = assemble(columns, metadata)
+    if labels.read_rows is not None:
+        table = table.append_column(READ_COLUMN, labels.read_rows)
+    return Cohort(table, flow, links, missing | labels.missing, source.layout)
 
 
 def _metadata_cells(root: Path) -> pa.Table:

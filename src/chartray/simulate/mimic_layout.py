@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chartray.schema import CHEXPERT_LABELS
 from chartray.simulate import labels
@@ -77,7 +78,7 @@ def _damage(every: list[Film], splits: list[str]) -> None:
 
 
 def write_cxr(root: Path, hospital: Mimic, rng: np.random.Generator) -> None:
-    """The csv files of MIMIC-CXR-JPG 2.0.0 under `root`; the films are written elsewhere."""
+    """The csv files of MIMIC-CXR-JPG 2.0.0 under `root`, and 2.1.0's by radiologists; the films come elsewhere."""
     studies, latents = hospital.course.studies, hospital.course.latents
     metadata: list[Row] = []
     splits: list[Row] = []
@@ -105,8 +106,23 @@ def write_cxr(root: Path, hospital: Mimic, rng: np.random.Generator) -> None:
             for n, study in enumerate(studies)
         ]
         write_csv(root / f"mimic-cxr-2.0.0-{tool}.csv.gz", ("subject_id", "study_id", *CHEXPERT_LABELS), table)
+    _write_read(root, hospital, labels.radiologist(severities), rng.spawn(1)[0])
 
 
+def _write_read(root: Path, hospital: Mimic, read: dict[str, NDArray[np.float64]], rng: np.random.Generator) -> None:
+    """What radiologists read in about half of the test studies; the file has the older name of one finding."""
+    columns = ["Airspace Opacity" if name == "Lung Opacity" else name for name in CHEXPERT_LABELS]
+    chosen = rng.random(len(hospital.study_ids)) < READ_BY_RADIOLOGISTS
+    table = [
+        (hospital.study_ids[n], *(_label(read[name][n]) for name in CHEXPERT_LABELS))
+        for n, study in enumerate(hospital.course.studies)
+        if chosen[n] and hospital.splits[study.patient] == "test"
+    ]
+    write_csv(root / "mimic-cxr-2.1.0-test-set-labeled.csv", ("study_id", *columns), table)
+
+
+# The share of test studies that radiologists read.
+READ_BY_RADIOLOGISTS = 0.5
 METADATA_COLUMNS = (
     "dicom_id",
     "subject_id",
