@@ -1,17 +1,26 @@
-"""`chartray compare`: arms against each other on the same films, paired by patient, seeds averaged.
+"""`chartray compare`: arms against each other on the same films, paired by patient, with draws and seeds as levels.
 
 The folder that `compare` writes:
 
 comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, objective_a, objective_b,
                      settings_hash_a, settings_hash_b, dataset, protocol, split, fraction, uncertain, blank, after_film,
-                     label, metric, difference, ci_low, ci_high, p, p_holm, level, seeds, by_seed, claim, note, reason}:
+                     label, metric, difference, value_a, value_b, ci_low, ci_high, p, p_holm, delong_p,
+                     delong_patient_p, level, levels, seeds, by_seed, verdict, claim, note, reason}:
                      a and b name arms, that is a chart and, in brackets, objective (unless msn), its use (unless
                      anchor) and control (unless none), and where two arms would share a name but not the settings of
                      pretraining the recipe or a run of each; or a run, where two runs share all of these and the seed;
-                     difference = mean over seeds of a - b; the interval lets patients vary and holds the pretrained
-                     encoders fixed; p_holm is Holm's p over the labels of one pair, data set, fraction and metric
-                     (the macro apart; other pairs are not counted); `seeds` counts the runs an arm's mean is over;
-                     `claim` warns where they are fewer than 3, `note` where the two were not pretrained alike
+                     difference = mean over seeds, and draws of training patients, of a - b.
+                     `levels` says what the interval and p let vary beside the patients scored: "patients", "patients
+                     and seeds", "patients and draws", "patients, draws and seeds" (a hierarchical bootstrap,
+                     `measure.levels`; seeds and draws that both arms have are drawn together, the seeds of arms that
+                     share none apart; with one seed on a side the encoders are held fixed).
+                     p_holm is Holm's p over the labels of one pair, data set, fraction and metric (the macro apart;
+                     other pairs are not counted). delong_p and delong_patient_p (auroc, one seed and one draw, else
+                     null) are DeLong's, films taken as independent and clustered by patient: a cross-check.
+                     `seeds` counts the runs an arm's mean is over, `by_seed` are their differences (where shared).
+                     `verdict` follows p_holm: "a higher" | "b higher" | "no difference shown" | "no claim" (fewer than
+                     3 seeds, said in words in `claim`) | null (no p: `reason`);
+                     `note` says where the two were not pretrained alike
 compare.json         format, command, versions, the runs with their arms and seeds, settings, stores (the first is what
                      was fitted on), resamples, seed, macro labels
 """
@@ -52,8 +61,8 @@ def compare(
     """Compares the encoders of several Results folders, every arm with every later one, and writes `out`.
 
     Raises InputError if there are fewer than two arms, a folder holds no evaluation, the evaluations differ in
-    protocol, split, label policy or stores, in the seed where a fraction is below 1, or their scored films, labels or
-    truths differ.
+    protocol, split, label policy or stores, in the seed where a fraction is below 1, their scored films, labels, truths
+    or draws differ, or a score is NaN.
     """
     results.check_replaceable(out)
     runs = [read_run(Path(folder)) for folder in folders]

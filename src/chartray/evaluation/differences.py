@@ -80,6 +80,7 @@ def comparison_rows(
         macro = metrics.difference(pair.a.macro[metric] - pair.b.macro[metric], drawn, level)
         reason = None if counted.any() else NO_MACRO
         rows.append(_comparison(common, MACRO, metric, macro, 0, reason))
+        rows[-1] |= {"value_a": pair.a.macro[metric], "value_b": pair.b.macro[metric]}
         rows[-1]["p_holm"] = rows[-1]["p"]
         drawn = pair.resampled(metric, macro=False, seed=seed)
         each = metrics.difference(pair.a.values[metric] - pair.b.values[metric], drawn, level)
@@ -89,6 +90,8 @@ def comparison_rows(
             if np.isnan(each.value[index]):
                 reason = ONE_CLASS
             found.append(_comparison(common, label, metric, each, index, reason))
+            values = (float(side.values[metric][index]) for side in (pair.a, pair.b))
+            found[-1] |= dict(zip(("value_a", "value_b"), values, strict=True))
         for row, adjusted in zip(found, holm([row["p"] for row in found]).tolist(), strict=True):
             row["p_holm"] = adjusted
         if metric == "auroc":

@@ -1,0 +1,220 @@
+"""Comparisons of evaluations written by hand: levels, verdicts, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chartray.errors import InputError
+from chartray.evaluation import results
+from chartray.evaluation.compare import compare
+from chartray.measure import metrics
+from chartray.measure.delong import delong_difference
+from tests.evaluation_folders import one, read
+
+LABELS = ("Edema", "Mass", "Hernia")
+MACRO = {"label": "macro", "metric": "auroc"}
+
+
+def truth_of(patients: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Truth (2 films a patient, 3 labels; hardly anybody has a hernia) and patients."""
+    rng = np.random.default_rng(99)
+    sick = (rng.random((patients, 3)) < [0.4, 0.3, 0.02]).repeat(2, axis=0).astype(float)
+    sick[::9, 1] = np.nan
+    return sick, np.array([f"p{row:03}" for row in range(patients)]).repeat(2)
+
+
+def evaluation(
+    folder: Path,
+    chart: str,
+    seed: int,
+    *,
+    quality: float = 1.0,
+    fractions: dict[float, int] | None = None,
+    spread: float = 0.0,
+    truth: np.ndarray | None = None,
+    first: int = 0,
+    **settings: Any,
+) -> Path:
+    """A Results folder whose scores separate by `quality`; `fractions` says how many draws each has."""
+    found, patients = truth_of()
+    found = found if truth is None else truth
+    rng = np.random.default_rng((seed, len(chart), sum(map(ord, chart))))
+    hard = np.random.default_rng(5).normal(size=found.shape)
+    skill = quality + spread * rng.normal()
+    ids = [f"i{row:03}" for row in range(first, first + len(found))]
+    tables = []
+    for fraction, draws in (fractions or {1.0: 1}).items():
+        for draw in range(draws):
+            lift = 0.1 * np.random.default_rng((7, draw)).normal() if fraction < 1 else 0  # a draw is good for all
+            known = np.nan_to_num(found, nan=0.5)
+            scores = 1 / (1 + np.exp(-((skill + lift) * known + hard + 0.3 * rng.normal(size=found.shape))))
+            columns = {"dataset": "mimic", "split": "test", "run": f"{chart}-{seed}", "control": "none"}
+            tables.append(
+                results.prediction_table(
+                    results.FilmNames(ids, [None] * len(ids), patients),
+                    LABELS,
+                    found,
+                    scores,
+                    columns | {"chart": chart, "fraction": fraction},
+                    draw=draw,
+                )
+            )
+    folder.mkdir(parents=True)
+    results.write_parquet(folder / results.PREDICTIONS_FILE, tables)
+    made = {"chart": chart, "control": "none", "seed": seed}
+    common = {"protocol": "linear", "split": "test", "uncertain": "ignore", "blank": "negative", "seed": 0}
+    manifest = {"format": results.RESULTS_FORMAT, "run": f"{chart}-{seed}", "encoder": {"provenance": made}}
+    manifest |= {"settings": common | settings, "stores": [{"dataset": "mimic", "hash": "a" * 64}]}
+    (folder / results.MANIFEST_FILE).write_text(json.dumps(manifest))
+    return folder
+
+
+def scores_of(folder: Path) -> np.ndarray:
+    column = pq.read_table(folder / results.PREDICTIONS_FILE)["score"].to_numpy()
+    return column.reshape(-1, len(LABELS))
+
+
+def test_one_seed_is_paired_by_patient_checked_by_delong_and_claims_nothing(tmp_path: Path) -> None:
+    a, b = (evaluation(tmp_path / chart, chart, 0, quality=q) for chart, q in (("sex", 2.0), ("none", 0.5)))
+    rows = compare([a, b], tmp_path / "out", resamples=300)
+    truth, patients = truth_of()
+    assert rows[0]["verdict"] == "no claim"
+    assert {(row["levels"], row["seeds"], row["verdict"]) for row in rows} == {("patients", 1, "no claim")}
+    pair = metrics.paired_bootstrap(truth, scores_of(a), scores_of(b), patients, resamples=300)
+    by_film = delong_difference(truth, scores_of(a), scores_of(b))
+    by_patient = delong_difference(truth, scores_of(a), scores_of(b), patients=patients)
+    for index, label in enumerate(LABELS[:2]):
+        row = one(rows, label=label, metric="auroc")
+        assert [row[key] for key in ("difference", "ci_low", "ci_high", "p")] == [each[index] for each in pair.auroc]
+        assert row["delong_p"] == by_film.p[index]
+        assert row["delong_patient_p"] == by_patient.p[index]
+        assert row["value_a"] - row["value_b"] == pytest.approx(row["difference"])
+        assert one(rows, label=label, metric="average_precision")["delong_p"] is None
+    assert one(rows, **MACRO)["ci_low"] == pair.macro_auroc.low
+    hernia = one(read(tmp_path / "out", "comparisons.jsonl"), label="Hernia", metric="auroc")
+    assert (hernia["p"], hernia["delong_p"], hernia["reason"]) == (None, None, "too few patients")
+
+
+def test_seeds_are_a_level_and_the_verdict_says_what_was_shown(tmp_path: Path) -> None:
+    better = [evaluation(tmp_path / f"a{seed}", "sex", seed, quality=2.0, spread=0.1) for seed in range(3)]
+    worse = [evaluation(tmp_path / f"b{seed}", "none", seed, quality=0.5, spread=0.1) for seed in range(3)]
+    like = [evaluation(tmp_path / f"c{seed}", "age", seed, quality=2.0, spread=0.1) for seed in range(3)]
+    rows = compare([*better, *worse, *like], tmp_path / "out", resamples=300)
+    assert {(row["levels"], row["seeds"]) for row in rows} == {("patients and seeds", 3)}
+    said = {
+        (row["a"], row["b"]): row["verdict"] for row in rows if row["label"] == "macro" and row["metric"] == "auroc"
+    }
+    assert said == {
+        ("sex", "none"): "a higher",
+        ("sex", "age"): "no difference shown",
+        ("none", "age"): "b higher",
+    }
+    for row in rows:
+        if row["p_holm"] is None or np.isnan(row["p_holm"]):
+            assert (row["label"], row["verdict"]) == ("Hernia", None)
+        else:
+            assert (row["verdict"] == "no difference shown") == (row["p_holm"] > 0.05)
+            assert len(row["by_seed"]) == 3
+            assert row["difference"] == pytest.approx(np.mean(row["by_seed"]))
+        assert row["delong_p"] is None
+
+
+def test_the_more_seeds_differ_the_wider_the_interval_and_unshared_seeds_are_drawn_apart(tmp_path: Path) -> None:
+    def width(name: str, spread: float, other_seeds: int = 0) -> dict[str, Any]:
+        a = [evaluation(tmp_path / name / f"a{seed}", "sex", seed, spread=spread) for seed in range(3)]
+        b = [evaluation(tmp_path / name / f"b{seed}", "none", seed + other_seeds, spread=spread) for seed in range(3)]
+        return one(compare([*a, *b], tmp_path / name / "out", resamples=300), **MACRO)
+
+    alike, apart, unshared = width("alike", 0.0), width("apart", 1.0), width("unshared", 1.0, other_seeds=10)
+    assert apart["ci_high"] - apart["ci_low"] > 2 * (alike["ci_high"] - alike["ci_low"])
+    assert (unshared["by_seed"], unshared["levels"], unshared["seeds"]) == ([], "patients and seeds", 3)
+    assert unshared["ci_high"] - unshared["ci_low"] > 2 * (alike["ci_high"] - alike["ci_low"])
+    # One run against three: nothing can be said of how that one's seeds vary, and nothing is claimed.
+    runs = [tmp_path / "apart" / name for name in ("a0", "a1", "a2")]
+    single = evaluation(tmp_path / "single", "none", 20)
+    row = one(compare([*runs, single], tmp_path / "out", resamples=50), **MACRO)
+    assert (row["levels"], row["seeds"], row["verdict"], row["delong_p"]) == ("patients", 1, "no claim", None)
+
+
+def test_draws_of_training_patients_are_drawn_together_for_both_arms(tmp_path: Path) -> None:
+    fractions = {0.1: 5, 1.0: 1}
+    a, b = (evaluation(tmp_path / chart, chart, 0, fractions=fractions) for chart in ("sex", "none"))
+    rows = compare([a, b], tmp_path / "out", resamples=400)
+    part, whole = (one(rows, fraction=fraction, **MACRO) for fraction in fractions)
+    assert (part["levels"], whole["levels"]) == ("patients and draws", "patients")
+    # What makes a draw good is common to both arms, so it falls out of their difference.
+    assert part["ci_high"] - part["ci_low"] < 1.5 * (whole["ci_high"] - whole["ci_low"])
+    assert one(rows, fraction=0.1, label="Edema", metric="auroc")["delong_p"] is None
+    truth, patients = truth_of()
+    first = scores_of(a)[: 5 * len(truth)].reshape(5, *truth.shape)
+    macro = [metrics.auroc(truth, each)[metrics.eligible(truth, patients)].mean() for each in first]
+    assert part["value_a"] == pytest.approx(np.mean(macro))
+    seeds = [evaluation(tmp_path / f"s{seed}", "sex", seed, fractions=fractions) for seed in (1, 2)]
+    others = [evaluation(tmp_path / f"n{seed}", "none", seed, fractions=fractions) for seed in (1, 2)]
+    rows = compare([a, b, *seeds, *others], tmp_path / "out", resamples=100)
+    assert one(rows, fraction=0.1, **MACRO)["levels"] == "patients, draws and seeds"
+    assert len(one(rows, fraction=0.1, **MACRO)["by_seed"]) == 3
+
+
+def test_predictions_written_before_there_were_draws_are_read(tmp_path: Path) -> None:
+    a, b = (evaluation(tmp_path / chart, chart, 0) for chart in ("sex", "none"))
+    now = compare([a, b], tmp_path / "now", resamples=50)
+    for folder in (a, b):
+        table = pq.read_table(folder / results.PREDICTIONS_FILE)
+        pq.write_table(table.drop_columns(["draw", "study_id"]), folder / results.PREDICTIONS_FILE)
+        manifest = json.loads((folder / results.MANIFEST_FILE).read_text()) | {"format": 1}
+        (folder / results.MANIFEST_FILE).write_text(json.dumps(manifest))
+    compare([a, b], tmp_path / "then", resamples=50)
+    assert read(tmp_path / "now", "comparisons.jsonl") == read(tmp_path / "then", "comparisons.jsonl")
+    assert len(now) == 2 * (1 + len(LABELS))
+
+
+def altered(folder: Path, copy: Path, column: str, changed: dict[int, Any]) -> Path:
+    """A folder in which some rows of predictions.parquet have another value."""
+    copy.mkdir()
+    (copy / results.MANIFEST_FILE).write_bytes((folder / results.MANIFEST_FILE).read_bytes())
+    table = pq.read_table(folder / results.PREDICTIONS_FILE)
+    values = table[column].to_pylist()
+    for row, value in changed.items():
+        values[row] = value
+    index = table.column_names.index(column)
+    pq.write_table(table.set_column(index, column, pa.array(values, table.schema.field(column).type)),
+                   copy / results.PREDICTIONS_FILE)  # fmt: skip
+    return copy
+
+
+def test_what_cannot_be_compared_is_refused_and_the_rows_are_named(tmp_path: Path) -> None:
+    a = evaluation(tmp_path / "a", "sex", 0)
+    b = evaluation(tmp_path / "b", "none", 0)
+    later = evaluation(tmp_path / "later", "none", 1, first=3)
+    films = len(truth_of()[0])
+    swapped = {3 * 7 + k: "i008" for k in range(3)} | {3 * 8 + k: "i007" for k in range(3)}
+    nan = altered(b, tmp_path / "nan", "score", {3 * 12 + 1: np.nan, 3 * 40: np.nan})
+    several = evaluation(tmp_path / "draws", "none", 2, fractions={1.0: 2})
+    cases = (
+        (
+            later,
+            rf"found 6 in one of them alone: rows 0, 1, 2 of .*a, rows {films - 3}, .* of .*later; evaluate on one",
+        ),
+        (altered(b, tmp_path / "order", "image_id", swapped), r"found 0 .* but another order: rows 7, 8;"),
+        (
+            altered(b, tmp_path / "truth", "truth", dict.fromkeys(range(0, 24, 3), 0.5)),
+            r"that differ, in rows 0, 1, 2, 3, 4 and 3 more, the first in label Edema; evaluate on one store",
+        ),
+        (
+            nan,
+            r"a score of every film from none-0, found NaN for 2 films of mimic in .*the first in film 12, label Mass",
+        ),
+        (several, r"as many draws of the training patients in .*a \(1\) as in .*draws \(2\)"),
+    )
+    for folder, words in cases:
+        with pytest.raises(InputError, match=words) as raised:
+            compare([a, folder], tmp_path / "out")
+        assert "i00" not in str(raised.value)
+        assert "p00" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
