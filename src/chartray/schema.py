@@ -12,6 +12,8 @@ COHORT_FORMAT = 1
 SPLITS = ("train", "validate", "test")
 EHR_PREFIX = "ehr."
 LABEL_PREFIX = "label."
+# `simulate` leaves this file in each folder it draws, so that whatever comes of its films can say that none is real.
+SIMULATED_FILE = "SIMULATED"
 # Optional column: whether radiologists read the film's study, so that its labels are theirs and not the labeller's.
 READ_COLUMN = "read_by_radiologists"
 
@@ -103,6 +105,8 @@ class CohortMetadata(BaseModel):
     absent_labels: list[str] = Field(default_factory=list)
     # The image folder that `path` is relative to.
     image_root: str = ""
+    # The films and charts were drawn by `chartray simulate`.
+    simulated: bool = False
 
 
 def to_metadata(metadata: CohortMetadata) -> dict[bytes, bytes]:

@@ -270,6 +270,7 @@ def _store_entry(test: EvaluationSet, labels: Sequence[str]) -> dict[str, Any]:
         "hash": store.hash,
         "release": metadata_of(store).release,
         "rules": metadata_of(store).rules,
+        "simulated": metadata_of(store).simulated,
         "split": test.films.split,
         "part_of": test.dataset.removesuffix(RADIOLOGISTS) if test.dataset.endswith(RADIOLOGISTS) else None,
         "matches": [match._asdict() for match in test.matches],

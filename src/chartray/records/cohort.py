@@ -20,6 +20,7 @@ from chartray.schema import (
     COHORT_FORMAT,
     EHR_PREFIX,
     LABEL_PREFIX,
+    SIMULATED_FILE,
     SPLITS,
     CohortMetadata,
     from_metadata,
@@ -70,7 +71,7 @@ class Cohort:
 
 def assemble(columns: Mapping[str, Any], metadata: CohortMetadata) -> pa.Table:
     """A cohort table from its columns, in the order and types of the contract."""
-    simulated = (Path(metadata.image_root) / SIMULATED_FILE).is_file()
+    simulated = bool(metadata.image_root) and (Path(metadata.image_root) / SIMULATED_FILE).is_file()
     metadata = metadata.model_copy(update={"simulated": simulated})
     types = column_types(metadata)
     arrays = [_column(columns[name]).cast(kind) for name, kind in types.items()]

@@ -11,6 +11,7 @@ import numpy as np
 
 from chartray.errors import InputError
 from chartray.progress import progress
+from chartray.schema import SIMULATED_FILE
 from chartray.simulate import film as films
 from chartray.simulate import mimic_layout, other_layouts
 from chartray.simulate.film import Film
@@ -49,6 +50,7 @@ def simulate(
     shutil.rmtree(partial, ignore_errors=True)
     for name in FOLDERS:
         (partial / name).mkdir(parents=True)
+        (partial / name / SIMULATED_FILE).write_text("Drawn by chartray simulate: nothing here is real.\n")
     try:
         tables = np.random.default_rng((seed, 0))
         mimic_layout.write_iv(partial / "mimic-iv", mimic, mimic_iv_release, tables, chart_effect=chart_effect)

@@ -87,6 +87,7 @@ class Material:
             "store_size": self.store.size,
             "source": metadata.source,
             "rules": metadata.rules,
+            "simulated": metadata.simulated,
             "recipe": config.recipe,
             "objective": config.objective.name,
             "settings_hash": settings_hash(config),
