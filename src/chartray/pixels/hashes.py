@@ -103,7 +103,7 @@ def _compared(a: Words, b: Words, order: Integers, start: Integers, stop: Intege
 
 def _bands(hashes: Words, bands: int) -> list[npt.NDArray[np.uint32]]:
     """The key of every hash in each band: bits band, band + m, ...: every band holds low and high frequencies."""
-    bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(len(hashes), -1), axis=1)
+    bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, _BITS // 8), axis=1)
     keys = []
     for band in range(bands):
         part = bits[:, band::bands]
