@@ -1,0 +1,239 @@
+"""From scores to rows: every metric against its own room, reasons, draws, studies, reliability."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from chartray.errors import InputError
+from chartray.evaluation.films import Films, Match
+from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
+from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
+from chartray.evaluation.studies import by_study
+from chartray.measure import calibration, metrics
+from chartray.measure.delong import delong
+from chartray.pixels.store import Store
+from tests.evaluation_folders import one
+
+LABELS = ["Edema", "Mass", "Hernia"]
+
+
+def films(patients: int = 80, studies: list[str | None] | None = None) -> Films:
+    """Two films a patient, both of one study; hardly anybody has a hernia."""
+    rng = np.random.default_rng(3)
+    truth = (rng.random((patients, 3)) < [0.4, 0.3, 0.03]).repeat(2, axis=0).astype(float)
+    truth[::9, 1] = np.nan
+    names = np.array([f"p{row:03}" for row in range(patients)]).repeat(2)
+    ids = [f"s{row}" for row in range(patients) for _ in range(2)] if studies is None else studies
+    store = SimpleNamespace(cohort=pa.table({"study_id": pa.array(ids, pa.string())}), folder=Path("mimic.store"))
+    return Films(cast(Store, store), "test", np.arange(len(truth)), names, truth)
+
+
+def test_set(of: Films) -> EvaluationSet:
+    matches = [Match(label, label) for label in LABELS]
+    counted = metrics.eligible(of.truth, of.patients)
+    # The probe knows the labels in another order than the store.
+    return EvaluationSet("mimic", "mimic.store", of, list("i" * len(of.rows)), matches, np.array([2, 0, 1]), counted)
+
+
+test_set.__test__ = False  # type: ignore[attr-defined]
+
+
+def scores_for(of: Films, seed: int = 0, scale: float = 1.0) -> np.ndarray:
+    """Probabilities in the probe's order of labels."""
+    rng = np.random.default_rng(seed)
+    here = 1 / (1 + np.exp(-scale * (np.nan_to_num(of.truth, nan=0.5) * 1.5 - 1 + rng.normal(size=of.truth.shape))))
+    return here[:, [1, 2, 0]]
+
+
+def rows_of(scored: Scored, of: Films, **more: Any) -> list[dict[str, Any]]:
+    return result_rows(test_set(of), scored, 0.95, {"run": "r"}, [{"strength": k} for k in range(3)], **more)
+
+
+def test_rows_hold_every_metric_as_its_own_room_computes_it() -> None:
+    of = films()
+    all_scores = scores_for(of)
+    thresholds = np.array([0.5, 0.6, 0.4])
+    scored = score(test_set(of), all_scores, resamples=200, seed=1, thresholds=thresholds)
+    rows, here, there = rows_of(scored, of), all_scores[:, [2, 0, 1]], thresholds[[2, 0, 1]]
+    assert len(rows) == 6 * 4
+    positive, negative = of.truth == 1, of.truth == 0
+    expected = {
+        "auroc": metrics.auroc(of.truth, here),
+        "average_precision": metrics.average_precision(of.truth, here),
+        "brier": calibration.brier(of.truth, here),
+        "ece": calibration.ece(of.truth, here),
+        "sensitivity": [(here[positive[:, c], c] > there[c]).mean() for c in range(3)],
+        "specificity": [(here[negative[:, c], c] <= there[c]).mean() for c in range(3)],
+    }
+    for metric, values in expected.items():
+        for index, label in enumerate(LABELS):
+            row = one(rows, metric=metric, label=label)
+            assert row["value"] == pytest.approx(values[index], abs=1e-12)
+            assert row["strength"] == [2, 0, 1][index]
+            assert (row["unit"], row["draws"]) == ("film", 1)
+            if label == "Hernia":
+                assert (row["ci_low"], row["reason"]) == (None, "too few patients")
+            else:
+                assert 0 <= row["ci_low"] < row["value"] < row["ci_high"] <= 1
+        macro = one(rows, metric=metric, label="macro")
+        assert macro["value"] == pytest.approx(np.mean(values[:2]), abs=1e-12)
+        assert macro["labels"] == ["Edema", "Mass"]
+        assert macro["ci_low"] < macro["value"] < macro["ci_high"]
+    by_film, by_patient = delong(of.truth, here), delong(of.truth, here, patients=of.patients)
+    edema = one(rows, metric="auroc", label="Edema")
+    assert (edema["delong_low"], edema["delong_high"]) == (by_film.low[0], by_film.high[0])
+    assert (edema["delong_patient_low"], edema["delong_patient_high"]) == (by_patient.low[0], by_patient.high[0])
+    sensitivity = one(rows, metric="sensitivity", label="Edema")
+    assert (sensitivity["threshold"], sensitivity["at_specificity"]) == (0.4, 0.9)
+    assert sensitivity["holds_fixed"].endswith("the threshold chosen on validation is held fixed")
+    assert "the patients scored vary" in edema["holds_fixed"]
+    assert one(rows, metric="ece", label="Edema")["by_chance"] == calibration.ece_by_chance(of.truth, here)[0]
+    without = score(test_set(of), all_scores, resamples=20, seed=1)
+    assert {row["metric"] for row in rows_of(without, of)} == {"auroc", "average_precision", "brier", "ece"}
+
+
+def test_what_cannot_be_had_is_null_and_says_why() -> None:
+    of = films()
+    of.truth[:, 2] = 0
+    scores = scores_for(of)
+    scores[:, 2] += 3  # the probe's third label is Edema
+    thresholds = np.array([np.nan, 0.5, 0.5])  # and its first is Mass
+    rows = rows_of(score(test_set(of), scores, resamples=20, seed=0, thresholds=thresholds), of)
+    no_threshold = "no negative film in validation to choose a threshold on"
+    for wanted, reason in (
+        ({"label": "Hernia", "metric": "auroc"}, "one class in the test films"),
+        ({"label": "Hernia", "metric": "sensitivity"}, "one class in the test films"),
+        ({"label": "Edema", "metric": "brier"}, "scores outside [0, 1] are no probabilities"),
+        ({"label": "macro", "metric": "ece"}, "Edema: scores outside [0, 1] are no probabilities"),
+        ({"label": "Mass", "metric": "specificity"}, no_threshold),
+        ({"label": "macro", "metric": "sensitivity"}, f"Mass: {no_threshold}"),
+    ):
+        row = one(rows, **wanted)
+        assert np.isnan(row["value"])
+        assert row["reason"] == reason
+    # A share of the negative films is known where there are only negative ones.
+    assert one(rows, label="Hernia", metric="specificity")["reason"] == "too few patients"
+    assert one(rows, label="Edema", metric="auroc")["reason"] is None
+    scores[4, 0] = np.nan
+    with pytest.raises(
+        InputError, match=r"NaN for 1 films of mimic.store, the first in row 4 of the store, label Mass"
+    ):
+        score(test_set(of), scores, resamples=20, seed=0)
+
+
+def test_a_threshold_chosen_on_validation_is_used_on_test_as_it_is() -> None:
+    validation, test = films(patients=200), films()
+    scores = scores_for(validation, seed=5)
+    chosen = choose_thresholds(validation.truth[:, [1, 2, 0]], scores)
+    shown = rows_of(score(test_set(test), scores_for(test), resamples=20, seed=0, thresholds=chosen), test)
+    there = rows_of(score(test_set(validation), scores, resamples=20, seed=0, thresholds=chosen), validation)
+    for label in LABELS:
+        assert 0.9 <= one(there, label=label, metric="specificity")["value"] < 0.92
+        both = [one(rows, label=label, metric="sensitivity")["threshold"] for rows in (there, shown)]
+        assert both[0] == both[1]
+
+
+def test_draws_of_training_patients_widen_the_interval_and_keep_their_own_rows() -> None:
+    of = films()
+    many = [
+        score(
+            test_set(of), scores_for(of, seed=draw, scale=1 + draw), resamples=300, seed=0, thresholds=np.full(3, 0.5)
+        )
+        for draw in range(5)
+    ]
+    mean = over_draws(many, seed=0)
+    rows, first = rows_of(mean, of), rows_of(many[0], of)
+    alone = draw_rows(test_set(of), many, {"run": "r"}, [[{}] * 3] * 5)
+    assert len(alone) == 5 * 2 * 4
+    for metric in ("auroc", "average_precision"):
+        for label in (*LABELS, "macro"):
+            row = one(rows, metric=metric, label=label)
+            its = [one(alone, metric=metric, label=label, draw=draw)["value"] for draw in range(5)]
+            assert row["value"] == pytest.approx(np.mean(its))
+            assert row["draws"] == 5
+    assert {row["ci_low"] for row in alone} == {None}
+    brier = [one(each, metric="brier", label="Edema") for each in (rows, first)]
+    assert np.ptp([brier[0]["ci_low"], brier[0]["ci_high"]]) > np.ptp([brier[1]["ci_low"], brier[1]["ci_high"]])
+    assert brier[0]["holds_fixed"].endswith("the patients scored and the draws of training patients vary")
+    assert one(rows, metric="sensitivity", label="Edema")["threshold"] is None
+    assert one(rows, metric="auroc", label="Edema")["delong_low"] is None
+    assert all(0 <= row["ci_low"] <= row["ci_high"] <= 1 for row in rows if row["ci_low"] is not None)
+    assert over_draws(many[:1], seed=0) is many[0]
+
+
+def test_the_reliability_curve_is_that_of_the_films_with_intervals_by_patient() -> None:
+    of = films()
+    scored = score(test_set(of), scores_for(of), resamples=300, seed=0)
+    rows = calibration_rows(test_set(of), scored, 0.95, {"run": "r", "dataset": "mimic"})
+    curve = calibration.reliability(of.truth, scored.scores)
+    edema = [row for row in rows if row["label"] == "Edema"]
+    assert [row["bin"] for row in edema] == list(range(10))
+    assert [row["observed"] for row in edema] == curve.observed[0].tolist()
+    assert sum(row["n"] for row in edema) == len(of.rows)
+    assert all(row["ci_low"] <= row["observed"] <= row["ci_high"] for row in edema)
+    assert any(row["ci_low"] < row["observed"] < row["ci_high"] for row in edema)
+    assert all(np.isnan(row["ci_low"]) for row in rows if row["label"] == "Hernia")
+
+
+def test_the_interval_of_the_calibration_error_covers_it() -> None:
+    """Scores with 1.5 times the true log odds; the error of endless films, by the same tenths, is simulated."""
+
+    def drawn(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        odds = rng.normal(-1, 1, n)
+        return 1 / (1 + np.exp(-odds)), 1 / (1 + np.exp(-1.5 * odds))
+
+    true, said = drawn(np.random.default_rng(0), 400_000)
+    tenths = np.array_split(np.argsort(said), 10)
+    error = sum(abs((said - true)[each].sum()) for each in tenths) / len(said)
+    inside = []
+    for trial in range(120):
+        rng = np.random.default_rng(trial)
+        true, said = drawn(rng, 400)
+        of = Films(
+            cast(Store, None),
+            "test",
+            np.arange(400),
+            np.arange(400).astype(str),
+            (rng.random(400) < true)[:, None] * 1.0,
+        )
+        test = EvaluationSet("x", "x", of, [], [Match("Edema", "Edema")], np.array([0]), np.array([True]))
+        rows = result_rows(test, score(test, said[:, None], resamples=100, seed=trial), 0.95, {}, [{}])
+        row = one(rows, metric="ece", label="Edema")
+        inside.append(row["ci_low"] <= error <= row["ci_high"])
+    assert np.mean(inside) > 0.9
+
+
+def test_a_study_scores_the_mean_of_its_films() -> None:
+    of = films(studies=[f"s{row // 2}" if row < 156 else None for row in range(160)])
+    of.truth[0, 0], of.truth[1, 0] = 0, 1  # two films of one study that disagree
+    of.truth[2, 1], of.truth[3, 1] = np.nan, 0  # and two of which one is unknown
+    studies = by_study(of)
+    assert studies is not None
+    assert len(studies.names) == 78 + 4
+    assert studies.disagreeing == 1
+    assert studies.films.truth[0, 0] == 1
+    assert studies.films.truth[1, 1] == 0
+    scores = scores_for(of)
+    np.testing.assert_allclose(studies.mean(scores)[:78], (scores[:156:2] + scores[1:156:2]) / 2)
+    np.testing.assert_array_equal(studies.mean(scores)[78:], scores[156:])
+    assert studies.films.patients.tolist() == [*of.patients[:156:2], *of.patients[156:]]
+    test = studies.of(test_set(of))
+    rows = result_rows(test, score(test, studies.mean(scores), resamples=20, seed=0), 0.95, {}, [{}] * 3, unit="study")
+    row = one(rows, label="Edema", metric="auroc")
+    assert (row["unit"], row["n"]) == ("study", 82)
+    assert row["value"] == metrics.auroc(studies.films.truth, studies.mean(scores)[:, [2, 0, 1]])[0]
+    # The order of the films does not matter, one film a study is nothing to average, and patients do not share one.
+    mixed = np.random.default_rng(0).permutation(160)
+    again = by_study(of._replace(rows=of.rows[mixed], patients=of.patients[mixed], truth=of.truth[mixed]))
+    assert again is not None
+    order = np.argsort(again.films.rows // 2)
+    np.testing.assert_allclose(np.sort(again.mean(scores[mixed])[order], axis=0), np.sort(studies.mean(scores), axis=0))
+    assert by_study(films(studies=[None] * 160)) is None
+    assert by_study(films(studies=[f"s{row // 2}-{row % 2}" for row in range(160)])) is None
+    shared = by_study(films(studies=["s"] * 160))
+    assert shared is not None
+    assert len(shared.names) == 80
