@@ -138,9 +138,20 @@ def write_run(folder: Path, store: Store, chart: str, control: str, seed: int, s
 
 
 def write_results(
-    folder: Path, run: Path, stores: dict[str, Store], seed: int, *, resamples: int = 60, floors: bool = True
+    folder: Path,
+    run: Path,
+    stores: dict[str, Store],
+    seed: int,
+    *,
+    resamples: int = 60,
+    floors: bool = True,
+    fractions: tuple[float, ...] = (1.0,),
+    evidence: bool = False,
 ) -> Path:
-    """What an evaluation writes: simulated scores, and values, intervals and differences computed from them."""
+    """What an evaluation writes: simulated scores, and values, intervals and differences computed from them.
+
+    With `evidence` also calibration, operating points, studies and DeLong's intervals.
+    """
     folder.mkdir(parents=True)
     manifest = json.loads((run / "manifest.json").read_text())
     chart, control = manifest["chart"], manifest["control"]
@@ -148,6 +159,7 @@ def write_results(
     arms = [(control, chart)]
     arms += [("untrained", "none"), ("pixels", "none"), ("chart-only", read), ("image+chart", read)] if floors else []
     rows, pairs, predictions, embeddings, entries = [], [], [], [], []
+    studies, curves = [], []
     for dataset, store in stores.items():
         films = _test_films(store)
         drawn = {}
@@ -159,6 +171,15 @@ def write_results(
             more = {"seed": 0, "run_seed": seed, "uncertain": "ignore", "blank": "negative", "resamples": resamples}
             rows += [named | more | row for row in _result_rows(films, drawn[arm])]
             predictions.append(_predictions(films, scores, named))
+            for fraction in fractions:
+                if fraction < 1:
+                    weaker = _judged(films, _scores(films.truth, arm, chart, seed, 0.4 + 0.5 * fraction), resamples)
+                    fewer = {"fraction": fraction, "draws": 5, "holds_fixed": "holds the pretrained encoder fixed"}
+                    rows += [named | more | row | fewer for row in _result_rows(films, weaker)]
+            if evidence:
+                rows += [named | more | row for row in _operating_rows(films, scores)]
+                curves += [named | row for row in _reliability_rows(films, scores)]
+                studies += [named | more | row | {"unit": "study"} for row in _study_rows(films, scores, resamples)]
         for arm in arms[1:]:
             names = {"a": run.name, "b": arm[0], "control_a": control, "chart_a": chart, "control_b": arm[0]}
             pairs.append(same | names | {"chart_b": arm[1], "seeds": 1} | _difference(drawn[arms[0]], drawn[arm]))
@@ -169,6 +190,9 @@ def write_results(
     evaluation = {"stores": entries, "command": ["chartray", "evaluate", "RUN", "STORE"], "left_out": {}, "notes": []}
     evaluation |= {"after_film": manifest["after_film"], "encoder": {"provenance": {"chart_use": "anchor"}}}
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, lines in (("studies.jsonl", studies), ("calibration.jsonl", curves)):
+        if lines:
+            (folder / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
     (folder / "comparisons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     pq.write_table(pa.concat_tables(predictions), folder / "predictions.parquet")
@@ -205,8 +229,8 @@ def _test_films(store: Store) -> TestFilms:
     return TestFilms(ids, patients, truth, metrics.eligible(truth, patients))
 
 
-def _scores(truth: np.ndarray, arm: tuple[str, str], chart: str, seed: int) -> np.ndarray:
-    signal = SIGNAL.get(arm[0], SIGNAL[chart])
+def _scores(truth: np.ndarray, arm: tuple[str, str], chart: str, seed: int, share: float = 1.0) -> np.ndarray:
+    signal = SIGNAL.get(arm[0], SIGNAL[chart]) * share
     strength = np.array([STRENGTH.get(label, 0.8) for label in LABELS])
     common = np.random.default_rng(7).normal(size=truth.shape)
     # The floors do not know beside which run they are scored.
@@ -248,6 +272,59 @@ def _result_rows(films: TestFilms, judged: Judged) -> list[dict[str, object]]:
     return rows
 
 
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(1.5 - scores))
+
+
+def _operating_rows(films: TestFilms, scores: np.ndarray) -> list[dict[str, object]]:
+    """Brier score, calibration error, and what the threshold of 90 % specificity reaches, per label and macro."""
+    rows: list[dict[str, object]] = []
+    found: dict[str, list[float]] = {name: [] for name in ("brier", "ece", "sensitivity", "specificity")}
+    for place in range(len(LABELS)):
+        known = ~np.isnan(films.truth[:, place])
+        truth, score = films.truth[known, place], _probabilities(scores[known, place])
+        threshold = float(np.quantile(score[truth == 0][::2], 0.9))
+        bins = np.array_split(np.argsort(score), 10)
+        gaps = [abs(score[rows_].mean() - truth[rows_].mean()) * len(rows_) / len(score) for rows_ in bins]
+        found["brier"].append(float(np.mean((score - truth) ** 2)))
+        found["ece"].append(float(np.sum(gaps)))
+        found["sensitivity"].append(float((score[truth == 1] > threshold).mean()))
+        found["specificity"].append(float((score[truth == 0] <= threshold).mean()))
+    for metric, values in found.items():
+        at = {"at_specificity": 0.9} if metric in ("sensitivity", "specificity") else {}
+        for label, value in zip(LABELS, values, strict=True):
+            few = None if films.counted[LABELS.index(label)] else "too few patients"
+            more = {"ci_low": value - 0.03, "ci_high": value + 0.03} if few is None else {}
+            row: dict[str, object] = {"label": label, "metric": metric, "value": value, "n": len(films.ids)}
+            rows.append(row | more | at | {"n_positive": 9, "reason": few})
+        macro = float(np.mean(np.array(values)[films.counted]))
+        labels = [label for label, one in zip(LABELS, films.counted, strict=True) if one]
+        rows.append({"label": "macro", "metric": metric, "value": macro, "n": len(films.ids), "labels": labels} | at)
+    return rows
+
+
+def _reliability_rows(films: TestFilms, scores: np.ndarray) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for place, label in enumerate(LABELS):
+        known = ~np.isnan(films.truth[:, place])
+        truth, score = films.truth[known, place], _probabilities(scores[known, place])
+        for number, here in enumerate(np.array_split(np.argsort(score), 10)):
+            rate, spread = float(truth[here].mean()), 1.96 * float(np.sqrt(0.25 / len(here)))
+            ends = {"ci_low": max(rate - spread, 0), "ci_high": min(rate + spread, 1)} if films.counted[place] else {}
+            row: dict[str, object] = {"label": label, "bin": number, "n": len(here)}
+            rows.append(row | {"score": float(score[here].mean()), "observed": rate} | ends)
+    return rows
+
+
+def _study_rows(films: TestFilms, scores: np.ndarray, resamples: int) -> list[dict[str, object]]:
+    """Both films of a patient as one study."""
+    patients, codes = np.unique(films.patients, return_inverse=True)
+    mean = np.stack([scores[codes == study].mean(axis=0) for study in range(len(patients))])
+    truth = np.stack([np.nanmax(np.nan_to_num(films.truth[codes == study]), axis=0) for study in range(len(patients))])
+    whole = TestFilms([f"s{one}" for one in range(len(patients))], patients, truth, metrics.eligible(truth, patients))
+    return _result_rows(whole, _judged(whole, mean, resamples))
+
+
 def _difference(a: Judged, b: Judged) -> dict[str, object]:
     gap = a.values["auroc"][a.counted].mean() - b.values["auroc"][b.counted].mean()
     found = metrics.difference(gap, a.resamples.macro_auroc - b.resamples.macro_auroc)
@@ -286,8 +363,71 @@ def _number(value: object) -> float | None:
     return None if np.isnan(number) else number
 
 
+def write_audit(folder: Path, runs: list[Path], store: Store, *, leaking: bool = False) -> Path:
+    """What an audit of several runs writes: two attributes, three groups of which one is too small, one taken out."""
+    folder.mkdir(parents=True)
+    films = _test_films(store)
+    male = np.array([one == "male" for one in store.cohort["ehr.sex"].to_pylist()], float)
+    test = np.flatnonzero(np.array(store.cohort["split"].to_pylist()) == "test")
+    arms = []
+    for run in runs:
+        manifest = json.loads((run / "manifest.json").read_text())
+        arms.append((run.name, manifest["chart"], manifest["control"]))
+    arms += [(runs[0].name, "none", "untrained"), (runs[0].name, "none", "pixels")]
+    rows: list[dict[str, object]] = []
+    for place, (run, chart, control) in enumerate(arms):
+        arm = {"run": run, "chart": chart, "control": control, "dataset": "mimic", "n": len(films.ids)}
+        rng = np.random.default_rng(place)
+        signal = 1.4 if chart != "none" and control == "none" else 0.8
+        score = male[test] * signal + rng.normal(size=len(test))
+        area = float(metrics.auroc(male[test][:, None], score[:, None])[0])
+        ends = {"ci_low": area - 0.04, "ci_high": min(area + 0.04, 1.0), "n_patients": len(np.unique(films.patients))}
+        sex = arm | {"part": "readability", "attribute": "sex"}
+        rows.append(sex | {"level": None, "metric": "auroc", "value": area} | ends)
+        rows.append(sex | {"attribute": "age", "level": None, "metric": "r2", "value": area - 0.5, "ci_low": None})
+        rows.append(sex | {"attribute": "age", "level": None, "metric": "mae", "value": 12 * (1.2 - area)})
+        if control in ("untrained", "pixels"):
+            continue
+        for group, patients in (("male", 60), ("female", 48), ("other", 4)):
+            few = "fewer than 10 patients: suppressed" if patients < 10 else None
+            same = arm | {"part": "group", "attribute": "sex", "group": group, "label": "macro", "n_patients": patients}
+            for metric, value in (("auroc", area), ("calibration", area - 0.7), ("false_negative_rate", 1 - area)):
+                inside = {"value": value, "ci_low": value - 0.05, "ci_high": value + 0.05} if few is None else {}
+                rows.append(same | {"metric": metric, "reason": few} | inside)
+        gap = {"part": "group", "attribute": "sex", "group": None, "label": "macro", "metric": "gap", "of": "auroc"}
+        gap |= {"value": 0.02, "ci_low": 0.002, "ci_high": 0.07, "expected_high": 0.06, "p": 0.4}
+        rows.append(arm | gap | {"largest": "male", "smallest": "female"})
+        after = {"label": "macro", "before": area, "after": area - 0.01, "difference": -0.01, "ci_low": -0.03}
+        after |= {"ci_high": 0.004, "directions": 1, "attribute_before": area, "attribute_after": 0.5}
+        rows.append(arm | {"part": "removed", "attribute": "sex"} | after)
+    for other in arms[1:]:
+        pair = {"part": "difference", "a": arms[0][0], "chart_a": arms[0][1], "control_a": arms[0][2], "b": other[0]}
+        pair |= {"chart_b": other[1], "control_b": other[2], "dataset": "mimic", "attribute": "sex", "metric": "auroc"}
+        pair |= {"difference": 0.03, "ci_low": -0.01, "ci_high": 0.07, "p": 0.1, "p_holm": 0.2}
+        rows.append(pair | {"verdict": "no difference shown", "claim": "no claim: fewer than 3 seeds"})
+    names = [store.cohort[column].to_pylist()[0] for column in ("image_id", "patient_id")]
+    leak = {
+        "kind": "patient",
+        "between": ["pretraining", "mimic:test"],
+        "count": 3,
+        "examples": names,
+        "distance": None,
+    }
+    (folder / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "leaks.jsonl").write_text(json.dumps(leak) + "\n" if leaking else "")
+    (folder / "audit.json").write_text(json.dumps({"stores": [{"dataset": "mimic"}], "notes": ["one note"]}))
+    return folder
+
+
 def hospital(
-    root: Path, *, films: int = 120, seeds: int = 1, arms: int = 3, datasets: int = 3
+    root: Path,
+    *,
+    films: int = 120,
+    seeds: int = 1,
+    arms: int = 3,
+    datasets: int = 3,
+    evidence: bool = False,
+    fractions: tuple[float, ...] = (1.0,),
 ) -> dict[str, list[Path]]:
     """Three data sets, `arms` of chart, none and shuffled, `seeds` of each: the folders by kind."""
     rng = np.random.default_rng(3)
@@ -299,5 +439,8 @@ def hospital(
         for seed in range(seeds):
             name = f"{chart}-{control}-{seed}"
             runs.append(write_run(root / f"run-{name}", stores["mimic"], chart, control, seed))
-            results.append(write_results(root / f"results-{name}", runs[-1], stores, seed))
-    return {"runs": runs, "results": results, "stores": [store.folder for store in stores.values()]}
+            folder = root / f"results-{name}"
+            results.append(write_results(folder, runs[-1], stores, seed, evidence=evidence, fractions=fractions))
+    audits = [write_audit(root / "audit", runs, stores["mimic"])] if evidence else []
+    folders = [store.folder for store in stores.values()]
+    return {"runs": runs, "results": results, "stores": folders, "audits": audits}

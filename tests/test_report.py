@@ -16,7 +16,7 @@ from chartray.report.cohorts import common_values, data_section
 from chartray.report.methods import methods, scoring, seeds_by_arm, seen_in_pretraining
 from chartray.report.page import write_report
 from chartray.report.summary import selection
-from tests.report_folders import LABELS, hospital, write_results, write_run
+from tests.report_folders import LABELS, hospital, write_audit, write_results, write_run
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 # Whatever would make a browser ask for something that is not on the page.
@@ -61,13 +61,16 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    return hospital(tmp_path_factory.mktemp("hospital"), films=240, datasets=2)
+    root = tmp_path_factory.mktemp("hospital")
+    found = hospital(root, films=240, datasets=2, evidence=True, fractions=(0.25, 1.0))
+    found["audits"].append(write_audit(root / "leaking", found["runs"], Store.open(found["stores"][0]), leaking=True))
+    return found
 
 
 @pytest.fixture(scope="module")
 def page(folders: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
-    return write_report(folders["runs"], folders["results"], out, stores=folders["stores"])
+    return write_report(folders["runs"], folders["results"], out, stores=folders["stores"], audits=folders["audits"])
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +132,10 @@ def test_every_number_of_the_tables_is_on_the_page(outline: Outline, folders: di
             row = json.loads(line)
             if row["control"] == "image+chart" and row["run"].split("-")[0] != "none":
                 continue  # the ceiling is image + chart on the encoder that saw no chart
+            if row["fraction"] < 1 and (row["label"], row["metric"]) != ("macro", "auroc"):
+                continue  # shares of the labels are drawn, and only the macro AUROC is in a table
             assert f"{row['value']:.3f}" in text
-            if row["ci_low"] is not None:
+            if row.get("ci_low") is not None:
                 assert f"{row['ci_low']:.3f}–{row['ci_high']:.3f}" in text
     assert "too few patients" in text
 
@@ -144,6 +149,43 @@ def test_the_first_screen_says_what_may_be_said(outline: Outline) -> None:
     assert "Known only after the film" not in text
 
 
+def test_evidence_beyond_the_auroc_is_on_the_page(outline: Outline, folders: dict[str, list[Path]]) -> None:
+    text = re.sub(r"\s+", " ", " ".join(outline.texts))
+    for words in ("Sensitivity at 90 % specificity by label", "Brier score by label", "Calibration error by label"):
+        assert words in text
+    assert "60 studies of 120 films" in text
+    for folder in folders["results"]:
+        for row in inputs.read_lines(folder / "studies.jsonl"):
+            if row["label"] == "macro" and row["control"] != "image+chart":
+                assert f"{row['value']:.3f} {row['ci_low']:.3f}–{row['ci_high']:.3f}" in text
+    assert "below 100 % the mean over 5 draws of patients. An interval holds the pretrained encoder fixed." in text
+    assert "demographic-norm minus untrained encoder AUROC +0.030 [-0.010, +0.070] 0.200 no difference shown" in text
+    assert "Suppressed, fewer than 10 patients: sex other." in text
+    assert "other (4 patients)" not in text
+    assert "male over female; by chance up to 0.060" in text
+
+
+def test_the_leak_gate_says_what_is_shared_or_that_nothing_is(
+    outline: Outline, folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    text = re.sub(r"\s+", " ", " ".join(outline.texts))
+    assert (
+        "Leak gate: open. What must stand apart does not: 3 patients shared by pretraining and MIMIC-CXR test" in text
+    )
+    clean = words_of(write_report([], [], tmp_path / "out", audits=folders["audits"][:1]))
+    assert "Leak gate: none found of patients on two sides of a wall" in clean
+    assert "shared by" not in clean
+
+
+def test_results_of_older_evaluations_have_no_empty_sections(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    store, run = Store.open(folders["stores"][0]), folders["runs"][0]
+    folder = write_results(tmp_path / "results", run, {"mimic": store}, 0, floors=False)
+    text = words_of(write_report([run], [folder], tmp_path / "out", films=False))
+    for words in ("By study", "Reliability", "With fewer labels", "Audit", "Brier", "Sensitivity at", "Cross-check"):
+        assert words not in text
+    assert "ROC and precision-recall curves" in text
+
+
 def test_variables_from_after_the_film_are_named_first(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Store.open(folders["stores"][0]), "sex,mortality", "none", 0, steps=20)
     text = write_report([run], [], tmp_path / "out").read_text()
@@ -154,9 +196,20 @@ def test_variables_from_after_the_film_are_named_first(folders: dict[str, list[P
 
 def test_figures_are_svg_and_pdf(page: Path) -> None:
     names = {file.name for file in (page.parent / "figures").iterdir()}
-    for stem in ("training", "macro-mimic", "differences-mimic", "labels-mimic", "roc-mimic", "roc-chexpert"):
+    for stem in (
+        "training",
+        "macro-mimic",
+        "differences-mimic",
+        "labels-mimic",
+        "roc-mimic",
+        "roc-chexpert",
+        "shares-mimic",
+        "readability-mimic",
+    ):
         assert {f"{stem}.svg", f"{stem}.pdf"} <= names
-    assert (page.parent / "figures" / "roc-mimic.pdf").read_bytes().startswith(b"%PDF")
+    for file in (page.parent / "figures").glob("*.pdf"):
+        assert file.read_bytes().startswith(b"%PDF")
+        assert b"/Type3" not in file.read_bytes(), "journals refuse Type 3 fonts"
     assert all(label in (page.parent / "figures" / "roc-mimic.svg").read_text() for label in LABELS)
 
 
@@ -196,7 +249,7 @@ def test_a_line_without_its_fields_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least one run or results folder"):
+    with pytest.raises(InputError, match="at least one run, results or audit folder"):
         write_report([], [], tmp_path / "out")
 
 
@@ -326,9 +379,9 @@ def test_holm_corrected_differences_are_on_the_page(folders: dict[str, list[Path
     (tmp_path / "compare" / "comparisons.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     text = words_of(write_report([], [*folders["results"], tmp_path / "compare"], tmp_path / "out", films=False))
     assert "demographic-norm minus no chart, label by label" in text
-    assert "Holm-corrected over the labels" in text
-    assert "Edema +0.041 [+0.011, +0.073] 0.012 0.048" in text
-    assert "Macro mean +0.041 [+0.011, +0.073] 0.012 –" in text
+    assert "The p of a label is Holm-corrected in the column beside it" in text
+    assert "Edema +0.041 [+0.011, +0.073] 0.012 0.048 no claim" in text
+    assert "Macro mean +0.041 [+0.011, +0.073] 0.012 – no claim" in text
 
 
 def test_a_cell_of_few_films_is_counted_and_not_shown() -> None:

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import itertools
 import json
 import re
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.decomposition import PCA
-from sklearn.metrics import roc_curve
+from sklearn.metrics import average_precision_score, roc_curve
 
 from chartray.measure.metrics import auroc
-from chartray.report import embedding_map, figures
+from chartray.report import embedding_map, figures, panels, per_film
 from chartray.report.arms import Arm
 from chartray.report.cohorts import without_identifiers
 from chartray.schema import hashed
@@ -27,18 +29,86 @@ def test_the_area_under_a_roc_curve_is_the_auroc(films: list[tuple[bool, int]]) 
     score = np.array([float(value) for _, value in films])
     if truth.min() == truth.max():
         with pytest.raises(ValueError, match="both classes"):
-            figures.roc(truth, score)
+            per_film.roc(truth, score)
         return
-    false, true = figures.roc(truth, score)
+    false, true = per_film.roc(truth, score)
     assert np.trapezoid(true, false) == pytest.approx(auroc(truth[:, None], score[:, None])[0], abs=1e-12)
     theirs = roc_curve(truth, score, drop_intermediate=False)
     np.testing.assert_allclose(false, theirs[0], atol=1e-12)
     np.testing.assert_allclose(true, theirs[1], atol=1e-12)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=4, max_size=60))
+def test_the_area_under_the_steps_of_precision_is_the_average_precision(films: list[tuple[bool, int]]) -> None:
+    truth = np.array([float(one) for one, _ in films])
+    score = np.array([float(value) for _, value in films])
+    if truth.min() == truth.max():
+        return
+    recall, precision = per_film.precision_recall(truth, score)
+    area = float(np.sum(np.diff(recall) * precision[1:]))
+    assert area == pytest.approx(average_precision_score(truth, score), abs=1e-12)
+    assert (np.diff(recall) >= 0).all()
+
+
+def test_neighbours_on_the_map_are_neighbours_of_the_embedding() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1, 2], 20)
+    embeddings = rng.normal(size=(60, 8)) + 12 * np.eye(3, 8)[group]
+    found = embedding_map.neighbourhoods(embeddings)
+    assert found is not None
+    gaps = np.linalg.norm(found[:, None] - found[None], axis=2) + np.diag(np.full(60, np.inf))
+    assert (group[gaps.argmin(axis=1)] == group).all()
+    np.testing.assert_array_equal(found, embedding_map.neighbourhoods(embeddings))
+    assert embedding_map.neighbourhoods(embeddings[:8]) is None
+
+
+def test_seeds_of_an_arm_are_one_mark_with_the_outermost_ends() -> None:
+    marks = [panels.Interval(Arm("sex"), value, value - 0.1, value + 0.1) for value in (0.5, 0.7, 0.6)]
+    one = panels.together(marks)
+    assert (one.value, one.low, one.high) == pytest.approx((0.6, 0.4, 0.8))
+    assert one.seeds == (0.5, 0.7, 0.6)
+    assert one.outermost
+    assert panels.together(marks[:1]) == marks[0]
+    assert np.isnan(panels.together([*marks, marks[0]._replace(low=np.nan)]).low)
+
+
+# Machado, Oliveira and Fernandes 2009: full dichromacy, for linear RGB.
+DICHROMACY = {
+    "normal": np.eye(3),
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+}
+
+
+def lab(colour: str, seen_as: np.ndarray) -> np.ndarray:
+    """CIELAB of an sRGB colour under D65."""
+    value = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.asarray(seen_as) @ linear, 0, 1)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ linear / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("eyes", DICHROMACY)
+def test_the_arms_of_a_study_are_told_apart_without_red_or_green(theme: str, eyes: str) -> None:
+    arms = [Arm("sex"), Arm("none"), Arm("sex", "shuffled"), Arm("sex", "constant"), Arm("none", "untrained")]
+    arms += [Arm("none", "pixels"), Arm("sex", "chart-only"), Arm("sex", "image+chart")]
+    sheet = resources.files("chartray.report").joinpath("style.css").read_text()
+    dark = dict(re.findall(r"--c([0-9a-f]{6}): (#[0-9a-f]{6})", sheet))
+    colours = [style.colour for style in figures.styles(arms).values()]
+    colours = [dark[one[1:]] if theme == "dark" else one for one in colours]
+    seen = [lab(one, np.asarray(DICHROMACY[eyes])) for one in colours]
+    # A difference of 10 is seen at a glance; 2.3 is just noticeable.
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 12
+
+
 def test_unknown_truth_is_left_out_of_a_curve() -> None:
     truth, score = np.array([0.0, np.nan, 1.0]), np.array([0.1, 0.9, 0.2])
-    assert figures.roc(truth, score)[1].tolist() == figures.roc(truth[[0, 2]], score[[0, 2]])[1].tolist()
+    assert per_film.roc(truth, score)[1].tolist() == per_film.roc(truth[[0, 2]], score[[0, 2]])[1].tolist()
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40), (5, 1), (2, 3)])
@@ -133,7 +203,7 @@ def test_every_arm_has_its_own_look() -> None:
 def test_a_panel_becomes_part_of_the_page() -> None:
     look = figures.styles([Arm("none")])
     steps = np.arange(5.0)
-    panel = figures.training_panel("Loss & <more>", [figures.Series(Arm("none"), 0, steps, steps)], look, "nats")
+    panel = panels.training_panel("Loss & <more>", [panels.Series(Arm("none"), 0, steps, steps)], look, "nats")
     first, second = (figures.single(panel, name) for name in ("one", "two"))
     assert first.startswith(
         '<svg class="plot" role="img" aria-label="Loss &amp; &lt;more> over optimizer steps: no chart ends at 4"'
@@ -148,10 +218,10 @@ def test_a_panel_becomes_part_of_the_page() -> None:
 
 def test_a_thin_line_keeps_its_ends() -> None:
     x = np.arange(10_000.0)
-    thin, _ = figures.thinned(x, x, 50)
+    thin, _ = panels.thinned(x, x, 50)
     assert thin.size <= 50
     assert (thin[0], thin[-1]) == (0.0, 9999.0)
-    assert figures.thinned(x[:0], x[:0])[0].size == 0
+    assert panels.thinned(x[:0], x[:0])[0].size == 0
 
 
 @pytest.mark.parametrize(

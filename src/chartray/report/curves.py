@@ -1,6 +1,5 @@
-"""Which panels the report draws: training curves, ROC curves, forests of values and of differences."""
+"""Which curves the report draws: training, ROC, precision and recall, reliability, and shares of the labels."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,22 +7,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chartray.report.arms import Arm
-from chartray.report.figures import (
-    Curve,
+from chartray.report.figures import Drawn, Style, drawn, only, save_grid, single, slug
+from chartray.report.inputs import Results, Run
+from chartray.report.panels import (
     Interval,
-    Panel,
+    Reliability,
     Series,
-    Style,
-    forest_panel,
+    precision_recall_panel,
+    reliability_panel,
     roc_panel,
-    save_grid,
-    single,
+    shares_panel,
     training_panel,
 )
-from chartray.report.inputs import Run
-from chartray.report.rows import MACRO, Comparison, Score
-from chartray.report.summary import over_seeds
-from chartray.report.tables import arms_of, intervals
+from chartray.report.per_film import LabelCurves
+from chartray.report.rows import MACRO, Bin, Score
+from chartray.report.summary import Selection, chosen
+from chartray.report.tables import METRICS, arms_of, intervals
 
 # What is drawn of metrics.jsonl: the field, its title, its unit, and what a reader should look for.
 QUANTITIES = (
@@ -40,17 +39,10 @@ QUANTITIES = (
     ("health.prototypes_in_use", "Prototypes in use", "prototypes", "few: collapse"),
     ("health.information", "Information in the assignments", "nats", "near 0: the assignments say nothing of the film"),
     ("health.effective_rank", "Effective rank of embeddings", "dimensions", "near 1: collapse"),
+    ("health.spread", "Spread of embeddings", "share of their mean", "near 0: the embeddings are all alike"),
     ("health.agreement", "Target and anchor agreement", "share", "1 from the start: the task is too easy"),
     ("health.knn_auroc", "Neighbour probe on validation", "macro AUROC", "the one curve here that speaks of quality"),
 )
-
-
-class Drawn(NamedTuple):
-    """A panel on the page: its title, what to look for, and the SVG element."""
-
-    title: str
-    note: str
-    svg: str
 
 
 def training_figures(runs: Sequence[Run], look: Mapping[Arm, Style], out: Path) -> list[Drawn]:
@@ -63,7 +55,7 @@ def training_figures(runs: Sequence[Run], look: Mapping[Arm, Style], out: Path) 
             panels.append(panel)
             found.append(Drawn(title, note, single(panel, f"training-{len(panels)}")))
     if panels:
-        save_grid(panels, _only(look, {run.arm for run in runs}), out / "figures" / "training", columns=3)
+        save_grid(panels, only(look, {run.arm for run in runs}), out / "figures" / "training", columns=3)
     return found
 
 
@@ -82,94 +74,99 @@ def series_of(run: Run, field: str) -> Series:
     return Series(run.arm, run.seed, np.array(steps), np.array(values))
 
 
-def dataset_figures(
-    name: str,
-    scores: Sequence[Score],
-    comparisons: Sequence[Comparison],
-    curves: Mapping[str, Sequence[Curve]],
-    look: Mapping[Arm, Style],
-    out: Path,
-) -> dict[str, Any]:
-    """The figures of one place, drawn for the page and saved in `out`/figures with the place in their names."""
-    there = [one for one in scores if one.place == name and one.metric == "auroc"]
-    arms = arms_of(there)
-    mine = _only(look, set(arms))
-    slug = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-    found: dict[str, Any] = {"macro": None, "labels": [], "differences": None, "roc": []}
-    macro = _macro_panel(there, arms, look)
-    if macro:
-        found["macro"] = _one(macro, f"macro-{slug}", mine, out)
-    labels = _label_panels(there, arms, look)
-    if labels:
-        found["labels"] = [Drawn(p.title, "", single(p, f"label-{slug}-{i}")) for i, p in enumerate(labels)]
-        save_grid(labels, mine, out / "figures" / f"labels-{slug}", columns=3)
-    differences = _difference_panel(name, comparisons, mine)
-    if differences:
-        found["differences"] = _one(differences, f"differences-{slug}", mine, out)
-    panels = [roc_panel(label, [one for one in drawn if one.arm in mine], look) for label, drawn in curves.items()]
-    if panels:
-        found["roc"] = [Drawn(p.title, "", single(p, f"roc-{slug}-{i}")) for i, p in enumerate(panels)]
-        save_grid(panels, mine, out / "figures" / f"roc-{slug}", columns=5)
+class LabelFigure(NamedTuple):
+    """ROC and precision-recall of one label, beside each other."""
+
+    title: str
+    note: str
+    svgs: tuple[str, str]
+
+
+def label_figures(
+    place: str, curves: Mapping[str, LabelCurves], look: Mapping[Arm, Style], out: Path
+) -> list[LabelFigure]:
+    """ROC and precision-recall of every label, of the arms in `look`; figures/roc-PLACE and precision-recall-PLACE."""
+    found, panels = [], []
+    for number, (label, here) in enumerate(curves.items()):
+        roc, precision = ([one for one in of if one.arm in look] for of in (here.roc, here.precision_recall))
+        pair = roc_panel(label, roc, look), precision_recall_panel(label, precision, look, here.prevalence)
+        names = (f"roc-{slug(place)}-{number}", f"precision-recall-{slug(place)}-{number}")
+        svgs = single(pair[0], names[0]), single(pair[1], names[1])
+        found.append(LabelFigure(label, f"{100 * here.prevalence:.1f} % of films positive", svgs))
+        panels.append(pair)
+    for name, drawings in zip(("roc", "precision-recall"), zip(*panels, strict=True), strict=False):
+        save_grid(drawings, look, out / "figures" / f"{name}-{slug(place)}", columns=5)
     return found
 
 
-def _macro_panel(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Arm, Style]) -> Panel | None:
-    macro = [one for one in scores if one.label == MACRO]
-    rows = [(arm.title, intervals(macro, [arm])) for arm in arms]
-    rows = [(title, marks) for title, marks in rows if marks]
-    if not rows:
-        return None
-    return forest_panel("Macro AUROC", rows, look, axis="macro AUROC", reference=_plain(macro, arms))
+def reliability_figures(
+    results: Sequence[Results], place: str, which: Selection, look: Mapping[Arm, Style], out: Path
+) -> list[Drawn]:
+    """Reliability curves of every label at one place, one an encoder (its first seed); figures/reliability-PLACE.
 
-
-def _label_panels(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Arm, Style]) -> list[Panel]:
-    labels = sorted({one.label for one in scores if one.value is not None and one.label != MACRO})
-    ends = [end for mark in intervals(scores, arms) for end in (mark.value, mark.low, mark.high) if end == end]
-    low, high = (min(ends) - 0.02, max(ends) + 0.02) if ends else (0.0, 1.0)
-    found = []
-    for label in labels:
-        mine = [one for one in scores if one.label == label]
-        marks = intervals(mine, arms)
-        panel = forest_panel(label, [("", marks)], look, axis="AUROC", reference=_plain(mine, arms), limits=(low, high))
-        found.append(panel._replace(width=3.6))
-    return found
-
-
-def _plain(scores: Sequence[Score], arms: Sequence[Arm]) -> Interval | None:
-    """Plain pretraining, against which charts are seen: its interval for one seed, its mean for several.
-
-    That of the first such arm: MSN where there is one.
+    Floors are left out: the question is whether the encoders' scores can be taken as probabilities.
     """
-    plain = [arm for arm in arms if arm.kind == "none"]
-    marks = intervals(scores, plain[:1])
-    if len(marks) < 2:
-        return marks[0] if marks else None
-    return Interval(marks[0].arm, sum(mark.value for mark in marks) / len(marks), math.nan, math.nan)
+    found: dict[str, dict[Arm, list[Bin]]] = {}
+    for one in results:
+        rows = [row for row in one.calibration if row.place == place and row.fraction == which.fraction]
+        if not rows or not chosen(one.scores, which):
+            continue
+        here: dict[tuple[str, Arm], list[Bin]] = {}
+        for row in rows:
+            if row.arm.kind != "source":
+                here.setdefault((row.label, row.arm), []).append(row)
+        for (label, arm), bins in here.items():
+            found.setdefault(label, {}).setdefault(arm, sorted(bins, key=lambda row: row.place_in_curve))
+    panels = []
+    for label, curves in sorted(found.items()):
+        drawings = [
+            Reliability(arm, *(np.array([getattr(row, name) for row in bins]) for name in Reliability._fields[1:]))
+            for arm, bins in sorted(curves.items(), key=lambda item: item[0].order)
+        ]
+        panels.append(reliability_panel(label, drawings, look))
+    if panels:
+        arms = {arm for curves in found.values() for arm in curves}
+        save_grid(panels, only(look, arms), out / "figures" / f"reliability-{slug(place)}", columns=5)
+    return [drawn(panel, f"reliability-{slug(place)}-{number}") for number, panel in enumerate(panels)]
 
 
-def _difference_panel(name: str, comparisons: Sequence[Comparison], look: Mapping[Arm, Style]) -> Panel | None:
-    """The differences in macro AUROC of `name`: all pairs, seeds together."""
-    pairs: dict[tuple[Arm, Arm], list[Comparison]] = {}
-    for one in comparisons:
-        shown = (one.place, one.label, one.metric) == (name, MACRO, "auroc") and one.difference is not None
-        if shown and one.a in look and one.b in look:
-            pairs.setdefault((one.a, one.b), []).append(one)
-    rows: list[tuple[str, list[Interval]]] = []
-    for a, b in sorted(pairs, key=lambda pair: (pair[0].order, pair[1].order)):
-        one = over_seeds(pairs[a, b])
-        low, high = (one.low, one.high) if one.low is not None and one.high is not None else (math.nan, math.nan)
-        seeds = f" ({one.seeds} seeds)" if one.seeds > 1 else ""
-        value = math.nan if one.difference is None else one.difference
-        rows.append((f"{a.title} − {b.title}{seeds}", [Interval(a, value, low, high)]))
-    if not rows:
+class Shares(NamedTuple):
+    """Low-data curves: the figures, how many draws a point is over, and what the intervals hold fixed."""
+
+    figures: list[Drawn]
+    draws: int
+    holds_fixed: list[str]
+    arms: list[Arm]
+
+
+def share_figures(
+    scores: Sequence[Score], place: str, which: Selection, look: Mapping[Arm, Style], out: Path
+) -> Shares | None:
+    """Macro AUROC and AUPRC over the share of the training patients; None where only one share was scored."""
+    shares = sorted({one.fraction for one in scores if which == which_of(one, which) and one.place == place})
+    if len(shares) < 2:
         return None
-    return forest_panel("Differences in macro AUROC", rows, look, axis="difference in macro AUROC", zero=True)
+    by_share = {share: chosen(scores, which._replace(fraction=share)) for share in shares}
+    rows = [one for found in by_share.values() for one in found if (one.place, one.label) == (place, MACRO)]
+    panels, arms = [], arms_of(rows)
+    for metric in ("auroc", "auprc"):
+        points: dict[Arm, list[tuple[float, Interval]]] = {}
+        for arm in arms:
+            for share in shares:
+                here = [one for one in rows if (one.metric, one.fraction, one.arm) == (metric, share, arm)]
+                points.setdefault(arm, []).extend((share, mark) for mark in intervals(here, [arm]))
+        points = {arm: found for arm, found in points.items() if found}
+        if points:
+            name = METRICS[metric].title
+            panels.append(shares_panel(f"Macro {name}", points, look, f"macro {name}"))
+    if not panels:
+        return None
+    save_grid(panels, only(look, arms), out / "figures" / f"shares-{slug(place)}", columns=2)
+    figures = [drawn(panel, f"shares-{slug(place)}-{number}") for number, panel in enumerate(panels)]
+    fixed = list(dict.fromkeys(one.holds_fixed for one in rows if one.holds_fixed))
+    return Shares(figures, max(one.draws for one in rows), fixed, arms)
 
 
-def _one(panel: Panel, name: str, look: Mapping[Arm, Style], out: Path) -> Drawn:
-    save_grid([panel], look, out / "figures" / name, columns=1)
-    return Drawn(panel.title, "", single(panel, name))
-
-
-def _only(look: Mapping[Arm, Style], arms: set[Arm]) -> dict[Arm, Style]:
-    return {arm: style for arm, style in look.items() if arm in arms}
+def which_of(one: Score, which: Selection) -> Selection:
+    """The selection of a score, were it of the share of `which`."""
+    return Selection(one.protocol, one.split, which.fraction, one.uncertain, one.blank)

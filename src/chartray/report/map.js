@@ -5,6 +5,7 @@
 
   function fill(select, names, groups) {
     const parents = new Map();
+    select.replaceChildren();
     names.forEach((name, place) => {
       const option = named("option");
       option.value = String(place);
@@ -40,7 +41,7 @@
     const views = await Bokeh.embed.embed_item(what.item, canvas.id);
     const view = views.roots ? views.roots[0] : Object.values(views)[0];
     const source = view.model.document.get_model_by_id(what.source);
-    const [encoder, colour] = ["encoder", "colour"].map((name) => box.querySelector(`[data-choice=${name}]`));
+    const [encoder, layout, colour] = ["encoder", "layout", "colour"].map((name) => box.querySelector(`[data-choice=${name}]`));
     const image = box.querySelector(".frame img"), empty = box.querySelector(".frame span");
     const caption = box.querySelector(".film p"), range = view.model;
 
@@ -58,7 +59,9 @@
     }
     source.selected.change.connect(() => show(source.selected.indices[0]));
 
-    fill(encoder, what.encoders.map((one) => `${one.name} (${one.shares[0]} % and ${one.shares[1]} % of variance)`));
+    fill(encoder, what.encoders.map((one) => one.name));
+    const layouts = () => what.encoders[Number(encoder.value)].layouts;
+    fill(layout, layouts().map((one) => one.name));
     fill(colour, what.colourings.map((one) => one.name), what.colourings.map((one) => one.group));
     function recolour() {
       const one = what.colourings[Number(colour.value)];
@@ -66,11 +69,18 @@
       source.data = { ...source.data, colour: one.colours.map((code) => one.legend[code][1]) };
       legend(box.querySelector("[data-legend]"), one.legend);
     }
-    encoder.addEventListener("change", () => {
-      const one = what.encoders[Number(encoder.value)];
+    function move() {
+      const one = layouts()[Number(layout.value)];
       source.data = { ...source.data, x: one.x, y: one.y };
       range.reset.emit();
+    }
+    encoder.addEventListener("change", () => {
+      const kept = layout.value;
+      fill(layout, layouts().map((one) => one.name));
+      layout.value = kept;
+      move();
     });
+    layout.addEventListener("change", move);
     colour.addEventListener("change", recolour);
     recolour();
 

@@ -50,6 +50,7 @@ class Scoring(NamedTuple):
     left_out: dict[str, str]
     notes: list[str]
     seen: list[str]
+    holds_fixed: str
 
 
 class Facts(NamedTuple):
@@ -77,7 +78,14 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         left_out=_left_out(records),
         notes=list(dict.fromkeys(str(note) for record in records for note in record.get("notes") or [])),
         seen=seen_in_pretraining(results),
+        holds_fixed=_holds_fixed(scores),
     )
+
+
+def _holds_fixed(scores: Sequence[Score]) -> str:
+    """What the intervals of AUROC hold fixed, as evaluation recorded it."""
+    said = dict.fromkeys(one.holds_fixed for one in scores if one.metric == "auroc" and one.holds_fixed)
+    return "; or ".join(f"an interval {one}" if not number else one for number, one in enumerate(said))
 
 
 def macro_labels(scores: Sequence[Score]) -> dict[str, list[str]]:

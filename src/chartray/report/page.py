@@ -1,7 +1,7 @@
 """Assembles the report: one HTML page that needs nothing but itself, and the figures as SVG and PDF beside it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -11,9 +11,23 @@ import jinja2
 from bokeh.resources import Resources
 
 from chartray.errors import InputError
-from chartray.report import apart, cohorts, curves, embedding_map, figures, methods, per_film, summary, tables
+from chartray.report import (
+    apart,
+    audit_section,
+    cohorts,
+    curves,
+    embedding_map,
+    figures,
+    forests,
+    looks,
+    methods,
+    per_film,
+    summary,
+    tables,
+)
 from chartray.report import inputs as files
 from chartray.report.arms import Arm
+from chartray.report.audits import Audit, KnownArms, read_audit
 from chartray.report.inputs import Results, Run
 from chartray.report.rows import Comparison, Score, shown
 
@@ -45,21 +59,24 @@ def write_report(
     out: Path,
     *,
     stores: Sequence[Path] = (),
+    audits: Sequence[Path] = (),
     title: str | None = None,
     films: bool = True,
 ) -> Path:
     """Writes `out`/report.html and `out`/figures/*.svg, *.pdf; returns the page.
 
     `runs` are folders of pretraining, `results` folders of evaluation, `stores` the data sets that they were scored
-    on (those that the runs' manifests name are found by themselves). With `films` false no film is on the page.
-    Raises InputError for a folder that is none of these, or when there is nothing to report.
+    on (those that the runs' manifests name are found by themselves), `audits` folders of audits. With `films` false no
+    film is on the page. Raises InputError for a folder that is none of these, or when there is nothing to report.
     """
-    if not runs and not results:
-        raise InputError("expected at least one run or results folder to report on, found none; name one")
+    if not runs and not results and not audits:
+        raise InputError("expected at least one run, results or audit folder to report on, found none; name one")
     read_runs = sorted((files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.seed or 0))
     read_results = [files.read_results(Path(one)) for one in results]
     read_runs, read_results = apart.report_names(read_runs, read_results)
-    context = _context(read_runs, read_results, out, stores, title, with_films=films)
+    known = KnownArms(read_runs, read_results)
+    read_audits = [read_audit(Path(one), known) for one in audits]
+    context = _context(read_runs, read_results, read_audits, out, stores, title, with_films=films)
     out.mkdir(parents=True, exist_ok=True)
     page = out / "report.html"
     partial = page.with_name(f".report.html.partial-{os.getpid()}")
@@ -71,6 +88,7 @@ def write_report(
 def _context(
     runs: Sequence[Run],
     results: Sequence[Results],
+    audits: Sequence[Audit],
     out: Path,
     stores: Sequence[Path],
     title: str | None,
@@ -82,14 +100,16 @@ def _context(
     scores = summary.chosen(every, which)
     apart.refuse_other_macro_labels(scores)
     comparisons = summary.at([pair for one in results for pair in one.comparisons], which)
-    arms = sorted({run.arm for run in runs} | {score.arm for score in scores}, key=lambda arm: arm.order)
+    studies = summary.chosen([score for one in results for score in one.studies], which)
+    seen = {run.arm for run in runs} | {score.arm for score in scores} | {arm for one in audits for arm in one.arms}
+    arms = sorted(seen, key=lambda arm: arm.order)
     look = figures.styles(arms)
     opened = cohorts.open_stores([Path(store) for store in stores], runs, results)
     names = list(dict.fromkeys([*tables.datasets(every), *opened]))
     most = per_film.films_per_map(tables.datasets(every))
     data = [cohorts.data_section(name, opened.get(name), runs) for name in names]
     how = methods.scoring(results, scores, which)
-    sections = []
+    sections: list[dict[str, Any]] = []
     mapped: set[str] = set()
     for name in tables.places(every):
         dataset = name.partition("<")[0]
@@ -99,8 +119,13 @@ def _context(
             store = opened.get(dataset)
             maps = per_film.embedding_map(results, dataset, store, which, most=most, films=with_films)
             mapped.add(dataset)
-        drawn = curves.dataset_figures(name, scores, comparisons, per_film.roc_curves(results, name, which), look, out)
-        sections.append(_section(name, dataset, scores, every, comparisons) | drawn | {"map": maps})
+        drawn = forests.forest_figures(name, scores, comparisons, look, out)
+        here = figures.only(look, (one.arm for one in scores if one.place == name))
+        drawn["curves"] = curves.label_figures(name, per_film.label_curves(results, name, which), here, out)
+        drawn["reliability"] = curves.reliability_figures(results, name, which, look, out)
+        drawn["shares"] = curves.share_figures(every, name, which, look, out)
+        section = _section(name, dataset, scores, every, studies, comparisons, look)
+        sections.append(section | drawn | {"map": maps, "number": len(sections)})
     return {
         "title": title or _title(arms, names),
         "unfinished": [run for run in runs if run.manifest.get("status", "complete") != "complete"],
@@ -124,6 +149,8 @@ def _context(
         "started_from": methods.started_from(runs, results),
         "scoring": how,
         "datasets": sections,
+        "audit": audit_section.audit_section(audits, look, out),
+        "looks": looks.looks_section(results, films=with_films),
         "data": data,
         "training": curves.training_figures(runs, look, out),
         "facts": methods.facts(runs),
@@ -137,16 +164,31 @@ def _context(
 
 
 def _section(
-    name: str, dataset: str, scores: Sequence[Score], every: Sequence[Score], comparisons: Sequence[Comparison]
+    name: str,
+    dataset: str,
+    scores: Sequence[Score],
+    every: Sequence[Score],
+    studies: Sequence[Score],
+    comparisons: Sequence[Comparison],
+    look: Mapping[Arm, figures.Style],
 ) -> dict[str, Any]:
     found = [tables.score_table(scores, name, metric) for metric in tables.METRICS]
+    by_label = tables.difference_tables(comparisons, name)
+    arms = tables.arms_of([one for one in scores if one.place == name])
     return {
         "name": name,
         "dataset": dataset,
-        "by_label": tables.difference_tables(comparisons, name),
-        "arms": tables.arms_of([one for one in scores if one.place == name]),
+        "by_label": by_label,
+        "by_label_figures": [
+            forests.differences_by_label(table.pairs, look, table.metric, f"by-label-{figures.slug(name)}-{number}")
+            for number, table in enumerate(by_label)
+        ],
+        "arms": arms,
+        "encoders": [arm for arm in arms if arm.kind != "source"],
         "headlines": tables.headlines(scores, name, tables.axis_start(scores)),
         "tables": [table for table in found if table.rows],
+        "delong": tables.delong_words(scores, name),
+        "studies": tables.study_table(scores, studies, name),
         "other": tables.other_rows(every, name),
     }
 

@@ -1,12 +1,13 @@
-"""From predictions.parquet to ROC curves, and from embeddings.parquet and the stores to maps."""
+"""From predictions.parquet to ROC and precision-recall curves, and from embeddings.parquet and the stores to maps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from chartray.pixels.store import Store
 from chartray.report.arms import SOURCES, Arm
@@ -14,13 +15,14 @@ from chartray.report.embedding_map import (
     Colouring,
     category_colouring,
     map_item,
+    neighbourhoods,
     numeric_colouring,
     principal_components,
     thumbnails,
     truth_colouring,
 )
-from chartray.report.figures import Curve, roc
 from chartray.report.inputs import Results
+from chartray.report.panels import Curve
 from chartray.report.summary import Selection, selection_of
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, from_metadata, hashed
 
@@ -29,9 +31,17 @@ FILMS_ON_PAGE = 1200
 FILMS_PER_MAP = 600
 
 
-def roc_curves(results: Sequence[Results], place: str, which: Selection) -> dict[str, list[Curve]]:
-    """ROC curves by label at one place, one an arm (its first seed); labels with one class have none."""
-    found: dict[str, dict[Arm, Curve]] = {}
+class LabelCurves(NamedTuple):
+    """ROC and precision-recall curves of one label, one an arm; `prevalence` is the share of positive films."""
+
+    roc: list[Curve]
+    precision_recall: list[Curve]
+    prevalence: float
+
+
+def label_curves(results: Sequence[Results], place: str, which: Selection) -> dict[str, LabelCurves]:
+    """Curves by label at one place, one an arm (its first seed and draw); labels with one class have none."""
+    found: dict[str, dict[Arm, tuple[Curve, Curve, float]]] = {}
     dataset = place.partition("<")[0]
     for one in results:
         if one.places.get(dataset) != place:
@@ -45,14 +55,58 @@ def roc_curves(results: Sequence[Results], place: str, which: Selection) -> dict
             truth = rows["truth"].to_numpy().astype(np.float64)
             score = rows["score"].to_numpy().astype(np.float64)
             for code, label in enumerate(labels.dictionary.to_pylist()):
-                mine = codes == code
-                known = truth[mine][~np.isnan(truth[mine])]
-                if known.size and known.min() < known.max() and arm not in found.get(label, {}):
-                    found.setdefault(label, {})[arm] = Curve(arm, *roc(truth[mine], score[mine]))
+                mine = (codes == code) & ~np.isnan(truth)
+                if mine.any() and truth[mine].min() < truth[mine].max() and arm not in found.get(label, {}):
+                    both = roc(truth[mine], score[mine]), precision_recall(truth[mine], score[mine])
+                    drawn = (*(Curve(arm, *points) for points in both), float((truth[mine] > 0.5).mean()))
+                    found.setdefault(label, {})[arm] = drawn  # type: ignore[assignment]
+    ordered = {label: [by[arm] for arm in sorted(by, key=lambda arm: arm.order)] for label, by in found.items()}
     return {
-        label: [curves[arm] for arm in sorted(curves, key=lambda arm: arm.order)]
-        for label, curves in sorted(found.items())
+        label: LabelCurves([one[0] for one in curves], [one[1] for one in curves], curves[0][2])
+        for label, curves in sorted(ordered.items())
     }
+
+
+def roc(truth: NDArray[np.float64], score: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False and true positive rates (N,), from all to nothing called negative; ties share one point.
+
+    Rows with NaN truth are left out. Raises ValueError where one class is absent.
+
+    >>> roc(np.array([0., 1.]), np.array([.2, .9]))[1].tolist()
+    [0.0, 1.0, 1.0]
+    """
+    hits, called, positive, negative = _called(truth, score)
+    return np.append(0.0, (called - hits) / negative), np.append(0.0, hits / positive)
+
+
+def precision_recall(
+    truth: NDArray[np.float64], score: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Recall and precision (N,), from the highest score down; ties share one point.
+
+    The first precision is repeated at recall 0; the area under the steps is the average precision. Rows with NaN truth
+    are left out; raises ValueError where one class is absent.
+
+    >>> [values.tolist() for values in precision_recall(np.array([0., 1.]), np.array([.2, .9]))]
+    [[0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]
+    """
+    hits, called, positive, _ = _called(truth, score)
+    precision = hits / called
+    return np.append(0.0, hits / positive), np.append(precision[0], precision)
+
+
+def _called(
+    truth: NDArray[np.float64], score: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
+    """Positives among the films called positive, films called positive, at each distinct score; both classes' sizes."""
+    known = ~np.isnan(truth)
+    positive, score = truth[known] > 0.5, score[known]
+    if positive.all() or not positive.any():
+        raise ValueError("a curve needs both classes")
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order])), positive.size - 1)
+    hits = np.cumsum(positive[order])[ends]
+    return hits, ends + 1, int(positive.sum()), int((~positive).sum())
 
 
 def embedding_map(
@@ -66,8 +120,8 @@ def embedding_map(
 ) -> dict[str, Any] | None:
     """The map of `dataset`'s embeddings of the main split, at most `most` films; None where no embeddings were kept.
 
-    Every encoder is projected with its own principal components, fitted on all its films; the films shown are the
-    same for all. Without a store there are neither films nor chart colours.
+    Every encoder is projected with its own principal components, fitted on all its films, and its own t-SNE of the
+    films shown, which are the same for all. Without a store there are neither films nor chart colours.
     """
     tables: dict[Arm, pa.Table] = {}
     for one in results:
@@ -84,22 +138,30 @@ def embedding_map(
     projections = {}
     for arm, table in tables.items():
         places = {image: row for row, image in enumerate(table["image_id"].to_pylist())}
-        projection = principal_components(_matrix(table))
-        projections[arm.title] = projection._replace(points=projection.points[[places[image] for image in shown]])
+        embeddings = _matrix(table)
+        projection = principal_components(embeddings)
+        rows = [places[image] for image in shown]
+        near = neighbourhoods(embeddings[rows]) if any(projection.shares) else None
+        projections[arm.title] = projection._replace(points=projection.points[rows], neighbourhoods=near)
     colourings: list[Colouring] = []
     pictures: list[str] = []
     if store is not None:
-        rows = _rows_of(store[1], shown)
-        colourings = _colourings(store[1], rows)
-        pictures = _thumbnails(store[1], rows) if films else []
+        there = _rows_of(store[1], shown)
+        colourings = _colourings(store[1], there)
+        pictures = _thumbnails(store[1], there) if films else []
     return map_item(projections, colourings, [names[image] for image in shown], pictures)
 
 
 def _selected(results: Results, table: pa.Table | None, dataset: str, which: Selection) -> pa.Table | None:
-    """The rows of a data set and the main split and share of labels; None where there are none."""
+    """The rows of a data set, the main split and share of labels, and the first draw; None where there are none."""
     if table is None or all(selection_of(one)._replace(fraction=which.fraction) != which for one in results.scores):
         return None
-    for column, value in (("dataset", dataset), ("split", which.split), ("fraction", which.fraction)):
+    for column, value in (
+        ("dataset", dataset),
+        ("split", which.split),
+        ("fraction", which.fraction),
+        ("draw", 0),
+    ):
         if column in table.column_names:
             table = table.filter(pc.equal(table[column], value))
     return table if table.num_rows else None

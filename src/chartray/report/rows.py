@@ -79,7 +79,7 @@ class Comparison(NamedTuple):
     `split` is "", `uncertain` and `blank` are None where they are not recorded; `seed` is that of the pretraining of a
     single pair of runs; `p_holm` is corrected over the labels, `delong_p` takes films as independent. `levels` says
     what was resampled (patients, or patients and seeds), `verdict` what may be said: a higher, b higher, no difference
-    shown, or no claim.
+    shown, or no claim; `by_seed` are the differences of the seeds that both have.
     """
 
     a: Arm
@@ -103,6 +103,7 @@ class Comparison(NamedTuple):
     delong_p: float | None = None
     levels: str = ""
     verdict: str = ""
+    by_seed: tuple[float, ...] = ()
 
     @property
     def place(self) -> str:
@@ -171,6 +172,7 @@ def comparison(row: Mapping[str, Any]) -> Comparison:
         delong_p=number(row.get("delong_p")),
         levels=str(row.get("levels") or ""),
         verdict=str(row.get("verdict") or ""),
+        by_seed=tuple(value for one in row.get("by_seed") or () if (value := number(one)) is not None),
     )
 
 

@@ -11,6 +11,7 @@ from chartray.report.rows import MACRO, Comparison, Score, shown
 
 # DESIGN and METHOD: one seed of a self-supervised run moves by as much as the chart is expected to.
 SEEDS_FOR_A_CLAIM = 3
+NO_DIFFERENCE = "no difference shown"
 Outcome = Literal["better", "worse", "mixed", "open", "no claim", "unknown"]
 
 
@@ -165,16 +166,22 @@ def mean(scores: Sequence[Score]) -> float | None:
 
 
 def outcome(one: Comparison) -> Outcome:
-    """What the interval of a difference allows to be said."""
+    """What the interval of a difference allows to be said, and its verdict where the comparison gave one."""
     if one.difference is None or one.low is None or one.high is None:
         return "unknown"
+    if one.verdict == NO_DIFFERENCE:
+        return "open"
     return "better" if one.low > 0 else "worse" if one.high < 0 else "open"
 
 
 def reversed_comparison(one: Comparison) -> Comparison:
     """b - a."""
     negative = [None if value is None else -value for value in (one.difference, one.high, one.low)]
-    return one._replace(a=one.b, b=one.a, difference=negative[0], low=negative[1], high=negative[2])
+    verdict = {"a higher": "b higher", "b higher": "a higher"}.get(one.verdict, one.verdict)
+    by_seed = tuple(-value for value in one.by_seed)
+    return one._replace(
+        a=one.b, b=one.a, difference=negative[0], low=negative[1], high=negative[2], verdict=verdict, by_seed=by_seed
+    )
 
 
 def at(comparisons: Iterable[Comparison], which: Selection) -> list[Comparison]:
@@ -199,9 +206,9 @@ def over_seeds(comparisons: Sequence[Comparison]) -> Comparison:
     lows, highs = [one.low for one in best], [one.high for one in best]
     low = min((value for value in lows if value is not None), default=None) if None not in lows else None
     high = max((value for value in highs if value is not None), default=None) if None not in highs else None
-    return first._replace(
-        difference=fmean(values) if values else None, low=low, high=high, p=None, p_holm=None, seeds=count
-    )
+    average = fmean(values) if values else None
+    alone = first._replace(p=None, p_holm=None, delong_p=None, verdict="", levels="")
+    return alone._replace(difference=average, low=low, high=high, seeds=count, by_seed=tuple(values))
 
 
 def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], list[Comparison]]:

@@ -1,14 +1,46 @@
 """Tables of scores: labels down, arms across, each seed shown and no cell without its interval or its reason."""
 
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 from chartray.report.arms import Arm
-from chartray.report.figures import Interval
+from chartray.report.panels import Interval, together
 from chartray.report.rows import MACRO, Comparison, Score
-from chartray.report.summary import chosen, mean, over_seeds, selection, selection_of, signed
+from chartray.report.summary import (
+    NO_DIFFERENCE,
+    SEEDS_FOR_A_CLAIM,
+    chosen,
+    mean,
+    outcome,
+    over_seeds,
+    selection,
+    selection_of,
+    signed,
+)
 
-METRICS = {"auroc": "AUROC", "auprc": "AUPRC"}
+
+class Metric(NamedTuple):
+    """A metric in print: its title, what a reader must know of it, and whether its table is open from the start."""
+
+    title: str
+    note: str
+    is_open: bool = False
+
+
+# In the order of the page; "{}" is the specificity that thresholds were chosen for, in per cent.
+METRICS = {
+    "auroc": Metric("AUROC", "0.5 is chance, 1 is perfect.", is_open=True),
+    "auprc": Metric("AUPRC", "Chance is the share of positive films."),
+    "sensitivity": Metric(
+        "Sensitivity at {} % specificity", "At the threshold that reaches {} % specificity on the validation films."
+    ),
+    "specificity": Metric("Specificity reached", "At the same threshold: {} % was asked for."),
+    "brier": Metric("Brier score", "Mean squared error of the scores as probabilities; lower is better."),
+    "ece": Metric(
+        "Calibration error", "Expected calibration error over 10 bins of equally many films; lower is better."
+    ),
+}
 
 
 class Cell(NamedTuple):
@@ -33,6 +65,8 @@ class Table(NamedTuple):
     """A metric on one data set."""
 
     metric: str
+    note: str
+    is_open: bool
     arms: tuple[Arm, ...]
     rows: tuple[Row, ...]
 
@@ -73,7 +107,9 @@ def score_table(scores: Sequence[Score], place: str, metric: str) -> Table:
         counted = next((one for one in of_label if one.n is not None), of_label[0])
         cells = tuple(cell([one for one in of_label if one.arm == arm]) for arm in arms)
         rows.append(Row(label, counted.n, counted.n_positive if label != MACRO else None, cells))
-    return Table(METRICS.get(metric, metric), tuple(arms), tuple(rows))
+    percent = next((f"{100 * one.at_specificity:g}" for one in there if one.at_specificity is not None), "fixed")
+    title, note, is_open = METRICS[metric]
+    return Table(title.format(percent), note.format(percent), is_open, tuple(arms), tuple(rows))
 
 
 def cell(scores: Sequence[Score]) -> Cell | None:
@@ -126,64 +162,90 @@ def headlines(scores: Sequence[Score], where: str, start: float) -> list[Headlin
 
 
 def intervals(scores: Sequence[Score], arms: Sequence[Arm]) -> list[Interval]:
-    """The scores as marks of a forest plot, arms in order, every seed on its own line; null values are left out."""
+    """The scores as marks of a forest plot, arms in order, an arm's seeds together; null values are left out."""
     nan = float("nan")
     found = []
     for arm in arms:
+        marks = []
         for one in scores:
             if one.arm == arm and one.value is not None:
                 low, high = (nan, nan) if one.low is None or one.high is None else (one.low, one.high)
-                found.append(Interval(arm, one.value, low, high))
+                marks.append(Interval(arm, one.value, low, high))
+        found += [together(marks)] if marks else []
     return found
 
 
 class Difference(NamedTuple):
-    """One label of a difference table; `p_holm` is corrected over the labels, "" where it was not."""
+    """One label of a difference table; `p_holm` is corrected over the labels, "" where it was not.
+
+    `verdict` names the arm that is higher, or says that no difference was shown or nothing is claimed.
+    """
 
     label: str
     value: str
     p: str
     p_holm: str
+    delong: str
+    verdict: str
 
 
 class DifferenceTable(NamedTuple):
-    """AUROC of `a` minus that of `b`, label by label."""
+    """A metric of `a` minus that of `b`, label by label; `pairs` are the comparisons behind `rows`."""
 
     a: Arm
     b: Arm
+    metric: str
     seeds: int
+    levels: str
     rows: tuple[Difference, ...]
+    pairs: tuple[Comparison, ...]
 
     @property
     def corrected(self) -> bool:
         """Whether any row has a p corrected over the labels."""
         return any(row.p_holm for row in self.rows)
 
+    @property
+    def has_delong(self) -> bool:
+        """Whether any row has DeLong's p."""
+        return any(row.delong for row in self.rows)
+
 
 def difference_tables(comparisons: Sequence[Comparison], place: str) -> list[DifferenceTable]:
-    """A table for each pair of pretrained encoders that was compared at `place` label by label, seeds together."""
-    found: dict[tuple[Arm, Arm], dict[str, list[Comparison]]] = {}
+    """A table for each metric and pair of pretrained encoders compared at `place` label by label, seeds together."""
+    found: dict[tuple[Arm, Arm, str], dict[str, list[Comparison]]] = {}
     for one in comparisons:
         pretrained = one.a.kind != "source" and one.b.kind != "source"
-        if pretrained and (one.place, one.metric) == (place, "auroc") and one.difference is not None:
-            found.setdefault((one.a, one.b), {}).setdefault(one.label, []).append(one)
+        if pretrained and one.place == place and one.metric in METRICS and one.difference is not None:
+            found.setdefault((one.a, one.b, one.metric), {}).setdefault(one.label, []).append(one)
     tables = []
-    for a, b in sorted(found, key=lambda pair: (pair[0].order, pair[1].order)):
-        labels = found[a, b]
+    metrics = list(METRICS)
+    for a, b, metric in sorted(found, key=lambda key: (metrics.index(key[2]), key[0].order, key[1].order)):
+        labels = found[a, b, metric]
         if set(labels) == {MACRO}:
             continue
-        rows = [over_seeds(labels[label]) for label in sorted(labels, key=lambda label: (label != MACRO, label))]
-        differences = [
-            Difference(
-                one.label,
-                signed(one.difference, one.low, one.high),
-                p_value(one.p),
-                "" if one.label == MACRO else p_value(one.p_holm),
-            )
-            for one in rows
-        ]
-        tables.append(DifferenceTable(a, b, max(one.seeds for one in rows), tuple(differences)))
+        pairs = [over_seeds(labels[label]) for label in sorted(labels, key=lambda label: (label != MACRO, label))]
+        rows = tuple(_difference(one) for one in pairs)
+        seeds, levels = max(one.seeds for one in pairs), next((one.levels for one in pairs if one.levels), "")
+        tables.append(DifferenceTable(a, b, METRICS[metric].title, seeds, levels, rows, tuple(pairs)))
     return tables
+
+
+def _difference(one: Comparison) -> Difference:
+    value = signed(one.difference, one.low, one.high)
+    # The macro mean is a family of its own: there is nothing to correct for.
+    holm = "" if one.label == MACRO else p_value(one.p_holm)
+    return Difference(one.label, value, p_value(one.p), holm, p_value(one.delong_p), spoken_verdict(one))
+
+
+def spoken_verdict(one: Comparison) -> str:
+    """What the comparison allows to be said, with the arms by name; as its interval has it where it gave no verdict."""
+    words = one.verdict
+    if not words:
+        said = outcome(one)
+        words = {"better": "a higher", "worse": "b higher", "open": NO_DIFFERENCE}.get(said, "")
+        words = words if one.seeds >= SEEDS_FOR_A_CLAIM else "no claim"
+    return {"a higher": f"{one.a.title} higher", "b higher": f"{one.b.title} higher"}.get(words, words)
 
 
 def p_value(p: float | None) -> str:
@@ -216,9 +278,61 @@ def other_rows(scores: Sequence[Score], place: str) -> list[OtherRow]:
         rows = chosen(scores, which)
         macro = [one for one in rows if (one.place, one.label, one.metric) == (place, MACRO, "auroc")]
         reading = f"uncertain: {which.uncertain or 'not recorded'}; blank: {which.blank or 'not recorded'}"
+        reading = "as above" if which[3:] == main[3:] else reading
         for arm in arms_of(macro):
             shown = cell([one for one in macro if one.arm == arm])
             if shown is not None:
                 share = f"{100 * which.fraction:g} %"
                 found.append(OtherRow(which.protocol, which.split, share, reading, arm, shown))
     return found
+
+
+class StudyRow(NamedTuple):
+    """An arm's macro values by film and by study."""
+
+    arm: Arm
+    films: tuple[Cell | None, ...]
+    studies: tuple[Cell | None, ...]
+
+
+class StudyTable(NamedTuple):
+    """Macro values by film beside those by study; `metrics` are the titles of the columns."""
+
+    metrics: tuple[str, ...]
+    films: int | None
+    studies: int | None
+    rows: tuple[StudyRow, ...]
+
+
+def study_table(scores: Sequence[Score], studies: Sequence[Score], place: str) -> StudyTable | None:
+    """Both of one selection (`summary.chosen`); None where no study was scored at `place`."""
+    by_film, by_study = ([one for one in of if (one.place, one.label) == (place, MACRO)] for of in (scores, studies))
+    metrics = [metric for metric in METRICS if any(one.metric == metric for one in by_study)]
+    if not metrics:
+        return None
+
+    def cells(of: Sequence[Score], arm: Arm) -> tuple[Cell | None, ...]:
+        return tuple(cell([one for one in of if (one.arm, one.metric) == (arm, metric)]) for metric in metrics)
+
+    rows = tuple(StudyRow(arm, cells(by_film, arm), cells(by_study, arm)) for arm in arms_of(by_study))
+    counts = [next((one.n for one in of if one.n is not None), None) for of in (by_film, by_study)]
+    titles = tuple(METRICS[metric].title for metric in metrics)
+    return StudyTable(titles, counts[0], counts[1], rows)
+
+
+def delong_words(scores: Sequence[Score], place: str) -> str:
+    """How wide intervals by patient are beside DeLong's, which take films as independent; "" where none were made."""
+    ratios = []
+    for one in scores:
+        ends = one.low, one.high, one.delong_low, one.delong_high
+        if (one.place, one.metric) != (place, "auroc") or None in ends:
+            continue
+        low, high, delong_low, delong_high = (float(end) for end in ends if end is not None)
+        ratios += [(high - low) / (delong_high - delong_low)] if delong_high > delong_low else []
+    if not ratios:
+        return ""
+    least, middle, most = (f"{value:.2f}" for value in (min(ratios), median(ratios), max(ratios)))
+    return (
+        f"Cross-check: DeLong’s intervals take films as independent; those by patient are {middle} times as wide "
+        f"(median; {least} to {most}, {len(ratios)} intervals)."
+    )

@@ -1,0 +1,174 @@
+"""The report in a real browser: nothing fails, nothing is asked for, nothing runs over, and it can be read and used."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chartray.report.page import write_report
+from tests.report_folders import hospital
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDTHS = (390, 1440)
+# Elements that stand further right than the window and cannot be scrolled to within their own box.
+OVERFLOW = """() => [...document.querySelectorAll("body *")].filter((one) => {
+  const box = one.getBoundingClientRect();
+  return box.width > 0 && box.right > innerWidth + 1 && !one.closest(".scroll, nav, svg, .skip");
+}).map((one) => `${one.tagName}.${one.className}`)"""
+# Contrast (WCAG 2) of each kind of text with the ground that it stands on.
+CONTRAST = """(selector) => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((one) => one / 255)
+    .map((one) => one <= .04045 ? one / 12.92 : ((one + .055) / 1.055) ** 2.4)
+    .reduce((sum, one, place) => sum + one * [.2126, .7152, .0722][place], 0);
+  return [...document.querySelectorAll(selector)].slice(0, 40).map((one) => {
+    let ground = one;
+    while (numbers(getComputedStyle(ground).backgroundColor)[3] === 0) ground = ground.parentElement;
+    const pair = [getComputedStyle(one).color, getComputedStyle(ground).backgroundColor].map(numbers).map(light);
+    return (Math.max(...pair) + .05) / (Math.min(...pair) + .05);
+  });
+}"""
+FIRST_POINT = """() => {
+  const view = [...Bokeh.index.roots][0], data = view.model.renderers[0].data_source.data;
+  const canvas = document.querySelector(".canvas").getBoundingClientRect();
+  const frame = view.frame.bbox, box = view.canvas_view.el.getBoundingClientRect();
+  return {x: box.left + view.frame.x_scale.compute(data.x[0]), y: box.top + view.frame.y_scale.compute(data.y[0]),
+          film: data.film[0]};
+}"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folders = hospital(tmp_path_factory.mktemp("hospital"), films=120, datasets=1, arms=2, evidence=True)
+    out = tmp_path_factory.mktemp("report")
+    return write_report(folders["runs"], folders["results"], out, stores=folders["stores"], audits=folders["audits"])
+
+
+class Opened:
+    """The report in a tab, with what its console said and what it asked for."""
+
+    def __init__(self, tab: Any, report: Path) -> None:
+        self.tab, self.said, self.asked = tab, [], []
+        tab.on("console", lambda message: self.said.append((message.type, message.text)))
+        tab.on("pageerror", lambda error: self.said.append(("error", str(error))))
+        tab.on("request", lambda request: self.asked.append(request.url))
+        tab.goto(report.as_uri())
+        tab.wait_for_function("window.Bokeh && [...Bokeh.index.roots].length === 1")
+
+
+@pytest.fixture(scope="module")
+def opened(report: Path) -> Iterator[Opened]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        try:
+            yield Opened(browser.new_page(viewport={"width": 1440, "height": 900}), report)
+        finally:
+            browser.close()
+
+
+def test_nothing_fails_and_nothing_is_asked_for(opened: Opened, report: Path) -> None:
+    assert [words for kind, words in opened.said if kind in ("error", "warning")] == []
+    assert [url for url in opened.asked if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_runs_over_with_every_detail_open(opened: Opened, width: int) -> None:
+    opened.tab.set_viewport_size({"width": width, "height": 900})
+    opened.tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert opened.tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.tab.evaluate(OVERFLOW) == []
+    opened.tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = false; })")
+    opened.tab.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_pointing_at_a_point_shows_its_film(opened: Opened) -> None:
+    opened.tab.locator(".canvas").scroll_into_view_if_needed()
+    point = opened.tab.evaluate(FIRST_POINT)
+    opened.tab.mouse.move(point["x"] - 40, point["y"] - 40)
+    opened.tab.mouse.move(point["x"], point["y"], steps=4)
+    film = opened.tab.locator(".bk-Tooltip img")
+    film.wait_for(state="visible", timeout=5000)
+    assert film.get_attribute("src").startswith("data:image/jpeg;base64,")
+    # What is shown is a picture, not a broken one.
+    assert film.evaluate("(one) => one.naturalWidth") > 20
+    opened.tab.mouse.click(point["x"], point["y"])
+    assert opened.tab.locator(".film .frame img").get_attribute("src").startswith("data:image/jpeg;base64,")
+
+
+def test_the_layout_and_the_encoder_can_be_chosen(opened: Opened) -> None:
+    places = "[...Bokeh.index.roots][0].model.renderers[0].data_source.data.x.slice(0, 5).join()"
+    seen = [opened.tab.evaluate(places)]
+    for choice, value in (("layout", "1"), ("encoder", "1"), ("layout", "0")):
+        opened.tab.locator(f"[data-choice={choice}]").select_option(value)
+        seen.append(opened.tab.evaluate(places))
+    assert len(set(seen)) == 4
+
+
+def test_the_keyboard_reaches_every_control_and_is_seen_there(opened: Opened) -> None:
+    tab = opened.tab
+    tab.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to the findings"
+    wanted = tab.evaluate("document.querySelectorAll('summary, select, .canvas, nav a').length")
+    reached, outlined = set(), []
+    for _ in range(150):
+        tab.keyboard.press("Tab")
+        name, ring = tab.evaluate(
+            """() => { const one = document.activeElement;
+              const all = [...document.querySelectorAll("summary, select, .canvas, nav a")];
+              return [all.indexOf(one), getComputedStyle(one).outlineStyle]; }"""
+        )
+        if name >= 0:
+            reached.add(name)
+            outlined.append(ring)
+    assert len(reached) == wanted
+    assert set(outlined) == {"solid"}
+    tab.locator("summary").first.focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("details").first.get_attribute("open") is not None
+    tab.locator(".canvas").focus()
+    before = tab.locator(".film p").text_content()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator(".film p").text_content() not in ("", before)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_their_ground(opened: Opened, scheme: str) -> None:
+    opened.tab.emulate_media(color_scheme=scheme)
+    assert ("17, 21, 26" in opened.tab.evaluate("getComputedStyle(document.body).backgroundColor")) == (
+        scheme == "dark"
+    )
+    for selector in ("p", ".quiet", "main a", "th", "td", ".interval", ".standing", "summary", ".gate p", "select"):
+        ratios = opened.tab.evaluate(CONTRAST, selector)
+        assert ratios, selector
+        assert min(ratios) >= 4.5, selector
+    opened.tab.emulate_media(color_scheme="light")
+
+
+def test_every_figure_has_words_and_every_scrolling_box_a_name(opened: Opened) -> None:
+    assert opened.tab.evaluate("document.querySelectorAll('svg.plot').length") > 10
+    assert opened.tab.evaluate("document.querySelectorAll('svg.plot:not([role=img][aria-label])').length") == 0
+    assert opened.tab.evaluate("document.querySelectorAll('[role=region]:not([aria-label])').length") == 0
+    assert opened.tab.evaluate("document.querySelectorAll('[tabindex]:not([tabindex=\"0\"])').length") == 0
+
+
+def test_print_is_on_paper_white_with_closed_tables_open(opened: Opened) -> None:
+    opened.tab.emulate_media(media="print", color_scheme="dark")
+    assert opened.tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert opened.tab.locator("nav").evaluate("(one) => getComputedStyle(one).display") == "none"
+    opened.tab.emulate_media(media="screen", color_scheme="light")
+    assert opened.tab.pdf(format="A4").startswith(b"%PDF")
