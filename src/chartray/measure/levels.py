@@ -22,8 +22,8 @@ def over_levels(mean: Floats, groups: Sequence[Floats], *, seed: int) -> Floats:
       about the mean where members are normal. Without it three seeds that differ by chance alone "differ" in one
       comparison of five.
     - How patients fare under one member and not another, of variance v, is in `mean` (v / K) and in the spread of the
-      members too. It is taken out of `mean`, whose resamples are drawn together by sqrt(1 - v / (K var(mean))); twice
-      counted it hides most true differences (both: bench/false_positives.py and bench/LOG.md).
+      members too. It is taken out of `mean`, whose resamples are drawn together by sqrt(1 - v / (K var(mean))): twice
+      counted it would hide true differences (both measured: bench/false_positives.py, bench/LOG.md).
 
     What is drawn depends on `seed`, R, the K and the order of the groups alone. A group of one member adds nothing.
     """
