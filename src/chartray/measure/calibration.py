@@ -91,10 +91,7 @@ def reliability(truth: ArrayLike, score: ArrayLike) -> Reliability:
 
 
 def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -> Calibrated:
-    """Brier score, calibration error and reliability in every resample; the bins keep their bounds on all films.
-
-    Memory: N x C x 2 BINS numbers.
-    """
+    """Brier score, calibration error and reliability in every resample; the bins keep their bounds on all films."""
     values, scores = _probabilities(truth, score)
     labels = values.shape[1]
     known = (~np.isnan(values)).astype(np.float64)
@@ -104,9 +101,9 @@ def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -
         sums = sampled.totals(np.hstack([known, squares]))
         n = sums[:, :labels]
         briers = sums[:, labels:] / n
-        films = sampled.totals(_per_bin(members, np.ones_like(values)).reshape(len(values), -1))
-        positive = sampled.totals(_per_bin(members, values).reshape(len(values), -1))
-        scored = sampled.totals(_per_bin(members, scores).reshape(len(values), -1))
+        films, positive, scored = (
+            sampled.totals_of(_per_patient_and_bin(members, each, sampled)) for each in (known, values, scores)
+        )
         errors = np.abs(scored - positive).reshape(-1, labels, BINS).sum(axis=2) / n
         observed = positive / films  # (D, C BINS)
     columns = observed.reshape(-1, labels, BINS)
@@ -153,3 +150,14 @@ def _bins(values: Floats, scores: Floats) -> Integers:
 def _per_bin(members: Integers, each: Floats) -> Floats:
     """(N, C, BINS): each film's number in its own bin, 0 in the others."""
     return np.where(members[:, :, None] == np.arange(BINS), np.nan_to_num(each)[:, :, None], 0.0)
+
+
+def _per_patient_and_bin(members: Integers, each: Floats, sampled: Sampled) -> Floats:
+    """(patients, C BINS): the sums of the films' numbers (N, C) in each bin of each label."""
+    patients = sampled.draws.shape[1]
+    found = np.empty((patients, members.shape[1], BINS))
+    for label, (bins, numbers) in enumerate(zip(members.T, each.T, strict=True)):
+        known = bins >= 0
+        cells = sampled.codes[known] * BINS + bins[known]
+        found[:, label] = np.bincount(cells, numbers[known], minlength=patients * BINS).reshape(patients, BINS)
+    return found.reshape(patients, -1)

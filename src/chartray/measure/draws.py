@@ -57,8 +57,11 @@ class Sampled(NamedTuple):
         """Sums over the films of every draw (D, K) of numbers of each film (N, K)."""
         order = np.argsort(self.codes, kind="stable")
         starts = np.searchsorted(self.codes[order], np.arange(self.draws.shape[1]))
-        by_patient = np.add.reduceat(each[order], starts, axis=0)  # (patients, K)
-        found = np.empty((len(self.draws), each.shape[1]))
+        return self.totals_of(np.add.reduceat(each[order], starts, axis=0))
+
+    def totals_of(self, by_patient: Floats) -> Floats:
+        """Sums over the patients of every draw (D, K) of numbers of each patient (patients, K)."""
+        found = np.empty((len(self.draws), by_patient.shape[1]))
         for start in range(0, len(found), _DRAWS_AT_A_TIME):
             block = self.draws[start : start + _DRAWS_AT_A_TIME].astype(np.float64)
             found[start : start + _DRAWS_AT_A_TIME] = block @ by_patient
