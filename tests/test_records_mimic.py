@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from chartray.errors import InputError
-from chartray.features import fit_chart
+from chartray.features import FEATURE_SETS, fit_chart
 from chartray.records.cohort import describe, flow_content, read_cohort, write_cohort
 from chartray.records.mimic import mimic_cohort
 
@@ -177,7 +177,8 @@ def test_release_and_metadata_are_named(demo_films, tmp_path):
     assert cohort.metadata.absent_labels == sorted(set(cohort.metadata.absent_labels) - {"Edema"})
     assert len(cohort.metadata.absent_labels) == 13
     known = {name: variable.known_at_film for name, variable in cohort.metadata.variables.items()}
-    assert known == {"sex": True, "age": True, "view": True, "position": True, "mortality": False, "icu": True}
+    mortality = {"mortality": False}
+    assert known == dict.fromkeys(("sex", "age", "view", "position", "icu", "race"), True) | mortality
     published = mimic_cohort(str(DEMO), tmp_path, rules="published")
     assert not published.metadata.variables["icu"].known_at_film
 
@@ -484,3 +485,39 @@ def test_a_database_of_the_same_tables(hospital, tmp_path):
     assert pc.all(pc.equal(cohort.table["ehr.mortality"], "died")).as_py()
     with pytest.raises(InputError, match="take the last admission in table order"):
         mimic_cohort(url, hospital.cxr, rules="published")
+
+
+@needs_demo
+def test_race_is_what_most_admissions_say_and_stays_out_of_the_published_sets(demo_films, tmp_path):
+    groups = {"W": "white", "B": "black", "H": "hispanic", "A": "asian"}
+    silent = ("UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED TO ANSWER")
+    said = {}
+    for row in rows_of(DEMO / "hosp" / "admissions.csv.gz"):
+        if row["race"] not in silent:
+            word = row["race"].split("/")[0].split(" ")[0]
+            whole = word in ("WHITE", "BLACK", "HISPANIC", "ASIAN")
+            said.setdefault(row["subject_id"], []).append(groups[word[0]] if whole else "other")
+    expected = {patient: max(dict.fromkeys(each), key=each.count) for patient, each in said.items()}
+    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_films))
+    found = cohort.table["ehr.race"].to_pylist()
+    assert found == [expected.get(patient) for patient in cohort.table["patient_id"].to_pylist()]
+    assert set(found) == {"white", "black", "hispanic", "other", None}
+    assert cohort.missing["race"].keys() <= {*silent, "absent"}
+    assert cohort.metadata.variables["race"].columns == ("admissions.race",)
+    assert not any("race" in feature.items for feature in FEATURE_SETS.values())
+
+
+@needs_demo
+def test_release_1_calls_race_ethnicity_and_tables_without_either_have_none(demo_films, tmp_path):
+    root = write_cxr(tmp_path / "cxr", demo_films[:200])
+    expected = mimic_cohort(str(DEMO), root).table["ehr.race"].to_pylist()
+    admissions = rows_of(DEMO / "hosp" / "admissions.csv.gz")
+    for name, column in (("old", "ethnicity"), ("bare", None)):
+        shutil.copytree(DEMO, tmp_path / name)
+        columns = [column if each == "race" else each for each in admissions[0]]
+        rows = [row | {"ethnicity": row["race"]} for row in admissions]
+        write_rows(tmp_path / name / "hosp" / "admissions.csv.gz", [each for each in columns if each], rows)
+        table = mimic_cohort(str(tmp_path / name), root).table
+        assert ("ehr.race" in table.column_names) == (column is not None)
+        if column is not None:
+            assert table["ehr.race"].to_pylist() == expected

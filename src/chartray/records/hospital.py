@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
+from chartray.records.race import RACE_COLUMNS
 from chartray.records.reading import folder_content, listed, need_csv, no_secret, read_cells, refuse_repeated
 
 _COLUMNS = {
@@ -23,7 +24,7 @@ _TYPES = {
     "icustays": {"subject_id": _NUMBER, "stay_id": _NUMBER} | dict.fromkeys(("intime", "outtime"), _TIME),
 }
 _TYPES["admissions"]["edregtime"] = _TIME
-_OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime"], "icustays": []}
+_OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime", *RACE_COLUMNS], "icustays": []}
 # Where PhysioNet's own scripts put the tables in a database, newest layout first.
 _SCHEMAS = {
     "patients": ("mimiciv_hosp", "mimic_hosp", "mimiciv_core", "mimic_core", None),

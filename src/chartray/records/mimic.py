@@ -21,6 +21,7 @@ from chartray.records.cohort import (
 )
 from chartray.records.labels import Labels, StudyCells, read_study_cells, study_labels
 from chartray.records.missing import count_missing, shown
+from chartray.records.race import RACE_LEVELS, race_column, race_of_films
 from chartray.records.reading import (
     find_csv,
     folder_content,
@@ -56,7 +57,7 @@ class _Reading(NamedTuple):
 
 
 def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> Cohort:
-    """One row a film of MIMIC-CXR-JPG with sex, age, view, position, mortality, icu and its labels.
+    """One row a film of MIMIC-CXR-JPG with sex, age, view, position, mortality, icu, race and its labels.
 
     `mimic_iv` is the folder of MIMIC-IV 1.0 (`core/`) or 2.x and 3.x (`hosp/`), or the URL of a database that
     holds its tables. Films may be absent. `rules` are METHOD's section 2; only the strict ones leave a value
@@ -78,6 +79,7 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
         source, cells = reading.hospital.result(), reading.films.result()
         chart, links = chart_of_films(cells, source, rules, connection)
         rows = _rows(cells, chart)
+        rows = _with_race(rows, source.tables["admissions"])
         return _assembled(rows, links, source, reading, root, rules)
 
 
@@ -95,7 +97,7 @@ def _assembled(
         source="mimic",
         release=source.release,
         rules=rules,
-        variables=_variables(rules),
+        variables=_variables(rules, race_column(source.tables["admissions"])),
         labels=labels.sources,
         absent_labels=labels.absent,
         image_root=str(root),
@@ -139,6 +141,14 @@ def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
     return rows
 
 
+def _with_race(rows: pa.Table, admissions: pa.Table) -> pa.Table:
+    """The race of each film's patient, where the admissions have a column of it."""
+    if race_column(admissions) is None:
+        return rows
+    groups, cells = race_of_films(rows["patient_id"], admissions)
+    return rows.append_column("race_cell", cells).append_column(EHR_PREFIX + "race", groups)
+
+
 def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
     nothing = pa.nulls(rows.num_rows, pa.string())
     cells = {
@@ -148,7 +158,7 @@ def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
         "position": rows["position_cell"],
         "mortality": rows["died_cell"],
         "icu": nothing,
-    }
+    } | ({"race": rows["race_cell"]} if "race_cell" in rows.column_names else {})
     return {name: count_missing(cell, rows[EHR_PREFIX + name]) for name, cell in cells.items()}
 
 
@@ -222,9 +232,10 @@ def _stem(file: Path) -> str:
     return file.name.split(".csv")[0]
 
 
-def _variables(rules: Rules) -> dict[str, Variable]:
+def _variables(rules: Rules, race: str | None = None) -> dict[str, Variable]:
+    """`race` is the admissions' column of it: in none of the published sets, there to be audited."""
     after = rules == "strict"
-    return {
+    variables = {
         "sex": Variable(kind="categorical", levels=SEX_LEVELS, group="demographic", columns=("patients.gender",)),
         "age": Variable(
             kind="numeric",
@@ -253,3 +264,7 @@ def _variables(rules: Rules) -> dict[str, Variable]:
             columns=("icustays.intime", "icustays.outtime"),
         ),
     }
+    if race is not None:
+        columns = (f"admissions.{race}",)
+        variables["race"] = Variable(kind="categorical", levels=RACE_LEVELS, group="demographic", columns=columns)
+    return variables
