@@ -1,0 +1,282 @@
+"""A study: arms x seeds pretrained, evaluated, compared, audited and reported; what is done is not done again.
+
+OUT/runs/<arm>-<seed>, OUT/results/<arm>-<seed>-<evaluation>, OUT/results/arms-<evaluation>, OUT/audit, OUT/report.
+Every step stands for one command (`study_plan`). When it has been done, OUT/steps/<name>.json says with what: the
+command, the settings, the stores' hashes and the steps it needed. It is done again where any of these is another.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chartray.errors import InputError, UnhealthyRun
+from chartray.evaluation.audit.audit import audit
+from chartray.evaluation.compare import compare
+from chartray.evaluation.evaluate import evaluate
+from chartray.evaluation.results import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
+from chartray.pixels.store import read_index
+from chartray.report.page import write_report
+from chartray.study_file import Arm, Study, read_study
+from chartray.training.pretrain import pretrain
+
+SEEDS_FOR_A_CLAIM = 3
+_REPEATED = ("external", "against", "run", "store", "audit")
+_SEVERAL = ("data_percent",)
+
+
+class Step(NamedTuple):
+    """One command: `tokens` after `chartray`, what it `does` in this process, and the file that it ends with.
+
+    `stage`: steps of one stage do not need each other. `needs`: names of steps. `settings`: what else decides its
+    outcome; `stores` whose content does.
+    """
+
+    stage: str
+    name: str
+    tokens: list[str]
+    does: Callable[[], object]
+    product: Path
+    needs: tuple[str, ...]
+    stores: tuple[Path, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["chartray", *self.tokens])
+
+
+def run_study(file: Path, out: Path, *, resume: bool = True, jobs: int = 1) -> Path:
+    """Does what the study file says in `out` and returns the report; killed at any moment, it continues.
+
+    `jobs` above 1: so many steps at once, each a process of its own. Raises InputError for a file that is no study, or
+    an `out` that holds something else (anything, if `resume` is false), UnhealthyRun for an arm that collapsed.
+    """
+    study, out = read_study(Path(file)), Path(out).resolve()
+    _claim(out, resume=resume)
+    steps = list(_steps(study, out))
+    _say(_claims(study))
+    (out / "steps").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, out / "study.yaml")
+    keys: dict[str, str] = {}
+    for step in steps:  # all of them first: a store that is not there is found before any training
+        keys[step.name] = _key(step, keys)
+    todo = [step for step in steps if not _is_done(step, keys[step.name], out)]
+    if len(todo) < len(steps):
+        _say(f"{len(steps) - len(todo)} of {len(steps)} steps are done already")
+    for stage, group in groupby(todo, key=lambda step: step.stage):
+        waiting = list(group)
+        _say(f"{stage}, {len(waiting)} step{'' if len(waiting) == 1 else 's'}")
+        if jobs == 1:
+            for step in waiting:
+                _do(step, keys[step.name], out, apart=False)
+        else:
+            with ThreadPoolExecutor(jobs) as pool:
+                futures = [pool.submit(_do, step, keys[step.name], out, apart=True) for step in waiting]
+            for future in futures:
+                future.result()
+    return steps[-1].product
+
+
+def study_plan(file: Path, out: Path) -> list[str]:
+    """The commands that the study stands for, a line each, to be put behind `srun` or into a queue.
+
+    Lines that begin with # say what may run at once: a stage needs the ones before it. Each line may be given again.
+    """
+    study = read_study(Path(file))
+    lines = [f"# {_claims(study)}"]
+    stages = groupby(_steps(study, Path(out).resolve()), key=lambda step: step.stage)
+    for number, (stage, group) in enumerate(stages, start=1):
+        steps = list(group)
+        after = "" if number == 1 else f", after stage {number - 1}"
+        lines.append(f"# stage {number}, {stage}: {len(steps)} command{'' if len(steps) == 1 else 's'}{after}")
+        lines += [step.command for step in steps]
+    return lines
+
+
+def _steps(study: Study, out: Path) -> Iterator[Step]:
+    runs = {f"{arm.name}-{seed}": (arm, seed) for seed in study.seeds for arm in study.arms}
+    folders = {name: out / "runs" / name for name in runs}
+    for name, (arm, seed) in runs.items():
+        yield _pretraining(name, arm, seed, study.store, folders[name])
+    results, compared = [], []
+    for name in runs:
+        for evaluation in study.evaluations:
+            yield (step := _evaluation(name, evaluation, study, folders[name], out))
+            results.append(step)
+    for evaluation in study.evaluations if len(study.arms) > 1 else ():
+        yield (step := _comparison(evaluation, [each for each in results if each.settings["of"] == evaluation], out))
+        compared.append(step)
+    audits = [_audit(study, folders, out)] if study.audit is not None else []
+    yield from audits
+    yield _report(study, folders, [*results, *compared], audits, out)
+
+
+def _pretraining(name: str, arm: Arm, seed: int, store: Path, out: Path) -> Step:
+    config = arm.config(seed)
+    tokens = ["pretrain", str(store), "--out", str(out), "--recipe", arm.recipe]
+    tokens += ["--config", str(arm.file)] if arm.file is not None else []
+    for knob, value in (arm.overrides | {"seed": seed}).items():
+        # JSON is YAML, which the command line reads; a text stands as it is.
+        tokens += [f"--{knob}", value if isinstance(value, str) else json.dumps(value)]
+    tokens += ["--resume"]
+    command = shlex.join(["chartray", *tokens])
+
+    def does() -> None:
+        try:
+            pretrain(store, out, config, command=command, resume=True)
+        except UnhealthyRun as error:
+            raise UnhealthyRun(f"{name}: {error}; change this arm, or leave it out of the study") from None
+
+    settings = config.model_dump(mode="json")
+    return Step("pretraining", f"pretrain-{name}", tokens, does, out / "encoder", (), (store,), settings)
+
+
+def _evaluation(name: str, evaluation: str, study: Study, run: Path, out: Path) -> Step:
+    options = study.evaluations[evaluation].model_dump()
+    store, folder = options.pop("store"), out / "results" / f"{name}-{evaluation}"
+    return Step(
+        stage="evaluation",
+        name=f"evaluate-{name}-{evaluation}",
+        tokens=_tokens("evaluate", [run, store], {"out": folder} | options),
+        does=lambda: evaluate(run, store, folder, **options),
+        product=folder / MANIFEST_FILE,
+        needs=(f"pretrain-{name}",),
+        stores=(store, *options["external"]),
+        settings={"of": evaluation},
+    )
+
+
+def _comparison(evaluation: str, results: Sequence[Step], out: Path) -> Step:
+    folder, folders = out / "results" / f"arms-{evaluation}", [each.product.parent for each in results]
+    return Step(
+        stage="comparison and audit",
+        name=f"compare-{evaluation}",
+        tokens=_tokens("compare", folders, {"out": folder}),
+        does=lambda: compare(folders, folder),
+        product=folder / COMPARE_FILE,
+        needs=tuple(each.name for each in results),
+        stores=(),
+        settings={},
+    )
+
+
+def _audit(study: Study, folders: Mapping[str, Path], out: Path) -> Step:
+    assert study.audit is not None
+    options = study.audit.model_dump()
+    store, first = options.pop("store"), f"{options.pop('of')}-{study.seeds[0]}"
+    options["against"] = [folder for name, folder in folders.items() if name != first]
+    return Step(
+        stage="comparison and audit",
+        name="audit",
+        tokens=_tokens("audit", [folders[first], store], {"out": out / "audit"} | options),
+        does=lambda: audit(folders[first], store, out / "audit", **options),
+        product=out / "audit" / AUDIT_FILE,
+        needs=tuple(f"pretrain-{name}" for name in folders),
+        stores=(store, *options["external"]),
+        settings={},
+    )
+
+
+def _report(
+    study: Study, folders: Mapping[str, Path], results: Sequence[Step], audits: Sequence[Step], out: Path
+) -> Step:
+    scored = [store for each in study.evaluations.values() for store in (each.store, *each.external)]
+    stores = list(dict.fromkeys([study.store, *scored]))
+    of_results, of_audits = ([each.product.parent for each in steps] for steps in (results, audits))
+    title, films = study.report.title, study.report.films
+    options = {"run": list(folders.values()), "store": stores, "audit": of_audits, "title": title, "films": films}
+    return Step(
+        stage="report",
+        name="report",
+        tokens=_tokens("report", of_results, {"out": out / "report"} | options),
+        does=lambda: write_report(
+            list(folders.values()),
+            of_results,
+            out / "report",
+            stores=stores,
+            audits=of_audits,
+            title=title,
+            films=films,
+        ),
+        product=out / "report" / "report.html",
+        needs=tuple(each.name for each in (*results, *audits)),
+        stores=tuple(stores),
+        settings={},
+    )
+
+
+def _tokens(verb: str, places: Sequence[Path], options: Mapping[str, Any]) -> list[str]:
+    """A command as the command line takes it; what is None is left out."""
+    tokens = [verb, *map(str, places)]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            tokens.append(flag if value else f"--no-{flag.removeprefix('--')}")
+        elif name in _REPEATED:
+            tokens += [token for each in value for token in (flag, str(each))]
+        elif name in _SEVERAL:
+            tokens += [flag, *map(str, value)]
+        elif value is not None:
+            tokens += [flag, ",".join(value) if isinstance(value, list) else str(value)]
+    return tokens
+
+
+def _do(step: Step, key: str, out: Path, *, apart: bool) -> None:
+    """One step, here or in a process of its own; then the note that it has been done."""
+    _say(step.name)
+    began = time.monotonic()
+    if not apart:
+        step.does()
+    elif subprocess.run([sys.executable, "-m", "chartray", *step.tokens], check=False).returncode:
+        raise InputError(f"{step.name} has failed, as said above; mend it and give the same command again")
+    done = {"key": key, "command": step.command, "seconds": round(time.monotonic() - began, 1)}
+    note = _note(step, out)
+    partial = note.with_name(f".{note.name}.{os.getpid()}")
+    partial.write_text(json.dumps(done, indent=1) + "\n")
+    partial.replace(note)
+
+
+def _is_done(step: Step, key: str, out: Path) -> bool:
+    note = _note(step, out)
+    return step.product.exists() and note.is_file() and json.loads(note.read_text()).get("key") == key
+
+
+def _note(step: Step, out: Path) -> Path:
+    return out / "steps" / f"{step.name}.json"
+
+
+def _key(step: Step, keys: Mapping[str, str]) -> str:
+    """What decides the outcome of a step: its command, settings, the stores' content, and the same of what it needs."""
+    hashes = [read_index(store)["hash"] for store in step.stores]
+    known = [step.tokens, dict(step.settings), hashes, [keys[name] for name in step.needs]]
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _claim(out: Path, *, resume: bool) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / "study.yaml").is_file():
+            raise InputError(f"expected a new folder or a study's in {out}, found other things; choose another")
+        if not resume:
+            raise InputError(f"{out} holds a study already; continue it, or choose another folder")
+
+
+def _claims(study: Study) -> str:
+    arms, seeds = len(study.arms), len(study.seeds)
+    runs = f"{arms} arm{'' if arms == 1 else 's'} x {seeds} seed{'' if seeds == 1 else 's'}"
+    if seeds < SEEDS_FOR_A_CLAIM:
+        return f"{runs}: no claim about the chart is possible with fewer than {SEEDS_FOR_A_CLAIM} seeds"
+    return f"{runs}: differences between arms can be claims"
+
+
+def _say(line: str) -> None:
+    print(f"study: {line}", flush=True)

@@ -1,0 +1,196 @@
+"""A study file (YAML): arms x seeds to pretrain, what to evaluate them on, and whether to audit them; all checked."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from chartray import config as knobs
+from chartray.config import Config, Section
+from chartray.errors import InputError
+
+_NAME = r"^[A-Za-z][\w.+-]*$"  # names of folders
+_EVALUATION_NAME = r"^[A-Za-z]\w*$"
+# What an arm may say beside any knob by its dotted name.
+_SHORT = {"ehr": "chart.ehr", "control": "chart.control"}
+_OF_AN_ARM = ("recipe", "config", *_SHORT)
+
+
+class _Scoring(Section):
+    """What evaluations and audits have in common; the names and defaults are those of the commands."""
+
+    store: Path
+    external: list[Path] = Field(default_factory=list)
+    split: Literal["test", "validate"] = "test"
+    uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
+    blank: Literal["negative", "ignore"] = "negative"
+    floors: bool = True
+    resamples: int = Field(1000, ge=1)
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class Evaluation(_Scoring):
+    """Options of `chartray evaluate`; every run is evaluated so."""
+
+    protocol: Literal["linear", "knn", "finetune", "published"] = "linear"
+    data_percent: list[float] = Field(default_factory=lambda: [1.0], min_length=1)
+    draws: int = Field(5, ge=1)
+    labels: list[str] | None = None
+    freeze: bool | None = None
+    scheduler: Literal["cosine", "reduce"] | None = None
+    learning_rate: float | None = Field(None, gt=0)
+    max_epochs: int | None = Field(None, ge=1)
+    layer_decay: float | None = None
+    drop_path: float | None = None
+    warmup_epochs: float | None = None
+    mixup: float | None = None
+
+
+class Audit(_Scoring):
+    """Options of `chartray audit`: the first seed of the arm `of` against all other runs."""
+
+    of: str
+    attributes: list[str] | None = None
+
+
+class Report(Section):
+    """Options of `chartray report`."""
+
+    title: str | None = None
+    films: bool = True
+
+
+class _File(Section):
+    store: Path
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+    arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    evaluations: dict[str, Evaluation] = Field(min_length=1)
+    audit: Audit | None = None
+    report: Report = Field(default_factory=Report)
+
+
+class Arm(NamedTuple):
+    """How one arm is pretrained: a `recipe`, over it a `file` of knobs, over that single knobs."""
+
+    name: str
+    recipe: str
+    file: Path | None
+    overrides: dict[str, Any]
+
+    def config(self, seed: int) -> Config:
+        """All knobs of one run."""
+        return knobs.load(self.recipe, self.file, self.overrides | {"seed": seed})
+
+
+class Study(NamedTuple):
+    """A study, paths absolute: every arm with every seed on `store`, then what is done with the runs."""
+
+    store: Path
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    evaluations: dict[str, Evaluation]
+    audit: Audit | None
+    report: Report
+
+
+def read_study(file: Path) -> Study:
+    """Reads a study file; its paths are relative to the folder it lies in.
+
+    Raises InputError for anything that is unknown (the nearest name is suggested) or not as expected, the knobs of
+    every arm included.
+    """
+    tree = knobs.read_yaml(file)
+    _refuse_unknown(tree, list(_File.model_fields), str(file))
+    for name, entry in _mapping(tree, "evaluations", file).items():
+        _refuse_unknown(entry, list(Evaluation.model_fields), f"evaluations.{name} of {file}")
+    _refuse_unknown(tree.get("audit"), list(Audit.model_fields), f"audit of {file}")
+    _refuse_unknown(tree.get("report"), list(Report.model_fields), f"report of {file}")
+    for name, entry in {"pretrain": tree.get("pretrain"), **_mapping(tree, "arms", file)}.items():
+        _refuse_unknown(entry, [*_OF_AN_ARM, *(knob for knob in knobs.knobs() if knob != "seed")], f"{name} of {file}")
+    try:
+        read = _File.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where or 'the file'} of {file}: {first['msg'].lower()}, found {_short(first)}") from None
+    home = file.resolve().parent
+    arms = tuple(_arm(name, read.pretrain | (entry or {}), home) for name, entry in read.arms.items())
+    study = Study(
+        store=_absolute(home, read.store),
+        arms=arms,
+        seeds=tuple(read.seeds),
+        evaluations={name: _placed(home, entry) for name, entry in read.evaluations.items()},
+        audit=None if read.audit is None else _placed(home, read.audit),
+        report=read.report,
+    )
+    _check(study, file)
+    return study
+
+
+def _check(study: Study, file: Path) -> None:
+    if len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
+        raise InputError(f"expected seeds that differ, from 0 on, in {file}, found {list(study.seeds)}")
+    for arm in study.arms:
+        _refuse_name(arm.name, _NAME, "arm", file)
+        arm.config(study.seeds[0])
+    for name in study.evaluations:
+        _refuse_name(name, _EVALUATION_NAME, "evaluation", file)
+    names = [arm.name for arm in study.arms]
+    if study.audit is not None and study.audit.of not in names:
+        raise InputError(
+            f"expected an arm after audit.of in {file}, found {study.audit.of!r}{_nearest(study.audit.of, names)}; "
+            f"there are {', '.join(names)}"
+        )
+
+
+def _arm(name: str, given: Mapping[str, Any], home: Path) -> Arm:
+    overrides = {_SHORT.get(key, key): value for key, value in given.items() if key not in ("recipe", "config")}
+    file = _absolute(home, Path(given["config"])) if given.get("config") is not None else None
+    return Arm(name, str(given.get("recipe", "msn")), file, overrides)
+
+
+def _placed(home: Path, entry: Any) -> Any:
+    external = [_absolute(home, store) for store in entry.external]
+    return entry.model_copy(update={"store": _absolute(home, entry.store), "external": external})
+
+
+def _absolute(home: Path, path: Path) -> Path:
+    return (home / path).resolve()
+
+
+def _mapping(tree: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+    found = tree.get(key)
+    if not isinstance(found, dict) or not found:
+        said = "nothing" if found is None else type(found).__name__
+        raise InputError(f"expected a mapping of names under {key} in {file}, found {said}; see examples/study.yaml")
+    return {str(name): entry for name, entry in found.items()}
+
+
+def _refuse_unknown(entry: Any, known: Sequence[str], where: str) -> None:
+    if entry is None:
+        return
+    if not isinstance(entry, dict):
+        raise InputError(f"expected a mapping in {where}, found {type(entry).__name__}; see examples/study.yaml")
+    for key in entry:
+        if key not in known:
+            raise InputError(f"unknown key {key!r} in {where}{_nearest(str(key), known)}")
+
+
+def _refuse_name(name: str, pattern: str, what: str, file: Path) -> None:
+    if not re.match(pattern, name):
+        raise InputError(f"expected letters and digits as the name of an {what} in {file}, found {name!r}")
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _short(error: Any) -> str:
+    return repr(error["input"])[:60] if error["type"] != "missing" else "none"

@@ -1,0 +1,157 @@
+"""A study: its file, the commands it stands for, and that what is done is not done again."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chartray import study as room
+from chartray.cli import run_command
+from chartray.errors import InputError
+from chartray.pixels.store import Store
+from chartray.study import run_study, study_plan
+from chartray.study_file import read_study
+from tests.test_pretrain import SMALL
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "study.yaml"
+
+
+def tiny(folder: Path, store: Path, **changed: Any) -> Path:
+    """The example, on a small store: two arms, one seed, four steps."""
+    tree = yaml.safe_load(EXAMPLE.read_text())
+    quick = {"store": str(store), "resamples": 20, "floors": False}
+    tree |= {"store": str(store), "seeds": [0]}
+    tree["pretrain"] |= SMALL | {"train.steps": 4, "train.checkpoint_every": 2}
+    tree["arms"] = {name: tree["arms"][name] for name in ("real", "none")}
+    tree["evaluations"] = {"small": quick}
+    tree["audit"] = quick | {"of": "real", "attributes": ["sex"]}
+    tree["report"] = {"title": "tiny", "films": False}
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(tree | changed, sort_keys=False))
+    return file
+
+
+def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tiny(tmp_path, small_store), tmp_path / "out"
+    done: list[str] = []
+    for verb in ("pretrain", "evaluate", "compare", "audit", "write_report"):
+        true = getattr(room, verb)
+
+        def noted(*places: Any, verb: str = verb, true: Any = true, **options: Any) -> Any:
+            if verb == "evaluate" and done.count("evaluate") == 1 and "killed" not in done:
+                done.append("killed")
+                raise KeyboardInterrupt
+            done.append(verb)
+            return true(*places, **options)
+
+        monkeypatch.setattr(room, verb, noted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(file, out)
+    assert done == ["pretrain", "pretrain", "evaluate", "killed"]
+    assert "1 seed: no claim about the chart is possible with fewer than 3 seeds" in capsys.readouterr().out
+    first = (out / "results" / "real-0-small" / "results.jsonl").stat().st_mtime_ns
+    page = run_study(file, out)
+    assert done[4:] == ["evaluate", "compare", "audit", "write_report"]
+    assert page == out / "report" / "report.html"
+    assert "tiny" in page.read_text()
+    assert "3 of 7 steps are done already" in capsys.readouterr().out
+    assert (out / "results" / "real-0-small" / "results.jsonl").stat().st_mtime_ns == first
+    assert [json.loads(line) for line in (out / "results" / "arms-small" / "comparisons.jsonl").open()]
+    assert run_study(file, out) == page
+    assert len(done) == 8
+    with pytest.raises(InputError, match="holds a study already"):
+        run_study(file, out, resume=False)
+
+    # The plan's lines are the same commands, read by the command line into the same settings.
+    plan = study_plan(file, out)
+    assert [line for line in plan if line.startswith("# stage")] == [
+        "# stage 1, pretraining: 2 commands",
+        "# stage 2, evaluation: 2 commands, after stage 1",
+        "# stage 3, comparison and audit: 2 commands, after stage 2",
+        "# stage 4, report: 1 command, after stage 3",
+    ]
+    commands = [line for line in plan if not line.startswith("#")]
+    manifest = json.loads((out / "runs" / "none-0" / "manifest.json").read_text())
+    assert manifest["command"] == commands[1]
+    scored = (out / "results" / "none-0-small" / "results.jsonl").read_bytes()
+    for line, said in ((commands[1], "is complete: nothing left to do"), (commands[3], "none-0-small")):
+        assert run_command(shlex.split(line)[1:]) == 0
+        assert said in capsys.readouterr().out
+    assert (out / "results" / "none-0-small" / "results.jsonl").read_bytes() == scored
+
+    # Another option of the evaluation: that is done again, and what needs it, and no pretraining.
+    changed = {"small": {"store": str(small_store), "resamples": 30, "floors": False}}
+    run_study(tiny(tmp_path, small_store, evaluations=changed), out)
+    assert done[8:] == ["evaluate", "evaluate", "compare", "write_report"]
+
+
+def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Path, tmp_path: Path) -> None:
+    given = {
+        "store": "s",
+        "external": ["e1", "e 2"],
+        "data_percent": [0.1, 1.0],
+        "labels": ["Edema", "Pleural Effusion"],
+        "freeze": False,
+        "floors": False,
+    }
+    arms = {"real": {"ehr": "sex,age", "control": "shuffled", "train.clip": None, "views.scale": [0.2, 1.0]}}
+    file = tiny(tmp_path, small_store, evaluations={"a": given}, arms=arms, seeds=[3, 4, 5])
+    plan = study_plan(file, tmp_path / "out")
+    assert plan[0] == "# 1 arm x 3 seeds: differences between arms can be claims"
+    runs = [shlex.split(line) for line in plan if line.startswith("chartray pretrain")]
+    assert [run[run.index("--seed") + 1] for run in runs] == ["3", "4", "5"]
+    from chartray.config import load, parse_overrides
+
+    after = runs[0][runs[0].index("--recipe") + 2 : -1]
+    again = load("tiny-cpu", None, parse_overrides(after))
+    assert again == read_study(file).arms[0].config(3)
+    assert again.train.clip is None
+    evaluation = next(line for line in plan if line.startswith("chartray evaluate"))
+    options = f"--external {tmp_path}/e1 --external '{tmp_path}/e 2' --split test"
+    assert options in evaluation
+    for part in ("--data-percent 0.1 1.0", "--labels 'Edema,Pleural Effusion'", "--no-freeze", "--no-floors"):
+        assert part in evaluation
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"seed": [0]}, "unknown key 'seed' in .*study.yaml, did you mean 'seeds'"),
+        ({"arms": {"real": {"ehr": "sex", "controll": "shuffled"}}}, "unknown key 'controll' .*did you mean 'control'"),
+        ({"arms": {"real": {"train.stepz": 3}}}, "did you mean 'train.steps'"),
+        ({"arms": {"real": {"control": "shufled"}}}, "chart.control"),
+        ({"arms": {"../real": {}}}, "expected letters and digits as the name of an arm"),
+        ({"seeds": [1, 1]}, "expected seeds that differ"),
+        ({"evaluations": {"a": {"store": "x", "protocoll": "knn"}}}, "did you mean 'protocol'"),
+        ({"evaluations": {"a": {"protocol": "knn"}}}, r"evaluations.a.store of .*: field required, found none"),
+        ({"audit": {"of": "reel", "store": "x"}}, "expected an arm after audit.of .* did you mean 'real'"),
+        ({"evaluations": {}}, "expected a mapping of names under evaluations"),
+    ],
+)
+def test_a_study_file_that_is_wrong_is_one_sentence(
+    changed: dict[str, Any], sentence: str, small_store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        read_study(tiny(tmp_path, small_store, **changed))
+
+
+def test_a_store_that_is_not_there_is_found_before_any_training(small_store: Path, tmp_path: Path) -> None:
+    file = tiny(tmp_path, small_store, evaluations={"a": {"store": "nowhere"}})
+    with pytest.raises(InputError, match=r"expected a store .* at .*nowhere"):
+        run_study(file, tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="found other things"):
+        run_study(file, tmp_path / "other")
+    assert len(Store.open(small_store)) == 240
+
+
+def test_the_example_is_a_study_of_three_arms_and_seeds() -> None:
+    study = read_study(EXAMPLE)
+    assert ([arm.name for arm in study.arms], study.seeds) == (["real", "none", "shuffled"], (0, 1, 2))
