@@ -6,6 +6,7 @@ others (AMERICAN INDIAN/ALASKA NATIVE, NATIVE HAWAIIAN OR OTHER PACIFIC ISLANDER
 SOUTH AMERICAN, OTHER) are `other`. It is what a clerk wrote down, a coarse social category and no biology.
 """
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -40,17 +41,22 @@ def race_of_films(subjects: pa.ChunkedArray, admissions: pa.Table) -> tuple[pa.A
     """
     column = race_column(admissions)
     assert column is not None
-    cells = admissions[column].cast(pa.string()).combine_chunks().dictionary_encode()
-    groups = pa.array([race_group(cell) for cell in cells.dictionary.to_pylist()], pa.string()).take(cells.indices)
-    patients = admissions["subject_id"].cast(pa.string())
-    rows = pa.table(
-        {"patient": patients, "group": groups, "cell": cells.dictionary_decode(), "row": pa.array(range(len(groups)))}
-    )
-    known = rows.filter(pc.is_valid(rows["group"])).group_by(["patient", "group"])
-    counted = known.aggregate([("row", "count"), ("row", "min")])
-    # Most admissions first, then the first of them: the first row of a patient is the one that counts.
-    order = pc.sort_indices(counted, [("row_count", "descending"), ("row_min", "ascending")])
-    counted = counted.take(order)
-    of_patient = counted["group"].take(pc.index_in(subjects, value_set=counted["patient"].combine_chunks()))
-    said = rows["cell"].take(pc.index_in(subjects, value_set=rows["patient"].combine_chunks()))
-    return of_patient.combine_chunks(), said.combine_chunks()
+    films = subjects.combine_chunks().dictionary_encode()
+    # Only the admissions of patients with films: one in six.
+    owner = pc.index_in(admissions["subject_id"].cast(pa.string()), value_set=films.dictionary)
+    rows = admissions.select([column]).append_column("owner", owner).filter(pc.is_valid(owner))
+    owners = rows["owner"].to_numpy()
+    cells = rows[column].cast(pa.string()).combine_chunks().dictionary_encode()
+    levels = [race_group(cell) for cell in cells.dictionary.to_pylist()]
+    codes = np.array([-1 if level is None else RACE_LEVELS.index(level) for level in levels] + [-1])
+    group = codes[pc.fill_null(cells.indices, len(levels)).to_numpy()]
+    known = np.flatnonzero(group >= 0)
+    counts = np.zeros((len(films.dictionary), len(RACE_LEVELS)), dtype=np.int64)
+    np.add.at(counts, (owners[known], group[known]), 1)
+    first = np.full(counts.shape, len(owners), dtype=np.int64)
+    np.minimum.at(first, (owners[known], group[known]), known)
+    most = np.where(counts == counts.max(axis=1, keepdims=True), first, len(owners)).argmin(axis=1)
+    said = pa.array(np.where(counts.any(axis=1), most, len(RACE_LEVELS)).astype(np.int32))
+    of_patient = pa.array([*RACE_LEVELS, None], pa.string()).take(said)
+    cell = cells.take(pc.index_in(pa.array(range(len(films.dictionary)), pa.int32()), value_set=rows["owner"]))
+    return of_patient.take(films.indices), cell.dictionary_decode().take(films.indices)
