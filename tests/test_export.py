@@ -1,14 +1,30 @@
-"""The encoder to take home loads by one line, and importing Chartray costs nothing before that."""
+"""The encoder to take home loads by one line, here and in timm; its card says what was measured and what was not."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pytest
+import timm
 import torch
+from huggingface_hub import ModelCard
+from PIL import Image
 
 import chartray
+from chartray.errors import InputError
+from chartray.evaluation.compare import compare
+from chartray.evaluation.evaluate import evaluate
+from chartray.export import export_encoder, shareable
 from chartray.networks import encoder as vit
+from chartray.records.cohort import assemble
+from chartray.schema import SIMULATED_FILE, CohortMetadata
 
+from . import evaluation_folders
 from .test_networks import TINY, tiny
 
 
@@ -26,3 +42,181 @@ def test_importing_chartray_and_its_command_line_leaves_torch_alone() -> None:
     code = "import sys, chartray.cli; print('torch' in sys.modules, 'pyarrow' in sys.modules, 'ibis' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False", "False"]
+
+
+MADE: dict[str, Any] = {
+    "run": "first",
+    "command": "chartray pretrain /home/someone/mimic.store --out /data/runs/first",
+    "store": "/home/someone/mimic.store",
+    "store_hash": "abc",
+    "out": "/data/runs/first",
+    "source": "mimic",
+    "rules": "strict",
+    "objective": "msn",
+    "recipe": "tiny-cpu",
+    "settings_hash": "123",
+    "chart": "demographic-norm",
+    "chart_use": "anchor",
+    "chart_variables": ["sex", "age"],
+    "control": "none",
+    "after_film": ["mortality"],
+    "films": 3314,
+    "patients": 1500,
+    "steps": 240,
+    "init": {"source": "/home/someone/older", "run": None, "chart": None},
+    "chartray": "0.1.0",
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An encoder, an evaluation of it with its floors, and its export."""
+    root = tmp_path_factory.mktemp("export")
+    store = evaluation_folders.hospital(root / "hospital")
+    source = evaluation_folders.vit(root / "encoder", **MADE)
+    evaluate(source, store, root / "results", resamples=50, device="cpu", looks=0)
+    without = MADE | {"run": "plain", "chart": "none", "after_film": []}
+    plain = evaluation_folders.vit(root / "plain", **without, weights=9)
+    evaluate(plain, store, root / "plain-results", resamples=50, device="cpu", looks=0, floors=False)
+    compare([root / "results", root / "plain-results"], root / "arms", resamples=50)
+    out = export_encoder(source, root / "take-home", results=[root / "results", root / "arms"])
+    return {"root": root, "source": source, "results": root / "results", "out": out, "store": store}
+
+
+def test_timm_loads_the_folder_and_gives_the_same_features(exported: dict[str, Path]) -> None:
+    theirs = timm.create_model(f"local-dir:{exported['out']}", pretrained=True).eval()
+    ours = chartray.load_encoder(exported["source"])
+    again = chartray.load_encoder(exported["out"])
+    torch.manual_seed(0)
+    for size in (32, 48):  # any multiple of the patch
+        films = torch.rand(3, 1, size, size)
+        with torch.inference_mode():
+            expected = ours(films)
+            torch.testing.assert_close(theirs(films), expected, atol=1e-6, rtol=0)
+            assert torch.equal(again(films), expected)
+        assert expected.std() > 0.01
+    given = timm.data.resolve_model_data_config(theirs)
+    assert given["input_size"] == (1, 32, 32)
+    assert (given["mean"], given["std"], given["crop_mode"], given["crop_pct"]) == ([0.45], [0.1], "squash", 1.0)
+    # timm's own preparation of a film is the encoder's: the whole film, stretched, standardised.
+    film = np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)
+    prepared = timm.data.create_transform(**given)(Image.fromarray(film))
+    torch.testing.assert_close(prepared, (torch.from_numpy(film)[None] / 255 - 0.45) / 0.1, atol=1e-5, rtol=0)
+    wide = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8) * 2, (40, 1)))
+    left = timm.data.create_transform(**given)(wide)[0, :, :2].mean()
+    right = timm.data.create_transform(**given)(wide)[0, :, -2:].mean()
+    assert left < (10 / 255 - 0.45) / 0.1  # no column was cropped away
+    assert right > (190 / 255 - 0.45) / 0.1
+
+
+def test_the_code_on_the_card_runs(exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (exported["out"] / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(exported["root"])
+    film = np.random.default_rng(1).integers(0, 255, (50, 40), dtype=np.uint8)
+    Image.fromarray(film).save("film.png")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["features"].shape == (1, 32)
+    resized = Image.fromarray(film).resize((32, 32), Image.Resampling.BILINEAR)
+    grey = torch.from_numpy(np.array(resized))[None, None] / 255
+    with torch.inference_mode():
+        expected = chartray.load_encoder(exported["source"])((grey - 0.45) / 0.1)
+    torch.testing.assert_close(found["features"], expected, atol=1e-4, rtol=0)
+
+
+def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, Path]) -> None:
+    card = ModelCard.load(exported["out"] / "README.md")
+    rows = [json.loads(line) for line in (exported["results"] / "results.jsonl").read_text().splitlines()]
+    own = {(row["label"], row["metric"]): row for row in rows if row["control"] == "none"}
+    named = {"macro mean": "macro"}
+    aurocs = [one for one in card.data.eval_results if one.metric_type == "roc_auc"]
+    assert len(aurocs) == sum(row["value"] is not None for (_, metric), row in own.items() if metric == "auroc")
+    for one in aurocs:
+        label = one.metric_name.rpartition(", ")[0]
+        assert one.metric_value == pytest.approx(own[named.get(label, label), "auroc"]["value"], abs=1e-4)
+        assert one.dataset_split == "test"
+    assert card.data.library_name == "timm"
+    assert "license" not in card.data.to_dict()
+    for row in rows:
+        if row["metric"] == "auroc" and row["ci_low"] is not None:
+            assert f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in card.text
+    pretraining = card.text[card.text.index("## What it was pretrained on") : card.text.index("## What was measured")]
+    assert "3,314 films of 1,500 patients" in pretraining
+    assert "| Variables known only after the film | mortality |" in pretraining
+    assert "| Started from | older |" in pretraining
+    limits = card.text[card.text.index("## Limits") :]
+    for words in (
+        "Not for clinical use",
+        "Fewer than three seeds: no claim",
+        "known only after the film",
+        "never measured",
+    ):
+        assert words in limits
+    assert "Simulated" not in card.text
+    # What beats the encoder is said, with both numbers; a comparison ends in its verdict.
+    macro = {row["control"]: row["value"] for row in rows if (row["label"], row["metric"]) == ("macro", "auroc")}
+    assert macro["pixels"] > macro["none"] > macro["chart-only"]
+    assert f"plain pixels (32 x 32) scored higher than this encoder: macro AUROC {macro['pixels']:.3f}" in limits
+    assert "the chart alone scored higher" not in limits
+    assert re.search(
+        r"- demographic-norm against none on MIMIC-CXR: macro AUROC .*, 1 seed; \*\*no claim\*\*\.", card.text
+    )
+    # A finding with one class in the test films has words, not a number.
+    pneumothorax = next(line for line in card.text.splitlines() if line.startswith("| Pneumothorax |"))
+    assert "one class" in pneumothorax or "too few patients" in pneumothorax
+    assert not re.search(r"\b(nan|None)\b", card.text.replace("[None]", ""))
+
+
+def test_nothing_of_the_machine_or_of_patients_is_in_an_export(exported: dict[str, Path]) -> None:
+    said = "".join((exported["out"] / name).read_text() for name in ("README.md", "encoder.json", "config.json"))
+    for place in ("/home/someone", "/data/runs", str(exported["root"]), "p000", "p119"):
+        assert place not in said
+    assert "chartray pretrain mimic.store --out first" in said
+    deep = {"store": None, "init": {"source": "/a/b", "init": {"command": "x /c/d"}}, "chart_sources": {"sex": ["a/b"]}}
+    assert shareable(deep) == deep | {"init": {"source": "b", "init": {"command": "x d"}}}
+
+
+def test_simulated_data_is_called_so_from_the_folder_to_the_card(exported: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "hospital").mkdir()
+    metadata = CohortMetadata(source="mimic", image_root=str(tmp_path / "hospital"))
+    empty = {name: pa.array([]) for name in ("image_id", "patient_id", "study_id", "taken_at", "path", "split")}
+
+    def simulated() -> bool:
+        described = json.loads(assemble(empty, metadata).schema.metadata[b"chartray"])
+        return bool(described["simulated"])
+
+    assert not simulated()
+    (tmp_path / "hospital" / SIMULATED_FILE).touch()
+    assert simulated()
+    source = evaluation_folders.vit(tmp_path / "encoder", **MADE | {"simulated": True, "control": "shuffled"})
+    text = (export_encoder(source, tmp_path / "out") / "README.md").read_text()
+    assert text.count("**Simulated data.**") == 2
+    assert "simulated-data" in ModelCard(text).data.tags
+    assert "**This is a control:** every patient was given another patient's chart." in text
+    assert "Nothing: no evaluation was given when this card was written." in text
+
+
+def test_what_cannot_be_exported_is_refused(exported: dict[str, Path], tmp_path: Path) -> None:
+    source = exported["source"]
+    assert export_encoder(source, tmp_path / "plain", form="timm") == tmp_path / "plain"
+    assert not (tmp_path / "plain" / "README.md").exists()
+    assert export_encoder(source, tmp_path / "plain") == tmp_path / "plain"  # an earlier export is replaced
+    for folder in (exported["store"], exported["results"]):
+        with pytest.raises(InputError, match="expected a new folder or an earlier export"):
+            export_encoder(source, folder)
+    other = evaluation_folders.vit(tmp_path / "other", **MADE | {"run": "second", "seed": 5})
+    with pytest.raises(InputError, match=r"expected results of the encoder of second in .*, found those of first"):
+        export_encoder(other, tmp_path / "no", results=[exported["results"]])
+    with pytest.raises(InputError, match="expected a comparison with the run 'second'"):
+        export_encoder(other, tmp_path / "no", results=[exported["root"] / "arms"])
+    with pytest.raises(InputError, match="expected a folder of chartray evaluate, compare or audit"):
+        export_encoder(source, tmp_path / "no", results=[exported["store"]])
+    with pytest.raises(InputError, match="only with the form huggingface"):
+        export_encoder(source, tmp_path / "no", results=[exported["results"]], form="timm")
+    broken = vit.load(source)
+    broken.model.norm.weight.data[0] = float("nan")
+    vit.save(tmp_path / "broken", broken)
+    with pytest.raises(InputError, match=r"finite weights in .*broken, found others in norm\.weight"):
+        export_encoder(tmp_path / "broken", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    assert not list(tmp_path.glob(".no*"))
