@@ -1,0 +1,154 @@
+"""Verbs of the data: a simulated hospital, cohorts, charts as csv, stores, and what is wrong with any of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from chartray.errors import InputError
+
+if TYPE_CHECKING:
+    from chartray.records.cohort import Cohort
+
+Rules = Literal["strict", "published"]
+Out = Annotated[Path, Parameter(help="what to write")]
+
+
+def simulate(
+    out: Path,
+    *,
+    patients: int = 800,
+    mimic_iv_release: Literal["1.0", "2.2", "3.1"] = "2.2",
+    seed: int = 0,
+    chart_effect: float = 1.0,
+    workers: int | None = None,
+) -> None:
+    """A simulated hospital in the layouts of MIMIC-IV, MIMIC-CXR-JPG, CheXpert and NIH ChestX-ray14.
+
+    Args:
+        out: A new or empty folder; mimic-iv, mimic-cxr-jpg, chexpert and nih are written in it.
+        patients: Patients with films in MIMIC-CXR-JPG; the other two get about half as many each.
+        mimic_iv_release: Which layout and column names the tables have.
+        seed: The same seed gives the same bytes.
+        chart_effect: How strongly findings depend on the chart: 1 as documented, 0 not at all.
+        workers: Processes that draw films; default: all cores.
+    """
+    from chartray.simulate.hospital import simulate as simulate_hospital
+
+    simulate_hospital(
+        out, patients=patients, mimic_iv_release=mimic_iv_release, seed=seed, chart_effect=chart_effect, workers=workers
+    )
+
+
+def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Out, rules: Rules = "strict") -> None:
+    """MIMIC-IV tables and MIMIC-CXR-JPG films.
+
+    Args:
+        mimic_iv: The folder of MIMIC-IV (1.0, 2.x or 3.x).
+        mimic_cxr: The folder of MIMIC-CXR-JPG.
+        out: The cohort's Parquet file; its flow is written beside it.
+        rules: strict links by full timestamps; published by calendar dates, as the published code did.
+    """
+    from chartray.records.mimic import mimic_cohort
+
+    _write_cohort(mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
+
+
+def cohort_chexpert(root: Path, *, out: Out) -> None:
+    """CheXpert-v1.0 or -small, whatever the folder is called now.
+
+    Args:
+        root: The folder that holds train.csv.
+        out: The cohort's Parquet file.
+    """
+    from chartray.records.chexpert import chexpert_cohort
+
+    _write_cohort(chexpert_cohort(root), out)
+
+
+def cohort_nih(root: Path, *, out: Out) -> None:
+    """NIH ChestX-ray14, by its official lists where they are there, else by patient.
+
+    Args:
+        root: The folder that holds Data_Entry_2017_v2020.csv.
+        out: The cohort's Parquet file.
+    """
+    from chartray.records.nih import nih_cohort
+
+    _write_cohort(nih_cohort(root), out)
+
+
+def cohort_table(file: Path, *, mapping: Path, images: Path, out: Out) -> None:
+    """A hospital's own table, csv or Parquet, through a mapping file.
+
+    Args:
+        file: The table, one row an image.
+        mapping: YAML that says what its columns mean.
+        images: The folder that the paths are relative to.
+        out: The cohort's Parquet file.
+    """
+    from chartray.records.table import table_cohort
+
+    _write_cohort(table_cohort(file, mapping, images), out)
+
+
+def features(cohort_file: Path, *, out: Out) -> None:
+    """The published 23 feature files: same folders, names and columns.
+
+    Args:
+        cohort_file: A cohort.parquet.
+        out: The folder to write them to.
+    """
+    from chartray.features import write_feature_csvs
+    from chartray.records.cohort import read_cohort
+
+    files = write_feature_csvs(read_cohort(cohort_file), out)
+    for name, (rows, left_out) in files.written.items():
+        print(f"{name}: {rows} films" + (f", {left_out} left out for a missing value" if left_out else ""))
+    for name, absent in files.lacking.items():
+        print(f"{name}: not written, the cohort has no {absent}")
+
+
+def ingest(
+    cohort_file: Path, *, out: Out, size: int = 448, workers: int | None = None, images: Path | None = None
+) -> None:
+    """Decodes every film once into a memory-mapped store; killed at any moment, the same command continues.
+
+    Args:
+        cohort_file: A cohort.parquet.
+        out: The store's folder.
+        size: Side of a stored film in pixels: 448 (2 x the 224 px view), or 256 to save time and space.
+        workers: Processes; default: all cores.
+        images: Where the films lie now, if they have moved since the cohort was made.
+    """
+    from chartray.pixels.ingest import ingest as ingest_films
+
+    made = ingest_films(cohort_file, out, size=size, workers=workers, images_root=images)
+    print(f"{made.store}: {made.films} films of {size} px, hash {made.hash[:12]}")
+    for reason, count in made.quarantined.items():
+        print(f"  quarantine: {count} ({reason})")
+
+
+def check(path: Path) -> None:
+    """Everything wrong with a cohort or a store, before anyone trains on it; exit code 2 if something is.
+
+    Args:
+        path: A cohort.parquet, or a store.
+    """
+    from chartray.check import check as check_data
+    from chartray.check import spoken
+
+    findings = check_data(path)
+    for line in spoken(findings):
+        print(line)
+    wrong = sum(finding.severity == "error" for finding in findings)
+    if wrong:
+        raise InputError(f"found {wrong} error{'' if wrong == 1 else 's'} in {path}; mend what is listed above")
+
+
+def _write_cohort(made: "Cohort", out: Path) -> None:
+    """Writes a cohort and its flow, and prints the flow."""
+    from chartray.records.cohort import describe, write_cohort
+
+    write_cohort(made, out)
+    print(describe(made))

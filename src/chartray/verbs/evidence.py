@@ -1,0 +1,241 @@
+"""Verbs of the evidence: evaluate, compare, audit, and embeddings to look at elsewhere."""
+
+import json
+from math import isnan
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+Out = Annotated[Path, Parameter(help="what to write")]
+Uncertain = Literal["ignore", "zeros", "ones"]
+Blank = Literal["negative", "ignore"]
+Split = Literal["test", "validate"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+Stores = Annotated[list[Path] | None, Parameter(negative=())]
+# Of the metrics in results.jsonl these are printed.
+HEADLINES = ("auroc", "average_precision")
+FLOORS = ("untrained", "pixels", "chart-only", "image+chart")
+
+
+def evaluate(
+    source: Path,
+    store: Path,
+    *,
+    out: Out,
+    external: Stores = None,
+    protocol: Literal["linear", "knn", "finetune", "published"] = "linear",
+    split: Split = "test",
+    uncertain: Uncertain = "ignore",
+    blank: Blank = "negative",
+    data_percent: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    draws: int = 5,
+    labels: str | None = None,
+    floors: bool = True,
+    resamples: int = 1000,
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    freeze: bool | None = None,
+    scheduler: Literal["cosine", "reduce"] | None = None,
+    learning_rate: float | None = None,
+    max_epochs: int | None = None,
+    layer_decay: float | None = None,
+    drop_path: float | None = None,
+    warmup_epochs: float | None = None,
+    mixup: float | None = None,
+    resume: bool = False,
+    looks: int = 12,
+) -> None:
+    """Fits on STORE's train, chooses on its validation, scores its test split and every external store.
+
+    Args:
+        source: A run, or an encoder folder.
+        store: The store to fit on.
+        out: The results folder.
+        external: A store to score with the same probe as is, matched by label name; may be repeated.
+        protocol: linear, knn, finetune or published.
+        split: The split that is scored.
+        uncertain: What -1 means: ignore, zeros or ones.
+        blank: What an unmentioned finding means: negative or ignore.
+        data_percent: Fractions of the training and validation patients, each nested in the next: 1.0 is all.
+        draws: Which patients a fraction below 1 takes is drawn so many times.
+        labels: Only these labels, separated by commas.
+        floors: Score the untrained encoder, plain pixels, chart alone and image + chart beside it.
+        resamples: Bootstrap resamples, by patient.
+        seed: For resamples, subsets and the untrained encoder.
+        device: auto, cpu or cuda.
+        precision: Of the encoder: fp32 or bf16.
+        freeze: (published) Train the linear layer alone, the default; --no-freeze trains the encoder too.
+        scheduler: (published, finetune) cosine, the default, or reduce on plateau.
+        learning_rate: (published, finetune) Of the first epoch; default 1e-3, 1e-4 for the whole encoder.
+        max_epochs: (published, finetune) At most so many passes; default 50.
+        layer_decay: (finetune) The rate of a block, as a share of that of the block above it; default 0.75.
+        drop_path: (finetune) How often the last block is skipped in training; default 0.1.
+        warmup_epochs: (finetune) Epochs in which the rate rises from 0; default 5.
+        mixup: (finetune) Beta parameter with which films are mixed; default 0, not mixed.
+        resume: (published, finetune) Continue a training that was killed.
+        looks: (linear, knn) Films of the scored split to show what the encoder attends to; 0 shows none.
+    """
+    from chartray.evaluation.evaluate import evaluate as evaluate_encoder
+    from chartray.evaluation.results import MANIFEST_FILE, matches_table
+
+    rows = evaluate_encoder(
+        source,
+        store,
+        out,
+        external=external or [],
+        protocol=protocol,
+        split=split,
+        uncertain=uncertain,
+        blank=blank,
+        data_percent=data_percent or [1.0],
+        draws=draws,
+        labels=labels.split(",") if labels else None,
+        floors=floors,
+        resamples=resamples,
+        seed=seed,
+        device=device,
+        precision=precision,
+        freeze=freeze,
+        scheduler=scheduler,
+        learning_rate=learning_rate,
+        max_epochs=max_epochs,
+        layer_decay=layer_decay,
+        drop_path=drop_path,
+        warmup_epochs=warmup_epochs,
+        mixup=mixup,
+        resume=resume,
+        looks=looks,
+    )
+    for line in matches_table(json.loads((out / MANIFEST_FILE).read_text())):
+        print(line)
+    for row in rows:
+        own, metric = row["control"] not in FLOORS, row["metric"]
+        if (row["label"] == "macro" and metric in HEADLINES) or (own and metric == "auroc"):
+            print(_spoken(row))
+    print(out)
+
+
+def compare(results: list[Path], *, out: Out, resamples: int = 1000, seed: int = 0) -> None:
+    """Arms against each other on the same films: differences with intervals, paired by patient.
+
+    Args:
+        results: Folders that `evaluate` wrote, of two arms or more; an arm may have several seeds.
+        out: The folder to write comparisons.jsonl to.
+        resamples: Bootstrap resamples, by patient.
+        seed: For the resamples.
+    """
+    from chartray.evaluation.compare import compare as compare_arms
+
+    for row in compare_arms(results, out, resamples=resamples, seed=seed):
+        if row["label"] == "macro" and row["metric"] == "auroc":
+            print(_spoken_difference(row))
+
+
+def audit(
+    source: Path,
+    store: Path,
+    *,
+    out: Out,
+    against: Stores = None,
+    external: Stores = None,
+    attributes: str | None = None,
+    split: Split = "test",
+    uncertain: Uncertain = "ignore",
+    blank: Blank = "negative",
+    floors: bool = True,
+    resamples: int = 1000,
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> None:
+    """What the encoder reads of the patient beside disease, how groups fare, and what has leaked.
+
+    Args:
+        source: A run, or an encoder folder.
+        store: The store whose training films the probes are fitted on.
+        out: The audit's folder.
+        against: A run to compare with: without the chart, with shuffled charts; may be repeated.
+        external: A store to score too, and to search for shared patients and films; may be repeated.
+        attributes: Chart variables to read, separated by commas; default: all that the cohort has.
+        split: The split that is scored.
+        uncertain: What -1 means: ignore, zeros or ones.
+        blank: What an unmentioned finding means: negative or ignore.
+        floors: Score the untrained encoder, plain pixels, chart alone and image + chart beside it.
+        resamples: Bootstrap resamples, by patient.
+        seed: For resamples and the untrained encoder.
+        device: auto, cpu or cuda.
+        precision: Of the encoder: fp32 or bf16.
+    """
+    from chartray.evaluation.audit.audit import audit as audit_encoder
+    from chartray.evaluation.audit.sentences import spoken
+
+    rows = audit_encoder(
+        source,
+        store,
+        out,
+        against=against or [],
+        external=external or [],
+        attributes=attributes.split(",") if attributes else None,
+        split=split,
+        uncertain=uncertain,
+        blank=blank,
+        floors=floors,
+        resamples=resamples,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    for line in spoken(rows):
+        print(line)
+    print(out)
+
+
+def embed(
+    source: Path,
+    store: Path,
+    *,
+    out: Out,
+    split: Literal["train", "validate", "test"] | None = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> None:
+    """The encoder's features of every film of a store, as Parquet.
+
+    Args:
+        source: A run, or an encoder folder.
+        store: The store.
+        out: The Parquet file.
+        split: Only these films; default: all.
+        device: auto, cpu or cuda.
+        precision: Of the encoder: fp32 or bf16.
+    """
+    from chartray.evaluation.embed_store import embed_store
+
+    print(embed_store(source, store, out, split=split, device=device, precision=precision))
+
+
+def _spoken(row: dict[str, Any]) -> str:
+    """A line of results: data set and split, fraction, chart/control, label, metric, value [interval], reason."""
+    low, high = row["ci_low"], row["ci_high"]
+    value = "null" if row["value"] is None or isnan(row["value"]) else f"{row['value']:.3f}"
+    interval = "" if low is None or isnan(low) else f" [{low:.3f}, {high:.3f}]"
+    over = f" of {len(row['labels'])} labels" if row["label"] == "macro" else ""
+    why = f" ({row['reason']})" if row["reason"] else ""
+    what = f"{row['dataset']} {row['split']} {row['fraction']:.0%}, {row['chart']}/{row['control']}"
+    return f"{what}: {row['label']}{over}, {row['metric']} {value}{interval}{why}"
+
+
+def _spoken_difference(row: dict[str, Any]) -> str:
+    """A line of comparisons: data set, the two arms, difference [interval], and what may be said of it."""
+    where = row["dataset"] if row["fraction"] == 1 else f"{row['dataset']} {row['fraction']:.0%}"
+    pair = f"{where}: {row['a']} minus {row['b']}: macro AUROC"
+    if isnan(row["difference"]):
+        return f"{pair} null ({row['reason']})"
+    low, high = row["ci_low"], row["ci_high"]
+    interval = "" if isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+    higher = {"a higher": f"{row['a']} is higher", "b higher": f"{row['b']} is higher"}
+    said = row["claim"] or higher.get(row["verdict"], row["verdict"]) or row["reason"]
+    return f"{pair} {row['difference']:+.3f}{interval}; {said}"

@@ -1,0 +1,65 @@
+"""Verbs of what leaves the house: the report, the encoder with its card, and the demo."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Out = Annotated[Path, Parameter(help="what to write")]
+Folders = Annotated[list[Path] | None, Parameter(negative=())]
+
+
+def report(
+    results: list[Path],
+    *,
+    out: Out,
+    run: Folders = None,
+    store: Folders = None,
+    audit: Folders = None,
+    title: str | None = None,
+    films: bool = True,
+) -> None:
+    """One self-contained HTML page of runs and their results, with figures as SVG and PDF beside it.
+
+    Args:
+        results: Folders that `evaluate` wrote.
+        out: The report's folder.
+        run: Run folders, for training curves; may be repeated.
+        store: Stores, for the films on the map; may be repeated.
+        audit: Folders that `audit` wrote; may be repeated.
+        title: The page's title.
+        films: --no-films leaves the thumbnails out.
+    """
+    from chartray.report.page import write_report
+
+    print(write_report(run or [], results, out, stores=store or [], audits=audit or [], title=title, films=films))
+
+
+def demo(out: Path = Path("demo"), *, seed: int = 0, patients: int = 700, steps: int | None = None) -> None:
+    """The whole mission on a simulated hospital, in minutes on two cores; ends in OUT/report/report.html.
+
+    Args:
+        out: A new or empty folder.
+        seed: Which hospital, and which first weights.
+        patients: How large a hospital.
+        steps: Of each pretraining; default: the recipe's.
+    """
+    from chartray.demo import run_demo
+
+    run_demo(out, seed=seed, patients=patients, steps=steps)
+
+
+def export(
+    source: Path, *, out: Out, results: Folders = None, form: Literal["huggingface", "timm"] = "huggingface"
+) -> None:
+    """The encoder as a folder that timm and the Hugging Face Hub load, with its model card.
+
+    Args:
+        source: A run, or an encoder folder.
+        out: A new folder.
+        results: Folders that `evaluate` or `compare` wrote, whose numbers go on the card; may be repeated.
+        form: huggingface, with the card; timm, weights and config alone.
+    """
+    from chartray.export import export_encoder
+
+    print(export_encoder(source, out, results=results or [], form=form))
