@@ -272,5 +272,7 @@ def test_an_evaluation_stopped_in_its_second_training_resumes(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     manifest = json.loads((tmp_path / "cut" / "evaluation.json").read_text())
     assert (manifest["recipe"]["layer_decay"], manifest["recipe"]["drop_path"]) == (0.75, 0.1)
+    with pytest.raises(InputError, match=r"draw 1 of the fraction 0.02 of .*; early stopping needs one"):
+        evaluate(run, home, tmp_path / "few", **(options | {"data_percent": [0.02, 1]}))
     with pytest.raises(InputError, match="--resume only with --protocol published or finetune"):
         evaluate(run, home, tmp_path / "linear", resume=True)

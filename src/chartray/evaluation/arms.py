@@ -15,7 +15,7 @@ from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
 from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
 from chartray.measure.knn import NEIGHBOURS, choose_neighbours, held_out_scores, knn_scores
 from chartray.measure.metrics import eligible
-from chartray.measure.probe import ALL_LABELS, VALIDATION, Probe, fit_probe, patient_folds
+from chartray.measure.probe import ALL_LABELS, NOTHING, VALIDATION, Probe, fit_probe, patient_folds
 from chartray.networks.encoder import PretrainedEncoder, untrained
 from chartray.pixels.store import Store
 
@@ -136,12 +136,12 @@ def nearest(features: Frozen, device: str) -> Learner:
         able, by = eligible(validate.truth, validate.patients), VALIDATION
         if able.any():
             best = choose_neighbours(tried[:, :, able], validate.truth[:, able])
-        else:
+        elif len(np.unique(train.patients)) > 1:
             folds = patient_folds(train.truth, train.patients)
-            best, by = (
-                choose_neighbours(held_out_scores(known, train.truth, folds, device=where), train.truth),
-                ALL_LABELS,
-            )
+            crossed = held_out_scores(known, train.truth, folds, device=where)
+            best, by = choose_neighbours(crossed, train.truth), ALL_LABELS
+        else:
+            best, by = 0, NOTHING
         chosen = min(NEIGHBOURS[best], len(known))
         found = [features.of(test) for test in tests]
         scores = [

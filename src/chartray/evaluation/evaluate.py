@@ -65,7 +65,7 @@ looks/               attention, similar patches and similar films of the encoder
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,32 +167,49 @@ def evaluate(
     trainings = _trainings(out, recipe, resume=resume)
     encoder = load(source)
     task = make_task(source, encoder, Store.open(store), [Store.open(each) for each in external], labels, settings)
+    parts = {share: _parts(task, share, draws, seed) for share in shares}
+    if recipe is not None:
+        _refuse_without_early_stopping(parts)
     arms, features, left_out = _arms(source, encoder, task, settings, recipe, floors, trainings)
     studies, tests = [by_study(test.films) for test in task.tests], [test.films for test in task.tests]
     outcomes: list[Outcome] = []
-    fractions: list[dict[str, Any]] = []
     for share in shares:
-        parts = [Part(share, draw) for draw in range(draws if share < 1 else 1)]
-        films = [(_drawn(task.train, part, seed), _drawn(task.validate, part, seed)) for part in parts]
-        fractions.append(fraction_entry(share, films))
         for arm in reversed(arms):  # the encoder's own comes last, so that what it learnt stays in hand
             learnings = [
                 Learning(train, validate, arm.learn(train, validate, tests, part))
-                for part, (train, validate) in zip(parts, films, strict=True)
+                for part, train, validate in parts[share]
             ]
             learnt = learnings[0].learnt
             outcomes += outcomes_of(arm, share, task, learnings, studies, settings)
     outcomes.sort(key=lambda each: (each.fraction, arms.index(each.arm)))
     run = str(encoder.provenance.get("run") or source.resolve().name)
+    fractions = [fraction_entry(share, [each[1:] for each in drawn]) for share, drawn in parts.items()]
     about = (source, run, encoder, task, settings, recipe)
     rows = write_results(out, Evaluated(*about, arms, outcomes, learnt, features, fractions, left_out, looks))
     shutil.rmtree(trainings, ignore_errors=True)
     return rows
 
 
-def _drawn(films: Films, part: Part, seed: int) -> Films:
-    """The films of a part of the patients."""
-    return films.kept(nested_subset(films, part.fraction, seed, part.draw))
+def _parts(task: Task, share: float, draws: int, seed: int) -> list[tuple[Part, Films, Films]]:
+    """Each draw of a share of the patients: its training and its validation films."""
+    found = []
+    for part in (Part(share, draw) for draw in range(draws if share < 1 else 1)):
+        train, validate = (
+            each.kept(nested_subset(each, share, seed, part.draw)) for each in (task.train, task.validate)
+        )
+        found.append((part, train, validate))
+    return found
+
+
+def _refuse_without_early_stopping(parts: Mapping[float, Sequence[tuple[Part, Films, Films]]]) -> None:
+    """Raises InputError, before any training, if a part has no label with both classes among its validation films."""
+    for part, _, validate in (each for drawn in parts.values() for each in drawn):
+        if not ((validate.truth == 1).any(axis=0) & (validate.truth == 0).any(axis=0)).any():
+            raise InputError(
+                f"expected a label with both classes among the {len(validate.rows)} validation films of draw "
+                f"{part.draw + 1} of the fraction {part.fraction:g} of {validate.store.folder}, found none; early "
+                "stopping needs one, so leave out --data-percent as small as that"
+            )
 
 
 def _trainings(out: Path, recipe: Recipe | None, *, resume: bool) -> Path:
