@@ -110,6 +110,8 @@ def test_timm_loads_the_folder_and_gives_the_same_features(exported: dict[str, P
 
 
 def test_the_code_on_the_card_runs(exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = {path.stat().st_mode for path in exported["out"].iterdir()}
+    assert len(modes) == 1  # who may read the card may read the weights
     (code,) = re.findall(r"```python\n(.*?)```", (exported["out"] / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(exported["root"])
     film = np.random.default_rng(1).integers(0, 255, (50, 40), dtype=np.uint8)

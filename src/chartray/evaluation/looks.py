@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from chartray.evaluation import results
@@ -135,7 +135,8 @@ def write_looks(
         if each is not None
     ]
     gallery["same_patient"] = same_patient_first(features, patients, **drawn)
-    save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / ARRAYS_FILE)
+    # Not save_file, whose files their owner alone may read, whatever the umask says.
+    (folder / ARRAYS_FILE).write_bytes(save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
     shared = {"format": FORMAT, "dataset": test.dataset, "split": test.films.split}
     films_said = [
         names.of(one.film) | {"label": one.label, "why": one.why, "score": _score(test, scores, one)} for one in chosen

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from timm.layers import set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -128,7 +129,8 @@ def save(folder: Path, encoder: PretrainedEncoder) -> None:
     """Writes safetensors and JSON; nothing is pickled."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().float().cpu().contiguous() for name, value in encoder.model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE)
+    # Not save_file, whose files their owner alone may read, whatever the umask says.
+    (folder / WEIGHTS_FILE).write_bytes(safetensors_bytes(weights))
     description = {"format": FORMAT} | {key: value for key, value in encoder._asdict().items() if key != "model"}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
 
