@@ -1,6 +1,7 @@
 """Small stores and encoders to evaluate, and readers of what an evaluation writes."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def hospital(
         }
     ).append_column("taken_at", pa.nulls(2 * patients, pa.timestamp("us")))
     pq.write_table(table.replace_schema_metadata(to_metadata(metadata)), folder / "cohort.parquet")
-    ingest(folder / "cohort.parquet", folder / "store", size=32, workers=1)
+    ingest(folder / "cohort.parquet", folder / "store", size=32, workers=1, executor=ThreadPoolExecutor(1))
     return folder / "store"
 
 

@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 NEIGHBOURS = 50
 # Training films that neighbours are looked for among, evenly spaced: the distances grow with their number.
 NEIGHBOURHOOD = 20_000
+_SCORE_DIGITS = 6
 HOLDS_FIXED = "the encoder, both probes and the directions are held fixed; the patients of the scored films vary"
 
 
@@ -121,7 +122,7 @@ def _attribute_scores(
     truth, validation = (truth_of_attribute(attribute, films) for films in (train, validate))
     if not attribute.levels:
         return fit_ridge(x, truth[:, 0], checked, validation[:, 0]).predict(tested)[:, None]
-    return fit_probe(
+    probe = fit_probe(
         x,
         truth,
         checked,
@@ -129,7 +130,9 @@ def _attribute_scores(
         patients=train.patients,
         validation_patients=validate.patients,
         device=device,
-    ).scores(tested)
+    )
+    # What is left of the weights is rounding, and so would be the order of films by it: they tie.
+    return np.round(probe.scores(tested), _SCORE_DIGITS)
 
 
 def _neighbours(attribute: Attribute, train: Films, judge: Judge, ours: Any, theirs: Any, device: str) -> float:

@@ -1,0 +1,315 @@
+"""The audit: rows against their own predictions and plain loops, planted attributes, removal by theory, bad input."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
+
+from chartray.errors import InputError
+from chartray.evaluation.audit.attributes import COIN, Attribute, chosen_attributes, level_codes
+from chartray.evaluation.audit.audit import audit, spoken
+from chartray.evaluation.audit.groups import Diagnosis, group_rows
+from chartray.evaluation.audit.readability import Place
+from chartray.evaluation.films import Films, Policy, films_of
+from chartray.measure.erasure import fit_eraser
+from chartray.measure.ridge import fit_ridge
+from chartray.pixels.store import Store
+from tests.evaluation_folders import hospital, one, read, vit
+
+RESAMPLES = 60
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hospital(tmp_path_factory.mktemp("mimic"), patients=200, contrast=12)
+
+
+@pytest.fixture(scope="module")
+def folder(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An audit of one encoder against another, with floors, on two stores."""
+    out = tmp_path_factory.mktemp("audit")
+    other = hospital(out / "nih", "nih", seed=1, labels=("Edema", "Effusion"), patients=60)
+    made = {"chart": "demographic-norm", "control": "none", "source": "mimic"}
+    runs = [vit(out / name / "encoder", seed=seed, run=name, **made) for seed, name in enumerate(("real", "other"))]
+    rows = audit(runs[0], home, out / "out", against=[runs[1]], external=[other], resamples=RESAMPLES)
+    written = read(out / "out", "audit.jsonl") + [{"part": "leak"} | row for row in read(out / "out", "leaks.jsonl")]
+    assert [plain(row) for row in rows] == written
+    return out / "out"
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
+
+
+def films(folder: Path, **wanted: Any) -> pa.Table:
+    table = pq.read_table(folder / "predictions.parquet")
+    for key, value in wanted.items():
+        table = table.filter(pc.equal(table[key], value))
+    return table.filter(table["truth"].is_valid())
+
+
+def columns(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    return table["truth"].to_numpy(), table["score"].to_numpy()
+
+
+def test_readings_and_differences_follow_from_the_predictions(folder: Path) -> None:
+    rows = read(folder, "audit.jsonl")
+    checked = 0
+    for row in (row for row in rows if row["part"] == "readability" and row["value"] is not None):
+        truth, score = columns(
+            films(
+                folder,
+                part="readability",
+                **{key: row[key] for key in ("run", "control", "dataset", "attribute")},
+            )
+        )
+        measure = {"auroc": roc_auc_score, "r2": r2_score, "mae": mean_absolute_error}[row["metric"]]
+        assert row["value"] == pytest.approx(measure(truth, score), abs=1e-10)
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]
+        assert row["n"] == len(truth)
+        checked += 1
+    assert checked == 2 * 2 * (1 + 2 + 1) + 2 * (1 + 2 + 1) * 2 + 2 * (1 + 2 + 1) * 2  # data sets x arms x metrics
+    found = one(rows, part="difference", b="pixels", attribute="sex", dataset="mimic")
+    a, b = (
+        one(rows, part="readability", run="real", control=control, attribute="sex", dataset="mimic")["value"]
+        for control in ("none", "pixels")
+    )
+    assert found["difference"] == pytest.approx(a - b)
+    pair = [row for row in rows if row["part"] == "difference" and row["b"] == "other" and row["dataset"] == "mimic"]
+    assert [row["attribute"] for row in pair] == ["sex", "age"]  # the coin is no question
+    assert min(row["p_holm"] for row in pair) == pytest.approx(min(1, 2 * min(row["p"] for row in pair)))
+    assert all(row["claim"].startswith("about these two encoders alone") for row in pair)
+
+
+def test_a_toss_is_read_at_chance_and_the_chart_never_holds_what_is_read_from_it(folder: Path) -> None:
+    rows = read(folder, "audit.jsonl")
+    for control in ("none", "untrained", "pixels", "chart-only"):
+        tossed = one(rows, part="readability", run="real", control=control, attribute=COIN, dataset="mimic", level=None)
+        assert tossed["ci_low"] < 0.5 < tossed["ci_high"], control
+    from_chart = one(rows, part="readability", control="chart-only", attribute="sex", dataset="mimic", level=None)
+    assert 0.3 < from_chart["value"] < 0.7  # by age alone; with sex itself in the chart it would be 1
+
+
+def test_groups_follow_from_the_predictions(folder: Path, home: Path) -> None:
+    rows = read(folder, "audit.jsonl")
+    store = Store.open(home)
+    sex = dict(zip(store.cohort["image_id"].to_pylist(), store.cohort["ehr.sex"].to_pylist(), strict=True))
+    table = films(folder, part="disease", dataset="mimic", target="Edema")
+    truth, score = columns(table)
+    values = {}
+    for level in ("male", "female"):
+        inside = np.array([sex[name] == level for name in table["image_id"].to_pylist()])
+        row = {"part": "group", "attribute": "sex", "group": level, "label": "Edema", "dataset": "mimic"}
+        found = {name: one(rows, metric=name, **row) for name in ("auroc", "calibration", "false_negative_rate")}
+        assert found["auroc"]["value"] == pytest.approx(roc_auc_score(truth[inside], score[inside]))
+        assert found["calibration"]["value"] == pytest.approx(score[inside].mean() - truth[inside].mean())
+        assert found["auroc"]["n"] == inside.sum()
+        values[level] = found["auroc"]["value"]
+    gap = one(rows, part="group", attribute="sex", metric="gap", of="auroc", label="Edema", dataset="mimic")
+    assert gap["value"] == pytest.approx(abs(values["male"] - values["female"]))
+    assert gap["largest"] == max(values, key=lambda level: values[level])
+    assert 0 < gap["expected"] < gap["expected_high"]
+
+
+def test_misses_are_counted_at_the_threshold_of_all_validation_films(folder: Path, home: Path) -> None:
+    rows = read(folder, "audit.jsonl")
+    row = one(
+        rows, part="group", attribute=COIN, group="heads", label="Edema", metric="false_negative_rate", dataset="mimic"
+    )
+    assert 0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1
+    assert row["specificity"] == 0.9
+
+
+def test_small_groups_are_suppressed_with_the_reason(folder: Path) -> None:
+    rows = read(folder, "audit.jsonl")
+    bands = [row for row in rows if row["part"] == "group" and row["attribute"] == "age" and row["label"] == "Edema"]
+    groups = [row for row in bands if row["group"] is not None and row["metric"] == "calibration"]
+    hidden = [row for row in groups if row["n_patients"] < 10]
+    assert {row["dataset"] for row in hidden} == {"nih"}
+    assert all(row["value"] is None and row["reason"] == "fewer than 10 patients: suppressed" for row in hidden)
+    assert all(row["value"] is not None for row in groups if row["n_patients"] >= 10)
+    few = [row for row in bands if row["metric"] == "auroc" and row["n_patients"] >= 10 and row["value"] is None]
+    assert all("with or without the finding" in row["reason"] for row in few)
+
+
+def test_removal_is_complete_and_a_toss_costs_disease_next_to_nothing(folder: Path) -> None:
+    rows = [row for row in read(folder, "audit.jsonl") if row["part"] == "removed" and row["label"] == "macro"]
+    for name in ("sex", COIN):
+        row = one(rows, attribute=name)
+        assert row["directions"] == 1
+        assert row["attribute_after"] == 0.5
+    assert one(rows, attribute="age")["attribute_after"] < 0.02  # R2 of films never fitted on: 0 and noise
+    tossed = one(rows, attribute=COIN)
+    assert tossed["before"] > 0.7
+    assert abs(tossed["difference"]) < 0.03
+    after = films(folder, part="removed", attribute=COIN, target="Edema")
+    assert roc_auc_score(*columns(after)) > 0.7
+
+
+def test_the_end_is_said_in_sentences(folder: Path) -> None:
+    rows = read(folder, "audit.jsonl") + [{"part": "leak"} | row for row in read(folder, "leaks.jsonl")]
+    said = spoken(rows)
+    assert any(line.startswith("sex is read from the embedding of real with AUROC 0.") for line in said)
+    assert any("no difference shown" in line for line in said)
+    assert any(line.startswith("without the directions of age (1) disease AUROC is") for line in said)
+    assert any("a toss cannot be read, as it should be" in line for line in said)
+    assert said[-1].startswith("no leak found")
+    leaking = spoken([{"part": "leak", "kind": "patient", "between": ["pretraining", "m:test"], "count": 3}])
+    assert leaking == ["LEAK: 3 patients are in pretraining and in m:test"]
+
+
+def test_the_manifest_says_what_was_done(folder: Path) -> None:
+    manifest = json.loads((folder / "audit.json").read_text())
+    assert [encoder["run"] for encoder in manifest["encoders"]] == ["real", "other"]
+    assert [store["dataset"] for store in manifest["stores"]] == ["mimic", "nih"]
+    assert manifest["leaks"] == 0
+    assert manifest["test_split_touched"] is True
+    assert any("does not say which patients" in note for note in manifest["notes"])
+
+
+def test_a_brightness_that_is_an_attribute_is_read_and_known_to_be_better_read(home: Path, tmp_path: Path) -> None:
+    """The labels' own contrast, read as attributes of the films."""
+    store = Store.open(home)
+    train, validate, test = (films_of(store, split, ["Edema"], Policy()) for split in ("train", "validate", "test"))
+    x = {each.split: store.images.gather(each.rows)[:, 16:].mean(axis=(1, 2)) for each in (train, validate, test)}
+    y = {split: 3 * value + 1 for split, value in x.items()}
+    ridge = fit_ridge(x["train"][:, None], y["train"], x["validate"][:, None], y["validate"])
+    assert r2_score(y["test"], ridge.predict(x["test"][:, None])) > 0.999
+
+
+def test_one_level_unknown_names_and_runs_of_one_name_are_refused(home: Path, tmp_path: Path) -> None:
+    run = vit(tmp_path / "encoder", run="real")
+    with pytest.raises(InputError, match=r"found 'sexx', did you mean 'sex'\?; it holds sex, age"):
+        audit(run, home, tmp_path / "out", attributes=["sexx"])
+    with pytest.raises(InputError, match="found 'real' again"):
+        audit(run, home, tmp_path / "out", against=[run])
+    one_sex = Store.open(home)
+    cohort = one_sex.cohort
+    male = pa.array(["male"] * cohort.num_rows)
+    one_sex.__dict__["cohort"] = cohort.set_column(cohort.schema.get_field_index("ehr.sex"), "ehr.sex", male)
+    with pytest.raises(InputError, match=r"two observed levels of the attribute 'sex'.*found male in \d+ films"):
+        chosen_attributes(one_sex, ["ehr.sex"])
+    chosen, left_out = chosen_attributes(one_sex, None)
+    assert [each.name for each in chosen] == ["age", COIN]
+    assert "found male in" in left_out["sex"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_other_things_are_not_written_over(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="other things"):
+        audit(vit(tmp_path / "encoder"), home, tmp_path)
+
+
+def test_the_coin_is_the_patients_and_even() -> None:
+    coin = Attribute(COIN, ("heads", "tails"), (), None, True)
+    patients = np.repeat([f"p{number}" for number in range(2000)], 2)
+    place = Films(FakeStore(), "test", np.arange(4000), patients, np.zeros((4000, 0)))  # type: ignore[arg-type]
+    codes = level_codes(coin, place)
+    assert (codes[::2] == codes[1::2]).all()
+    assert abs(codes.mean() - 0.5) < 0.03
+
+
+class FakeStore:
+    """Only what a coin asks of a store: whose it is."""
+
+    from chartray.schema import CohortMetadata, to_metadata
+
+    cohort = pa.table({"x": [1]}).replace_schema_metadata(to_metadata(CohortMetadata(source="here")))
+
+
+def unfair(gap: float, seed: int = 0) -> list[dict[str, Any]]:
+    """Group rows of 300 patients with two films; scores of group `b` are worse by `gap` of noise."""
+    generator = np.random.default_rng(seed)
+    patients = np.repeat([f"p{number}" for number in range(300)], 2)
+    tossed = np.repeat(generator.integers(0, 2, 300), 2)
+    truth = generator.integers(0, 2, 600).astype(float)
+    score = truth + generator.normal(0, 1 + gap * tossed, 600)
+    attribute = Attribute("group", ("a", "b"), (), None, True)
+    here = Films(None, "test", np.arange(600), patients, truth[:, None])  # type: ignore[arg-type]
+    diagnosis = Diagnosis(Place("d", here, []), ["Edema"], truth[:, None], score[:, None], np.array([1.5]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chartray.evaluation.audit.groups.level_codes", lambda *_: tossed)
+        return group_rows(diagnosis, attribute, {}, resamples=100, seed=0, confidence=0.95)
+
+
+def test_a_gap_is_larger_than_chance_where_groups_differ_and_not_where_they_do_not() -> None:
+    gap = one(unfair(3), metric="gap", of="auroc", label="Edema")
+    assert gap["smallest"] == "b"
+    assert gap["value"] > gap["expected_high"]
+    assert gap["p"] < 0.05
+    by_chance = [one(unfair(0, seed), metric="gap", of="auroc", label="Edema") for seed in range(20)]
+    assert sum(row["p"] < 0.05 for row in by_chance) <= 4
+    # What chance gives is what is expected of it: the value is no surprise on average, though never below 0.
+    assert np.mean([row["value"] for row in by_chance]) == pytest.approx(
+        np.mean([row["expected"] for row in by_chance]), rel=0.5
+    )
+    assert min(row["value"] for row in by_chance) > 0
+
+
+def test_after_erasure_no_linear_probe_finds_the_concept_and_little_else_is_moved() -> None:
+    generator = np.random.default_rng(0)
+    level = generator.integers(0, 3, 600)
+    x = generator.normal(0, 1, (600, 20)) @ generator.normal(0, 1, (20, 20))
+    x[:, :2] += 3 * np.eye(3)[level][:, :2]
+    concept = np.eye(3)[level]
+    eraser = fit_eraser(x, concept)
+    erased = eraser.erase(x)
+    assert eraser.directions == 2
+    assert np.abs((erased - erased.mean(axis=0)).T @ (concept - concept.mean(axis=0))).max() < 1e-8 * len(x)
+    for column in range(3):
+        wanted = level == column
+        assert roc_auc_score(wanted, LogisticRegression(C=1e4, max_iter=2000).fit(x, wanted).decision_function(x)) > 0.8
+        probed = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(erased, wanted)
+        assert np.abs(probed.coef_).max() < 1e-6  # the best probe does not look
+    # Erasing again changes nothing, and the rank that is lost is that of the concept.
+    assert fit_eraser(erased, concept).directions == 0
+    assert np.linalg.matrix_rank(erased - erased.mean(axis=0), tol=1e-6) == 18
+
+
+def test_erasure_moves_films_less_than_dropping_the_concepts_own_direction() -> None:
+    generator = np.random.default_rng(1)
+    z = generator.normal(0, 1, (500, 1))
+    x = generator.normal(0, 1, (500, 6)) @ generator.normal(0, 1, (6, 6)) + z @ generator.normal(0, 2, (1, 6))
+    eraser = fit_eraser(x, z)
+    centred = x - x.mean(axis=0)
+    shared = centred.T @ (z - z.mean()) / len(x)
+    direction = shared / np.linalg.norm(shared)
+    dropped = centred - centred @ direction @ direction.T  # orthogonal: no covariance either
+    assert np.abs(dropped.T @ (z - z.mean())).max() < 1e-6 * len(x)
+    whitened = np.linalg.inv(np.cov(x.T, bias=True))
+
+    def moved(after: np.ndarray) -> float:
+        away = centred - (after - after.mean(axis=0))
+        return float(np.einsum("nd,de,ne->", away, whitened, away))
+
+    assert moved(eraser.erase(x)) < moved(dropped)
+    missing = z.copy()
+    missing[::3] = np.nan
+    assert np.isfinite(fit_eraser(x, missing).erase(x)).all()
+
+
+def test_ridge_is_that_of_scikit_learn_and_leaves_out_what_is_missing() -> None:
+    generator = np.random.default_rng(0)
+    for width in (5, 80):
+        x = generator.normal(2, 3, (60, width))
+        y = x[:, 0] + generator.normal(0, 1, 60)
+        y[::7] = np.nan
+        known = np.isfinite(y)
+        found = fit_ridge(x, y, x[:0], y[:0], strengths=(10.0,))
+        scale = x[known].std(axis=0)
+        expected = Ridge(alpha=10).fit((x[known] - x[known].mean(axis=0)) / scale, y[known])
+        assert found.weight == pytest.approx(expected.coef_, abs=1e-9)
+        assert found.bias == pytest.approx(expected.intercept_)
+    train, held_out = generator.normal(0, 1, (30, 25)), generator.normal(0, 1, (400, 25))
+    noise = fit_ridge(train, train[:, 0] * 0 + generator.normal(0, 1, 30), held_out, generator.normal(0, 1, 400))
+    assert noise.strength >= 100  # nothing to read: a strong penalty does best on validation
+    with pytest.raises(InputError, match="two different numbers"):
+        fit_ridge(train, np.full(30, 4.0), held_out, held_out[:, 0])
