@@ -170,7 +170,7 @@ def _numbers(table: pa.Table, metadata: CohortMetadata) -> Iterator[tuple[str, F
             yield f"share of {name} missing", missing
     for name in metadata.labels:
         cells = table[LABEL_PREFIX + name].to_numpy(zero_copy_only=False).astype(np.float64)
-        yield f"share of {name} positive", np.where(cells == -1, np.nan, np.nan_to_num(cells))
+        yield f"share of {name} positive", np.where(cells == -1, np.nan, (cells == 1).astype(np.float64))
 
 
 def _of_patients(values: Floats, patients: npt.NDArray[np.int64]) -> Floats:
