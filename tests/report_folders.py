@@ -183,7 +183,7 @@ def write_results(
         for arm in arms[1:]:
             names = {"a": run.name, "b": arm[0], "control_a": control, "chart_a": chart, "control_b": arm[0]}
             pairs.append(same | names | {"chart_b": arm[1], "seeds": 1} | _difference(drawn[arms[0]], drawn[arm]))
-        embeddings.append(_embeddings(store, dataset, seed))
+        embeddings.append(_embeddings(store, dataset, seed + 10 * len(chart) + 100 * len(control)))
         entries.append(
             {"dataset": dataset, "path": str(store.folder), "hash": store.hash, "unmatched": ["Lung Lesion"]}
         )

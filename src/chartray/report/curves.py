@@ -131,11 +131,11 @@ def reliability_figures(
 
 
 class Shares(NamedTuple):
-    """Low-data curves: the figures, how many draws a point is over, and what the intervals hold fixed."""
+    """Low-data curves: figures, how many draws a point is over, sentences on what their intervals hold fixed."""
 
     figures: list[Drawn]
     draws: int
-    holds_fixed: list[str]
+    sentences: list[str]
     arms: list[Arm]
 
 
@@ -163,8 +163,10 @@ def share_figures(
         return None
     save_grid(panels, only(look, arms), out / "figures" / f"shares-{slug(place)}", columns=2)
     figures = [drawn(panel, f"shares-{slug(place)}-{number}") for number, panel in enumerate(panels)]
-    fixed = list(dict.fromkeys(one.holds_fixed for one in rows if one.holds_fixed))
-    return Shares(figures, max(one.draws for one in rows), fixed, arms)
+    held = {one.fraction < 1: one.holds_fixed for one in rows if one.metric == "auroc" and one.holds_fixed}
+    words = {True: "With fewer than all patients an interval", False: "With all patients it"}
+    sentences = [f"{words[fewer]} {held[fewer]}." for fewer in (True, False) if fewer in held]
+    return Shares(figures, max(one.draws for one in rows), sentences, arms)
 
 
 def which_of(one: Score, which: Selection) -> Selection:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chartray.report.audits import Audit
 from chartray.report.inputs import Results, Run
+from chartray.report.methods_evidence import evidence_sentences
 from chartray.report.rows import MACRO, Score, shown
 from chartray.report.summary import Selection
 
@@ -112,9 +114,15 @@ def facts(runs: Sequence[Run]) -> Facts:
     return Facts(shared, names, differing)
 
 
-def methods(runs: Sequence[Run], how: Scoring, datasets: Sequence[str]) -> str:
+def methods(
+    runs: Sequence[Run],
+    how: Scoring,
+    datasets: Sequence[str],
+    results: Sequence[Results] = (),
+    audits: Sequence[Audit] = (),
+) -> str:
     """A paragraph for a paper; a fact that no file holds is left out, never guessed."""
-    return " ".join([*_pretraining(runs), *_evaluation(how, datasets)])
+    return " ".join([*_pretraining(runs), *_evaluation(how, datasets), *evidence_sentences(results, audits)])
 
 
 def seen_in_pretraining(results: Sequence[Results]) -> list[str]:

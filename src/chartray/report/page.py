@@ -154,7 +154,7 @@ def _context(
         "data": data,
         "training": curves.training_figures(runs, look, out),
         "facts": methods.facts(runs),
-        "methods": methods.methods(runs, how, tables.datasets(every)),
+        "methods": methods.methods(runs, how, tables.datasets(every), results, audits),
         "seeds_needed": summary.SEEDS_FOR_A_CLAIM,
         "style": _asset("style.css"),
         "script": _asset("map.js"),

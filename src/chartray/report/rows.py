@@ -36,7 +36,8 @@ class Score(NamedTuple):
     `labels` are those of the macro mean, in macro rows; `home` is the data set that the probe was fitted on, ""
     where it is not recorded or goes without saying. `unit` is film or study. `threshold` was chosen on validation
     for the specificity `at_specificity`; `delong_low` and `delong_high` take films as independent; `draws` training
-    subsets stand behind a value; `holds_fixed` says what its interval holds fixed.
+    subsets stand behind a value; `holds_fixed` says what its interval holds fixed; `by_chance` is the calibration error
+    that scores without fault would have on as many films.
     """
 
     arm: Arm
@@ -66,6 +67,7 @@ class Score(NamedTuple):
     delong_high: float | None = None
     draws: int = 1
     holds_fixed: str = ""
+    by_chance: float | None = None
 
     @property
     def place(self) -> str:
@@ -260,6 +262,7 @@ def _score(row: Mapping[str, Any], base: Arm | None) -> Score:
         delong_high=number(row.get("delong_high")),
         draws=_count(row.get("draws")) or 1,
         holds_fixed=str(row.get("holds_fixed") or ""),
+        by_chance=number(row.get("by_chance")),
     )
 
 

@@ -38,7 +38,9 @@ METRICS = {
     "specificity": Metric("Specificity reached", "At the same threshold: {} % was asked for."),
     "brier": Metric("Brier score", "Mean squared error of the scores as probabilities; lower is better."),
     "ece": Metric(
-        "Calibration error", "Expected calibration error over 10 bins of equally many films; lower is better."
+        "Calibration error",
+        "Expected calibration error over 10 bins of equally many films; lower is better. "
+        "Chance: what scores without fault would have on as many films.",
     ),
 }
 
@@ -125,6 +127,8 @@ def cell(scores: Sequence[Score]) -> Cell | None:
         return Cell(f"{value:.3f}", "", each, reason)
     low, high = scores[0].low, scores[0].high
     interval = "" if low is None or high is None else f"{low:.3f}–{high:.3f}"
+    chance = scores[0].by_chance
+    interval += f"; chance {chance:.3f}" if interval and chance is not None else ""
     return Cell(f"{value:.3f}", interval, (), reason)
 
 
@@ -307,7 +311,7 @@ class StudyTable(NamedTuple):
 def study_table(scores: Sequence[Score], studies: Sequence[Score], place: str) -> StudyTable | None:
     """Both of one selection (`summary.chosen`); None where no study was scored at `place`."""
     by_film, by_study = ([one for one in of if (one.place, one.label) == (place, MACRO)] for of in (scores, studies))
-    metrics = [metric for metric in METRICS if any(one.metric == metric for one in by_study)]
+    metrics = [metric for metric in ("auroc", "auprc") if any(one.metric == metric for one in by_study)]
     if not metrics:
         return None
 

@@ -1,0 +1,94 @@
+"""The methods paragraph's second half: what was measured beside AUROC, how arms were compared, what was audited."""
+
+from collections.abc import Iterable, Sequence
+
+from chartray.report.audits import Audit
+from chartray.report.inputs import Results
+from chartray.report.rows import Comparison, Score
+
+_ATTRIBUTE_METRICS = {
+    "auroc": "AUROC for categories",
+    "r2": "the explained variance R²",
+    "mae": "the mean absolute error for numbers",
+}
+
+
+def evidence_sentences(results: Sequence[Results], audits: Sequence[Audit]) -> list[str]:
+    """Sentences for a paper on what these folders hold, and on nothing else."""
+    scores = [score for one in results for score in one.scores]
+    comparisons = [pair for one in results for pair in one.comparisons]
+    studies = any(one.studies for one in results)
+    return [*_measured(scores, studies=studies), *_compared(comparisons), *_audited(audits)]
+
+
+def _measured(scores: Sequence[Score], *, studies: bool) -> list[str]:
+    found = []
+    fewer = sorted({one.fraction for one in scores if one.fraction < 1})
+    if fewer:
+        draws = max(one.draws for one in scores if one.fraction < 1)
+        shares = _listed(f"{100 * share:g} %" for share in fewer)
+        over = f", each the mean over {draws} draws of patients, which the intervals cover" if draws > 1 else ""
+        found.append(f"Probes were also fitted on {shares} of the training patients, nested by patient{over}.")
+    metrics = {one.metric for one in scores}
+    if metrics & {"brier", "ece"}:
+        found.append(
+            "Calibration was judged by the Brier score and by the expected calibration error over bins of equally many "
+            "films."
+        )
+    wanted = next((one.at_specificity for one in scores if one.at_specificity is not None), None)
+    if wanted is not None:
+        reached = f"{100 * wanted:g} % specificity on the validation films"
+        found.append(f"Sensitivity is reported at thresholds that reached {reached}.")
+    if any(one.delong_low is not None for one in scores):
+        found.append("DeLong's variance, which takes films as independent, was computed as a cross-check.")
+    if studies:
+        found.append("Scores of a study are the mean of its films' scores.")
+    return found
+
+
+def _compared(comparisons: Sequence[Comparison]) -> list[str]:
+    if not comparisons:
+        return []
+    levels = list(dict.fromkeys(one.levels for one in comparisons if one.levels))
+    above = any("seeds" in one for one in levels)
+    how = "a hierarchical bootstrap of patients and seeds" if above else "a paired bootstrap of patients"
+    found = [f"Differences between arms were tested by {how} on the same films."]
+    if any(one.p_holm is not None for one in comparisons):
+        found.append("P values of labels were corrected by Holm's method.")
+    if any(one.delong_p is not None for one in comparisons):
+        found.append("DeLong's test of paired AUROCs was made beside it.")
+    return found
+
+
+def _audited(audits: Sequence[Audit]) -> list[str]:
+    readings = [row for one in audits for row in one.readings]
+    groups = [row for one in audits for row in one.groups]
+    removed = [row for one in audits for row in one.removed]
+    found = []
+    if readings:
+        names = _listed(dict.fromkeys(row.attribute for row in readings))
+        metrics = _listed(_ATTRIBUTE_METRICS.get(one, one) for one in dict.fromkeys(row.metric for row in readings))
+        found.append(f"How well the frozen embedding tells {names} was measured by {metrics}.")
+    if groups:
+        names = _listed(dict.fromkeys(row.attribute for row in groups))
+        found.append(f"Scores were set apart by groups of {names}; groups under 10 patients were suppressed.")
+    if removed:
+        found.append(
+            "Findings were scored again after the directions of each attribute were taken out of the embedding."
+        )
+    if any(one.leaks is not None for one in audits):
+        found.append(
+            "Patients and exact or near copies of films were looked for across pretraining, training, validation and "
+            "test."
+        )
+    return found
+
+
+def _listed(words: Iterable[str]) -> str:
+    """Words in a row.
+
+    >>> _listed(["sex", "age", "view"])
+    'sex, age and view'
+    """
+    every = list(words)
+    return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} and {every[-1]}"
