@@ -35,6 +35,7 @@ results.jsonl        one object per arm, fraction, data set, label and metric, b
                           nothing (the middle of the list); neighbours, chosen_by (knn). Null where draws differ
     delong_...            (auroc) normal intervals beside the bootstrap; threshold, at_specificity (sensitivity,
                           specificity): the threshold was chosen on validation films for that specificity
+    by_chance             (ece) the calibration error that perfect probabilities of as many films would show
 studies.jsonl        the same rows by study, `unit` study: a study's score is the mean of its films' scores; of data
                      sets where a study has more than one film
 draws.jsonl          the same rows by film for each `draw` of a fraction below 1, without intervals

@@ -185,7 +185,7 @@ def comparisons_of(done: Evaluated) -> list[dict[str, Any]]:
         a = own[floor.fraction, floor.test.dataset]
         test = floor.test
         pair = Pair(a.scored, floor.scored, truth=test.films.truth, patients=test.films.patients)
-        rows += comparison_rows(test.labels, test.counted, pair, settings.level, common)
+        rows += comparison_rows(test.labels, test.counted, pair, settings.level, common, seed=settings.seed)
     return rows
 
 
