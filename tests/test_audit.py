@@ -13,10 +13,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
 
 from chartray.errors import InputError
+from chartray.evaluation.audit.arms import AuditArm
 from chartray.evaluation.audit.attributes import COIN, Attribute, chosen_attributes, level_codes
 from chartray.evaluation.audit.audit import audit, spoken
+from chartray.evaluation.audit.differences import difference_rows, sides
 from chartray.evaluation.audit.groups import Diagnosis, group_rows
-from chartray.evaluation.audit.readability import Place
+from chartray.evaluation.audit.readability import Judge, Place, Reading
 from chartray.evaluation.films import Films, Policy, films_of
 from chartray.measure.erasure import fit_eraser
 from chartray.measure.ridge import fit_ridge
@@ -86,6 +88,39 @@ def test_readings_and_differences_follow_from_the_predictions(folder: Path) -> N
     assert [row["attribute"] for row in pair] == ["sex", "age"]  # the coin is no question
     assert min(row["p_holm"] for row in pair) == pytest.approx(min(1, 2 * min(row["p"] for row in pair)))
     assert all(row["claim"].startswith("about these two encoders alone") for row in pair)
+
+
+def test_seeds_of_an_arm_are_compared_as_one_and_vary_in_its_interval() -> None:
+    def arm(chart: str, seed: int) -> AuditArm:
+        return AuditArm(f"{chart}-{seed}", chart, "none", lambda _: "", True, {"seed": seed, "settings_hash": "x"})
+
+    generator = np.random.default_rng(0)
+    sex = Attribute("sex", ("male", "female"), (), None, True)
+    place = Place("d", None, [])  # type: ignore[arg-type]
+    judge = Judge(sex, place, np.zeros((0, 1)), np.array([True]), None)  # type: ignore[arg-type]
+    patients = generator.normal(0, 0.01, 2000)  # how the drawn patients move every run alike
+
+    def reading(value: float) -> dict[str, Reading]:
+        drawn = {"auroc": value + patients + generator.normal(0, 0.001, 2000)}
+        return {"sex": Reading(judge, np.zeros((0, 1)), {"auroc": value}, {}, drawn, {})}
+
+    arms = [arm(chart, seed) for chart in ("sex", "none") for seed in range(3)]
+    values = [0.80, 0.84, 0.76, 0.70, 0.74, 0.66]  # 0.1 apart at every seed, though seeds differ by as much
+    pairs = list(sides(arms, [reading(value) for value in values]))
+    assert [(a.name, b.name) for a, b in pairs] == [
+        *(("sex-0", each.run) for each in arms[1:]),
+        ("sex", "none"),
+    ]
+    (row,) = difference_rows(*pairs[-1], {}, confidence=0.95, seed=0)
+    assert row["difference"] == pytest.approx(0.1)
+    assert (row["seeds"], row["levels"], row["verdict"], row["claim"]) == (3, "patients and seeds", "a higher", None)
+    mixed = [reading(value) for value in (0.80, 0.84, 0.76, 0.74, 0.70, 0.80)]
+    (row,) = difference_rows(*list(sides(arms, mixed))[-1], {}, confidence=0.95, seed=0)
+    assert row["ci_low"] < 0 < row["ci_high"]
+    assert row["verdict"] == "no difference shown"
+    two = [each for each in arms if each.made["seed"] < 2]
+    (row,) = difference_rows(*list(sides(two, mixed[:4]))[-1], {}, confidence=0.95, seed=0)
+    assert (row["verdict"], row["claim"]) == ("no claim", "no claim: fewer than 3 seeds")
 
 
 def test_a_toss_is_read_at_chance_and_the_chart_never_holds_what_is_read_from_it(folder: Path) -> None:

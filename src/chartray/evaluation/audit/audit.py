@@ -8,8 +8,9 @@ audit.jsonl          rows {part, run, chart, control, dataset, attribute, ...} o
                      itself in the chart): level (a category; null: the macro over levels, or a number), metric auroc |
                      r2 | mae, value, ci_low, ci_high, n, n_patients, reason. The attribute `coin (control)` is a toss
                      for each patient: what reads it above chance is no reading
-    difference       the encoder a minus each other arm b: difference, ci_low, ci_high, p, p_holm (over attributes),
-                     verdict `a higher` | `b higher` | `no difference shown`
+    difference       the encoder a minus each other arm b, and where runs are seeds of arms the mean of a's over them
+                     minus b's: difference, ci_low, ci_high, p, p_holm (over attributes), seeds, levels, claim, verdict
+                     `a higher` | `b higher` | `no difference shown` | `no claim` (`evaluation.audit.differences`)
     group            the disease probe in each group of an attribute, and the gaps (`evaluation.audit.groups`)
     removed          disease before and after the attribute is taken out (`evaluation.audit.removal`)
 leaks.jsonl          patients and films on both sides of a wall (`evaluation.audit.leaks`); `count` 0: none
@@ -33,13 +34,13 @@ from chartray.evaluation import results
 from chartray.evaluation.arms import Frozen
 from chartray.evaluation.audit.arms import AuditArm, encoder_arms, floor_arms
 from chartray.evaluation.audit.attributes import Attribute, chosen_attributes, held_by
+from chartray.evaluation.audit.differences import difference_rows, sides
 from chartray.evaluation.audit.groups import SPECIFICITY, Diagnosis, group_rows
 from chartray.evaluation.audit.leaks import leaks, pretrained
 from chartray.evaluation.audit.readability import (
     Judge,
     Place,
     Reading,
-    difference_rows,
     judge_of,
     read,
     reading_of,
@@ -236,9 +237,9 @@ def _readability(
             tables.append(_table("readability", arm, judge.place, name, targets, judge.truth, found))
         read_by.append(here)
     for place in places:
-        for arm, other in zip(arms[1:], read_by[1:], strict=True):
-            pair = (arms[0], read_by[0][place.dataset]), (arm, other[place.dataset])
-            rows += difference_rows(*pair, terms.common, CONFIDENCE)
+        here_by = [{reading.judge.attribute.name: reading for reading in each[place.dataset]} for each in read_by]
+        for a, b in sides(arms, here_by):
+            rows += difference_rows(a, b, terms.common, confidence=CONFIDENCE, seed=terms.seed)
     own = {reading.judge.attribute.name: reading for reading in read_by[0][places[0].dataset]}
     return rows, tables, own
 

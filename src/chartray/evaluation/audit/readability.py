@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from chartray.evaluation.arms import Frozen
 from chartray.evaluation.audit.arms import AuditArm
-from chartray.evaluation.audit.attributes import COIN, Attribute, held_by, truth_of_attribute
+from chartray.evaluation.audit.attributes import Attribute, held_by, truth_of_attribute
 from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import Films
 from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
 from chartray.measure import metrics
 from chartray.measure.draws import Sampled, patient_codes, stream
-from chartray.measure.holm import holm
 from chartray.measure.probe import fit_probe
 from chartray.measure.ridge import fit_ridge
 
@@ -27,8 +26,6 @@ Floats = NDArray[np.float64]
 
 NOT_HELD = "the store does not hold the attribute"
 HOLDS_FIXED = "the encoder and the probe are held fixed; the patients of the scored films vary"
-NO_CLAIM = "about these two encoders alone: what the chart did to them needs 3 seeds of each arm or more"
-A_HIGHER, B_HIGHER, NO_DIFFERENCE = "a higher", "b higher", "no difference shown"
 
 
 class Place(NamedTuple):
@@ -247,58 +244,3 @@ def _base(arm: AuditArm, judge: Judge, common: dict[str, Any]) -> dict[str, Any]
         "known_at_film": judge.attribute.known_at_film,
         "holds_fixed": HOLDS_FIXED,
     } | common
-
-
-def difference_rows(
-    own: tuple[AuditArm, Sequence[Reading]],
-    other: tuple[AuditArm, Sequence[Reading]],
-    common: dict[str, Any],
-    confidence: float,
-) -> list[dict[str, Any]]:
-    """The encoder minus another arm, attribute by attribute on one data set, the same patients drawn for both.
-
-    p_holm is Holm's p over the attributes of this pair; the coin, which nobody can read, is not asked. The verdict
-    follows p_holm.
-    """
-    others = {reading.judge.attribute.name: reading for reading in other[1]}
-    rows: list[dict[str, Any]] = []
-    (arm_a, arm_b) = own[0], other[0]
-    for a in own[1]:
-        name = a.judge.attribute.name
-        if name == COIN or name not in others:
-            continue
-        b, metric = others[name], a.judge.metrics[0]
-        able = bool(a.judge.counted.any())
-        drawn = a.resampled[metric] - b.resampled[metric]
-        found = metrics.difference(a.value[metric] - b.value[metric], drawn, confidence)
-        low, high, p = ((float(each) if able else np.nan) for each in (found.low, found.high, found.p))
-        rows.append(
-            {
-                "part": "difference",
-                "a": arm_a.run,
-                "b": arm_b.run if arm_b.pretrained else arm_b.control,
-                "chart_a": arm_a.chart,
-                "chart_b": arm_b.chart,
-                "control_a": arm_a.control,
-                "control_b": arm_b.control,
-                "dataset": a.judge.place.dataset,
-                "attribute": name,
-                "metric": metric,
-                "value_a": a.value[metric],
-                "value_b": b.value[metric],
-                "difference": float(found.value),
-                "ci_low": low,
-                "ci_high": high,
-                "p": p,
-                "reason": None if able else TOO_FEW,
-                "claim": NO_CLAIM if arm_b.pretrained else None,
-                "holds_fixed": HOLDS_FIXED,
-            }
-            | common
-        )
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]).tolist(), strict=True):
-        shown = adjusted < 1 - confidence
-        row["p_holm"] = adjusted
-        verdict = (A_HIGHER if row["difference"] > 0 else B_HIGHER) if shown else NO_DIFFERENCE
-        row["verdict"] = None if np.isnan(adjusted) else verdict
-    return rows

@@ -53,7 +53,12 @@ def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
     for row in differences:
         if row["reason"] is None:
             difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-            parts.append(f"{row['b']} {row['value_b']:.3f}: difference {difference}, {_verdict(row)}")
+            who = (
+                row["b"]
+                if row["seeds"] == 1
+                else f"over {row['seeds']} seeds {row['a']} {row['value_a']:.3f}, {row['b']}"
+            )
+            parts.append(f"{who} {row['value_b']:.3f}: difference {difference}, {_verdict(row)}")
     left = {row["control"]: row["reason"] for row in read[1:] if row["reason"]}
     parts += [f"{control}: {reason}" for control, reason in left.items()]
     return ["; ".join(parts)]

@@ -1,0 +1,129 @@
+"""Is an attribute better read from one embedding than from another? Differences, paired by patient.
+
+Between two encoders the interval holds both fixed: it says nothing of the chart, which other seeds might have served
+otherwise. Where both arms have several seeds among the runs, the means over seeds are compared too, and seeds vary in
+the interval (`measure.levels`); with three or more of each that is a statement about the chart.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chartray.evaluation.audit.arms import AuditArm
+from chartray.evaluation.audit.attributes import COIN
+from chartray.evaluation.audit.readability import HOLDS_FIXED, Reading
+from chartray.evaluation.rows import TOO_FEW
+from chartray.measure import metrics
+from chartray.measure.holm import holm
+from chartray.measure.levels import over_levels
+
+A_HIGHER, B_HIGHER, NO_DIFFERENCE, NO_CLAIM = "a higher", "b higher", "no difference shown", "no claim"
+SEEDS_FOR_A_CLAIM = 3
+ONE_OF_EACH = "about these two encoders alone: what the chart did to them needs 3 seeds of each arm or more"
+FEW_SEEDS = "no claim: fewer than 3 seeds"
+SEEDS_VARY = "the probes are held fixed; the patients of the scored films and the seeds of pretraining vary"
+
+
+class Side(NamedTuple):
+    """One side of a comparison: its name, its runs, and for each run what was read on one data set, by attribute."""
+
+    name: str
+    arms: Sequence[AuditArm]
+    readings: Sequence[Mapping[str, Reading]]
+
+    @property
+    def seeds(self) -> list[Any]:
+        """The pretraining seeds of its runs."""
+        return [arm.made.get("seed") for arm in self.arms]
+
+
+def sides(arms: Sequence[AuditArm], readings: Sequence[Mapping[str, Reading]]) -> Iterator[tuple[Side, Side]]:
+    """What is compared: the encoder, first of `arms`, with every other arm; then its arm with others over the seeds.
+
+    Runs of one chart, control and settings of pretraining are seeds of one arm; only arms of the encoder's settings are
+    compared so, and only where both have two seeds or more.
+    """
+    own = Side(arms[0].run, arms[:1], readings[:1])
+    for arm, read in zip(arms[1:], readings[1:], strict=True):
+        yield own, Side(arm.run if arm.pretrained else arm.control, [arm], [read])
+    grouped: dict[str, list[int]] = {}
+    for index, arm in enumerate(arms):
+        if arm.pretrained and arm.made.get("settings_hash") == arms[0].made.get("settings_hash"):
+            name = arm.chart if arm.control == "none" else f"{arm.chart} ({arm.control})"
+            grouped.setdefault(name, []).append(index)
+    several = [
+        Side(name, [arms[index] for index in members], [readings[index] for index in members])
+        for name, members in grouped.items()
+    ]
+    able = [side for side in several if len(side.arms) > 1 and len(set(side.seeds)) == len(side.seeds)]
+    for side in able[1:]:
+        if able[0].arms[0] is arms[0]:
+            yield able[0], side
+
+
+def difference_rows(a: Side, b: Side, common: dict[str, Any], *, confidence: float, seed: int) -> list[dict[str, Any]]:
+    """a minus b, attribute by attribute on one data set, the same patients drawn for both.
+
+    p_holm is Holm's p over the attributes of this pair; the coin, which nobody can read, is not asked. The verdict
+    follows p_holm, and is "no claim" where means over fewer than 3 seeds are compared.
+    """
+    rows = [
+        _row(a, b, name, common, confidence, seed)
+        for name in a.readings[0]
+        if name != COIN and all(name in readings for readings in (*a.readings, *b.readings))
+    ]
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]).tolist(), strict=True):
+        row["p_holm"] = adjusted
+        row["verdict"] = None if np.isnan(adjusted) else _verdict(row, adjusted < 1 - confidence)
+    return rows
+
+
+def _row(a: Side, b: Side, name: str, common: dict[str, Any], confidence: float, seed: int) -> dict[str, Any]:
+    judge = a.readings[0][name].judge
+    metric, able = judge.metrics[0], bool(judge.counted.any())
+    ours, theirs = (np.stack([read[name].resampled[metric] for read in side.readings]) for side in (a, b))  # (K, R)
+    values = [float(np.mean([read[name].value[metric] for read in side.readings])) for side in (a, b)]
+    drawn, seeds = ours.mean(axis=0) - theirs.mean(axis=0), min(len(ours), len(theirs))
+    if seeds > 1 and able:
+        paired = sorted(map(str, a.seeds)) == sorted(map(str, b.seeds))
+        drawn = over_levels(
+            drawn, [_in_order(a, ours) - _in_order(b, theirs)] if paired else [ours, -theirs], seed=seed
+        )
+    found = metrics.difference(values[0] - values[1], drawn, confidence)
+    low, high, p = ((float(each) if able else np.nan) for each in (found.low, found.high, found.p))
+    pretrained = all(arm.pretrained for arm in (*a.arms, *b.arms))
+    claim = ONE_OF_EACH if seeds < 2 else FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else None
+    return {
+        "part": "difference",
+        "a": a.name,
+        "b": b.name,
+        "chart_a": a.arms[0].chart,
+        "chart_b": b.arms[0].chart,
+        "control_a": a.arms[0].control,
+        "control_b": b.arms[0].control,
+        "dataset": judge.place.dataset,
+        "attribute": name,
+        "metric": metric,
+        "value_a": values[0],
+        "value_b": values[1],
+        "difference": float(found.value),
+        "ci_low": low,
+        "ci_high": high,
+        "p": p,
+        "reason": None if able else TOO_FEW,
+        "seeds": seeds,
+        "levels": "patients and seeds" if seeds > 1 else "patients",
+        "claim": claim if pretrained else None,
+        "holds_fixed": SEEDS_VARY if seeds > 1 else HOLDS_FIXED,
+    } | common
+
+
+def _in_order(side: Side, resampled: Any) -> Any:
+    return resampled[np.argsort([str(each) for each in side.seeds], kind="stable")]
+
+
+def _verdict(row: dict[str, Any], shown: bool) -> str:
+    if 1 < row["seeds"] < SEEDS_FOR_A_CLAIM:
+        return NO_CLAIM
+    return NO_DIFFERENCE if not shown else A_HIGHER if row["difference"] > 0 else B_HIGHER
