@@ -244,12 +244,13 @@ def _control(control: Mapping[str, float | None]) -> list[str]:
         between, fresh = control.get(f"{key}_between_films"), control.get(f"{key}_with_untrained")
         if between is not None:
             end = ": most of a map is the same whatever the film" if between >= _MOST else ""
-            found.append(f"{name} maps of two films correlate with r = {between:.2f} on average{end}.")
+            found.append(f"{name} maps of two films correlate with r = {_signed(between)} on average{end}.")
         if fresh is not None:
             most = ": most of what they show, an encoder that has learnt nothing shows too"
             end = most if fresh >= _MOST else ""
             found.append(
-                f"{name} maps correlate with those of the untrained encoder on the same film with r = {fresh:.2f}{end}."
+                f"{name} maps correlate with those of the untrained encoder on the same film with "
+                f"r = {_signed(fresh)}{end}."
             )
     return found
 
@@ -310,6 +311,10 @@ def _says_alike(gallery: Mapping[str, Any]) -> list[str]:
             f"such a film as their nearest; by chance it would be {_percent(same['chance'])}."
         )
     return found
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _percent(share: float) -> str:
