@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from chartray.errors import InputError
-from chartray.measure import knn, probe
+from chartray.measure import knn, metrics, probe
 
 STRENGTHS = (0.1, 3.0, 300.0)
 
@@ -102,6 +102,17 @@ def test_each_label_takes_the_strength_that_is_best_on_its_validation_films() ->
         assert chosen.strength[label] == max(
             s for s, value in zip(STRENGTHS, found, strict=True) if value == max(found)
         )
+
+
+def test_areas_of_all_strengths_are_those_of_each() -> None:
+    rng = np.random.default_rng(9)
+    truth = (rng.random((80, 4)) < [0.5, 0.1, 0.3, 0.0]).astype(float)
+    truth[::7, 2] = np.nan
+    logits = np.stack([rng.normal(size=(80, 4)).round(digits) for digits in (0, 1, 9)] + [np.zeros((80, 4))], axis=2)
+    found = probe._aurocs(truth, logits)
+    for index in range(4):
+        np.testing.assert_allclose(found[:, index], metrics.auroc(truth, logits[:, :, index]), rtol=0, atol=1e-15)
+    assert np.isnan(found[3]).all()
 
 
 def test_a_label_without_choice_follows_the_others_and_one_without_classes_scores_all_films_alike() -> None:

@@ -107,7 +107,7 @@ def _over_notes(notes: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
             values = list(dict.fromkeys(note.get(name) for note in each))
             merged[name] = values[0] if len(values) == 1 else None
             if name == "chosen_by":
-                merged[name] = " or ".join(values)
+                merged[name] = " or ".join(sorted(values))
         alike = sum("reason" in note for note in each)
         if alike:
             some = "" if alike == len(each) else f" in {alike} of {len(each)} draws"
