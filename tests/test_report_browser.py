@@ -181,5 +181,9 @@ def test_print_is_on_paper_white_with_closed_tables_open(opened: Opened) -> None
     opened.tab.emulate_media(media="print", color_scheme="dark")
     assert opened.tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert opened.tab.locator("nav").evaluate("(one) => getComputedStyle(one).display") == "none"
+    # A4 less its margins: nothing may be cut off at the edge of the paper.
+    opened.tab.set_viewport_size({"width": 760, "height": 1080})
+    assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 760
+    opened.tab.set_viewport_size({"width": 1440, "height": 900})
     opened.tab.emulate_media(media="screen", color_scheme="light")
     assert opened.tab.pdf(format="A4").startswith(b"%PDF")

@@ -31,7 +31,7 @@ MOST_ENCODERS = 3
 FILM_SIDE, GALLERY_SIDE = 168, 112
 # Light where much: the order of light holds in print and to the colour-blind.
 _COLOURS = "viridis"
-_FEW = "too few patients"
+_FEW = "no interval"
 # Half of the variance: from there on "most" is said of a correlation.
 _MOST = 0.5**0.5
 
@@ -297,7 +297,11 @@ def _says_alike(gallery: Mapping[str, Any]) -> list[str]:
     more, able = [row.label for row in rows if row.more], [row for row in rows if row.interval != _FEW]
     found = []
     if rows:
-        least = f", of which {len(rows) - len(able)} have too few patients to tell" if len(able) < len(rows) else ""
+        least = (
+            f", of which {len(rows) - len(able)} have too few patients for an interval or none that differ"
+            if len(able) < len(rows)
+            else ""
+        )
         which = f"For {', '.join(more)} the" if more else "For no finding is it shown that the"
         found.append(
             f"{which} five nearest films of other patients share the finding more often than films in general have it "
