@@ -185,6 +185,12 @@ def test_neighbours_are_those_of_brute_force() -> None:
     assert found["n"] == len(several)
     assert found["first"] == pytest.approx(np.mean([patients[film] == patients[first[film]] for film in several]))
     assert same_patient_first(features, np.array([f"p{row}" for row in range(60)])) == {}
+    # Films of a patient far from each other: never nearest, and no interval of width 0 is claimed.
+    apart = np.array([f"p{row % 30}" for row in range(60)])
+    sides = np.where(np.arange(60) < 30, 9.0, -9.0)[:, None]
+    never = same_patient_first((features + sides).astype(np.float32), apart)
+    assert never["first"] == 0
+    assert np.isnan(never["ci_low"])
 
 
 def test_agreement_counts_what_neighbours_share() -> None:
@@ -337,7 +343,7 @@ def test_words_say_when_maps_show_nothing_learnt() -> None:
     row = {"label": "Edema", "neighbours": 0.3, "ci_low": 0.1, "ci_high": 0.5, "films": 0.25, "n": 9, "n_patients": 5}
     (none,) = _says_alike({"agreement": [row, row | {"ci_low": None, "ci_high": None}], "same_patient": {}})
     assert none.startswith("For no finding is it shown")
-    assert "0 of 2 findings, of which 1 have too few patients" in none
+    assert "0 of 2 findings, of which 1 have too few patients for an interval" in none
     (some,) = _says_alike({"agreement": [row | {"ci_low": 0.26}], "same_patient": {}})
     assert some.startswith("For Edema the five nearest films")
 

@@ -82,7 +82,7 @@ def agreement(
     """For each label (truth (N, C) of 1, 0, NaN) how often the `count` nearest films of other patients have it too.
 
     None where no film has it or none lacks it. The interval resamples the patients of the query films and holds the
-    neighbours fixed; NaN with fewer than 10 patients.
+    neighbours fixed; NaN with fewer than 10 patients and where all films are alike in it.
     """
     codes = patient_codes(patients, len(features))
     queries = _some(len(features), seed)
@@ -157,9 +157,10 @@ def _nearest(unit: Features, codes: Integers, queries: Integers, count: int) -> 
 
 
 def _interval(share: Floats, codes: Integers, resamples: int, level: float, seed: int) -> tuple[float, float]:
-    """Of the mean share over films, patients resampled with replacement."""
+    """Of the mean share over films, patients resampled with replacement; NaN where that says nothing."""
     _, people = np.unique(codes, return_inverse=True)
-    if people.max() + 1 < MINIMUM_PATIENTS:
+    # Where all films say the same, every resample does too: an interval of no width would claim to know.
+    if people.max() + 1 < MINIMUM_PATIENTS or share.min() == share.max():
         return np.nan, np.nan
     total, films = np.bincount(people, weights=share), np.bincount(people)
     means: list[Floats] = []
