@@ -196,6 +196,8 @@ def test_the_end_is_said_in_sentences(folder: Path) -> None:
     assert any(line.startswith("without the directions of age (1) disease AUROC is") for line in said)
     assert any("a toss cannot be read, as it should be" in line for line in said)
     assert said[-1].startswith("no leak found")
+    unread = one(rows, part="removed", attribute="age", label="macro") | {"attribute_after": float("nan")}
+    assert spoken([unread])[0].endswith("]")
     leaking = spoken([{"part": "leak", "kind": "patient", "between": ["pretraining", "m:test"], "count": 3}])
     assert leaking == ["LEAK: 3 patients are in pretraining and in m:test"]
 

@@ -74,7 +74,7 @@ def _gaps(rows: Sequence[dict[str, Any]], name: str) -> str | None:
     parts = []
     for row in rows:
         if row["part"] == "group" and row["attribute"] == name and row["metric"] == "gap" and row["label"] == MACRO:
-            if row["reason"] or row["p"] is None or row["p"] != row["p"]:
+            if row["reason"] or not _known(row["p"]):
                 continue
             chance = "no more than random groups" if row["p"] >= 0.05 else "random groups"
             ends = f"{row['smallest']} lowest, {row['largest']} highest"
@@ -85,17 +85,20 @@ def _gaps(rows: Sequence[dict[str, Any]], name: str) -> str | None:
 
 
 def _removed(row: dict[str, Any]) -> str:
-    metric = _METRICS[row["attribute_metric"]]
-    left = f"{row['attribute']} is then read with {metric} {row['attribute_after']:.3f} by a linear probe"
-    if row.get("neighbours_after") is not None and row["neighbours_after"] == row["neighbours_after"]:
-        left += f", {row['neighbours_after']:.3f} by neighbours"
-    if row["reason"]:
-        return f"without the directions of {row['attribute']} ({row['directions']}): {left}"
-    difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-    return (
-        f"without the directions of {row['attribute']} ({row['directions']}) disease AUROC is {row['after']:.3f} "
-        f"instead of {row['before']:.3f}: {difference}; {left}"
+    readers = {"attribute_after": "by a linear probe", "neighbours_after": "by neighbours"}
+    left = [f"{row[name]:.3f} {who}" for name, who in readers.items() if _known(row.get(name))]
+    read = (
+        f"; {row['attribute']} is then read with {_METRICS[row['attribute_metric']]} {', '.join(left)}" if left else ""
     )
+    removed = f"without the directions of {row['attribute']} ({row['directions']})"
+    if row["reason"]:
+        return f"{removed} disease AUROC cannot be told ({row['reason']}){read}"
+    difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    return f"{removed} disease AUROC is {row['after']:.3f} instead of {row['before']:.3f}: {difference}{read}"
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and value == value
 
 
 def _leaks(rows: Sequence[dict[str, Any]]) -> list[str]:
