@@ -284,8 +284,8 @@ def words_of(page: Path) -> str:
 def test_an_external_and_an_own_probe_have_a_section_each(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     mimic, chexpert = (Store.open(folder) for folder in folders["stores"])
     run = folders["runs"][0]
-    away = write_results(tmp_path / "away", run, {"mimic": mimic, "chexpert": chexpert}, 0)
-    own = write_results(tmp_path / "own", run, {"chexpert": chexpert}, 1)
+    away = write_results(tmp_path / "away", run, {"mimic": mimic, "chexpert": chexpert}, 0, floors=False)
+    own = write_results(tmp_path / "own", run, {"chexpert": chexpert}, 1, floors=False)
     page = write_report([], [away, own], tmp_path / "out", films=False)
     text = words_of(page)
     values = []
@@ -377,7 +377,9 @@ def test_holm_corrected_differences_are_on_the_page(folders: dict[str, list[Path
     lines = [row | {"label": label} | numbers for label in ("macro", "Edema")]
     del lines[0]["p_holm"]
     (tmp_path / "compare" / "comparisons.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    text = words_of(write_report([], [*folders["results"], tmp_path / "compare"], tmp_path / "out", films=False))
+    store = {"mimic": Store.open(folders["stores"][0])}
+    scored = [write_results(tmp_path / run.name, run, store, 0, floors=False) for run in folders["runs"][:2]]
+    text = words_of(write_report([], [*scored, tmp_path / "compare"], tmp_path / "out", films=False))
     assert "demographic-norm minus no chart, label by label" in text
     assert "The p of a label is Holm-corrected in the column beside it" in text
     assert "Edema +0.041 [+0.011, +0.073] 0.012 0.048 no claim" in text
