@@ -126,7 +126,7 @@ def read_by_radiologists(films: Films) -> NDArray[np.bool_]:
     if READ_COLUMN not in cohort.column_names:
         return np.zeros(len(films.rows), dtype=bool)
     read = cohort.column(READ_COLUMN).take(pa.array(films.rows))
-    return np.array(read.to_pylist(), dtype=object) == True  # noqa: E712  # null is not read
+    return np.array([each is True for each in read.to_pylist()], dtype=bool)  # null is not read
 
 
 def matched_labels(labels: Sequence[str], store: Store) -> list[Match]:
