@@ -175,6 +175,16 @@ def test_the_same_command_gives_the_same_results(home: Path, run: Path, linear: 
         assert (tmp_path / "out" / name).read_bytes() == (linear / name).read_bytes()
 
 
+def test_a_store_twice_is_refused_before_anything_is_computed(home: Path, run: Path, tmp_path: Path) -> None:
+    other = hospital(tmp_path / "a", "nih", seed=1, patients=20, labels=("Edema",))
+    alike = hospital(tmp_path / "b", "nih", seed=2, patients=20, labels=("Edema",))
+    third = hospital(tmp_path / "c", "nih", seed=3, patients=20, labels=("Edema",))
+    for external, found in (([home], home), ([other, other], other), ([other, alike, third], third)):
+        with pytest.raises(InputError, match=rf"found {found} again; leave it out, or rename its folder"):
+            evaluate(run, home, tmp_path / "out", external=external, resamples=5)
+    assert not (tmp_path / "out").exists()
+
+
 def test_neighbours_use_the_number_that_validation_chose(home: Path, run: Path, tmp_path: Path) -> None:
     rows = evaluate(run, home, tmp_path / "out", protocol="knn", resamples=20, labels=["Edema", "Pleural Effusion"])
     row = one(rows, control="pixels", label="Pleural Effusion", metric="auroc")
@@ -219,7 +229,7 @@ def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> 
     table = pa.table({"label.Edema": [-1.0, 1.0, 0.0]})
     found = films.truth_of(table, ["Edema"], films.Policy(uncertain=uncertain))[:, 0]
     np.testing.assert_array_equal(found, [expected, 1, 0])
-    with pytest.raises(InputError, match=r"found 2.0 in row 1"):
+    with pytest.raises(InputError, match=r"found 2.0 in film 1 of the split"):
         films.truth_of(pa.table({"label.Edema": [0.0, 2.0]}), ["Edema"], films.Policy())
 
 

@@ -381,3 +381,11 @@ def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp
     for name in one:
         if one[name].is_floating_point() and name.removeprefix("target_") not in shifted:
             assert torch.allclose(one[name], two[name], atol=2e-4), name
+
+
+def test_settings_are_told_apart_by_what_is_not_told_by_name() -> None:
+    one = settings_hash(small())
+    for alike in ({"seed": 7}, {"chart__ehr": "none"}, {"chart__control": "shuffled"}, {"chart__use": "predict"}):
+        assert settings_hash(small(**alike)) == one
+    for other in ({"chart__width": 64}, {"chart__weight": 0.5}, {"train__batch_size": 12}, {"views__focal_count": 1}):
+        assert settings_hash(small(**other)) != one

@@ -182,3 +182,4 @@ def test_neighbours_find_what_is_there_and_nothing_in_noise() -> None:
     assert np.isnan(knn.knn_auroc(signal, truth, signal, np.zeros_like(truth)))
     scores = knn.knn_scores(signal[:400], truth[:400], signal[400:], neighbours=(1, 50))
     assert knn.choose_neighbours(scores, truth[400:]) == 1
+    assert knn.choose_neighbours(scores, np.zeros((200, 2))) is None  # one class: nothing was chosen by anything

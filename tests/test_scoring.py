@@ -77,6 +77,7 @@ def test_rows_hold_every_metric_as_its_own_room_computes_it() -> None:
             assert (row["unit"], row["draws"]) == ("film", 1)
             if label == "Hernia":
                 assert (row["ci_low"], row["reason"]) == (None, "too few patients")
+                assert row.get("delong_low") is row.get("delong_patient_high") is None  # no interval of any kind
             else:
                 assert 0 <= row["ci_low"] < row["value"] < row["ci_high"] <= 1
         macro = one(rows, metric=metric, label="macro")
@@ -94,6 +95,27 @@ def test_rows_hold_every_metric_as_its_own_room_computes_it() -> None:
     assert one(rows, metric="ece", label="Edema")["by_chance"] == calibration.ece_by_chance(of.truth, here)[0]
     without = score(test_set(of), all_scores, resamples=20, seed=1)
     assert {row["metric"] for row in rows_of(without, of)} == {"auroc", "average_precision", "brier", "ece"}
+
+
+def test_a_threshold_that_one_draw_lacks_is_the_reason_whichever_draw_it_is() -> None:
+    of = films()
+    scores = scores_for(of)
+    for limits in ((0.5, np.nan), (np.nan, 0.5)):
+        draws = [
+            score(test_set(of), scores, resamples=20, seed=0, thresholds=np.full(scores.shape[1], limit))
+            for limit in limits
+        ]
+        row = one(rows_of(over_draws(draws, seed=0), of), label="Edema", metric="sensitivity")
+        assert row["reason"] == "no negative film in validation to choose a threshold on"
+
+
+def test_classes_that_are_perfectly_apart_have_no_delong_interval() -> None:
+    of = films()
+    scores = scores_for(of)
+    scores[:, 2] = np.where(of.truth[:, 0] == 1, 0.9, 0.1)  # the probe's third label is Edema
+    row = one(rows_of(score(test_set(of), scores, resamples=20, seed=0), of), label="Edema", metric="auroc")
+    assert row["value"] == 1
+    assert row["delong_low"] is row["delong_high"] is None
 
 
 def test_what_cannot_be_had_is_null_and_says_why() -> None:

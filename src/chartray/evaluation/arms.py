@@ -134,14 +134,15 @@ def nearest(features: Frozen, device: str) -> Learner:
         where, known = device_of(device), features.needed(train)
         tried = knn_scores(known, train.truth, features.needed(validate), device=where)
         able, by = eligible(validate.truth, validate.patients), VALIDATION
+        best: int | None = None
         if able.any():
             best = choose_neighbours(tried[:, :, able], validate.truth[:, able])
         elif len(np.unique(train.patients)) > 1:
             folds = patient_folds(train.truth, train.patients)
             crossed = held_out_scores(known, train.truth, folds, device=where)
             best, by = choose_neighbours(crossed, train.truth), ALL_LABELS
-        else:
-            best, by = 0, NOTHING
+        if best is None:  # no label has both classes anywhere, or all films are one patient's
+            best, by = len(NEIGHBOURS) // 2, NOTHING
         chosen = min(NEIGHBOURS[best], len(known))
         found = [features.of(test) for test in tests]
         scores = [

@@ -105,7 +105,9 @@ def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
         blank, uncertain = np.isnan(values), values == -1
         if not np.isin(values[~blank], (1.0, 0.0, -1.0)).all():
             row = int(np.flatnonzero(~blank & ~np.isin(values, (1.0, 0.0, -1.0)))[0])
-            raise InputError(f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in row {row}")
+            raise InputError(
+                f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in film {row} of the split"
+            )
         values[uncertain] = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}[policy.uncertain]
         values[blank] = {"ignore": np.nan, "negative": 0.0}[policy.blank]
         values[unlabelled] = np.nan

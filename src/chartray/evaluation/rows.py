@@ -51,10 +51,12 @@ def result_rows(
             index = len(rows) % (len(test.labels) + 1)
             if test.counted[index]:
                 row |= {"ci_low": float(low[index]), "ci_high": float(high[index])}
-            rows.append(row | _of_metric(scored, metric, index))
+            rows.append(row | _of_metric(scored, metric, index, interval=bool(test.counted[index])))
         low, high = _ends(metric, np.float64(scored.macro[metric]), scored.macro_resampled[metric], level)
         macro = _macro_row(test, scored, metric, common | more, counts)
-        rows.append(macro | {"ci_low": float(low), "ci_high": float(high)} | _of_metric(scored, metric, None))
+        rows.append(
+            macro | {"ci_low": float(low), "ci_high": float(high)} | _of_metric(scored, metric, None, interval=False)
+        )
     return rows
 
 
@@ -173,15 +175,17 @@ def _ends(metric: str, value: Floats | np.float64, resampled: Floats, level: flo
     return np.maximum(low, 0), np.minimum(high, 1)
 
 
-def _of_metric(scored: Scored, metric: str, index: int | None) -> dict[str, Any]:
-    """What only rows of one metric have: AUROC DeLong's intervals, calibration error what perfect probabilities of
-    as many films would have by chance, shares at a threshold the threshold.
+def _of_metric(scored: Scored, metric: str, index: int | None, *, interval: bool) -> dict[str, Any]:
+    """What only rows of one metric have: AUROC DeLong's intervals (where there is an `interval` at all), calibration
+    error what perfect probabilities of as many films would have by chance, shares at a threshold the threshold.
     """
     if metric == "auroc":
         names = ("delong_low", "delong_high", "delong_patient_low", "delong_patient_high")
-        if index is None or scored.delong is None:
+        if index is None or scored.delong is None or not interval:
             return dict.fromkeys(names)
-        return dict(zip(names, (float(each[index]) for each in scored.delong), strict=True))
+        found = {name: float(each[index]) for name, each in zip(names, scored.delong, strict=True)}
+        # Classes that are perfectly apart have no variance by DeLong, which is no certainty.
+        return found if found["delong_low"] < found["delong_high"] else dict.fromkeys(names)
     if metric == "ece":
         chance = None if index is None or scored.by_chance is None else float(scored.by_chance[index])
         return {"by_chance": chance}
@@ -195,6 +199,8 @@ def _of_metric(scored: Scored, metric: str, index: int | None) -> dict[str, Any]
 def _why_none(scored: Scored, metric: str, index: int) -> str:
     if metric in CALIBRATION and scored.reliability is not None and not np.isnan(scored.values["auroc"][index]):
         return NO_PROBABILITIES
-    if metric in AT_THRESHOLD and scored.thresholds is not None and np.isnan(scored.thresholds[index]):
+    # Of several draws of training patients any may lack a threshold, and with it the mean.
+    limits = [one.thresholds for draws in scored.parts for one in draws if one.thresholds is not None]
+    if metric in AT_THRESHOLD and any(np.isnan(limit[index]) for limit in limits):
         return NO_THRESHOLD
     return ONE_CLASS

@@ -106,6 +106,12 @@ def make_task(
     tests = [_evaluation_set(home, [Match(name, name) for name in names], names, settings, set())]
     for store in external:
         taken = {test.dataset for test in tests}
+        twice = any(test.films.store.hash == store.hash for test in tests)
+        if twice or f"{metadata_of(store).source}:{store.folder.name}" in taken:
+            raise InputError(
+                f"expected each --external store once, and folders of different names for stores of one source, found "
+                f"{store.folder} again; leave it out, or rename its folder"
+            )
         tests.append(_evaluation_set(store, matched_labels(names, store), names, settings, taken))
     for test in list(tests):
         read = read_by_radiologists(test.films)

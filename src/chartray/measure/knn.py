@@ -57,12 +57,15 @@ def knn_scores(
     return found
 
 
-def choose_neighbours(scores: Floats, truth: ArrayLike) -> int:
-    """Which of K numbers of neighbours has the highest macro AUROC: scores (K, M, C), truth (M, C); 0 if none has."""
-    macro = [
-        float(np.nanmean(each)) if np.isfinite(each).any() else 0.0 for each in (auroc(truth, one) for one in scores)
-    ]
-    return int(np.argmax(macro))
+def choose_neighbours(scores: Floats, truth: ArrayLike) -> int | None:
+    """Which of K numbers of neighbours has the highest macro AUROC, None if none has one.
+
+    scores (K, M, C), truth (M, C).
+    """
+    found = [auroc(truth, one) for one in scores]
+    if not np.isfinite(found).any():
+        return None
+    return int(np.argmax([np.nanmean(each) for each in found]))
 
 
 def held_out_scores(

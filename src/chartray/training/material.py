@@ -172,10 +172,15 @@ def _representable(store: Store, films_of: str) -> npt.NDArray[np.bool_]:
 
 
 def settings_hash(config: Config) -> str:
-    """12 hex digits that two seeds, charts or controls of one experiment share, and two experiments do not."""
+    """12 hex digits that two seeds, charts or controls of one experiment share, and two experiments do not.
+
+    How wide a chart enters and what its prediction weighs count, which chart and for what use do not: those are told by
+    name, and an arm without a chart is of the same settings.
+    """
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
     for name in ("checkpoint_every", "checkpoint_keep", "device"):
         del knobs["train"][name]
+    knobs["chart"] = {"width": config.chart.width, "weight": config.chart.weight}
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -156,10 +156,13 @@ def predict(encoder: PretrainedEncoder, found: FineTuned, films: Films, *, preci
     where = found.layer.weight.device.type
     found.model.eval()
     scores: list[Tensor] = []
-    with torch.inference_mode(), _autocast(where, precision):
+    with torch.inference_mode():
         for images in batches(films.store, films.rows, 256, where):
             grey = (whole_film(images, encoder.size) - encoder.grey_mean) / encoder.grey_std
-            scores.append(found.layer(class_token(found.model, grey)).double().sigmoid().cpu())
+            with _autocast(where, precision):
+                tokens = class_token(found.model, grey)
+            # Logits in bf16 would tie films that differ.
+            scores.append(found.layer(tokens.float()).double().sigmoid().cpu())
     found_scores: Floats = torch.cat(scores).numpy()
     return found_scores
 
