@@ -55,6 +55,7 @@ def refused(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["study", "nowhere.yaml", "--out", "s", "--plan"], "nowhere.yaml"),
         (["export", "nowhere", "--out", "x"], "nowhere"),
         (["report", "nowhere", "--out", "r"], "nowhere"),
+        (["report", "--out", "r"], "at least one run, results or audit folder"),
         (["knobs", "--recipe", "msm"], "did you mean 'msn'"),
     ],
 )

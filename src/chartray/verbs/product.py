@@ -10,7 +10,7 @@ Folders = Annotated[list[Path] | None, Parameter(negative=())]
 
 
 def report(
-    results: list[Path],
+    results: Annotated[list[Path] | None, Parameter(negative=())] = None,
     *,
     out: Out,
     run: Folders = None,
@@ -22,7 +22,7 @@ def report(
     """One self-contained HTML page of runs and their results, with figures as SVG and PDF beside it.
 
     Args:
-        results: Folders that `evaluate` wrote.
+        results: Folders that `evaluate` and `compare` wrote; none for a report of runs or audits alone.
         out: The report's folder.
         run: Run folders, for training curves; may be repeated.
         store: Stores, for the films on the map; may be repeated.
@@ -32,7 +32,7 @@ def report(
     """
     from chartray.report.page import write_report
 
-    print(write_report(run or [], results, out, stores=store or [], audits=audit or [], title=title, films=films))
+    print(write_report(run or [], results or [], out, stores=store or [], audits=audit or [], title=title, films=films))
 
 
 def demo(out: Path = Path("demo"), *, seed: int = 0, patients: int = 700, steps: int | None = None) -> None:
@@ -57,7 +57,7 @@ def export(
     Args:
         source: A run, or an encoder folder.
         out: A new folder.
-        results: Folders that `evaluate` or `compare` wrote, whose numbers go on the card; may be repeated.
+        results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
         form: huggingface, with the card; timm, weights and config alone.
     """
     from chartray.export import export_encoder
