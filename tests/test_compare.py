@@ -100,6 +100,23 @@ def test_one_seed_is_paired_by_patient_checked_by_delong_and_claims_nothing(tmp_
     assert (hernia["p"], hernia["delong_p"], hernia["reason"]) == (None, None, "too few patients")
 
 
+def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_encoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [evaluation(tmp_path / chart, chart, 0) for chart in ("sex", "none")]
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    compare(runs, tmp_path / "link", resamples=20)
+    assert (tmp_path / "link").is_symlink()
+    said = json.loads((tmp_path / "disk" / results.COMPARE_FILE).read_text())["arms"]["sex"][0]["provenance"]
+    assert (set(said), said["chart"], said["seed"]) == (set(results.IDENTITY), "sex", 0)
+    monkeypatch.chdir(tmp_path / "disk")
+    (tmp_path / "disk" / "old").mkdir()
+    compare(runs, Path("."), resamples=20)
+    assert {path.name for path in Path(".").iterdir()} == {results.COMPARE_FILE, results.COMPARISONS_FILE}
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_seeds_are_a_level_and_the_verdict_says_what_was_shown(tmp_path: Path) -> None:
     better = [evaluation(tmp_path / f"a{seed}", "sex", seed, quality=2.0, spread=0.1) for seed in range(3)]
     worse = [evaluation(tmp_path / f"b{seed}", "none", seed, quality=0.5, spread=0.1) for seed in range(3)]

@@ -20,6 +20,7 @@ from chartray.errors import InputError
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from chartray.export import export_encoder, shareable
+from chartray.model_card.folders import read_folders
 from chartray.networks import encoder as vit
 from chartray.records.cohort import assemble
 from chartray.schema import SIMULATED_FILE, CohortMetadata
@@ -198,6 +199,58 @@ def test_simulated_data_is_called_so_from_the_folder_to_the_card(exported: dict[
     assert "Nothing: no evaluation was given when this card was written." in text
 
 
+def test_numbers_of_another_encoder_of_the_same_name_are_refused(exported: dict[str, Path], tmp_path: Path) -> None:
+    for number, changed in enumerate(({"settings_hash": "999"}, {"store_hash": "def"}, {"seed": 4})):
+        other = evaluation_folders.vit(tmp_path / str(number), **MADE | changed)
+        ((field, value),) = changed.items()
+        for folder in ("results", "arms"):
+            known = {"seed": 0} | MADE
+            with pytest.raises(InputError, match=rf"found those of first: {field} {known[field]} instead of {value};"):
+                export_encoder(other, tmp_path / "no", results=[exported["root"] / folder])
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "compare.json", "audit.json"])
+def test_a_damaged_folder_of_results_is_one_sentence(exported: dict[str, Path], tmp_path: Path, name: str) -> None:
+    for text, sentence in (
+        ('{"format": 1, "enc', "expected JSON in .*"),
+        ("[]", "expected a JSON object in .*"),
+        ('{"format": 7}', "expected format 1 in .*"),
+        ('{"format": 1}', "expected the provenance of each encoder in .*"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=sentence + name.replace(".", r"\.")) as caught:
+            read_folders([tmp_path], MADE)
+        assert "\n" not in str(caught.value)
+    (tmp_path / name).unlink()
+    for good in (exported["results"] / "evaluation.json", exported["results"] / "comparisons.jsonl"):
+        (tmp_path / good.name).write_bytes(good.read_bytes())
+    (tmp_path / "results.jsonl").write_text('{"fraction": 1.0}\n{"frac')
+    with pytest.raises(InputError, match=r"expected JSON in line 2 of .*results\.jsonl"):
+        read_folders([tmp_path], {"seed": 0} | MADE)
+
+
+def test_an_export_goes_through_a_link_and_into_the_folder_one_stands_in(
+    exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for _ in range(2):  # new, and over an earlier export
+        export_encoder(exported["source"], tmp_path / "link", form="timm")
+        assert (tmp_path / "link").is_symlink()
+        assert {path.name for path in (tmp_path / "disk").iterdir()} == {
+            "model.safetensors",
+            "encoder.json",
+            "config.json",
+        }
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        export_encoder(exported["source"], Path("."), form="timm")
+        assert Path("encoder.json").is_file()  # one still stands in it
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "here", "link"]
+
+
 def test_what_cannot_be_exported_is_refused(exported: dict[str, Path], tmp_path: Path) -> None:
     source = exported["source"]
     assert export_encoder(source, tmp_path / "plain", form="timm") == tmp_path / "plain"
@@ -207,10 +260,11 @@ def test_what_cannot_be_exported_is_refused(exported: dict[str, Path], tmp_path:
         with pytest.raises(InputError, match="expected a new folder or an earlier export"):
             export_encoder(source, folder)
     other = evaluation_folders.vit(tmp_path / "other", **MADE | {"run": "second", "seed": 5})
-    with pytest.raises(InputError, match=r"expected results of the encoder of second in .*, found those of first"):
-        export_encoder(other, tmp_path / "no", results=[exported["results"]])
-    with pytest.raises(InputError, match="expected a comparison with the run 'second'"):
-        export_encoder(other, tmp_path / "no", results=[exported["root"] / "arms"])
+    for folder in ("results", "arms"):
+        with pytest.raises(
+            InputError, match=r"of the encoder of second in .*, found those of .*run first instead of sec"
+        ):
+            export_encoder(other, tmp_path / "no", results=[exported["root"] / folder])
     with pytest.raises(InputError, match="expected a folder of chartray evaluate, compare or audit"):
         export_encoder(source, tmp_path / "no", results=[exported["store"]])
     with pytest.raises(InputError, match="only with the form huggingface"):

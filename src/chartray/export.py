@@ -11,8 +11,6 @@ README.md            the model card (model_card/), in the form huggingface alone
 """
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +19,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from chartray.errors import InputError
+from chartray.evaluation.results import replaced_folder
 from chartray.model_card.card import model_card
 from chartray.networks import encoder
 from chartray.networks.encoder import DESCRIPTION_FILE, WEIGHTS_FILE, PretrainedEncoder
@@ -75,18 +74,11 @@ def export_encoder(
     _check_finite(loaded, source)
     shared = loaded._replace(provenance=shareable(loaded.provenance))
     card = "" if form == "timm" else model_card(shared, [Path(one) for one in results], name=out.resolve().name)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with replaced_folder(out) as partial:
         encoder.save(partial, shared)
         (partial / CONFIG_FILE).write_text(json.dumps(timm_config(shared), indent=2) + "\n")
         if card:
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

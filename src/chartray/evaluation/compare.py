@@ -21,7 +21,8 @@ comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a,
                      `verdict` follows p_holm: "a higher" | "b higher" | "no difference shown" | "no claim" (fewer than
                      3 seeds, said in words in `claim`) | null (no p: `reason`);
                      `note` says where the two were not pretrained alike
-compare.json         format, command, versions, the runs with their arms and seeds, settings, stores (the first is what
+compare.json         format, command, versions, the runs with their arms, seeds and which encoder each is of
+                     (`results.IDENTITY` of its provenance), settings, stores (the first is what
                      was fitted on), resamples, seed, macro labels
 """
 
@@ -96,7 +97,11 @@ def compare(
             "command": sys.argv,
             "versions": results.versions(),
             "arms": {
-                name: [{"run": run.name, "folder": str(run.folder), "seed": run.seed} for run in members]
+                name: [
+                    {"run": run.name, "folder": str(run.folder), "seed": run.seed}
+                    | {"provenance": {key: run.made.get(key) for key in results.IDENTITY}}
+                    for run in members
+                ]
                 for name, members in arms.items()
             },
             "settings": {name: runs[0].settings[name] for name in SAME_SETTINGS},

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from chartray.errors import InputError
-from chartray.measure.probe import Probe
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds, and the names of files are needed without
+    from chartray.measure.probe import Probe
 
 RESULTS_FILE = "results.jsonl"
 STUDIES_FILE = "studies.jsonl"
@@ -35,6 +37,8 @@ MANIFEST_FILE = "evaluation.json"
 COMPARE_FILE = "compare.json"
 AUDIT_FILE = "audit.json"
 RESULTS_FORMAT = 1
+# Of an encoder's provenance: two that agree in all of these are one encoder.
+IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "control")
 
 
 @contextmanager
@@ -44,10 +48,28 @@ def whole_folder(out: Path) -> Iterator[Path]:
     Raises InputError if `out` holds anything but results.
     """
     check_replaceable(out)
+    with replaced_folder(out) as partial:
+        yield partial
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes `out` if nothing goes wrong, in place of whatever is there.
+
+    A link stays, and what it points to is replaced. The folder one stands in stays too, and its content is replaced:
+    the shell and every relative path would be left in a folder that is no more.
+    """
+    out = out.resolve()
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         yield partial
+        if out == Path.cwd():
+            for old in out.iterdir():
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+            for new in sorted(partial.iterdir()):
+                new.rename(out / new.name)
+            return
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)
@@ -77,8 +99,37 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(file: Path) -> list[dict[str, Any]]:
-    """What `write_jsonl` wrote."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """What `write_jsonl` wrote; raises InputError for anything else."""
+    return [_object(line, f"line {number} of {file}") for number, line in enumerate(_lines(file), start=1)]
+
+
+def read_manifest(file: Path) -> dict[str, Any]:
+    """What `write_json` wrote; raises InputError for anything else, or another format."""
+    manifest = _object("\n".join(_lines(file)), str(file))
+    if manifest.get("format") != RESULTS_FORMAT:
+        raise InputError(
+            f"expected format {RESULTS_FORMAT} in {file}, found {manifest.get('format')}; make this folder again"
+        )
+    return manifest
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"expected text in {file}, found {' '.join(str(error).split())}; make this folder again"
+        ) from None
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"expected JSON in {where}, found {error}; make this folder again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"expected a JSON object in {where}, found {type(found).__name__}; make this folder again")
+    return found
 
 
 class FilmNames(NamedTuple):
@@ -139,7 +190,7 @@ def write_parquet(file: Path, tables: Sequence[pa.Table]) -> None:
     pq.write_table(pa.concat_tables(tables), file, compression="zstd")
 
 
-def write_probe(folder: Path, probe: Probe, labels: Sequence[str], fraction: float) -> None:
+def write_probe(folder: Path, probe: "Probe", labels: Sequence[str], fraction: float) -> None:
     """The probe as safetensors (weight, bias, mean, scale, strength) and JSON (what they are)."""
     arrays = {name: np.ascontiguousarray(value) for name, value in probe._asdict().items() if name != "chosen_by"}
     save_file(arrays, folder / PROBE_FILE, metadata={"labels": json.dumps(list(labels))})

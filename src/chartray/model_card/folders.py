@@ -1,16 +1,14 @@
 """The folders that a card's numbers come from: read, and refused where they are of another encoder."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.errors import InputError
 from chartray.evaluation import results as files
 
-# Results of another encoder are refused by these.
-_IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "control")
-_AUDIT_FILE, _AUDIT_ROWS = "audit.json", "audit.jsonl"
+_AUDIT_ROWS = "audit.jsonl"
 
 
 class Audit(NamedTuple):
@@ -31,17 +29,18 @@ class Evaluation(NamedTuple):
 def read_folders(
     results: Sequence[Path], made: Mapping[str, Any]
 ) -> tuple[list[Evaluation], list[dict[str, Any]], list[Audit]]:
-    """Evaluations, rows of comparisons, and audits (manifest, rows) of the encoder that `made` describes."""
+    """Evaluations, rows of comparisons, and audits (manifest, rows) of the encoder that `made` describes.
+
+    Raises InputError for a folder that is none of these, is damaged, or is of another encoder.
+    """
     evaluations, comparisons, audits = [], [], []
     for folder in results:
         if (folder / files.MANIFEST_FILE).is_file():
             evaluations.append(_evaluation(folder, made))
         elif (folder / files.COMPARE_FILE).is_file():
             comparisons += _comparison(folder, made)
-        elif (folder / _AUDIT_FILE).is_file():
-            manifest = json.loads((folder / _AUDIT_FILE).read_text())
-            _expect_same([one["provenance"] for one in manifest["encoders"]], made, folder)
-            audits.append(Audit(manifest, files.read_jsonl(folder / _AUDIT_ROWS)))
+        elif (folder / files.AUDIT_FILE).is_file():
+            audits.append(_audit(folder, made))
         else:
             raise InputError(
                 f"expected a folder of chartray evaluate, compare or audit as --results, found none in {folder}"
@@ -50,21 +49,32 @@ def read_folders(
 
 
 def _evaluation(folder: Path, made: Mapping[str, Any]) -> Evaluation:
-    manifest = json.loads((folder / files.MANIFEST_FILE).read_text())
-    _expect_same([manifest["encoder"]["provenance"]], made, folder)
+    manifest = files.read_manifest(folder / files.MANIFEST_FILE)
+    with _whole(folder / files.MANIFEST_FILE):
+        provenance = manifest["encoder"]["provenance"]
+    _expect_same([provenance], made, folder)
     rows = files.read_jsonl(folder / files.RESULTS_FILE)
     pairs = files.read_jsonl(folder / files.COMPARISONS_FILE)
-    most = max(row["fraction"] for row in rows)
+    most = max((row["fraction"] for row in rows), default=1.0)
     whole = [row for row in rows if row["fraction"] == most and row.get("unit", "film") == "film"]
     return Evaluation(manifest, whole, [pair for pair in pairs if pair["fraction"] == most])
 
 
+def _audit(folder: Path, made: Mapping[str, Any]) -> Audit:
+    manifest = files.read_manifest(folder / files.AUDIT_FILE)
+    with _whole(folder / files.AUDIT_FILE):
+        candidates = [one["provenance"] for one in manifest["encoders"]]
+    _expect_same(candidates, made, folder)
+    return Audit(manifest, files.read_jsonl(folder / _AUDIT_ROWS))
+
+
 def _comparison(folder: Path, made: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The macro AUROC rows of the arm that holds this run."""
-    manifest = json.loads((folder / files.COMPARE_FILE).read_text())
-    arms = [name for name, runs in manifest["arms"].items() if made.get("run") in [run["run"] for run in runs]]
-    if not arms:
-        raise InputError(f"expected a comparison with the run {made.get('run')!r} in {folder}, found others")
+    manifest = files.read_manifest(folder / files.COMPARE_FILE)
+    with _whole(folder / files.COMPARE_FILE):
+        encoders = {name: [run["provenance"] for run in runs] for name, runs in manifest["arms"].items()}
+    _expect_same([one for members in encoders.values() for one in members], made, folder)
+    arms = [name for name, members in encoders.items() if not all(_differing(one, made) for one in members)]
     rows = files.read_jsonl(folder / files.COMPARISONS_FILE)
     most = max((row["fraction"] for row in rows), default=1.0)
     return [
@@ -76,6 +86,28 @@ def _comparison(folder: Path, made: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _expect_same(candidates: Sequence[Mapping[str, Any]], made: Mapping[str, Any], folder: Path) -> None:
-    if not any(all(one.get(key) == made.get(key) for key in _IDENTITY) for one in candidates):
-        found = ", ".join(str(one.get("run")) for one in candidates)
-        raise InputError(f"expected results of the encoder of {made.get('run')} in {folder}, found those of {found}")
+    """One of the encoders must be this very one; the error names in what the nearest differs."""
+    if not candidates:
+        raise InputError(f"expected results of the encoder of {made.get('run')} in {folder}, found none")
+    nearest = min(candidates, key=lambda one: (one.get("run") != made.get("run"), len(_differing(one, made))))
+    if differing := _differing(nearest, made):
+        found = ", ".join(f"{key} {nearest.get(key)} instead of {made.get(key)}" for key in differing)
+        raise InputError(
+            f"expected results of the encoder of {made.get('run')} in {folder}, found those of {nearest.get('run')}: "
+            f"{found}; give the results of this encoder"
+        )
+
+
+def _differing(one: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+    return [key for key in files.IDENTITY if one.get(key) != made.get(key)]
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """What a manifest lacks, in a sentence: it is damaged, or of a Chartray that did not say which encoder."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"expected the provenance of each encoder in {file}, found none; make this folder again"
+        ) from None
