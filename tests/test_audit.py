@@ -42,7 +42,8 @@ def folder(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = [vit(out / name / "encoder", seed=seed, run=name, **made) for seed, name in enumerate(("real", "other"))]
     rows = audit(runs[0], home, out / "out", against=[runs[1]], external=[other], resamples=RESAMPLES)
     written = read(out / "out", "audit.jsonl") + [{"part": "leak"} | row for row in read(out / "out", "leaks.jsonl")]
-    assert [plain(row) for row in rows] == written
+    notes = [{"part": "note", "note": note} for note in json.loads((out / "out" / "audit.json").read_text())["notes"]]
+    assert [plain(row) for row in rows] == written + notes
     return out / "out"
 
 

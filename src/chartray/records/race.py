@@ -1,9 +1,10 @@
 """Race and ethnicity as MIMIC-IV's admissions write it -> five groups, for audits of what an encoder has learnt.
 
 The column is `ethnicity` in release 1.0 and `race` from 2.0 on, with some thirty values ("WHITE - RUSSIAN"). A value is
-of the group whose word it begins with; UNKNOWN, UNABLE TO OBTAIN, PATIENT DECLINED TO ANSWER and blank are missing; all
-others (AMERICAN INDIAN/ALASKA NATIVE, NATIVE HAWAIIAN OR OTHER PACIFIC ISLANDER, MULTIPLE RACE/ETHNICITY, PORTUGUESE,
-SOUTH AMERICAN, OTHER) are `other`. It is what a clerk wrote down, a coarse social category and no biology.
+of the group whose word it begins with; UNKNOWN (also UNKNOWN/NOT SPECIFIED), UNABLE TO OBTAIN, PATIENT DECLINED TO
+ANSWER, and what is no word (?, nan, n/a, blank) are missing; all others (AMERICAN INDIAN/ALASKA NATIVE, NATIVE HAWAIIAN
+OR OTHER PACIFIC ISLANDER, MULTIPLE RACE/ETHNICITY, PORTUGUESE, SOUTH AMERICAN, OTHER) are `other`. It is what a clerk
+wrote down, a coarse social category and no biology.
 """
 
 import numpy as np
@@ -13,7 +14,9 @@ import pyarrow.compute as pc
 RACE_LEVELS = ("white", "black", "hispanic", "asian", "other")
 # Its name from 2.0 on, and in 1.0.
 RACE_COLUMNS = ("race", "ethnicity")
-_NOT_SAID = ("", "UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED TO ANSWER")
+# What a value that says nothing begins with, and what other programs write for an empty cell.
+_NOT_SAID = ("UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED", "DECLINED", "NOT SPECIFIED")
+_NOTHING = ("", "NAN", "NA", "N/A", "NULL", "NONE", "<NA>")
 
 
 def race_group(cell: str | None) -> str | None:
@@ -23,7 +26,7 @@ def race_group(cell: str | None) -> str | None:
     ['white', 'black', 'other', None]
     """
     word = (cell or "").strip().upper()
-    if word in _NOT_SAID:
+    if word in _NOTHING or word.startswith(_NOT_SAID) or not any(map(str.isalpha, word)):
         return None
     return next((level for level in RACE_LEVELS[:-1] if word.startswith(level.upper())), RACE_LEVELS[-1])
 
@@ -34,10 +37,11 @@ def race_column(admissions: pa.Table) -> str | None:
 
 
 def race_of_films(subjects: pa.ChunkedArray, admissions: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """The group of each film's patient (null: not known), and a cell it was read from, in the order of `subjects`.
+    """The group of each film's patient (null: not known), and the cell that says so, in the order of `subjects`.
 
     A patient is of the group that most of the admissions say where it is known, of the first such in the table where
-    two say as many: a fact of the person like sex, whichever admission a film belongs to.
+    two say as many: a fact of the person like sex, whichever admission a film belongs to. The cell
+    is the first of that group; of a patient whose group is not known the first that is not blank.
     """
     column = race_column(admissions)
     assert column is not None
@@ -58,5 +62,10 @@ def race_of_films(subjects: pa.ChunkedArray, admissions: pa.Table) -> tuple[pa.A
     most = np.where(counts == counts.max(axis=1, keepdims=True), first, len(owners)).argmin(axis=1)
     said = pa.array(np.where(counts.any(axis=1), most, len(RACE_LEVELS)).astype(np.int32))
     of_patient = pa.array([*RACE_LEVELS, None], pa.string()).take(said)
-    cell = cells.take(pc.index_in(pa.array(range(len(films.dictionary)), pa.int32()), value_set=rows["owner"]))
+    blank = [not (cell or "").strip() for cell in cells.dictionary.to_pylist()] + [True]
+    written = np.flatnonzero(~np.array(blank)[pc.fill_null(cells.indices, len(levels)).to_numpy()])
+    silent = np.full(len(counts), len(owners), dtype=np.int64)
+    np.minimum.at(silent, owners[written], written)
+    row = np.where(counts.any(axis=1), first[np.arange(len(counts)), most], silent)
+    cell = cells.take(pa.array(row, mask=row == len(owners)))
     return of_patient.take(films.indices), cell.dictionary_decode().take(films.indices)

@@ -114,12 +114,18 @@ def _attribute(name: str, variable: Variable, train: pa.Table) -> tuple[Attribut
     return Attribute(name, levels, (), None, variable.known_at_film), ""
 
 
-def held_by(attribute: Attribute, store: Store) -> bool:
-    """Whether the store knows the attribute of its films, in the same form."""
+def why_not_held(attribute: Attribute, store: Store) -> str | None:
+    """Why the films of a store cannot be asked about the attribute; None if it holds it in the same form and unit."""
     if attribute.name == COIN:
-        return True
+        return None
     variable = metadata_of(store).variables.get(attribute.name)
-    return variable is not None and (variable.kind == "numeric") == (not attribute.levels)
+    if variable is None:
+        return "the store does not hold the attribute"
+    if (variable.kind == "numeric") != (not attribute.levels):
+        return f"expected a {'category' if attribute.levels else 'number'} as in training, found {variable.kind}"
+    if not attribute.levels and variable.unit != attribute.unit:
+        return f"expected it in {attribute.unit or 'no unit'} as in training, found {variable.unit or 'no unit'}"
+    return None
 
 
 def level_codes(attribute: Attribute, films: Films) -> Integers:

@@ -33,8 +33,8 @@ from chartray.errors import InputError
 from chartray.evaluation import results
 from chartray.evaluation.arms import Frozen
 from chartray.evaluation.audit.arms import AuditArm, encoder_arms, floor_arms
-from chartray.evaluation.audit.attributes import Attribute, chosen_attributes, held_by
-from chartray.evaluation.audit.differences import difference_rows, sides
+from chartray.evaluation.audit.attributes import Attribute, chosen_attributes, why_not_held
+from chartray.evaluation.audit.differences import difference_rows, seeds_said, sides
 from chartray.evaluation.audit.groups import SPECIFICITY, Diagnosis, group_rows
 from chartray.evaluation.audit.leaks import leaks, pretrained
 from chartray.evaluation.audit.readability import (
@@ -53,6 +53,7 @@ from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import (
     Blank,
     Films,
+    Match,
     Policy,
     Uncertain,
     chosen_labels,
@@ -60,8 +61,10 @@ from chartray.evaluation.films import (
     matched_labels,
     metadata_of,
 )
+from chartray.evaluation.seen import refuse_chart_labels
 from chartray.measure.operating_point import threshold_at_specificity
 from chartray.measure.probe import Probe, fit_probe
+from chartray.networks.encoder import PretrainedEncoder, load
 from chartray.pixels.store import Store
 
 Floats = NDArray[np.float64]
@@ -106,7 +109,10 @@ def audit(
     precision: str = "fp32",
     floors: bool = True,
 ) -> list[dict[str, Any]]:
-    """Audits the encoder of a RUN (or encoder folder), writes the Audit folder `out`, returns the rows of both files.
+    """Audits the encoder of a RUN (or encoder folder), writes the Audit folder `out`, returns the rows of both files
+    and one {part: note} for each of its notes.
+
+    Disease labels made from a chart column that the encoder was shown are left out, as the manifest says.
 
     Args:
         source: RUN or encoder folder.
@@ -125,17 +131,20 @@ def audit(
         floors: read the floors and ceilings too.
 
     Raises:
-        InputError: an unknown attribute, one with one level, two runs of one name, or what evaluation refuses.
+        InputError: an unknown attribute, one with one level, two runs of one name, a store whose labels the encoder
+            was all shown, or what evaluation refuses.
     """
     results.check_replaceable(out)
     _check(split, resamples)
     home = Store.open(store)
     chosen, left_out = chosen_attributes(home, attributes)
-    labels = chosen_labels(home, None)
+    encoder = load(source)
+    labels = [each.label for each in _unshown(encoder, home, [Match(one, one) for one in chosen_labels(home, None)])]
     policy = Policy(uncertain, blank)
     train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
-    scored = _scored(home, [Store.open(each) for each in external], labels, split, policy)
+    scored = _scored(encoder, home, [Store.open(each) for each in external], labels, split, policy)
     places = [each.place for each in scored]
+    left_out |= _labels_left_out(scored) | _unheld(chosen, places)
     films = [train, validate, *(place.films for place in places)]
     arms, own = encoder_arms(source, against, films, device=device, precision=precision)
     pretrainings = [pretrained(arm.run, path, arm.made) for arm, path in zip(arms, (source, *against), strict=True)]
@@ -148,7 +157,8 @@ def audit(
     judges = _judges(chosen, places, terms)
     rows, tables, readings = _readability(arms, chosen, judges, train, validate, places, terms)
     more_rows, more_tables = _disease(arms[0], own, train, validate, scored, chosen, judges, readings, terms)
-    leaked, notes = leaks(pretrainings, _named(scored))
+    leaked, uncompared = leaks(pretrainings, _named(scored))
+    notes = [*_notes(arms, home, split), *_too_few(len(chosen) - 1, resamples), *seeds_said(arms), *uncompared]
     with results.whole_folder(out) as folder:
         results.write_jsonl(folder / AUDIT_ROWS, rows + more_rows)
         results.write_jsonl(folder / LEAK_ROWS, leaked)
@@ -169,10 +179,11 @@ def audit(
             "leaks": sum(row["count"] > 0 for row in leaked),
             "left_out": left_out,
             "test_split_touched": split == "test",
-            "notes": [*_notes(arms, home, split), *_too_few(len(chosen) - 1, resamples), *notes],
+            "notes": notes,
         }
         results.write_json(folder / results.AUDIT_FILE, manifest)
-    return rows + more_rows + [{"part": "leak"} | row for row in leaked]
+    said = [{"part": "leak"} | row for row in leaked] + [{"part": "note", "note": note} for note in notes]
+    return rows + more_rows + said
 
 
 def _check(split: str, resamples: int) -> None:
@@ -182,7 +193,55 @@ def _check(split: str, resamples: int) -> None:
         raise InputError(f"expected at least 1 resample, found {resamples}")
 
 
-def _scored(home: Store, external: Sequence[Store], labels: Sequence[str], split: str, policy: Policy) -> list[_Scored]:
+def _unshown(encoder: PretrainedEncoder, store: Store, matches: Sequence[Match]) -> list[Match]:
+    """The labels that no chart the encoder was shown gives away; raises InputError, as evaluation does, if none."""
+    found = []
+    refused: InputError | None = None
+    for match in matches:
+        try:
+            refuse_chart_labels(encoder, store, [match.there])
+        except InputError as error:
+            refused = error
+        else:
+            found.append(match)
+    if refused is not None and not found:
+        raise refused
+    return found
+
+
+def _labels_left_out(scored: Sequence[_Scored]) -> dict[str, str]:
+    """Labels that `_unshown` took away, by name and data set."""
+    why = "made from a column of the chart that the encoder was shown in pretraining"
+    stores = [each.place.films.store for each in scored]
+    held = [
+        chosen_labels(stores[0], None),
+        *([m.label for m in matched_labels(scored[0].labels, s)] for s in stores[1:]),
+    ]
+    return {
+        f"label {label} on {each.place.dataset}": why
+        for each, labels in zip(scored, held, strict=True)
+        for label in labels
+        if label not in each.labels
+    }
+
+
+def _unheld(chosen: Sequence[Attribute], places: Sequence[Place]) -> dict[str, str]:
+    return {
+        f"{attribute.name} on {place.dataset}": why
+        for attribute in chosen
+        for place in places
+        if (why := why_not_held(attribute, place.films.store)) is not None
+    }
+
+
+def _scored(
+    encoder: PretrainedEncoder,
+    home: Store,
+    external: Sequence[Store],
+    labels: Sequence[str],
+    split: str,
+    policy: Policy,
+) -> list[_Scored]:
     """The scored split of STORE and of each external store; names of data sets are unique, as `evaluate` makes them."""
     found: list[_Scored] = []
     for store in (home, *external):
@@ -191,7 +250,8 @@ def _scored(home: Store, external: Sequence[Store], labels: Sequence[str], split
         dataset = name if name not in taken else f"{name}:{store.folder.name}"
         if dataset in taken:
             raise InputError(f"expected each store once, found {store.folder} again after --external")
-        matches = [(label, label) for label in labels] if store is home else matched_labels(labels, store)
+        same = [Match(label, label) for label in labels]
+        matches = same if store is home else _unshown(encoder, store, matched_labels(labels, store))
         films = films_of(store, split, [there for _, there in matches], policy)
         ids = store.cohort["image_id"].take(pa.array(films.rows)).to_pylist()
         columns = np.array([labels.index(label) for label, _ in matches], dtype=np.int64)
@@ -205,7 +265,7 @@ def _judges(chosen: Sequence[Attribute], places: Sequence[Place], terms: _Terms)
         (attribute.name, place.dataset): judge_of(attribute, place, resamples=terms.resamples, seed=terms.seed)
         for attribute in chosen
         for place in places
-        if held_by(attribute, place.films.store)
+        if why_not_held(attribute, place.films.store) is None
     }
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from chartray.evaluation.audit.arms import AuditArm
 from chartray.evaluation.audit.attributes import COIN
 from chartray.evaluation.audit.readability import HOLDS_FIXED, Reading
-from chartray.evaluation.rows import TOO_FEW
 from chartray.measure import metrics
 from chartray.measure.holm import holm
 from chartray.measure.levels import over_levels
@@ -41,25 +40,49 @@ class Side(NamedTuple):
 def sides(arms: Sequence[AuditArm], readings: Sequence[Mapping[str, Reading]]) -> Iterator[tuple[Side, Side]]:
     """What is compared: the encoder, first of `arms`, with every other arm; then its arm with others over the seeds.
 
-    Runs of one chart, control and settings of pretraining are seeds of one arm; only arms of the encoder's settings are
-    compared so, and only where both have two seeds or more.
+    Runs of one chart, use of it, objective, control and settings of pretraining are seeds of one arm; only arms of the
+    encoder's settings are compared so, and only where both have two seeds or more, each once (`seeds_said`).
     """
     own = Side(arms[0].run, arms[:1], readings[:1])
     for arm, read in zip(arms[1:], readings[1:], strict=True):
         yield own, Side(arm.run if arm.pretrained else arm.control, [arm], [read])
-    grouped: dict[str, list[int]] = {}
-    for index, arm in enumerate(arms):
-        if arm.pretrained and arm.made.get("settings_hash") == arms[0].made.get("settings_hash"):
-            name = arm.chart if arm.control == "none" else f"{arm.chart} ({arm.control})"
-            grouped.setdefault(name, []).append(index)
     several = [
         Side(name, [arms[index] for index in members], [readings[index] for index in members])
-        for name, members in grouped.items()
+        for name, members in _over_seeds(arms).items()
     ]
-    able = [side for side in several if len(side.arms) > 1 and len(set(side.seeds)) == len(side.seeds)]
+    able = [side for side in several if len(side.arms) > 1 and _once_each(side.seeds)]
     for side in able[1:]:
         if able[0].arms[0] is arms[0]:
             yield able[0], side
+
+
+def seeds_said(arms: Sequence[AuditArm]) -> list[str]:
+    """Why arms of several runs are not compared over seeds: a seed that comes twice, or is not said."""
+    notes = []
+    for name, members in _over_seeds(arms).items():
+        seeds = [arms[index].made.get("seed") for index in members]
+        if len(members) > 1 and not _once_each(seeds):
+            runs = ", ".join(f"{arms[index].run} (seed {seed})" for index, seed in zip(members, seeds, strict=True))
+            notes.append(f"{name} is compared over seeds with no other arm: its runs {runs} are not each of a seed")
+    return notes
+
+
+def _over_seeds(arms: Sequence[AuditArm]) -> dict[str, list[int]]:
+    """Positions of the pretrained arms of the encoder's settings, by the name of the arm they are seeds of.
+
+    The hash of settings leaves out the chart and what is made of it, so these stand in the name, as `compare` writes.
+    """
+    grouped: dict[str, list[int]] = {}
+    for index, arm in enumerate(arms):
+        if arm.pretrained and arm.made.get("settings_hash") == arms[0].made.get("settings_hash"):
+            changed = (arm.made.get("objective"), arm.made.get("chart_use"), arm.control)
+            words = [str(word) for word in changed if word not in (None, "msn", "anchor", "none")]
+            grouped.setdefault(f"{arm.chart} ({', '.join(words)})" if words else arm.chart, []).append(index)
+    return grouped
+
+
+def _once_each(seeds: Sequence[Any]) -> bool:
+    return None not in seeds and len(set(seeds)) == len(seeds)
 
 
 def difference_rows(a: Side, b: Side, common: dict[str, Any], *, confidence: float, seed: int) -> list[dict[str, Any]]:
@@ -81,7 +104,9 @@ def difference_rows(a: Side, b: Side, common: dict[str, Any], *, confidence: flo
 
 def _row(a: Side, b: Side, name: str, common: dict[str, Any], confidence: float, seed: int) -> dict[str, Any]:
     judge = a.readings[0][name].judge
-    metric, able = judge.metrics[0], bool(judge.counted.any())
+    metric = judge.metrics[0]
+    reason = a.readings[0][name].reason(metric)
+    able = reason is None
     ours, theirs = (np.stack([read[name].resampled[metric] for read in side.readings]) for side in (a, b))  # (K, R)
     values = [float(np.mean([read[name].value[metric] for read in side.readings])) for side in (a, b)]
     drawn, seeds = ours.mean(axis=0) - theirs.mean(axis=0), min(len(ours), len(theirs))
@@ -111,7 +136,7 @@ def _row(a: Side, b: Side, name: str, common: dict[str, Any], confidence: float,
         "ci_low": low,
         "ci_high": high,
         "p": p,
-        "reason": None if able else TOO_FEW,
+        "reason": reason,
         "seeds": seeds,
         "levels": "patients and seeds" if seeds > 1 else "patients",
         "claim": claim if pretrained else None,

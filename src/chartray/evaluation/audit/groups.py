@@ -6,7 +6,10 @@ false_negative_rate  share of the group's positive films not called, at the thre
                      films for a specificity of 0.9
 gap                  of one of these, the largest group minus the smallest. A gap is a maximum and so never negative,
                      however fair the probe; `expected` is therefore its mean where patients swap their groups at
-                     random, `expected_high` the 95th percentile of that and `p` the share of such gaps as large
+                     random, `expected_high` the 95th percentile of that and `p` the share of such gaps as large.
+                     Its interval is the resamples' upper percentile, mirrored at the value (noise makes gaps larger,
+                     resampling once more); it begins at 0 where `p` shows no gap (coverage: bench/LOG.md)
+macro                the mean over the labels that all groups with a value have; all labels share the draws of patients
 """
 
 from collections.abc import Sequence
@@ -17,9 +20,9 @@ from numpy.typing import NDArray
 
 from chartray.evaluation.audit.attributes import Attribute, level_codes
 from chartray.evaluation.audit.readability import Place, every_draw
-from chartray.evaluation.rows import MACRO
+from chartray.evaluation.rows import MACRO, NO_THRESHOLD
 from chartray.measure import metrics
-from chartray.measure.draws import patient_codes
+from chartray.measure.draws import Sampled, patient_codes
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -30,6 +33,7 @@ SWAPS = 200
 SUPPRESSED = f"fewer than {metrics.MINIMUM_PATIENTS} patients: suppressed"
 SUPPRESSED_CLASS = f"fewer than {metrics.MINIMUM_PATIENTS} patients with or without the finding: suppressed"
 SUPPRESSED_POSITIVE = f"fewer than {metrics.MINIMUM_PATIENTS} patients with the finding: suppressed"
+NO_LABEL = "every label is suppressed in this group"
 ONE_GROUP = "fewer than two groups with a value"
 HOLDS_FIXED = "the encoder, the probe and its threshold are held fixed; the patients of the scored films vary"
 
@@ -71,12 +75,13 @@ def group_rows(
     base = {"part": "group", "dataset": diagnosis.place.dataset, "attribute": attribute.name} | common
     base |= {"holds_fixed": HOLDS_FIXED, "specificity": SPECIFICITY}
     sizes = np.array([len(np.unique(patients[codes == group])) for group in range(len(names))])
-    shown = _shown(diagnosis.truth, codes, patients, sizes)  # metric -> (C, G)
+    shown, known = _shown(diagnosis, codes, len(names))  # metric -> (C, G); patients with a known truth (C, G)
+    every = every_draw(patients, resamples, seed)
     swapped = _swapped(codes, patients, seed)
     rows: list[dict[str, Any]] = []
     gathered: dict[str, list[tuple[Floats, Floats, Floats]]] = {metric: [] for metric in METRICS}
     for index, label in enumerate(diagnosis.labels):
-        found = _of_label(diagnosis, index, codes, swapped, len(names), resamples=resamples, seed=seed)
+        found = _of_label(diagnosis, index, codes, swapped, len(names), every)
         for metric in METRICS:
             value, drawn, at_random = found[metric]
             mask = shown[metric][index]
@@ -86,7 +91,9 @@ def group_rows(
             for row in rows[-len(names) - 1 : -1]:
                 group = names.index(row["group"])
                 row |= _counts(diagnosis.truth[:, index], codes == group, patients)
-                row["reason"] = None if mask[group] else _reason(metric, sizes[group])
+                row["reason"] = (
+                    None if mask[group] else _reason(metric, known[index, group], diagnosis.thresholds[index])
+                )
     for metric in METRICS:
         # Labels that every group has which has any: else groups would differ by which labels they are a mean of.
         stacked = [np.stack(each) for each in zip(*gathered[metric], strict=True)]
@@ -101,29 +108,34 @@ def group_rows(
                 if row["group"] is not None:
                     group = names.index(row["group"])
                     row |= {"n": int((codes == group).sum()), "n_patients": int(sizes[group])}
-                    row["reason"] = None if some[group] else SUPPRESSED
+                    row["reason"] = (
+                        None if some[group] else SUPPRESSED if sizes[group] < metrics.MINIMUM_PATIENTS else NO_LABEL
+                    )
     return rows
 
 
-def _shown(truth: Floats, codes: Integers, patients: NDArray[np.str_], sizes: Integers) -> dict[str, NDArray[np.bool_]]:
-    """Which cells (C, G) of each metric may be shown."""
-    labels, groups, least = truth.shape[1], len(sizes), metrics.MINIMUM_PATIENTS
-    positive, negative = (np.zeros((labels, groups), dtype=np.int64) for _ in range(2))
+def _shown(diagnosis: Diagnosis, codes: Integers, groups: int) -> tuple[dict[str, NDArray[np.bool_]], Integers]:
+    """Which cells (C, G) of each metric may be shown, and how many patients of each have a known truth (C, G)."""
+    truth, patients, least = diagnosis.truth, diagnosis.place.films.patients, metrics.MINIMUM_PATIENTS
+    positive, negative, known = (np.zeros((truth.shape[1], groups), dtype=np.int64) for _ in range(3))
     for group in range(groups):
         inside = np.where((codes == group)[:, None], truth, np.nan)
         positive[:, group], negative[:, group] = metrics.patients_per_class(inside, patients)
-    enough = np.broadcast_to(sizes >= least, (labels, groups))
-    known = positive + negative > 0
-    return {
-        AUROC: enough & (positive >= least) & (negative >= least),
-        CALIBRATION: enough & known,
-        MISSES: enough & (positive >= least),
+        known[:, group] = metrics.patients_per_class(np.where(np.isnan(inside), np.nan, 1.0), patients)[0]
+    called = ~np.isnan(diagnosis.thresholds)[:, None]
+    shown = {
+        AUROC: (positive >= least) & (negative >= least),
+        CALIBRATION: known >= least,
+        MISSES: called & (positive >= least),
     }
+    return shown, known
 
 
-def _reason(metric: str, patients: int) -> str:
+def _reason(metric: str, patients: int, threshold: float) -> str:
     if patients < metrics.MINIMUM_PATIENTS:
         return SUPPRESSED
+    if metric == MISSES and np.isnan(threshold):
+        return NO_THRESHOLD
     return SUPPRESSED_POSITIVE if metric == MISSES else SUPPRESSED_CLASS
 
 
@@ -147,30 +159,34 @@ def _swapped(codes: Integers, patients: NDArray[np.str_], seed: int) -> Integers
 
 
 def _of_label(
-    diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, *, resamples: int, seed: int
+    diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, every: Sampled
 ) -> dict[str, tuple[Floats, Floats, Floats]]:
     """Each metric of one label: by group (G,), resampled by patient (R, G), and with groups swapped (SWAPS, G)."""
     truth, scores = diagnosis.truth[:, index], diagnosis.scores[:, index]
     inside = codes[:, None] == np.arange(groups)
     within = np.where(inside, truth[:, None], np.nan)  # (N, G)
     repeated = np.repeat(scores[:, None], groups, axis=1)
-    # A macro over no group: each group takes the draws in which it has both classes.
-    sampled = metrics.sample(
-        within, diagnosis.place.films.patients, resamples=resamples, seed=seed, macro=np.zeros(groups, dtype=bool)
-    )
-    areas = metrics.resample_in(within, repeated, sampled).auroc
+    areas = metrics.resample_in(within, repeated, _alike(every, within)).auroc
     sums = _sums(truth, scores, diagnosis.thresholds[index])  # (N, 5)
     weights = np.hstack([sums * inside[:, [group]] for group in range(groups)])  # (N, 5 G)
-    every = every_draw(diagnosis.place.films.patients, resamples, seed)
     drawn = _shares(every.totals(weights).reshape(-1, groups, 5))
     value = _shares(weights.sum(axis=0).reshape(1, groups, 5))
     random = _shares(np.stack([(swapped == group).astype(np.float64) @ sums for group in range(groups)], axis=1))
     at_random = np.stack([_areas(_sort(truth, scores), swapped == group) for group in range(groups)], axis=1)
     found = {AUROC: (metrics.auroc(within, repeated), areas, at_random)}
     for metric in (CALIBRATION, MISSES):
-        # A draw without a film of the group is NaN and left out of its interval.
         found[metric] = (value[metric][0], drawn[metric], random[metric])
     return found
+
+
+def _alike(every: Sampled, within: Floats) -> Sampled:
+    """The same draws for every group (N, G) of every label, so that their gaps and means are of one draw.
+
+    A draw without a film (AUROC: a class) of the group is NaN there, and left out of the intervals it would enter.
+    """
+    usable = (within == 1).any(axis=0) & (within == 0).any(axis=0)
+    chosen = np.repeat(every.chosen_macro[:, None], within.shape[1], axis=1)
+    return every._replace(usable=usable, counted=np.zeros_like(usable), chosen=chosen)
 
 
 def _sums(truth: Floats, scores: Floats, threshold: float) -> Floats:
@@ -234,15 +250,17 @@ def _rows(
     gap = base | {"label": label, "group": None, "metric": "gap", "of": metric, "reason": ONE_GROUP}
     gap |= dict.fromkeys(("value", "ci_low", "ci_high", "expected", "expected_high", "p"), np.nan)
     if len(usable) > 1:
-        low, high = np.nanquantile(np.ptp(drawn[:, usable], axis=1), tail)
+        high = float(np.nanquantile(np.ptp(drawn[:, usable], axis=1), tail[1]))
         chance = np.ptp(at_random[:, usable], axis=1)
         chance = chance[~np.isnan(chance)]
         size = float(np.ptp(value[usable]))
-        gap |= {"value": size, "ci_low": float(low), "ci_high": float(high), "reason": None}
+        gap |= {"value": size, "ci_low": max(0.0, 2 * size - high), "ci_high": max(high, size), "reason": None}
         gap |= {"largest": names[usable[value[usable].argmax()]], "smallest": names[usable[value[usable].argmin()]]}
         if len(chance):
             gap |= {"expected": float(chance.mean()), "expected_high": float(np.quantile(chance, 0.95))}
             gap["p"] = float(((chance >= size).sum() + 1) / (len(chance) + 1))
+            if gap["p"] >= 1 - confidence:
+                gap["ci_low"] = 0.0  # of several groups the mirrored end leaves 0 out too often
     return [*rows, gap]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chartray.evaluation.arms import Frozen
 from chartray.evaluation.audit.arms import AuditArm
-from chartray.evaluation.audit.attributes import Attribute, held_by, truth_of_attribute
+from chartray.evaluation.audit.attributes import Attribute, truth_of_attribute, why_not_held
 from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import Films
 from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
@@ -24,7 +24,7 @@ from chartray.measure.ridge import fit_ridge
 
 Floats = NDArray[np.float64]
 
-NOT_HELD = "the store does not hold the attribute"
+ONE_NUMBER = "one number in all films scored: R2 is of how numbers differ"
 HOLDS_FIXED = "the encoder and the probe are held fixed; the patients of the scored films vary"
 
 
@@ -60,6 +60,12 @@ class Reading(NamedTuple):
     values: dict[str, Floats]
     resampled: dict[str, Floats]
     each: dict[str, Floats]
+
+    def reason(self, metric: str) -> str | None:
+        """Why the metric has no value, or none that may be compared."""
+        if not self.judge.counted.any():
+            return TOO_FEW
+        return ONE_NUMBER if metric == "r2" and np.isnan(self.value[metric]) else None
 
 
 def judge_of(attribute: Attribute, place: Place, *, resamples: int, seed: int) -> Judge:
@@ -107,8 +113,8 @@ def read(
         for attribute, columns in _fitted(features, members, train, validate, device):
             for place, values in held:
                 key = (attribute.name, place.dataset)
-                if not held_by(attribute, place.films.store):
-                    found[key] = NOT_HELD
+                if reason := why_not_held(attribute, place.films.store):
+                    found[key] = reason
                 elif values is None:
                     found[key] = f"the store lacks a variable of {arm.chart}"
                 else:
@@ -178,10 +184,12 @@ def reading_of(judge: Judge, scores: Floats) -> Reading:
 
 
 def _of_sums(sums: Floats) -> dict[str, Floats]:
-    """(R, 5) of n, y, y^2, squared and absolute errors -> R2 and mean absolute error (R,)."""
+    """(R, 5) of n, y, y^2, squared and absolute errors -> R2 and mean absolute error (R,); R2 of one number is NaN."""
     n, total, squares, squared, absolute = sums.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {"r2": 1 - squared / (squares - total**2 / n), "mae": absolute / n}
+        spread = squares - total**2 / n
+        spread = np.where(spread > 1e-12 * squares, spread, np.nan)  # less is rounding
+        return {"r2": 1 - squared / spread, "mae": absolute / n}
 
 
 def rows_of(arm: AuditArm, reading: Reading, common: dict[str, Any], confidence: float) -> list[dict[str, Any]]:
@@ -192,9 +200,11 @@ def rows_of(arm: AuditArm, reading: Reading, common: dict[str, Any], confidence:
     counts = {"n": int(known.sum()), "n_patients": len(np.unique(judge.place.films.patients[known]))}
     rows = []
     for metric in judge.metrics:
-        low, high = metrics.percentiles(reading.resampled[metric], confidence)
-        reason = None if judge.counted.any() else TOO_FEW
-        interval = (float(low), float(high)) if reason is None else (np.nan, np.nan)
+        reason = reading.reason(metric)
+        drawn = reading.resampled[metric]
+        drawn = drawn[~np.isnan(drawn)]  # draws of one number have no R2
+        low, high = metrics.percentiles(drawn, confidence) if reason is None and len(drawn) else (np.nan, np.nan)
+        interval = (float(low), float(high))
         rows.append(
             base
             | {"level": None, "metric": metric, "value": reading.value[metric]}
