@@ -157,6 +157,8 @@ def edit(folder: Path, **values: object) -> None:
 def test_what_is_not_a_whole_store_is_refused(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     nowhere = tmp_path_factory.mktemp("nowhere")
     refuse(nowhere, "expected a store .* found none")
+    (nowhere / "mimic.parquet").touch()
+    refuse(nowhere / "mimic.parquet", "expected a store folder, found the file .*mimic.parquet; `chartray ingest` mak")
     (nowhere / "unfinished").mkdir()
     refuse(nowhere, "has not finished; run it again")
     Store.open(copy)

@@ -1,7 +1,15 @@
 """A study: its file, the commands it stands for, and that what is done is not done again."""
 
 import json
+import os
 import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +18,21 @@ import yaml
 
 from chartray import study as room
 from chartray.cli import run_command
-from chartray.errors import InputError
+from chartray.errors import InputError, Stopped, UnhealthyRun
 from chartray.pixels.store import Store
 from chartray.study import run_study, study_plan
 from chartray.study_file import read_study
+from chartray.study_processes import run_all
 from tests.test_pretrain import SMALL
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "study.yaml"
+VERBS = [
+    ("training.pretrain", "pretrain"),
+    ("evaluation.evaluate", "evaluate"),
+    ("evaluation.compare", "compare"),
+    ("evaluation.audit.audit", "audit"),
+    ("report.page", "write_report"),
+]
 
 
 def tiny(folder: Path, store: Path, **changed: Any) -> Path:
@@ -39,8 +55,9 @@ def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
 ) -> None:
     file, out = tiny(tmp_path, small_store), tmp_path / "out"
     done: list[str] = []
-    for verb in ("pretrain", "evaluate", "compare", "audit", "write_report"):
-        true = getattr(room, verb)
+    for place, verb in VERBS:
+        module = import_module(f"chartray.{place}")
+        true = getattr(module, verb)
 
         def noted(*places: Any, verb: str = verb, true: Any = true, **options: Any) -> Any:
             if verb == "evaluate" and done.count("evaluate") == 1 and "killed" not in done:
@@ -49,7 +66,7 @@ def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
             done.append(verb)
             return true(*places, **options)
 
-        monkeypatch.setattr(room, verb, noted)
+        monkeypatch.setattr(module, verb, noted)
     with pytest.raises(KeyboardInterrupt):
         run_study(file, out)
     assert done == ["pretrain", "pretrain", "evaluate", "killed"]
@@ -95,6 +112,8 @@ def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
 
 
 def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Path, tmp_path: Path) -> None:
+    for name in ("s", "e1", "e 2"):
+        shutil.copytree(small_store, tmp_path / name)
     given = {
         "store": "s",
         "external": ["e1", "e 2"],
@@ -128,7 +147,8 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
         ({"seed": [0]}, "unknown key 'seed' in .*study.yaml, did you mean 'seeds'"),
         ({"arms": {"real": {"ehr": "sex", "controll": "shuffled"}}}, "unknown key 'controll' .*did you mean 'control'"),
         ({"arms": {"real": {"train.stepz": 3}}}, "did you mean 'train.steps'"),
-        ({"arms": {"real": {"control": "shufled"}}}, "chart.control"),
+        ({"arms": {"real": {"control": "shufled"}}}, "arm real of .*study.yaml: .*chart.control"),
+        ({"arms": {"real": {}, "late": {"config": 3}}}, "a file of knobs after config in the arm late, found 3"),
         ({"arms": {"../real": {}}}, "expected letters and digits as the name of an arm"),
         ({"seeds": [1, 1]}, "expected seeds that differ"),
         ({"evaluations": {"a": {"store": "x", "protocoll": "knn"}}}, "did you mean 'protocol'"),
@@ -144,16 +164,109 @@ def test_a_study_file_that_is_wrong_is_one_sentence(
         read_study(tiny(tmp_path, small_store, **changed))
 
 
-def test_a_store_that_is_not_there_is_found_before_any_training(small_store: Path, tmp_path: Path) -> None:
-    file = tiny(tmp_path, small_store, evaluations={"a": {"store": "nowhere"}})
-    with pytest.raises(InputError, match=r"expected a store .* at .*nowhere"):
-        run_study(file, tmp_path / "out")
-    assert not (tmp_path / "out" / "runs").exists()
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"evaluations": {"a": {"store": "nowhere"}}}, "expected a store .* at .*nowhere"),
+        ({"arms": {"real": {}, "odd": {"ehr": "sex,agee"}}}, "arm odd of .*: expected a feature set .*found 'agee'"),
+        ({"arms": {"real": {}, "odd": {"chart.films_of": "sexx"}}}, "arm odd of .*: expected a feature set .*'sexx'"),
+        ({"arms": {"real": {}, "odd": {"ehr": "none", "control": "shuffled"}}}, "arm odd of .*: expected a chart for"),
+    ],
+)
+def test_a_store_or_chart_that_is_not_there_is_found_before_anything_is_written(
+    changed: dict[str, Any], sentence: str, small_store: Path, tmp_path: Path
+) -> None:
+    file = tiny(tmp_path, small_store, **changed)
+    for does in (run_study, study_plan):
+        with pytest.raises(InputError, match=sentence):
+            does(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_jobs_and_a_folder_of_other_things_are_refused(small_store: Path, tmp_path: Path) -> None:
+    file = tiny(tmp_path, small_store)
+    with pytest.raises(InputError, match="expected at least 1 of --jobs, found 0"):
+        run_study(file, tmp_path / "out", jobs=0)
+    assert not (tmp_path / "out").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="found other things"):
         run_study(file, tmp_path / "other")
     assert len(Store.open(small_store)) == 240
+
+
+def test_a_study_file_is_read_without_torch() -> None:
+    code = "import sys, chartray.study; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# A process that says that it runs, and saves itself when it is asked to stop.
+SAVES_ITSELF = """
+import pathlib, signal, sys, time
+place = pathlib.Path(sys.argv[1])
+def save(*_):
+    place.write_text("saved")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+place.write_text("runs")
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_study_that_is_stopped_stops_its_processes_and_waits_for_them(number: signal.Signals, tmp_path: Path) -> None:
+    places = [tmp_path / name for name in "abc"]
+    began: list[bool] = []
+
+    def stop() -> None:
+        until = time.monotonic() + 20
+        while time.monotonic() < until and not began:
+            if all(place.is_file() and place.read_text() == "runs" for place in places[:2]):
+                began.append(True)
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    commands = {place.name: [sys.executable, "-S", "-c", SAVES_ITSELF, str(place)] for place in places}
+    done: list[str] = []
+    handler = signal.getsignal(number)
+    with pytest.raises(Stopped, match="the same command continues"):
+        run_all(commands, 2, begins=print, done=lambda name, seconds: done.append(name))
+    thread.join()
+    assert began
+    assert [place.read_text() for place in places[:2]] == ["saved", "saved"]
+    assert not places[2].exists()  # nothing is begun any more
+    assert done == []
+    assert signal.getsignal(number) is handler
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "sentence"),
+    [
+        ("exit 3", UnhealthyRun, "pretrain-b must not go on"),
+        ("exit 143", Stopped, "pretrain-b was stopped"),
+        ("kill -TERM $$", Stopped, "pretrain-b was stopped"),
+        ("exit 2", InputError, r"pretrain-b has failed \(exit code 2\)"),
+    ],
+)
+def test_how_one_of_several_processes_ended_is_how_the_study_ends(code: str, kind: type, sentence: str) -> None:
+    commands = {f"pretrain-{name}": ["sh", "-c", code if name == "b" else "exit 0"] for name in "abc"}
+    done: list[str] = []
+    with pytest.raises(kind, match=sentence):
+        run_all(commands, 2, begins=print, done=lambda name, seconds: done.append(name))
+    assert sorted(done) == ["pretrain-a", "pretrain-c"]  # the others are not lost
+
+
+def test_steps_beside_each_other_are_noted_as_done(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tiny(tmp_path, small_store), tmp_path / "out"
+    monkeypatch.setattr(room, "_CHARTRAY", ("sh", "-c", 'case "$4" in *none-0) exit 3;; esac', "sh"))
+    with pytest.raises(UnhealthyRun, match="pretrain-none-0"):
+        run_study(file, out, jobs=2)
+    assert [note.name for note in (out / "steps").iterdir()] == ["pretrain-real-0.json"]
+    assert "study: pretrain-none-0\n" in capsys.readouterr().out
 
 
 def test_the_example_is_a_study_of_three_arms_and_seeds() -> None:

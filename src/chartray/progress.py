@@ -66,8 +66,13 @@ def _bar(console: Console, title: str, total: int, unit: str, done: int) -> Iter
 @contextmanager
 def _plain_lines(title: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     began, current, written, last_note = time.monotonic(), done, time.monotonic(), ""
+    said: tuple[int, str] | None = None
 
     def line() -> None:
+        nonlocal said
+        if said == (current, last_note):
+            return  # the last unit came when a line was due
+        said = current, last_note
         elapsed = max(time.monotonic() - began, 1e-9)
         rate = (current - done) / elapsed
         left = f"{(total - current) / rate:.0f} s left" if rate > 0 and current < total else f"{elapsed:.0f} s"

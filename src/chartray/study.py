@@ -10,26 +10,26 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chartray.config import NO_CHART
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.audit.audit import audit
-from chartray.evaluation.compare import compare
-from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.results import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
-from chartray.pixels.store import read_index
-from chartray.report.page import write_report
+from chartray.features.chart import fit_chart
+from chartray.pixels.store import Store, read_index
+from chartray.schema import from_metadata
 from chartray.study_file import Arm, Study, read_study
-from chartray.training.pretrain import pretrain
+from chartray.study_processes import run_all
+
+# What does the work is imported by the step that needs it: a misspelt key is found without waiting for torch.
 
 SEEDS_FOR_A_CLAIM = 3
+_CHARTRAY = (sys.executable, "-m", "chartray")
 _REPEATED = ("external", "against", "run", "store", "audit")
 _SEVERAL = ("data_percent",)
 
@@ -58,32 +58,39 @@ class Step(NamedTuple):
 def run_study(file: Path, out: Path, *, resume: bool = True, jobs: int = 1) -> Path:
     """Does what the study file says in `out` and returns the report; killed at any moment, it continues.
 
-    `jobs` above 1: so many steps at once, each a process of its own. Raises InputError for a file that is no study, or
-    an `out` that holds something else (anything, if `resume` is false), UnhealthyRun for an arm that collapsed.
+    `jobs` above 1: so many steps at once, each a process of its own. Raises InputError for a file that is no study, a
+    store that is not there, a chart that its store cannot give, or an `out` that holds something else (anything, if
+    `resume` is false), all before anything is written; UnhealthyRun for an arm that collapsed; Stopped where several
+    jobs were asked to stop.
     """
+    if jobs < 1:
+        raise InputError(f"expected at least 1 of --jobs, found {jobs}; 1 does one step after the other")
     study, out = read_study(Path(file)), Path(out).resolve()
     _claim(out, resume=resume)
-    steps = list(_steps(study, out))
+    steps, keys = _checked(study, file, out)
     _say(_claims(study))
     (out / "steps").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, out / "study.yaml")
-    keys: dict[str, str] = {}
-    for step in steps:  # all of them first: a store that is not there is found before any training
-        keys[step.name] = _key(step, keys)
+    if Path(file).resolve() != out / "study.yaml":
+        shutil.copyfile(file, out / "study.yaml")
     todo = [step for step in steps if not _is_done(step, keys[step.name], out)]
     if len(todo) < len(steps):
         _say(f"{len(steps) - len(todo)} of {len(steps)} steps are done already")
     for stage, group in groupby(todo, key=lambda step: step.stage):
-        waiting = list(group)
+        waiting = {step.name: step for step in group}
         _say(f"{stage}, {len(waiting)} step{'' if len(waiting) == 1 else 's'}")
-        if jobs == 1:
-            for step in waiting:
-                _do(step, keys[step.name], out, apart=False)
-        else:
-            with ThreadPoolExecutor(jobs) as pool:
-                futures = [pool.submit(_do, step, keys[step.name], out, apart=True) for step in waiting]
-            for future in futures:
-                future.result()
+
+        def done(name: str, seconds: float, waiting: Mapping[str, Step] = waiting) -> None:
+            _note_done(waiting[name], keys[name], out, seconds)
+
+        if jobs > 1:
+            commands = {name: [*_CHARTRAY, *step.tokens] for name, step in waiting.items()}
+            run_all(commands, jobs, begins=_say, done=done)
+            continue
+        for name, step in waiting.items():
+            _say(name)
+            began = time.monotonic()
+            step.does()
+            done(name, time.monotonic() - began)
     return steps[-1].product
 
 
@@ -91,16 +98,39 @@ def study_plan(file: Path, out: Path) -> list[str]:
     """The commands that the study stands for, a line each, to be put behind `srun` or into a queue.
 
     Lines that begin with # say what may run at once: a stage needs the ones before it. Each line may be given again.
+    Raises InputError as `run_study` does for the file, its stores and its charts.
     """
     study = read_study(Path(file))
     lines = [f"# {_claims(study)}"]
-    stages = groupby(_steps(study, Path(out).resolve()), key=lambda step: step.stage)
+    stages = groupby(_checked(study, file, Path(out).resolve())[0], key=lambda step: step.stage)
     for number, (stage, group) in enumerate(stages, start=1):
         steps = list(group)
         after = "" if number == 1 else f", after stage {number - 1}"
         lines.append(f"# stage {number}, {stage}: {len(steps)} command{'' if len(steps) == 1 else 's'}{after}")
         lines += [step.command for step in steps]
     return lines
+
+
+def _checked(study: Study, file: Path, out: Path) -> tuple[list[Step], dict[str, str]]:
+    """The steps and their keys: every store is there, and gives every arm its chart."""
+    steps, keys = list(_steps(study, out)), dict[str, str]()
+    for step in steps:
+        keys[step.name] = _key(step, keys)
+    cohort = Store.open(study.store).cohort
+    for arm in study.arms:
+        chart = arm.config(study.seeds[0]).chart
+        try:
+            if chart.ehr != NO_CHART:
+                fit_chart(cohort, chart.ehr, allow_after_film=chart.allow_after_film)
+            elif chart.control != "none":
+                raise InputError(f"expected a chart for the control {chart.control}, found none; name a feature set")
+            if chart.films_of is not None:
+                fit_chart(
+                    cohort, chart.films_of, allow_after_film=list(from_metadata(cohort.schema.metadata).variables)
+                )
+        except InputError as error:
+            raise InputError(f"arm {arm.name} of {file}: {error}") from None
+    return steps, keys
 
 
 def _steps(study: Study, out: Path) -> Iterator[Step]:
@@ -132,6 +162,8 @@ def _pretraining(name: str, arm: Arm, seed: int, store: Path, out: Path) -> Step
     command = shlex.join(["chartray", *tokens])
 
     def does() -> None:
+        from chartray.training.pretrain import pretrain
+
         try:
             pretrain(store, out, config, command=command, resume=True)
         except UnhealthyRun as error:
@@ -144,11 +176,17 @@ def _pretraining(name: str, arm: Arm, seed: int, store: Path, out: Path) -> Step
 def _evaluation(name: str, evaluation: str, study: Study, run: Path, out: Path) -> Step:
     options = study.evaluations[evaluation].model_dump()
     store, folder = options.pop("store"), out / "results" / f"{name}-{evaluation}"
+
+    def does() -> None:
+        from chartray.evaluation.evaluate import evaluate
+
+        evaluate(run, store, folder, **options)
+
     return Step(
         stage="evaluation",
         name=f"evaluate-{name}-{evaluation}",
         tokens=_tokens("evaluate", [run, store], {"out": folder} | options),
-        does=lambda: evaluate(run, store, folder, **options),
+        does=does,
         product=folder / MANIFEST_FILE,
         needs=(f"pretrain-{name}",),
         stores=(store, *options["external"]),
@@ -158,11 +196,17 @@ def _evaluation(name: str, evaluation: str, study: Study, run: Path, out: Path) 
 
 def _comparison(evaluation: str, results: Sequence[Step], out: Path) -> Step:
     folder, folders = out / "results" / f"arms-{evaluation}", [each.product.parent for each in results]
+
+    def does() -> None:
+        from chartray.evaluation.compare import compare
+
+        compare(folders, folder)
+
     return Step(
         stage="comparison and audit",
         name=f"compare-{evaluation}",
         tokens=_tokens("compare", folders, {"out": folder}),
-        does=lambda: compare(folders, folder),
+        does=does,
         product=folder / COMPARE_FILE,
         needs=tuple(each.name for each in results),
         stores=(),
@@ -175,11 +219,17 @@ def _audit(study: Study, folders: Mapping[str, Path], out: Path) -> Step:
     options = study.audit.model_dump()
     store, first = options.pop("store"), f"{options.pop('of')}-{study.seeds[0]}"
     options["against"] = [folder for name, folder in folders.items() if name != first]
+
+    def does() -> None:
+        from chartray.evaluation.audit.audit import audit
+
+        audit(folders[first], store, out / "audit", **options)
+
     return Step(
         stage="comparison and audit",
         name="audit",
         tokens=_tokens("audit", [folders[first], store], {"out": out / "audit"} | options),
-        does=lambda: audit(folders[first], store, out / "audit", **options),
+        does=does,
         product=out / "audit" / AUDIT_FILE,
         needs=tuple(f"pretrain-{name}" for name in folders),
         stores=(store, *options["external"]),
@@ -194,20 +244,19 @@ def _report(
     stores = list(dict.fromkeys([study.store, *scored]))
     of_results, of_audits = ([each.product.parent for each in steps] for steps in (results, audits))
     title, films = study.report.title, study.report.films
-    options = {"run": list(folders.values()), "store": stores, "audit": of_audits, "title": title, "films": films}
+    runs = list(folders.values())
+    options = {"run": runs, "store": stores, "audit": of_audits, "title": title, "films": films}
+
+    def does() -> None:
+        from chartray.report.page import write_report
+
+        write_report(runs, of_results, out / "report", stores=stores, audits=of_audits, title=title, films=films)
+
     return Step(
         stage="report",
         name="report",
         tokens=_tokens("report", of_results, {"out": out / "report"} | options),
-        does=lambda: write_report(
-            list(folders.values()),
-            of_results,
-            out / "report",
-            stores=stores,
-            audits=of_audits,
-            title=title,
-            films=films,
-        ),
+        does=does,
         product=out / "report" / "report.html",
         needs=tuple(each.name for each in (*results, *audits)),
         stores=tuple(stores),
@@ -231,15 +280,9 @@ def _tokens(verb: str, places: Sequence[Path], options: Mapping[str, Any]) -> li
     return tokens
 
 
-def _do(step: Step, key: str, out: Path, *, apart: bool) -> None:
-    """One step, here or in a process of its own; then the note that it has been done."""
-    _say(step.name)
-    began = time.monotonic()
-    if not apart:
-        step.does()
-    elif subprocess.run([sys.executable, "-m", "chartray", *step.tokens], check=False).returncode:
-        raise InputError(f"{step.name} has failed, as said above; mend it and give the same command again")
-    done = {"key": key, "command": step.command, "seconds": round(time.monotonic() - began, 1)}
+def _note_done(step: Step, key: str, out: Path, seconds: float) -> None:
+    """The note that a step has been done, and with what."""
+    done = {"key": key, "command": step.command, "seconds": round(seconds, 1)}
     note = _note(step, out)
     partial = note.with_name(f".{note.name}.{os.getpid()}")
     partial.write_text(json.dumps(done, indent=1) + "\n")

@@ -138,7 +138,11 @@ def _check(study: Study, file: Path) -> None:
         raise InputError(f"expected seeds that differ, from 0 on, in {file}, found {list(study.seeds)}")
     for arm in study.arms:
         _refuse_name(arm.name, _NAME, "arm", file)
-        arm.config(study.seeds[0])
+        for seed in study.seeds:
+            try:
+                arm.config(seed)
+            except InputError as error:
+                raise InputError(f"arm {arm.name} of {file}: {error}") from None
     for name in study.evaluations:
         _refuse_name(name, _EVALUATION_NAME, "evaluation", file)
     names = [arm.name for arm in study.arms]
@@ -151,7 +155,10 @@ def _check(study: Study, file: Path) -> None:
 
 def _arm(name: str, given: Mapping[str, Any], home: Path) -> Arm:
     overrides = {_SHORT.get(key, key): value for key, value in given.items() if key not in ("recipe", "config")}
-    file = _absolute(home, Path(given["config"])) if given.get("config") is not None else None
+    config = given.get("config")
+    if not isinstance(config, str | None):
+        raise InputError(f"expected a file of knobs after config in the arm {name}, found {config!r}; give its path")
+    file = _absolute(home, Path(config)) if config is not None else None
     return Arm(name, str(given.get("recipe", "msn")), file, overrides)
 
 

@@ -213,6 +213,10 @@ def publish(whole: Path, file: Path) -> None:
 def read_index(folder: Path) -> dict[str, Any]:
     """What store.json says; InputError if there is no finished store of this format in `folder`."""
     file = folder / "store.json"
+    if folder.is_file():
+        raise InputError(
+            f"expected a store folder, found the file {folder}; `chartray ingest` makes a store of a cohort"
+        )
     try:
         index: dict[str, Any] = json.loads(file.read_text())
     except FileNotFoundError:

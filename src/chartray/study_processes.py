@@ -1,0 +1,94 @@
+"""Commands beside each other, each a process of its own; whoever asks this process to stop asks all of them."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from chartray.errors import InputError, Stopped, UnhealthyRun
+
+_POLL_SECONDS = 0.1
+# Exit codes of a run that must not go on, and of one that was asked to stop (`errors`; -15: before it could answer).
+_UNHEALTHY, _STOPPED = 3, (143, -signal.SIGTERM)
+
+
+def run_all(
+    commands: Mapping[str, Sequence[str]],
+    jobs: int,
+    *,
+    begins: Callable[[str], object],
+    done: Callable[[str, float], object],
+) -> None:
+    """Runs every command, at most `jobs` at once; `begins(name)` before, `done(name, seconds)` after one that succeeds.
+
+    One that fails leaves the others running; then the first failure is raised: UnhealthyRun where a run collapsed,
+    Stopped where one was asked to stop, else InputError. SIGTERM, SIGINT and SIGHUP reach every process as SIGTERM,
+    on which pretraining saves itself; when all have ended, Stopped is raised. No process outlives the call.
+    """
+    waiting, failed = list(commands), dict[str, int]()
+    running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    try:
+        with _asked_to_stop() as asked:
+            told = 0
+            while running or (waiting and not asked):
+                while waiting and len(running) < jobs and not asked:
+                    name = waiting.pop(0)
+                    begins(name)
+                    # A group of its own: else Ctrl-C would reach it beside the SIGTERM from here, and end it unsaved.
+                    running[name] = subprocess.Popen(commands[name], process_group=0), time.monotonic()
+                if len(asked) > told:
+                    told = len(asked)
+                    _end(running)
+                time.sleep(_POLL_SECONDS)
+                for name, (process, began) in list(running.items()):
+                    if (code := process.poll()) is None:
+                        continue
+                    del running[name]
+                    if code == 0:
+                        done(name, time.monotonic() - began)
+                    else:
+                        failed[name] = code
+    finally:
+        _end(running)
+        for process, _ in running.values():
+            process.wait()
+    if asked:
+        raise Stopped("stopped as asked, and all that it had started; the same command continues")
+    for name in commands:
+        if name in failed:
+            raise _failure(name, failed[name])
+
+
+def _end(running: Mapping[str, tuple[subprocess.Popen[bytes], float]]) -> None:
+    for process, _ in running.values():
+        process.terminate()
+
+
+def _failure(name: str, code: int) -> Exception:
+    if code == _UNHEALTHY:
+        return UnhealthyRun(f"{name} must not go on, as said above; change this arm, or leave it out of the study")
+    if code in _STOPPED:
+        return Stopped(f"{name} was stopped; the same command continues")
+    return InputError(f"{name} has failed (exit code {code}), as said above; mend it and give the same command again")
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """While open, the signals that ask to stop are only noted, in the list that is yielded."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before: dict[int, Any] = {}
+    try:
+        for asks in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(asks) != signal.SIG_IGN:  # as under nohup
+                before[asks] = signal.signal(asks, note)
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
