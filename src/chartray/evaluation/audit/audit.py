@@ -37,6 +37,7 @@ from chartray.evaluation.audit.attributes import Attribute, chosen_attributes, w
 from chartray.evaluation.audit.differences import difference_rows, seeds_said, sides
 from chartray.evaluation.audit.groups import SPECIFICITY, Diagnosis, group_rows
 from chartray.evaluation.audit.leaks import leaks, pretrained
+from chartray.evaluation.audit.places import Scored, labels_left_out, places_scored, store_entry, unheld, unshown
 from chartray.evaluation.audit.readability import (
     Judge,
     Place,
@@ -58,13 +59,11 @@ from chartray.evaluation.films import (
     Uncertain,
     chosen_labels,
     films_of,
-    matched_labels,
     metadata_of,
 )
-from chartray.evaluation.seen import refuse_chart_labels
 from chartray.measure.operating_point import threshold_at_specificity
 from chartray.measure.probe import Probe, fit_probe
-from chartray.networks.encoder import PretrainedEncoder, load
+from chartray.networks.encoder import load
 from chartray.pixels.store import Store
 
 Floats = NDArray[np.float64]
@@ -73,14 +72,6 @@ __all__ = ["audit", "spoken"]
 
 AUDIT_ROWS, LEAK_ROWS = "audit.jsonl", "leaks.jsonl"
 CONFIDENCE = 0.95
-
-
-class _Scored(NamedTuple):
-    """A place, and which of the disease probe's labels it has: their positions (C,)."""
-
-    place: Place
-    labels: list[str]
-    columns: NDArray[np.int64]
 
 
 class _Terms(NamedTuple):
@@ -139,12 +130,12 @@ def audit(
     home = Store.open(store)
     chosen, left_out = chosen_attributes(home, attributes)
     encoder = load(source)
-    labels = [each.label for each in _unshown(encoder, home, [Match(one, one) for one in chosen_labels(home, None)])]
+    labels = [each.label for each in unshown(encoder, home, [Match(one, one) for one in chosen_labels(home, None)])]
     policy = Policy(uncertain, blank)
     train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
-    scored = _scored(encoder, home, [Store.open(each) for each in external], labels, split, policy)
+    scored = places_scored(encoder, home, [Store.open(each) for each in external], labels, split, policy)
     places = [each.place for each in scored]
-    left_out |= _labels_left_out(scored) | _unheld(chosen, places)
+    left_out |= labels_left_out(scored) | unheld(chosen, places)
     films = [train, validate, *(place.films for place in places)]
     arms, own = encoder_arms(source, against, films, device=device, precision=precision)
     pretrainings = [pretrained(arm.run, path, arm.made) for arm, path in zip(arms, (source, *against), strict=True)]
@@ -173,7 +164,7 @@ def audit(
                 for arm, path in zip(arms, (source, *against), strict=False)
             ],
             "settings": common | {"uncertain": uncertain, "blank": blank, "precision": precision, "floors": floors},
-            "stores": [_store_entry(each) for each in scored],
+            "stores": [store_entry(each) for each in scored],
             "attributes": [attribute._asdict() for attribute in chosen],
             "labels": labels,
             "leaks": sum(row["count"] > 0 for row in leaked),
@@ -191,72 +182,6 @@ def _check(split: str, resamples: int) -> None:
         raise InputError(f"expected --split test or validate, found {split!r}")
     if resamples < 1:
         raise InputError(f"expected at least 1 resample, found {resamples}")
-
-
-def _unshown(encoder: PretrainedEncoder, store: Store, matches: Sequence[Match]) -> list[Match]:
-    """The labels that no chart the encoder was shown gives away; raises InputError, as evaluation does, if none."""
-    found = []
-    refused: InputError | None = None
-    for match in matches:
-        try:
-            refuse_chart_labels(encoder, store, [match.there])
-        except InputError as error:
-            refused = error
-        else:
-            found.append(match)
-    if refused is not None and not found:
-        raise refused
-    return found
-
-
-def _labels_left_out(scored: Sequence[_Scored]) -> dict[str, str]:
-    """Labels that `_unshown` took away, by name and data set."""
-    why = "made from a column of the chart that the encoder was shown in pretraining"
-    stores = [each.place.films.store for each in scored]
-    held = [
-        chosen_labels(stores[0], None),
-        *([m.label for m in matched_labels(scored[0].labels, s)] for s in stores[1:]),
-    ]
-    return {
-        f"label {label} on {each.place.dataset}": why
-        for each, labels in zip(scored, held, strict=True)
-        for label in labels
-        if label not in each.labels
-    }
-
-
-def _unheld(chosen: Sequence[Attribute], places: Sequence[Place]) -> dict[str, str]:
-    return {
-        f"{attribute.name} on {place.dataset}": why
-        for attribute in chosen
-        for place in places
-        if (why := why_not_held(attribute, place.films.store)) is not None
-    }
-
-
-def _scored(
-    encoder: PretrainedEncoder,
-    home: Store,
-    external: Sequence[Store],
-    labels: Sequence[str],
-    split: str,
-    policy: Policy,
-) -> list[_Scored]:
-    """The scored split of STORE and of each external store; names of data sets are unique, as `evaluate` makes them."""
-    found: list[_Scored] = []
-    for store in (home, *external):
-        name = metadata_of(store).source
-        taken = [each.place.dataset for each in found]
-        dataset = name if name not in taken else f"{name}:{store.folder.name}"
-        if dataset in taken:
-            raise InputError(f"expected each store once, found {store.folder} again after --external")
-        same = [Match(label, label) for label in labels]
-        matches = same if store is home else _unshown(encoder, store, matched_labels(labels, store))
-        films = films_of(store, split, [there for _, there in matches], policy)
-        ids = store.cohort["image_id"].take(pa.array(films.rows)).to_pylist()
-        columns = np.array([labels.index(label) for label, _ in matches], dtype=np.int64)
-        found.append(_Scored(Place(dataset, films, ids), [label for label, _ in matches], columns))
-    return found
 
 
 def _judges(chosen: Sequence[Attribute], places: Sequence[Place], terms: _Terms) -> dict[tuple[str, str], Judge]:
@@ -309,7 +234,7 @@ def _disease(
     frozen: Frozen,
     train: Films,
     validate: Films,
-    scored: Sequence[_Scored],
+    scored: Sequence[Scored],
     chosen: Sequence[Attribute],
     judges: dict[tuple[str, str], Judge],
     readings: dict[str, Reading],
@@ -387,7 +312,7 @@ def _table(
     return pa.table(columns)
 
 
-def _named(scored: Sequence[_Scored]) -> list[tuple[str, Store]]:
+def _named(scored: Sequence[Scored]) -> list[tuple[str, Store]]:
     return [(each.place.dataset, each.place.films.store) for each in scored]
 
 
@@ -417,15 +342,3 @@ def _too_few(attributes: int, resamples: int) -> list[str]:
         f"{resamples} resamples cannot show a difference of {attributes} attributes: the smallest p after Holm's "
         f"correction is {least:.2f}"
     ]
-
-
-def _store_entry(scored: _Scored) -> dict[str, Any]:
-    films = scored.place.films
-    return {
-        "dataset": scored.place.dataset,
-        "path": str(films.store.folder),
-        "hash": films.store.hash,
-        "films": len(films.rows),
-        "patients": len(np.unique(films.patients)),
-        "labels": scored.labels,
-    }
