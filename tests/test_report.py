@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -219,6 +220,8 @@ def test_films_can_be_left_out_and_same_folders_give_the_same_page(page: Path, t
     texts = [write_report([], small["results"], tmp_path / name, films=False).read_text() for name in ("a", "b")]
     assert "data:image/jpeg" not in texts[0]
     assert "data-island" in texts[0]
+    assert "Point at a film to see it" not in texts[0]
+    assert "Point at a film to see it" in page.read_text()
     # Bokeh numbers the maps of a process one after the other.
     first, second = (re.sub(r"\bp\d{4,}\b", "p", text) for text in texts)
     assert first == second
@@ -279,6 +282,55 @@ def words_of(page: Path) -> str:
     found = Outline()
     found.feed(page.read_text(encoding="utf-8"))
     return re.sub(r"\s+", " ", " ".join(found.texts))
+
+
+def test_a_part_of_a_store_leaves_the_whole_its_store(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    store = Store.open(folders["stores"][0])
+    folder = write_results(tmp_path / "results", folders["runs"][0], {"mimic": store}, 0, floors=False, resamples=9)
+    (folder / "predictions.parquet").unlink()
+    rows = inputs.read_lines(folder / "results.jsonl")
+    rows += [row | {"dataset": "mimic:radiologists"} for row in rows if row["dataset"] == "mimic"]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stores = json.loads((folder / "evaluation.json").read_text())["stores"]
+    part = stores[0] | {"dataset": "mimic:radiologists", "part_of": "mimic", "films": 18, "patients": 17}
+    edited(folder / "evaluation.json", stores=[*stores, part])
+    page = write_report([], [folder], tmp_path / "out")
+    text = words_of(page)
+    assert "MIMIC-CXR (radiologists) 18 films of 17 patients" in text
+    assert "MIMIC-CXR 120 films of 60 patients" in text
+    assert page.read_text().count("data:image/jpeg") == 120
+
+
+@pytest.mark.parametrize("kind", ["stores", "runs", "results", "audits", "file", "other"])
+def test_a_report_is_never_written_over_other_things(kind: str, folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if kind in folders:
+        shutil.copytree(folders[kind][0], out)
+        (out / "report.html").write_text("an earlier page")
+    elif kind == "file":
+        out.write_text("a file")
+    else:
+        out.mkdir()
+        (out / "notes.txt").write_text("other things")
+    before = sorted(out.rglob("*"))
+    with pytest.raises(InputError, match=r"expected a new folder or an earlier report as --out, found other things in"):
+        write_report(folders["runs"][:1], [], out)
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_report_that_fails_leaves_what_was_there(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    shutil.copytree(folders["results"][0], results)
+    predictions = results / "predictions.parquet"
+    predictions.write_bytes(predictions.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"expected a whole Parquet file .*predictions.parquet, found"):
+        write_report([], [results], out)
+    assert [one.name for one in tmp_path.iterdir()] == ["results"]
+    page = write_report(folders["runs"][:1], [], out)
+    (page.parent / "figures" / "old.svg").write_text("of an earlier report")
+    assert write_report(folders["runs"][:1], [], out) == page
+    assert not (page.parent / "figures" / "old.svg").exists()
+    assert sorted(one.name for one in out.iterdir()) == ["figures", "report.html"]
 
 
 def test_an_external_and_an_own_probe_have_a_section_each(folders: dict[str, list[Path]], tmp_path: Path) -> None:

@@ -81,6 +81,16 @@ def test_an_interval_that_is_missing_is_no_result() -> None:
     assert said(3, [])["sex against no chart was not compared."] == "unknown"
 
 
+@pytest.mark.parametrize(("low", "outcome"), [(0.02, "better"), (-0.09, "worse"), (-0.02, "open")])
+def test_what_was_not_measured_does_not_differ_from_what_was(low: float, outcome: str) -> None:
+    none = {"difference": None, "ci_low": None, "ci_high": None}
+    pairs = [pair(CHART, UNTRAINED, low, low + 0.04)]
+    pairs += [pair(CHART, UNTRAINED, 0.0, 0.0, dataset=name) | none for name in ("nih", "chexpert")]
+    sentence, found = next(one for one in said(1, pairs).items() if "untrained" in one[0] and "sex" in one[0])
+    assert found == outcome
+    assert sentence.endswith("against the untrained encoder: no interval on NIH ChestX-ray14, CheXpert.")
+
+
 def test_seeds_compared_one_by_one_keep_the_outermost_ends() -> None:
     pairs = [rows_of.comparison(pair(CHART, NONE, low, low + 0.04)) for low in (0.01, -0.01, 0.03)]
     together = over_seeds(pairs)
@@ -101,8 +111,8 @@ def test_the_ceiling_is_image_and_chart_on_the_encoder_without_one() -> None:
     both = [row("sex", "image+chart", 0.8) | {"run": run} for run in ("sex-none-0", "none-none-0")]
     scores = rows_of.scores([*rows(1), *both])
     titles = {one.arm.title for one in chosen(scores, selection(scores))}
-    assert "image + chart" in titles
-    assert "image + chart on sex" not in titles
+    assert "image + chart (on no chart)" in titles
+    assert "image + chart (on sex)" not in titles
 
 
 def test_the_linear_probe_on_the_test_split_with_all_labels_speaks() -> None:

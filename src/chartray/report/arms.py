@@ -35,7 +35,7 @@ class Arm(NamedTuple):
         if self.control == "chart-only":
             return "chart only" if self.chart == "none" else f"chart only ({self.chart})"
         if self.control == "image+chart":
-            return "image + chart" if self.on in ("", NO_CHART) else f"image + chart on {self.on}"
+            return f"image + chart (on {self.on})" if self.on else "image + chart"
         if self.control in SOURCES:
             return {"untrained": "untrained encoder", "pixels": "plain pixels"}[self.control]
         name = NO_CHART if self.chart == "none" else self.chart

@@ -89,7 +89,8 @@ def open_stores(
 
     Raises InputError where a given folder is no store.
     """
-    entries = [entry for one in results for entry in one.evaluation.get("stores") or []]
+    # A part of a store (the films that radiologists read) has the hash of the whole.
+    entries = [entry for one in results for entry in one.evaluation.get("stores") or [] if not entry.get("part_of")]
     by_hash = {str(entry["hash"]): str(entry["dataset"]) for entry in entries}
     named = [Path(entry["path"]) for entry in entries]
     named += [Path(run.manifest["store"]) for run in runs if run.manifest.get("store")]
@@ -98,6 +99,16 @@ def open_stores(
         store = Store.open(folder)
         source = from_metadata(store.cohort.schema.metadata).source
         found.setdefault(by_hash.get(store.hash, source), (Path(folder), store))
+    return found
+
+
+def parts_of_stores(results: Sequence[Results]) -> dict[str, str]:
+    """The data sets that are a part of a store, and their sizes in words, as the evaluation counted them."""
+    found: dict[str, str] = {}
+    for entry in (entry for one in results for entry in one.evaluation.get("stores") or [] if entry.get("part_of")):
+        films, patients = entry.get("films"), entry.get("patients")
+        known = isinstance(films, int) and isinstance(patients, int)
+        found.setdefault(str(entry["dataset"]), f"{films:,} films of {patients:,} patients" if known else "")
     return found
 
 

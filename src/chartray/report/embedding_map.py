@@ -175,6 +175,7 @@ def map_item(
     return {
         "item": json_item(plot),
         "source": source.id,
+        "films": bool(films),
         "encoders": [{"name": name, "layouts": _layouts(one)} for name, one in projections.items()],
         "colourings": [
             {"name": one.name, "group": one.group, "legend": one.legend, "colours": _coded(one)} for one in colourings

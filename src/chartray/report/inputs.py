@@ -181,7 +181,11 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _table(file: Path) -> pa.Table | None:
-    return pq.read_table(file) if file.is_file() else None
+    try:
+        return pq.read_table(file) if file.is_file() else None
+    except (pa.ArrowInvalid, OSError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"expected a whole Parquet file {file}, found {why}; make this folder again") from None
 
 
 def _json(file: Path, what: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Assembles the report: one HTML page that needs nothing but itself, and the figures as SVG and PDF beside it."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -43,6 +44,9 @@ _MARKS = {
     "*": "M14 .8l1.5 3.3l3.6.4l-2.7 2.4l.8 3.6l-3.2-1.9l-3.2 1.9l.8-3.6l-2.7-2.4l3.6-.4z",
     "h": "M14 1.4l4 2.3v4.6l-4 2.3l-4-2.3v-4.6z",
 }
+_PAGE, _FIGURES = "report.html", "figures"
+# By these a store, a run, results or an audit are known: a report is never written into one.
+_OF_OTHERS = {"store.json", "manifest.json", "results.jsonl", "comparisons.jsonl", "evaluation.json", "audit.json"}
 _STANDING = {
     "better": "Shown",
     "worse": "Shown, against",
@@ -67,8 +71,10 @@ def write_report(
 
     `runs` are folders of pretraining, `results` folders of evaluation, `stores` the data sets that they were scored
     on (those that the runs' manifests name are found by themselves), `audits` folders of audits. With `films` false no
-    film is on the page. Raises InputError for a folder that is none of these, or when there is nothing to report.
+    film is on the page. Raises InputError for a folder that is none of these, when there is nothing to report, or
+    where `out` holds other things than an earlier report.
     """
+    _check_replaceable(out)
     if not runs and not results and not audits:
         raise InputError("expected at least one run, results or audit folder to report on, found none; name one")
     read_runs = sorted((files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.seed or 0))
@@ -76,13 +82,40 @@ def write_report(
     read_runs, read_results = apart.report_names(read_runs, read_results)
     known = KnownArms(read_runs, read_results)
     read_audits = [read_audit(Path(one), known) for one in audits]
-    context = _context(read_runs, read_results, read_audits, out, stores, title, with_films=films)
+    # Beside the place where it will stand, so that no figures are there without their page.
+    partial = out.resolve().with_name(f".{out.resolve().name}.partial-{os.getpid()}")
+    try:
+        context = _context(read_runs, read_results, read_audits, partial, stores, title, with_films=films)
+        partial.mkdir(parents=True, exist_ok=True)
+        text = _environment().get_template("page.html.j2").render(context)
+        (partial / _PAGE).write_text(text, encoding="utf-8")
+        _put(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out / _PAGE
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raises InputError if `out` exists and is neither empty nor an earlier report."""
+    if not out.exists():
+        return
+    if out.is_dir():
+        there = {path.name for path in out.iterdir()}
+        if not there or (_PAGE in there and not there & _OF_OTHERS):
+            return
+    raise InputError(
+        f"expected a new folder or an earlier report as --out, found other things in {out}; choose another"
+    )
+
+
+def _put(partial: Path, out: Path) -> None:
+    """The figures and the page of `partial` in the place of those of `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    page = out / "report.html"
-    partial = page.with_name(f".report.html.partial-{os.getpid()}")
-    partial.write_text(_environment().get_template("page.html.j2").render(context), encoding="utf-8")
-    partial.replace(page)
-    return page
+    if (out / _FIGURES).exists():
+        (out / _FIGURES).replace(partial / "earlier")
+    if (partial / _FIGURES).exists():
+        (partial / _FIGURES).replace(out / _FIGURES)
+    (partial / _PAGE).replace(out / _PAGE)
 
 
 def _context(
@@ -106,8 +139,11 @@ def _context(
     look = figures.styles(arms)
     opened = cohorts.open_stores([Path(store) for store in stores], runs, results)
     names = list(dict.fromkeys([*tables.datasets(every), *opened]))
-    most = per_film.films_per_map(tables.datasets(every))
-    data = [cohorts.data_section(name, opened.get(name), runs) for name in names]
+    parts = cohorts.parts_of_stores(results)
+    # The films of a part are on the map, and in the tables, of the whole.
+    whole = [name for name in tables.datasets(every) if name not in parts]
+    most = per_film.films_per_map(whole)
+    data = [cohorts.data_section(name, opened.get(name), runs) for name in names if name not in parts]
     how = methods.scoring(results, scores, which)
     sections: list[dict[str, Any]] = []
     mapped: set[str] = set()
@@ -115,7 +151,7 @@ def _context(
         dataset = name.partition("<")[0]
         # Embeddings are the same whatever probe reads them: one map a data set.
         maps = None
-        if dataset not in mapped:
+        if dataset in whole and dataset not in mapped:
             store = opened.get(dataset)
             maps = per_film.embedding_map(results, dataset, store, which, most=most, films=with_films)
             mapped.add(dataset)
@@ -141,7 +177,7 @@ def _context(
         "marks": _MARKS,
         "standing": _STANDING,
         "lead": _lead(runs, names, how),
-        "sizes": {part.name: _size(part, how.split) for part in data},
+        "sizes": {part.name: _size(part, how.split) for part in data} | parts,
         "has_plain": any(arm.kind == "none" for arm in arms),
         "trained": [run.arm for run in runs],
         "verdicts": summary.verdicts(every, comparisons),

@@ -12,6 +12,7 @@ from chartray.report.rows import MACRO, Comparison, Score, shown
 # DESIGN and METHOD: one seed of a self-supervised run moves by as much as the chart is expected to.
 SEEDS_FOR_A_CLAIM = 3
 NO_DIFFERENCE = "no difference shown"
+_NOT_MEASURED = "not measured"
 Outcome = Literal["better", "worse", "mixed", "open", "no claim", "unknown"]
 
 
@@ -82,7 +83,7 @@ def chosen(scores: Iterable[Score], which: Selection) -> list[Score]:
 def signed(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """A difference with its interval: +0.070 [0.041, 0.099]."""
     if value is None:
-        return "not measured"
+        return _NOT_MEASURED
     return f"{value:+.3f}" + ("" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]")
 
 
@@ -282,11 +283,12 @@ def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison
         "unknown": f"{open_words}: no interval on ",
     }
     for kind, opening in words.items():
-        there = _parts([one for one, what in zip(pairs, outcomes, strict=True) if what == kind])
+        there = [one for one, what in zip(pairs, outcomes, strict=True) if what == kind]
         if there:
-            texts.append(opening + _joined(there))
-    said = set(outcomes)
-    first: Outcome = outcomes[0] if len(said) == 1 else "mixed" if said & {"better", "worse"} else "open"
+            texts.append(opening + _joined(_parts(there)))
+    # What was not measured is no outcome, and so cannot differ from one.
+    said = sorted(set(outcomes) - {"unknown"})
+    first: Outcome = "unknown" if not said else said[0] if len(said) == 1 else "mixed"
     return Verdict(first, "; ".join(texts) + ".", _parts(pairs))
 
 
@@ -295,7 +297,7 @@ def _parts(pairs: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:
 
 
 def _joined(parts: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(f"{dataset} {text}" for dataset, text in parts)
+    return ", ".join(dataset if text == _NOT_MEASURED else f"{dataset} {text}" for dataset, text in parts)
 
 
 def _macro_line(rows: Sequence[Score], arms: Sequence[Arm], places: Sequence[str]) -> str:
