@@ -94,6 +94,7 @@ class DataSetAudit(NamedTuple):
     readability: list[Drawn]
     readings: list[ReadingRow]
     differences: list[DifferenceRow]
+    not_measured: str
     groups: list[Drawn]
     group_arms: list[Arm]
     group_rows: list[GroupRow]
@@ -106,7 +107,9 @@ class DataSetAudit(NamedTuple):
     @property
     def has_rows(self) -> bool:
         """Whether anything but leaks was looked for here."""
-        return bool(self.readings or self.differences or self.group_rows or self.suppressed or self.removed)
+        return bool(
+            self.readings or self.differences or self.not_measured or self.group_rows or self.suppressed or self.removed
+        )
 
 
 class AuditSection(NamedTuple):
@@ -153,7 +156,8 @@ def _data_set(name: str, audits: Sequence[Audit], look: Mapping[Arm, Style], out
         encoders=[arm for arm in arms if arm.kind != "source"],
         readability=_readability(readings, look, out, name),
         readings=_reading_rows(readings, arms),
-        differences=[_difference_row(row) for row in differences],
+        differences=[_difference_row(row) for row in differences if row.difference is not None],
+        not_measured=_not_measured(differences),
         groups=_group_figures([row for row in values if (row.attribute, row.group) not in gone], look, out, name),
         group_arms=of_groups,
         group_rows=_group_rows([row for row in values if (row.attribute, row.group) not in gone], of_groups),
@@ -189,7 +193,8 @@ def _group_figures(groups: Sequence[Group], look: Mapping[Arm, Style], out: Path
         rows = [row for row in groups if (row.attribute, row.metric) == (attribute, metric) and row.value is not None]
         label = MACRO if any(row.label == MACRO for row in rows) else next((row.label for row in rows), MACRO)
         lines = _lines([row for row in rows if row.label == label], _group_name)
-        if lines:
+        # One group alone compares nothing; its value is in the table.
+        if len(lines) > 1:
             what = "macro" if label == MACRO else label
             title = f"{attribute}: {_short(metric)}, {what}"
             chance = 0.0 if metric == "calibration" else None
@@ -243,7 +248,8 @@ def _reading_rows(readings: Sequence[Reading], arms: Sequence[Arm]) -> list[Read
     for attribute, level, metric in dict.fromkeys((row.attribute, row.level, row.metric) for row in readings):
         rows = [row for row in readings if (row.attribute, row.level, row.metric) == (attribute, level, metric)]
         films = next((row.n for row in rows if row.n is not None), None)
-        found.append(ReadingRow(attribute, level, _METRICS.get(metric, metric), films, _cells(rows, arms)))
+        told = [row._replace(reason=f"cannot be told ({row.reason})") if row.reason else row for row in rows]
+        found.append(ReadingRow(attribute, level, _METRICS.get(metric, metric), films, _cells(told, arms)))
     return found
 
 
@@ -291,6 +297,28 @@ def _difference_row(row: ReadingDifference) -> DifferenceRow:
         p_value(row.p_holm),
         words.get(row.verdict, row.verdict),
     )
+
+
+def _not_measured(rows: Sequence[ReadingDifference]) -> str:
+    """The attributes whose reading could not be compared, in one sentence; "" where all could."""
+    pairs = {(row.a, row.b) for row in rows}
+    found: dict[str, set[tuple[Arm, Arm]]] = {}
+    for row in rows:
+        if row.difference is None:
+            words = row.attribute + (f", {row.level}" if row.level else "")
+            found.setdefault(f"{words} ({_METRICS.get(row.metric, row.metric)})", set()).add((row.a, row.b))
+    if not found:
+        return ""
+    texts = [
+        name
+        if among == pairs
+        else f"{name} between "
+        + ", ".join(
+            f"{a.title} and {b.title}" for a, b in sorted(among, key=lambda pair: (pair[0].order, pair[1].order))
+        )
+        for name, among in found.items()
+    ]
+    return f"Not measured: {'; '.join(texts)}."
 
 
 def _removed_row(row: Removed) -> RemovedRow:

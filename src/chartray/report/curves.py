@@ -100,7 +100,13 @@ def label_figures(
 
 
 def reliability_figures(
-    results: Sequence[Results], place: str, which: Selection, look: Mapping[Arm, Style], out: Path
+    results: Sequence[Results],
+    place: str,
+    which: Selection,
+    look: Mapping[Arm, Style],
+    out: Path,
+    *,
+    without: Sequence[str] = (),
 ) -> list[Drawn]:
     """Reliability curves of every label at one place, one an encoder (its first seed); figures/reliability-PLACE.
 
@@ -113,7 +119,7 @@ def reliability_figures(
             continue
         here: dict[tuple[str, Arm], list[Bin]] = {}
         for row in rows:
-            if row.arm.kind != "source":
+            if row.arm.kind != "source" and row.label not in without:
                 here.setdefault((row.label, row.arm), []).append(row)
         for (label, arm), bins in here.items():
             found.setdefault(label, {}).setdefault(arm, sorted(bins, key=lambda row: row.place_in_curve))

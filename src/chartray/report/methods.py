@@ -1,7 +1,7 @@
 """The methods paragraph and the reproducibility block, written from manifests and from the evaluation's record."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from chartray.report.audits import Audit
@@ -104,7 +104,8 @@ def facts(runs: Sequence[Run]) -> Facts:
     names = [f"{run.arm.title}, seed {run.seed}" for run in runs]
     shared, differing = [], []
     for key, title in _FACTS.items():
-        values = [text(run.manifest.get(key)) for run in runs]
+        in_words = command_words if key == "command" else text
+        values = [in_words(run.manifest.get(key)) for run in runs]
         if not any(values):
             continue
         if (len(set(values)) == 1 and len(runs) > 1) or len(runs) == 1:
@@ -329,6 +330,22 @@ def _left_out(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _one(values: set[str]) -> str:
     return ", ".join(sorted(values))
+
+
+def command_words(value: Any) -> str:
+    """A command as anyone would type it: `chartray ...` with the names of files and folders, not their places.
+
+    >>> command_words(["/opt/venv/bin/chartray", "evaluate", "/data/runs/none", "--out=/tmp/results/none"])
+    'chartray evaluate none --out=none'
+    """
+    words = value if isinstance(value, list) else str(value or "").split()
+    found = []
+    for number, word in enumerate(map(str, words)):
+        option, equals, place = word.rpartition("=")
+        name = PurePath(place).name if "/" in place else place
+        name = "chartray" if number == 0 and name in ("__main__.py", "cli.py") else name
+        found.append(option + equals + (name or place))
+    return " ".join(found)
 
 
 def text(value: Any) -> str:

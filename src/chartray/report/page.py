@@ -12,6 +12,7 @@ import jinja2
 from bokeh.resources import Resources
 
 from chartray.errors import InputError
+from chartray.measure.metrics import MINIMUM_PATIENTS
 from chartray.report import (
     apart,
     audit_section,
@@ -157,16 +158,20 @@ def _context(
             mapped.add(dataset)
         drawn = forests.forest_figures(name, scores, comparisons, look, out)
         here = figures.only(look, (one.arm for one in scores if one.place == name))
-        drawn["curves"] = curves.label_figures(name, per_film.label_curves(results, name, which), here, out)
-        drawn["reliability"] = curves.reliability_figures(results, name, which, look, out)
+        few = per_film.labels_of_few(results, name, which)
+        by_label = {
+            label: found for label, found in per_film.label_curves(results, name, which).items() if label not in few
+        }
+        drawn["curves"] = curves.label_figures(name, by_label, here, out)
+        drawn["reliability"] = curves.reliability_figures(results, name, which, look, out, without=few)
         drawn["shares"] = curves.share_figures(every, name, which, look, out)
         section = _section(name, dataset, scores, every, studies, comparisons, look)
-        sections.append(section | drawn | {"map": maps, "number": len(sections)})
+        sections.append(section | drawn | {"map": maps, "few": few, "number": len(sections)})
     return {
         "title": title or _title(arms, names),
         "unfinished": [run for run in runs if run.manifest.get("status", "complete") != "complete"],
         "commands": list(
-            dict.fromkeys(methods.text(one.evaluation.get("command")) for one in results if one.evaluation)
+            dict.fromkeys(methods.command_words(one.evaluation.get("command")) for one in results if one.evaluation)
         ),
         "written": datetime.now(UTC).strftime("%-d %B %Y"),
         "runs": runs,
@@ -191,6 +196,7 @@ def _context(
         "training": curves.training_figures(runs, look, out),
         "facts": methods.facts(runs),
         "methods": methods.methods(runs, how, tables.datasets(every), results, audits),
+        "fewest_patients": MINIMUM_PATIENTS,
         "seeds_needed": summary.SEEDS_FOR_A_CLAIM,
         "style": _asset("style.css"),
         "script": _asset("map.js"),

@@ -1,5 +1,6 @@
 """From predictions.parquet to ROC and precision-recall curves, and from embeddings.parquet and the stores to maps."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from chartray.measure.metrics import MINIMUM_PATIENTS
 from chartray.pixels.store import Store
 from chartray.report.arms import SOURCES, Arm
 from chartray.report.embedding_map import (
@@ -65,6 +67,25 @@ def label_curves(results: Sequence[Results], place: str, which: Selection) -> di
         label: LabelCurves([one[0] for one in curves], [one[1] for one in curves], curves[0][2])
         for label, curves in sorted(ordered.items())
     }
+
+
+def labels_of_few(results: Sequence[Results], place: str, which: Selection) -> list[str]:
+    """Labels with fewer than `MINIMUM_PATIENTS` positive or negative patients at one place: no curve says anything.
+
+    Predictions that do not tell the patients count no label.
+    """
+    dataset = place.partition("<")[0]
+    for one in results:
+        table = _selected(one, one.predictions, dataset, which) if one.places.get(dataset) == place else None
+        if table is None or "patient_id" not in table.column_names:
+            continue
+        rows = next((rows for _, rows in _by_arm(table, one)), None)
+        if rows is not None:
+            known = rows.filter(pc.is_in(rows["truth"], pa.array([0.0, 1.0], rows["truth"].type)))
+            by = known.group_by(["label", "truth"]).aggregate([("patient_id", "count_distinct")]).to_pylist()
+            enough = Counter(row["label"] for row in by if row["patient_id_count_distinct"] >= MINIMUM_PATIENTS)
+            return sorted(label for label in set(rows["label"].to_pylist()) if enough[label] < 2)
+    return []
 
 
 def roc(truth: NDArray[np.float64], score: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -44,8 +44,10 @@ def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
         return []
     own, metric = read[0], _METRICS[read[0]["metric"]]
     if own["reason"]:
-        return [f"{name}: not read from the embedding of {own['run']} ({own['reason']})"]
-    line = f"{name} is read from the embedding of {own['run']} with {metric} {_interval(own, 'value')}"
+        return [f"{name}: cannot be told from the embedding of {own['run']} ({own['reason']})"]
+    chance = 0.5 if own["metric"] == "auroc" else 0.0
+    how = "is read" if own["ci_low"] > chance or name == COIN else "is not shown to be read"
+    line = f"{name} {how} from the embedding of {own['run']} with {metric} {_interval(own, 'value')}"
     if name == COIN:
         # Resamples too few for the tails of 99.9 % give its width by the normal's.
         half = (own["ci_high"] - own["ci_low"]) / 2 * _STRICTER
@@ -67,6 +69,8 @@ def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
             parts.append(f"{who} {row['value_b']:.3f}: difference {difference}, {_verdict(row)}")
     left = {row["control"]: row["reason"] for row in read[1:] if row["reason"]}
     parts += [f"{control}: {reason}" for control, reason in left.items()]
+    # The floors are no arm of pretraining: of them one encoder may speak.
+    parts += list(dict.fromkeys(row["claim"] for row in differences if row.get("claim")))
     return ["; ".join(parts)]
 
 
