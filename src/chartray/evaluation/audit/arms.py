@@ -48,16 +48,18 @@ def encoder_arms(
 
     Raises InputError for two encoders of one name: their rows could not be told apart.
     """
-    arms: list[AuditArm] = []
-    own: Frozen | None = None
+    named: dict[str, PretrainedEncoder] = {}
     for path in (source, *against):
         encoder = load(path)
-        name = run_name(encoder, path)
-        if name in [arm.run for arm in arms]:
+        if (name := run_name(encoder, path)) in named:
             raise InputError(
                 f"expected runs of different names, found {name!r} again at {path}; name each run once, or pretrain "
                 "into folders of different names"
             )
+        named[name] = encoder
+    arms: list[AuditArm] = []
+    own: Frozen | None = None
+    for name, encoder in named.items():
         frozen = encoder_features(encoder, films, device=device, precision=precision, title=f"embed, {name}")
         own = own or frozen
         made = encoder.provenance
