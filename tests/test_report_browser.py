@@ -1,5 +1,6 @@
 """The report in a real browser: nothing fails, nothing is asked for, nothing runs over, and it can be read and used."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ OVERFLOW = """() => [...document.querySelectorAll("body *")].filter((one) => {
   const box = one.getBoundingClientRect();
   return box.width > 0 && box.right > innerWidth + 1 && !one.closest(".scroll, nav, svg, .skip");
 }).map((one) => `${one.tagName}.${one.className}`)"""
+OUT_OF_CARD = """() => [...document.querySelectorAll(".card *")].filter((one) =>
+  one.getBoundingClientRect().right > one.closest(".card").getBoundingClientRect().right
+).map((one) => `${one.tagName}.${one.className}`)"""
 # Contrast (WCAG 2) of each kind of text with the ground that it stands on.
 CONTRAST = """(selector) => {
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -107,6 +111,33 @@ def test_nothing_runs_over_with_every_detail_open(opened: Opened, width: int) ->
     assert opened.tab.evaluate(OVERFLOW) == []
     opened.tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = false; })")
     opened.tab.set_viewport_size({"width": 1440, "height": 900})
+
+
+@pytest.fixture(scope="module")
+def without_macro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report whose first data set has no macro mean, and whose card says why in a whole sentence."""
+    root = tmp_path_factory.mktemp("few")
+    folder = hospital(root, films=120, datasets=1, arms=1)["results"][0]
+    for name in ("predictions.parquet", "embeddings.parquet"):
+        (folder / name).unlink()
+    why = "no label has 10 positive and 10 negative patients in the films that radiologists read"
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    none = {"value": None, "ci_low": None, "ci_high": None, "reason": why}
+    rows = [row | none if row["label"] == "macro" else row for row in rows]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return write_report([], [folder], tmp_path_factory.mktemp("report"), films=False)
+
+
+def test_a_reason_instead_of_a_macro_mean_stays_in_its_card(opened: Opened, without_macro: Path) -> None:
+    tab = opened.tab.context.browser.new_page()
+    tab.goto(without_macro.as_uri())
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 900})
+        assert "no label has 10 positive" in tab.locator(".card").first.text_content()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(OVERFLOW) == []
+        assert tab.evaluate(OUT_OF_CARD) == []
+    tab.close()
 
 
 def test_pointing_at_a_point_shows_its_film(opened: Opened) -> None:
