@@ -6,6 +6,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,7 +18,7 @@ from chartray.report.cohorts import common_values, data_section
 from chartray.report.methods import methods, scoring, seeds_by_arm, seen_in_pretraining
 from chartray.report.page import write_report
 from chartray.report.summary import selection
-from tests.report_folders import LABELS, hospital, write_audit, write_results, write_run
+from tests.report_folders import LABELS, hospital, write_audit, write_results, write_run, write_store
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 # Whatever would make a browser ask for something that is not on the page.
@@ -342,6 +343,16 @@ def test_labels_of_few_patients_have_no_curves_and_are_named(outline: Outline, p
         drawn = (page.parent / "figures" / f"{name}-mimic.svg").read_text()
         assert "Fracture" not in drawn
         assert "Atelectasis" in drawn
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered")
+def test_that_no_label_has_curves_is_said(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", "mimic", 40, np.random.default_rng(3))
+    results = write_results(tmp_path / "results", folders["runs"][0], {"mimic": store}, 0, floors=False, resamples=9)
+    (results / "embeddings.parquet").unlink()
+    text = words_of(write_report([], [results], tmp_path / "out"))
+    assert "No ROC, precision-recall or reliability curves: every label has fewer than 10 positive" in text
+    assert "ROC and precision-recall curves" not in text
 
 
 def test_commands_name_no_place_on_a_machine(folders: dict[str, list[Path]], tmp_path: Path) -> None:
