@@ -381,12 +381,20 @@ def test_an_audit_draws_and_lists_only_what_can_be_compared(folders: dict[str, l
     pairs = [row for row in rows if row["part"] == "difference"]
     rows += [row | none | {"attribute": "race"} for row in pairs]
     rows += [pairs[0] | none | {"attribute": "age"}]
+    # Three seeds of an arm: their mean stands for the single encoders, and one seed is not held against another.
+    rows += [pairs[0] | {"difference": 0.123, "ci_low": 0.1, "ci_high": 0.2, "seeds": 3, "claim": None}]
+    own = {name: pairs[0].get(name.replace("_b", "_a")) for name in pairs[0] if name.endswith("_b")}
+    rows += [pairs[0] | own | {"b": "another seed", "difference": 0.321, "ci_low": 0.3, "ci_high": 0.4}]
     (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = write_report([], [], tmp_path / "out", audits=[audit])
     text = words_of(page)
     assert text.count("Not measured: race (AUROC); age (AUROC) between demographic-norm and no chart.") == 1
     assert "not measured" not in text
     assert "cannot be told (too few patients)" in text
+    assert "demographic-norm minus no chart (3 seeds)" in text
+    assert "+0.123 [+0.100, +0.200]" in text
+    assert "+0.321" not in text
+    assert "demographic-norm minus no chart AUROC" not in text
     assert not list((page.parent / "figures").glob("groups-*"))
 
 

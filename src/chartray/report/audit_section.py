@@ -142,7 +142,7 @@ def audit_section(audits: Sequence[Audit], look: Mapping[Arm, Style], out: Path)
 
 def _data_set(name: str, audits: Sequence[Audit], look: Mapping[Arm, Style], out: Path) -> DataSetAudit:
     readings = [row for one in audits for row in one.readings if row.dataset == name]
-    differences = [row for one in audits for row in one.differences if row.dataset == name]
+    differences = _of_arms([row for one in audits for row in one.differences if row.dataset == name])
     groups = [row for one in audits for row in one.groups if row.dataset == name]
     removed = [row for one in audits for row in one.removed if row.dataset == name]
     arms, of_groups = _arms(readings), _arms(groups)
@@ -285,9 +285,19 @@ def _short(metric: str) -> str:
     return _GROUP_METRICS.get(metric, metric).partition(":")[0]
 
 
+def _of_arms(differences: Sequence[ReadingDifference]) -> list[ReadingDifference]:
+    """Arm against arm: a difference over several seeds stands for those of its single encoders, and comes first; two
+    seeds of one arm differ by no chart.
+    """
+    several = [row for row in differences if row.seeds > 1]
+    told = {(row.a, row.b, row.attribute) for row in several}
+    single = [row for row in differences if row.seeds == 1 and row.a != row.b]
+    return several + [row for row in single if (row.a, row.b, row.attribute) not in told]
+
+
 def _difference_row(row: ReadingDifference) -> DifferenceRow:
     attribute = row.attribute + (f", {row.level}" if row.level else "")
-    pair = f"{row.a.title} minus {row.b.title}"
+    pair = f"{row.a.title} minus {row.b.title}" + (f" ({row.seeds} seeds)" if row.seeds > 1 else "")
     words = {"a higher": f"{row.a.title} higher", "b higher": f"{row.b.title} higher"}
     return DifferenceRow(
         attribute,

@@ -31,7 +31,7 @@ class Reading(NamedTuple):
 
 
 class ReadingDifference(NamedTuple):
-    """How much better `a` reads an attribute than `b`, paired by patient."""
+    """How much better `a` reads an attribute than `b`, paired by patient, and over how many seeds."""
 
     a: Arm
     b: Arm
@@ -46,6 +46,7 @@ class ReadingDifference(NamedTuple):
     p_holm: float | None
     verdict: str
     claim: str
+    seeds: int = 1
 
 
 class Group(NamedTuple):
@@ -229,6 +230,7 @@ def _difference(row: Mapping[str, Any], known: KnownArms) -> ReadingDifference:
         p_holm=number(row.get("p_holm")),
         verdict=str(row.get("verdict") or ""),
         claim=str(row.get("claim") or ""),
+        seeds=int(row.get("seeds") or 1),
     )
 
 
