@@ -207,14 +207,15 @@ def test_thresholds_are_validations_and_rows_stand_at_them(evaluated: Path, home
     assert films_ == one(rows, fraction=1.0, label="Edema", metric="auroc")["n"]
 
 
-def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(home: Path, tmp_path: Path) -> None:
+def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: Path) -> None:
     store = hospital(tmp_path, labels=LABELS, patients=150)
+    second = hospital(tmp_path / "second", labels=LABELS, patients=60, seed=1)
     table = pq.read_table(store / "cohort.parquet")
     rng = np.random.default_rng(0)
     marked = [split == "test" and rng.random() < 0.6 for split in table["split"].to_pylist()]
     pq.write_table(table.append_column("read_by_radiologists", [marked]), store / "cohort.parquet")
     run = vit(tmp_path / "encoder")
-    rows = evaluate(run, store, tmp_path / "out", resamples=20, floors=False, external=[home])
+    rows = evaluate(run, store, tmp_path / "out", resamples=20, floors=False, external=[second])
     manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [entry["dataset"] for entry in manifest["stores"]] == ["mimic", "mimic:store", "mimic:radiologists"]
     assert [entry["films_read_by_radiologists"] for entry in manifest["stores"]] == [sum(marked), 0, sum(marked)]
