@@ -34,6 +34,7 @@ for verb in (
     evidence.embed,
     product.report,
     product.export,
+    product.bench,
 ):
     app.command(verb)
 for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.cohort_table):

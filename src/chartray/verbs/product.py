@@ -63,3 +63,27 @@ def export(
     from chartray.export import export_encoder
 
     print(export_encoder(source, out, results=results or [], form=form))
+
+
+def bench(
+    only: Annotated[list[str] | None, Parameter(negative=())] = None,
+    *,
+    repeats: int = 5,
+    quick: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    batch_size: int | None = None,
+    json: Path | None = None,
+) -> None:
+    """How fast Chartray is on this machine, against the published way with lightly's masked ViT and loss.
+
+    Args:
+        only: Names of measurements; default: all of them.
+        repeats: Counted rounds of each way, in turns.
+        quick: Small sizes, to see that everything runs; its numbers say nothing.
+        device: auto, cpu or cuda.
+        batch_size: Films of a training step.
+        json: Where to write the rows as a list of objects.
+    """
+    from chartray.bench.bench import run_bench
+
+    run_bench(only or [], repeats=repeats, quick=quick, device=device, batch_size=batch_size, out=json)
