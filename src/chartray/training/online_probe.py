@@ -11,8 +11,8 @@ from torch import Tensor
 from chartray.config import Config
 from chartray.measure.knn import knn_auroc
 from chartray.networks.encoder import class_token
+from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
-from chartray.pixels.views import whole_film
 from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
 from chartray.training.films import split_rows
