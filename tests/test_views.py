@@ -120,7 +120,8 @@ def test_views_depend_on_seed_step_row_and_view_and_on_nothing_else() -> None:
     sizes, rows = np.tile([60.0, 50.0], (6, 1)), np.array([5, 9, 2, 7, 11, 3])
 
     def make(part: slice, step: int = 4) -> views.Views:
-        return views.make_views(images[part], sizes[part], rows[part], config, patch_side=8, seed=1, step=step)
+        plan = views.plan_views(rows[part], sizes[part], 48, config, patch_side=8, seed=1, step=step)
+        return views.cut_views(images[part], plan, config)
 
     whole, tail = make(slice(None)), make(slice(3, None))
     assert torch.equal(whole.random[3:], tail.random)

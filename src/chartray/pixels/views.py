@@ -159,21 +159,6 @@ def cut_views(images: Tensor, plan: ViewPlan, config: ViewsConfig) -> Views:
     )
 
 
-def make_views(
-    images: Tensor,
-    film_sizes: npt.NDArray[np.float64],
-    rows: npt.NDArray[np.int64],
-    config: ViewsConfig,
-    *,
-    patch_side: int,
-    seed: int,
-    step: int,
-) -> Views:
-    """All views of a batch: images uint8 (B, S, S), film_sizes (B, 2) true height and width, rows (B,) global rows."""
-    plan = plan_views(rows, film_sizes, images.shape[-1], config, patch_side=patch_side, seed=seed, step=step)
-    return cut_views(images, plan, config)
-
-
 def median_enlargement(
     film_sizes: npt.NDArray[np.float64], store_size: int, config: ViewsConfig, *, seed: int
 ) -> dict[str, float]:

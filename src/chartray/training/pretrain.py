@@ -19,9 +19,9 @@ from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.siamese import SelfDistillation, Siamese
 from chartray.pixels.store import Store
-from chartray.pixels.views import make_views
+from chartray.pixels.views import cut_views
 from chartray.progress import progress
-from chartray.training import checkpoint, run_folder
+from chartray.training import checkpoint, compilation, run_folder
 from chartray.training.films import Batch, FilmLoader
 from chartray.training.forward import Losses
 from chartray.training.health import Watch, vitals
@@ -48,6 +48,9 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
     fabric = launch(config.train)
     networks = build_networks(material, config).to(fabric.device)
     networks.span_processes(all_sum)
+    compiled = compilation.wanted(config.train, schedule.steps)
+    if compiled:
+        compilation.compile_blocks(*{networks.encoder, networks.target_encoder})
     optimizer = build_optimizer(networks, config.train)
     probe = OnlineProbe(store, config, material, fabric.device)
 
@@ -57,7 +60,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
         manifest = (
             {"command": command, "status": "running"} | run_folder.versions() | material.provenance(config, schedule)
         )
-        run_folder.write_manifest(out, manifest | {"out": str(out)})
+        run_folder.write_manifest(out, manifest | {"out": str(out), "compiled": compiled})
         run_folder.write_patients(out, material.patient_keys())
     fabric.barrier()
 
@@ -98,7 +101,6 @@ class Loop:
         self.fabric, self.store, self.out, self.config = fabric, store, out, config
         self.schedule, self.material, self.networks, self.optimizer = schedule, material, networks, optimizer
         self.probe, self.watch = probe, watch
-        self.patch_side = vit.patch_side(networks.encoder)
 
     def run(self, first_step: int) -> None:
         """Steps [first_step, steps): each draws, learns, moves the target, looks at its health, and may save."""
@@ -106,6 +108,8 @@ class Loop:
         loader = FilmLoader(
             self.store,
             self.material.rows,
+            config.views,
+            patch_side=vit.patch_side(self.networks.encoder),
             batch_size=config.train.batch_size,
             seed=config.seed,
             rank=self.fabric.global_rank,
@@ -151,15 +155,7 @@ class Loop:
             group["weight_decay"] = decay if group["decays"] else 0.0
 
         images = batch.images.to(self.fabric.device, non_blocking=True)
-        views = make_views(
-            images,
-            batch.film_sizes,
-            batch.rows,
-            config.views,
-            patch_side=self.patch_side,
-            seed=config.seed,
-            step=batch.step,
-        )
+        views = cut_views(images, batch.plan, config.views)
         chart = self.material.chart_batch(batch.places, batch.epochs, self.fabric.device)
         self.optimizer.zero_grad(set_to_none=True)
         losses = forward_backward(
