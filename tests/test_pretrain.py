@@ -24,9 +24,10 @@ from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.schema import patient_key
 from chartray.training import checkpoint, compilation, films, run_folder
+from chartray.training.construction import build_networks
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.material import prepare, settings_hash
-from chartray.training.pretrain import Loop, build_networks, pretrain
+from chartray.training.pretrain import Loop, pretrain
 from chartray.training.runtime import processes
 from chartray.training.step import forward_backward, standardise
 

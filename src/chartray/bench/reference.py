@@ -49,13 +49,12 @@ class ReferenceMSN(nn.Module):
 
 
 def reference_step(
-    architecture: dict[str, object], config: Config, chart_features: int, device: torch.device
+    architecture: dict[str, object], config: Config, chart_features: int, device: torch.device, bf16: bool
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], float]:
     """One optimizer step on (target, random, focal, chart): views (B, 1, H, H), focal (F*B, 1, h, h), chart (B, F)."""
     networks = ReferenceMSN(architecture, config, chart_features).to(device).train()
     optimizer = torch.optim.AdamW([p for p in networks.parameters() if p.requires_grad], lr=1e-4, weight_decay=1e-3)
     criterion = MSNLoss().to(device)
-    bf16 = config.train.precision != "fp32"
 
     def step(target: Tensor, random: Tensor, focal: Tensor, chart: Tensor) -> float:
         update_momentum(networks.anchor, networks.target, 0.996)

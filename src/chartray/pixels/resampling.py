@@ -63,16 +63,17 @@ def crop_resize(images: Tensor, films: npt.NDArray[np.int64], boxes: Boxes, size
     more = -images.shape[-1] % _BYTES
     images = pad(images, (0, more, 0, more)).contiguous()
     source = images.shape[-1]
-    cut = torch.empty((len(films), size, size), device=images.device)
+    blocks = -(-size // BLOCK)
+    cut = torch.empty((len(films), size, blocks, BLOCK), device=images.device)
     for reach, chosen in _by_reach(boxes, source, size):
-        pixels = -(-size // BLOCK) * reach * min(boxes.width[chosen].max() + reach, source)
+        pixels = blocks * reach * min(boxes.width[chosen].max() + reach, source)
         parts = math.ceil(len(chosen) * pixels / _AT_ONCE["cpu" if images.device.type == "cpu" else "cuda"])
         for some in np.array_split(chosen, parts):
             part = boxes.take(some)
             rows = _bands(part.top, part.height, np.zeros(len(some), np.bool_), source, size, reach)
             columns = _bands(part.left, part.width, part.flip, source, size, reach)
             cut[torch.from_numpy(some).to(cut.device)] = _two_products(images, films[some], rows, columns, size, reach)
-    return cut[:, None]
+    return cut.flatten(2)[:, None, :, :size]
 
 
 def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
@@ -153,7 +154,7 @@ def _band_weights(bands: _Bands, reach: int, scale: float, device: torch.device)
 def _two_products(
     images: Tensor, films: npt.NDArray[np.int64], rows: _Bands, columns: _Bands, size: int, reach: int
 ) -> Tensor:
-    """A_h · image · A_w^T in bands -> (N, size, size)."""
+    """A_h · image · A_w^T in bands -> (N, size, blocks, BLOCK): columns in blocks, the last one filled up."""
     device, source = images.device, images.shape[-1]
     crops, blocks = rows.begin.shape
     # The columns that any block of a crop reaches, as many for each crop: a product works on nothing beside them.
@@ -175,7 +176,7 @@ def _two_products(
     crop = torch.arange(crops, device=device)[:, None, None]
     bands = _windows(down, reach, _FLOATS)[crop, torch.arange(size, device=device), begin].view(torch.float32)
     across = bands.flatten(0, 1) @ _band_weights(columns, reach, 1.0, device).flatten(0, 1).transpose(1, 2)
-    return across.view(crops, blocks, size, BLOCK).transpose(1, 2).reshape(crops, size, -1)[:, :, :size]
+    return across.view(crops, blocks, size, BLOCK).transpose(1, 2)
 
 
 def _windows(lines: Tensor, length: int, unit: int) -> Tensor:

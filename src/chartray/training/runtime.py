@@ -79,7 +79,7 @@ def launch(config: TrainConfig) -> Fabric:
         devices=here,
         num_nodes=max(world // here, 1),
         strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if _use_bf16(config.precision, cuda) else "32-true",
+        precision="bf16-mixed" if uses_bf16(config) else "32-true",
         # One process inside a SLURM allocation is one process: Fabric would ask why it is not all of them.
         plugins=[LightningEnvironment()] if world == 1 else None,
     )
@@ -145,10 +145,11 @@ def refuse_views_that_do_not_fit(train: TrainConfig, views: ViewsConfig) -> None
         )
 
 
-def _use_bf16(precision: str, cuda: bool) -> bool:
-    if precision != "auto":
-        return precision == "bf16"
-    if cuda:
+def uses_bf16(config: TrainConfig) -> bool:
+    """Whether a run computes in bf16: as asked for, or where the device is built for it."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if config.device != "cpu" and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     # Without matrix or bf16 vector units a CPU only emulates it.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
