@@ -173,6 +173,14 @@ def test_memory_that_ran_out_is_one_sentence(
     assert "lower train.batch_size or views.focal_count" in refused(["pretrain", "s", "--out", "r"], capsys)
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "audit"])
+def test_an_out_below_a_file_is_refused_before_the_work(
+    here: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    (here / "file").write_text("")
+    assert "found the file" in refused([verb, "nowhere", "nowhere", "--out", "file/results"], capsys)
+
+
 def test_every_recipe_resolves_and_every_knob_is_described() -> None:
     assert {"msn", "published", "tiny-cpu"} <= set(recipe_names())
     for recipe in recipe_names():
