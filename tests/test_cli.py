@@ -48,6 +48,7 @@ def refused(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["evaluate", "r", "s", "--out", "o", "--resamples", "0"], "--resamples"),
         (["evaluate", "r", "s", "--out", "o", "--looks", "-1"], "--looks"),
         (["study", "nowhere.yaml", "--out", "s", "--jobs", "0"], "--jobs"),
+        (["demo", "d", "--steps", "0"], "--steps"),
         (MIMIC, "nowhere-cxr"),
         (["cohort", "chexpert", "nowhere", "--out", "c.parquet"], "nowhere"),
         (["cohort", "nih", "nowhere", "--out", "c.parquet"], "nowhere"),

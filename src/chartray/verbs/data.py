@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from chartray.errors import InputError
-from chartray.verbs.options import Out, Seed, Workers
+from chartray.verbs.options import CountIfGiven, Out, Seed
 
 if TYPE_CHECKING:
     from chartray.records.cohort import Cohort
@@ -19,7 +19,7 @@ def simulate(
     mimic_iv_release: Literal["1.0", "2.2", "3.1"] = "2.2",
     seed: Seed = 0,
     chart_effect: float = 1.0,
-    workers: Workers = None,
+    workers: CountIfGiven = None,
 ) -> None:
     """A simulated hospital in the layouts of MIMIC-IV, MIMIC-CXR-JPG, CheXpert and NIH ChestX-ray14.
 
@@ -108,7 +108,7 @@ def features(cohort_file: Path, *, out: Out) -> None:
 
 
 def ingest(
-    cohort_file: Path, *, out: Out, size: int = 448, workers: Workers = None, images: Path | None = None
+    cohort_file: Path, *, out: Out, size: int = 448, workers: CountIfGiven = None, images: Path | None = None
 ) -> None:
     """Decodes every film once into a memory-mapped store; killed at any moment, the same command continues.
 

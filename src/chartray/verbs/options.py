@@ -10,4 +10,4 @@ Out = Annotated[Path, Parameter(help="what to write")]
 ZeroOrMore = Annotated[int, Parameter(validator=Number(gte=0))]
 Seed = ZeroOrMore
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
-Workers = Annotated[int | None, Parameter(validator=Number(gte=1))]
+CountIfGiven = Annotated[int | None, Parameter(validator=Number(gte=1))]

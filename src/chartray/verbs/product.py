@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from chartray.verbs.options import Out, Seed
+from chartray.verbs.options import CountIfGiven, Out, Seed
 
 Folders = Annotated[list[Path] | None, Parameter(negative=())]
 
@@ -36,7 +36,7 @@ def report(
     print(write_report(run or [], results or [], out, stores=store or [], audits=audit or [], title=title, films=films))
 
 
-def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps: int | None = None) -> None:
+def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps: CountIfGiven = None) -> None:
     """The whole mission on a simulated hospital, in minutes on two cores; ends in OUT/report/report.html.
 
     Args:
