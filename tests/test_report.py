@@ -587,3 +587,25 @@ def test_several_seeds_of_few_patients_keep_their_reason(folders: dict[str, list
     first = row[0].split("<td>")[1]
     assert " · " in first
     assert "too few patients" in first
+
+
+def test_a_small_group_without_a_macro_is_nowhere_but_in_one_sentence(
+    folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit"
+    shutil.copytree(folders["audits"][0], audit)
+    rows = inputs.read_lines(audit / "audit.jsonl")
+    for row in rows:
+        if row["part"] == "group":
+            row["label"] = "Edema"  # no label is shown in all groups, so there is no macro
+            row["n_patients"] = 7 if row.get("group") == "other" else row.get("n_patients")
+    (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = words_of(write_report([], [], tmp_path / "out", audits=[audit]))
+    assert text.count("sex other") == 1
+    assert "Suppressed, fewer than 10 patients: sex other." in text
+    assert not re.search(r"sex other Edema|other Edema AUROC 7", text)
+
+
+def test_the_leak_gate_says_what_it_cannot_see(outline: Outline) -> None:
+    text = " ".join("".join(outline.texts).split())
+    assert "a film cropped by 1 % a side or more, or turned, is not recognised" in text

@@ -83,8 +83,8 @@ def _audited(audits: Sequence[Audit]) -> list[str]:
         )
     if any(one.leaks is not None for one in audits):
         found.append(
-            "Patients and exact or near copies of films were looked for across pretraining, training, validation and "
-            "test."
+            "Patients and exact or near copies of films (encoded, scaled, brightened or mirrored otherwise, but not "
+            "cropped or turned) were looked for across pretraining, training, validation and test."
         )
     return found
 
