@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from chartray.pixels.read import read_film, squash
-from chartray.pixels.views import Boxes, crop_resize, draw_boxes, to_grey
+from chartray.pixels.resampling import Boxes, crop_resize, resize_weights
+from chartray.pixels.views import draw_boxes
 
 KINDS = {"random 224": (224, (0.3, 1.0)), "focal 96": (96, (0.05, 0.3))}
 
@@ -28,7 +29,10 @@ def crop_of_film(image: np.ndarray, boxes: Boxes, size: int) -> torch.Tensor:
     side = max(height, width)
     square = np.zeros((side, side), np.float32)
     square[:height, :width] = image
-    return crop_resize(torch.from_numpy(square)[None], boxes, size)
+    axes = ((boxes.top, boxes.height), (boxes.left, boxes.width))
+    rows, columns = (resize_weights(*map(torch.from_numpy, axis), side, size) for axis in axes)
+    columns = torch.where(torch.from_numpy(boxes.flip)[:, None, None], columns.flip(1), columns)
+    return (rows @ torch.from_numpy(square)[None] @ columns.transpose(1, 2))[:, None]
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def main() -> None:
                 true = np.array([film.image.shape], float)
                 box = draw_boxes(0, 0, np.array([row]), 1, true, 1, scale=scale, aspect=(0.75, 4 / 3), flip=0.5)
                 reference = crop_of_film(film.image, scaled(box, *film.image.shape), view_size)
-                ours = crop_resize(to_grey(stored[row]), scaled(box, size, size), view_size)
+                ours = crop_resize(stored[row], np.array([0]), scaled(box, size, size), view_size)
                 found.append(-10 * np.log10(float((ours - reference).square().mean())))
                 enlarged.append(view_size / np.sqrt(box.width[0] * box.height[0]) / size)
             low, median = np.percentile(found, [10, 50])

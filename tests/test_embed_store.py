@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 import chartray
 from chartray.errors import InputError
 from chartray.evaluation.embed_store import EMBEDDINGS_KEY, embed_store
+from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
-from chartray.pixels.views import whole_film
 
 from .evaluation_folders import vit
 

@@ -21,12 +21,13 @@ from chartray.networks import encoder as vit
 from chartray.networks.siamese import ChartBatch
 from chartray.objectives.msn import identity
 from chartray.pixels.store import Store
-from chartray.pixels.views import make_views
+from chartray.pixels.views import cut_views
 from chartray.schema import patient_key
-from chartray.training import checkpoint, films, run_folder
+from chartray.training import checkpoint, compilation, films, run_folder
+from chartray.training.construction import build_networks
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.material import prepare, settings_hash
-from chartray.training.pretrain import Loop, build_networks, pretrain
+from chartray.training.pretrain import Loop, pretrain
 from chartray.training.runtime import processes
 from chartray.training.step import forward_backward, standardise
 
@@ -247,8 +248,8 @@ def gradients(store: Store, accumulate: int, **changed: Any) -> tuple[float, dic
     config = small(train__accumulate=accumulate, **changed)
     material = prepare(store, config)
     networks = build_networks(material, config).train()
-    batch = films.FilmLoader(store, material.rows, batch_size=24, seed=0).load(0)
-    views = make_views(batch.images, batch.film_sizes, batch.rows, config.views, patch_side=8, seed=0, step=0)
+    batch = films.FilmLoader(store, material.rows, config.views, patch_side=8, batch_size=24, seed=0).load(0)
+    views = cut_views(batch.images, batch.plan, config.views)
     found = forward_backward(
         networks,
         standardise(views, material.grey_mean, material.grey_std),
@@ -389,3 +390,20 @@ def test_settings_are_told_apart_by_what_is_not_told_by_name() -> None:
         assert settings_hash(small(**alike)) == one
     for other in ({"chart__width": 64}, {"chart__weight": 0.5}, {"train__batch_size": 12}, {"views__focal_count": 1}):
         assert settings_hash(small(**other)) != one
+
+
+def test_compiled_blocks_give_the_losses_of_blocks_as_written(small_store: Path, tmp_path: Path) -> None:
+    """Three steps in float32: the same losses but for rounding, and the compiled run says that it is one."""
+    pretrain(small_store, tmp_path / "written", small(train__steps=3, views__focal_count=0, train__compile=False))
+    pretrain(small_store, tmp_path / "compiled", small(train__steps=3, views__focal_count=0, train__compile=True))
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "written"), rel=1e-5)
+    assert run_folder.read_manifest(tmp_path / "compiled")["compiled"] is True
+    assert run_folder.read_manifest(tmp_path / "written")["compiled"] is False
+
+
+def test_compiling_without_a_compiler_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(InputError, match=r"C\+\+ compiler"):
+        compilation.wanted(small(train__compile=True).train, 3)
+    assert not compilation.wanted(small().train, 100_000)

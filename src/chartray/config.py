@@ -152,6 +152,9 @@ class TrainConfig(Section):
     checkpoint_keep: int = Field(3, ge=1, description="newest checkpoints kept")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device has it")
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="torch.compile for the encoders' blocks; auto: in runs of 1,000 steps and more"
+    )
 
     @model_validator(mode="after")
     def _some_length(self) -> "TrainConfig":

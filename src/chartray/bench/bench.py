@@ -55,7 +55,7 @@ def run_bench(
     _require_the_reference()
     machine = describe_machine(device)
     console = Console()
-    console.print(machine.sentence, highlight=False)
+    console.print(machine.sentence, highlight=False, soft_wrap=True)
     if quick:
         console.print("quick: small sizes, to see that everything runs; no number here says anything")
     rows: list[Row] = []
@@ -65,7 +65,7 @@ def run_bench(
             measure: Callable[[str, Options], Row] = importlib.import_module(f"chartray.bench.{_MODULES[name]}").measure
             row = measure(name, options)
         rows.append(row._replace(target=None) if quick else row)
-        console.print(line(rows[-1]), highlight=False)
+        console.print(line(rows[-1]), highlight=False, soft_wrap=True)
         if out is not None:
             write_json(out, rows, machine._asdict())
     console.print(table_of(rows))
@@ -87,8 +87,8 @@ def write_json(file: Path, rows: Sequence[Row], machine: dict[str, Any]) -> None
                 "target_of": row.target_of,
                 "met": row.met,
                 "better": row.better,
-                "ours_measured": row.ours._asdict(),
-                "reference_measured": row.reference._asdict() if row.reference else None,
+                "ours_measured": _plain(row.ours),
+                "reference_measured": _plain(row.reference) if row.reference else None,
                 "details": dict(row.details),
                 "machine": machine,
             }
@@ -97,41 +97,42 @@ def write_json(file: Path, rows: Sequence[Row], machine: dict[str, Any]) -> None
     file.write_text(json.dumps(said, indent=1, allow_nan=False) + "\n")
 
 
+def _plain(measured: Measured) -> dict[str, Any]:
+    return measured._asdict() | {"notes": dict(measured.notes)}
+
+
 def line(row: Row) -> str:
     """One row in a line, as it is printed when it has been measured."""
     reference = f", reference {_spread(row.reference)}" if row.reference else ""
     ratio = f", ratio {row.ratio:.3g}" if row.ratio is not None else ""
+    peaks = [each.peak_gib for each in (row.ours, row.reference) if each and each.peak_gib is not None]
+    memory = f", peak GiB {' and '.join(_number(peak) for peak in peaks)}" if peaks else ""
     details = "".join(f", {name} {_number(value)}" for name, value in row.details.items())
-    return f"{row.name}: {_spread(row.ours)} {row.unit}{reference}{ratio}{details}"
+    return f"{row.name}: {_spread(row.ours)} {row.unit}{reference}{ratio}{memory}{details}"
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """The table for people: medians with lowest and highest, ratio, target, memory."""
-    table = Table(title="ours against the reference, medians [lowest, highest]")
-    for column in ("", "unit", "ours", "reference", "ratio", "target", "", "GiB ours", "GiB reference"):
-        table.add_column(column, justify="left" if column in ("", "unit") else "right", no_wrap=column != "")
+    """The table for people: medians, ratio, target; spreads and what else was counted stand in each row's line."""
+    table = Table(title="ours against the reference, medians")
+    table.add_column("measurement", no_wrap=True)
+    for column in ("ours", "reference", "ratio", "target"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("")
     for row in rows:
         target = "" if row.target is None else f"{_number(row.target)}{'x' if row.target_of == 'ratio' else ''}"
         table.add_row(
-            row.name,
-            row.unit,
-            _spread(row.ours),
-            _spread(row.reference) if row.reference else "",
+            f"{row.name} ({row.unit})",
+            _number(row.ours.median),
+            _number(row.reference.median) if row.reference else "",
             f"{row.ratio:.3g}" if row.ratio is not None else "",
             target,
             {True: "met", False: "missed", None: ""}[row.met],
-            _memory(row.ours),
-            _memory(row.reference) if row.reference else "",
         )
     return table
 
 
 def _spread(measured: Measured) -> str:
     return f"{_number(measured.median)} [{_number(measured.low)}, {_number(measured.high)}]"
-
-
-def _memory(measured: Measured) -> str:
-    return "" if measured.peak_gib is None else f"{measured.peak_gib:.2f}"
 
 
 def _number(value: float | str) -> str:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from chartray.bench.full_size_tables import Sizes, write_tables
 from chartray.bench.measuring import Once, Row, side_by_side
 from chartray.bench.options import Options
-from chartray.bench.processor import median_note, note, noted, used_seconds
+from chartray.bench.processor import Counted, timed
 from chartray.bench.starting import command
 from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.mimic import mimic_cohort
@@ -33,22 +33,21 @@ def measure(name: str, options: Options) -> Row:
     sizes = Sizes().scaled(_QUICK_FILMS) if options.quick else Sizes()
     tables = options.scratch / "tables"
     size = write_tables(tables, sizes)
-    timed = min(_FILMS_TIMED, sizes.films)
-    checked = refuse_other_links(tables, options.scratch / "checked.parquet", timed)
-    logs = [options.scratch / f"processor-{way}" for way in ("published", "strict", "inside", "loops")]
+    films_timed = min(_FILMS_TIMED, sizes.films)
+    checked = refuse_other_links(tables, options.scratch / "checked.parquet", films_timed)
     ours, strict, inside, loops = side_by_side(
         [
-            partial(from_process_start, tables, options.scratch / "published.parquet", "published", logs[0]),
-            partial(from_process_start, tables, options.scratch / "strict.parquet", "strict", logs[1]),
-            partial(within_a_process, tables, options.scratch / "inside.parquet", logs[2]),
-            partial(looping, tables, timed, logs[3]),
+            partial(from_process_start, tables, options.scratch / "published.parquet", "published"),
+            partial(from_process_start, tables, options.scratch / "strict.parquet", "strict"),
+            partial(within_a_process, tables, options.scratch / "inside.parquet"),
+            partial(looping, tables, films_timed),
         ],
         options.repeats,
     )
-    used = [median_note(log) for log in logs]
+    used = [way.notes["processor_seconds"] for way in (ours, strict, inside, loops)]
     details: dict[str, float | str] = {
         "films": sizes.films,
-        "films_timed_of_the_loops": timed,
+        "films_timed_of_the_loops": films_timed,
         "films_linked_alike": checked,
         "seconds_goal": SECONDS_GOAL,
         "strict_rules_seconds": strict.median,
@@ -63,35 +62,34 @@ def measure(name: str, options: Options) -> Row:
     return Row(name, "s", "lower", ours, loops, RATIO_GOAL, "ratio", details)
 
 
-def from_process_start(tables: Path, out: Path, rules: Rules, log: Path) -> Once:
+def from_process_start(tables: Path, out: Path, rules: Rules) -> Once:
     """The command as a user pays for it."""
     iv, cxr = tables / "mimic-iv", tables / "mimic-cxr-jpg"
     tokens = [*command(), "cohort", "mimic", "--mimic-iv", str(iv), "--mimic-cxr", str(cxr), "--out", str(out)]
-    return noted(lambda: subprocess.run([*tokens, "--rules", rules], check=True, stdout=subprocess.DEVNULL), log)
+    return Counted(
+        lambda: timed(lambda: subprocess.run([*tokens, "--rules", rules], check=True, stdout=subprocess.DEVNULL))
+    )
 
 
-def within_a_process(tables: Path, out: Path, log: Path) -> Once:
+def within_a_process(tables: Path, out: Path) -> Once:
     """The same without process start and imports, which the uncounted round has paid."""
     iv, cxr = tables / "mimic-iv", tables / "mimic-cxr-jpg"
-    return noted(lambda: write_cohort(mimic_cohort(str(iv), cxr, rules="published"), out), log)
+    return Counted(lambda: timed(lambda: write_cohort(mimic_cohort(str(iv), cxr, rules="published"), out)))
 
 
-def looping(tables: Path, timed: int, log: Path) -> Once:
+def looping(tables: Path, films_timed: int) -> Once:
     """The published way: tables by pandas, then a loop over films and, inside it, over their patient's stays."""
-    import time
 
-    def once() -> float:
-        used, began = used_seconds(), time.perf_counter()
-        films, admissions, icu_stays = read_for_loops(tables)
-        reading, reading_used = time.perf_counter() - began, used_seconds() - used
-        sample = _evenly(films, timed)
-        used, began = used_seconds(), time.perf_counter()
-        link_by_rows(sample, admissions, icu_stays)
+    def once() -> tuple[float, float]:
+        read: list[tuple[pd.DataFrame, ...]] = []
+        reading = timed(lambda: read.append(read_for_loops(tables)))
+        films, admissions, icu_stays = read[0]
+        sample = _evenly(films, films_timed)
+        linking = timed(lambda: link_by_rows(sample, admissions, icu_stays))
         times = len(films) / len(sample)
-        note(log, reading_used + (used_seconds() - used) * times)
-        return reading + (time.perf_counter() - began) * times
+        return reading[0] + linking[0] * times, reading[1] + linking[1] * times
 
-    return once
+    return Counted(once)
 
 
 def read_for_loops(tables: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -128,14 +126,14 @@ def link_by_rows(films: pd.DataFrame, admissions: pd.DataFrame, icu_stays: pd.Da
     return died, in_icu
 
 
-def refuse_other_links(tables: Path, out: Path, timed: int) -> int:
+def refuse_other_links(tables: Path, out: Path, films_timed: int) -> int:
     """How many of the timed films both ways link alike: all that the published exclusions leave.
 
     Raises RuntimeError for a film that they do not.
     """
     write_cohort(mimic_cohort(str(tables / "mimic-iv"), tables / "mimic-cxr-jpg", rules="published"), out)
     films, admissions, icu_stays = read_for_loops(tables)
-    sample = _evenly(films, timed)
+    sample = _evenly(films, films_timed)
     died, in_icu = link_by_rows(sample, admissions, icu_stays)
     cohort = read_cohort(out)
     place = pc.index_in(pa.array(sample["dicom_id"].tolist()), value_set=cohort["image_id"].combine_chunks())

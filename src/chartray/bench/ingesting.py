@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from chartray.bench.measuring import Once, Row, side_by_side
 from chartray.bench.options import Options
-from chartray.bench.processor import median_note, note
+from chartray.bench.processor import Counted
 from chartray.pixels.ingest import available_cores
 from chartray.pixels.shards import ShardTask, build_shard, keep_memory
 from chartray.pixels.store import UNFINISHED
@@ -52,16 +52,15 @@ def measure(name: str, options: Options) -> Row:
     height, width = (_HEIGHT // 4, _WIDTH // 4) if options.quick else (_HEIGHT, _WIDTH)
     paths = write_films(options.scratch, kind, height, width)
     count = _DIFFERENT_FILMS if options.quick else _FILMS_PER_PROCESS
-    logs = [options.scratch / "processor-ours", options.scratch / "processor-reference"]
     theirs = convert_jpeg if kind == "jpeg" else convert_dicom
     ours, reference = side_by_side(
         [
-            partial(in_processes, partial(ingest_share, options.scratch), keep_memory, paths, count, logs[0]),
-            partial(in_processes, partial(convert_share, theirs), None, paths, count, logs[1]),
+            partial(in_processes, partial(ingest_share, options.scratch), keep_memory, paths, count),
+            partial(in_processes, partial(convert_share, theirs), None, paths, count),
         ],
         options.repeats,
     )
-    used = [median_note(log) for log in logs]
+    used = [way.notes["processor_seconds"] for way in (ours, reference)]
     details: dict[str, float | str] = {
         "processes": available_cores(),
         "megabytes_per_film": sum(Path(path).stat().st_size for path in paths) / len(paths) / 1e6,
@@ -78,20 +77,19 @@ def in_processes(
     initializer: Callable[[], None] | None,
     paths: list[str],
     count: int,
-    log: Path,
 ) -> Once:
     """One process a core, started once; each round each takes `count` films. Films a second and core."""
     cores = available_cores()
     pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=initializer)
     chosen = [paths[film % len(paths)] for film in range(count)]
 
-    def once() -> float:
+    def once() -> tuple[float, float]:
         shares = list(pool.map(share, [chosen] * cores, range(cores)))
         films = sum(each.films for each in shares)
-        note(log, sum(each.processor_seconds for each in shares) / films)
-        return films / max(each.seconds for each in shares) / cores
+        used = sum(each.processor_seconds for each in shares) / films
+        return films / max(each.seconds for each in shares) / cores, used
 
-    return once
+    return Counted(once)
 
 
 def ingest_share(folder: Path, paths: Sequence[str], process: int) -> _Share:

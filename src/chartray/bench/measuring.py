@@ -1,10 +1,12 @@
 """Two ways of doing one thing, side by side: each in a process of its own, in turns, so that noise meets both."""
 
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import MappingProxyType
@@ -15,7 +17,10 @@ Prepare = Callable[[], Once]
 
 
 class Measured(NamedTuple):
-    """One way, measured some times: median, lowest and highest value, and the most memory its process held."""
+    """One way, measured some times: median, lowest and highest value, and the most memory its process held.
+
+    notes: what its `once` counted beside the value, in its attribute `notes`.
+    """
 
     median: float
     low: float
@@ -23,6 +28,7 @@ class Measured(NamedTuple):
     repeats: int
     peak_gib: float | None = None
     device_peak_gib: float | None = None
+    notes: Mapping[str, float] = MappingProxyType({})
 
 
 class Row(NamedTuple):
@@ -67,7 +73,7 @@ def summary(
     >>> summary([3.0, 1.0, 2.0])[:4]
     (2.0, 1.0, 3.0, 3)
     """
-    return Measured(statistics.median(values), min(values), max(values), len(values), peak_gib, device_peak_gib)
+    return Measured(statistics.median(values), min(values), max(values), len(values))
 
 
 def side_by_side(ways: Sequence[Prepare], repeats: int) -> list[Measured]:
@@ -83,13 +89,13 @@ def side_by_side(ways: Sequence[Prepare], repeats: int) -> list[Measured]:
         for worker in workers:
             worker.round()
         rounds = [[worker.round() for worker in workers] for _ in range(repeats)]
-        peaks = [worker.peaks() for worker in workers]
+        ends = [worker.end() for worker in workers]
     finally:
         for worker in workers:
             worker.stop()
     return [
-        summary([values[way] for values in rounds], peak_gib=peak, device_peak_gib=device_peak)
-        for way, (peak, device_peak) in enumerate(peaks)
+        summary([values[way] for values in rounds])._replace(peak_gib=peak, device_peak_gib=device_peak, notes=notes)
+        for way, (peak, device_peak, notes) in enumerate(ends)
     ]
 
 
@@ -117,9 +123,9 @@ class _Worker:
     def round(self) -> float:
         return float(self._ask("round"))
 
-    def peaks(self) -> tuple[float, float | None]:
-        peak, device_peak = self._ask("peaks")
-        return peak, device_peak
+    def end(self) -> tuple[float, float | None, Mapping[str, float]]:
+        peak, device_peak, notes = self._ask("end")
+        return peak, device_peak, notes
 
     def stop(self) -> None:
         self._ours.close()
@@ -140,8 +146,10 @@ class _Worker:
 
 
 def _serve(asked: Connection, prepare: Prepare) -> None:
-    import traceback
-
+    # What it prints of its own would tear the table; what goes wrong is sent back whole.
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
     once: Once | None = None
     while True:
         try:
@@ -149,8 +157,8 @@ def _serve(asked: Connection, prepare: Prepare) -> None:
         except EOFError:
             return
         try:
-            if what == "peaks":
-                answer: Any = _peaks()
+            if what == "end":
+                answer: Any = (*_peaks(), dict(getattr(once, "notes", {})))
             else:
                 once = once or prepare()
                 answer = once()

@@ -1,6 +1,5 @@
 """Linear evaluation of 14 labels: features once and all strengths, against 50 epochs of Adam on a frozen network."""
 
-import time
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from torchvision import transforms
 
 from chartray.bench.measuring import Once, Row, side_by_side
 from chartray.bench.options import Options
-from chartray.bench.processor import median_note, note, noted, used_seconds
+from chartray.bench.processor import Counted, timed
 from chartray.bench.starting import make_store
 from chartray.config import EncoderConfig
 from chartray.evaluation.embed import embed
@@ -46,15 +45,14 @@ def measure(name: str, options: Options) -> Row:
     """
     films = _QUICK_FILMS if options.quick else _FILMS
     store = make_store(options.scratch, sum(films), _STORE_SIZE)
-    logs = [options.scratch / "processor-ours", options.scratch / "processor-reference"]
     ours, reference = side_by_side(
         [
-            partial(embedding_once, store, films, options.device, logs[0]),
-            partial(training_a_layer, store, films, options.device, logs[1]),
+            partial(embedding_once, store, films, options.device),
+            partial(training_a_layer, store, films, options.device),
         ],
         options.repeats,
     )
-    used = [median_note(log) for log in logs]
+    used = [way.notes["processor_seconds"] for way in (ours, reference)]
     details: dict[str, float | str] = {
         "films_train": films[0],
         "films_validate": films[1],
@@ -71,7 +69,7 @@ def measure(name: str, options: Options) -> Row:
     return Row(name, "s", "lower", ours, reference, RATIO_GOAL, "ratio", details)
 
 
-def embedding_once(store: Path, films: tuple[int, int, int], device: str, log: Path) -> Once:
+def embedding_once(store: Path, films: tuple[int, int, int], device: str) -> Once:
     """Ours, from the store."""
     opened, (train, validate, test) = Store.open(store), _rows(films)
     truth = drawn_truth(sum(films))
@@ -84,10 +82,10 @@ def embedding_once(store: Path, films: tuple[int, int, int], device: str, log: P
         fitted = fit_probe(features[train], truth[train], features[validate], truth[validate], device=device)
         fitted.scores(features[test])
 
-    return noted(evaluation, log)
+    return Counted(lambda: timed(evaluation))
 
 
-def training_a_layer(store: Path, films: tuple[int, int, int], device: str, log: Path) -> Once:
+def training_a_layer(store: Path, films: tuple[int, int, int], device: str) -> Once:
     """The published way: a linear layer trained through the frozen network, all epochs by what a few steps take."""
     opened, (train, validate, test) = Store.open(store), _rows(films)
     pictures = [Image.fromarray(opened.images[row]).resize((SIZE, SIZE)) for row in range(sum(films))]
@@ -119,20 +117,19 @@ def training_a_layer(store: Path, films: tuple[int, int, int], device: str, log:
 
     steps = -(-len(train) // BATCH)
 
-    def once() -> float:
-        used, began = used_seconds(), time.perf_counter()
+    def some_steps() -> None:
         for number in range(_STEPS_TIMED):
-            step(train[number % steps * BATCH :][:BATCH])
-        stepping, stepping_used = time.perf_counter() - began, used_seconds() - used
-        used, began = used_seconds(), time.perf_counter()
-        scored(validate)
-        scoring, scoring_used = time.perf_counter() - began, used_seconds() - used
+            first = number % steps * BATCH
+            step(train[first : first + BATCH])
+
+    def once() -> tuple[float, float]:
+        stepping = timed(some_steps)
+        scoring = timed(lambda: scored(validate))
         # Validation after each epoch, and test, which takes as long a film, once.
         times, scorings = EPOCHS * steps / _STEPS_TIMED, EPOCHS + len(test) / len(validate)
-        note(log, stepping_used * times + scoring_used * scorings)
-        return stepping * times + scoring * scorings
+        return stepping[0] * times + scoring[0] * scorings, stepping[1] * times + scoring[1] * scorings
 
-    return once
+    return Counted(once)
 
 
 def drawn_truth(films: int) -> npt.NDArray[np.float64]:

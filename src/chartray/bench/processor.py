@@ -4,40 +4,38 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from chartray.bench.measuring import Once
 
+class Counted:
+    """A way whose rounds give their value and their processor seconds; the median of these goes into its notes.
 
-def noted(work: Callable[[], Any], file: Path) -> Once:
-    """`work` as a way measured in seconds by the clock; its processor seconds become a line of `file`.
-
-    Children count where they have ended. Each way needs a file of its own.
+    The first round is not counted there, as it is not in the value (measuring.py).
     """
 
-    def once() -> float:
-        began, used = time.perf_counter(), used_seconds()
-        work()
-        seconds = time.perf_counter() - began
-        note(file, used_seconds() - used)
-        return seconds
+    def __init__(self, round_once: Callable[[], tuple[float, float]]) -> None:
+        self._round_once = round_once
+        self._used: list[float] = []
 
-    return once
+    def __call__(self) -> float:
+        value, used = self._round_once()
+        self._used.append(used)
+        return value
+
+    @property
+    def notes(self) -> dict[str, float]:
+        """`processor_seconds`, the median of the counted rounds."""
+        return {"processor_seconds": statistics.median(self._used[1:] or self._used)}
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds by the clock that `work` takes, and processor seconds; children count where they have ended."""
+    began, used = time.perf_counter(), used_seconds()
+    work()
+    return time.perf_counter() - began, used_seconds() - used
 
 
 def used_seconds() -> float:
     """Processor seconds of this process, its threads and its children that have ended, since it began."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(used.ru_utime + used.ru_stime for used in both)
-
-
-def note(file: Path, number: float) -> None:
-    """Appends what a round counted; the measuring process and the one that asks share nothing but files."""
-    with file.open("a") as stream:
-        stream.write(f"{number!r}\n")
-
-
-def median_note(file: Path) -> float:
-    """The median of what the counted rounds noted: all but the first."""
-    return statistics.median([float(line) for line in file.read_text().splitlines()][1:])

@@ -1,8 +1,6 @@
 """Intervals of 14 labels by 1,000 resamples of the patients, against a loop of scikit-learn's metrics."""
 
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chartray.bench.measuring import Once, Row, side_by_side
 from chartray.bench.options import Options
-from chartray.bench.processor import median_note, note, noted, used_seconds
+from chartray.bench.processor import Counted, timed
 from chartray.measure import metrics
 
 RATIO_GOAL, SECONDS_GOAL = 17.0, 10.0
@@ -29,11 +27,10 @@ def measure(name: str, options: Options) -> Row:
     """
     films, resamples = (1_000, 50) if options.quick else (FILMS, RESAMPLES)
     difference = refuse_other_values(*test_set(min(films, 5_000)))
-    logs = [options.scratch / "processor-ours", options.scratch / "processor-reference"]
     ours, reference = side_by_side(
-        [partial(resampling, films, resamples, logs[0]), partial(looping, films, resamples, logs[1])], options.repeats
+        [partial(resampling, films, resamples), partial(looping, films, resamples)], options.repeats
     )
-    used = [median_note(log) for log in logs]
+    used = [way.notes["processor_seconds"] for way in (ours, reference)]
     details: dict[str, float | str] = {
         "films": films,
         "labels": LABELS,
@@ -48,25 +45,21 @@ def measure(name: str, options: Options) -> Row:
     return Row(name, "s", "lower", ours, reference, RATIO_GOAL, "ratio", details)
 
 
-def resampling(films: int, resamples: int, log: Path) -> Once:
+def resampling(films: int, resamples: int) -> Once:
     """Ours: one sort of a label's scores serves every resample."""
     truth, score, patients = test_set(films)
-    return noted(lambda: metrics.resample(truth, score, patients, resamples=resamples), log)
+    return Counted(lambda: timed(lambda: metrics.resample(truth, score, patients, resamples=resamples)))
 
 
-def looping(films: int, resamples: int, log: Path) -> Once:
+def looping(films: int, resamples: int) -> Once:
     """The usual way, for all resamples by what a few take."""
     truth, score, patients = test_set(films)
 
-    def once() -> float:
-        used, began = used_seconds(), time.perf_counter()
-        for draw in range(_LOOPS):
-            by_loop(truth, score, patients, draw)
-        times = resamples / _LOOPS
-        note(log, (used_seconds() - used) * times)
-        return (time.perf_counter() - began) * times
+    def once() -> tuple[float, float]:
+        seconds, used = timed(lambda: [by_loop(truth, score, patients, draw) for draw in range(_LOOPS)])
+        return seconds * resamples / _LOOPS, used * resamples / _LOOPS
 
-    return once
+    return Counted(once)
 
 
 def by_loop(truth: Floats, score: Floats, patients: npt.NDArray[np.int64], draw: int) -> Floats:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from chartray.bench.measuring import Once, Row, side_by_side
 from chartray.bench.options import Options
-from chartray.bench.processor import median_note, note, noted, used_seconds
+from chartray.bench.processor import Counted, timed, used_seconds
 from chartray.pixels.ingest import ingest
 from chartray.schema import CohortMetadata, to_metadata
 from chartray.training.run_folder import METRICS_FILE
@@ -29,29 +29,27 @@ def measure(name: str, options: Options) -> Row:
 
     Neither has a reference: a target in seconds is what there is to meet.
     """
-    log = options.scratch / "processor"
     if name == "help":
-        (ours,) = side_by_side([partial(helping, log)], options.repeats)
-        details = {"processor_seconds": median_note(log)}
-        return Row(name, "s", "lower", ours, None, HELP_GOAL_SECONDS, "value", details)
+        (ours,) = side_by_side([helping], options.repeats)
+        return Row(name, "s", "lower", ours, None, HELP_GOAL_SECONDS, "value", ours.notes)
     batch = options.batch_size or (16 if options.quick else _BATCH)
     store = make_store(options.scratch, 2 * batch if options.quick else max(_FILMS, batch), _STORE_SIZE)
-    way = partial(first_stepping, store, options.scratch / "runs", batch, options.device, log)
+    way = partial(first_stepping, store, options.scratch / "runs", batch, options.device)
     (ours,) = side_by_side([way], 1 if options.quick else options.repeats)
-    details = {"processor_seconds": median_note(log), "batch_size": batch}
+    details = {**ours.notes, "batch_size": batch}
     return Row(name, "s", "lower", ours, None, FIRST_STEP_GOAL_SECONDS, "value", details)
 
 
-def helping(log: Path) -> Once:
+def helping() -> Once:
     """One `chartray --help` in a process of its own."""
-    return noted(lambda: subprocess.run([*command(), "--help"], check=True, stdout=subprocess.DEVNULL), log)
+    return Counted(lambda: timed(lambda: subprocess.run([*command(), "--help"], check=True, stdout=subprocess.DEVNULL)))
 
 
-def first_stepping(store: Path, runs: Path, batch: int, device: str, log: Path) -> Once:
+def first_stepping(store: Path, runs: Path, batch: int, device: str) -> Once:
     """One `chartray pretrain`, stopped once its first line of metrics is there; seconds until then."""
     number = count()
 
-    def once() -> float:
+    def once() -> tuple[float, float]:
         out = runs / f"run-{next(number)}"
         knobs = ["--encoder.name", "vit_tiny", "--ehr", "none", "--train.batch_size", str(batch)]
         knobs += ["--train.steps", "1000", "--train.device", device]
@@ -67,10 +65,9 @@ def first_stepping(store: Path, runs: Path, batch: int, device: str, log: Path) 
         finally:
             process.kill()
             process.communicate()
-        note(log, used_seconds() - used)
-        return seconds
+        return seconds, used_seconds() - used
 
-    return once
+    return Counted(once)
 
 
 def _seconds_until(metrics: Path, process: subprocess.Popen[str], began: float) -> float:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from chartray.errors import InputError
 from chartray.networks.encoder import PretrainedEncoder, class_token
+from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
-from chartray.pixels.views import whole_film
 from chartray.progress import progress
 
 Integers = NDArray[np.int64]

@@ -31,8 +31,8 @@ from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.neighbours import Alike, agreement, nearest_of_others, same_patient_first
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks.encoder import PretrainedEncoder
+from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
-from chartray.pixels.views import whole_film
 from chartray.schema import hashed
 
 Floats = NDArray[np.float64]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chartray.config import EncoderConfig
 from chartray.errors import InputError
+from chartray.networks.last_block import class_of_last_block, only_class_is_read
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "encoder.json"
@@ -85,19 +86,32 @@ def tokens_of(model: VisionTransformer, images: Tensor, keep: Tensor | None = No
     The kept patches (all when None) are gathered after the position embedding and before the blocks, where timm has
     its `patch_drop`; prefix tokens (the class token) always stay.
     """
+    normed: Tensor = model.norm(model.blocks(_embedded(model, images, keep)))
+    return normed
+
+
+def class_token(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
+    """v = ViT(view): images (B, 1, H, W) and the patches to keep (B, n), all when None -> (B, D).
+
+    As `forward_head(tokens_of(...))`; where only the class token is read, the last block works for it alone.
+    """
+    if not only_class_is_read(model):
+        pooled: Tensor = model.forward_head(tokens_of(model, images, keep))
+        return pooled
+    tokens = model.blocks[:-1](_embedded(model, images, keep))
+    pooled = model.forward_head(model.norm(class_of_last_block(model.blocks[-1], tokens)))
+    return pooled
+
+
+def _embedded(model: VisionTransformer, images: Tensor, keep: Tensor | None) -> Tensor:
+    """What enters the blocks: patches and positions, the kept ones alone -> (B, prefix + n, D)."""
     tokens = model._pos_embed(model.patch_embed(images))  # (B, prefix + N, D)
     if keep is not None:
         prefix = model.num_prefix_tokens
         kept = tokens[:, prefix:].gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
         tokens = torch.cat((tokens[:, :prefix], kept), dim=1)  # (B, prefix + n, D)
-    normed: Tensor = model.norm(model.blocks(model.norm_pre(tokens)))
-    return normed
-
-
-def class_token(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
-    """v = ViT(view): images (B, 1, H, W) and the patches to keep (B, n), all when None -> (B, D)."""
-    pooled: Tensor = model.forward_head(tokens_of(model, images, keep))
-    return pooled
+    entering: Tensor = model.norm_pre(tokens)
+    return entering
 
 
 def initialise(model: VisionTransformer, source: Path) -> None:

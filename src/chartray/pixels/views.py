@@ -1,12 +1,11 @@
-"""Target, random and focal views of stored films, made on the device as two matrix products.
+"""Target, random and focal views of stored films, cut on the device (`resampling.py`).
 
-A resized crop is A_h · image · A_w^T, with antialiased triangle weights in the rows of A; flipping reverses A_w.
 Boxes are drawn in the film's true proportions and then mapped into the squashed square of the store. Which box,
 flip and patches a view gets is a pure function of (seed, step, row, view).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,22 +13,13 @@ import torch
 from torch import Tensor
 
 from chartray.config import ViewsConfig
+from chartray.pixels.resampling import Boxes, crop_resize
 from chartray.randomness import uniform
 
 TARGET_VIEW, RANDOM_VIEW, FIRST_FOCAL_VIEW = 0, 1, 2
 _TRIES = 10
 # What each random number of a view is for; the third coordinate of the hash.
 _SCALE, _ASPECT, _LEFT, _TOP, _FLIP, _PATCH = range(6)
-
-
-class Boxes(NamedTuple):
-    """Crops in pixels of the squashed store, each (B,) float64; `flip` mirrors left and right."""
-
-    left: npt.NDArray[np.float64]
-    top: npt.NDArray[np.float64]
-    width: npt.NDArray[np.float64]
-    height: npt.NDArray[np.float64]
-    flip: npt.NDArray[np.bool_]
 
 
 class Views(NamedTuple):
@@ -46,11 +36,23 @@ class Views(NamedTuple):
     focal_keep: Tensor | None
 
 
+class ViewPlan(NamedTuple):
+    """What a step draws of B films before it sees a pixel: crops and kept patches, view-major as in `Views`.
+
+    whole (2*B,): target, then random views; focal (F*B,); random_keep (B, n), focal_keep (F*B, n), None where all stay.
+    """
+
+    whole: Boxes
+    focal: Boxes
+    random_keep: npt.NDArray[np.int64] | None
+    focal_keep: npt.NDArray[np.int64] | None
+
+
 def draw_boxes(
     seed: int,
     step: int,
     rows: npt.NDArray[np.int64],
-    view: int,
+    view: int | npt.NDArray[np.int64],
     film_sizes: npt.NDArray[np.float64],
     store_size: int,
     *,
@@ -60,25 +62,28 @@ def draw_boxes(
 ) -> Boxes:
     """One random crop for each row: `scale` of the film's area, `aspect` = width / height in true proportions.
 
-    film_sizes (B, 2) true height and width. Of ten tries the first that fits is taken, else the whole film cut
-    to the nearest allowed aspect (as torchvision's RandomResizedCrop does).
+    rows (N,), view one or (N,), film_sizes (N, 2) true height and width. Of ten tries the first that fits is taken,
+    else the whole film cut to the nearest allowed aspect (as torchvision's RandomResizedCrop does).
     """
     height, width = film_sizes[:, 0], film_sizes[:, 1]
-    tries = np.arange(_TRIES)[:, None]
+    views = np.broadcast_to(np.asarray(view, np.int64), rows.shape)
 
-    def draw(purpose: int, attempt: npt.NDArray[np.int64] | int = 0) -> npt.NDArray[np.float64]:
-        return uniform(seed, step, rows, view, purpose, attempt)
+    def draw(purpose: int, of: npt.NDArray[np.int64] | slice = slice(None), attempt: int = 0) -> Any:
+        return uniform(seed, step, rows[of], views[of], purpose, attempt)
 
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * draw(_SCALE, tries))  # (tries, B)
-    ratio = np.exp(np.log(aspect[0]) + np.log(aspect[1] / aspect[0]) * draw(_ASPECT, tries))
-    crop_width, crop_height = np.sqrt(area * ratio), np.sqrt(area / ratio)
-    fits = (crop_width <= width) & (crop_height <= height)
-    # The eleventh candidate always fits.
     allowed = np.clip(width / height, aspect[0], aspect[1])
-    crop_width = np.vstack((crop_width, np.minimum(width, height * allowed)))
-    crop_height = np.vstack((crop_height, np.minimum(height, width / allowed)))
-    first = np.vstack((fits, np.ones_like(fits[:1]))).argmax(axis=0)
-    crop_width, crop_height = (side[first, np.arange(len(rows))] for side in (crop_width, crop_height))
+    crop_width, crop_height = np.minimum(width, height * allowed), np.minimum(height, width / allowed)
+    left_to_try = np.arange(len(rows))
+    for attempt in range(_TRIES):
+        of = left_to_try
+        area = height[of] * width[of] * (scale[0] + (scale[1] - scale[0]) * draw(_SCALE, of, attempt))
+        ratio = np.exp(np.log(aspect[0]) + np.log(aspect[1] / aspect[0]) * draw(_ASPECT, of, attempt))
+        tried_width, tried_height = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        fits = (tried_width <= width[of]) & (tried_height <= height[of])
+        crop_width[of[fits]], crop_height[of[fits]] = tried_width[fits], tried_height[fits]
+        left_to_try = of[~fits]
+        if not left_to_try.size:
+            break
     return Boxes(
         left=draw(_LEFT) * (width - crop_width) / width * store_size,
         top=draw(_TOP) * (height - crop_height) / height * store_size,
@@ -97,84 +102,60 @@ def kept_patches(
     return np.sort(np.argpartition(draw, count - 1, axis=1)[:, :count], axis=1).astype(np.int64)
 
 
-def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
-    """The rows of A: triangle weights that resample [start, start + length) of `source` pixels -> (B, size, source).
-
-    The triangle is as wide as the step when shrinking (antialiased) and one pixel when enlarging; pixels whose
-    centre lies outside the box take no part, so an integer box equals crop, then antialiased bilinear resize.
-    """
-    # In float32 a centre near pixel 128 is rounded by 4e-6, which shows as a thousandth of a grey level.
-    start, length = start.double(), length.double()
-    step = (length / size)[:, None, None]
-    centre = start[:, None, None] + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * step
-    pixel = torch.arange(source, device=start.device)[None, None, :] + 0.5
-    weights = (1 - (pixel - centre).abs() / step.clamp(min=1.0)).clamp(min=0)  # (B, size, S)
-    inside = (pixel > start[:, None, None]) & (pixel < (start + length)[:, None, None])
-    weights = weights * inside
-    return (weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-8)).float()
-
-
-def crop_resize(images: Tensor, boxes: Boxes, size: int) -> Tensor:
-    """Crops and resizes: images (B, S, S) float32 in [0, 1] -> (B, 1, size, size)."""
-    source = images.shape[-1]
-
-    def on_device(values: npt.NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(values).to(images.device)
-
-    rows = resize_weights(on_device(boxes.top), on_device(boxes.height), source, size)
-    columns = resize_weights(on_device(boxes.left), on_device(boxes.width), source, size)
-    mirrored = torch.from_numpy(boxes.flip).to(images.device)[:, None, None]
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    return (rows @ images @ columns.transpose(1, 2))[:, None]
-
-
-def whole_film(images: Tensor, size: int) -> Tensor:
-    """What evaluation and export see, the whole film: uint8 (B, S, S) -> float32 (B, 1, size, size) in [0, 1]."""
-    start = torch.zeros(1, device=images.device)
-    weights = resize_weights(start, start + images.shape[-1], images.shape[-1], size)
-    return (weights @ to_grey(images) @ weights.transpose(1, 2))[:, None]
-
-
-def to_grey(images: Tensor) -> Tensor:
-    """The store's uint8 -> float32 in [0, 1]."""
-    return images.float() / 255
-
-
-def make_views(
-    images: Tensor,
-    film_sizes: npt.NDArray[np.float64],
+def plan_views(
     rows: npt.NDArray[np.int64],
+    film_sizes: npt.NDArray[np.float64],
+    store_size: int,
     config: ViewsConfig,
     *,
     patch_side: int,
     seed: int,
     step: int,
-) -> Views:
-    """All views of a batch: images uint8 (B, S, S), film_sizes (B, 2) true height and width, rows (B,) global rows."""
-    grey = to_grey(images)
-    store_size = images.shape[-1]
+) -> ViewPlan:
+    """Draws the views of a batch: rows (B,) global rows, film_sizes (B, 2) true height and width."""
 
-    def crop(view: int, size: int, scale: Sequence[float]) -> Tensor:
-        boxes = draw_boxes(
-            seed, step, rows, view, film_sizes, store_size, scale=scale, aspect=config.aspect, flip=config.flip
+    def boxes(views: npt.NDArray[np.int64], scale: Sequence[float]) -> Boxes:
+        return draw_boxes(
+            seed,
+            step,
+            np.tile(rows, len(views)),
+            np.repeat(views, len(rows)),
+            np.tile(film_sizes, (len(views), 1)),
+            store_size,
+            scale=scale,
+            aspect=config.aspect,
+            flip=config.flip,
         )
-        return crop_resize(grey, boxes, size)
 
-    def keep(views: range, size: int, ratio: float) -> Tensor | None:
-        patches = (size // patch_side) ** 2
-        if ratio == 0 or not views:
+    def keep(views: npt.NDArray[np.int64], size: int, ratio: float) -> npt.NDArray[np.int64] | None:
+        if ratio == 0 or not views.size:
             return None
-        kept = [kept_patches(seed, step, rows, view, patches, ratio) for view in views]
-        return torch.from_numpy(np.concatenate(kept)).to(images.device)
+        patches = (size // patch_side) ** 2
+        return np.concatenate([kept_patches(seed, step, rows, view, patches, ratio) for view in views.tolist()])
 
-    focal_views = range(FIRST_FOCAL_VIEW, FIRST_FOCAL_VIEW + config.focal_count)
-    focal = [crop(view, config.focal_size, config.focal_scale) for view in focal_views]
+    focal = np.arange(FIRST_FOCAL_VIEW, FIRST_FOCAL_VIEW + config.focal_count)
+    return ViewPlan(
+        whole=boxes(np.array([TARGET_VIEW, RANDOM_VIEW]), config.scale),
+        focal=boxes(focal, config.focal_scale),
+        random_keep=keep(np.array([RANDOM_VIEW]), config.size, config.mask_ratio),
+        focal_keep=keep(focal, config.focal_size, config.focal_mask_ratio),
+    )
+
+
+def cut_views(images: Tensor, plan: ViewPlan, config: ViewsConfig) -> Views:
+    """The views of a plan: images (B, S, S) uint8, on the device they are to be on."""
+    films = np.arange(images.shape[0])
+
+    def on_device(keep: npt.NDArray[np.int64] | None) -> Tensor | None:
+        return None if keep is None else torch.from_numpy(keep).to(images.device, non_blocking=True)
+
+    whole = crop_resize(images, np.tile(films, 2), plan.whole, config.size)
     return Views(
-        target=crop(TARGET_VIEW, config.size, config.scale),
-        random=crop(RANDOM_VIEW, config.size, config.scale),
-        focal=torch.cat(focal) if focal else grey.new_zeros((0, 1, config.focal_size, config.focal_size)),
-        random_keep=keep(range(RANDOM_VIEW, RANDOM_VIEW + 1), config.size, config.mask_ratio),
-        focal_keep=keep(focal_views, config.focal_size, config.focal_mask_ratio),
+        target=whole[: len(films)],
+        random=whole[len(films) :],
+        focal=crop_resize(images, np.tile(films, config.focal_count), plan.focal, config.focal_size),
+        random_keep=on_device(plan.random_keep),
+        focal_keep=on_device(plan.focal_keep),
     )
 
 

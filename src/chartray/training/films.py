@@ -1,7 +1,8 @@
-"""Which films a step trains on, fetched ahead of it; and the grey statistics of the training films."""
+"""Which films a step trains on, fetched and their views drawn ahead of it; grey statistics of the training films."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from chartray.config import ViewsConfig
 from chartray.pixels.store import Store
+from chartray.pixels.views import ViewPlan, plan_views
 from chartray.randomness import permutation
 
 _ORDER = 7_002
@@ -25,7 +28,7 @@ class Batch(NamedTuple):
     places: npt.NDArray[np.int64]
     epochs: npt.NDArray[np.int64]
     images: Tensor  # (B, S, S) uint8, host memory
-    film_sizes: npt.NDArray[np.float64]  # (B, 2) true height and width
+    plan: ViewPlan
 
 
 def places_of_step(step: int, batch_size: int, films: int, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
@@ -38,8 +41,16 @@ def places_of_step(step: int, batch_size: int, films: int, seed: int) -> tuple[n
     places = np.empty(batch_size, dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        places[here] = permutation(films, seed, _ORDER, int(epoch))[positions[here] % films]
+        places[here] = _order(films, seed, int(epoch))[positions[here] % films]
     return places, epochs
+
+
+@lru_cache(maxsize=2)
+def _order(films: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """One pass over the films: worked out once, not at each step (a batch may straddle two)."""
+    order = permutation(films, seed, _ORDER, epoch)
+    order.flags.writeable = False
+    return order
 
 
 def film_sizes(store: Store) -> npt.NDArray[np.float64]:
@@ -65,13 +76,18 @@ def grey_statistics(store: Store, rows: npt.NDArray[np.int64]) -> tuple[float, f
 
 
 class FilmLoader:
-    """Fetches the films of the next step while this one runs; process `rank` of `world` gets its share of each."""
+    """Fetches the films of the next step, and draws their views, while this one runs.
+
+    Process `rank` of `world` gets its share of each batch. `patch_side` is the encoder's.
+    """
 
     def __init__(
         self,
         store: Store,
         rows: npt.NDArray[np.int64],
+        views: ViewsConfig,
         *,
+        patch_side: int,
         batch_size: int,
         seed: int,
         rank: int = 0,
@@ -79,6 +95,7 @@ class FilmLoader:
         pin: bool = False,
     ) -> None:
         self._store, self._rows = store, rows
+        self._views, self._patch_side = views, patch_side
         self._batch_size, self._seed = batch_size, seed
         share = batch_size // world
         self._mine = slice(rank * share, (rank + 1) * share)
@@ -86,12 +103,21 @@ class FilmLoader:
         self._pin = pin
 
     def load(self, step: int) -> Batch:
-        """The films of one step."""
+        """The films of one step and what is drawn of them: a pure function of (seed, step), but for the pixels."""
         places, epochs = places_of_step(step, self._batch_size, len(self._rows), self._seed)
         places, epochs = places[self._mine], epochs[self._mine]
         rows = self._rows[places]
         images = torch.from_numpy(self._store.images.gather(rows))
-        return Batch(step, rows, places, epochs, images.pin_memory() if self._pin else images, self._sizes[rows])
+        plan = plan_views(
+            rows,
+            self._sizes[rows],
+            images.shape[-1],
+            self._views,
+            patch_side=self._patch_side,
+            seed=self._seed,
+            step=step,
+        )
+        return Batch(step, rows, places, epochs, images.pin_memory() if self._pin else images, plan)
 
     def steps(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps [first, last), each fetched one step ahead by a thread."""

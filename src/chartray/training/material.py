@@ -178,7 +178,7 @@ def settings_hash(config: Config) -> str:
     name, and an arm without a chart is of the same settings.
     """
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
-    for name in ("checkpoint_every", "checkpoint_keep", "device"):
+    for name in ("checkpoint_every", "checkpoint_keep", "compile", "device"):
         del knobs["train"][name]
     knobs["chart"] = {"width": config.chart.width, "weight": config.chart.weight}
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]

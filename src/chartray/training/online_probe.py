@@ -11,10 +11,11 @@ from torch import Tensor
 from chartray.config import Config
 from chartray.measure.knn import knn_auroc
 from chartray.networks.encoder import class_token
+from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
-from chartray.pixels.views import whole_film
 from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
+from chartray.training.compilation import as_written
 from chartray.training.films import split_rows
 from chartray.training.health import effective_rank, spread
 from chartray.training.material import Material
@@ -62,7 +63,8 @@ class OnlineProbe:
         parts = []
         for start in range(0, len(rows), _BATCH):
             images = torch.from_numpy(self._store.images.gather(rows[start : start + _BATCH])).to(self._device)
-            parts.append(class_token(encoder, (whole_film(images, self._size) - mean) / std).float())
+            with as_written():
+                parts.append(class_token(encoder, (whole_film(images, self._size) - mean) / std).float())
         return torch.cat(parts)
 
 

@@ -13,15 +13,16 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import AdamW
 
-from chartray.config import Config, TrainConfig
-from chartray.errors import InputError, Stopped, UnhealthyRun
+from chartray.config import Config
+from chartray.errors import Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
-from chartray.networks.siamese import SelfDistillation, Siamese
+from chartray.networks.siamese import ChartBatch
 from chartray.pixels.store import Store
-from chartray.pixels.views import make_views
+from chartray.pixels.views import Views, cut_views
 from chartray.progress import progress
-from chartray.training import checkpoint, run_folder
+from chartray.training import checkpoint, compilation, run_folder
+from chartray.training.construction import build_networks, build_optimizer, new_watch
 from chartray.training.films import Batch, FilmLoader
 from chartray.training.forward import Losses
 from chartray.training.health import Watch, vitals
@@ -38,16 +39,37 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
 
     Raises InputError for what cannot be used, UnhealthyRun for a collapsed or non-finite run, Stopped on SIGTERM.
     """
+    loop = assemble(store_folder, out, config, command=command, resume=resume)
+    if loop is None:
+        print(f"{out} is complete: nothing left to do")
+        return
+    try:
+        loop.run(loop.first_step)
+    except UnhealthyRun as unhealthy:
+        loop.finish(f"stopped: {unhealthy}")
+        raise
+    loop.finish("complete")
+
+
+def assemble(
+    store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False
+) -> "Loop | None":
+    """Everything up to the first step of a run: what it trains on, networks, its folder; None if it is complete.
+
+    Raises InputError for what cannot be used.
+    """
     store = Store.open(store_folder)
     holds_run = run_folder.claim(out, config, store.hash, resume=resume)
     if holds_run and (out / ENCODER / vit.DESCRIPTION_FILE).is_file():
-        print(f"{out} is complete: nothing left to do")
-        return
+        return None
     material = prepare(store, config)
     schedule = plan(config.train, len(material.rows))
     fabric = launch(config.train)
     networks = build_networks(material, config).to(fabric.device)
     networks.span_processes(all_sum)
+    compiled = compilation.wanted(config.train, schedule.steps)
+    if compiled:
+        compilation.compile_blocks(*{networks.encoder, networks.target_encoder})
     optimizer = build_optimizer(networks, config.train)
     probe = OnlineProbe(store, config, material, fabric.device)
 
@@ -57,11 +79,11 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
         manifest = (
             {"command": command, "status": "running"} | run_folder.versions() | material.provenance(config, schedule)
         )
-        run_folder.write_manifest(out, manifest | {"out": str(out)})
+        run_folder.write_manifest(out, manifest | {"out": str(out), "compiled": compiled})
         run_folder.write_patients(out, material.patient_keys())
     fabric.barrier()
 
-    first_step, watch = 0, None
+    first_step = 0
     if holds_run and (found := checkpoint.list_checkpoints(out / CHECKPOINTS)):
         state = checkpoint.restore(found[-1], networks, optimizer)
         first_step = state["step"]
@@ -69,14 +91,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
         watch.restore(state["watch"])
     else:
         watch = new_watch(config, schedule, probe.shape(networks))
-
-    loop = Loop(fabric, store, out, config, schedule, material, networks, optimizer, probe, watch)
-    try:
-        loop.run(first_step)
-    except UnhealthyRun as unhealthy:
-        loop.finish(f"stopped: {unhealthy}")
-        raise
-    loop.finish("complete")
+    return Loop(fabric, store, out, config, schedule, material, networks, optimizer, probe, watch, first_step)
 
 
 class Loop:
@@ -94,24 +109,15 @@ class Loop:
         optimizer: AdamW,
         probe: OnlineProbe,
         watch: Watch,
+        first_step: int,
     ) -> None:
         self.fabric, self.store, self.out, self.config = fabric, store, out, config
         self.schedule, self.material, self.networks, self.optimizer = schedule, material, networks, optimizer
-        self.probe, self.watch = probe, watch
-        self.patch_side = vit.patch_side(networks.encoder)
+        self.probe, self.watch, self.first_step = probe, watch, first_step
 
     def run(self, first_step: int) -> None:
         """Steps [first_step, steps): each draws, learns, moves the target, looks at its health, and may save."""
         config, steps = self.config, self.schedule.steps
-        loader = FilmLoader(
-            self.store,
-            self.material.rows,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-            pin=self.fabric.device.type == "cuda",
-        )
         metrics = Metrics(self.out, first_step=first_step) if self.fabric.is_global_zero else None
         self.networks.train()
         shown = self.fabric.is_global_zero
@@ -119,7 +125,7 @@ class Loop:
             terminated() as asked_to_stop,
             progress("pretrain", steps, "steps", done=first_step, shown=shown) as advance,
         ):
-            for batch in loader.steps(first_step, steps):
+            for batch in self.loader().steps(first_step, steps):
                 began = time.perf_counter()
                 losses, measured = self.step(batch)
                 done = batch.step + 1
@@ -140,8 +146,29 @@ class Loop:
         if metrics:
             metrics.close()
 
+    def loader(self) -> FilmLoader:
+        """This process's share of the films of each step."""
+        return FilmLoader(
+            self.store,
+            self.material.rows,
+            self.config.views,
+            patch_side=vit.patch_side(self.networks.encoder),
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            pin=self.fabric.device.type == "cuda",
+        )
+
     def step(self, batch: Batch) -> tuple[Losses, dict[str, float]]:
-        """One optimizer step: returns its losses and the numbers to note."""
+        """One optimizer step on the films of a batch: returns its losses and the numbers to note."""
+        images = batch.images.to(self.fabric.device, non_blocking=True)
+        views = cut_views(images, batch.plan, self.config.views)
+        chart = self.material.chart_batch(batch.places, batch.epochs, self.fabric.device)
+        return self.learn(batch, standardise(views, self.material.grey_mean, self.material.grey_std), chart)
+
+    def learn(self, batch: Batch, views: Views, chart: ChartBatch) -> tuple[Losses, dict[str, float]]:
+        """Rates of the step, loss, gradient, optimizer, EMA: `views` are standardised."""
         config, networks = self.config, self.networks
         rate = learning_rate(batch.step, self.schedule, config.train)
         decay = weight_decay(batch.step, self.schedule, config.train)
@@ -150,21 +177,10 @@ class Loop:
             group["lr"] = rate
             group["weight_decay"] = decay if group["decays"] else 0.0
 
-        images = batch.images.to(self.fabric.device, non_blocking=True)
-        views = make_views(
-            images,
-            batch.film_sizes,
-            batch.rows,
-            config.views,
-            patch_side=self.patch_side,
-            seed=config.seed,
-            step=batch.step,
-        )
-        chart = self.material.chart_batch(batch.places, batch.epochs, self.fabric.device)
         self.optimizer.zero_grad(set_to_none=True)
         losses = forward_backward(
             networks,
-            standardise(views, self.material.grey_mean, self.material.grey_std),
+            views,
             chart,
             config.objective,
             autocast=self.fabric.autocast,
@@ -246,68 +262,6 @@ class Loop:
             )
             vit.save(self.out / ENCODER, taken_home)
         run_folder.write_manifest(self.out, manifest)
-
-
-def build_networks(material: Material, config: Config) -> Networks:
-    """The networks of an objective, with first weights drawn from the seed, or started from `encoder.init`."""
-    encoder = vit.build(vit.architecture(config.encoder, config.views.size), seed=config.seed)
-    if config.encoder.init is not None:
-        vit.initialise(encoder, Path(config.encoder.init))
-    side = vit.patch_side(encoder)
-    for name in ("size", "focal_size"):
-        if getattr(config.views, name) % side:
-            raise InputError(
-                f"expected views.{name} to be a multiple of the {side} px patch, found {getattr(config.views, name)}"
-            )
-    patches = (config.views.size // side) ** 2
-    if config.objective.name == "mae" and int(patches * config.views.mask_ratio) == 0:
-        raise InputError(
-            f"expected views.mask_ratio to mask at least one of {patches} patches for objective.name mae, "
-            f"found {config.views.mask_ratio}; the official ratio is 0.75"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        if config.objective.name == "mae":
-            return MaskedAutoencoder(encoder, config.views.size, config.objective)
-        chart = material.chart_use(config.chart, encoder.embed_dim)
-        if config.objective.name == "dino":
-            return SelfDistillation(encoder, chart, config.objective)
-        return Siamese(encoder, chart, config.objective)
-
-
-def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
-    """AdamW; biases, norms and other 1-d parameters and the prototypes do not decay, unless `decay_everything`.
-
-    Position embeddings and class token decay, as in the official MSN code.
-    """
-    decaying: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for name, parameter in networks.trained_parameters().items():
-        free = parameter.ndim < 2 or name == "prototypes"
-        (rest if free and not config.decay_everything else decaying).append(parameter)
-    groups = [{"params": decaying, "decays": True}, {"params": rest, "decays": False}]
-    return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
-
-
-def new_watch(config: Config, schedule: Plan, untrained: tuple[float, float]) -> Watch:
-    """A watch that speaks once warm-up has ended and `health.patience_steps` have run.
-
-    `untrained` are effective rank and spread before the first step.
-    """
-    rank, spread = untrained
-    classes = min(config.objective.prototypes, config.train.batch_size)
-    earliest = max(schedule.warmup_steps, config.health.patience_steps)
-    if config.objective.name == "dino":
-        remedy = "lower objective.target_temperature or objective.centre_momentum"
-        return Watch(
-            classes=classes,
-            untrained_rank=rank,
-            untrained_spread=spread,
-            earliest=earliest,
-            shares_out=False,
-            remedy=remedy,
-        )
-    return Watch(classes=classes, untrained_rank=rank, untrained_spread=spread, earliest=earliest)
 
 
 def refuse_non_finite(value: Tensor, batch: Batch, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from chartray.config import ObjectiveConfig
@@ -54,6 +55,7 @@ def standardise(views: Views, grey_mean: float, grey_std: float) -> Views:
     """Grey in [0, 1] -> zero mean and unit variance over the training films."""
 
     def standard(grey: Tensor) -> Tensor:
-        return (grey - grey_mean) / grey_std
+        # One pass over memory, not two.
+        return torch.add(grey.new_tensor(-grey_mean / grey_std), grey, alpha=1 / grey_std)
 
     return views._replace(target=standard(views.target), random=standard(views.random), focal=standard(views.focal))

@@ -30,7 +30,7 @@ from chartray.evaluation.finetune.recipe import Recipe, learning_rate
 from chartray.measure.metrics import auroc
 from chartray.measure.probe import Probe
 from chartray.networks.encoder import PretrainedEncoder, class_token
-from chartray.pixels.views import whole_film
+from chartray.pixels.resampling import whole_film
 from chartray.progress import progress
 
 Floats = NDArray[np.float64]

@@ -1,0 +1,115 @@
+"""Pretraining end to end: ours from a store, against JPEG files, PIL views in a DataLoader and lightly's networks."""
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from chartray.bench.measuring import Once, Row, side_by_side
+from chartray.bench.options import Options
+from chartray.bench.pil_views import PILFilms, PILViews, endless_batches
+from chartray.bench.reference import reference_step
+from chartray.bench.simulated_store import make_films
+from chartray.bench.training_step import TARGETS, Sizes, sizes_of, work_done
+from chartray.networks import encoder as vit
+from chartray.pixels.store import Store
+from chartray.training.material import prepare
+from chartray.training.pretrain import Loop, assemble
+from chartray.training.runtime import uses_bf16
+
+
+def measure(name: str, options: Options) -> Row:
+    """Films a second with everything between the disk and the moved target; both as their users would run them."""
+    sizes = sizes_of(name, options)
+    steps = 1 if options.quick else {"cpu": 3, "cuda": 20}[options.device]
+    films = make_films(options.scratch, sizes.store_size, sizes.patients)
+    ways = [
+        partial(prepare_ours, sizes, films.store, options.scratch / "run", steps),
+        partial(prepare_reference, sizes, films.store, films.images, steps),
+    ]
+    ours, reference = side_by_side(ways, options.repeats)
+    stored = sizes.store_size**2 / 1e6
+    jpeg = sum(file.stat().st_size for file in films.images.rglob("*.jpg")) / max(len(Store.open(films.store)), 1) / 1e6
+    return Row(
+        name=name,
+        unit="films/s",
+        better="higher",
+        ours=ours,
+        reference=reference,
+        target=TARGETS[options.device],
+        details={
+            "input_share": ours.notes["input_share"],
+            "input_share_reference": reference.notes["input_share"],
+            "mb_read_per_film": stored,
+            "mb_read_per_film_reference": jpeg,
+        }
+        | work_done(sizes, films.store, options.scratch, ours, reference),
+    )
+
+
+class Rounds:
+    """`once` of a training: some steps, films a second; notes what share of the time the step waited for its input."""
+
+    def __init__(self, films: int) -> None:
+        self.notes = {"input_share": 0.0}
+        self._films, self._shares = films, list[float]()
+
+    def measured(self, seconds: float, waited: float) -> float:
+        self._shares.append(waited / seconds)
+        self.notes["input_share"] = sorted(self._shares)[len(self._shares) // 2]
+        return self._films / seconds
+
+
+def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
+    """Steps of a run's own loop: films fetched, views, networks, optimizer, health beside the loss, metrics.
+
+    Waiting counts the loader's thread and, on the processor that also trains, nothing else: views are cut in the step.
+    """
+    assembled = assemble(store, out, sizes.config())
+    assert isinstance(assembled, Loop)
+    loop: Loop = assembled
+    loop.networks.train()
+    batches = loop.loader().steps(0, loop.schedule.steps)
+
+    class Ours(Rounds):
+        def __call__(self) -> float:
+            began, waited = time.perf_counter(), 0.0
+            for _ in range(steps):
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+                losses, measured = loop.step(batch)
+                loop.look(batch.step + 1, losses, measured)
+            return self.measured(time.perf_counter() - began, waited)
+
+    return Ours(steps * sizes.films)
+
+
+def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> Once:
+    """The published way on the JPEG files of the same films and charts; as many loading processes as cores."""
+    opened, config, device = Store.open(store), sizes.config(), torch.device(sizes.device)
+    material = prepare(opened, config)
+    charts = material.chart_batch(
+        torch.arange(len(material.rows)).numpy(), torch.zeros(len(material.rows)).long().numpy(), torch.device("cpu")
+    ).rows
+    paths = opened.cohort.column("path").to_pylist()
+    files = [images / paths[row] for row in material.rows]
+    views = PILViews(config.views, material.grey_mean, material.grey_std)
+    workers = max(len(os.sched_getaffinity(0)), 1)
+    batches = endless_batches(PILFilms(files, charts, views), sizes.films, workers, pin=device.type == "cuda")
+    architecture = vit.architecture(config.encoder, config.views.size)
+    step = reference_step(architecture, config, charts.shape[1], device, uses_bf16(config.train))
+
+    class Reference(Rounds):
+        def __call__(self) -> float:
+            began, waited = time.perf_counter(), 0.0
+            for _ in range(steps):
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+                step(*(part.to(device, non_blocking=True) for part in batch))
+            return self.measured(time.perf_counter() - began, waited)
+
+    return Reference(steps * sizes.films)

@@ -1,0 +1,170 @@
+"""One pretraining step, model only: views are there already. Ours as `pretrain` runs it, against lightly's."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from chartray import config as knobs
+from chartray.bench.machine import matrix_product_peak
+from chartray.bench.measuring import Measured, Once, Row, side_by_side
+from chartray.bench.options import Options
+from chartray.bench.reference import reference_step
+from chartray.bench.simulated_store import make_films
+from chartray.config import Config
+from chartray.networks import encoder as vit
+from chartray.networks.siamese import ChartBatch
+from chartray.pixels.store import Store
+from chartray.pixels.views import Views, cut_views
+from chartray.training.films import Batch, FilmLoader
+from chartray.training.material import prepare
+from chartray.training.pretrain import Loop, assemble
+from chartray.training.runtime import uses_bf16
+from chartray.training.step import standardise
+
+TARGETS = {"cpu": 3.2, "cuda": 8.0}
+_FILMS_COUNTED = 4
+
+
+class Sizes(NamedTuple):
+    """What both ways train: a ViT by its short name, films a step, pixels of whole and focal views, where and how."""
+
+    encoder: str
+    films: int
+    size: int
+    focal_size: int
+    store_size: int
+    patients: int
+    device: str
+
+    def config(self, *, films: int | None = None, compiled: bool = True) -> Config:
+        """The recipe `msn` at these sizes, with demographic-norm; looks beside the training are left out."""
+        return knobs.load(
+            "msn",
+            None,
+            {
+                "encoder.name": self.encoder,
+                "views.size": self.size,
+                "views.focal_size": self.focal_size,
+                "train.batch_size": films or self.films,
+                "train.steps": 10_000,
+                "train.device": self.device,
+                "train.compile": compiled,
+                "health.every": 1_000_000,
+                "health.probe_films": 16,
+            },
+        )
+
+
+def sizes_of(name: str, options: Options) -> Sizes:
+    """The sizes of `...vit_tiny` or `...vit_small`: the recipe's views, a 448 px store, a batch that fits."""
+    encoder = name.split(".")[1]
+    if options.quick:
+        return Sizes(encoder, 4, 64, 32, 64, 30, options.device)
+    on_gpu = options.device == "cuda"
+    films = options.batch_size or (512 if on_gpu else 64)
+    return Sizes(encoder, films, 224, 96, 448, max(150, films), options.device)
+
+
+def measure(name: str, options: Options) -> Row:
+    """Films a second of an optimizer step on views that are there, in bf16 where `pretrain` would use it."""
+    sizes = sizes_of(name, options)
+    store = make_films(options.scratch, sizes.store_size, sizes.patients).store
+    ways = [
+        partial(prepare_ours, sizes, store, options.scratch / "run"),
+        partial(prepare_reference, sizes, store),
+    ]
+    ours, reference = side_by_side(ways, options.repeats)
+    return Row(
+        name=name,
+        unit="films/s",
+        better="higher",
+        ours=ours,
+        reference=reference,
+        target=TARGETS[options.device],
+        details=work_done(sizes, store, options.scratch, ours, reference),
+    )
+
+
+def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None, compiled: bool = True) -> Once:
+    """`Loop.learn` of a run on the films of its first step."""
+    loop = assemble(store, out, sizes.config(films=films, compiled=compiled))
+    assert isinstance(loop, Loop)
+    loop.networks.train()
+    batch, views, chart = first_batch(Store.open(store), loop.config, loop.fabric.device)
+
+    def once() -> float:
+        began = time.perf_counter()
+        loop.learn(batch, views, chart)  # reads its loss, and so waits for the device
+        return loop.config.train.batch_size / (time.perf_counter() - began)
+
+    return once
+
+
+def prepare_reference(sizes: Sizes, store: Path, films: int | None = None) -> Once:
+    """lightly's networks and loss on the same views and charts."""
+    config = sizes.config(films=films)
+    device = torch.device(sizes.device)
+    batch, views, chart = first_batch(Store.open(store), config, device)
+    step = reference_step(
+        vit.architecture(config.encoder, config.views.size),
+        config,
+        chart.rows.shape[1],
+        device,
+        uses_bf16(config.train),
+    )
+
+    def once() -> float:
+        began = time.perf_counter()
+        step(views.target, views.random, views.focal, chart.rows)
+        return len(batch.rows) / (time.perf_counter() - began)
+
+    return once
+
+
+def first_batch(store: Store, config: Config, device: torch.device) -> tuple[Batch, Views, ChartBatch]:
+    """The films of step 0 of a run, their standardised views and charts."""
+    material = prepare(store, config)
+    side = vit.patch_side(vit.build(vit.architecture(config.encoder, config.views.size), seed=0))
+    batch = FilmLoader(
+        store, material.rows, config.views, patch_side=side, batch_size=config.train.batch_size, seed=0
+    ).load(0)
+    views = cut_views(batch.images.to(device), batch.plan, config.views)
+    chart = material.chart_batch(batch.places, batch.epochs, device)
+    return batch, standardise(views, material.grey_mean, material.grey_std), chart
+
+
+def work_done(sizes: Sizes, store: Path, scratch: Path, ours: Measured, reference: Measured) -> dict[str, float | str]:
+    """Operations of a film, counted, and what share of the device's measured matrix-product peak both ways reach."""
+    films = min(sizes.films, _FILMS_COUNTED)
+    ways: list[Any] = [
+        partial(prepare_ours, sizes, store, scratch / "counted", films, False),
+        partial(prepare_reference, sizes, store, films),
+    ]
+    counted = [each.median for each in side_by_side([partial(_operations, way, films) for way in ways], 1)]
+    bf16 = uses_bf16(sizes.config().train)
+    peak = matrix_product_peak(sizes.device, torch.bfloat16 if bf16 else torch.float32) * 1e3
+    return {
+        "films_a_step": sizes.films,
+        "precision": "bf16" if bf16 else "fp32",
+        "gflop_per_film": counted[0],
+        "gflop_per_film_reference": counted[1],
+        "peak_gflops": peak,
+        "share_of_peak": ours.median * counted[0] / peak,
+        "share_of_peak_reference": reference.median * counted[1] / peak,
+    }
+
+
+def _operations(prepare: Any, films: int) -> Once:
+    """GFLOP of a film in a step, forward and backward, as torch counts its matrix products."""
+    once = prepare()
+
+    def counted() -> float:
+        with FlopCounterMode(display=False) as counter:
+            once()
+        return float(counter.get_total_flops()) / films / 1e9
+
+    return counted

@@ -1,0 +1,49 @@
+"""The last block of a ViT for the class token alone: the other tokens' queries, projections and MLP are never read.
+
+Of a block's 12 D^2 multiplications a token only the 2 D^2 of keys and values are then left, so that a ViT of 12 blocks
+does about 7 % less work, forward and backward, for the very same class token and gradients (but for rounding).
+"""
+
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+
+def only_class_is_read(model: VisionTransformer) -> bool:
+    """Whether `model` pools by its class token and ends with timm's plain block, whose parts are known here."""
+    if model.global_pool != "token" or model.attn_pool is not None or model.cls_token is None or not len(model.blocks):
+        return False
+    last = model.blocks[-1]
+    return type(last) is Block and type(last.attn) is Attention
+
+
+def class_of_last_block(block: Block, tokens: Tensor) -> Tensor:
+    """`block(tokens)[:, :1]`: (B, N, D) -> (B, 1, D)."""
+    class_token = tokens[:, :1]
+    class_token = class_token + block.drop_path1(block.ls1(_attention(block.attn, block.norm1(tokens))))
+    joined: Tensor = class_token + block.drop_path2(block.ls2(block.mlp(block.norm2(class_token))))
+    return joined
+
+
+def _attention(attention: Attention, tokens: Tensor) -> Tensor:
+    """What the class token draws from all tokens: (B, N, D) -> (B, 1, D)."""
+    width, heads = attention.attn_dim, attention.num_heads
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    first, rest = (None, None) if bias is None else (bias[:width], bias[width:])
+    films, count, _ = tokens.shape
+    query = linear(tokens[:, :1], weight[:width], first).view(films, heads, 1, -1)  # (B, heads, 1, d)
+    keys_values = linear(tokens, weight[width:], rest).view(films, count, 2, heads, -1).permute(2, 0, 3, 1, 4)
+    key, value = keys_values.unbind(0)  # (B, heads, N, d)
+    query, key = attention.q_norm(query), attention.k_norm(key)
+    if attention.fused_attn:
+        drop = attention.attn_drop.p if attention.training else 0.0
+        drawn = scaled_dot_product_attention(query, key, value, dropout_p=drop)
+    else:
+        share = (query * attention.scale @ key.transpose(2, 3)).softmax(dim=-1)
+        drawn = attention.attn_drop(share) @ value
+    drawn = attention.norm(drawn.transpose(1, 2).flatten(2))  # (B, 1, D)
+    if attention.gate is not None:
+        drawn = drawn * attention.gate(tokens[:, :1]).sigmoid()
+    projected: Tensor = attention.proj_drop(attention.proj(drawn))
+    return projected
