@@ -24,7 +24,14 @@ import pyarrow as pa
 
 from chartray.errors import InputError
 from chartray.pixels.plan import Plan, announce, make_plan, no_film
-from chartray.pixels.shards import PLAN_FILE, build_shard, finished_shards, write_json, write_parquet
+from chartray.pixels.shards import (
+    PLAN_FILE,
+    build_shard,
+    finished_shards,
+    keep_memory,
+    write_json,
+    write_parquet,
+)
 from chartray.pixels.store import (
     FLOW_FILE,
     UNFINISHED,
@@ -73,7 +80,7 @@ def ingest(
     if (out / "store.json").exists():
         return _already_complete(out, plan)
     done = finished_shards(out, plan.marker(), plan.shards)
-    workers = workers or _cores()
+    workers = workers or available_cores()
     try:
         with _pool(executor, workers) as pool:
             announce(plan, done, out, pool, workers)
@@ -189,11 +196,16 @@ def _pool(executor: Executor | None, workers: int) -> Iterator[Executor]:
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload([build_shard.__module__])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    keep_memory()
+    _die_with_parent()
 
 
 def _die_with_parent() -> None:
@@ -210,5 +222,6 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

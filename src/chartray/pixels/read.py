@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pydicom
 from PIL import Image, ImageOps
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
@@ -28,6 +29,7 @@ Float = npt.NDArray[np.float32]
 _JPEG, _PNG, _DICM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"DICM"
 _EXIF_ORIENTATION = 0x0112
 _NARROWEST_SPAN = 0.25
+_ROWS_AT_ONCE = 64
 
 
 class UnreadableFilm(Exception):
@@ -133,9 +135,17 @@ def squash(film: Film, size: int) -> npt.NDArray[np.uint8]:
     the ringing of Lanczos at markers and collimator edges and the aliasing of a box at fractional ratios.
     """
     extent = (0, 0, film.width / film.scale, film.height / film.scale)
-    resized = np.asarray(Image.fromarray(film.image).resize((size, size), Image.Resampling.BILINEAR, box=extent))
+    height, width = film.image.shape
+    # Over the film's own memory: Image.fromarray would copy it twice.
+    picture = Image.fromarrow(_arrow(film.image), "F", (width, height))
+    resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=extent))
     squashed: npt.NDArray[np.uint8] = np.clip(resized * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
     return squashed
+
+
+def _arrow(image: Float) -> pa.Array:
+    values = np.ascontiguousarray(image).reshape(-1)
+    return pa.Array.from_buffers(pa.float32(), len(values), [None, pa.py_buffer(values)])
 
 
 def _without_preamble(content: bytes) -> pydicom.Dataset:
@@ -161,17 +171,17 @@ def _dicom(data: pydicom.Dataset) -> Film:
     syntax = data.file_meta.TransferSyntaxUID
     if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
         raise UnreadableFilm(f"no installed decoder reads DICOM compressed as {syntax.name} ({syntax})")
-    stored = pixel_array(data)
+    stored = pixel_array(data, view_only=True)
     if stored.ndim == 3:
         return _colour_film(stored)
     if data.PhotometricInterpretation == "PALETTE COLOR":
         return _colour_film(apply_color_lut(stored, data))
     stored = _stored_bits(stored, data)
     padding = _padding(stored, data)
-    image = _displayed(stored, padding, data)
-    if data.PhotometricInterpretation == "MONOCHROME1":
-        image = np.float32(1) - image
-    if padding is not None:
+    if padding is None:
+        image = _shown_by_level(stored, data)
+    else:
+        image = _shown(stored, padding, data)
         image[padding] = 0.0
     return Film(image, *image.shape)
 
@@ -186,7 +196,7 @@ def _colour_film(pixels: npt.NDArray[np.integer]) -> Film:
 def _stored_bits(pixels: npt.NDArray[np.integer], data: pydicom.Dataset) -> npt.NDArray[np.integer]:
     """Only the stored bits: old files keep overlays in the unused high bits."""
     stored, allocated = int(data.BitsStored), int(data.BitsAllocated)
-    if data.PixelRepresentation == 0 and stored < allocated:
+    if data.PixelRepresentation == 0 and stored < allocated and int(pixels.max()) >> stored:
         return pixels & pixels.dtype.type((1 << stored) - 1)
     return pixels
 
@@ -202,6 +212,33 @@ def _padding(stored: npt.NDArray[np.integer], data: pydicom.Dataset) -> npt.NDAr
     if padding.all():
         raise UnreadableFilm("every pixel is padding")
     return padding
+
+
+def _shown_by_level(stored: npt.NDArray[np.integer], data: pydicom.Dataset) -> Float:
+    """`_shown`, worked out once for each level instead of each pixel: the same numbers.
+
+    What is decided from a film's smallest and largest value is decided alike, since all steps but a modality table rise
+    or fall all the way; with such a table every pixel is worked out.
+    """
+    if stored.dtype.itemsize > 2 or data.get("ModalityLUTSequence"):
+        return _shown(stored, None, data)
+    stored = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
+    levels = np.arange(int(stored.min()), int(stored.max()) + 1).astype(stored.dtype)
+    unsigned = np.dtype(f"u{stored.dtype.itemsize}")
+    table = np.zeros(1 << (8 * stored.dtype.itemsize), dtype=np.float32)
+    table[levels.view(unsigned)] = _shown(levels, None, data)
+    places, shown = stored.view(unsigned), np.empty(stored.shape, dtype=np.float32)
+    # In pieces, since numpy makes 64-bit numbers of the places; all of them are within the table.
+    for piece in range(0, len(stored), _ROWS_AT_ONCE):
+        rows = slice(piece, piece + _ROWS_AT_ONCE)
+        np.take(table, places[rows], out=shown[rows], mode="wrap")
+    return shown
+
+
+def _shown(stored: npt.NDArray[np.integer], padding: npt.NDArray[np.bool_] | None, data: pydicom.Dataset) -> Float:
+    """As `_displayed`, dark = air."""
+    image = _displayed(stored, padding, data)
+    return np.float32(1) - image if data.PhotometricInterpretation == "MONOCHROME1" else image
 
 
 def _displayed(stored: npt.NDArray[np.integer], padding: npt.NDArray[np.bool_] | None, data: pydicom.Dataset) -> Float:
