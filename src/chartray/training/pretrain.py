@@ -67,7 +67,7 @@ def assemble(
     fabric = launch(config.train)
     networks = build_networks(material, config).to(fabric.device)
     networks.span_processes(all_sum)
-    compiled = compilation.wanted(config.train, schedule.steps)
+    compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
     if compiled:
         compilation.compile_blocks(*{networks.encoder, networks.target_encoder})
     optimizer = build_optimizer(networks, config.train)
