@@ -69,6 +69,8 @@ def assemble(
     networks.span_processes(all_sum)
     compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
     if compiled:
+        if fabric.is_global_zero:
+            print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
         compilation.compile_blocks(*{networks.encoder, networks.target_encoder})
     optimizer = build_optimizer(networks, config.train)
     probe = OnlineProbe(store, config, material, fabric.device)
