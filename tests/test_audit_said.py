@@ -156,3 +156,22 @@ def test_a_healthy_toss_is_no_alarm() -> None:
     assert sum("trust no other" in line for line in said) <= 3
     read_it = spoken([same | {"value": 0.62, "ci_low": 0.561, "ci_high": 0.679}])[0]
     assert read_it.endswith("trust no other")
+
+
+def test_a_store_without_a_label_in_common_is_audited_for_attributes_and_leaks(tmp_path: Path) -> None:
+    home = hospital(tmp_path / "home", patients=60, labels=("Edema",))
+    other = hospital(tmp_path / "other", "nih", patients=60, labels=("Pneumothorax",), seed=1)
+    rows = audit(
+        vit(tmp_path / "real", run="real", source="mimic"),
+        home,
+        tmp_path / "audit",
+        external=[other],
+        attributes=["sex"],
+        floors=False,
+        resamples=20,
+    )
+    there = [row for row in rows if row.get("dataset") == "nih"]
+    assert {row["part"] for row in there} == {"readability"}
+    assert any(row["part"] == "leak" and row["between"] == ["mimic:train", "nih:test"] for row in rows)
+    left_out = json.loads((tmp_path / "audit" / "audit.json").read_text())["left_out"]
+    assert left_out["labels on nih"].startswith("no label name matches")

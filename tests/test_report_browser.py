@@ -212,6 +212,9 @@ def test_print_is_on_paper_white_with_closed_tables_open(opened: Opened) -> None
     opened.tab.emulate_media(media="print", color_scheme="dark")
     assert opened.tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert opened.tab.locator("nav").evaluate("(one) => getComputedStyle(one).display") == "none"
+    # Marks that are backgrounds would not be printed, and an arm's value would have no place on its line.
+    for mark in (".bar .dot", ".bar"):
+        assert opened.tab.locator(mark).first.evaluate("(one) => getComputedStyle(one).printColorAdjust") == "exact"
     # A4 less its margins: nothing may be cut off at the edge of the paper.
     opened.tab.set_viewport_size({"width": 760, "height": 1080})
     assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 760

@@ -279,3 +279,10 @@ def test_a_claim_names_where_the_pair_was_not_compared() -> None:
     assert list(spoken(scores, [pair(CHART, NONE, 0.1, 0.2, seeds=3)])) == [
         "sex beats no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]; not compared on NIH ChestX-ray14."
     ]
+
+
+def test_a_floor_that_fewer_seeds_were_set_against_is_said_so() -> None:
+    sentence = next(one for one in said(3, [pair(CHART, UNTRAINED, 0.01, 0.03)]) if "(sex" in one and "beats" in one)
+    assert sentence.startswith("Pretraining (sex, 1 of 3 seeds) beats the untrained encoder in macro AUROC")
+    every = [pair(CHART, UNTRAINED, 0.01, 0.03, run_seed=seed) for seed in range(3)]
+    assert any(one.startswith("Pretraining (sex) beats the untrained encoder") for one in said(3, every))

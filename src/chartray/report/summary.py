@@ -112,11 +112,11 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
     found = []
     trained = [arm for arm in arms if arm.kind in ("chart", "none")]
     for arm in trained if any(arm.control == "untrained" for arm in arms) else []:
-        found.append(_against_untrained(arm, _against(arm, "untrained", pairs)))
+        found.append(_against_untrained(arm, _against(arm, "untrained", pairs), seeds_of(rows, arm)))
     for arm in trained:
         beside = _against(arm, "pixels", pairs)
         if any(outcome(one) != "better" for one in beside):
-            found.append(_against_floor(arm, "plain pixels", beside)._replace(topic="pixels"))
+            found.append(_against_floor(arm, "plain pixels", beside, seeds_of(rows, arm))._replace(topic="pixels"))
     charts = [arm for arm in arms if arm.kind == "chart"]
     rivals = [arm for arm in arms if arm.kind in ("none", "control")]
     for arm in charts:
@@ -223,15 +223,17 @@ def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], lis
     return {pair: [over_seeds(same) for same in by.values()] for pair, by in found.items()}
 
 
-def _against_untrained(arm: Arm, pairs: Sequence[Comparison]) -> Verdict:
+def _against_untrained(arm: Arm, pairs: Sequence[Comparison], seeds: int) -> Verdict:
     if not pairs:
         sentence = f"Pretraining ({arm.title}) was not compared with the untrained encoder."
         return Verdict("unknown", sentence, topic="untrained")
-    return _against_floor(arm, "the untrained encoder", pairs)._replace(topic="untrained")
+    return _against_floor(arm, "the untrained encoder", pairs, seeds)._replace(topic="untrained")
 
 
-def _against_floor(arm: Arm, floor: str, pairs: Sequence[Comparison]) -> Verdict:
-    ours = f"Pretraining ({arm.title})"
+def _against_floor(arm: Arm, floor: str, pairs: Sequence[Comparison], seeds: int) -> Verdict:
+    """`seeds` were scored; where fewer were set against the floor, the sentence speaks of these alone."""
+    fewest = min(one.seeds for one in pairs)
+    ours = f"Pretraining ({arm.title}{f', {fewest} of {seeds} seeds' if fewest < seeds else ''})"
     better, worse = f"{ours} beats {floor} in macro AUROC", f"{ours} falls short of {floor} in macro AUROC"
     return _spoken(better, worse, f"{ours} against {floor}", pairs)
 

@@ -223,7 +223,8 @@ def _spoken(row: dict[str, Any]) -> str:
     low, high = row["ci_low"], row["ci_high"]
     value = "null" if row["value"] is None or isnan(row["value"]) else f"{row['value']:.3f}"
     interval = "" if low is None or isnan(low) else f" [{low:.3f}, {high:.3f}]"
-    over = f" of {len(row['labels'])} labels" if row["label"] == "macro" else ""
+    labels = len(row["labels"]) if row["label"] == "macro" else 0
+    over = f" of {labels} label{'' if labels == 1 else 's'}" if row["label"] == "macro" else ""
     why = f" ({row['reason']})" if row["reason"] else ""
     what = f"{row['dataset']} {row['split']} {row['fraction']:.0%}, {row['chart']}/{row['control']}"
     return f"{what}: {row['label']}{over}, {row['metric']} {value}{interval}{why}"

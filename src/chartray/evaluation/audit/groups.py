@@ -69,6 +69,8 @@ def group_rows(
     """A row a group, label and metric, and a `gap` row a label and metric; label `macro` is the mean over the labels
     that all groups with a value have.
     """
+    if not diagnosis.labels:  # a store that shares no label with the probe
+        return []
     codes = level_codes(attribute, diagnosis.place.films)
     patients = diagnosis.place.films.patients
     names = attribute.groups

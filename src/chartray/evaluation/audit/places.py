@@ -36,6 +36,16 @@ def unshown(encoder: PretrainedEncoder, store: Store, matches: Sequence[Match]) 
     return found
 
 
+def _matched(labels: Sequence[str], store: Store) -> list[Match]:
+    """The labels of the disease probe that a store holds; none where no name matches, which is no error here: its
+    attributes are read all the same, and its patients and films looked for.
+    """
+    try:
+        return matched_labels(labels, store)
+    except InputError:
+        return []
+
+
 def _shown(encoder: PretrainedEncoder, store: Store, label: str) -> bool:
     try:
         refuse_chart_labels(encoder, store, [label])
@@ -50,9 +60,12 @@ def labels_left_out(scored: Sequence[Scored]) -> dict[str, str]:
     stores = [each.place.films.store for each in scored]
     held = [
         chosen_labels(stores[0], None),
-        *([m.label for m in matched_labels(scored[0].labels, s)] for s in stores[1:]),
+        *([m.label for m in _matched(scored[0].labels, s)] for s in stores[1:]),
     ]
+    none = "no label name matches: attributes, patients and films were looked at there, groups and findings were not"
     return {
+        f"labels on {each.place.dataset}": none for each, labels in zip(scored, held, strict=True) if not labels
+    } | {
         f"label {label} on {each.place.dataset}": why
         for each, labels in zip(scored, held, strict=True)
         for label in labels
@@ -87,7 +100,8 @@ def places_scored(
         if dataset in taken:
             raise InputError(f"expected each store once, found {store.folder} again after --external")
         same = [Match(label, label) for label in labels]
-        matches = same if store is home else unshown(encoder, store, matched_labels(labels, store))
+        matches = same if store is home else _matched(labels, store)
+        matches = unshown(encoder, store, matches) if store is not home and matches else matches
         films = films_of(store, split, [there for _, there in matches], policy)
         ids = store.cohort["image_id"].take(pa.array(films.rows)).to_pylist()
         columns = np.array([labels.index(label) for label, _ in matches], dtype=np.int64)
