@@ -16,6 +16,7 @@ from chartray.evaluation.audit.differences import Side, difference_rows, seeds_s
 from chartray.evaluation.audit.readability import Judge, Place, every_draw, reading_of, rows_of
 from chartray.evaluation.audit.sentences import spoken
 from chartray.evaluation.films import Films
+from chartray.measure.metrics import eligible, sample
 from chartray.pixels.store import Store
 from chartray.schema import CohortMetadata, Variable, to_metadata
 from tests.evaluation_folders import hospital, read, vit
@@ -64,6 +65,31 @@ def test_one_number_in_all_films_has_no_r2_and_says_so() -> None:
     assert row["reason"] == squares["reason"]
     assert row["verdict"] is None
     assert np.isnan(row["p"])
+
+
+def test_levels_and_numbers_of_few_patients_are_suppressed() -> None:
+    people = np.array([f"p{number:02}" for number in range(60)])
+    levels = Attribute("race", ("a", "b", "c"), (), None, True)
+    films = Films(None, "test", np.arange(60), people, np.zeros((60, 0)))  # type: ignore[arg-type]
+    truth = np.eye(3)[np.repeat([0, 1, 2], (30, 26, 4))]
+    counted = eligible(truth, people)
+    drawn = sample(truth, people, resamples=50, seed=0, macro=counted)
+    judge = Judge(levels, Place("d", films, []), truth, counted, drawn)
+    reading = reading_of(judge, truth + np.random.default_rng(0).normal(size=(60, 3)))
+    rows = {row["level"]: row for row in rows_of(arm("real", 0), reading, {}, 0.95)}
+    assert rows["a"]["value"] > 0.5
+    assert np.isnan([rows["c"]["value"], rows["c"]["ci_low"]]).all()
+    assert rows["c"]["reason"] == "fewer than 10 patients with or without it: suppressed"
+    assert rows[None]["levels"] == ["a", "b"]
+    nine = np.full((60, 1), np.nan)
+    nine[:9, 0] = np.arange(9)
+    age = Attribute("age", (), (4.0,), "years", True)
+    few = Judge(age, Place("d", films, []), nine, np.array([False]), every_draw(people, 50, 0))
+    reading = reading_of(few, np.nan_to_num(nine))
+    assert np.isnan([row["value"] for row in rows_of(arm("real", 0), reading, {}, 0.95)]).all()
+    side = Side("real", [arm("real", 0)], [{"age": reading}])
+    (row,) = difference_rows(side, side, {}, confidence=0.95, seed=0)
+    assert np.isnan([row["value_a"], row["difference"]]).all()
 
 
 class Unit:

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -39,6 +40,15 @@ def refused(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["simulate", "x", "--patiens", "3"], "--patients"),
         (["simulate", "x", "--patients", "many"], "many"),
         (["simulate", "x", "--mimic-iv-release", "2.1"], "2.1"),
+        (["simulate", "x", "--seed", "-1"], "--seed"),
+        (["simulate", "x", "--workers", "0"], "--workers"),
+        (["ingest", "no.parquet", "--out", "s", "--workers", "0"], "--workers"),
+        (["ingest", "no.parquet", "--out", "s", "--workers", "-2"], "--workers"),
+        (["evaluate", "r", "s", "--out", "o", "--seed", "-1"], "--seed"),
+        (["evaluate", "r", "s", "--out", "o", "--resamples", "0"], "--resamples"),
+        (["evaluate", "r", "s", "--out", "o", "--looks", "-1"], "--looks"),
+        (["study", "nowhere.yaml", "--out", "s", "--jobs", "0"], "--jobs"),
+        (["demo", "d", "--steps", "0"], "--steps"),
         (MIMIC, "nowhere-cxr"),
         (["cohort", "chexpert", "nowhere", "--out", "c.parquet"], "nowhere"),
         (["cohort", "nih", "nowhere", "--out", "c.parquet"], "nowhere"),
@@ -132,6 +142,44 @@ def test_a_patient_in_two_splits_is_refused_before_anything_is_ingested(
     assert "split" in refused(["features", "c.parquet", "--out", "f"], capsys)
     assert "split" in refused(["ingest", "c.parquet", "--out", "s", "--size", "16"], capsys)
     assert not (here / "s").exists()
+
+
+def test_a_table_of_a_database_is_named_by_its_url(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "m.yaml").write_text("image_id: file\npatient_id: patient\npath: file\n")
+    with duckdb.connect(str(here / "hospital.db")) as database:
+        database.execute("create table films as select 'a.png' as file, '1' as patient union all select 'b.png', '2'")
+    url = f"duckdb://{here / 'hospital.db'}#films"
+    assert run_command(["cohort", "table", url, "--mapping", "m.yaml", "--images", ".", "--out", "c.parquet"]) == 0
+    assert pq.read_table(here / "c.parquet").num_rows == 2
+    assert capsys.readouterr().out.startswith("films: 2 films")
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "file").write_text("")
+    said = refused(["simulate", "file/hospital", "--patients", "8"], capsys)
+    assert "file/hospital" in said
+    assert [entry.name for entry in here.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nMore lines.")]
+)
+def test_memory_that_ran_out_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("chartray.training.pretrain.pretrain", greedy)
+    assert "lower train.batch_size or views.focal_count" in refused(["pretrain", "s", "--out", "r"], capsys)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "audit"])
+def test_an_out_below_a_file_is_refused_before_the_work(
+    here: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    (here / "file").write_text("")
+    assert "found the file" in refused([verb, "nowhere", "nowhere", "--out", "file/results"], capsys)
 
 
 def test_every_recipe_resolves_and_every_knob_is_described() -> None:

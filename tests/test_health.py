@@ -34,7 +34,7 @@ SHORT = {
             {"objective__mean_entropy_weight": 0.0, "objective__sinkhorn_iterations": 0},
         ),
         ("no longer tell films apart", {"objective__sinkhorn_iterations": 0, "objective__sharpening": 4.0}),
-        ("effective rank", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
+        ("effective rank|predict the same", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
     ],
 )
 def test_a_collapse_is_seen_said_and_stops_the_run(
@@ -84,13 +84,35 @@ def test_vitals_of_a_batch_that_is_known() -> None:
     assert found.agreement == 1.0
     assert found.assignment_entropy == pytest.approx(math.log(4))
     assert found.information == pytest.approx(math.log(4), abs=1e-3)
+    assert found.anchor_information == pytest.approx(math.log(4), abs=1e-3)
     one = vitals(Assignments(anchor=sure[:1].repeat(8, 1), target=sure[:1].repeat(4, 1)), mean_entropy=math.log(8))
     assert (one.prototypes_in_use, one.information) == (1, pytest.approx(0.0, abs=1e-5))
+    even = torch.full((8, 8), 1 / 8).log()
+    flat = vitals(Assignments(anchor=even, target=sure), mean_entropy=0.0)
+    assert flat.anchor_information == pytest.approx(0.0, abs=1e-5)
+    assert flat.information == pytest.approx(math.log(4), abs=1e-3)
+
+
+def test_anchors_that_predict_evenly_whatever_the_film_are_a_collapse() -> None:
+    """What a rate 200 times too high did to real films: me-max content, targets not, rank and spread not yet gone."""
+    flat = Vitals(3.4, prototypes_in_use=20, agreement=0.1, information=0.19, anchor_information=0.001)
+    untrained = flat._replace(information=1.7, anchor_information=0.28)
+    for vitals_of_step, said in (
+        (flat, "anchors predict the same for every film (0.001 of 3.47 nats)"),
+        (untrained, ""),
+    ):
+        watch = Watch(classes=32, untrained_rank=14.1, untrained_spread=0.70, earliest=200)
+        for step in range(60):
+            watch.observe(4.85 + 0.001 * (step % 7), vitals_of_step)
+        assert str(watch.verdict(200, 6.5, 0.086) or "").startswith(said)
+        assert (watch.verdict(200, 6.5, 0.086) is None) == (said == "")
 
 
 def test_a_constant_loss_is_a_collapse_and_early_steps_get_no_verdict() -> None:
     watch = Watch(classes=64, untrained_rank=20.0, untrained_spread=0.4, earliest=200)
-    healthy = Vitals(assignment_entropy=4.0, prototypes_in_use=50, agreement=0.5, information=3.0)
+    healthy = Vitals(
+        assignment_entropy=4.0, prototypes_in_use=50, agreement=0.5, information=3.0, anchor_information=2.0
+    )
     for _ in range(60):
         watch.observe(6.931472, healthy)
     assert watch.verdict(199, 15.0) is None

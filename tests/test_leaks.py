@@ -148,6 +148,21 @@ def test_a_film_encoded_again_darker_and_smaller_is_a_near_double(hospital: dict
     assert 0 < row["distance"] <= NEAR
 
 
+def test_a_mirrored_film_is_a_near_double_even_encoded_again(hospital: dict[str, Store], tmp_path: Path) -> None:
+    store, chexpert = hospital["mimic"], hospital["chexpert"]
+    train, test = first(store, "train"), first(chexpert, "test")
+
+    def change(images: np.ndarray, columns: dict[str, list[Any]]) -> None:
+        images[test] = np.asarray(jpeg(Image.fromarray(store.images[train][:, ::-1].copy()), 80))
+
+    rows = found([], {"mimic": store, "chexpert": changed(chexpert, tmp_path, change)})
+    assert [(row["kind"], row["between"], row["count"]) for row in rows] == [
+        ("near film", ["mimic:train", "chexpert:test"], 1)
+    ]
+    (pair,) = rows[0]["examples"]
+    assert (pair["row"], pair["other_row"]) == (train, test)
+
+
 def test_a_chart_variable_known_only_after_the_film_is_found_by_its_cohort_or_by_the_run(
     hospital: dict[str, Store],
 ) -> None:

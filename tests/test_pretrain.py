@@ -401,9 +401,16 @@ def test_compiled_blocks_give_the_losses_of_blocks_as_written(small_store: Path,
     assert run_folder.read_manifest(tmp_path / "written")["compiled"] is False
 
 
-def test_compiling_without_a_compiler_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(InputError, match=r"C\+\+ compiler"):
-        compilation.wanted(small(train__compile=True).train, 3)
-    assert not compilation.wanted(small().train, 100_000)
+def test_compiling_without_a_compiler_is_refused_in_a_sentence_and_auto_says_that_it_goes_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cpu = torch.device("cpu")
+    assert not compilation.wanted(small(train__compile=True).train.model_copy(update={"compile": False}), 10**6, cpu)
+    assert not compilation.wanted(small().train, 999, cpu)
+    torch._dynamo.reset()  # what this process has compiled needs no compiler
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/no/such/compiler"))
+    with pytest.raises(InputError, match=r"expected a torch.compile that works .* found .*; install") as refused:
+        compilation.wanted(small(train__compile=True).train, 3, cpu)
+    assert "\n" not in str(refused.value)
+    assert not compilation.wanted(small().train, 100_000, cpu)
+    assert "train.compile is off" in capsys.readouterr().out

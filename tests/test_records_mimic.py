@@ -458,8 +458,13 @@ def test_a_ragged_csv_is_one_sentence(hospital):
     hospital.film(10000001, "2150-03-02 00:00:00")
     hospital.cohort()
     file = hospital.root / "hosp" / "admissions.csv"
-    file.write_text(file.read_text() + "1,2,3\n")
-    refused(hospital, r"expected a csv table in .*admissions.csv, found CSV parse error")
+    whole = file.read_text()
+    file.write_text(whole + "10000001,M,44\n")
+    with pytest.raises(InputError, match=r"a csv table in .*admissions.csv, found 3 cells instead of \d+ in") as caught:
+        mimic_cohort(str(hospital.root), hospital.cxr)
+    assert "10000001" not in str(caught.value)  # the row may be a patient's
+    file.write_bytes(whole.encode() + b"M\xfcller\n")
+    refused(hospital, r"expected a csv table.* in .*admissions.csv, found .*bytes.*; save it as UTF-8")
 
 
 def test_a_database_of_the_same_tables(hospital, tmp_path):

@@ -12,6 +12,7 @@ from chartray.errors import InputError
 from chartray.records.chexpert import chexpert_cohort
 from chartray.records.cohort import (
     Cohort,
+    Step,
     assemble,
     describe,
     flow_content,
@@ -63,6 +64,7 @@ def test_chexpert_by_whatever_name(chexpert):
     assert cohort.missing["age"] == {"200": 1, "absent": 2}
     assert cohort.missing["view"] == {"RL": 1, "absent": 1}
     assert cohort.missing["label.Edema"] == {"2": 1, "absent": 1}
+    assert "rows of train.csv, which lacks Atelectasis, " in cohort.flow[0].why
     assert cohort.flow[1].why == "no valid.csv, so this split is empty"
     assert "validate: 0 films of 0 patients (this split is empty)" in describe(cohort)
     assert len(cohort.metadata.absent_labels) == 12
@@ -77,6 +79,10 @@ def test_chexpert_refuses_what_is_not_chexpert(chexpert):
         chexpert_cohort(chexpert)
     (chexpert / "valid.csv").write_text("Path,Oedema\nvalid/patient3/study1/a.jpg,1\n")
     with pytest.raises(InputError, match=r"at least one of the labels .* of .*valid.csv, found Path, Oedema"):
+        chexpert_cohort(chexpert)
+    twice = "valid/patient3/study1/a.jpg,1\n" * 2
+    (chexpert / "valid.csv").write_text(f"Path,Edema\n{twice}")
+    with pytest.raises(InputError, match=r"each Path once in .*valid.csv, found one again in data row 2"):
         chexpert_cohort(chexpert)
     (chexpert / "empty").mkdir()
     with pytest.raises(InputError, match=r"expected train.csv, valid.csv or test.csv in .*, found nothing"):
@@ -195,6 +201,28 @@ def test_a_broken_cohort_is_neither_written_nor_read(changes, message, tmp_path)
     pq.write_table(broken.table, tmp_path / "c.parquet")
     with pytest.raises(InputError, match=message):
         read_cohort(tmp_path / "c.parquet")
+
+
+def test_a_folder_instead_of_a_file_leaves_nothing_behind(tmp_path):
+    (tmp_path / "here").mkdir()
+    with pytest.raises(InputError, match=r"found the folder .*here; name a file in it"):
+        write_cohort(a_cohort(), tmp_path / "here")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"expected to write the cohort to .*file/c.parquet"):
+        write_cohort(a_cohort(), tmp_path / "file" / "c.parquet")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "here"]
+
+
+def test_a_cohort_without_films_says_which_step_left_none(tmp_path):
+    empty = a_cohort()
+    empty.table = empty.table.slice(0, 0)
+    empty.flow = [Step("rows of x.csv", 3, 3), Step("official split", 3, 0, "not in split.csv")]
+    with pytest.raises(InputError, match=r"after the step 'official split', which left out all 3 \(not in split.csv\)"):
+        write_cohort(empty, tmp_path / "c.parquet")
+    empty.flow = [Step("rows of x.csv", 0, 0)]
+    with pytest.raises(InputError, match=r"expected films in the made cohort, found no row: rows of x.csv"):
+        write_cohort(empty, tmp_path / "c.parquet")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_cohort_is_refused(tmp_path):

@@ -162,6 +162,19 @@ def test_parquet_and_a_database_give_the_cohort_of_the_csv(files):
         table_cohort(f"{url}#visits", files / "mapping.yaml", files)
 
 
+def test_columns_that_no_comma_separates(files):
+    (files / "german.csv").write_text(TABLE.replace(",", ";"))
+    with pytest.raises(InputError, match=r"separated by commas in .*german.csv, found ';' between them"):
+        cohort_of(files, "german.csv")
+
+
+def test_what_could_not_be_used_is_said(files):
+    said = describe(cohort_of(files))
+    assert "  COVID-19: cells that could not be used: '2' 1" in said
+    assert "  taken_at: cells that could not be used: '(unreadable)' 1" in said
+    assert said.splitlines()[0] == "films: 8 films"  # no admissions, so no rules of linking
+
+
 def changed(files, before, after):
     assert before in MAPPING
     (files / "mapping.yaml").write_text(MAPPING.replace(before, after))
@@ -173,7 +186,12 @@ def changed(files, before, after):
         ("column: crp,", "column: crpp,", r"column 'crpp' in .* \(as ehr.crp of .*\), did you mean 'crp'\?; the table"),
         ("window_days", "window_dayz", r"found 'ehr.crp.window_dayz', did you mean 'window_days'\?"),
         ("patient_id: patient", "patient: patient", "expected 'patient_id', found none"),
-        ("kind: categorical", "kind: categoric", r"expected another 'ehr.sex.kind': Input should be 'numeric'"),
+        ("kind: categorical", "kind: categoric", r"expected 'ehr.sex.kind' to be 'numeric',.* found 'categoric'"),
+        ("COVID-19: {column: covid}", "COVID-19: covid", "'labels.COVID-19' to be a valid dictionary, found 'covid'"),
+        ("[-2, 0]", "[0, -2]", "'window_days' needs its earlier day first, found 0 and -2"),
+        ("  sex:", "  none:", "'ehr' needs names without a comma, other than 'none', found 'none'"),
+        ("  sex:", '  "a,b":', "found 'a,b'"),
+        ("  Unit:", "  macro:", "'labels' needs names without a comma, other than 'macro', found 'macro'"),
         ("levels: [M, F], ", "", "'ehr.sex': a categorical variable needs 'levels'"),
         ("[0, 110]", "[110, 0]", "'ehr.age': a numeric variable needs 'range'"),
         ("unit: years", "levels: [1, 2]", "'ehr.age': 'levels' means nothing for a numeric variable"),

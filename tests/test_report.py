@@ -15,7 +15,8 @@ from chartray.pixels.store import Store
 from chartray.report import inputs
 from chartray.report.apart import report_names
 from chartray.report.cohorts import common_values, data_section
-from chartray.report.methods import methods, scoring, seeds_by_arm, seen_in_pretraining
+from chartray.report.methods import methods, scoring, seen_in_pretraining
+from chartray.report.methods_pretraining import seeds_by_arm
 from chartray.report.page import write_report
 from chartray.report.summary import selection
 from tests.report_folders import LABELS, hospital, write_audit, write_results, write_run, write_store
@@ -508,3 +509,103 @@ def test_a_cell_of_few_films_is_counted_and_not_shown() -> None:
     assert common_values(counts) == "absent 3, “?” 10, rare values 10"
     many = {f"value {place}": 20 - place for place in range(8)}
     assert common_values(many).endswith("“value 5” 15, other values 27")
+
+
+def test_simulated_data_are_called_so_first_and_in_the_methods(
+    folders: dict[str, list[Path]], page: Path, tmp_path: Path
+) -> None:
+    assert "Simulated data" not in words_of(page)
+    run = write_run(tmp_path / "run", Store.open(folders["stores"][0]), "sex", "none", 0, steps=20)
+    edited(run / "manifest.json", simulated=True)
+    text = words_of(write_report([run], [], tmp_path / "out"))
+    assert text.index("Simulated data: films, charts and findings of MIMIC-CXR were drawn") < text.index("Flow of rows")
+    assert "Films, charts and findings of MIMIC-CXR were simulated. Encoders" in text
+    results = tmp_path / "results"
+    shutil.copytree(folders["results"][0], results)
+    stores = json.loads((results / "evaluation.json").read_text())["stores"]
+    edited(results / "evaluation.json", stores=[stores[0], *(one | {"simulated": True} for one in stores[1:])])
+    text = words_of(write_report([], [results], tmp_path / "some"))
+    assert "findings of CheXpert were drawn by a program. Their numbers" in text
+
+
+def test_the_methods_say_what_strengths_were_really_chosen_on(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(folders["results"][0], results)
+    rows = inputs.read_lines(results / "results.jsonl")
+    for row in rows:
+        row["chosen_by"] = "validation" if row["label"] == "Edema" else "cross-validation"
+    (results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = words_of(write_report([], [results], tmp_path / "out"))
+    words = (
+        "its strength was chosen by cross-validation by patient inside the training films (3 of 4 labels) and on the "
+        "validation films (1 of 4 labels)"
+    )
+    assert text.count(words) == 2  # under the findings, and in the paragraph
+    assert "the validation split chose" not in text
+    rows = [row | {"chosen_by": "validation"} for row in rows]
+    (results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "its strength was chosen on the validation films" in words_of(write_report([], [results], tmp_path / "out"))
+
+
+def test_the_methods_hold_the_recipe_of_fine_tuning_and_the_rates_of_pretraining(
+    folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    recipe = {"freeze": False, "optimizer": "adamw", "learning_rate": 1e-4, "layer_decay": 0.75, "drop_path": 0.1}
+    results = tmp_path / "results"
+    shutil.copytree(folders["results"][0], results)
+    rows = [row | {"protocol": "finetune"} for row in inputs.read_lines(results / "results.jsonl")]
+    (results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    edited(results / "evaluation.json", recipe=recipe | {"mixup": 0.0, "warmup_epochs": 5.0, "max_epochs": 50})
+    edited(
+        results / "evaluation.json",
+        encoder={"provenance": {"chart": "demographic-norm", "control": "none", "chart_use": "anchor", "seed": 7}},
+    )
+    run = write_run(tmp_path / "run", Store.open(folders["stores"][0]), "none", "none", 0, steps=20)
+    edited(run / "manifest.json", peak_learning_rate=0.002, warmup_steps=24)
+    text = words_of(write_report([run], [results], tmp_path / "out"))
+    assert "AdamW had a peak learning rate of 0.002 after 24 warm-up steps." in text
+    assert "AdamW, learning rate 0.0001, 5 epochs of warm-up, drop path 0.1, at most 50 epochs, layer-wise rate" in text
+    assert "Also scored, pretrained elsewhere: demographic-norm, seed 7." in text
+
+
+def test_several_seeds_of_few_patients_keep_their_reason(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    results = []
+    for seed in range(2):
+        results.append(tmp_path / f"results-{seed}")
+        shutil.copytree(folders["results"][0], results[-1])
+        rows = [
+            row | {"run": f"run-{seed}", "run_seed": seed} for row in inputs.read_lines(results[-1] / "results.jsonl")
+        ]
+        for row in rows:
+            if row["label"] == "Edema":
+                row |= {"ci_low": None, "ci_high": None, "reason": "too few patients"}
+        (results[-1] / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (results[-1] / "comparisons.jsonl").unlink()
+    page = write_report([], results, tmp_path / "out")
+    row = re.search(r'<th scope="row">Edema</th>.*?</tr>', page.read_text(), re.DOTALL)
+    assert row is not None
+    first = row[0].split("<td>")[1]
+    assert " · " in first
+    assert "too few patients" in first
+
+
+def test_a_small_group_without_a_macro_is_nowhere_but_in_one_sentence(
+    folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit"
+    shutil.copytree(folders["audits"][0], audit)
+    rows = inputs.read_lines(audit / "audit.jsonl")
+    for row in rows:
+        if row["part"] == "group":
+            row["label"] = "Edema"  # no label is shown in all groups, so there is no macro
+            row["n_patients"] = 7 if row.get("group") == "other" else row.get("n_patients")
+    (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = words_of(write_report([], [], tmp_path / "out", audits=[audit]))
+    assert text.count("sex other") == 1
+    assert "Suppressed, fewer than 10 patients: sex other." in text
+    assert not re.search(r"sex other Edema|other Edema AUROC 7", text)
+
+
+def test_the_leak_gate_says_what_it_cannot_see(outline: Outline) -> None:
+    text = " ".join("".join(outline.texts).split())
+    assert "a film cropped by 1 % a side or more, or turned, is not recognised" in text

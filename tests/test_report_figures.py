@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_curve
@@ -238,3 +240,20 @@ def test_a_thin_line_keeps_its_ends() -> None:
 )
 def test_a_reason_keeps_its_words_and_loses_its_names(reason: str, left: str) -> None:
     assert without_identifiers(reason) == left
+
+
+def test_no_name_in_a_forest_runs_out_of_it() -> None:
+    arm = Arm("demographic-norm", "shuffled")
+    name = "demographic-norm, shuffled − chart only (demographic-norm) (2 seeds)"
+    one = panels.Interval(arm, 0.1, 0.0, 0.2)
+    rows = [(name, [one]), ("short", [one]), ("", [one])]
+    panel = panels.forest_panel("Differences", rows, figures.styles([arm]), axis="difference")
+    figure = Figure(figsize=(panel.width, panel.height))
+    axes = figure.add_axes((panel.left / panel.width, 0.2, 1 - (panel.left + 0.15) / panel.width, 0.75))
+    panel.draw(axes)
+    edge = axes.get_window_extent().x1
+    boxes = {text.get_text(): text.get_window_extent(FigureCanvasAgg(figure).get_renderer()) for text in axes.texts}
+    assert " ".join(boxes).startswith(name)
+    assert max(box.x1 for box in boxes.values()) < edge
+    found = sorted(boxes.values(), key=lambda box: -box.y0)
+    assert all(below.y1 <= above.y0 + 2 for above, below in itertools.pairwise(found))

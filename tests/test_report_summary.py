@@ -126,7 +126,7 @@ def test_five_lines_say_who_what_and_how_surely() -> None:
     lines = five_lines(rows(1), [pair(CHART, UNTRAINED, 0.04, 0.10), pair(CHART, NONE, -0.02, 0.03)])
     assert len(lines) == 5
     assert lines[0].startswith(
-        "3 pretraining runs (sex, no chart, sex, shuffled), linear probe, test films of MIMIC-CXR"
+        "3 pretraining runs (sex; no chart; sex, shuffled), linear probe, test films of MIMIC-CXR"
     )
     assert "sex 0.700" in lines[1]
     assert lines[2].startswith("Pretraining (sex) beats the untrained encoder in macro AUROC: MIMIC-CXR +0.070")

@@ -65,7 +65,7 @@ def _store(folder: Path) -> Iterator[Finding]:
     except InputError as error:
         if not (folder / "store.json").is_file():
             raise
-        yield Finding("error", f"the store cannot be opened: {error}", where, 0, "ingest the cohort again")
+        yield Finding("error", f"the store cannot be opened: {error}", where, 0, "nothing")
         return
     table, metadata = _read(folder / "cohort.parquet")
     yield from _rows(table, metadata, _flow(folder / FLOW_FILE), f"{where}/cohort.parquet")

@@ -1,5 +1,6 @@
 """The command line: verbs, and sentences for what goes wrong. Everything heavy is imported inside its verb."""
 
+import errno
 import os
 import sys
 
@@ -60,7 +61,36 @@ def run_command(tokens: list[str]) -> int:
         return _say(str(error), UNHEALTHY)
     except Stopped as error:
         return _say(str(error), TERMINATED)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _say(_of_memory(error), UNUSABLE_INPUT)
+    except OSError as error:
+        # A disk that is full, a folder that may not be written: the machine's state, no fault of the program.
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        return _say(_of_the_disk(error), UNUSABLE_INPUT)
     return DONE
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, or torch on either device, could not get memory."""
+    torch = sys.modules.get("torch")
+    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def _of_memory(error: Exception) -> str:
+    said = next(iter(str(error).splitlines()), type(error).__name__)
+    return (
+        f"expected more memory for this command, found none left ({said}); pretraining needs less with a lower "
+        "train.batch_size or views.focal_count, or a higher train.accumulate"
+    )
+
+
+def _of_the_disk(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename is not None else ""
+    return f"expected to read or write{where}, found: {error.strerror}; mend it, or choose another place"
 
 
 def _say(sentence: str, code: int) -> int:

@@ -100,7 +100,7 @@ def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> On
     workers = max(len(os.sched_getaffinity(0)), 1)
     batches = endless_batches(PILFilms(files, charts, views), sizes.films, workers, pin=device.type == "cuda")
     architecture = vit.architecture(config.encoder, config.views.size)
-    step = reference_step(architecture, config, charts.shape[1], device, uses_bf16(config.train))
+    step = reference_step(architecture, config, charts.shape[1], device, bf16=uses_bf16(config.train))
 
     class Reference(Rounds):
         def __call__(self) -> float:

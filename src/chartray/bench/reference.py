@@ -13,6 +13,7 @@ from lightly.loss import MSNLoss
 from lightly.models.modules.heads import MSNProjectionHead
 from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM
 from lightly.models.utils import random_token_mask, update_momentum
+from timm.layers import set_fused_attn
 from torch import Tensor, nn
 
 from chartray.config import Config
@@ -49,9 +50,19 @@ class ReferenceMSN(nn.Module):
 
 
 def reference_step(
-    architecture: dict[str, object], config: Config, chart_features: int, device: torch.device, bf16: bool
+    architecture: dict[str, object],
+    config: Config,
+    chart_features: int,
+    device: torch.device,
+    *,
+    bf16: bool,
+    fused_attention: bool = True,
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], float]:
-    """One optimizer step on (target, random, focal, chart): views (B, 1, H, H), focal (F*B, 1, h, h), chart (B, F)."""
+    """One optimizer step on (target, random, focal, chart): views (B, 1, H, H), focal (F*B, 1, h, h), chart (B, F).
+
+    Attention is fused, as timm's default is, or plain.
+    """
+    set_fused_attn(fused_attention)
     networks = ReferenceMSN(architecture, config, chart_features).to(device).train()
     optimizer = torch.optim.AdamW([p for p in networks.parameters() if p.requires_grad], lr=1e-4, weight_decay=1e-3)
     criterion = MSNLoss().to(device)

@@ -76,8 +76,9 @@ def measure(name: str, options: Options) -> Row:
     ways = [
         partial(prepare_ours, sizes, store, options.scratch / "run"),
         partial(prepare_reference, sizes, store),
+        partial(prepare_reference, sizes, store, fused_attention=False),
     ]
-    ours, reference = side_by_side(ways, options.repeats)
+    ours, reference, plain = side_by_side(ways, options.repeats)
     return Row(
         name=name,
         unit="films/s",
@@ -85,7 +86,11 @@ def measure(name: str, options: Options) -> Row:
         ours=ours,
         reference=reference,
         target=TARGETS[options.device],
-        details=work_done(sizes, store, options.scratch, ours, reference),
+        details={
+            "reference_with_plain_attention": plain.median,
+            "ratio_to_it": ours.median / plain.median,
+        }
+        | work_done(sizes, store, options.scratch, ours, reference),
     )
 
 
@@ -104,8 +109,8 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None,
     return once
 
 
-def prepare_reference(sizes: Sizes, store: Path, films: int | None = None) -> Once:
-    """lightly's networks and loss on the same views and charts."""
+def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused_attention: bool = True) -> Once:
+    """lightly's networks and loss on the same views and charts; attention as timm has it, or plain as ours on a CPU."""
     config = sizes.config(films=films)
     device = torch.device(sizes.device)
     batch, views, chart = first_batch(Store.open(store), config, device)
@@ -114,7 +119,8 @@ def prepare_reference(sizes: Sizes, store: Path, films: int | None = None) -> On
         config,
         chart.rows.shape[1],
         device,
-        uses_bf16(config.train),
+        bf16=uses_bf16(config.train),
+        fused_attention=fused_attention,
     )
 
     def once() -> float:

@@ -3,8 +3,8 @@
 The folder that `compare` writes:
 
 comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, objective_a, objective_b,
-                     settings_hash_a, settings_hash_b, dataset, protocol, split, fraction, uncertain, blank, after_film,
-                     label, metric, difference, value_a, value_b, ci_low, ci_high, p, p_holm, delong_p,
+                     settings_hash_a, settings_hash_b, home, dataset, protocol, split, fraction, uncertain, blank,
+                     after_film, label, metric, difference, value_a, value_b, ci_low, ci_high, p, p_holm, delong_p,
                      delong_patient_p, level, levels, seeds, by_seed, verdict, claim, note, reason}:
                      a and b name arms, that is a chart and, in brackets, objective (unless msn), its use (unless
                      anchor) and control (unless none), and where two arms would share a name but not the settings of
@@ -45,8 +45,11 @@ from chartray.measure.metrics import eligible
 
 
 class _Place(NamedTuple):
-    """Where arms are compared: a data set at a fraction, with every run's `Scored` by its folder."""
+    """Where arms are compared: a data set at a fraction, with every run's `Scored` by its folder; `home` is the data
+    set that the probes were fitted on.
+    """
 
+    home: str
     dataset: str
     fraction: float
     sheet: Sheet
@@ -87,7 +90,7 @@ def compare(
             )
             for run in runs
         }
-        on = _Place(where[0], where[1], first, counted, scored, level, seed)
+        on = _Place(next(iter(runs[0].stores)), where[0], where[1], first, counted, scored, level, seed)
         for a, b in itertools.combinations(arms, 2):
             rows += _compared((a, arms[a]), (b, arms[b]), on)
     with results.whole_folder(out) as folder:
@@ -171,6 +174,7 @@ def _compared(a: tuple[str, list[Run]], b: tuple[str, list[Run]], on: _Place) ->
         "chart_b": b[1][0].chart,
         "chart_use_a": a[1][0].use,
         "chart_use_b": b[1][0].use,
+        "home": on.home,
         "dataset": on.dataset,
         "protocol": settings["protocol"],
         "split": settings["split"],

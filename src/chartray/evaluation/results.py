@@ -78,8 +78,11 @@ def replaced_folder(out: Path) -> Iterator[Path]:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises InputError if `out` exists and is neither empty nor an earlier result."""
+    """Raises InputError if `out` exists and is neither empty nor an earlier result, or can be no folder where it is."""
     if not out.exists():
+        above = next(folder for folder in out.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise InputError(f"expected a folder to write --out {out} in, found the file {above}; choose another")
         return
     if out.is_dir() and (
         not any(out.iterdir()) or any((out / name).is_file() for name in (MANIFEST_FILE, COMPARE_FILE, AUDIT_FILE))

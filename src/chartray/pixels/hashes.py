@@ -15,8 +15,12 @@ Measured on 1,000 NIH films (64 px) and 243 Hannover films (512 px squashed to 2
     noise, 4 of 256 levels    6 / 16 / 20       0 /  4 /  4
     cropped by 2 % a side    36 / 54 / 66      40 / 60 / 66
     two different films: the closest of 499,500 pairs 36, of 29,403 pairs 58; half of all pairs 120 or more
+    cropped by 1 % a side    26 / 44 / 50      24 / 40 / 42
+    mirrored                122 / 140 / 144   122 / 143 / 146 (and 20 / 8 at most from the hash of the mirror image)
 So films within NEAR bits are called near duplicates: none of those 528,903 pairs of different films is (at most one in
-176,000 with 95 % confidence), and a crop or a turn is not found.
+176,000 with 95 % confidence). A mirrored film is found by hashing the mirror image too (`images[:, :, ::-1]`; the
+closest mirror image of another film was 66 bits away); of films cropped by 1 % a side a third is found, of larger crops
+and of turns none.
 """
 
 import hashlib

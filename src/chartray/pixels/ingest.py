@@ -73,6 +73,8 @@ def ingest(
     Raises InputError: no cohort, an id given twice, no room on the disk, no film that can be read, a folder that holds
     something else or an ingest begun with another cohort or size.
     """
+    if workers is not None and workers < 1:
+        raise InputError(f"expected --workers of at least 1, found {workers}")
     out = Path(out).absolute()
     plan = make_plan(Path(cohort_path), size, images_root)
     if (out / "store.json").exists():

@@ -128,7 +128,7 @@ def no_film(plan: Plan, reason: str) -> str:
     under = f" under {plan.root}" if plan.root else ""
     return (
         f"expected films{under}, found none of {len(plan.paths)} that can be read; the first is {plan.paths[0]} "
-        f"({reason}); say where they lie (images_root)"
+        f"({reason}); say where they lie with --images"
     )
 
 
@@ -156,7 +156,7 @@ def _resolved(paths: list[str], recorded_root: str, here: Path | None) -> list[s
             if not (recorded_root and Path(path).is_relative_to(recorded_root)):
                 raise InputError(
                     f"expected the path in row {row} under the cohort's image folder {recorded_root!r}, found another; "
-                    "leave images_root out"
+                    "leave --images out"
                 )
             path = os.path.relpath(path, recorded_root)
         resolved.append(os.path.join(root, path))

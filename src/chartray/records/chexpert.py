@@ -17,6 +17,7 @@ from chartray.records.reading import (
     header,
     need_folder,
     read_cells,
+    refuse_repeated,
 )
 from chartray.schema import (
     AGE_RANGE,
@@ -50,7 +51,9 @@ def chexpert_cohort(root: Path) -> Cohort:
             flow.append(Step(split, 0, 0, f"no {stems[0]}.csv, so this split is empty"))
             continue
         part = _read(file, split, connection)
-        flow.append(Step(split, part.num_rows, part.num_rows, f"rows of {file.name}"))
+        lacking = [name for name in CHEXPERT_LABELS if name not in part.column_names]
+        without = f", which lacks {', '.join(lacking)}" if lacking else ""
+        flow.append(Step(split, part.num_rows, part.num_rows, f"rows of {file.name}{without}"))
         parts.append(part)
         files.append(file)
     if not parts:
@@ -77,7 +80,9 @@ def _read(file: Path, split: str, connection: ibis.BaseBackend) -> pa.Table:
     """Ids, chart values with the cells they were read from, and label cells of one csv."""
     assert split in SPLITS
     labels = present_labels(header(file), file)
-    cells = offered(read_cells(file, ["Path"], [*_CHART_CELLS, *labels]), connection)
+    content = read_cells(file, ["Path"], [*_CHART_CELLS, *labels])
+    refuse_repeated(content, "Path", file)
+    cells = offered(content, connection)
     bad = cells.filter(~cells["Path"].re_search(_PATH).fill_null(False))
     first = first_row(bad, connection)
     if first is not None:

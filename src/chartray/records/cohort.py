@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,17 +162,36 @@ def write_cohort(cohort: Cohort, out: Path) -> None:
 
     Raises InputError if the table breaks the contract or `out` cannot be written.
     """
+    if not cohort.table.num_rows:
+        raise InputError(_no_film(cohort))
     _check(cohort.table, "the cohort")
     flow = out.with_name(f"{out.stem}.flow.json")
+    if out.is_dir():
+        raise InputError(f"expected a file to write the cohort to, found the folder {out}; name a file in it")
+    partial = [file.with_name(f".{file.name}.partial-{os.getpid()}") for file in (flow, out)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = [file.with_name(f".{file.name}.partial-{os.getpid()}") for file in (flow, out)]
         partial[0].write_text(json.dumps(flow_content(cohort), indent=1) + "\n")
         pq.write_table(cohort.table, partial[1], compression="zstd", write_statistics=False)
         partial[0].replace(flow)
         partial[1].replace(out)
     except OSError as error:
+        for file in partial:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
         raise InputError(f"expected to write the cohort to {out}, found {error.strerror}") from None
+
+
+def _no_film(cohort: Cohort) -> str:
+    """What is said where no film is left: the step that left the last ones out."""
+    last = next((step for step in cohort.flow if step.rows_in and not step.rows_out), None)
+    if last is None:
+        where = f": {cohort.flow[0].step}" if cohort.flow else ""
+        return f"expected films in the {cohort.metadata.source} cohort, found no row{where}"
+    return (
+        f"expected films in the {cohort.metadata.source} cohort, found none after the step {last.step!r}, which left "
+        f"out all {last.rows_in} ({last.why})"
+    )
 
 
 def flow_content(cohort: Cohort) -> dict[str, Any]:
@@ -195,7 +215,9 @@ def describe(cohort: Cohort) -> str:
     films = cohort.table.num_rows
     release = f" {content['release']}" if content["release"] else ""
     release += f" ({cohort.layout})" if cohort.layout else ""
-    lines = [f"{content['source']}{release}, {content['rules']} rules: {films} films"]
+    # The rules are those of linking: without tables of admissions there is nothing to link.
+    rules = f", {content['rules']} rules" if cohort.links else ""
+    lines = [f"{content['source']}{release}{rules}: {films} films"]
     for step in cohort.flow:
         why = f" ({step.why})" if step.why else ""
         lines.append(f"  {step.step}: {step.rows_in} -> {step.rows_out}{why}")
@@ -206,12 +228,19 @@ def describe(cohort: Cohort) -> str:
         lines.append(f"  {split}: {size['images']} films of {size['patients']} patients{empty}")
     for name in cohort.metadata.variables:
         lost = films - int(pc.count(cohort.table[EHR_PREFIX + name]).as_py())
-        named = [f"{cell!r} {count}" for cell, count in cohort.missing.get(name, {}).items() if cell != ABSENT]
-        unusable = f"; cells that could not be used: {', '.join(named[:5])}" if named else ""
-        lines.append(f"  {name}: missing for {lost} films ({lost / max(films, 1):.1%}){unusable}")
+        unusable = _unusable(cohort.missing.get(name, {}))
+        said = f"; cells that could not be used: {unusable}" if unusable else ""
+        lines.append(f"  {name}: missing for {lost} films ({lost / max(films, 1):.1%}){said}")
+    for name, cells in cohort.missing.items():
+        if name not in cohort.metadata.variables and (unusable := _unusable(cells)):
+            lines.append(f"  {name.removeprefix(LABEL_PREFIX)}: cells that could not be used: {unusable}")
     if content["absent_labels"]:
         lines.append(f"  labels that the files lack: {', '.join(content['absent_labels'])}")
     return "\n".join(lines)
+
+
+def _unusable(cells: Mapping[str, int]) -> str:
+    return ", ".join([f"{cell!r} {count}" for cell, count in cells.items() if cell != ABSENT][:5])
 
 
 def read_cohort(path: Path) -> pa.Table:
@@ -235,7 +264,7 @@ def _check(table: pa.Table, where: str) -> None:
         if table.schema.field(name).type != kind:
             raise InputError(f"expected column {name!r} of {where} to be {kind}, found {table.schema.field(name).type}")
     if table.num_rows == 0:
-        raise InputError(f"expected at least one film in {where}, found none; its flow says where they went")
+        raise InputError(f"expected at least one film in {where}, found none; make the cohort again")
     for name in ("image_id", "patient_id", "path", "split"):
         if table[name].null_count:
             row = int(np.flatnonzero(pc.is_null(table[name]).to_numpy())[0])

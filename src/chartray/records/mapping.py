@@ -94,6 +94,9 @@ class VariableMapping(Cells):
             _check_meanings(self)
         if "window_days" in self.model_fields_set and self.days_from_film is None:
             raise ValueError("'window_days' needs 'days_from_film', the column it is a window of")
+        first, last = self.window_days
+        if first is not None and last is not None and first > last:
+            raise ValueError(f"'window_days' needs its earlier day first, found {first} and {last}")
         if self.reaches_past_film and self.known_at_film:
             raise ValueError("'known_at_film' cannot be true for a window that reaches past the film (day 0)")
         return self
@@ -180,6 +183,11 @@ class Mapping(BaseModel):
         shares = self.split_shares
         if set(shares) != set(SPLITS) or min(shares.values()) < 0 or not sum(shares.values()) > 0:
             raise ValueError(f"'split_shares' needs a share from 0 up for each of {', '.join(SPLITS)}")
+        # --ehr and --labels take names separated by commas; --ehr none is no chart, the label macro is the mean.
+        for section, names, taken in (("ehr", self.ehr, "none"), ("labels", self.labels, "macro")):
+            for name in names:
+                if not name.strip() or "," in name or name == taken:
+                    raise ValueError(f"'{section}' needs names without a comma, other than {taken!r}, found {name!r}")
         if self.split is not None and "split_shares" in self.model_fields_set:
             raise ValueError("give 'split' (a column) or 'split_shares' (drawn by patient), not both")
         return self
@@ -191,6 +199,8 @@ def read_mapping(file: Path) -> Mapping:
         tree = yaml.safe_load(file.read_text())
     except FileNotFoundError:
         raise InputError(f"expected a mapping file at {file}, found none; check --mapping") from None
+    except IsADirectoryError:
+        raise InputError(f"expected a mapping file at {file}, found a folder; check --mapping") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"expected YAML in {file}, found {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -238,4 +248,9 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"expected {where!r}, found none; it is required"
     message = str(first["msg"]).removeprefix("Value error, ")
-    return f"expected another {where!r}: {message}" if where else message
+    if not where:
+        return message
+    if first["type"] == "value_error":
+        return f"expected another {where!r}: {message}"
+    message = message.removeprefix("Input should be ").partition(" or instance of")[0]
+    return f"expected {where!r} to be {message}, found {first['input']!r}"

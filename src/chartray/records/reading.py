@@ -63,9 +63,16 @@ def header(file: Path) -> list[str]:
     try:
         with pa.input_stream(str(file), compression="detect") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            return next(csv.reader(text), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            names = next(csv.reader(text), [])
+    except UnicodeDecodeError:
+        raise InputError(f"expected a csv table in UTF-8 in {file}, found other bytes; save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
+    if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        raise InputError(
+            f"expected columns separated by commas in {file}, found {other!r} between them; save it with commas"
+        )
+    return names
 
 
 def read_cells(
@@ -97,7 +104,25 @@ def read_cells(
     try:
         return _read_csv(file, texts)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
+        # A message of Arrow's holds the row itself, and so perhaps a patient.
+        raise InputError(f"expected a csv table in {file}, found {_odd_row(file) or first_line(error)}") from None
+
+
+def _odd_row(file: Path) -> str | None:
+    """The first row of another length than the header, or that is no UTF-8, without what stands in it."""
+    try:
+        with pa.input_stream(str(file), compression="detect") as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            lines = csv.reader(text)
+            columns = len(next(lines, []))
+            for row, cells in enumerate(lines, start=1):
+                if cells and len(cells) != columns:
+                    return f"{len(cells)} cells instead of {columns} in data row {row}"
+    except UnicodeDecodeError:
+        return "bytes that are no UTF-8; save it as UTF-8"
+    except (OSError, csv.Error):
+        pass
+    return None
 
 
 def _read_csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:

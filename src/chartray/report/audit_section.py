@@ -27,6 +27,9 @@ _KINDS = {
     "variable": "chart variables known only after the film",
 }
 
+# How the audit says that so few patients stand behind a row that not even their number is told.
+_FEW = "fewer than 10 patients: suppressed"
+
 Row = TypeVar("Row", Reading, Group)
 
 
@@ -147,9 +150,7 @@ def _data_set(name: str, audits: Sequence[Audit], look: Mapping[Arm, Style], out
     removed = [row for one in audits for row in one.removed if row.dataset == name]
     arms, of_groups = _arms(readings), _arms(groups)
     values = [row for row in groups if row.metric != "gap"]
-    too_small = [row for row in values if row.reason.startswith("fewer than") and row.label == MACRO]
-    suppressed = dict.fromkeys(f"{row.attribute} {row.group}" for row in too_small)
-    gone = {(row.attribute, row.group) for row in too_small}
+    gone = _suppressed(values)
     return DataSetAudit(
         name=name,
         arms=arms,
@@ -162,11 +163,22 @@ def _data_set(name: str, audits: Sequence[Audit], look: Mapping[Arm, Style], out
         group_arms=of_groups,
         group_rows=_group_rows([row for row in values if (row.attribute, row.group) not in gone], of_groups),
         gaps=_gap_rows([row for row in groups if row.metric == "gap"], of_groups),
-        suppressed=list(suppressed),
+        suppressed=[f"{attribute} {group}" for attribute, group in gone],
         removed=[_removed_row(row) for row in sorted(removed, key=lambda row: row.label != MACRO)],
         no_claim=any(row.claim for row in differences),
         slug=slug(name),
     )
+
+
+def _suppressed(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Groups (attribute, group) too small to be shown: by their macro row, or by every row where no macro is made."""
+    found = []
+    for key in dict.fromkeys((row.attribute, row.group) for row in groups):
+        mine = [row for row in groups if (row.attribute, row.group) == key]
+        judged = [row for row in mine if row.label == MACRO] or mine
+        if all(row.reason.startswith(_FEW) for row in judged):
+            found.append(key)
+    return found
 
 
 def _arms(rows: Iterable[Reading | Group]) -> list[Arm]:
@@ -248,6 +260,7 @@ def _reading_rows(readings: Sequence[Reading], arms: Sequence[Arm]) -> list[Read
     for attribute, level, metric in dict.fromkeys((row.attribute, row.level, row.metric) for row in readings):
         rows = [row for row in readings if (row.attribute, row.level, row.metric) == (attribute, level, metric)]
         films = next((row.n for row in rows if row.n is not None), None)
+        films = None if all(row.reason == "too few patients" for row in rows) else films
         told = [row._replace(reason=f"cannot be told ({row.reason})") if row.reason else row for row in rows]
         found.append(ReadingRow(attribute, level, _METRICS.get(metric, metric), films, _cells(told, arms)))
     return found
@@ -259,6 +272,7 @@ def _group_rows(groups: Sequence[Group], arms: Sequence[Arm]) -> list[GroupRow]:
         rows = [row for row in groups if (row.attribute, row.group, row.label, row.metric) == key]
         attribute, group, label, metric = key
         patients = next((row.n_patients for row in rows if row.n_patients is not None), None)
+        patients = None if any(row.reason.startswith(_FEW) for row in rows) else patients
         found.append(GroupRow(attribute, group, label, _short(metric), patients, _cells(rows, arms)))
     return found
 

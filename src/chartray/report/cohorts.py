@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chartray.pixels.store import Store
+from chartray.report.audits import Audit
 from chartray.report.inputs import Results, Run
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
 
@@ -110,6 +111,22 @@ def parts_of_stores(results: Sequence[Results]) -> dict[str, str]:
         known = isinstance(films, int) and isinstance(patients, int)
         found.setdefault(str(entry["dataset"]), f"{films:,} films of {patients:,} patients" if known else "")
     return found
+
+
+def simulated(
+    runs: Sequence[Run],
+    results: Sequence[Results],
+    audits: Sequence[Audit],
+    opened: Mapping[str, tuple[Path, Store]],
+) -> list[str]:
+    """The data sets that a program drew, as stores, manifests and encoders say."""
+    made = [run.manifest for run in runs] + [one.provenance for one in results]
+    made += [encoder.get("provenance") or {} for one in audits for encoder in one.manifest.get("encoders") or []]
+    entries = [entry for one in results for entry in one.evaluation.get("stores") or []]
+    found = {str(one["source"]): None for one in made if one.get("simulated") and one.get("source")}
+    found |= {str(entry["dataset"]): None for entry in entries if entry.get("simulated") and not entry.get("part_of")}
+    metadata = {name: from_metadata(store.cohort.schema.metadata) for name, (_, store) in opened.items()}
+    return list(found | {name: None for name, its in metadata.items() if its.simulated})
 
 
 def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Run]) -> DataSection:

@@ -1,12 +1,15 @@
 """The methods paragraph and the reproducibility block, written from manifests and from the evaluation's record."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePath
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from chartray.measure.metrics import MINIMUM_PATIENTS
 from chartray.report.audits import Audit
 from chartray.report.inputs import Results, Run
 from chartray.report.methods_evidence import evidence_sentences
+from chartray.report.methods_pretraining import pretraining
+from chartray.report.methods_probe import chosen_words, learnt_words
 from chartray.report.rows import MACRO, Score, shown
 from chartray.report.summary import Selection
 
@@ -53,6 +56,7 @@ class Scoring(NamedTuple):
     notes: list[str]
     seen: list[str]
     holds_fixed: str
+    chosen: str
 
 
 class Facts(NamedTuple):
@@ -81,6 +85,7 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         notes=list(dict.fromkeys(str(note) for record in records for note in record.get("notes") or [])),
         seen=seen_in_pretraining(results),
         holds_fixed=_holds_fixed(scores),
+        chosen=chosen_words(scores, which.protocol),
     )
 
 
@@ -121,9 +126,14 @@ def methods(
     datasets: Sequence[str],
     results: Sequence[Results] = (),
     audits: Sequence[Audit] = (),
+    simulated: Sequence[str] = (),
 ) -> str:
-    """A paragraph for a paper; a fact that no file holds is left out, never guessed."""
-    return " ".join([*_pretraining(runs), *_evaluation(how, datasets), *evidence_sentences(results, audits)])
+    """A paragraph for a paper; a fact that no file holds is left out, never guessed. `simulated` are data sets that
+    a program drew.
+    """
+    drawn = [f"Films, charts and findings of {', '.join(map(shown, simulated))} were simulated."] if simulated else []
+    scored = _evaluation(how, datasets, results)
+    return " ".join([*drawn, *pretraining(runs, results), *scored, *evidence_sentences(results, audits)])
 
 
 def seen_in_pretraining(results: Sequence[Results]) -> list[str]:
@@ -155,130 +165,10 @@ def _seen(record: Mapping[str, Any]) -> str:
     )
 
 
-def seeds_by_arm(runs: Sequence[Run]) -> str:
-    """The arms of some runs with the seeds of each: 'sex, no chart; 3 seeds each', or 'sex: 3 seeds; no chart: 1 seed'.
-
-    Seeds are counted once, however many runs share one.
-    """
-    seeds: dict[str, set[int | None]] = {}
-    for run in runs:
-        seeds.setdefault(run.arm.title, set()).add(run.seed)
-    counts = {title: f"{len(there)} seed{'' if len(there) == 1 else 's'}" for title, there in seeds.items()}
-    if len(set(counts.values())) == 1:
-        return f"{', '.join(counts)}; {next(iter(counts.values()))}{' each' if len(counts) > 1 else ''}"
-    return "; ".join(f"{title}: {count}" for title, count in counts.items())
-
-
-def started_from(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
-    """Which encoders began with given weights: 'sex started from the weights of RUN (pretrained with sex)'."""
-    records = [(run.arm, run.manifest, run.config) for run in runs]
-    records += [(one.base, one.provenance, {}) for one in results if one.base is not None]
-    found = []
-    for arm, record, config in records:
-        init = record.get("init") or (config.get("encoder") or {}).get("init")
-        if not init:
-            continue
-        init = init if isinstance(init, Mapping) else {"source": init}
-        # The name alone: the folders of the machine are nobody's business.
-        name = init.get("run") or Path(str(init.get("source") or "an unnamed file")).name
-        chart = f" (pretrained with the chart {init['chart']})" if init.get("chart") not in (None, "none") else ""
-        found.append(f"{arm.title} started from the weights of {name}{chart}")
-    return list(dict.fromkeys(found))
-
-
-def _pretraining(runs: Sequence[Run]) -> list[str]:
-    if not runs:
-        return []
-    found = _by_run(runs, _trained_how) + _by_run(runs, _views)
-    found += [f"{one}." for one in started_from(runs, [])]
-    found += _chart_sentences(runs)
-    if len({run.arm for run in runs}) > 1:
-        found.append(f"Arms: {seeds_by_arm(runs)}.")
-    else:
-        seeds = len({run.seed for run in runs})
-        found.append(f"{'One seed was' if seeds == 1 else f'{seeds} seeds were'} run.")
-    return found
-
-
-def _by_run(runs: Sequence[Run], say: Callable[[Run, str], str]) -> list[str]:
-    """What `say` says of all runs, or of each group of arms of which it says something else."""
-    same: dict[str, list[str]] = {}
-    for run in runs:
-        titles = same.setdefault(say(run, ""), [])
-        titles += [run.arm.title] if run.arm.title not in titles else []
-    if len(same) == 1:
-        return [sentence for sentence in same if sentence]
-    found: dict[str, None] = {}
-    for run in runs:
-        titles = same[say(run, "")]
-        # Runs of one arm may differ too: then each is named with its seed.
-        alone = sum(run.arm.title in others for others in same.values()) == 1
-        found[say(run, "; ".join(titles) if alone else f"{run.arm.title}, seed {run.seed}")] = None
-    return [sentence for sentence in found if sentence]
-
-
-def _trained_how(run: Run, who: str) -> str:
-    encoder, train = run.config.get("encoder") or {}, run.config.get("train") or {}
-    name = encoder.get("name") or "Vision Transformer"
-    sizes = [f"{encoder[key]} {words}" for key, words in (("depth", "blocks"), ("heads", "heads")) if encoder.get(key)]
-    shape = [f"width {encoder['width']}"] if encoder.get("width") else []
-    shape += [f"patch {encoder['patch_size']} px"] if encoder.get("patch_size") else []
-    said = f"Encoders ({name}{': ' + ', '.join(sizes + shape) if sizes or shape else ''})"
-    said += f" of the arms {who}" if who else ""
-    objective = run.manifest.get("objective") or (run.config.get("objective") or {}).get("name")
-    said += f" were pretrained with {str(objective or 'a self-supervised objective').upper()}"
-    steps, films = run.manifest.get("steps"), run.manifest.get("films")
-    said += f" for {steps:,} optimizer steps" if isinstance(steps, int) else ""
-    said += f" of {train['batch_size']} films" if train.get("batch_size") else ""
-    said += f" on {films:,} films" if isinstance(films, int) else ""
-    patients = run.manifest.get("patients")
-    said += f" of {patients:,} patients" if isinstance(patients, int) else ""
-    said += f" of {shown(str(run.manifest['source']))}" if run.manifest.get("source") else ""
-    return said + ", the training split only."
-
-
-def _views(run: Run, who: str) -> str:
-    views = run.config.get("views") or {}
-    if not views.get("size"):
-        return ""
-    focal = f" and {views['focal_count']} focal views of {views['focal_size']} px" if views.get("focal_count") else ""
-    kinds = {"msn": "a target view and a masked view", "mae": "one view, most of it masked,"}
-    kind = kinds.get(run.arm.objective, "two global views")
-    return f"Each film gave {kind} of {views['size']} px{focal if run.arm.objective != 'mae' else ''}" + (
-        f" ({who})." if who else "."
-    )
-
-
-def _chart_sentences(runs: Sequence[Run]) -> list[str]:
-    charts = any(run.arm.chart != "none" for run in runs)
-    controls = list(dict.fromkeys(run.arm.control for run in runs if run.arm.control != "none"))
-    found = []
-    if charts:
-        ways = {"anchor": "entered the anchor branch only", "predict": "was predicted from the anchor embedding"}
-        for use, way in ways.items():
-            there = list(dict.fromkeys(run.arm.chart for run in runs if run.arm.chart != "none" and run.arm.use == use))
-            if there:
-                found.append(
-                    f"The chart ({', '.join(there)}) {way}; the target branch and inference used the film alone."
-                )
-    if controls:
-        found.append(f"Controls: {', '.join(controls)} chart rows.")
-    after = sorted({name for run in runs for name in run.manifest.get("after_film") or []})
-    if after:
-        found.append(f"Variables known only after the film were allowed by name: {', '.join(after)}.")
-    return found
-
-
-def _evaluation(how: Scoring, datasets: Sequence[str]) -> list[str]:
-    probes = {
-        "linear": "by an L2-regularised logistic regression per label, its strength chosen on the validation split",
-        "knn": "by weighted nearest neighbours",
-        "finetune": "after fine-tuning the whole encoder",
-        "published": "by the protocol of the published system",
-    }
+def _evaluation(how: Scoring, datasets: Sequence[str], results: Sequence[Results]) -> list[str]:
     found = []
     if datasets:
-        by = probes.get(how.protocol, f"by the protocol {how.protocol}")
+        by = learnt_words(how.protocol, how.chosen, results)
         where = ", ".join(map(shown, datasets))
         found.append(f"Embeddings of the target encoder were scored on the {how.split} films of {where} {by}.")
     if how.resamples:
@@ -289,7 +179,8 @@ def _evaluation(how: Scoring, datasets: Sequence[str]) -> list[str]:
         )
     if how.macro_labels:
         found.append(
-            "The macro mean is over labels with enough positive and negative patients, the same for every arm."
+            f"The macro mean is over labels with at least {MINIMUM_PATIENTS} positive and {MINIMUM_PATIENTS} negative "
+            "patients, the same for every arm."
         )
     return found
 

@@ -28,19 +28,24 @@ def _measured(scores: Sequence[Score], *, studies: bool) -> list[str]:
         draws = max(one.draws for one in scores if one.fraction < 1)
         shares = _listed(f"{100 * share:g} %" for share in fewer)
         over = f", each the mean over {draws} draws of patients, which the intervals cover" if draws > 1 else ""
-        found.append(f"Probes were also fitted on {shares} of the training patients, nested by patient{over}.")
+        found.append(
+            f"Probes were also fitted on {shares} of the training and validation patients, nested by patient{over}."
+        )
     metrics = {one.metric for one in scores}
     if metrics & {"brier", "ece"}:
         found.append(
             "Calibration was judged by the Brier score and by the expected calibration error over bins of equally many "
-            "films."
+            "films; the interval of the latter is its upper percentile, mirrored at the value."
         )
     wanted = next((one.at_specificity for one in scores if one.at_specificity is not None), None)
     if wanted is not None:
         reached = f"{100 * wanted:g} % specificity on the validation films"
         found.append(f"Sensitivity is reported at thresholds that reached {reached}.")
     if any(one.delong_low is not None for one in scores):
-        found.append("DeLong's variance, which takes films as independent, was computed as a cross-check.")
+        found.append(
+            "DeLong's variance was computed as a cross-check, with films as independent and with films clustered by "
+            "patient."
+        )
     if studies:
         found.append("Scores of a study are the mean of its films' scores.")
     return found
@@ -54,7 +59,7 @@ def _compared(comparisons: Sequence[Comparison]) -> list[str]:
     how = "a hierarchical bootstrap of patients and seeds" if above else "a paired bootstrap of patients"
     found = [f"Differences between arms were tested by {how} on the same films."]
     if any(one.p_holm is not None for one in comparisons):
-        found.append("P values of labels were corrected by Holm's method.")
+        found.append("P values of labels were corrected by Holm's method within one pair of arms, data set and metric.")
     if any(one.delong_p is not None for one in comparisons):
         found.append("DeLong's test of paired AUROCs was made beside it.")
     return found
@@ -78,8 +83,8 @@ def _audited(audits: Sequence[Audit]) -> list[str]:
         )
     if any(one.leaks is not None for one in audits):
         found.append(
-            "Patients and exact or near copies of films were looked for across pretraining, training, validation and "
-            "test."
+            "Patients and exact or near copies of films (encoded, scaled, brightened or mirrored otherwise, but not "
+            "cropped or turned) were looked for across pretraining, training, validation and test."
         )
     return found
 

@@ -23,6 +23,7 @@ from chartray.report import (
     forests,
     looks,
     methods,
+    methods_pretraining,
     per_film,
     summary,
     tables,
@@ -146,6 +147,7 @@ def _context(
     most = per_film.films_per_map(whole)
     data = [cohorts.data_section(name, opened.get(name), runs) for name in names if name not in parts]
     how = methods.scoring(results, scores, which)
+    simulated = cohorts.simulated(runs, results, audits, opened)
     sections: list[dict[str, Any]] = []
     mapped: set[str] = set()
     for name in tables.places(every):
@@ -187,7 +189,9 @@ def _context(
         "trained": [run.arm for run in runs],
         "verdicts": summary.verdicts(every, comparisons),
         "after_film": _after_film(runs, results),
-        "started_from": methods.started_from(runs, results),
+        "simulated": simulated,
+        "all_simulated": set(names) - set(parts) <= set(simulated),
+        "started_from": methods_pretraining.started_from(runs, results),
         "scoring": how,
         "datasets": sections,
         "audit": audit_section.audit_section(audits, look, out),
@@ -195,7 +199,7 @@ def _context(
         "data": data,
         "training": curves.training_figures(runs, look, out),
         "facts": methods.facts(runs),
-        "methods": methods.methods(runs, how, tables.datasets(every), results, audits),
+        "methods": methods.methods(runs, how, tables.datasets(every), results, audits, simulated),
         "fewest_patients": MINIMUM_PATIENTS,
         "seeds_needed": summary.SEEDS_FOR_A_CLAIM,
         "style": _asset("style.css"),
@@ -249,7 +253,7 @@ def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> st
         sources = ", ".join(
             dict.fromkeys(shown(str(run.manifest["source"])) for run in runs if run.manifest.get("source"))
         )
-        text = f"{count} pretraining run{'' if count == 1 else 's'} ({methods.seeds_by_arm(runs)})"
+        text = f"{count} pretraining run{'' if count == 1 else 's'} ({methods_pretraining.seeds_by_arm(runs)})"
         parts.append(text + (f" on the training films of {sources}." if sources else "."))
     if how.macro_labels:
         parts.append(f"Scored with the film alone on {', '.join(map(shown, names))}.")

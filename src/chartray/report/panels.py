@@ -1,6 +1,7 @@
 """What each kind of panel draws: curves over steps, ROC, precision-recall, reliability, shares of labels, forests."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from chartray.report.arms import Arm
 from chartray.report.figures import BOTTOM, INK, MUTED, PAPER, Panel, Style
+
+# Letters of a row's name in a forest that fit on one line; a longer name is broken.
+_NAME = 52
 
 
 class Series(NamedTuple):
@@ -188,7 +192,8 @@ def forest_panel(
     `reference` is drawn as a band through all rows (plain MSN); with `zero` a line at no difference, and a dashed one
     at `chance`.
     """
-    heads = [0.33 if name else 0.1 for name, _ in rows]
+    names = [textwrap.wrap(name, _NAME, break_long_words=False) for name, _ in rows]
+    heads = [0.33 + 0.15 * (len(lines) - 1) if lines else 0.1 for lines in names]
     lines = [max(len(intervals), 1) * 0.17 + head for head, (_, intervals) in zip(heads, rows, strict=True)]
 
     def draw(axes: Axes) -> None:
@@ -201,12 +206,13 @@ def forest_panel(
         if zero:
             axes.axvline(0, color=INK, linewidth=0.9)
         top = 0.0
-        for (name, intervals), head, height in zip(rows, heads, lines, strict=True):
+        for (_, intervals), words, head, height in zip(rows, names, heads, lines, strict=True):
             # The name stands on the plot's ground, so that no line runs through it.
             ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
             place = axes.get_yaxis_transform()
-            if name:
-                axes.text(0, top + 0.15, name, transform=place, va="center", ha="left", color=INK, size=9, bbox=ground)
+            for line, part in enumerate(words):
+                at = top + 0.15 * (line + 1)
+                axes.text(0, at, part, transform=place, va="center", ha="left", color=INK, size=9, bbox=ground)
             for line, one in enumerate(intervals):
                 _interval(axes, one, top + head + 0.17 * line, look[one.arm])
             top += height

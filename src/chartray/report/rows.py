@@ -37,7 +37,8 @@ class Score(NamedTuple):
     where it is not recorded or goes without saying. `unit` is film or study. `threshold` was chosen on validation
     for the specificity `at_specificity`; `delong_low` and `delong_high` take films as independent; `draws` training
     subsets stand behind a value; `holds_fixed` says what its interval holds fixed; `by_chance` is the calibration error
-    that scores without fault would have on as many films.
+    that scores without fault would have on as many films; `chosen_by` says on what the probe's strength, or the number
+    of neighbours, was chosen.
     """
 
     arm: Arm
@@ -68,6 +69,7 @@ class Score(NamedTuple):
     draws: int = 1
     holds_fixed: str = ""
     by_chance: float | None = None
+    chosen_by: str = ""
 
     @property
     def place(self) -> str:
@@ -263,6 +265,7 @@ def _score(row: Mapping[str, Any], base: Arm | None) -> Score:
         draws=_count(row.get("draws")) or 1,
         holds_fixed=str(row.get("holds_fixed") or ""),
         by_chance=number(row.get("by_chance")),
+        chosen_by=str(row.get("chosen_by") or ""),
     )
 
 

@@ -141,7 +141,8 @@ def five_lines(results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mappi
     trained = [arm for arm in arms if arm.kind != "source"]
     runs = len({(one.arm, one.run, one.seed) for one in rows if one.arm in trained})
     beside = [arm.title for arm in arms if arm.kind == "source"]
-    first = f"{_plural(runs, 'pretraining run')} ({', '.join(arm.title for arm in trained) or 'none'})"
+    # The title of a control has a comma of its own.
+    first = f"{_plural(runs, 'pretraining run')} ({'; '.join(arm.title for arm in trained) or 'none'})"
     first += f", {which.protocol} probe, {which.split} films of {', '.join(map(shown, places)) or 'no data set'}"
     lines = [first + (f"; beside them {', '.join(beside)}." if beside else ".")]
     lines.append(_macro_line(rows, trained, places))
@@ -251,7 +252,8 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
         return Verdict("unknown", f"{against} was not compared.")
     parts = _parts([one for one, _ in few])
     fewest = min((count for _, count in few), default=scored)
-    needed = f"{_plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed" + (f"; seen: {_joined(parts)}" if parts else "")
+    seen = [part for part in parts if part[1] != _NOT_MEASURED]
+    needed = f"{_plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed" + (f"; seen: {_joined(seen)}" if seen else "")
     if not enough:
         return Verdict("no claim", f"No claim about the chart, {against}: {needed}.", parts)
     said = _spoken(

@@ -40,7 +40,7 @@ def simulate(
     longer side of a film in pixels. The files are the same bytes for the same arguments, whatever `workers` is.
     Raises InputError for arguments out of range and where one of the four folders is there already.
     """
-    _check(out, patients, mimic_iv_release, chart_effect, size, workers)
+    _check(out, patients, mimic_iv_release, seed, chart_effect, size, workers)
     others = max(8, patients // 2)
     mimic = mimic_layout.draw(patients, seed, chart_effect=chart_effect, size=size)
     chexpert = other_layouts.draw_chexpert(others, seed, chart_effect=chart_effect, size=size)
@@ -67,11 +67,14 @@ def simulate(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check(out: Path, patients: int, release: str, chart_effect: float, size: int, workers: int | None) -> None:
+def _check(
+    out: Path, patients: int, release: str, seed: int, chart_effect: float, size: int, workers: int | None
+) -> None:
     if release not in mimic_layout.CORE:
         raise InputError(f"expected a MIMIC-IV release of {', '.join(mimic_layout.CORE)}, found {release!r}")
-    for name, value, least in (("patients", patients, 8), ("size", size, SMALLEST_FILM), ("workers", workers or 1, 1)):
-        if value < least:
+    least_of = {"patients": (patients, 8), "seed": (seed, 0), "size": (size, SMALLEST_FILM), "workers": (workers, 1)}
+    for name, (value, least) in least_of.items():
+        if value is not None and value < least:
             raise InputError(f"expected --{name} of at least {least}, found {value}")
     if not 0.0 <= chart_effect <= 10.0:
         raise InputError(f"expected --chart-effect from 0 to 10, found {chart_effect}")

@@ -1,34 +1,41 @@
 """torch.compile for the blocks of the encoders: one block is compiled for each shape and serves all that are alike."""
 
-import os
-import shutil
+import logging
+import warnings
 from contextlib import AbstractContextManager
 
 import torch
+import torch._inductor.config
 from timm.models.vision_transformer import VisionTransformer
 
 from chartray.config import TrainConfig
 from chartray.errors import InputError
+from chartray.training.runtime import is_first_process
 
 # Shapes of a block's input: target, random and focal views, with and without gradient, whole and in parts.
 _SHAPES = 32
 _STEPS_THAT_REPAY = 1_000
 
 
-def wanted(config: TrainConfig, steps: int) -> bool:
-    """Whether a run of so many steps compiles; `auto`: where the minute it takes is repaid, if a compiler is there.
+def wanted(config: TrainConfig, steps: int, device: torch.device) -> bool:
+    """Whether a run of so many steps compiles; `auto`: where the minute it takes is repaid, if it can be done here.
 
-    A function of the configuration and the machine's tools, so that a run that is resumed computes as before.
-    Raises InputError where it is asked for and no C++ compiler is found.
+    A function of the configuration and the machine's tools, so that a run that is resumed computes as before. Says why
+    where a long run goes on without. Raises InputError where it is asked for and cannot be done.
     """
+    if config.compile is False or (config.compile == "auto" and steps < _STEPS_THAT_REPAY):
+        return False
+    reason = _obstacle(device)
+    if reason is None:
+        return True
     if config.compile == "auto":
-        return steps >= _STEPS_THAT_REPAY and _compiler() is not None
-    if config.compile and _compiler() is None:
-        raise InputError(
-            "expected a C++ compiler (g++, clang++ or the environment's CXX) for train.compile true, found none; "
-            "install one, or leave train.compile out"
-        )
-    return config.compile
+        if is_first_process():
+            print(f"train.compile is off: torch.compile does not work here ({reason}); steps take longer", flush=True)
+        return False
+    raise InputError(
+        f"expected a torch.compile that works for train.compile true, found {reason}; install a C++ compiler with "
+        "Python's headers (g++, python3-dev), or leave train.compile out"
+    )
 
 
 def compile_blocks(*encoders: VisionTransformer) -> None:
@@ -45,6 +52,20 @@ def as_written() -> AbstractContextManager[None]:
     return stance
 
 
-def _compiler() -> str | None:
-    named = os.environ.get("CXX")
-    return next((found for name in (named, "g++", "clang++") if name and (found := shutil.which(name))), None)
+def _obstacle(device: torch.device) -> str | None:
+    """Why nothing can be compiled for `device`, in a line; None where a small function can."""
+    # That a CUDA build of torch runs on a machine without a GPU is known.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        # Fresh each time: what an earlier process compiled says nothing of the tools that are here now.
+        with warnings.catch_warnings(), torch._inductor.config.patch(force_disable_caches=True):
+            warnings.simplefilter("ignore")  # that caches are off
+            torch.compile(_tried, dynamic=False)(torch.ones(8, device=device))
+    except Exception as error:  # whatever compiler, linker, header or driver is missing
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
+    return None
+
+
+def _tried(numbers: torch.Tensor) -> torch.Tensor:
+    return (numbers + 1).exp()

@@ -19,6 +19,8 @@ _LEAST_SHARE_OF_PROTOTYPES = 0.15
 _LEAST_SHARE_OF_RANK = 0.25
 _LEAST_SHARE_OF_SPREAD = 0.05
 _LEAST_SHARE_OF_INFORMATION = 0.02
+# Untrained anchors say 0.3 nats of a film, those that a rate 200 times too high has flattened 0.001 (bench/LOG.md).
+_LEAST_SHARE_OF_ANCHOR_INFORMATION = 0.01
 _WINDOW = 50
 
 
@@ -28,12 +30,14 @@ class Vitals(NamedTuple):
     assignment_entropy: H(mean p) in nats, at most log K. prototypes_in_use: prototypes that at least one film's
     random view prefers. agreement: share of films whose random view and target prefer the same prototype.
     information: H(mean p+) - mean H(p+), in nats: how much a target's assignment says about which film it is.
+    anchor_information: H(mean p) - mean H(p), the same of the anchors; 0 where all predict the same, however even.
     """
 
     assignment_entropy: float
     prototypes_in_use: int
     agreement: float
     information: float
+    anchor_information: float
 
 
 @torch.no_grad()
@@ -47,14 +51,20 @@ def vitals(assignments: Assignments, mean_entropy: float, all_sum: AllSum = iden
     agree = (anchor == assignments.target.argmax(dim=1)).float().sum()
     target = assignments.target.exp()
     own = -torch.special.xlogy(target, target).sum()
+    anchors = assignments.anchor
+    own_of_anchors = -(anchors.exp() * anchors).sum()
     preferred = torch.bincount(anchor, minlength=prototypes).float()
-    count, agree, own = all_sum(torch.stack((agree.new_full((), float(films)), agree, own))).tolist()
+    counts = agree.new_tensor((films, anchors.shape[0]))
+    count, anchor_count, agree, own, own_of_anchors = all_sum(
+        torch.stack((*counts, agree, own, own_of_anchors))
+    ).tolist()
     mean = all_sum(target.sum(dim=0)) / count
     return Vitals(
         assignment_entropy=math.log(prototypes) - mean_entropy,
         prototypes_in_use=int((all_sum(preferred) > 0).sum()),
         agreement=agree / count,
         information=float(-torch.special.xlogy(mean, mean).sum()) - own / count,
+        anchor_information=math.log(prototypes) - mean_entropy - own_of_anchors / anchor_count,
     )
 
 
@@ -100,7 +110,7 @@ class Watch:
         untrained_spread: float,
         earliest: int,
         shares_out: bool = True,
-        remedy: str = "lower objective.sharpening or turn objective.sinkhorn_iterations on",
+        remedy: str = "lower objective.sharpening or train.learning_rate, or turn objective.sinkhorn_iterations on",
     ) -> None:
         self.classes = classes
         self.untrained_rank, self.untrained_spread = untrained_rank, untrained_spread
@@ -139,6 +149,7 @@ class Watch:
         entropy = sum(v.assignment_entropy for v in self.seen) / _WINDOW
         in_use = sum(v.prototypes_in_use for v in self.seen) / _WINDOW
         information = sum(v.information for v in self.seen) / _WINDOW
+        of_anchors = sum(v.anchor_information for v in self.seen) / _WINDOW
         most = math.log(self.classes)
         if self.shares_out and entropy < _LEAST_SHARE_OF_ENTROPY * most:
             return (
@@ -152,6 +163,11 @@ class Watch:
             )
         if information < _LEAST_SHARE_OF_INFORMATION * most:
             return f"targets no longer tell films apart ({information:.3f} of {most:.2f} nats); {self.remedy}"
+        if self.shares_out and of_anchors < _LEAST_SHARE_OF_ANCHOR_INFORMATION * most:
+            return (
+                f"anchors predict the same for every film ({of_anchors:.3f} of {most:.2f} nats); "
+                "lower train.learning_rate"
+            )
         return None
 
     def state(self) -> dict[str, Any]:

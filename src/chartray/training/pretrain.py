@@ -67,8 +67,10 @@ def assemble(
     fabric = launch(config.train)
     networks = build_networks(material, config).to(fabric.device)
     networks.span_processes(all_sum)
-    compiled = compilation.wanted(config.train, schedule.steps)
+    compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
     if compiled:
+        if fabric.is_global_zero:
+            print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
         compilation.compile_blocks(*{networks.encoder, networks.target_encoder})
     optimizer = build_optimizer(networks, config.train)
     probe = OnlineProbe(store, config, material, fabric.device)

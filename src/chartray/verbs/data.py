@@ -1,17 +1,15 @@
 """Verbs of the data: a simulated hospital, cohorts, charts as csv, stores, and what is wrong with any of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Literal
 
 from chartray.errors import InputError
+from chartray.verbs.options import CountIfGiven, Out, Seed
 
 if TYPE_CHECKING:
     from chartray.records.cohort import Cohort
 
 Rules = Literal["strict", "published"]
-Out = Annotated[Path, Parameter(help="what to write")]
 
 
 def simulate(
@@ -19,9 +17,9 @@ def simulate(
     *,
     patients: int = 800,
     mimic_iv_release: Literal["1.0", "2.2", "3.1"] = "2.2",
-    seed: int = 0,
+    seed: Seed = 0,
     chart_effect: float = 1.0,
-    workers: int | None = None,
+    workers: CountIfGiven = None,
 ) -> None:
     """A simulated hospital in the layouts of MIMIC-IV, MIMIC-CXR-JPG, CheXpert and NIH ChestX-ray14.
 
@@ -44,7 +42,7 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Out, rules: Rules = "st
     """MIMIC-IV tables and MIMIC-CXR-JPG films.
 
     Args:
-        mimic_iv: The folder of MIMIC-IV (1.0, 2.x or 3.x).
+        mimic_iv: The folder of MIMIC-IV (1.0, 2.x or 3.x), or the URL of a database that holds its tables.
         mimic_cxr: The folder of MIMIC-CXR-JPG.
         out: The cohort's Parquet file; its flow is written beside it.
         rules: strict links by full timestamps; published by calendar dates, as the published code did.
@@ -78,11 +76,11 @@ def cohort_nih(root: Path, *, out: Out) -> None:
     _write_cohort(nih_cohort(root), out)
 
 
-def cohort_table(file: Path, *, mapping: Path, images: Path, out: Out) -> None:
-    """A hospital's own table, csv or Parquet, through a mapping file.
+def cohort_table(file: str, *, mapping: Path, images: Path, out: Out) -> None:
+    """A hospital's own table, csv, Parquet or in a database, through a mapping file.
 
     Args:
-        file: The table, one row an image.
+        file: The table, one row an image; of a database its URL and name, such as postgres://host/base#schema.films.
         mapping: YAML that says what its columns mean.
         images: The folder that the paths are relative to.
         out: The cohort's Parquet file.
@@ -110,7 +108,7 @@ def features(cohort_file: Path, *, out: Out) -> None:
 
 
 def ingest(
-    cohort_file: Path, *, out: Out, size: int = 448, workers: int | None = None, images: Path | None = None
+    cohort_file: Path, *, out: Out, size: int = 448, workers: CountIfGiven = None, images: Path | None = None
 ) -> None:
     """Decodes every film once into a memory-mapped store; killed at any moment, the same command continues.
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-Out = Annotated[Path, Parameter(help="what to write")]
+from chartray.verbs.options import Count, Out, Seed, ZeroOrMore
+
 Uncertain = Literal["ignore", "zeros", "ones"]
 Blank = Literal["negative", "ignore"]
 Split = Literal["test", "validate"]
@@ -30,11 +31,11 @@ def evaluate(
     uncertain: Uncertain = "ignore",
     blank: Blank = "negative",
     data_percent: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
-    draws: int = 5,
+    draws: Count = 5,
     labels: str | None = None,
     floors: bool = True,
-    resamples: int = 1000,
-    seed: int = 0,
+    resamples: Count = 1000,
+    seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
     freeze: bool | None = None,
@@ -46,7 +47,7 @@ def evaluate(
     warmup_epochs: float | None = None,
     mixup: float | None = None,
     resume: bool = False,
-    looks: int = 12,
+    looks: ZeroOrMore = 12,
 ) -> None:
     """Fits on STORE's train, chooses on its validation, scores its test split and every external store.
 
@@ -118,7 +119,7 @@ def evaluate(
     print(out)
 
 
-def compare(results: list[Path], *, out: Out, resamples: int = 1000, seed: int = 0) -> None:
+def compare(results: list[Path], *, out: Out, resamples: Count = 1000, seed: Seed = 0) -> None:
     """Arms against each other on the same films: differences with intervals, paired by patient.
 
     Args:
@@ -146,8 +147,8 @@ def audit(
     uncertain: Uncertain = "ignore",
     blank: Blank = "negative",
     floors: bool = True,
-    resamples: int = 1000,
-    seed: int = 0,
+    resamples: Count = 1000,
+    seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> None:

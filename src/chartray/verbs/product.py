@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-Out = Annotated[Path, Parameter(help="what to write")]
+from chartray.verbs.options import CountIfGiven, Out, Seed
+
 Folders = Annotated[list[Path] | None, Parameter(negative=())]
 
 
@@ -35,7 +36,7 @@ def report(
     print(write_report(run or [], results or [], out, stores=store or [], audits=audit or [], title=title, films=films))
 
 
-def demo(out: Path = Path("demo"), *, seed: int = 0, patients: int = 700, steps: int | None = None) -> None:
+def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps: CountIfGiven = None) -> None:
     """The whole mission on a simulated hospital, in minutes on two cores; ends in OUT/report/report.html.
 
     Args:

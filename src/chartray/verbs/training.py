@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-Out = Annotated[Path, Parameter(help="what to write")]
+from chartray.verbs.options import Count, Out
+
 Overrides = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
@@ -66,7 +67,7 @@ def knobs(recipe: str = "msn") -> None:
         print(f"--{knob:<36} {value!s:<28} {meaning}")
 
 
-def study(file: Path, *, out: Out, plan: bool = False, jobs: int = 1) -> None:
+def study(file: Path, *, out: Out, plan: bool = False, jobs: Count = 1) -> None:
     """Arms x seeds of a study file: pretrains, evaluates, compares, audits and reports; what is done is not done again.
 
     Args:

@@ -9,8 +9,9 @@ Rows of leaks.jsonl, one for each pair of places that was compared, `count` 0 wh
     patient       a patient of the first place is in the second; `count` patients of one source (one name in two sources
                   means two people); examples are keys (`schema.patient_key`)
     exact film    a film of the second place has the pixels of one of the first; `count` films of the second
-    near film     likewise, the same picture encoded, scaled or brightened otherwise: hashes of 256 bits differ by
-                  `distance` or less (pixels.hashes); exact ones are not counted again
+    near film     likewise, the same picture encoded, scaled, brightened or mirrored (as pretraining's flips do):
+                  hashes of 256 bits differ by `distance` or less (pixels.hashes); exact ones are not counted again. A
+                  crop of 1 % a side or more, or a turn, hides a film from it
     variable      chart variables of pretraining that are known only after the film; examples are their names
 Examples of films are rows of their stores.
 """
@@ -133,21 +134,24 @@ def _films(stores: Sequence[tuple[str, Store]], places: Sequence[_Place]) -> lis
 class _Hashed(NamedTuple):
     content: NDArray[np.void]
     perceptual: hashes.Words
+    mirrored: hashes.Words
     pictured: NDArray[np.bool_]
 
 
 def _hashed(name: str, store: Store) -> _Hashed:
     """Every film of a store is read once."""
     content: list[bytes] = []
-    perceptual, pictured = np.empty((len(store), 4), dtype=np.uint64), np.empty(len(store), dtype=bool)
+    perceptual, mirrored = (np.empty((len(store), 4), dtype=np.uint64) for _ in range(2))
+    pictured = np.empty(len(store), dtype=bool)
     with progress(f"hash, {name}", len(store), "films") as advance:
         for start in range(0, len(store), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(store)))
             images = store.images.gather(rows)
             content += hashes.content_hashes(images)
             perceptual[rows], pictured[rows] = hashes.perceptual_hashes(images)
+            mirrored[rows] = hashes.perceptual_hashes(images[:, :, ::-1])[0]
             advance(len(rows))
-    return _Hashed(np.frombuffer(b"".join(content), dtype="V16"), perceptual, pictured)
+    return _Hashed(np.frombuffer(b"".join(content), dtype="V16"), perceptual, mirrored, pictured)
 
 
 def _exact(a: _Place, b: _Place, hashed: Sequence[_Hashed]) -> list[tuple[int, int, int]]:
@@ -162,15 +166,16 @@ def _bytes(hashed: _Hashed, place: _Place) -> list[bytes]:
 
 
 def _near(a: _Place, b: _Place, hashed: Sequence[_Hashed], exact: set[int]) -> list[tuple[int, int, int]]:
-    """(row of a, row of b, bits) for each film of `b` that a film of `a` nearly is: the nearest one."""
+    """(row of a, row of b, bits) for each film of `b` that is nearly one of `a`, mirrored or not: the nearest."""
     rows_a = a.rows[hashed[a.store].pictured[a.rows]]
     rows_b = np.array([row for row in b.rows.tolist() if row not in exact], dtype=np.int64)
     rows_b = rows_b[hashed[b.store].pictured[rows_b]]
-    left, right, bits = hashes.near_pairs(hashed[a.store].perceptual[rows_a], hashed[b.store].perceptual[rows_b])
     nearest: dict[int, tuple[int, int, int]] = {}
-    for i, j, distance in zip(left.tolist(), right.tolist(), bits.tolist(), strict=True):
-        if j not in nearest or distance < nearest[j][2]:
-            nearest[j] = (int(rows_a[i]), int(rows_b[j]), distance)
+    for theirs in (hashed[b.store].perceptual, hashed[b.store].mirrored):
+        left, right, bits = hashes.near_pairs(hashed[a.store].perceptual[rows_a], theirs[rows_b])
+        for i, j, distance in zip(left.tolist(), right.tolist(), bits.tolist(), strict=True):
+            if j not in nearest or distance < nearest[j][2]:
+                nearest[j] = (int(rows_a[i]), int(rows_b[j]), distance)
     return [nearest[j] for j in sorted(nearest)]
 
 

@@ -24,6 +24,7 @@ from chartray.measure.ridge import fit_ridge
 
 Floats = NDArray[np.float64]
 
+SUPPRESSED = f"fewer than {metrics.MINIMUM_PATIENTS} patients with or without it: suppressed"
 ONE_NUMBER = "one number in all films scored: R2 is of how numbers differ"
 HOLDS_FIXED = "the encoder and the probe are held fixed; the patients of the scored films vary"
 
@@ -207,7 +208,7 @@ def rows_of(arm: AuditArm, reading: Reading, common: dict[str, Any], confidence:
         interval = (float(low), float(high))
         rows.append(
             base
-            | {"level": None, "metric": metric, "value": reading.value[metric]}
+            | {"level": None, "metric": metric, "value": reading.value[metric] if reason != TOO_FEW else np.nan}
             | {"ci_low": interval[0], "ci_high": interval[1]}
             | counts
             | {
@@ -222,10 +223,11 @@ def rows_of(arm: AuditArm, reading: Reading, common: dict[str, Any], confidence:
             truth = judge.truth[:, index]
             positive = truth == 1
             reason = ONE_CLASS if np.isnan(reading.values[metric][index]) else None
-            reason = reason or (None if judge.counted[index] else TOO_FEW)
+            reason = reason or (None if judge.counted[index] else SUPPRESSED)
             rows.append(
                 base
-                | {"level": level, "metric": metric, "value": float(reading.values[metric][index])}
+                | {"level": level, "metric": metric}
+                | {"value": float(reading.values[metric][index]) if reason is None else np.nan}
                 | {"ci_low": float(lows[index]) if reason is None else np.nan}
                 | {"ci_high": float(highs[index]) if reason is None else np.nan}
                 | counts

@@ -91,10 +91,8 @@ def removed(
     found = {
         "directions": eraser.directions,
         "attribute_metric": metric,
-        "attribute_before": reading_of(judge, attribute_scores).value[metric],
-        "attribute_after": reading_of(
-            judge, _attribute_scores(attribute, train, validate, x, checked, tested, where)
-        ).value[metric],
+        "attribute_before": _told(judge, attribute_scores),
+        "attribute_after": _told(judge, _attribute_scores(attribute, train, validate, x, checked, tested, where)),
     }
     if attribute.levels:
         for name, ours, theirs in (
@@ -104,6 +102,12 @@ def removed(
             found[name] = _neighbours(attribute, train, judge, ours, theirs, where)
     base = {"part": "removed", "attribute": attribute.name, "metric": "auroc", "holds_fixed": HOLDS_FIXED}
     return Removed(_rows(known, scores, base | found | common, confidence), scores)
+
+
+def _told(judge: Judge, scores: Floats) -> float:
+    """How well the attribute is read, NaN of fewer than 10 patients."""
+    reading = reading_of(judge, scores)
+    return reading.value[judge.metrics[0]] if judge.counted.any() else np.nan
 
 
 def _concept(attribute: Attribute, films: Films) -> Floats:

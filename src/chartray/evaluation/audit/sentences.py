@@ -56,7 +56,7 @@ def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
         return [
             line + f": a toss was read (0.5 is outside {own['value']:.3f} +- {half:.3f}, 99.9 %), so trust no other"
         ]
-    parts = [line]
+    parts: list[str] = []
     differences = [row for row in rows if row["part"] == "difference" and row["attribute"] == name]
     for row in differences:
         if row["reason"] is None:
@@ -71,7 +71,7 @@ def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
     parts += [f"{control}: {reason}" for control, reason in left.items()]
     # The floors are no arm of pretraining: of them one encoder may speak.
     parts += list(dict.fromkeys(row["claim"] for row in differences if row.get("claim")))
-    return ["; ".join(parts)]
+    return [line, *(f"  {part}" for part in parts)]
 
 
 def _verdict(row: dict[str, Any]) -> str:
