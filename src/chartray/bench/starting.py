@@ -17,7 +17,6 @@ from chartray.bench.options import Options
 from chartray.bench.processor import Counted, timed, used_seconds
 from chartray.pixels.ingest import ingest
 from chartray.schema import CohortMetadata, to_metadata
-from chartray.training.run_folder import METRICS_FILE
 
 HELP_GOAL_SECONDS, FIRST_STEP_GOAL_SECONDS = 0.8, 20.0
 _FILMS, _STORE_SIZE, _BATCH = 256, 448, 64
@@ -47,6 +46,9 @@ def helping() -> Once:
 
 def first_stepping(store: Path, runs: Path, batch: int, device: str) -> Once:
     """One `chartray pretrain`, stopped once its first line of metrics is there; seconds until then."""
+    # Not above: torch in the measuring process would count as the memory of `--help` and of a cohort.
+    from chartray.training.run_folder import METRICS_FILE
+
     number = count()
 
     def once() -> tuple[float, float]:

@@ -74,6 +74,8 @@ def bench(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     batch_size: int | None = None,
     json: Path | None = None,
+    growth: Path | None = None,
+    growth_rows: int = 1_000_000,
 ) -> None:
     """How fast Chartray is on this machine, against the published way with lightly's masked ViT and loss.
 
@@ -84,7 +86,14 @@ def bench(
         device: auto, cpu or cuda.
         batch_size: Films of a training step.
         json: Where to write the rows as a list of objects.
+        growth: A folder: instead, time and memory of every stage at 1, 10 and 100 times the rows, as JSON and a plot.
+        growth_rows: Rows of the largest; 10000000 needs 20 GiB of memory.
     """
+    if growth is not None:
+        from chartray.bench.growth import run_growth
+
+        run_growth(growth, largest=growth_rows)
+        return
     from chartray.bench.bench import run_bench
 
     run_bench(only or [], repeats=repeats, quick=quick, device=device, batch_size=batch_size, out=json)

@@ -1,0 +1,180 @@
+"""The stages whose growth is measured: what each reads, made for so many rows, and its work."""
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chartray.bench.full_size_tables import Sizes, film_names, write_tables
+from chartray.pixels.store import STORE_FORMAT, Store, content_hash, sha256, write_shard
+from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
+
+Work = Callable[[], object]
+
+STORED_SIDE = 8
+_SHARD = 1024
+_BATCH, _BATCHES = 256, 64
+_WIDTH, _LABELS, _RESAMPLES, _STEPS = 192, 14, 100, 4
+_FILMS_PER_PATIENT = 4
+
+
+def write_nothing(folder: Path, rows: int) -> None:
+    """For what reads no files."""
+
+
+def write_hospital(folder: Path, rows: int) -> None:
+    """MIMIC's tables for `rows` films."""
+    if not (folder / "tables").exists():
+        write_tables(folder / "tables", Sizes().scaled(rows))
+
+
+def write_cohort_of(folder: Path, rows: int) -> None:
+    """The cohort of these tables."""
+    write_hospital(folder, rows)
+    if not (folder / "cohort.parquet").exists():
+        cohort(folder, rows)()
+
+
+def cohort(folder: Path, rows: int) -> Work:
+    """Tables to cohort.parquet, strict rules."""
+    # What the work would import, pandas by way of pyarrow: a start's cost does not grow.
+    import pandas  # noqa: F401
+
+    from chartray.records.cohort import write_cohort
+    from chartray.records.database import connect
+    from chartray.records.mimic import mimic_cohort
+    from chartray.records.mimic_chart import chart_of_films  # noqa: F401
+
+    connect()
+
+    iv, cxr = folder / "tables" / "mimic-iv", folder / "tables" / "mimic-cxr-jpg"
+    return lambda: write_cohort(mimic_cohort(str(iv), cxr), folder / "cohort.parquet")
+
+
+def split(folder: Path, rows: int) -> Work:
+    """A split by a hash of the patient."""
+    from chartray.records.cohort import SPLIT_SHARES, split_by_patient
+
+    patients = pa.array(np.arange(rows) // _FILMS_PER_PATIENT).cast(pa.string())
+    return lambda: split_by_patient(patients, SPLIT_SHARES)
+
+
+def index(folder: Path, rows: int) -> Work:
+    """What an ingest works out before its first film."""
+    import pandas  # noqa: F401
+
+    from chartray.pixels.plan import make_plan
+
+    return lambda: make_plan(folder / "cohort.parquet", 448, None)
+
+
+def chart(folder: Path, rows: int) -> Work:
+    """Fitted on the training films, and the chart rows of all."""
+    from chartray.features import fit_chart
+    from chartray.records.cohort import read_cohort
+
+    table = read_cohort(folder / "cohort.parquet")
+    return lambda: fit_chart(table, "demographic-norm").rows(table)
+
+
+def opened(folder: Path, rows: int) -> Work:
+    """A store opened and one film looked at."""
+
+    def work() -> None:
+        store = Store.open(folder / "store")
+        store.images[len(store) // 2].sum()
+
+    return work
+
+
+def gathered(folder: Path, rows: int) -> Work:
+    """Batches of 256 films from anywhere in the store."""
+    store, generator = Store.open(folder / "store"), np.random.default_rng(0)
+    batches = [generator.integers(0, len(store), _BATCH) for _ in range(_BATCHES)]
+    out = np.empty((_BATCH, STORED_SIDE, STORED_SIDE), dtype=np.uint8)
+    # Every shard has been mapped, as after the first pass of a pretraining.
+    for row in range(0, len(store), _SHARD):
+        store.images[row].sum()
+    return lambda: [store.images.gather(batch, out) for batch in batches]
+
+
+def trained(folder: Path, rows: int) -> Work:
+    """Four steps of `tiny-cpu` with a chart, from the store's opening to the encoder that is written."""
+    from chartray.config import load
+    from chartray.training.pretrain import pretrain
+
+    overrides = {"train.steps": _STEPS, "train.batch_size": 32, "chart.ehr": "age", "train.device": "cpu"}
+    config, number = load("tiny-cpu", None, overrides), count()
+    return lambda: pretrain(folder / "store", folder / f"run-{next(number)}", config)
+
+
+def probe(folder: Path, rows: int) -> Work:
+    """14 labels at all strengths, half as many validation films as a tenth of the training films."""
+    from chartray.measure.probe import fit_probe
+
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((rows + max(rows // 10, 20), _WIDTH), dtype=np.float32)
+    weight = generator.normal(size=(_WIDTH, _LABELS)) / np.sqrt(_WIDTH)
+    noise = generator.normal(size=(len(features), _LABELS))
+    truth = (features @ weight + noise > 1).astype(np.float64)
+    return lambda: fit_probe(features[:rows], truth[:rows], features[rows:], truth[rows:])
+
+
+def bootstrap(folder: Path, rows: int) -> Work:
+    """AUROC and average precision of 14 labels, 100 resamples by patient."""
+    from chartray.measure.metrics import resample
+
+    generator = np.random.default_rng(0)
+    latent = generator.normal(size=(rows, _LABELS))
+    truth = (latent + generator.normal(size=latent.shape) > 1.5).astype(np.float64)
+    patients = np.arange(rows) // _FILMS_PER_PATIENT
+    return lambda: resample(truth, latent, patients, resamples=_RESAMPLES)
+
+
+def write_store_of(folder: Path, rows: int) -> None:
+    """A store of `rows` films of 8 x 8 px, noise, as ingest would have written it; three quarters for training."""
+    out = folder / "store"
+    if (out / "store.json").exists():
+        return
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    names = film_names(rows, generator).cast(pa.string())
+    shards = []
+    for shard, first in enumerate(range(0, rows, _SHARD)):
+        ids = names.slice(first, _SHARD).to_pylist()
+        file = out / f"images-{shard:05d}.arrow"
+        write_shard(file, ids, generator.integers(0, 256, (len(ids), STORED_SIDE, STORED_SIDE), dtype=np.uint8))
+        shards.append({"file": file.name, "rows": len(ids), "bytes": file.stat().st_size, "sha256": sha256(file)})
+    table = _store_cohort(names, generator)
+    pq.write_table(table, out / "cohort.parquet")
+    nothing = pa.table({name: pa.array([], pa.string()) for name in ("image_id", "path", "reason")})
+    pq.write_table(nothing, out / "quarantine.parquet")
+    index = {"format": STORE_FORMAT, "size": STORED_SIDE, "rows": rows, "quarantined": 0, "shards": shards}
+    (out / "store.json").write_text(json.dumps(index | {"hash": content_hash(STORED_SIDE, table, shards)}))
+
+
+def _store_cohort(names: pa.Array, generator: np.random.Generator) -> pa.Table:
+    rows = len(names)
+    patients = np.arange(rows) // _FILMS_PER_PATIENT
+    splits = np.array(["train", "train", "train", "validate"])[patients % 4]
+    columns = {
+        "image_id": names,
+        "patient_id": pa.array(patients).cast(pa.string()),
+        "study_id": pa.array(np.arange(rows)).cast(pa.string()),
+        "taken_at": pa.nulls(rows, pa.timestamp("us")),
+        "path": names,
+        "split": pa.array(splits),
+        "ehr.age": pa.array(generator.uniform(18, 90, rows)),
+        "label.Edema": pa.array((generator.random(rows) < 0.3).astype(np.float64)),
+        "height": pa.array(np.full(rows, 3056, np.int32)),
+        "width": pa.array(np.full(rows, 2544, np.int32)),
+    }
+    age = Variable(kind="numeric", range=(0, 110), unit="years", group="demographic")
+    metadata = CohortMetadata(source="drawn", variables={"age": age}, labels={"Edema": LabelSource()}, image_root="")
+    return pa.table(columns).replace_schema_metadata(to_metadata(metadata))
