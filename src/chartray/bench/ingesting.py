@@ -19,8 +19,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from chartray.bench.measuring import Once, Row, side_by_side
 from chartray.bench.options import Options
 from chartray.bench.processor import Counted
+from chartray.memory import keep_freed_memory
 from chartray.pixels.ingest import available_cores
-from chartray.pixels.shards import ShardTask, build_shard, keep_memory
+from chartray.pixels.shards import ShardTask, build_shard
 from chartray.pixels.store import UNFINISHED
 
 RATIO_GOAL = 4.0
@@ -54,7 +55,7 @@ def measure(name: str, options: Options) -> Row:
     theirs = convert_jpeg if kind == "jpeg" else convert_dicom
     ours, reference = side_by_side(
         [
-            partial(in_processes, partial(ingest_share, options.scratch), keep_memory, paths, count),
+            partial(in_processes, partial(ingest_share, options.scratch), keep_freed_memory, paths, count),
             partial(in_processes, partial(convert_share, theirs), None, paths, count),
         ],
         options.repeats,

@@ -10,8 +10,8 @@ from chartray import config as knobs
 from chartray.bench.measuring import Measured, Once, Row, side_by_side
 from chartray.bench.options import Options
 from chartray.bench.pil_views import PILViews, film_like
+from chartray.memory import keep_freed_memory
 from chartray.pixels.views import cut_views, plan_views
-from chartray.training.runtime import keep_freed_memory
 from chartray.training.step import standardise
 
 TARGETS = {"views.256": 6.0, "views.448": 3.0}

@@ -23,12 +23,12 @@ import numpy as np
 import pyarrow as pa
 
 from chartray.errors import InputError
+from chartray.memory import keep_freed_memory
 from chartray.pixels.plan import Plan, announce, make_plan, no_film
 from chartray.pixels.shards import (
     PLAN_FILE,
     build_shard,
     finished_shards,
-    keep_memory,
     write_json,
     write_parquet,
 )
@@ -204,7 +204,7 @@ def _pool(executor: Executor | None, workers: int) -> Iterator[Executor]:
 
 
 def _begin_worker() -> None:
-    keep_memory()
+    keep_freed_memory()
     _die_with_parent()
 
 

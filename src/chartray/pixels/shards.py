@@ -4,11 +4,9 @@ A shard is a range of the cohort's rows. Its images are written under a temporar
 then the same for its record (`unfinished/shard-00000.json`), which says that it is finished.
 """
 
-import ctypes
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +19,6 @@ from chartray.pixels.read import UnreadableFilm, read_film, squash
 from chartray.pixels.store import UNFINISHED, publish, sha256, temporary, write_shard
 
 PLAN_FILE = "plan.json"
-# mallopt(3) of glibc, from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class ShardTask(NamedTuple):
@@ -74,17 +70,6 @@ def build_shard(task: ShardTask) -> dict[str, Any]:
     publish(whole, folder / name)
     write_json(folder, record_file(folder, task.shard), record)
     return record
-
-
-def keep_memory() -> None:
-    """Has this process keep the memory of one film for the next, where its C library is glibc.
-
-    Else it gives every large block back, and the system clears 15 to 30 MB page by page for each DICOM film again.
-    """
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            library.mallopt(parameter, 1 << 30)
 
 
 def time_films(paths: Sequence[str], size: int) -> tuple[float, int]:

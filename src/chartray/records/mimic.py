@@ -164,12 +164,14 @@ def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
 
 def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
     """Rows without sex, and rows of another view than the four; a missing view stays (METHOD section 2)."""
-    with_sex = rows.filter(pc.is_valid(rows["ehr.sex"]))
-    flow.append(excluding("sex known", rows.num_rows, with_sex.num_rows, "no sex in MIMIC-IV (published rule)"))
-    kept = with_sex.filter(pc.or_(pc.is_valid(with_sex["ehr.view"]), pc.is_null(with_sex["view_cell"])))
+    with_sex = pc.is_valid(rows["ehr.sex"])
+    kept = pc.and_(with_sex, pc.or_(pc.is_valid(rows["ehr.view"]), pc.is_null(rows["view_cell"])))
+    of_known_sex, left = (pc.sum(mask).as_py() or 0 for mask in (with_sex, kept))
+    flow.append(excluding("sex known", rows.num_rows, of_known_sex, "no sex in MIMIC-IV (published rule)"))
     why = f"a view other than {', '.join(VIEW_LEVELS)} (published rule)"
-    flow.append(excluding("one of the four views, or none given", with_sex.num_rows, kept.num_rows, why))
-    return kept
+    flow.append(excluding("one of the four views, or none given", of_known_sex, left, why))
+    # Every column is copied: once for both rules, and not at all where they drop nothing.
+    return rows if left == rows.num_rows else rows.filter(kept)
 
 
 def _official_split(root: Path) -> tuple[Path, pa.Table] | None:

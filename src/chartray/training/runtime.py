@@ -1,8 +1,6 @@
 """Device, precision and processes, through Lightning Fabric: one process, torchrun or SLURM."""
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,9 +12,7 @@ from torch import Tensor
 
 from chartray.config import TrainConfig, ViewsConfig
 from chartray.errors import InputError
-
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+from chartray.memory import keep_freed_memory
 
 
 class _AllSum(torch.autograd.Function):
@@ -85,19 +81,6 @@ def launch(config: TrainConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep what one step frees for the next; elsewhere nothing happens.
-
-    It gives blocks of 32 MB and more back to the kernel at once, which clears every page of them again for the next
-    step: an eighth of a step's time on a CPU (bench/LOG.md).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
-        return
-    for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20)):
-        mallopt(option, value)
 
 
 def processes() -> tuple[int, int]:
