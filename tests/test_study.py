@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,15 @@ time.sleep(30)
 """
 
 
+@pytest.fixture
+def heard(number: signal.Signals) -> Iterator[None]:
+    """A shell starts what runs in its background deaf to SIGINT, which a study respects: here it is heard."""
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    signal.signal(number, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_study_that_is_stopped_stops_its_processes_and_waits_for_them(number: signal.Signals, tmp_path: Path) -> None:
     places = [tmp_path / name for name in "abc"]
