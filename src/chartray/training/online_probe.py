@@ -15,6 +15,7 @@ from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
 from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
+from chartray.training.anchors import Autocast
 from chartray.training.compilation import as_written
 from chartray.training.films import split_rows
 from chartray.training.health import effective_rank, spread
@@ -27,10 +28,16 @@ _BATCH = 64
 
 
 class OnlineProbe:
-    """Embeds `health.probe_films` training films, and as many of validation where that split has labelled films."""
+    """Embeds `health.probe_films` training films, and as many of validation where that split has labelled films.
 
-    def __init__(self, store: Store, config: Config, material: Material, device: torch.device) -> None:
-        self._store, self._size, self._device = store, config.views.size, device
+    In the precision that the run trains in (`autocast`): in float32 the first look took a quarter of the time
+    until step 1.
+    """
+
+    def __init__(
+        self, store: Store, config: Config, material: Material, device: torch.device, autocast: Autocast
+    ) -> None:
+        self._store, self._size, self._device, self._autocast = store, config.views.size, device, autocast
         self._grey = (material.grey_mean, material.grey_std)
         count = config.health.probe_films
         self._train = _sample(material.rows, count, config.seed)
@@ -63,7 +70,7 @@ class OnlineProbe:
         parts = []
         for start in range(0, len(rows), _BATCH):
             images = torch.from_numpy(self._store.images.gather(rows[start : start + _BATCH])).to(self._device)
-            with as_written():
+            with as_written(), self._autocast():
                 parts.append(class_token(encoder, (whole_film(images, self._size) - mean) / std).float())
         return torch.cat(parts)
 

@@ -73,7 +73,7 @@ def assemble(
             print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
         compilation.compile_blocks(*{networks.encoder, networks.target_encoder})
     optimizer = build_optimizer(networks, config.train)
-    probe = OnlineProbe(store, config, material, fabric.device)
+    probe = OnlineProbe(store, config, material, fabric.device, fabric.autocast)
 
     if fabric.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
