@@ -147,6 +147,6 @@ def _number(value: float | str) -> str:
 
 
 def _require_the_reference() -> None:
-    for package in ("lightly", "sklearn", "torchvision"):
+    for package in ("lightly", "pandas", "sklearn", "torchvision"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"the reference needs {package}, which is not installed; pip install 'chartray[bench]'")
