@@ -359,7 +359,7 @@ def _embeddings(store: Store, dataset: str, seed: int) -> pa.Table:
 
 
 def _number(value: object) -> float | None:
-    number = float(value)  # type: ignore[arg-type]
+    number = float(value)
     return None if np.isnan(number) else number
 
 

@@ -98,8 +98,8 @@ def test_seeds_of_an_arm_are_compared_as_one_and_vary_in_its_interval() -> None:
 
     generator = np.random.default_rng(0)
     sex = Attribute("sex", ("male", "female"), (), None, True)
-    place = Place("d", None, [])  # type: ignore[arg-type]
-    judge = Judge(sex, place, np.zeros((0, 1)), np.array([True]), None)  # type: ignore[arg-type]
+    place = Place("d", None, [])
+    judge = Judge(sex, place, np.zeros((0, 1)), np.array([True]), None)
     patients = generator.normal(0, 0.01, 2000)  # how the drawn patients move every run alike
 
     def reading(value: float) -> dict[str, Reading]:
@@ -256,7 +256,7 @@ def test_folders_of_other_things_are_not_written_over(home: Path, tmp_path: Path
 def test_the_coin_is_the_patients_and_even() -> None:
     coin = Attribute(COIN, ("heads", "tails"), (), None, True)
     patients = np.repeat([f"p{number}" for number in range(2000)], 2)
-    place = Films(FakeStore(), "test", np.arange(4000), patients, np.zeros((4000, 0)))  # type: ignore[arg-type]
+    place = Films(FakeStore(), "test", np.arange(4000), patients, np.zeros((4000, 0)))
     codes = level_codes(coin, place)
     assert (codes[::2] == codes[1::2]).all()
     assert abs(codes.mean() - 0.5) < 0.03
@@ -278,7 +278,7 @@ def unfair(gap: float, seed: int = 0) -> list[dict[str, Any]]:
     truth = generator.integers(0, 2, 600).astype(float)
     score = truth + generator.normal(0, 1 + gap * tossed, 600)
     attribute = Attribute("group", ("a", "b"), (), None, True)
-    here = Films(None, "test", np.arange(600), patients, truth[:, None])  # type: ignore[arg-type]
+    here = Films(None, "test", np.arange(600), patients, truth[:, None])
     diagnosis = Diagnosis(Place("d", here, []), ["Edema"], truth[:, None], score[:, None], np.array([1.5]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chartray.evaluation.audit.groups.level_codes", lambda *_: tossed)

@@ -21,7 +21,7 @@ def grouped(
 ) -> list[dict[str, Any]]:
     """Rows of the groups that `codes` (N,) say, for labels L0, L1, ... of truth and score (N, C)."""
     attribute = Attribute("group", LEVELS[: codes.max() + 1], (), None, True)
-    films = Films(None, "test", np.arange(len(codes)), patients, truth)  # type: ignore[arg-type]
+    films = Films(None, "test", np.arange(len(codes)), patients, truth)
     labels = [f"L{index}" for index in range(truth.shape[1])]
     diagnosis = Diagnosis(Place("d", films, []), labels, truth, score, np.full(truth.shape[1], threshold))
     with pytest.MonkeyPatch.context() as patch:

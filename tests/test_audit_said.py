@@ -49,7 +49,7 @@ def test_a_seed_that_comes_twice_is_said() -> None:
 def test_one_number_in_all_films_has_no_r2_and_says_so() -> None:
     people = np.array([f"p{number:02}" for number in range(12)])
     age = Attribute("age", (), (40.0,), "years", True)
-    films = Films(None, "test", np.arange(12), people, np.zeros((12, 0)))  # type: ignore[arg-type]
+    films = Films(None, "test", np.arange(12), people, np.zeros((12, 0)))
     truth = np.full((12, 1), 61.3)
     judge = Judge(age, Place("d", films, []), truth, np.array([True]), every_draw(people, 50, 0))
     reading = reading_of(judge, truth + np.arange(12)[:, None] / 10)
@@ -70,7 +70,7 @@ def test_one_number_in_all_films_has_no_r2_and_says_so() -> None:
 def test_levels_and_numbers_of_few_patients_are_suppressed() -> None:
     people = np.array([f"p{number:02}" for number in range(60)])
     levels = Attribute("race", ("a", "b", "c"), (), None, True)
-    films = Films(None, "test", np.arange(60), people, np.zeros((60, 0)))  # type: ignore[arg-type]
+    films = Films(None, "test", np.arange(60), people, np.zeros((60, 0)))
     truth = np.eye(3)[np.repeat([0, 1, 2], (30, 26, 4))]
     counted = eligible(truth, people)
     drawn = sample(truth, people, resamples=50, seed=0, macro=counted)
@@ -103,10 +103,10 @@ class Unit:
 
 def test_a_number_in_another_unit_is_not_scored() -> None:
     age = Attribute("age", (), (40.0,), "years", True)
-    assert why_not_held(age, Unit("years")) is None  # type: ignore[arg-type]
+    assert why_not_held(age, Unit("years")) is None
     expected = "expected it in years as in training, found months"
-    assert why_not_held(age, Unit("months")) == expected  # type: ignore[arg-type]
-    assert why_not_held(Attribute("weight", (), (1.0,), "kg", True), Unit("years")) is not None  # type: ignore[arg-type]
+    assert why_not_held(age, Unit("months")) == expected
+    assert why_not_held(Attribute("weight", (), (1.0,), "kg", True), Unit("years")) is not None
 
 
 def test_labels_of_the_encoders_own_chart_are_left_out_and_named(tmp_path: Path) -> None:

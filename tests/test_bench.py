@@ -19,7 +19,7 @@ def measured(*values: float) -> Measured:
 
 def row(**changed: object) -> Row:
     whole = Row("x", "s", "lower", measured(2.0, 1.0, 4.0), measured(8.0), target=3.0, details={"films": 4})
-    return whole._replace(**changed)  # type: ignore[arg-type]
+    return whole._replace(**changed)
 
 
 def counting(way: str, file: Path) -> Once:
@@ -32,7 +32,7 @@ def counting(way: str, file: Path) -> Once:
             log.write(f"{way} {os.getpid()}\n")
         return float(len(turns))
 
-    once.notes = {"turns": float("nan")}  # type: ignore[attr-defined]
+    once.notes = {"turns": float("nan")}
     return once
 
 

@@ -274,7 +274,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(home: Path, run: Path
     with pytest.raises(InputError, match="did you mean 'Edema'"):
         evaluate(run, home, tmp_path / "out", labels=["Oedema"])
     with pytest.raises(InputError, match="linear or knn or finetune or published"):
-        evaluate(run, home, tmp_path / "out", protocol="forest")  # type: ignore[arg-type]
+        evaluate(run, home, tmp_path / "out", protocol="forest")
     for wrong in (0, -0.5, 1.01, 5, 100, float("nan")):
         with pytest.raises(InputError, match=r"--data-percent in \(0, 1\], found .*; 0.05 means 5 %"):
             evaluate(run, home, tmp_path / "out", data_percent=[0.5, wrong])

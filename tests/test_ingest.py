@@ -74,7 +74,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def build(cohort: Path, out: Path, **options: object) -> Ingested:
     with ThreadPoolExecutor(1) as one:
-        return ingest(cohort, out, **{"size": SIZE, "executor": one, "workers": 1, **options})  # type: ignore[arg-type]
+        return ingest(cohort, out, **{"size": SIZE, "executor": one, "workers": 1, **options})
 
 
 # ---- the ordinary run
@@ -164,7 +164,7 @@ def test_stopped_at_every_write_it_ends_in_the_same_bytes(
         calls = iter(range(1000))
 
         def stopping(whole: Path, file: Path, stop: int = stop, calls: object = calls) -> None:
-            last = next(calls) == stop  # type: ignore[call-overload]
+            last = next(calls) == stop
             if renamed or not last:
                 publish(whole, file)
             if last:

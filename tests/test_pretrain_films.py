@@ -56,7 +56,7 @@ def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, cap
     # A smaller chart in its turn is given no film that the larger one lacks; what is known after the film only chooses.
     sex = prepare(published, small(chart__ehr="sex", chart__films_of="demographic-norm,died"))
     assert sex.rows.tolist() == with_chart.rows.tolist()
-    assert not sex.chart.after_film  # type: ignore[union-attr]
+    assert not sex.chart.after_film
 
 
 def test_an_unknown_chart_is_refused(published: Store) -> None:

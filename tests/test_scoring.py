@@ -39,7 +39,7 @@ def test_set(of: Films) -> EvaluationSet:
     return EvaluationSet("mimic", "mimic.store", of, list("i" * len(of.rows)), matches, np.array([2, 0, 1]), counted)
 
 
-test_set.__test__ = False  # type: ignore[attr-defined]
+test_set.__test__ = False
 
 
 def scores_for(of: Films, seed: int = 0, scale: float = 1.0) -> np.ndarray:

@@ -267,5 +267,5 @@ def test_what_cannot_be_simulated_is_refused_and_nothing_is_written(tmp_path: Pa
     with pytest.raises(InputError, match="--chart-effect from 0 to 10"):
         simulate(tmp_path / "a", chart_effect=-1)
     with pytest.raises(InputError, match=r"release of 1.0, 2.2, 3.1, found '2.0'"):
-        simulate(tmp_path / "a", mimic_iv_release="2.0")  # type: ignore[arg-type]
+        simulate(tmp_path / "a", mimic_iv_release="2.0")
     assert not (tmp_path / "a").exists()

@@ -1,5 +1,6 @@
 """The stages whose growth is measured: what each reads, made for so many rows, and its work."""
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -42,18 +43,20 @@ def write_cohort_of(folder: Path, rows: int) -> None:
 
 def cohort(folder: Path, rows: int) -> Work:
     """Tables to cohort.parquet, strict rules."""
-    # What the work would import, pandas by way of pyarrow: a start's cost does not grow.
-    import pandas  # noqa: F401
-
     from chartray.records.cohort import write_cohort
     from chartray.records.database import connect
     from chartray.records.mimic import mimic_cohort
-    from chartray.records.mimic_chart import chart_of_films  # noqa: F401
 
+    _imported("pandas", "chartray.records.mimic_chart")
     connect()
-
     iv, cxr = folder / "tables" / "mimic-iv", folder / "tables" / "mimic-cxr-jpg"
     return lambda: write_cohort(mimic_cohort(str(iv), cxr), folder / "cohort.parquet")
+
+
+def _imported(*modules: str) -> None:
+    """What the work would import itself (pandas by way of pyarrow): a start's cost does not grow with the rows."""
+    for module in modules:
+        importlib.import_module(module)
 
 
 def split(folder: Path, rows: int) -> Work:
@@ -66,10 +69,9 @@ def split(folder: Path, rows: int) -> Work:
 
 def index(folder: Path, rows: int) -> Work:
     """What an ingest works out before its first film."""
-    import pandas  # noqa: F401
-
     from chartray.pixels.plan import make_plan
 
+    _imported("pandas")
     return lambda: make_plan(folder / "cohort.parquet", 448, None)
 
 

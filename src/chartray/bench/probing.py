@@ -104,7 +104,7 @@ def training_a_layer(store: Path, films: tuple[int, int, int], device: str) -> O
             features = model(images)
         loss = nn.functional.binary_cross_entropy_with_logits(layer(features), truth[rows].to(device))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
         loss.item()
 

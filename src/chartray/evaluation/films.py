@@ -133,14 +133,19 @@ def read_by_radiologists(films: Films) -> NDArray[np.bool_]:
 
 def matched_labels(labels: Sequence[str], store: Store) -> list[Match]:
     """Which labels of a probe another store holds, by the finding's name; raises InputError if none."""
-    there = {finding(name): name for name in label_names(store.cohort)}
-    matches = [Match(label, there[finding(label)]) for label in labels if finding(label) in there]
+    matches = shared_labels(labels, store)
     if not matches:
         raise InputError(
             f"expected labels of the probe ({', '.join(labels)}) in {store.folder}, "
-            f"found {', '.join(there.values()) or 'none'}; no label name matches"
+            f"found {', '.join(label_names(store.cohort)) or 'none'}; no label name matches"
         )
     return matches
+
+
+def shared_labels(labels: Sequence[str], store: Store) -> list[Match]:
+    """Those of some labels that a store holds, by the finding's name; perhaps none."""
+    there = {finding(name): name for name in label_names(store.cohort)}
+    return [Match(label, there[finding(label)]) for label in labels if finding(label) in there]
 
 
 def nested_subset(films: Films, fraction: float, seed: int, draw: int = 0) -> NDArray[np.bool_]:

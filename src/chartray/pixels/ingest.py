@@ -25,13 +25,7 @@ import pyarrow as pa
 from chartray.errors import InputError
 from chartray.memory import keep_freed_memory
 from chartray.pixels.plan import Plan, announce, make_plan, no_film
-from chartray.pixels.shards import (
-    PLAN_FILE,
-    build_shard,
-    finished_shards,
-    write_json,
-    write_parquet,
-)
+from chartray.pixels.shards import PLAN_FILE, build_shard, finished_shards, write_json, write_parquet
 from chartray.pixels.store import (
     FLOW_FILE,
     UNFINISHED,

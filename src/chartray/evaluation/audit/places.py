@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from chartray.errors import InputError
 from chartray.evaluation.audit.attributes import Attribute, why_not_held
 from chartray.evaluation.audit.readability import Place
-from chartray.evaluation.films import Match, Policy, chosen_labels, films_of, matched_labels, metadata_of
+from chartray.evaluation.films import Match, Policy, chosen_labels, films_of, metadata_of, shared_labels
 from chartray.evaluation.seen import refuse_chart_labels
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.store import Store
@@ -36,16 +36,6 @@ def unshown(encoder: PretrainedEncoder, store: Store, matches: Sequence[Match]) 
     return found
 
 
-def _matched(labels: Sequence[str], store: Store) -> list[Match]:
-    """The labels of the disease probe that a store holds; none where no name matches, which is no error here: its
-    attributes are read all the same, and its patients and films looked for.
-    """
-    try:
-        return matched_labels(labels, store)
-    except InputError:
-        return []
-
-
 def _shown(encoder: PretrainedEncoder, store: Store, label: str) -> bool:
     try:
         refuse_chart_labels(encoder, store, [label])
@@ -60,7 +50,7 @@ def labels_left_out(scored: Sequence[Scored]) -> dict[str, str]:
     stores = [each.place.films.store for each in scored]
     held = [
         chosen_labels(stores[0], None),
-        *([m.label for m in _matched(scored[0].labels, s)] for s in stores[1:]),
+        *([m.label for m in shared_labels(scored[0].labels, s)] for s in stores[1:]),
     ]
     none = "no label name matches: attributes, patients and films were looked at there, groups and findings were not"
     return {
@@ -100,7 +90,8 @@ def places_scored(
         if dataset in taken:
             raise InputError(f"expected each store once, found {store.folder} again after --external")
         same = [Match(label, label) for label in labels]
-        matches = same if store is home else _matched(labels, store)
+        # A store without a label in common has attributes, patients and films to look at all the same.
+        matches = same if store is home else shared_labels(labels, store)
         matches = unshown(encoder, store, matches) if store is not home and matches else matches
         films = films_of(store, split, [there for _, there in matches], policy)
         ids = store.cohort["image_id"].take(pa.array(films.rows)).to_pylist()

@@ -219,7 +219,7 @@ def _epoch(work: Training, epoch: int, validation: Sequence[float]) -> tuple[flo
             if not torch.isfinite(loss):
                 raise UnhealthyRun(f"fine-tuning reached a loss of {loss.item()}; lower the learning rate")
             work.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             work.optimizer.step()
             total += loss.item() * len(images)
     return total / len(order), rate
