@@ -1,7 +1,10 @@
 """The command line: every mistake is one sentence and exit code 2, and nothing is written half."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -178,6 +181,16 @@ def test_memory_of_a_gpu_or_of_python_that_ran_out_is_known_from_other_errors() 
     assert _out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB."))
     assert _out_of_memory(MemoryError())
     assert not _out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    """As `chartray knobs | head -1`, by a real pipe whose end is closed, with more than it holds still to come."""
+    read, write = os.pipe()
+    os.close(read)
+    code = "from chartray.cli import run_command; import sys; sys.exit(run_command(['knobs']))"
+    process = subprocess.run([sys.executable, "-u", "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "audit"])

@@ -9,7 +9,7 @@ from cyclopts import App, CycloptsError
 from chartray.errors import InputError, Stopped, UnhealthyRun
 from chartray.verbs import data, evidence, product, training
 
-DONE, UNUSABLE_INPUT, UNHEALTHY, TERMINATED = 0, 2, 3, 143
+DONE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 2, 3, 141, 143
 
 app = App(
     name="chartray",
@@ -65,6 +65,10 @@ def run_command(tokens: list[str]) -> int:
         if not _out_of_memory(error):
             raise
         return _say(_of_memory(error), UNUSABLE_INPUT)
+    except BrokenPipeError:
+        # `| head` has read enough: what is still to be written, at exit too, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
     except OSError as error:
         # A disk that is full, a folder that may not be written: the machine's state, no fault of the program.
         if error.filename is None and error.errno != errno.ENOSPC:
