@@ -8,6 +8,7 @@ from cyclopts import App, CycloptsError
 
 from chartray.errors import InputError, Stopped, UnhealthyRun
 from chartray.verbs import data, evidence, product, training
+from chartray.without_pandas import settle_pyarrow
 
 DONE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 2, 3, 141, 143
 
@@ -46,7 +47,10 @@ def main() -> None:
     """Runs one command; exits 0 only when it is done, 2 for unusable input, 3 for an unhealthy run."""
     # Threads that spin while they wait are no faster on idle cores and six times slower on shared ones (bench/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run_command(sys.argv[1:]))
+    tokens = sys.argv[1:]
+    if tokens and not {*app.help_flags, *app.version_flags} & set(tokens):
+        settle_pyarrow()
+    sys.exit(run_command(tokens))
 
 
 def run_command(tokens: list[str]) -> int:

@@ -89,9 +89,16 @@ def _assembled(
     """The films that stay, split and labelled."""
     missing = _missing(rows)
     flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows)]
+    official = reading.split.result()
+    if official is not None:
+        # As long as the rows are still those of the metadata csv, whose films PhysioNet's split csv has in its order.
+        rows = rows.append_column("split", _official_splits(rows["image_id"], *official))
     if rules == "published":
         rows = _published_exclusions(rows, flow)
-    rows = _split(rows, reading.split.result(), flow)
+    if official is None:
+        rows = rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, "no split csv"))
+    else:
+        rows = _within_splits(rows, official[0], flow)
     labels = _labels(rows, *reading.labels.result(), flow)
     metadata = CohortMetadata(
         source="mimic",
@@ -102,8 +109,7 @@ def _assembled(
         absent_labels=labels.absent,
         image_root=str(root),
     )
-    paths = pc.binary_join_element_wise(pa.scalar(str(root)), rows["relative_path"], "/")
-    columns = {name: rows[name] for name in rows.column_names} | {"path": paths} | labels.columns
+    columns = {name: rows[name] for name in rows.column_names} | {"path": _paths(rows, root)} | labels.columns
     table = assemble(columns, metadata)
     if labels.read_rows is not None:
         table = table.append_column(READ_COLUMN, labels.read_rows)
@@ -125,12 +131,9 @@ def _metadata_cells(root: Path) -> pa.Table:
 
 
 def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
-    """The metadata's own columns beside `chart`: ids, path, view and position."""
+    """The metadata's own columns beside `chart`: ids, view and position."""
     ids = {"image_id": cells["dicom_id"], "patient_id": cells["subject_id"], "study_id": cells["study_id"]}
-    image, patient, study = ids.values()
-    tens = pc.utf8_slice_codeunits(patient, 0, 2)
-    path = pc.binary_join_element_wise("files/p", tens, "/p", patient, "/s", study, "/", image, ".jpg", "")
-    rows = chart.append_column("relative_path", path)
+    rows = chart
     columns = {"view": ("ViewPosition", VIEW_LEVELS), "position": (_POSITION, POSITION_LEVELS)}
     for name, (column, levels) in columns.items():
         known = pc.is_in(cells[column], value_set=pa.array(levels))
@@ -139,6 +142,13 @@ def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
     for name, column in ids.items():
         rows = rows.append_column(name, column)
     return rows
+
+
+def _paths(rows: pa.Table, root: Path) -> pa.ChunkedArray:
+    """Where each film lies: ROOT/files/p10/p10000032/s50414267/<dicom_id>.jpg."""
+    image, patient, study = rows["image_id"], rows["patient_id"], rows["study_id"]
+    tens = pc.utf8_slice_codeunits(patient, 0, 2)
+    return pc.binary_join_element_wise(f"{root}/files/p", tens, "/p", patient, "/s", study, "/", image, ".jpg", "")
 
 
 def _with_race(rows: pa.Table, admissions: pa.Table) -> pa.Table:
@@ -179,22 +189,23 @@ def _official_split(root: Path) -> tuple[Path, pa.Table] | None:
     return None if file is None else (file, read_cells(file, ["dicom_id", "split"]))
 
 
-def _split(rows: pa.Table, official: tuple[Path, pa.Table] | None, flow: list[Step]) -> pa.Table:
-    if official is None:
-        return rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, "no split csv"))
-    file, cells = official
-    if rows["image_id"].equals(cells["dicom_id"]):  # as PhysioNet has them: the films of the metadata, in its order
+def _official_splits(films: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa.Array:
+    """The split of each film by `cells`, the content of `file`; null where the film is not in it."""
+    if films.equals(cells["dicom_id"]):
         split = cells["split"].combine_chunks()
     else:
         refuse_repeated(cells, "dicom_id", file)
-        found = pc.index_in(rows["image_id"], value_set=cells["dicom_id"].combine_chunks())
+        found = pc.index_in(films, value_set=cells["dicom_id"].combine_chunks())
         split = cells["split"].combine_chunks().take(found.combine_chunks())
     others = sorted({name for name in pc.unique(split).to_pylist() if name is not None} - set(SPLITS))
     if others:
         raise InputError(f"expected the splits {', '.join(SPLITS)} in {file}, found {shown(others[0])}")
-    kept = rows.append_column("split", split)
-    if split.null_count:
-        kept = kept.filter(pc.is_valid(split))
+    return split
+
+
+def _within_splits(rows: pa.Table, file: Path, flow: list[Step]) -> pa.Table:
+    """The rows that `file` gives a split."""
+    kept = rows.filter(pc.is_valid(rows["split"])) if rows["split"].null_count else rows
     flow.append(excluding("official split", rows.num_rows, kept.num_rows, f"not in {file.name}"))
     refuse_shared_patients(kept["patient_id"], kept["split"], str(file))
     return kept
