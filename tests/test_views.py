@@ -89,6 +89,11 @@ def test_bands_multiply_less_than_a_quarter_of_the_whole_matrices() -> None:
     assert counted.get_total_flops() < whole / 4
 
 
+def test_no_crops_are_no_views() -> None:
+    nothing = Boxes(*(np.empty(0) for _ in range(4)), flip=np.empty(0, bool))
+    assert resampling.crop_resize(films(2, 32), np.empty(0, np.int64), nothing, 16).shape == (0, 1, 16, 16)
+
+
 def test_a_crop_keeps_the_true_proportions_of_the_film() -> None:
     sizes = np.tile([3000.0, 2000.0], (4000, 1))
     rows = np.arange(4000)

@@ -6,8 +6,8 @@ share one and as the plain way that tests compare with. Both compute in float32 
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,18 +40,46 @@ class Boxes(NamedTuple):
         return Boxes(left, top, width, height, self.flip[chosen])
 
 
-class _Bands(NamedTuple):
-    """One axis of N crops in blocks of output pixels.
+class _Group(NamedTuple):
+    """Crops that are cut in one product: which of them, first column of each, pixels a band and a line are long."""
 
-    begin (N, blocks): the first pixel a block reaches; first (N, blocks): centre of its first output pixel, counted
-    from there; step (N,): from one output pixel to the next, negative where mirrored; low, high (N, blocks): the box.
+    chosen: npt.NDArray[np.int64]
+    column: npt.NDArray[np.int64]
+    reach: int
+    wide: int
+
+
+class _Bands(NamedTuple):
+    """One axis of N crops in blocks of output pixels, on the device.
+
+    begin (N, blocks) int64: the first pixel a block reaches; first (N, blocks) float64: centre of its first output
+    pixel, counted from there; step (N, 1) float64: from one output pixel to the next, negative where mirrored; low,
+    high (N, blocks) float32: the box; slope (N, 1) float32: of the triangle.
     """
 
-    begin: npt.NDArray[np.int64]
-    first: npt.NDArray[np.float64]
-    step: npt.NDArray[np.float64]
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
+    begin: Tensor
+    first: Tensor
+    step: Tensor
+    low: Tensor
+    high: Tensor
+    slope: Tensor
+
+    def of(self, crops: slice) -> "_Bands":
+        return _Bands(*(values[crops] for values in self))
+
+
+class _Crops(NamedTuple):
+    """Crops on the device: both axes; which film, place among all crops and first column of each, (N,) int64."""
+
+    rows: _Bands
+    columns: _Bands
+    film: Tensor
+    place: Tensor
+    column: Tensor
+
+    def of(self, crops: slice) -> "_Crops":
+        rows, columns, *each = self
+        return _Crops(rows.of(crops), columns.of(crops), *(values[crops] for values in each))
 
 
 def crop_resize(images: Tensor, films: npt.NDArray[np.int64], boxes: Boxes, size: int) -> Tensor:
@@ -59,20 +87,20 @@ def crop_resize(images: Tensor, films: npt.NDArray[np.int64], boxes: Boxes, size
 
     Within 0.001 of 255 grey levels of `resize_weights`' two products; a crop is the same whatever is cut beside it.
     """
+    if not len(films):
+        return torch.empty((0, 1, size, size), device=images.device)
     # Of a side that is no multiple of 8 the rest is filled up; no box reaches it.
     more = -images.shape[-1] % _BYTES
     images = pad(images, (0, more, 0, more)).contiguous()
-    source = images.shape[-1]
-    blocks = -(-size // BLOCK)
-    cut = torch.empty((len(films), size, blocks, BLOCK), device=images.device)
-    for reach, chosen in _by_reach(boxes, source, size):
-        pixels = blocks * reach * min(boxes.width[chosen].max() + reach, source)
-        parts = math.ceil(len(chosen) * pixels / _AT_ONCE["cpu" if images.device.type == "cpu" else "cuda"])
-        for some in np.array_split(chosen, parts):
-            part = boxes.take(some)
-            rows = _bands(part.top, part.height, np.zeros(len(some), np.bool_), source, size, reach)
-            columns = _bands(part.left, part.width, part.flip, source, size, reach)
-            cut[torch.from_numpy(some).to(cut.device)] = _two_products(images, films[some], rows, columns, size, reach)
+    source, device = images.shape[-1], images.device
+    groups = list(_groups(boxes, source, size, _AT_ONCE["cpu" if device.type == "cpu" else "cuda"]))
+    crops = _on_device(boxes, films, groups, source, size, device)
+    cut = torch.empty((len(films), size, -(-size // BLOCK), BLOCK), device=device)
+    begin = 0
+    for group in groups:
+        part = crops.of(slice(begin, begin + len(group.chosen)))
+        cut[part.place] = _two_products(images, part, size, group.reach, group.wide)
+        begin += len(group.chosen)
     return cut.flatten(2)[:, None, :, :size]
 
 
@@ -100,83 +128,122 @@ def whole_film(images: Tensor, size: int) -> Tensor:
     return (weights @ to_grey(images) @ weights.transpose(1, 2))[:, None]
 
 
+def to_device(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array on the device; to a GPU through pinned memory, since any other copy waits for what is queued there."""
+    tensor = torch.from_numpy(values)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 def to_grey(images: Tensor) -> Tensor:
     """The store's uint8 -> float32 in [0, 1]."""
     return images.float() / 255
 
 
-def _by_reach(boxes: Boxes, source: int, size: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Length of the bands, and the boxes (positions) that need it."""
+def _groups(boxes: Boxes, source: int, size: int, at_once: int) -> Iterator[_Group]:
+    """The crops by the length of their bands, in parts of about `at_once` pixels of these."""
+    blocks = -(-size // BLOCK)
     step = np.maximum(boxes.width, boxes.height) / size
     needed = np.ceil((BLOCK - 1) * step + 2 * np.maximum(step, 1)) + _FLOATS
     allowed = np.array([*(reach for reach in _REACHES if reach < source), source])
     lengths = allowed[np.searchsorted(allowed, np.minimum(needed, source))]
-    for reach in np.unique(lengths):
-        yield int(reach), np.flatnonzero(lengths == reach)
+    for reach in np.unique(lengths).tolist():
+        chosen = np.flatnonzero(lengths == reach)
+        pixels = blocks * reach * min(boxes.width[chosen].max() + reach, source)
+        for some in np.array_split(chosen, math.ceil(len(chosen) * pixels / at_once)):
+            yield _group(boxes, some, source, size, reach)
 
 
-def _bands(
-    start: npt.NDArray[np.float64],
-    length: npt.NDArray[np.float64],
-    mirrored: npt.NDArray[np.bool_],
+def _group(boxes: Boxes, chosen: npt.NDArray[np.int64], source: int, size: int, reach: int) -> _Group:
+    """The columns that any block of a crop reaches, as many for each crop: a product works on nothing beside them."""
+    ends = np.array([0, -(-size // BLOCK) - 1])
+    lowest = _lowest(boxes.left[chosen, None], boxes.width[chosen, None], boxes.flip[chosen, None], ends, size)
+    begin = lowest.clip(0, source - reach)
+    column = begin.min(axis=1) // _BYTES * _BYTES
+    wide = int((begin.max(axis=1) - column).max()) + reach
+    wide = min(-(-wide // _BYTES) * _BYTES, source)
+    return _Group(chosen, np.minimum(column, source - wide).astype(np.int64), reach, wide)
+
+
+def _lowest(start: Any, length: Any, mirrored: Any, block: Any, size: int) -> Any:
+    """The pixel, a multiple of 4, where the band of each block begins: all (N, 1), blocks (n,) -> (N, n).
+
+    Of arrays and of tensors alike: the host must know how long lines are, and the device where each band lies.
+    """
+    step = length / size
+    first = _first_centre(start, length, mirrored, block, size)
+    return (first - step * (BLOCK - 1) * mirrored - step.clip(1)) // _FLOATS * _FLOATS
+
+
+def _first_centre(start: Any, length: Any, mirrored: Any, block: Any, size: int) -> Any:
+    """Where in the film the first output pixel of each block has its centre, (N, n)."""
+    signed = length / size * (1 - 2.0 * mirrored)
+    return start + length * mirrored + signed / 2 + signed * (BLOCK * block)
+
+
+def _on_device(
+    boxes: Boxes,
+    films: npt.NDArray[np.int64],
+    groups: Sequence[_Group],
     source: int,
     size: int,
-    reach: int,
-) -> _Bands:
-    """Where the blocks of one axis lie: start, length, mirrored (N,)."""
-    blocks = -(-size // BLOCK)
+    device: torch.device,
+) -> _Crops:
+    """The crops in the order of their groups: one copy to the device, of 80 bytes a crop."""
+    order = np.concatenate([group.chosen for group in groups])
+    column = np.concatenate([group.column for group in groups])
+    counts = [len(group.chosen) for group in groups]
+    last_row = np.repeat([source - group.reach for group in groups], counts)
+    last_column = column + np.repeat([group.wide - group.reach for group in groups], counts)
+    values = (boxes.left, boxes.width, boxes.top, boxes.height, boxes.flip, films, np.arange(len(films)))
+    ordered = [side[order] for side in values] + [column, last_row, last_column]
+    table = to_device(np.stack(ordered).astype(np.float64), device)
+    left, width, top, height, flip, film, place, first, last_row_at, last_column_at = table[..., None].unbind()
+    upright = torch.zeros_like(flip)
+    rows = _bands(top, height, upright, size, (upright, last_row_at))
+    columns = _bands(left, width, flip, size, (first, last_column_at))
+    return _Crops(rows, columns, *(each[:, 0].long() for each in (film, place, first)))
+
+
+def _bands(start: Tensor, length: Tensor, mirrored: Tensor, size: int, limits: tuple[Tensor, Tensor]) -> _Bands:
+    """Where the blocks of one axis lie: start, length, mirrored (N, 1); bands begin within `limits`, (N, 1) each."""
+    block = torch.arange(-(-size // BLOCK), device=start.device)
+    begin = _lowest(start, length, mirrored, block, size).clip(*limits)
     step = length / size
-    signed = np.where(mirrored, -step, step)
-    centre = np.where(mirrored, start + length, start) + signed / 2  # of the first output pixel
-    first = centre[:, None] + signed[:, None] * BLOCK * np.arange(blocks)  # (N, blocks)
-    lowest = np.minimum(first, first + signed[:, None] * (BLOCK - 1))
-    begin = np.clip((lowest - np.maximum(step, 1)[:, None]) // _FLOATS * _FLOATS, 0, source - reach)
-    low, high = start[:, None] - begin, (start + length)[:, None] - begin
-    return _Bands(begin.astype(np.int64), first - begin, signed, low, high)
+    return _Bands(
+        begin=begin.long(),
+        first=_first_centre(start, length, mirrored, block, size) - begin,
+        step=step * (1 - 2.0 * mirrored),
+        low=(start - begin).float(),
+        high=(start + length - begin).float(),
+        slope=(-1 / step.clip(1)).float(),
+    )
 
 
-def _band_weights(bands: _Bands, reach: int, scale: float, device: torch.device) -> Tensor:
+def _band_weights(bands: _Bands, reach: int, scale: float) -> Tensor:
     """The blocks of A (N, blocks, BLOCK, reach), each row summing to `scale`."""
-
-    def on_device(values: npt.NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(device)
-
+    device = bands.step.device
     # Counted from the band's first pixel, positions are small enough for float32.
-    at = bands.first[:, :, None] + bands.step[:, None, None] * np.arange(BLOCK)  # (N, blocks, BLOCK)
+    at = (bands.first[:, :, None] + bands.step[:, :, None] * torch.arange(BLOCK, device=device)).float()
     pixel = torch.arange(reach, device=device) + 0.5
-    narrowness = on_device(-1 / np.maximum(np.abs(bands.step), 1))[:, None, None, None]
-    weights = (on_device(at)[..., None] - pixel).abs_().mul_(narrowness).add_(1).clamp_(min=0)
-    low, high = (on_device(edge)[:, :, None] for edge in (bands.low, bands.high))
-    weights.mul_(((pixel > low) & (pixel < high))[:, :, None])
+    weights = (at[..., None] - pixel).abs_().mul_(bands.slope[:, :, None, None]).add_(1).clamp_(min=0)
+    weights.mul_(((pixel > bands.low[..., None]) & (pixel < bands.high[..., None]))[:, :, None])
     return weights.mul_(scale / weights.sum(dim=3, keepdim=True).clamp_(min=1e-8))
 
 
-def _two_products(
-    images: Tensor, films: npt.NDArray[np.int64], rows: _Bands, columns: _Bands, size: int, reach: int
-) -> Tensor:
+def _two_products(images: Tensor, crops: _Crops, size: int, reach: int, wide: int) -> Tensor:
     """A_h · image · A_w^T in bands -> (N, size, blocks, BLOCK): columns in blocks, the last one filled up."""
-    device, source = images.device, images.shape[-1]
-    crops, blocks = rows.begin.shape
-    # The columns that any block of a crop reaches, as many for each crop: a product works on nothing beside them.
-    left = columns.begin.min(axis=1) // _BYTES * _BYTES
-    wide = int((columns.begin.max(axis=1) - left).max()) + reach
-    wide = min(-(-wide // _BYTES) * _BYTES, source)
-    left = np.minimum(left, source - wide)
-
-    def index(values: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(values).to(device)
-
-    lines = rows.begin[:, :, None] + np.arange(reach)  # (N, blocks, reach)
-    bands = _windows(images, wide, _BYTES)[
-        index(films)[:, None, None], index(lines), index(left // _BYTES)[:, None, None]
-    ]
+    rows, columns, device = crops.rows, crops.columns, images.device
+    count, blocks = rows.begin.shape
+    left = crops.column[:, None]
+    lines = rows.begin[:, :, None] + torch.arange(reach, device=device)  # (N, blocks, reach)
+    bands = _windows(images, wide, _BYTES)[crops.film[:, None, None], lines, (left // _BYTES)[:, None]]
     bands = bands.view(torch.uint8).flatten(0, 1).float()  # (N * blocks, reach, wide)
-    down = (_band_weights(rows, reach, 1 / 255, device).flatten(0, 1) @ bands).view(crops, blocks * BLOCK, wide)
-    begin = index((columns.begin - left[:, None]) // _FLOATS)[:, :, None]  # (N, blocks, 1)
-    crop = torch.arange(crops, device=device)[:, None, None]
+    down = (_band_weights(rows, reach, 1 / 255).flatten(0, 1) @ bands).view(count, blocks * BLOCK, wide)
+    begin = (columns.begin - left)[:, :, None] // _FLOATS  # (N, blocks, 1)
+    crop = torch.arange(count, device=device)[:, None, None]
     bands = _windows(down, reach, _FLOATS)[crop, torch.arange(size, device=device), begin].view(torch.float32)
-    across = bands.flatten(0, 1) @ _band_weights(columns, reach, 1.0, device).flatten(0, 1).transpose(1, 2)
-    return across.view(crops, blocks, size, BLOCK).transpose(1, 2)
+    across = bands.flatten(0, 1) @ _band_weights(columns, reach, 1.0).flatten(0, 1).transpose(1, 2)
+    return across.view(count, blocks, size, BLOCK).transpose(1, 2)
 
 
 def _windows(lines: Tensor, length: int, unit: int) -> Tensor:

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from chartray.config import ViewsConfig
-from chartray.pixels.resampling import Boxes, crop_resize
+from chartray.pixels.resampling import Boxes, crop_resize, to_device
 from chartray.randomness import uniform
 
 TARGET_VIEW, RANDOM_VIEW, FIRST_FOCAL_VIEW = 0, 1, 2
@@ -147,7 +146,7 @@ def cut_views(images: Tensor, plan: ViewPlan, config: ViewsConfig) -> Views:
     films = np.arange(images.shape[0])
 
     def on_device(keep: npt.NDArray[np.int64] | None) -> Tensor | None:
-        return None if keep is None else torch.from_numpy(keep).to(images.device, non_blocking=True)
+        return None if keep is None else to_device(keep, images.device)
 
     whole = crop_resize(images, np.tile(films, 2), plan.whole, config.size)
     return Views(

@@ -48,22 +48,30 @@ def vitals(assignments: Assignments, mean_entropy: float, all_sum: AllSum = iden
     """
     films, prototypes = assignments.target.shape
     anchor = assignments.anchor[:films].argmax(dim=1)
-    agree = (anchor == assignments.target.argmax(dim=1)).float().sum()
-    target = assignments.target.exp()
-    own = -torch.special.xlogy(target, target).sum()
-    anchors = assignments.anchor
-    own_of_anchors = -(anchors.exp() * anchors).sum()
-    preferred = torch.bincount(anchor, minlength=prototypes).float()
-    counts = agree.new_tensor((films, anchors.shape[0]))
-    count, anchor_count, agree, own, own_of_anchors = all_sum(
-        torch.stack((*counts, agree, own, own_of_anchors))
+    target, anchors = assignments.target.exp(), assignments.anchor
+    sums = all_sum(
+        torch.stack(
+            (
+                target.new_full((), films),
+                target.new_full((), anchors.shape[0]),
+                (anchor == target.argmax(dim=1)).sum().to(target.dtype),
+                -torch.special.xlogy(target, target).sum(),
+                -(anchors.exp() * anchors).sum(),
+            )
+        )
+    )
+    # Not torch.bincount, which has a GPU finish first what is queued; and one list for all, read once.
+    preferred = all_sum(target.new_zeros(prototypes).index_add_(0, anchor, target.new_ones(films)))
+    mean = all_sum(target.sum(dim=0)) / sums[0]
+    of_mean = -torch.special.xlogy(mean, mean).sum()
+    count, anchor_count, agree, own, own_of_anchors, in_use, entropy = torch.cat(
+        (sums, torch.stack(((preferred > 0).sum().to(target.dtype), of_mean)))
     ).tolist()
-    mean = all_sum(target.sum(dim=0)) / count
     return Vitals(
         assignment_entropy=math.log(prototypes) - mean_entropy,
-        prototypes_in_use=int((all_sum(preferred) > 0).sum()),
+        prototypes_in_use=int(in_use),
         agreement=agree / count,
-        information=float(-torch.special.xlogy(mean, mean).sum()) - own / count,
+        information=entropy - own / count,
         anchor_information=math.log(prototypes) - mean_entropy - own_of_anchors / anchor_count,
     )
 

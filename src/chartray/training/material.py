@@ -22,6 +22,7 @@ from chartray.networks.siamese import (
     NoChart,
     chart_use,
 )
+from chartray.pixels.resampling import to_device
 from chartray.pixels.store import FLOW_FILE, Store
 from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
@@ -59,7 +60,7 @@ class Material:
         for epoch in np.unique(epochs):
             here, table = epochs == epoch, self._chart_table(int(epoch))
             rows[here], observed[here] = table.rows[places[here]], table.observed[places[here]]
-        return ChartBatch(torch.from_numpy(rows).to(device), torch.from_numpy(observed).to(device))
+        return ChartBatch(to_device(rows, device), to_device(observed, device))
 
     def chart_use(self, config: ChartConfig, width: int) -> NoChart | ChartJoinsAnchor | AnchorPredictsChart:
         """The module through which this chart enters."""

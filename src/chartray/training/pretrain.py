@@ -135,10 +135,7 @@ class Loop:
                 measured["films_per_second"] = config.train.batch_size / (time.perf_counter() - began)
                 if metrics:
                     metrics.write(done, measured)
-                # Any process that was asked stops them all.
-                stop = (
-                    bool(all_sum(torch.tensor(float(asked_to_stop()), device=self.fabric.device)) > 0) and done < steps
-                )
+                stop = self.any_process(asked_to_stop()) and done < steps
                 if done % config.train.checkpoint_every == 0 or done == steps or stop:
                     self.save(done)
                 advance(1, f"loss {measured['loss']:.3f}")
@@ -147,6 +144,12 @@ class Loop:
                     raise Stopped(f"stopped after step {done} of {steps} as asked; continue with --resume")
         if metrics:
             metrics.close()
+
+    def any_process(self, asked: bool) -> bool:
+        """Whether any process of the run was asked to stop: then all do."""
+        if self.fabric.world_size == 1:
+            return asked
+        return bool(all_sum(torch.tensor(float(asked), device=self.fabric.device)) > 0)
 
     def loader(self) -> FilmLoader:
         """This process's share of the films of each step."""
@@ -206,12 +209,13 @@ class Loop:
         """The numbers of a step, averaged over processes where each has its own share."""
         world = self.fabric.world_size
         shares = torch.stack((losses.total, *losses.terms, losses.chart)).detach().float()
-        total, *terms, chart = (all_sum(shares) / world).tolist()
+        # Read once: each reading waits for the device.
+        total, *terms, chart, gradient_norm = torch.cat((all_sum(shares) / world, norm.detach()[None])).tolist()
         numbers: dict[str, float] = {"loss": total} | dict(zip(losses.terms._fields, terms, strict=True))
         numbers |= {
             "learning_rate": rate,
             "weight_decay": decay,
-            "gradient_norm": norm.item(),
+            "gradient_norm": gradient_norm,
         }
         numbers |= {} if isinstance(self.networks, MaskedAutoencoder) else {"ema": momentum}
         return numbers | ({"chart_loss": chart} if self.config.chart.use == "predict" else {})
