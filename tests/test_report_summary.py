@@ -61,6 +61,21 @@ def test_fewer_seeds_claim_nothing_however_wide_the_gap() -> None:
         assert "beats" not in about
 
 
+def test_what_few_seeds_show_against_a_floor_says_how_few() -> None:
+    """`comparisons.jsonl` makes no claim of them: they speak of one encoder, not of how it was pretrained."""
+
+    def standing(seeds: int, *pairs: dict[str, object]) -> set[str]:
+        named = told_apart(rows_of.scores(rows(seeds)), [rows_of.comparison(one) for one in pairs])
+        return {one.standing for one in verdicts(*named[:2]) if "untrained" in one.sentence and "sex)" in one.sentence}
+
+    better, open_ = (pair(CHART, UNTRAINED, low, 0.06, seeds=1) for low in (0.02, -0.02))
+    worse = pair(CHART, UNTRAINED, -0.06, -0.02, seeds=2)
+    assert standing(1, better) == {"Shown (1 seed)"}
+    assert standing(2, worse) == {"Shown, against (2 seeds)"}
+    assert standing(1, open_) == {"No difference shown"}
+    assert standing(3, pair(CHART, UNTRAINED, 0.02, 0.06, seeds=3)) == {"Shown"}
+
+
 def test_a_pair_is_found_whichever_way_round_it_was_compared() -> None:
     forward = said(3, [pair(CHART, NONE, 0.01, 0.05, seeds=3)])
     backward = said(3, [pair(NONE, CHART, -0.05, -0.01, seeds=3)])

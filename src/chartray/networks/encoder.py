@@ -121,7 +121,8 @@ def initialise(model: VisionTransformer, source: Path) -> None:
     resampled; a classifier is left out. Raises InputError if any weight of the model is not found: an
     encoder that silently kept its random start is the worst of errors (MohammedSB/DINOv2ForRadiology#5).
     """
-    weights = _read_weights(source if source.is_file() else _encoder_folder(source) / WEIGHTS_FILE)
+    is_file = source.is_file() or source.suffix == ".safetensors"
+    weights = _read_weights(source if is_file else _encoder_folder(source) / WEIGHTS_FILE)
     weights = {name: value for name, value in weights.items() if not name.startswith(("head.", "head_dist."))}
     patch = weights.get("patch_embed.proj.weight")
     if patch is not None and patch.shape[1] == 3:
@@ -193,9 +194,8 @@ def _encoder_folder(path: Path) -> Path:
     for folder in (path, path / "encoder"):
         if (folder / DESCRIPTION_FILE).is_file():
             return folder
-    raise InputError(
-        f"expected a RUN or an encoder folder ({DESCRIPTION_FILE}) at {path}, found none; did pretraining finish?"
-    )
+    found = "none; did pretraining finish?" if path.exists() else "nothing; check the path"
+    raise InputError(f"expected a RUN or an encoder folder ({DESCRIPTION_FILE}) at {path}, found {found}")
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

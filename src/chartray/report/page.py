@@ -49,14 +49,6 @@ _MARKS = {
 _PAGE, _FIGURES = "report.html", "figures"
 # By these a store, a run, results or an audit are known: a report is never written into one.
 _OF_OTHERS = {"store.json", "manifest.json", "results.jsonl", "comparisons.jsonl", "evaluation.json", "audit.json"}
-_STANDING = {
-    "better": "Shown",
-    "worse": "Shown, against",
-    "mixed": "Differs by data set",
-    "open": "No difference shown",
-    "no claim": "No claim",
-    "unknown": "Not compared",
-}
 
 
 def write_report(
@@ -182,7 +174,6 @@ def _context(
         "arms": [(arm, look[arm]) for arm in arms],
         "look": look,
         "marks": _MARKS,
-        "standing": _STANDING,
         "lead": _lead(runs, names, how),
         "sizes": {part.name: _size(part, how.split) for part in data} | parts,
         "has_plain": any(arm.kind == "none" for arm in arms),

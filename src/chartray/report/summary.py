@@ -14,15 +14,36 @@ SEEDS_FOR_A_CLAIM = 3
 NO_DIFFERENCE = "no difference shown"
 _NOT_MEASURED = "not measured"
 Outcome = Literal["better", "worse", "mixed", "open", "no claim", "unknown"]
+_STANDING: dict[Outcome, str] = {
+    "better": "Shown",
+    "worse": "Shown, against",
+    "mixed": "Differs by data set",
+    "open": "No difference shown",
+    "no claim": "No claim",
+    "unknown": "Not compared",
+}
 
 
 class Verdict(NamedTuple):
-    """A sentence with its standing: `outcome` colours it, `parts` are (data set, difference with interval)."""
+    """A sentence with its standing: `outcome` colours it, `parts` are (data set, difference with interval).
+
+    `few`: on how many seeds it rests where these are too few to speak of the method and not of one encoder; else 0.
+    """
 
     outcome: Outcome
     sentence: str
     parts: tuple[tuple[str, str], ...] = ()
     topic: Literal["untrained", "pixels", "chart"] = "chart"
+    few: int = 0
+
+    @property
+    def standing(self) -> str:
+        """In a word or two; of few seeds with their number, since `comparisons.jsonl` makes no claim there.
+
+        >>> Verdict("better", "...", few=1).standing
+        'Shown (1 seed)'
+        """
+        return _STANDING[self.outcome] + (f" ({_plural(self.few, 'seed')})" if self.few else "")
 
 
 class Selection(NamedTuple):
@@ -235,7 +256,9 @@ def _against_floor(arm: Arm, floor: str, pairs: Sequence[Comparison], seeds: int
     fewest = min(one.seeds for one in pairs)
     ours = f"Pretraining ({arm.title}{f', {fewest} of {seeds} seeds' if fewest < seeds else ''})"
     better, worse = f"{ours} beats {floor} in macro AUROC", f"{ours} falls short of {floor} in macro AUROC"
-    return _spoken(better, worse, f"{ours} against {floor}", pairs)
+    said = _spoken(better, worse, f"{ours} against {floor}", pairs)
+    speaks = said.outcome in ("better", "worse", "mixed")
+    return said._replace(few=fewest if speaks and fewest < SEEDS_FOR_A_CLAIM else 0)
 
 
 def _against(arm: Arm, floor: str, pairs: Mapping[tuple[Arm, Arm], list[Comparison]]) -> list[Comparison]:
