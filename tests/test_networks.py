@@ -136,6 +136,10 @@ def test_weights_that_lack_a_layer_are_refused_not_ignored(tmp_path: Path) -> No
         vit.initialise(tiny(), tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="pickled"):
         vit.initialise(tiny(), Path(__file__))
+    with pytest.raises(InputError, match=r"expected weights in .*no\.safetensors, found No such file"):
+        vit.initialise(tiny(), tmp_path / "no.safetensors")
+    with pytest.raises(InputError, match="found nothing; check the path"):
+        vit.initialise(tiny(), tmp_path / "no-run")
 
 
 def test_head_normalises_like_torch_batchnorm() -> None:

@@ -180,8 +180,9 @@ def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
     flow.append(excluding("sex known", rows.num_rows, of_known_sex, "no sex in MIMIC-IV (published rule)"))
     why = f"a view other than {', '.join(VIEW_LEVELS)} (published rule)"
     flow.append(excluding("one of the four views, or none given", of_known_sex, left, why))
-    # Every column is copied: once for both rules, and not at all where they drop nothing.
-    return rows if left == rows.num_rows else rows.filter(kept)
+    # Every column is copied: once for both rules, none that nobody reads again, and not at all where they drop nothing.
+    read_again = rows.drop_columns([name for name in rows.column_names if name.endswith("_cell")])
+    return read_again if left == rows.num_rows else read_again.filter(kept)
 
 
 def _official_split(root: Path) -> tuple[Path, pa.Table] | None:
