@@ -66,13 +66,14 @@ class OnlineProbe:
 
     @torch.no_grad()
     def _embed(self, networks: Networks, rows: npt.NDArray[np.int64]) -> Tensor:
+        """(N, D) in host memory, where neighbours and singular values of so few films are found."""
         encoder, (mean, std) = networks.target_encoder, self._grey
         parts = []
         for start in range(0, len(rows), _BATCH):
             images = torch.from_numpy(self._store.images.gather(rows[start : start + _BATCH])).to(self._device)
             with as_written(), self._autocast():
                 parts.append(class_token(encoder, (whole_film(images, self._size) - mean) / std).float())
-        return torch.cat(parts)
+        return torch.cat(parts).cpu()
 
 
 def _sample(rows: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:

@@ -56,6 +56,6 @@ def standardise(views: Views, grey_mean: float, grey_std: float) -> Views:
 
     def standard(grey: Tensor) -> Tensor:
         # One pass over memory, not two.
-        return torch.add(grey.new_tensor(-grey_mean / grey_std), grey, alpha=1 / grey_std)
+        return torch.add(grey.new_full((), -grey_mean / grey_std), grey, alpha=1 / grey_std)
 
     return views._replace(target=standard(views.target), random=standard(views.random), focal=standard(views.focal))
