@@ -1,10 +1,11 @@
 """A second device without a GPU: tensors that are computed on the CPU, say that they lie elsewhere, and do not mix.
 
-`with Elsewhere():` a tensor that is sent to torch's `meta` device keeps its numbers. What a GPU refuses is refused: a tensor
-of either side in one operation with the other, numpy made of it, a CPU generator for it. Numbers come out as on the CPU,
-gradients too, so that a path through the code that works here works on a GPU as far as devices go.
+`with Elsewhere():` a tensor that is sent to torch's `meta` device keeps its numbers. What a GPU refuses is refused:
+tensors of both sides in one operation, numpy made of one that lies elsewhere, a CPU generator for it. Numbers come out
+as on the CPU, gradients too: a path through the code that works here works on a GPU as far as devices go.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,16 +56,46 @@ class There(Tensor):
 
 
 class Elsewhere(TorchDispatchMode):
-    """While open, there is a second device."""
+    """While open, there is a second device; not for several threads, and no tensor of it outlives it."""
+
+    def __enter__(self) -> "Elsewhere":
+        self._before = (torch.tensor, torch.as_tensor, torch.inference_mode)
+        # These make tensors where no mode sees it, and inference tensors have no place for what is held.
+        torch.tensor, torch.as_tensor = _sent(torch.tensor), _sent(torch.as_tensor)
+        torch.inference_mode = torch.no_grad  # type: ignore[assignment, misc]
+        # `Module.to` then makes new parameters, since those of the CPU cannot hold what lies elsewhere.
+        self._overwritten = torch.__future__.get_overwrite_module_params_on_conversion()
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.tensor, torch.as_tensor, torch.inference_mode = self._before  # type: ignore[misc]
+        torch.__future__.set_overwrite_module_params_on_conversion(self._overwritten)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _computed(func, args, kwargs or {})
+
+
+def _sent(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`torch.tensor` and the like: made on the CPU, then sent."""
+
+    def made(*args: Any, device: Any = None, **options: Any) -> Tensor:
+        tensor = make(*args, **options)
+        return tensor if device is None else tensor.to(device)
+
+    return made
 
 
 def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = func.overloadpacket.__name__
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = any(isinstance(tensor, There) for tensor in tensors)
+    if name == "_has_compatible_shallow_copy_type":  # may a parameter's tensor be exchanged for the other?
+        return type(args[0]) is type(args[1])
+    if any(tensor.is_meta and not isinstance(tensor, There) for tensor in tensors):
+        raise AssertionError(f"a tensor of {func} was made on the meta device where nobody saw it")
     _refuse_mixing(name, args, tensors, there)
     named = kwargs.get("device")
     sent = there if named is None else torch.device(named).type == ELSEWHERE.type
@@ -92,4 +123,6 @@ def _refuse_mixing(name: str, args: Any, tensors: list[Tensor], there: bool) -> 
     # A number may lie on the CPU.
     strangers = [tensor for tensor in tensors if tensor.dim() and not isinstance(tensor, There)]
     if strangers:
-        raise RuntimeError(f"expected all tensors on one device in {name}, found one of {strangers[0].shape} on the CPU")
+        raise RuntimeError(
+            f"expected all tensors on one device in {name}, found one of {strangers[0].shape} on the CPU"
+        )
