@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chartray.bench import bench, measuring
+from chartray.bench import bench, measuring, scaling
 from chartray.bench.measuring import Measured, Once, Row
 from chartray.cli import run_command
 from chartray.errors import InputError
@@ -97,7 +97,7 @@ def test_a_line_says_medians_spreads_and_what_was_counted() -> None:
 
 def test_every_name_that_outside_checks_ask_for_is_measured() -> None:
     names = "step.vit_tiny step.vit_small pretrain.vit_tiny pretrain.vit_small views.256 views.448 ingest.jpeg "
-    names += "ingest.dicom cohort probe bootstrap help first_step"
+    names += "ingest.dicom cohort probe bootstrap help first_step scaling.vit_tiny"
     assert set(bench.NAMES) == set(names.split())
 
 
@@ -106,6 +106,19 @@ def test_an_unknown_name_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(InputError, match="nothing"):
         bench.run_bench(["nothing"])
+
+
+def test_what_a_machine_has_not_got_is_left_out_of_all_and_refused_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "NAMES", ("scaling.vit_tiny",))
+    monkeypatch.setattr(scaling, "available_cores", lambda: 1)
+    assert bench.run_bench(quick=True, device="cpu") == []
+    assert (
+        "scaling.vit_tiny: left out; expected several cores for scaling.vit_tiny, found one" in capsys.readouterr().out
+    )
+    with pytest.raises(InputError, match="found one"):
+        bench.run_bench(["scaling.vit_tiny"], quick=True, device="cpu")
 
 
 @pytest.mark.slow

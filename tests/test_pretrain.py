@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,20 @@ def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Pa
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
     files = [tmp_path / run / "encoder" / "model.safetensors" for run in ("whole", "halves")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_films_a_second_count_the_time_that_films_are_waited_for(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = films.FilmLoader.load
+
+    def slowly(loader: films.FilmLoader, step: int) -> films.Batch:
+        time.sleep(0.3)
+        return load(loader, step)
+
+    monkeypatch.setattr(films.FilmLoader, "load", slowly)
+    pretrain(small_store, tmp_path / "run", small(train__steps=4, health__every=100))
+    assert max(losses(tmp_path / "run", "films_per_second")[1:]) < 24 / 0.25
 
 
 def test_prototypes_move_within_two_steps_unless_published_freezes_them(small_store: Path, tmp_path: Path) -> None:

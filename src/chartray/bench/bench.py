@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chartray.bench.machine import describe_machine
-from chartray.bench.measuring import Measured, Row
+from chartray.bench.measuring import Measured, NotHere, Row
 from chartray.bench.options import Options
 from chartray.errors import InputError
 
@@ -30,6 +30,7 @@ _MODULES = {
     "step.vit_small": "training_step",
     "pretrain.vit_tiny": "pretraining",
     "pretrain.vit_small": "pretraining",
+    "scaling.vit_tiny": "scaling",
     "probe": "probing",
     "bootstrap": "resampling",
 }
@@ -63,7 +64,13 @@ def run_bench(
         with tempfile.TemporaryDirectory(prefix="chartray-bench-") as scratch:
             options = Options(repeats, Path(scratch), quick, machine.device, batch_size)
             measure: Callable[[str, Options], Row] = importlib.import_module(f"chartray.bench.{_MODULES[name]}").measure
-            row = measure(name, options)
+            try:
+                row = measure(name, options)
+            except NotHere as reason:
+                if only:
+                    raise
+                console.print(f"{name}: left out; {reason}", highlight=False, soft_wrap=True)
+                continue
         rows.append(row._replace(target=None) if quick else row)
         console.print(line(rows[-1]), highlight=False, soft_wrap=True)
         if out is not None:

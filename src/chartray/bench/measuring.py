@@ -12,8 +12,14 @@ from multiprocessing.connection import Connection
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from chartray.errors import InputError
+
 Once = Callable[[], float]
 Prepare = Callable[[], Once]
+
+
+class NotHere(InputError):
+    """What this machine has not got to be measured on: left out where everything is asked for."""
 
 
 class Measured(NamedTuple):
@@ -162,9 +168,17 @@ def _serve(asked: Connection, prepare: Prepare) -> None:
             else:
                 once = once or prepare()
                 answer = once()
+                _give_back()
             asked.send((answer, None))
         except Exception:
             asked.send((None, traceback.format_exc()))
+
+
+def _give_back() -> None:
+    """Hands a GPU's memory that nothing uses back to it: the other ways need it for their rounds."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _peaks() -> tuple[float, float | None]:

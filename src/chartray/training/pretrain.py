@@ -127,12 +127,14 @@ class Loop:
             terminated() as asked_to_stop,
             progress("pretrain", steps, "steps", done=first_step, shown=shown) as advance,
         ):
+            ended = time.perf_counter()
             for batch in self.loader().steps(first_step, steps):
-                began = time.perf_counter()
                 losses, measured = self.step(batch)
                 done = batch.step + 1
                 measured |= self.look(done, losses, measured)
-                measured["films_per_second"] = config.train.batch_size / (time.perf_counter() - began)
+                # From the end of the step before: waiting for films counts, and so does a checkpoint.
+                before, ended = ended, time.perf_counter()
+                measured["films_per_second"] = config.train.batch_size / (ended - before)
                 if metrics:
                     metrics.write(done, measured)
                 stop = self.any_process(asked_to_stop()) and done < steps
