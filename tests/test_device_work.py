@@ -20,6 +20,7 @@ from chartray.config import ViewsConfig
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views, plan_views
 from chartray.training.construction import build_networks, new_watch
+from chartray.training.films import FilmLoader
 from chartray.training.material import prepare
 from chartray.training.pretrain import Loop
 from chartray.training.runtime import all_sum
@@ -96,6 +97,28 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     assert link.waits == {"_local_scalar_dense": 2, "read": 1 if objective == "mae" else 2}
     # Films, crops of both sizes, kept patches of the random views, charts and which of their cells are observed.
     assert len(link.sent) <= 6
+
+
+def test_pinned_films_are_gathered_where_they_are_pinned(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and the same films. Only a GPU's driver pins memory: here the place is noted, and ordinary."""
+    store, settings = Store.open(small_store), small()
+    rows = prepare(store, settings).rows
+    pinned: list[torch.Tensor] = []
+    empty = torch.empty
+
+    def noted(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        made = empty(*shape, **options)
+        if pin_memory:
+            pinned.append(made)
+        return made
+
+    monkeypatch.setattr(torch, "empty", noted)
+    plain, fetched = (
+        FilmLoader(store, rows, settings.views, patch_side=8, batch_size=24, seed=0, pin=pin).load(1).images
+        for pin in (False, True)
+    )
+    assert [each.data_ptr() for each in pinned] == [fetched.data_ptr()]
+    assert torch.equal(plain, fetched)
 
 
 def test_the_views_of_a_film_cost_a_hundredth_of_its_pixels_to_plan() -> None:

@@ -107,7 +107,7 @@ class FilmLoader:
         places, epochs = places_of_step(step, self._batch_size, len(self._rows), self._seed)
         places, epochs = places[self._mine], epochs[self._mine]
         rows = self._rows[places]
-        images = torch.from_numpy(self._store.images.gather(rows))
+        images = self._fetched(rows)
         plan = plan_views(
             rows,
             self._sizes[rows],
@@ -117,7 +117,16 @@ class FilmLoader:
             seed=self._seed,
             step=step,
         )
-        return Batch(step, rows, places, epochs, images.pin_memory() if self._pin else images, plan)
+        return Batch(step, rows, places, epochs, images, plan)
+
+    def _fetched(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        if not self._pin:
+            return torch.from_numpy(self._store.images.gather(rows))
+        # Gathered where a GPU fetches them from: pinning them afterwards would copy them again.
+        side = self._store.images.size
+        pinned = torch.empty((len(rows), side, side), dtype=torch.uint8, pin_memory=True)
+        self._store.images.gather(rows, out=pinned.numpy())
+        return pinned
 
     def steps(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps [first, last), each fetched one step ahead by a thread."""
