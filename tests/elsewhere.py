@@ -1,8 +1,9 @@
 """A second device without a GPU: tensors that are computed on the CPU, say that they lie elsewhere, and do not mix.
 
 `with Elsewhere():` a tensor that is sent to torch's `meta` device keeps its numbers. What a GPU refuses is refused:
-tensors of both sides in one operation, numpy made of one that lies elsewhere, a CPU generator for it. Numbers come out
-as on the CPU, gradients too: a path through the code that works here works on a GPU as far as devices go.
+tensors of both sides in one operation, numpy made of one that lies elsewhere, a CPU generator for it. So are indices on
+the CPU, which a GPU takes, and waits for. Numbers come out as on the CPU, gradients too: a path through the code that
+works here works on a GPU as far as devices go.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 ELSEWHERE = torch.device("meta")
-# These take tensors of both sides: copies, and indices that lie on the CPU (as CUDA's do).
+# These take tensors of both sides.
 _BETWEEN = {"copy_", "_to_copy"}
-_INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
 class There(Tensor):
@@ -96,7 +96,7 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return type(args[0]) is type(args[1])
     if any(tensor.is_meta and not isinstance(tensor, There) for tensor in tensors):
         raise AssertionError(f"a tensor of {func} was made on the meta device where nobody saw it")
-    _refuse_mixing(name, args, tensors, there)
+    _refuse_mixing(name, tensors, there)
     named = kwargs.get("device")
     sent = there if named is None else torch.device(named).type == ELSEWHERE.type
     generator = kwargs.get("generator")
@@ -112,14 +112,9 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if there else wrapped
 
 
-def _refuse_mixing(name: str, args: Any, tensors: list[Tensor], there: bool) -> None:
+def _refuse_mixing(name: str, tensors: list[Tensor], there: bool) -> None:
     if not there or name in _BETWEEN:
         return
-    if name in _INDEXING:
-        values = args[2:3] if name != "index" else ()
-        tensors = [args[0], *(leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))]
-        if not isinstance(args[0], There):
-            raise RuntimeError(f"expected indices on the CPU for a tensor on the CPU in {name}, found some elsewhere")
     # A number may lie on the CPU.
     strangers = [tensor for tensor in tensors if tensor.dim() and not isinstance(tensor, There)]
     if strangers:

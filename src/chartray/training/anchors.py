@@ -1,11 +1,10 @@
 """Anchor embeddings of a batch: all at once, or in parts through cached embeddings with the very same gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -34,41 +33,42 @@ def encode_anchors(encode: Encode, views: Views, parts: int, autocast: Autocast)
     chunks = film_chunks(films, parts)
     with torch.no_grad():
         encoded = [encode(films_of(views, chunk)).float() for chunk in chunks]
-    anchor_views = encoded[0].shape[0] // len(chunks[0])
-    places = [view_major(chunk, films, anchor_views) for chunk in chunks]
-    leaves = encoded[0].new_zeros((films * anchor_views, encoded[0].shape[1]))
-    for place, values in zip(places, encoded, strict=True):
-        leaves[place] = values
-    leaves.requires_grad_()
+    leaves = joined(encoded, [chunk.stop - chunk.start for chunk in chunks]).requires_grad_()
 
     def into_encoder() -> None:
         assert leaves.grad is not None
-        for chunk, place in zip(chunks, places, strict=True):
+        for chunk in chunks:
             with autocast():
                 again = encode(films_of(views, chunk))
-            torch.autograd.backward(again, leaves.grad[place].to(again.dtype))
+            torch.autograd.backward(again, of_films(leaves.grad, chunk, films).to(again.dtype))
 
     return Anchors(leaves, into_encoder)
 
 
-def film_chunks(films: int, parts: int) -> list[npt.NDArray[np.int64]]:
+def film_chunks(films: int, parts: int) -> list[slice]:
     """The films 0 ... `films` - 1 in `parts` groups whose sizes differ by one at most."""
-    return [chunk for chunk in np.array_split(np.arange(films), parts) if chunk.size]
+    ends = [films * part // parts for part in range(parts + 1)]
+    return [slice(begin, end) for begin, end in pairwise(ends) if begin < end]
 
 
-def view_major(chunk: npt.NDArray[np.int64], films: int, views: int) -> Tensor:
-    """Where the films of a chunk stand among view-major rows (V*B,)."""
-    return torch.from_numpy((np.arange(views)[:, None] * films + chunk).ravel())
+def of_films(rows: Tensor, chunk: slice, films: int) -> Tensor:
+    """What view-major `rows` (V*B, ...) of B `films` hold of some of these: (V*b, ...)."""
+    return rows.view(-1, films, *rows.shape[1:])[:, chunk].flatten(0, 1)
 
 
-def films_of(views: Views, chunk: npt.NDArray[np.int64]) -> Views:
-    """The views of some of the films."""
+def joined(parts: Sequence[Tensor], films: Sequence[int]) -> Tensor:
+    """The opposite: view-major parts of so many `films` each -> (V*B, ...)."""
+    by_view = [part.view(-1, count, *part.shape[1:]) for part, count in zip(parts, films, strict=True)]
+    return torch.cat(by_view, dim=1).flatten(0, 1)
+
+
+def films_of(views: Views, chunk: slice) -> Views:
+    """The views of some of the films. In slices: an index would first be sent to the device, which has to wait."""
     films = views.target.shape[0]
-    one, focal = view_major(chunk, films, 1), view_major(chunk, films, views.focal.shape[0] // films)
     return Views(
-        target=views.target[one],
-        random=views.random[one],
-        focal=views.focal[focal],
-        random_keep=None if views.random_keep is None else views.random_keep[one],
-        focal_keep=None if views.focal_keep is None else views.focal_keep[focal],
+        target=views.target[chunk],
+        random=views.random[chunk],
+        focal=of_films(views.focal, chunk, films) if len(views.focal) else views.focal,
+        random_keep=None if views.random_keep is None else views.random_keep[chunk],
+        focal_keep=None if views.focal_keep is None else of_films(views.focal_keep, chunk, films),
     )

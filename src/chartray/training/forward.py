@@ -137,7 +137,7 @@ def mae_forward(
         found = mae.mae_terms(drawn, part.random, part.random_keep, normalise=objective.normalise_patches)
         return found.reconstruction * (count / films)
 
-    shares = [(films_of(views, chunk), len(chunk)) for chunk in chunks]
+    shares = [(films_of(views, chunk), chunk.stop - chunk.start) for chunk in chunks]
     with torch.set_grad_enabled(accumulate == 1):
         total = torch.stack([share(*each) for each in shares]).sum()
 
