@@ -183,6 +183,17 @@ def test_memory_of_a_gpu_or_of_python_that_ran_out_is_known_from_other_errors() 
     assert not _out_of_memory(RuntimeError("shape mismatch"))
 
 
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_how_threads_wait_is_set_before_torch_is_there_unless_somebody_said(given: dict[str, str]) -> None:
+    code = "import os, sys; sys.argv = ['chartray', '--version']\nfrom chartray.cli import main\n"
+    code += "try: main()\nexcept SystemExit: print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
+    code += "; assert 'torch' not in sys.modules"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+    wanted = given or {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+    assert done.stdout.split()[-2:] == [wanted.get("OMP_WAIT_POLICY", "None"), wanted.get("GOMP_SPINCOUNT", "None")]
+
+
 def test_a_reader_that_has_read_enough_is_no_error() -> None:
     """As `chartray knobs | head -1`, by a real pipe whose end is closed, with more than it holds still to come."""
     read, write = os.pipe()

@@ -45,8 +45,10 @@ for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.co
 
 def main() -> None:
     """Runs one command; exits 0 only when it is done, 2 for unusable input, 3 for an unhealthy run."""
-    # Threads that spin while they wait are no faster on idle cores and six times slower on shared ones (bench/LOG.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A thread that waits spins for some 10 us, then sleeps: whoever sleeps at once loses a seventh on idle cores, and
+    # whoever spins for long loses most of a shared one (bench/LOG.md).
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
     tokens = sys.argv[1:]
     if tokens and not {*app.help_flags, *app.version_flags} & set(tokens):
         settle_pyarrow()
