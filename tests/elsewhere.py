@@ -6,7 +6,10 @@ the CPU, which a GPU takes, and waits for. Numbers come out as on the CPU, gradi
 works here works on a GPU as far as devices go.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 ELSEWHERE = torch.device("meta")
 # These take tensors of both sides.
 _BETWEEN = {"copy_", "_to_copy"}
+# These return to Python, or know a size, only once a GPU has worked off what is queued.
+_WAITED_FOR = {"_local_scalar_dense", "bincount", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
 
 
 class There(Tensor):
@@ -38,7 +43,7 @@ class There(Tensor):
         return made
 
     def tolist(self) -> Any:
-        return self.held.tolist()
+        return self.cpu().tolist()
 
     def __repr__(self) -> str:
         return f"There({self.held!r})"
@@ -56,13 +61,21 @@ class There(Tensor):
 
 
 class Elsewhere(TorchDispatchMode):
-    """While open, there is a second device; not for several threads, and no tensor of it outlives it."""
+    """While open, there is a second device; not for several threads, and no tensor of it outlives it.
+
+    It counts what a GPU's link would see: `sent`, the bytes of each copy there, and `waits`, by what is waited for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[int] = []
+        self.waits: Counter[str] = Counter()
 
     def __enter__(self) -> "Elsewhere":
         self._before = (torch.tensor, torch.as_tensor, torch.inference_mode)
         # These make tensors where no mode sees it, and inference tensors have no place for what is held.
         torch.tensor, torch.as_tensor = _sent(torch.tensor), _sent(torch.as_tensor)
-        torch.inference_mode = torch.no_grad  # type: ignore[assignment, misc]
+        torch.inference_mode = torch.no_grad
         # `Module.to` then makes new parameters, since those of the CPU cannot hold what lies elsewhere.
         self._overwritten = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -71,11 +84,33 @@ class Elsewhere(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        torch.tensor, torch.as_tensor, torch.inference_mode = self._before  # type: ignore[misc]
+        torch.tensor, torch.as_tensor, torch.inference_mode = self._before
         torch.__future__.set_overwrite_module_params_on_conversion(self._overwritten)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _computed(func, args, kwargs or {})
+        made = _computed(func, args, kwargs or {})
+        name = func.overloadpacket.__name__
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        there = any(isinstance(tensor, There) for tensor in tensors)
+        if there and name in _WAITED_FOR:
+            self.waits[name] += 1
+        if name in _BETWEEN and there and not isinstance(made, There):
+            self.waits["read"] += 1
+        if name in _BETWEEN and isinstance(made, There) and not all(isinstance(tensor, There) for tensor in tensors):
+            self.sent.append(made.numel() * made.element_size())
+        return made
+
+
+def fabric_elsewhere() -> SimpleNamespace:
+    """What the loop asks of Lightning Fabric: one process on the second device, in fp32."""
+    return SimpleNamespace(
+        device=ELSEWHERE,
+        global_rank=0,
+        world_size=1,
+        is_global_zero=True,
+        autocast=nullcontext,
+        barrier=lambda: None,
+    )
 
 
 def _sent(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

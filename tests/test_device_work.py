@@ -1,20 +1,14 @@
 """What a step asks of a GPU's link: how often the host waits for it, and what is copied there. Counts, not seconds.
 
-No GPU is needed: torch's `meta` device keeps shapes and no numbers, and whatever would read one is caught and answered.
+No GPU is needed: the emulated second device counts.
 """
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from chartray.config import ViewsConfig
 from chartray.pixels.store import Store
@@ -25,46 +19,8 @@ from chartray.training.material import prepare
 from chartray.training.pretrain import Loop
 from chartray.training.runtime import all_sum
 from chartray.training.schedules import plan
+from tests.elsewhere import ELSEWHERE, Elsewhere, fabric_elsewhere
 from tests.test_pretrain import small
-
-ELSEWHERE = torch.device("meta")
-# What returns to Python, or has a size, only once the device has worked off what is queued.
-_WAITING = ("_local_scalar_dense", "bincount", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
-
-
-class Link(TorchDispatchMode):
-    """Counts the copies to the other device (bytes of each), and what of it is waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent: list[int] = []
-        self.waits: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, options = func.overloadpacket.__name__, kwargs or {}
-        tensors = [value for value in tree_leaves((args, options)) if isinstance(value, torch.Tensor)]
-        there = any(tensor.is_meta for tensor in tensors)
-        if there and name in _WAITING:
-            self.waits[name] += 1
-            return tensors[0].dtype == torch.bool or 1.0  # as if all were well
-        if there and name == "_to_copy" and options.get("device") == torch.device("cpu"):
-            self.waits["read"] += 1
-            return torch.ones(tensors[0].shape, dtype=tensors[0].dtype)
-        made = func(*args, **options)
-        if name in ("_to_copy", "copy_") and made.is_meta and any(not tensor.is_meta for tensor in tensors):
-            self.sent.append(made.numel() * made.element_size())
-        return made
-
-
-@contextmanager
-def parameters_replaced() -> Iterator[None]:
-    """`Module.to` makes new parameters: those of the meta device do not fit into the old ones."""
-    before = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    try:
-        yield
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 
 @pytest.mark.parametrize("objective", ["msn", "dino", "mae"])
@@ -75,12 +31,9 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     settings = small(objective__name=objective, views__mask_ratio=0.5)
     material = prepare(Store.open(small_store), settings)
     networks = build_networks(material, settings)
-    with parameters_replaced():
-        networks = networks.to(ELSEWHERE)
-    networks.train()
-    fabric: Any = SimpleNamespace(
-        device=ELSEWHERE, global_rank=0, world_size=1, is_global_zero=True, autocast=nullcontext
-    )
+    with Elsewhere():
+        networks = networks.to(ELSEWHERE).train()
+    fabric: Any = fabric_elsewhere()
     # The fused one knows real devices alone.
     optimizer = torch.optim.AdamW([{"params": list(networks.trained_parameters().values()), "decays": True}])
     schedule = plan(settings.train, len(material.rows))
@@ -89,9 +42,9 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     probe: Any = None
     loop = Loop(fabric, material.store, tmp_path, settings, schedule, material, networks, optimizer, probe, watch, 0)
     batch = loop.loader().load(0)
-    with Link():
+    with Elsewhere():
         loop.step(batch)  # the optimizer makes its state
-    with Link() as link:
+    with Elsewhere() as link:
         losses, measured = loop.step(batch)
         loop.look(1, losses, measured)
     assert link.waits == {"_local_scalar_dense": 2, "read": 1 if objective == "mae" else 2}
@@ -126,8 +79,9 @@ def test_the_views_of_a_film_cost_a_hundredth_of_its_pixels_to_plan() -> None:
     films, config = 16, ViewsConfig()
     sizes = np.tile([3056.0, 2544.0], (films, 1))
     plan_of_step = plan_views(np.arange(films), sizes, 448, config, patch_side=16, seed=0, step=0)
-    images = torch.empty((films, 448, 448), dtype=torch.uint8, device=ELSEWHERE)
-    with Link() as link:
+    with Elsewhere():
+        images = torch.zeros((films, 448, 448), dtype=torch.uint8, device=ELSEWHERE)
+    with Elsewhere() as link:
         made = cut_views(images, plan_of_step, config)
     assert made.target.shape == (films, 1, config.size, config.size)
     assert not link.waits

@@ -2,12 +2,12 @@
 
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -19,7 +19,7 @@ from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.finetune import training as finetuning
 from chartray.training import pretrain as pretraining
 from chartray.training import run_folder
-from tests.elsewhere import ELSEWHERE, Elsewhere, There
+from tests.elsewhere import ELSEWHERE, Elsewhere, There, fabric_elsewhere
 from tests.evaluation_folders import hospital, vit
 from tests.test_pretrain import small
 
@@ -56,18 +56,6 @@ def plain_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "build_optimizer", build)
 
 
-def _launched(config: Any) -> SimpleNamespace:
-    """A Fabric of one process on the second device, in fp32."""
-    return SimpleNamespace(
-        device=ELSEWHERE,
-        global_rank=0,
-        world_size=1,
-        is_global_zero=True,
-        autocast=nullcontext,
-        barrier=lambda: None,
-    )
-
-
 @pytest.mark.usefixtures("plain_optimizer")
 @pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")  # here it is none
 @pytest.mark.parametrize(
@@ -87,7 +75,7 @@ def test_pretraining(
     """Six steps with two looks of the online probe, the last three of them once more from the checkpoint before."""
     config = small(**settings)
     pretraining.pretrain(small_store, tmp_path / "here", config)
-    monkeypatch.setattr(pretraining, "launch", _launched)
+    monkeypatch.setattr(pretraining, "launch", lambda config: fabric_elsewhere())  # Fabric knows real devices alone
     with Elsewhere():
         pretraining.pretrain(small_store, tmp_path / "there", config)
     # As if killed after step 5.
@@ -151,8 +139,10 @@ def test_evidence(
         monkeypatch.setattr(module, "device_of", lambda device: ELSEWHERE.type)
     with Elsewhere():
         job(run, store, tmp_path / "there")
-    for file in files or ("",):
+    for file in files:
         assert (tmp_path / "there" / file).read_bytes() == (tmp_path / "here" / file).read_bytes(), file
+    if not files:  # one table, which says in its metadata when it was made
+        assert pq.read_table(tmp_path / "there").equals(pq.read_table(tmp_path / "here"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from chartray.bench.options import Options
 from chartray.bench.pil_views import PILFilms, PILViews, endless_batches
 from chartray.bench.reference import reference_step
 from chartray.bench.simulated_store import make_films
-from chartray.bench.training_step import TARGETS, Sizes, sizes_of, work_done
+from chartray.bench.training_step import TARGETS, Rounds, Sizes, sizes_of, work_done
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.training.material import prepare
@@ -50,25 +49,6 @@ def measure(name: str, options: Options) -> Row:
     )
 
 
-class Rounds:
-    """`once` of a training: some steps, films a second; notes what share of the time the step waited for its input."""
-
-    def __init__(self, films: int) -> None:
-        self.notes = {"input_share": 0.0}
-        self._films, self._shares = films, list[float]()
-
-    def of(self, step: Callable[[], float], steps: int, device: str) -> float:
-        """`steps` steps, each of which says how long it waited; on a GPU after one that fetches its memory again."""
-        if device == "cuda":
-            step()
-        began = time.perf_counter()
-        waited = sum(step() for _ in range(steps))
-        seconds = time.perf_counter() - began
-        self._shares.append(waited / seconds)
-        self.notes["input_share"] = sorted(self._shares)[len(self._shares) // 2]
-        return self._films / seconds
-
-
 def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
     """Steps of a run's own loop: films fetched, views, networks, optimizer, health beside the loss, metrics.
 
@@ -89,11 +69,7 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
         loop.look(batch.step + 1, losses, measured)
         return waited
 
-    class Ours(Rounds):
-        def __call__(self) -> float:
-            return self.of(one, steps, sizes.device)
-
-    return Ours(steps * sizes.films)
+    return Rounds(one, sizes.films, steps, sizes.device)
 
 
 def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> Once:
@@ -118,8 +94,4 @@ def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> On
         step(*(part.to(device, non_blocking=True) for part in batch))
         return waited
 
-    class Reference(Rounds):
-        def __call__(self) -> float:
-            return self.of(one, steps, sizes.device)
-
-    return Reference(steps * sizes.films)
+    return Rounds(one, sizes.films, steps, sizes.device)

@@ -1,5 +1,6 @@
 """One pretraining step, model only: views are there already. Ours as `pretrain` runs it, against lightly's."""
 
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -86,6 +87,10 @@ def measure(name: str, options: Options) -> Row:
     if sizes.device == "cpu":  # where ours is plain too
         ways.append(partial(prepare_reference, sizes, store, fused_attention=False))
     ours, reference, *plain = side_by_side(ways, options.repeats)
+    with_plain_attention: dict[str, float | str] = {}
+    if plain:
+        with_plain_attention["reference_with_plain_attention"] = plain[0].median
+        with_plain_attention["ratio_to_it"] = ours.median / plain[0].median
     return Row(
         name=name,
         unit="films/s",
@@ -93,15 +98,7 @@ def measure(name: str, options: Options) -> Row:
         ours=ours,
         reference=reference,
         target=TARGETS[options.device],
-        details={
-            name: value
-            for each in plain
-            for name, value in (
-                ("reference_with_plain_attention", each.median),
-                ("ratio_to_it", ours.median / each.median),
-            )
-        }
-        | work_done(sizes, store, options.scratch, ours, reference),
+        details=with_plain_attention | work_done(sizes, store, options.scratch, ours, reference),
     )
 
 
@@ -112,8 +109,11 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None,
     loop.networks.train()
     batch, views, chart = first_batch(Store.open(store), loop.config, loop.fabric.device)
 
-    # It reads its loss, and so waits for the device.
-    return films_a_second(lambda: loop.learn(batch, views, chart), loop.config.train.batch_size, sizes.device)
+    def step() -> float:
+        loop.learn(batch, views, chart)  # reads its loss, and so waits for the device
+        return 0.0
+
+    return Rounds(step, loop.config.train.batch_size, _STEPS_A_ROUND[sizes.device], sizes.device)
 
 
 def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused_attention: bool = True) -> Once:
@@ -121,7 +121,7 @@ def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused
     config = sizes.config(films=films)
     device = torch.device(sizes.device)
     batch, views, chart = first_batch(Store.open(store), config, device)
-    step = reference_step(
+    theirs = reference_step(
         vit.architecture(config.encoder, config.views.size),
         config,
         chart.rows.shape[1],
@@ -130,23 +130,34 @@ def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused
         fused_attention=fused_attention,
     )
 
-    return films_a_second(
-        lambda: step(views.target, views.random, views.focal, chart.rows), len(batch.rows), sizes.device
-    )
+    def step() -> float:
+        theirs(views.target, views.random, views.focal, chart.rows)
+        return 0.0
+
+    return Rounds(step, len(batch.rows), _STEPS_A_ROUND[sizes.device], sizes.device)
 
 
-def films_a_second(step: Callable[[], object], films: int, device: str) -> Once:
-    """A round of steps of so many films; on a GPU of ten, after one that fetches memory given back since the last."""
+class Rounds:
+    """A way (measuring.py): rounds of `steps` steps of so many films, in films a second.
 
-    def once() -> float:
-        if device == "cuda":
-            step()
+    A step returns how many seconds it waited for its films; their share of the time is noted. On a GPU one that is not
+    counted comes first: it fetches the memory that was given back after the round before.
+    """
+
+    def __init__(self, step: Callable[[], float], films: int, steps: int, device: str) -> None:
+        self.notes = {"input_share": 0.0}
+        self._step, self._films, self._steps, self._device = step, films, steps, device
+        self._shares: list[float] = []
+
+    def __call__(self) -> float:
+        if self._device == "cuda":
+            self._step()
         began = time.perf_counter()
-        for _ in range(_STEPS_A_ROUND[device]):
-            step()
-        return _STEPS_A_ROUND[device] * films / (time.perf_counter() - began)
-
-    return once
+        waited = sum(self._step() for _ in range(self._steps))
+        seconds = time.perf_counter() - began
+        self._shares.append(waited / seconds)
+        self.notes["input_share"] = statistics.median_high(self._shares)
+        return self._steps * self._films / seconds
 
 
 def first_batch(store: Store, config: Config, device: torch.device) -> tuple[Batch, Views, ChartBatch]:

@@ -34,11 +34,6 @@ class Boxes(NamedTuple):
     height: npt.NDArray[np.float64]
     flip: npt.NDArray[np.bool_]
 
-    def take(self, chosen: npt.NDArray[np.int64]) -> "Boxes":
-        """Some of the boxes."""
-        left, top, width, height = (side[chosen] for side in (self.left, self.top, self.width, self.height))
-        return Boxes(left, top, width, height, self.flip[chosen])
-
 
 class _Group(NamedTuple):
     """Crops that are cut in one product: which of them, first column of each, pixels a band and a line are long."""

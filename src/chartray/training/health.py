@@ -54,7 +54,7 @@ def vitals(assignments: Assignments, mean_entropy: float, all_sum: AllSum = iden
             (
                 target.new_full((), films),
                 target.new_full((), anchors.shape[0]),
-                (anchor == target.argmax(dim=1)).sum().to(target.dtype),
+                (anchor == assignments.target.argmax(dim=1)).sum().to(target.dtype),
                 -torch.special.xlogy(target, target).sum(),
                 -(anchors.exp() * anchors).sum(),
             )
