@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from chartray.config import ViewsConfig
+from chartray.pixels.resampling import Grey
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views, plan_views
 from chartray.training.construction import build_networks, new_watch
@@ -82,7 +83,7 @@ def test_the_views_of_a_film_cost_a_hundredth_of_its_pixels_to_plan() -> None:
     with Elsewhere():
         images = torch.zeros((films, 448, 448), dtype=torch.uint8, device=ELSEWHERE)
     with Elsewhere() as link:
-        made = cut_views(images, plan_of_step, config)
+        made = cut_views(images, plan_of_step, config, Grey(0.5, 0.25))
     assert made.target.shape == (films, 1, config.size, config.size)
     assert not link.waits
     assert len(link.sent) == 3

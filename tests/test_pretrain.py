@@ -30,7 +30,7 @@ from chartray.training.controls import ChartTable, controlled
 from chartray.training.material import prepare, settings_hash
 from chartray.training.pretrain import Loop, pretrain
 from chartray.training.runtime import processes
-from chartray.training.step import forward_backward, standardise
+from chartray.training.step import forward_backward
 
 SMALL = {
     "encoder.width": 48,
@@ -264,10 +264,9 @@ def gradients(store: Store, accumulate: int, **changed: Any) -> tuple[float, dic
     material = prepare(store, config)
     networks = build_networks(material, config).train()
     batch = films.FilmLoader(store, material.rows, config.views, patch_side=8, batch_size=24, seed=0).load(0)
-    views = cut_views(batch.images, batch.plan, config.views)
     found = forward_backward(
         networks,
-        standardise(views, material.grey_mean, material.grey_std),
+        cut_views(batch.images, batch.plan, config.views, material.grey),
         material.chart_batch(batch.places, batch.epochs, torch.device("cpu")),
         config.objective,
         autocast=lambda: torch.autocast("cpu", enabled=False),

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chartray.config import ViewsConfig
 from chartray.pixels import resampling, views
-from chartray.pixels.resampling import Boxes
+from chartray.pixels.resampling import Boxes, Grey
 from chartray.randomness import permutation, uniform
 
 
@@ -76,12 +76,24 @@ def test_a_crop_is_the_same_bytes_whatever_is_cut_beside_it() -> None:
         assert torch.equal(alone, together[chosen])
 
 
+@pytest.mark.parametrize("grey", [Grey(0.37, 0.21), Grey(0.9, 0.05)])
+def test_crops_are_standardised_as_they_are_cut(grey: Grey) -> None:
+    """Against the whole matrices, then mean and deviation: 0.001 of 255 levels of grey, before these are stretched."""
+    random = np.random.default_rng(1)
+    width, height = random.uniform(0.1, 1, (2, 12)) * 90
+    box = Boxes(random.uniform(0, 90 - width), random.uniform(0, 90 - height), width, height, random.random(12) < 0.5)
+    images, of = films(3, 90), random.integers(0, 3, 12)
+    ours = resampling.cut_turned(resampling.turned(images), of, box, 48, grey)
+    plain = (plain_crops(images, of, box, 48) - grey.mean) / grey.std
+    assert (ours - plain).abs().max() * 255 * grey.std < 1e-3
+
+
 def test_bands_multiply_less_than_a_quarter_of_the_whole_matrices() -> None:
     """Work, not seconds: multiplications of 12 views from 256 px, banded and whole."""
     sizes, rows, config = np.tile([3056.0, 2544.0], (4, 1)), np.arange(4), ViewsConfig()
     plan = views.plan_views(rows, sizes, 256, config, patch_side=16, seed=0, step=0)
     with FlopCounterMode(display=False) as counted:
-        views.cut_views(films(4, 256), plan, config)
+        views.cut_views(films(4, 256), plan, config, Grey(0.5, 0.25))
     whole = sum(
         2 * count * size * 256 * (256 + size)
         for count, size in ((2 * 4, config.size), (config.focal_count * 4, config.focal_size))
@@ -126,7 +138,7 @@ def test_views_depend_on_seed_step_row_and_view_and_on_nothing_else() -> None:
 
     def make(part: slice, step: int = 4) -> views.Views:
         plan = views.plan_views(rows[part], sizes[part], 48, config, patch_side=8, seed=1, step=step)
-        return views.cut_views(images[part], plan, config)
+        return views.cut_views(images[part], plan, config, Grey(0.5, 0.25))
 
     whole, tail = make(slice(None)), make(slice(3, None))
     assert torch.equal(whole.random[3:], tail.random)

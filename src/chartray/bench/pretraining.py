@@ -81,7 +81,7 @@ def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> On
     ).rows
     paths = opened.cohort.column("path").to_pylist()
     files = [images / paths[row] for row in material.rows]
-    views = PILViews(config.views, material.grey_mean, material.grey_std)
+    views = PILViews(config.views, *material.grey)
     workers = max(len(os.sched_getaffinity(0)), 1)
     batches = endless_batches(PILFilms(files, charts, views), sizes.films, workers, pin=device.type == "cuda")
     architecture = vit.architecture(config.encoder, config.views.size)

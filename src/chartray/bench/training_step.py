@@ -25,7 +25,6 @@ from chartray.training.films import Batch, FilmLoader
 from chartray.training.material import prepare
 from chartray.training.pretrain import Loop, assemble
 from chartray.training.runtime import uses_bf16
-from chartray.training.step import standardise
 
 TARGETS = {"cpu": 3.2, "cuda": 8.0}
 # Films a second on an H200, views and reading included.
@@ -167,9 +166,9 @@ def first_batch(store: Store, config: Config, device: torch.device) -> tuple[Bat
     batch = FilmLoader(
         store, material.rows, config.views, patch_side=side, batch_size=config.train.batch_size, seed=0
     ).load(0)
-    views = cut_views(batch.images.to(device), batch.plan, config.views)
+    views = cut_views(batch.images.to(device), batch.plan, config.views, material.grey)
     chart = material.chart_batch(batch.places, batch.epochs, device)
-    return batch, standardise(views, material.grey_mean, material.grey_std), chart
+    return batch, views, chart
 
 
 def work_done(sizes: Sizes, store: Path, scratch: Path, ours: Measured, reference: Measured) -> dict[str, float | str]:

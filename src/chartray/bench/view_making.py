@@ -11,8 +11,8 @@ from chartray.bench.measuring import Measured, Once, Row, side_by_side
 from chartray.bench.options import Options
 from chartray.bench.pil_views import PILViews, film_like
 from chartray.memory import keep_freed_memory
+from chartray.pixels.resampling import Grey
 from chartray.pixels.views import cut_views, plan_views
-from chartray.training.step import standardise
 
 TARGETS = {"views.256": 6.0, "views.448": 3.0}
 _FILM = (512, 624)
@@ -65,7 +65,7 @@ def prepare_ours(side: int, films: int, device: str) -> Once:
     def once() -> float:
         began = time.perf_counter()
         plan = plan_views(rows, sizes, side, config, patch_side=16, seed=0, step=next(steps))
-        views = standardise(cut_views(stored, plan, config), _MEAN, _STD)
+        views = cut_views(stored, plan, config, Grey(_MEAN, _STD))
         if views.target.is_cuda:
             torch.cuda.synchronize()
         return (time.perf_counter() - began) / films * 1e3

@@ -1,8 +1,10 @@
 """Resized crops as matrix products: A_h · image · A_w^T, with antialiased triangle weights in the rows of A.
 
 A row of A has few numbers that are not zero, beside each other. `crop_resize` therefore takes the rows in blocks of 16
-and multiplies each block with the band of pixels that it reaches; `resize_weights` is the whole matrix, for films that
-share one and as the plain way that tests compare with. Both compute in float32 from positions in float64.
+and multiplies each block with the band of pixels that it reaches: first along the film's lines, then down its columns.
+It reads films column by column (`turned`), so that bands are read in long runs and crops come out as they are kept.
+`resize_weights` is the whole matrix, for films that share one and as the plain way that tests compare with. Both
+compute in float32 from positions in float64.
 """
 
 import math
@@ -35,46 +37,47 @@ class Boxes(NamedTuple):
     flip: npt.NDArray[np.bool_]
 
 
+class Grey(NamedTuple):
+    """How grey levels in [0, 1] are standardised: (grey - mean) / std."""
+
+    mean: float
+    std: float
+
+
 class _Group(NamedTuple):
-    """Crops that are cut in one product: which of them, first column of each, pixels a band and a line are long."""
+    """Crops cut in one product: which of them, first row of each, pixels a band is long, rows that a crop reaches."""
 
     chosen: npt.NDArray[np.int64]
-    column: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
     reach: int
-    wide: int
-
-
-class _Bands(NamedTuple):
-    """One axis of N crops in blocks of output pixels, on the device.
-
-    begin (N, blocks) int64: the first pixel a block reaches; first (N, blocks) float64: centre of its first output
-    pixel, counted from there; step (N, 1) float64: from one output pixel to the next, negative where mirrored; low,
-    high (N, blocks) float32: the box; slope (N, 1) float32: of the triangle.
-    """
-
-    begin: Tensor
-    first: Tensor
-    step: Tensor
-    low: Tensor
-    high: Tensor
-    slope: Tensor
-
-    def of(self, crops: slice) -> "_Bands":
-        return _Bands(*(values[crops] for values in self))
+    tall: int
 
 
 class _Crops(NamedTuple):
-    """Crops on the device: both axes; which film, place among all crops and first column of each, (N,) int64."""
+    """N crops on the device, in blocks of output pixels: first along lines (axis 0), then down columns (axis 1).
 
-    rows: _Bands
-    columns: _Bands
+    begin (2, N, blocks) int64: the first pixel a block reaches. Counted from there, float32: at (2, N, blocks, BLOCK),
+    the centres of the output pixels; low, high (2, N, blocks), the box. slope (2, N, 1) float32: of the triangle.
+    film, place, row (1, N) int64: which film, which of all crops, the first row it reaches.
+    """
+
+    begin: Tensor
+    at: Tensor
+    low: Tensor
+    high: Tensor
+    slope: Tensor
     film: Tensor
     place: Tensor
-    column: Tensor
+    row: Tensor
 
-    def of(self, crops: slice) -> "_Crops":
-        rows, columns, *each = self
-        return _Crops(rows.of(crops), columns.of(crops), *(values[crops] for values in each))
+    def split(self, counts: list[int]) -> "Iterator[_Crops]":
+        return (_Crops(*part) for part in zip(*(torch.split(values, counts, dim=1) for values in self), strict=True))
+
+
+def turned(images: Tensor) -> Tensor:
+    """Films (B, S, S) uint8 column by column; S is filled up to a multiple of 8, and no box reaches what is added."""
+    more = -images.shape[-1] % _BYTES
+    return pad(images.transpose(1, 2), (0, more, 0, more)).contiguous()
 
 
 def crop_resize(images: Tensor, films: npt.NDArray[np.int64], boxes: Boxes, size: int) -> Tensor:
@@ -82,21 +85,20 @@ def crop_resize(images: Tensor, films: npt.NDArray[np.int64], boxes: Boxes, size
 
     Within 0.001 of 255 grey levels of `resize_weights`' two products; a crop is the same whatever is cut beside it.
     """
+    return cut_turned(turned(images), films, boxes, size, Grey(mean=0.0, std=1.0))
+
+
+def cut_turned(columns: Tensor, films: npt.NDArray[np.int64], boxes: Boxes, size: int, grey: Grey) -> Tensor:
+    """`crop_resize` of films that are `turned` already, for crops of several sizes; standardised by `grey`."""
+    source, device = columns.shape[-1], columns.device
+    cut = torch.empty((len(films), size, size), device=device)
     if not len(films):
-        return torch.empty((0, 1, size, size), device=images.device)
-    # Of a side that is no multiple of 8 the rest is filled up; no box reaches it.
-    more = -images.shape[-1] % _BYTES
-    images = pad(images, (0, more, 0, more)).contiguous()
-    source, device = images.shape[-1], images.device
+        return cut[:, None]
     groups = list(_groups(boxes, source, size, _AT_ONCE["cpu" if device.type == "cpu" else "cuda"]))
     crops = _on_device(boxes, films, groups, source, size, device)
-    cut = torch.empty((len(films), size, -(-size // BLOCK), BLOCK), device=device)
-    begin = 0
-    for group in groups:
-        part = crops.of(slice(begin, begin + len(group.chosen)))
-        cut[part.place] = _two_products(images, part, size, group.reach, group.wide)
-        begin += len(group.chosen)
-    return cut.flatten(2)[:, None, :, :size]
+    for group, part in zip(groups, crops.split([len(group.chosen) for group in groups]), strict=True):
+        _in_long_runs(cut)[part.place[0]] = _in_long_runs(_two_products(columns, part, size, group, grey))
+    return cut[:, None]
 
 
 def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
@@ -149,14 +151,14 @@ def _groups(boxes: Boxes, source: int, size: int, at_once: int) -> Iterator[_Gro
 
 
 def _group(boxes: Boxes, chosen: npt.NDArray[np.int64], source: int, size: int, reach: int) -> _Group:
-    """The columns that any block of a crop reaches, as many for each crop: a product works on nothing beside them."""
+    """The rows that any block of a crop reaches, as many for each crop: a product works on nothing beside them."""
     ends = np.array([0, -(-size // BLOCK) - 1])
-    lowest = _lowest(boxes.left[chosen, None], boxes.width[chosen, None], boxes.flip[chosen, None], ends, size)
+    lowest = _lowest(boxes.top[chosen, None], boxes.height[chosen, None], False, ends, size)
     begin = lowest.clip(0, source - reach)
-    column = begin.min(axis=1) // _BYTES * _BYTES
-    wide = int((begin.max(axis=1) - column).max()) + reach
-    wide = min(-(-wide // _BYTES) * _BYTES, source)
-    return _Group(chosen, np.minimum(column, source - wide).astype(np.int64), reach, wide)
+    row = begin.min(axis=1) // _BYTES * _BYTES
+    tall = int((begin.max(axis=1) - row).max()) + reach
+    tall = min(-(-tall // _BYTES) * _BYTES, source)
+    return _Group(chosen, np.minimum(row, source - tall).astype(np.int64), reach, tall)
 
 
 def _lowest(start: Any, length: Any, mirrored: Any, block: Any, size: int) -> Any:
@@ -185,60 +187,56 @@ def _on_device(
 ) -> _Crops:
     """The crops in the order of their groups: one copy to the device, of 80 bytes a crop."""
     order = np.concatenate([group.chosen for group in groups])
-    column = np.concatenate([group.column for group in groups])
+    first_row = np.concatenate([group.row for group in groups])
     counts = [len(group.chosen) for group in groups]
-    last_row = np.repeat([source - group.reach for group in groups], counts)
-    last_column = column + np.repeat([group.wide - group.reach for group in groups], counts)
-    values = (boxes.left, boxes.width, boxes.top, boxes.height, boxes.flip, films, np.arange(len(films)))
-    ordered = [side[order] for side in values] + [column, last_row, last_column]
-    table = to_device(np.stack(ordered).astype(np.float64), device)
-    left, width, top, height, flip, film, place, first, last_row_at, last_column_at = table[..., None].unbind()
-    upright = torch.zeros_like(flip)
-    rows = _bands(top, height, upright, size, (upright, last_row_at))
-    columns = _bands(left, width, flip, size, (first, last_column_at))
-    return _Crops(rows, columns, *(each[:, 0].long() for each in (film, place, first)))
-
-
-def _bands(start: Tensor, length: Tensor, mirrored: Tensor, size: int, limits: tuple[Tensor, Tensor]) -> _Bands:
-    """Where the blocks of one axis lie: start, length, mirrored (N, 1); bands begin within `limits`, (N, 1) each."""
-    block = torch.arange(-(-size // BLOCK), device=start.device)
-    begin = _lowest(start, length, mirrored, block, size).clip(*limits)
-    step = length / size
-    return _Bands(
+    last_column = np.repeat([source - group.reach for group in groups], counts)
+    last_row = first_row + np.repeat([group.tall - group.reach for group in groups], counts)
+    values = (boxes.left, boxes.top, boxes.width, boxes.height, boxes.flip, films, np.arange(len(films)))
+    ordered = [side[order] for side in values] + [first_row, last_column, last_row]
+    table = to_device(np.stack(ordered).astype(np.float64), device)[..., None]
+    start, length, (mirrored, film, place, row), last = torch.split(table, [2, 2, 4, 2])
+    # Films are mirrored left and right, never upside down.
+    mirrored, lowest = torch.stack([mirrored, torch.zeros_like(row)]), torch.stack([torch.zeros_like(row), row])
+    block, output = torch.arange(-(-size // BLOCK), device=device), torch.arange(BLOCK, device=device)
+    begin, step = _lowest(start, length, mirrored, block, size).clip(lowest, last), length / size
+    # Counted from the band's first pixel, positions are small enough for float32.
+    first = _first_centre(start, length, mirrored, block, size) - begin
+    return _Crops(
         begin=begin.long(),
-        first=_first_centre(start, length, mirrored, block, size) - begin,
-        step=step * (1 - 2.0 * mirrored),
+        at=(first[..., None] + (step * (1 - 2.0 * mirrored))[..., None] * output).float(),
         low=(start - begin).float(),
         high=(start + length - begin).float(),
         slope=(-1 / step.clip(1)).float(),
+        film=film.T.long(),
+        place=place.T.long(),
+        row=row.T.long(),
     )
 
 
-def _band_weights(bands: _Bands, reach: int, scale: float) -> Tensor:
-    """The blocks of A (N, blocks, BLOCK, reach), each row summing to `scale`."""
-    device = bands.step.device
-    # Counted from the band's first pixel, positions are small enough for float32.
-    at = (bands.first[:, :, None] + bands.step[:, :, None] * torch.arange(BLOCK, device=device)).float()
-    pixel = torch.arange(reach, device=device) + 0.5
-    weights = (at[..., None] - pixel).abs_().mul_(bands.slope[:, :, None, None]).add_(1).clamp_(min=0)
-    weights.mul_(((pixel > bands.low[..., None]) & (pixel < bands.high[..., None]))[:, :, None])
-    return weights.mul_(scale / weights.sum(dim=3, keepdim=True).clamp_(min=1e-8))
+def _band_weights(crops: _Crops, pixel: Tensor) -> Tensor:
+    """The blocks of both A (2, N * blocks, BLOCK, reach), over a band's pixels (reach,) from 0 on; rows sum to 1."""
+    centre = pixel + 0.5
+    weights = (crops.at[..., None] - centre).abs_().mul_(crops.slope[..., None, None]).add_(1).clamp_(min=0)
+    weights.mul_(((centre > crops.low[..., None]) & (centre < crops.high[..., None])).float()[..., None, :])
+    return weights.mul_(weights.sum(dim=-1, keepdim=True).clamp_(min=1e-8).reciprocal_()).flatten(1, 2)
 
 
-def _two_products(images: Tensor, crops: _Crops, size: int, reach: int, wide: int) -> Tensor:
-    """A_h · image · A_w^T in bands -> (N, size, blocks, BLOCK): columns in blocks, the last one filled up."""
-    rows, columns, device = crops.rows, crops.columns, images.device
-    count, blocks = rows.begin.shape
-    left = crops.column[:, None]
-    lines = rows.begin[:, :, None] + torch.arange(reach, device=device)  # (N, blocks, reach)
-    bands = _windows(images, wide, _BYTES)[crops.film[:, None, None], lines, (left // _BYTES)[:, None]]
-    bands = bands.view(torch.uint8).flatten(0, 1).float()  # (N * blocks, reach, wide)
-    down = (_band_weights(rows, reach, 1 / 255).flatten(0, 1) @ bands).view(count, blocks * BLOCK, wide)
-    begin = (columns.begin - left)[:, :, None] // _FLOATS  # (N, blocks, 1)
-    crop = torch.arange(count, device=device)[:, None, None]
-    bands = _windows(down, reach, _FLOATS)[crop, torch.arange(size, device=device), begin].view(torch.float32)
-    across = bands.flatten(0, 1) @ _band_weights(columns, reach, 1.0).flatten(0, 1).transpose(1, 2)
-    return across.view(count, blocks, size, BLOCK).transpose(1, 2)
+def _two_products(images: Tensor, crops: _Crops, size: int, group: _Group, grey: Grey) -> Tensor:
+    """A_h · image · A_w^T in bands of turned films -> (N, size, size)."""
+    device, reach, (_, count, blocks) = images.device, group.reach, crops.begin.shape
+    pixel, top = torch.arange(reach, device=device), crops.row[0, :, None]
+    along, down = _band_weights(crops, pixel)
+    lines = crops.begin[0, :, :, None] + pixel  # (N, blocks, reach)
+    bands = _windows(images, group.tall, _BYTES)[crops.film[0, :, None, None], lines, (top // _BYTES)[:, None]]
+    bands = bands.view(torch.uint8).flatten(0, 1).float()  # (N * blocks, reach, tall)
+    # Standardised here, while it lies in the cache: weights down the columns sum to 1.
+    offset = along.new_full((1, 1, 1), -grey.mean / grey.std)
+    across = torch.baddbmm(offset, along, bands, alpha=1 / (255 * grey.std)).view(count, -1, group.tall)
+    begin = (crops.begin[1] - top)[:, :, None] // _FLOATS  # (N, blocks, 1)
+    crop, output = torch.arange(count, device=device)[:, None, None], torch.arange(size, device=device)
+    bands = _windows(across, reach, _FLOATS)[crop, output, begin].view(torch.float32)  # (N, blocks, size, reach)
+    made = torch.bmm(down, bands.flatten(0, 1).transpose(1, 2))
+    return made.view(count, blocks * BLOCK, size)[:, :size]
 
 
 def _windows(lines: Tensor, length: int, unit: int) -> Tensor:
@@ -249,3 +247,9 @@ def _windows(lines: Tensor, length: int, unit: int) -> Tensor:
     wide = lines.view({8: torch.int64, 16: torch.complex128}[unit * lines.element_size()])
     places = (lines.shape[-1] - length) // unit + 1
     return wide.as_strided((*lines.shape[:2], places, length // unit), (*wide.stride(), 1))
+
+
+def _in_long_runs(crops: Tensor) -> Tensor:
+    """Crops (N, size, size) one a line, for copying; seen four numbers at a time where there are so many."""
+    numbers = crops.flatten(1)
+    return numbers if numbers.shape[1] % 4 else numbers.view(torch.complex128)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from chartray.config import ViewsConfig
-from chartray.pixels.resampling import Boxes, crop_resize, to_device
+from chartray.pixels.resampling import Boxes, Grey, cut_turned, to_device, turned
 from chartray.randomness import uniform
 
 TARGET_VIEW, RANDOM_VIEW, FIRST_FOCAL_VIEW = 0, 1, 2
@@ -22,7 +22,7 @@ _SCALE, _ASPECT, _LEFT, _TOP, _FLIP, _PATCH = range(6)
 
 
 class Views(NamedTuple):
-    """The views of B films: grey levels in [0, 1], and the patches that anchors keep (None: all).
+    """The views of B films: standardised grey levels, and the patches that anchors keep (None: all).
 
     target (B, 1, H, W), random (B, 1, H, W), focal (F*B, 1, h, w) view-major,
     random_keep (B, n), focal_keep (F*B, n).
@@ -141,18 +141,18 @@ def plan_views(
     )
 
 
-def cut_views(images: Tensor, plan: ViewPlan, config: ViewsConfig) -> Views:
-    """The views of a plan: images (B, S, S) uint8, on the device they are to be on."""
-    films = np.arange(images.shape[0])
+def cut_views(images: Tensor, plan: ViewPlan, config: ViewsConfig, grey: Grey) -> Views:
+    """The views of a plan, standardised by `grey`: images (B, S, S) uint8, on the device they are to be on."""
+    films, columns = np.arange(images.shape[0]), turned(images)
 
     def on_device(keep: npt.NDArray[np.int64] | None) -> Tensor | None:
         return None if keep is None else to_device(keep, images.device)
 
-    whole = crop_resize(images, np.tile(films, 2), plan.whole, config.size)
+    whole = cut_turned(columns, np.tile(films, 2), plan.whole, config.size, grey)
     return Views(
         target=whole[: len(films)],
         random=whole[len(films) :],
-        focal=crop_resize(images, np.tile(films, config.focal_count), plan.focal, config.focal_size),
+        focal=cut_turned(columns, np.tile(films, config.focal_count), plan.focal, config.focal_size, grey),
         random_keep=on_device(plan.random_keep),
         focal_keep=on_device(plan.focal_keep),
     )

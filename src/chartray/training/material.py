@@ -22,7 +22,7 @@ from chartray.networks.siamese import (
     NoChart,
     chart_use,
 )
-from chartray.pixels.resampling import to_device
+from chartray.pixels.resampling import Grey, to_device
 from chartray.pixels.store import FLOW_FILE, Store
 from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
@@ -47,7 +47,7 @@ class Material:
         config: Config,
     ) -> None:
         self.store, self.rows, self.chart, self.unrepresentable = store, rows, chart, unrepresentable
-        self.grey_mean, self.grey_std = grey_statistics(store, rows)
+        self.grey = Grey(*grey_statistics(store, rows))
         self._table, self._control, self._seed = table, config.chart.control, config.seed
         self._of_epoch: dict[int, ChartTable] = {}
 
@@ -109,8 +109,8 @@ class Material:
             "steps": schedule.steps,
             "warmup_steps": schedule.warmup_steps,
             "peak_learning_rate": schedule.peak_learning_rate,
-            "grey_mean": self.grey_mean,
-            "grey_std": self.grey_std,
+            "grey_mean": self.grey.mean,
+            "grey_std": self.grey.std,
             "flow": json.loads(flow.read_text()) if flow.is_file() else None,
         }
 

@@ -38,7 +38,7 @@ class OnlineProbe:
         self, store: Store, config: Config, material: Material, device: torch.device, autocast: Autocast
     ) -> None:
         self._store, self._size, self._device, self._autocast = store, config.views.size, device, autocast
-        self._grey = (material.grey_mean, material.grey_std)
+        self._grey = material.grey
         count = config.health.probe_films
         self._train = _sample(material.rows, count, config.seed)
         validation = split_rows(store, "validate")

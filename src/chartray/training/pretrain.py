@@ -31,7 +31,7 @@ from chartray.training.online_probe import OnlineProbe
 from chartray.training.run_folder import CHECKPOINTS, ENCODER, Metrics
 from chartray.training.runtime import all_sum, average_gradients, launch
 from chartray.training.schedules import Plan, ema_momentum, learning_rate, plan, weight_decay
-from chartray.training.step import Networks, forward_backward, standardise
+from chartray.training.step import Networks, forward_backward
 
 
 def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False) -> None:
@@ -170,9 +170,9 @@ class Loop:
     def step(self, batch: Batch) -> tuple[Losses, dict[str, float]]:
         """One optimizer step on the films of a batch: returns its losses and the numbers to note."""
         images = batch.images.to(self.fabric.device, non_blocking=True)
-        views = cut_views(images, batch.plan, self.config.views)
+        views = cut_views(images, batch.plan, self.config.views, self.material.grey)
         chart = self.material.chart_batch(batch.places, batch.epochs, self.fabric.device)
-        return self.learn(batch, standardise(views, self.material.grey_mean, self.material.grey_std), chart)
+        return self.learn(batch, views, chart)
 
     def learn(self, batch: Batch, views: Views, chart: ChartBatch) -> tuple[Losses, dict[str, float]]:
         """Rates of the step, loss, gradient, optimizer, EMA: `views` are standardised."""
@@ -263,8 +263,8 @@ class Loop:
             taken_home = vit.PretrainedEncoder(
                 model=self.networks.target_encoder,
                 size=self.config.views.size,
-                grey_mean=self.material.grey_mean,
-                grey_std=self.material.grey_std,
+                grey_mean=self.material.grey.mean,
+                grey_std=self.material.grey.std,
                 architecture=vit.architecture(self.config.encoder, self.config.views.size),
                 provenance=provenance | {"run": self.out.name},
             )

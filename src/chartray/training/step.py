@@ -2,9 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
-
 from chartray.config import ObjectiveConfig
 from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.siamese import ChartBatch, SelfDistillation, Siamese
@@ -49,13 +46,3 @@ def forward_backward(
     check(losses)
     backward()
     return losses
-
-
-def standardise(views: Views, grey_mean: float, grey_std: float) -> Views:
-    """Grey in [0, 1] -> zero mean and unit variance over the training films."""
-
-    def standard(grey: Tensor) -> Tensor:
-        # One pass over memory, not two.
-        return torch.add(grey.new_full((), -grey_mean / grey_std), grey, alpha=1 / grey_std)
-
-    return views._replace(target=standard(views.target), random=standard(views.random), focal=standard(views.focal))
