@@ -10,30 +10,11 @@ import pyarrow.compute as pc
 from chartray.records.labels import label_values
 from chartray.records.mapping import Cells, LabelMapping, VariableMapping
 from chartray.records.missing import count_missing
+from chartray.records.values import by_cell, number
 
 _OUTSIDE = "(outside window_days)"
 _NO_OFFSET = "(no days_from_film)"
 _TYPES = {"numeric": pa.float64(), "categorical": pa.string(), "boolean": pa.bool_(), "interval": pa.bool_()}
-
-
-def by_cell(column: Any, value: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
-    """`value` of each cell, worked out once for each distinct text; blank cells stay null.
-
-    >>> by_cell(pa.array(["1", None, "x", "1"]), number, pa.float64()).to_pylist()
-    [1.0, None, None, 1.0]
-    """
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = column.dictionary_encode()
-    return pa.array([value(cell) for cell in encoded.dictionary.to_pylist()], kind).take(encoded.indices)
-
-
-def number(cell: str) -> float | None:
-    """A finite number, or None: `inf`, `nan`, `3,5` and `1_000` are not."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and "_" not in cell else None
 
 
 def variable_cells(rows: pa.Table, mapping: VariableMapping) -> tuple[pa.Array, dict[str, int]]:

@@ -1,6 +1,6 @@
-"""The DuckDB database that a cohort is put together in, and a hospital's own: all that needs Ibis.
+"""The DuckDB database in which small tables are put together, and a hospital's own: all that needs Ibis.
 
-Importing Ibis and its backend takes 1.5 s; reading csv files (reading.py) does without, so that both can go on at once.
+Importing Ibis and its backend takes a second, so what can do without does (mimic.py, of csv files).
 """
 
 from typing import Any

@@ -20,6 +20,7 @@ from chartray.records.cohort import (
     refuse_shared_patients,
 )
 from chartray.records.labels import Labels, StudyCells, read_study_cells, study_labels
+from chartray.records.mimic_chart import chart_of_films
 from chartray.records.missing import count_missing, shown
 from chartray.records.race import RACE_LEVELS, race_column, race_of_films
 from chartray.records.reading import (
@@ -64,7 +65,7 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     missing where there is no record. Raises InputError for a missing table or column.
     """
     root = need_folder(mimic_cxr, "MIMIC-CXR-JPG")
-    # Reading, and unpacking csv.gz on one core a file, goes on while Ibis is imported: each takes 1.5 s.
+    # csv.gz is unpacked on one core a file.
     with ThreadPoolExecutor(2) as beside:
         reading = _Reading(
             hospital=beside.submit(hospital.read_hospital, mimic_iv, ordered=rules == "published"),
@@ -72,12 +73,8 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
             split=beside.submit(_official_split, root),
             labels=beside.submit(_label_cells, root),
         )
-        from chartray.records.database import connect
-        from chartray.records.mimic_chart import chart_of_films
-
-        connection = connect()
         source, cells = reading.hospital.result(), reading.films.result()
-        chart, links = chart_of_films(cells, source, rules, connection)
+        chart, links = chart_of_films(cells, source, rules)
         rows = _rows(cells, chart)
         rows = _with_race(rows, source.tables["admissions"])
         return _assembled(rows, links, source, reading, root, rules)

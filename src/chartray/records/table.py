@@ -1,7 +1,6 @@
 """A hospital's own table and its mapping file -> cohort; a cell that the mapping does not foresee is missing."""
 
 import string
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cells import by_cell, day_only, label_cells, variable_cells
+from chartray.records.cells import day_only, label_cells, variable_cells
 from chartray.records.cohort import (
     Cohort,
     Step,
@@ -23,6 +22,7 @@ from chartray.records.database import connect, connect_database
 from chartray.records.mapping import Mapping, read_mapping
 from chartray.records.missing import count_unreadable, shown
 from chartray.records.reading import first_line, header, listed, nearest, need_folder, no_secret, read_cells
+from chartray.records.values import by_cell, moment
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, LabelSource
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validate", "val": "validate", "validation": "validate"}
@@ -184,14 +184,6 @@ def _paths(rows: pa.Table, plan: Mapping, root: Path) -> pa.Array:
 def _times(rows: pa.Table, column: str | None, missing: dict[str, dict[str, int]]) -> pa.Array:
     if column is None:
         return pa.nulls(rows.num_rows, pa.timestamp("us"))
-    times = by_cell(rows[column], _time, pa.timestamp("us"))
+    times = by_cell(rows[column], moment, pa.timestamp("us"))
     missing["taken_at"] = count_unreadable(rows[column], times)
     return times
-
-
-def _time(cell: str) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(cell)
-    except ValueError:
-        return None
-    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)

@@ -1,0 +1,141 @@
+"""The time rules against plain loops over rows, on random hospitals with blanks, ties and strangers."""
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chartray.records import linking
+from chartray.records.linking import NO_STAY, NOBODY, UNLINKED, Films, Stays
+from chartray.records.values import identifier, moment
+
+START = np.datetime64("2150-03-01T00:00:00", "us")
+
+
+def hospital(seed: int, films: int = 40, stays: int = 30, patients: int = 6) -> tuple[Films, Stays, np.ndarray]:
+    """Few patients and few hours, so that ties, stays that end before they begin and blanks all occur."""
+    random = np.random.default_rng(seed)
+
+    def times(count: int) -> np.ndarray:
+        found = START + random.integers(0, 120, count).astype("timedelta64[h]")
+        found[random.random(count) < 0.1] = np.datetime64("NaT")
+        return found
+
+    def of(count: int) -> np.ndarray:
+        found = random.integers(0, patients, count)
+        found[random.random(count) < 0.05] = NOBODY
+        return found
+
+    taken = Films(of(films), times(films))
+    begins = times(stays)
+    there = Stays(of(stays), begins, begins + random.integers(-5, 60, stays).astype("timedelta64[h]"))
+    return taken, there, (taken.patient != NOBODY) & (taken.patient != patients - 1)
+
+
+def by_loop(films: Films, stays: Stays, rules: str) -> tuple[list[int], list[int]]:
+    """METHOD's rules for one film and one stay at a time."""
+    chosen, candidates = [], []
+    for patient, at in zip(films.patient, films.at.tolist(), strict=True):
+        best, best_begins, count = NO_STAY, datetime.min, 0
+        for row, (owner, begins, ends) in enumerate(
+            zip(stays.patient, stays.begins.tolist(), stays.ends.tolist(), strict=True)
+        ):
+            if owner != patient or patient == NOBODY or None in (at, begins, ends):
+                continue
+            covers = begins.date() <= at.date() <= ends.date() if rules == "published" else begins <= at <= ends
+            if covers:
+                count += 1
+                if rules == "published" or begins >= best_begins:
+                    best, best_begins = row, begins
+        chosen.append(best)
+        candidates.append(count)
+    return chosen, candidates
+
+
+@pytest.mark.parametrize("rules", ["strict", "published"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), pairs=st.sampled_from([1, 7, 4_000_000]))
+def test_links_are_those_of_a_loop_over_rows(rules: str, seed: int, pairs: int) -> None:
+    films, stays, _ = hospital(seed)
+    link = linking.link_strict if rules == "strict" else linking.link_published
+    with pytest.MonkeyPatch.context() as patch:
+        # In how many parts the pairs are looked at must not show.
+        patch.setattr(linking, "_PAIRS_AT_ONCE", pairs)
+        links = link(films, stays)
+    assert (links.stay.tolist(), links.candidates.tolist()) == by_loop(films, stays, rules)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 10_000))
+def test_every_film_without_a_stay_has_one_reason(seed: int) -> None:
+    films, stays, recorded = hospital(seed)
+    links = linking.link_strict(films, stays)
+    expected = dict.fromkeys(UNLINKED, 0)
+    for film in np.flatnonzero(~links.found):
+        begins = stays.begins[stays.patient == films.patient[film]]
+        if not recorded[film]:
+            reason = "no_record"
+        elif np.isnat(films.at[film]):
+            reason = "no_time"
+        elif not begins.size:
+            reason = "no_admission"
+        else:
+            reason = "before_admission" if (begins > films.at[film]).any() else "after_discharge"
+        expected[reason] += 1
+    assert linking.why_unlinked(films, stays, recorded, links) == expected
+
+
+def test_nothing_to_link_links_nothing() -> None:
+    none = np.empty(0, "datetime64[us]")
+    empty, stays = Films(np.empty(0, np.int64), none), Stays(np.empty(0, np.int64), none, none)
+    films, full, recorded = hospital(1)
+    assert not linking.link_strict(films, stays).found.any()
+    assert not linking.link_published(empty, full).found.size
+    counts = linking.why_unlinked(films, stays, recorded, linking.link_strict(films, stays))
+    assert sum(counts.values()) == len(films.at)
+    assert counts["no_admission"] == int((recorded & ~np.isnat(films.at)).sum())
+
+
+def test_an_encounter_begins_when_the_first_of_both_was_written_down() -> None:
+    early, late, never = START, START + np.timedelta64(3, "h"), np.datetime64("NaT", "us")
+    admitted, registered = np.array([late, early, never, late, never]), np.array([early, late, late, never, never])
+    begins = linking.encounter_begins(admitted, registered)
+    assert begins[:4].tolist() == [value.item() for value in (early, early, late, late)]
+    assert np.isnat(begins[4])
+
+
+def test_ids_and_times_from_text() -> None:
+    cells = (
+        "10000032",
+        " 12 ",
+        "12.0",
+        "12.5",
+        "x",
+        "1_000",
+        "1e30",
+        "9007199254740993",
+        "nan",
+        "99999999999999999999",
+    )
+    assert [identifier(cell) for cell in cells] == [
+        10000032,
+        12,
+        12,
+        None,
+        None,
+        None,
+        None,
+        9007199254740993,
+        None,
+        None,
+    ]
+    noon = datetime(2150, 3, 1, 12)
+    assert [moment(cell) for cell in ("2150-03-01 12:00:00", "2150-03-01T12:00", "2150-03-01")] == [
+        noon,
+        noon,
+        noon - timedelta(hours=12),
+    ]
+    assert moment("2150-03-01 14:00:00+02:00") == noon
+    assert moment("soon") is None
