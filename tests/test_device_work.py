@@ -42,12 +42,20 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     networks.span_processes(all_sum)
     probe: Any = None
     loop = Loop(fabric, material.store, tmp_path, settings, schedule, material, networks, optimizer, probe, watch, 0)
-    batch = loop.loader().load(0)
+    ahead = loop.ahead(0, 3)
     with Elsewhere():
-        loop.step(batch)  # the optimizer makes its state
+        loop.learn(next(ahead), meanwhile=ahead.fetch)  # the optimizer makes its state
+    waited: list[int] = []
     with Elsewhere() as link:
-        losses, measured = loop.step(batch)
+
+        def meanwhile() -> None:
+            waited.append(sum(link.waits.values()))
+            ahead.fetch()
+
+        losses, measured = loop.learn(next(ahead), meanwhile)
         loop.look(1, losses, measured)
+    # The next step's views are queued while the gradient is worked out: only the loss has been waited for.
+    assert waited == [1]
     assert link.waits == {"_local_scalar_dense": 2, "read": 1 if objective == "mae" else 2}
     # Films, crops of both sizes, kept patches of the random views, charts and which of their cells are observed.
     assert len(link.sent) <= 6

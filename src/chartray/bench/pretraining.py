@@ -58,16 +58,14 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
     assert isinstance(assembled, Loop)
     loop: Loop = assembled
     loop.networks.train()
-    batches = loop.loader().steps(0, loop.schedule.steps)
+    ahead = loop.ahead(0, loop.schedule.steps)
 
     def one() -> float:
-        """Seconds of a step in which it waited for its films."""
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - asked
-        losses, measured = loop.step(batch)
-        loop.look(batch.step + 1, losses, measured)
-        return waited
+        """Seconds of a step in which it waited for films."""
+        before, prepared = ahead.waited, next(ahead)
+        losses, measured = loop.learn(prepared, meanwhile=ahead.fetch)
+        loop.look(prepared.batch.step + 1, losses, measured)
+        return ahead.waited - before
 
     return Rounds(one, sizes.films, steps, sizes.device)
 

@@ -18,10 +18,10 @@ from chartray.bench.reference import reference_step
 from chartray.bench.simulated_store import make_films
 from chartray.config import Config
 from chartray.networks import encoder as vit
-from chartray.networks.siamese import ChartBatch
 from chartray.pixels.store import Store
-from chartray.pixels.views import Views, cut_views
-from chartray.training.films import Batch, FilmLoader
+from chartray.pixels.views import cut_views
+from chartray.training.ahead import Prepared
+from chartray.training.films import FilmLoader
 from chartray.training.material import prepare
 from chartray.training.pretrain import Loop, assemble
 from chartray.training.runtime import uses_bf16
@@ -106,10 +106,10 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None,
     loop = assemble(store, out, sizes.config(films=films, compiled=compiled))
     assert isinstance(loop, Loop)
     loop.networks.train()
-    batch, views, chart = first_batch(Store.open(store), loop.config, loop.fabric.device)
+    prepared = first_batch(Store.open(store), loop.config, loop.fabric.device)
 
     def step() -> float:
-        loop.learn(batch, views, chart)  # reads its loss, and so waits for the device
+        loop.learn(prepared)  # reads its loss, and so waits for the device
         return 0.0
 
     return Rounds(step, loop.config.train.batch_size, _STEPS_A_ROUND[sizes.device], sizes.device)
@@ -159,16 +159,15 @@ class Rounds:
         return self._steps * self._films / seconds
 
 
-def first_batch(store: Store, config: Config, device: torch.device) -> tuple[Batch, Views, ChartBatch]:
-    """The films of step 0 of a run, their standardised views and charts."""
+def first_batch(store: Store, config: Config, device: torch.device) -> Prepared:
+    """The films of step 0 of a run, their views and charts."""
     material = prepare(store, config)
     side = vit.patch_side(vit.build(vit.architecture(config.encoder, config.views.size), seed=0))
     batch = FilmLoader(
         store, material.rows, config.views, patch_side=side, batch_size=config.train.batch_size, seed=0
     ).load(0)
     views = cut_views(batch.images.to(device), batch.plan, config.views, material.grey)
-    chart = material.chart_batch(batch.places, batch.epochs, device)
-    return batch, views, chart
+    return Prepared(batch, views, material.chart_batch(batch.places, batch.epochs, device))
 
 
 def work_done(sizes: Sizes, store: Path, scratch: Path, ours: Measured, reference: Measured) -> dict[str, float | str]:

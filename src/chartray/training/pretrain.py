@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,11 +17,11 @@ from chartray.config import Config
 from chartray.errors import Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
-from chartray.networks.siamese import ChartBatch
 from chartray.pixels.store import Store
-from chartray.pixels.views import Views, cut_views
+from chartray.pixels.views import cut_views
 from chartray.progress import progress
 from chartray.training import checkpoint, compilation, run_folder
+from chartray.training.ahead import Ahead, Prepared, send
 from chartray.training.construction import build_networks, build_optimizer, new_watch
 from chartray.training.films import Batch, FilmLoader
 from chartray.training.forward import Losses
@@ -128,9 +128,10 @@ class Loop:
             progress("pretrain", steps, "steps", done=first_step, shown=shown) as advance,
         ):
             ended = time.perf_counter()
-            for batch in self.loader().steps(first_step, steps):
-                losses, measured = self.step(batch)
-                done = batch.step + 1
+            ahead = self.ahead(first_step, steps)
+            for prepared in ahead:
+                losses, measured = self.learn(prepared, meanwhile=ahead.fetch)
+                done = prepared.batch.step + 1
                 measured |= self.look(done, losses, measured)
                 # From the end of the step before: waiting for films counts, and so does a checkpoint.
                 before, ended = ended, time.perf_counter()
@@ -153,9 +154,9 @@ class Loop:
             return asked
         return bool(all_sum(torch.tensor(float(asked), device=self.fabric.device)) > 0)
 
-    def loader(self) -> FilmLoader:
-        """This process's share of the films of each step."""
-        return FilmLoader(
+    def ahead(self, first_step: int, last_step: int) -> Ahead:
+        """This process's share of the films of steps [first_step, last_step), with views and charts."""
+        loader = FilmLoader(
             self.store,
             self.material.rows,
             self.config.views,
@@ -166,17 +167,22 @@ class Loop:
             world=self.fabric.world_size,
             pin=self.fabric.device.type == "cuda",
         )
+        return Ahead(loader.steps(first_step, last_step), self.prepared)
 
-    def step(self, batch: Batch) -> tuple[Losses, dict[str, float]]:
-        """One optimizer step on the films of a batch: returns its losses and the numbers to note."""
-        images = batch.images.to(self.fabric.device, non_blocking=True)
+    def prepared(self, batch: Batch) -> Prepared:
+        """The views and charts of a batch, on the device."""
+        images = send(batch.images, self.fabric.device)
         views = cut_views(images, batch.plan, self.config.views, self.material.grey)
-        chart = self.material.chart_batch(batch.places, batch.epochs, self.fabric.device)
-        return self.learn(batch, views, chart)
+        return Prepared(batch, views, self.material.chart_batch(batch.places, batch.epochs, self.fabric.device))
 
-    def learn(self, batch: Batch, views: Views, chart: ChartBatch) -> tuple[Losses, dict[str, float]]:
-        """Rates of the step, loss, gradient, optimizer, EMA: `views` are standardised."""
-        config, networks = self.config, self.networks
+    def learn(
+        self, prepared: Prepared, meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[Losses, dict[str, float]]:
+        """One optimizer step, its rates, loss, gradient and EMA: returns its losses and the numbers to note.
+
+        `meanwhile` is called once the gradient is queued, before anything waits for it.
+        """
+        config, networks, (batch, views, chart) = self.config, self.networks, prepared
         rate = learning_rate(batch.step, self.schedule, config.train)
         decay = weight_decay(batch.step, self.schedule, config.train)
         momentum = ema_momentum(batch.step, self.schedule, config.train)
@@ -199,6 +205,7 @@ class Loop:
         parameters = list(networks.trained_parameters().values())
         average_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.train.clip or float("inf"))
+        meanwhile()
         refuse_non_finite(norm, batch, "gradient")
         if config.train.ema_before_step:
             networks.move_target(momentum)
