@@ -10,12 +10,16 @@ import pytest
 import torch
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
+from torch.utils.data import Dataset as Films
+from torch.utils.data import get_worker_info
 
 from chartray.bench import cohorts, ingesting, probing, resampling, starting
 from chartray.bench.bench import _MODULES, NAMES
 from chartray.bench.full_size_tables import Sizes, film_names, write_tables
 from chartray.bench.options import Options
+from chartray.bench.pil_views import endless_batches
 from chartray.bench.processor import Counted, timed
+from chartray.bench.training_step import Rounds, _operations
 from chartray.config import EncoderConfig
 from chartray.evaluation import embed as embedding
 from chartray.measure import metrics
@@ -215,3 +219,34 @@ def test_help_is_measured_as_a_process_of_its_own(tmp_path: Path) -> None:
     assert row.reference is None
     assert row.target_of == "value"
     assert row.details["processor_seconds"] > 0
+
+
+def test_operations_are_those_of_one_step_however_many_a_round_has() -> None:
+    square = torch.ones(16, 16)
+    rounds = Rounds(lambda: float((square @ square)[0, 0]) * 0, films=4, steps=10, device="cuda")
+    assert _operations(lambda: rounds, 4)() == pytest.approx(2 * 16**3 / 4 / 1e9)
+
+
+class WhoLoads(Films[tuple[list[torch.Tensor], torch.Tensor]]):
+    """Films whose chart is the number of the process that made them."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        worker = get_worker_info()
+        assert worker is not None
+        return [torch.full((1, size, size), index) for size in (4, 4, 2, 2)], torch.tensor([worker.id])
+
+
+def test_every_loading_process_of_the_reference_loads_though_films_are_few() -> None:
+    """Five films, batches of four: a batch is all of a pass, and passes must not keep all but one process waiting."""
+    films: Any = WhoLoads()
+    batches = endless_batches(films, 4, 2, pin=False)
+    found = [next(batches) for _ in range(6)]
+    assert {int(charts[0]) for *_, charts in found} == {0, 1}
+    target, random, focal, charts = found[0]
+    assert (target.shape, focal.shape, charts.shape) == ((4, 1, 4, 4), (8, 1, 2, 2), (4, 1))
+    # View-major, as our own views.
+    assert torch.equal(focal[:4, 0, 0, 0], target[:, 0, 0, 0])
+    assert torch.equal(focal[4:, 0, 0, 0], random[:, 0, 0, 0])

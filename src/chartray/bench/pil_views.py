@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from chartray.config import ViewsConfig
+
+_ENDLESS = 1_000_000_000
 
 
 class PILViews:
@@ -56,19 +58,27 @@ class PILFilms(Dataset[tuple[list[Tensor], Tensor]]):
 
 
 def endless_batches(films: PILFilms, batch_size: int, workers: int, *, pin: bool) -> Iterator[tuple[Tensor, ...]]:
-    """Target (B, 1, H, W), random, focal (F*B, 1, h, w) and charts, shuffled, pass after pass."""
+    """Target (B, 1, H, W), random, focal (F*B, 1, h, w) and charts, drawn without end.
+
+    Without passes: of the few films that are measured on, each pass would be a batch, which one process alone makes.
+    """
     loader = DataLoader(
         films,
         batch_size=batch_size,
-        shuffle=True,
+        sampler=RandomSampler(films, replacement=True, num_samples=_ENDLESS),
         drop_last=True,
         num_workers=workers,
-        persistent_workers=True,
+        collate_fn=_collated,
         pin_memory=pin,
     )
-    while True:
-        for views, charts in loader:
-            yield views[0], views[1], torch.cat(views[2:]), charts
+    yield from loader
+
+
+def _collated(films: list[tuple[list[Tensor], Tensor]]) -> tuple[Tensor, ...]:
+    """Views of each kind beside each other, view-major, by the process that made them, so that all can be pinned."""
+    views, charts = zip(*films, strict=True)
+    target, random, *focal = (torch.stack(of_kind) for of_kind in zip(*views, strict=True))
+    return target, random, torch.cat(focal), torch.stack(charts)
 
 
 @functools.cache

@@ -1,6 +1,8 @@
 """Pretraining end to end: ours from a store, against JPEG files, PIL views in a DataLoader and lightly's networks."""
 
+import math
 import os
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from chartray.bench.pil_views import PILFilms, PILViews, endless_batches
 from chartray.bench.reference import reference_step
 from chartray.bench.simulated_store import make_films
 from chartray.bench.training_step import TARGETS, Rounds, Sizes, sizes_of, work_done
+from chartray.config import ViewsConfig
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.training.material import prepare
@@ -42,6 +45,7 @@ def measure(name: str, options: Options) -> Row:
         details={
             "input_share": ours.notes["input_share"],
             "input_share_reference": reference.notes["input_share"],
+            "loading_processes_reference": loading_processes(sizes, sizes.config().views),
             "mb_read_per_film": stored,
             "mb_read_per_film_reference": jpeg,
         }
@@ -80,7 +84,7 @@ def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> On
     paths = opened.cohort.column("path").to_pylist()
     files = [images / paths[row] for row in material.rows]
     views = PILViews(config.views, *material.grey)
-    workers = max(len(os.sched_getaffinity(0)), 1)
+    workers = loading_processes(sizes, config.views)
     batches = endless_batches(PILFilms(files, charts, views), sizes.films, workers, pin=device.type == "cuda")
     architecture = vit.architecture(config.encoder, config.views.size)
     step = reference_step(architecture, config, charts.shape[1], device, bf16=uses_bf16(config.train))
@@ -93,3 +97,10 @@ def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> On
         return waited
 
     return Rounds(one, sizes.films, steps, sizes.device)
+
+
+def loading_processes(sizes: Sizes, views: ViewsConfig) -> int:
+    """As many as cores, or as the shared memory (a container's is small) has room for: each keeps two batches ready."""
+    batch = sizes.films * (2 * views.size**2 + views.focal_count * views.focal_size**2) * torch.float32.itemsize
+    room = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else math.inf
+    return int(max(min(len(os.sched_getaffinity(0)), room // (3 * batch)), 1))

@@ -101,7 +101,7 @@ def measure(name: str, options: Options) -> Row:
     )
 
 
-def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None, compiled: bool = True) -> Once:
+def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None, compiled: bool = True) -> "Rounds":
     """`Loop.learn` of a run on the films of its first step."""
     loop = assemble(store, out, sizes.config(films=films, compiled=compiled))
     assert isinstance(loop, Loop)
@@ -115,7 +115,7 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None,
     return Rounds(step, loop.config.train.batch_size, _STEPS_A_ROUND[sizes.device], sizes.device)
 
 
-def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused_attention: bool = True) -> Once:
+def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused_attention: bool = True) -> "Rounds":
     """lightly's networks and loss on the same views and charts; attention as timm has it, or plain as ours on a CPU."""
     config = sizes.config(films=films)
     device = torch.device(sizes.device)
@@ -145,14 +145,14 @@ class Rounds:
 
     def __init__(self, step: Callable[[], float], films: int, steps: int, device: str) -> None:
         self.notes = {"input_share": 0.0}
-        self._step, self._films, self._steps, self._device = step, films, steps, device
+        self.step, self._films, self._steps, self._device = step, films, steps, device
         self._shares: list[float] = []
 
     def __call__(self) -> float:
         if self._device == "cuda":
-            self._step()
+            self.step()
         began = time.perf_counter()
-        waited = sum(self._step() for _ in range(self._steps))
+        waited = sum(self.step() for _ in range(self._steps))
         seconds = time.perf_counter() - began
         self._shares.append(waited / seconds)
         self.notes["input_share"] = statistics.median_high(self._shares)
@@ -192,13 +192,13 @@ def work_done(sizes: Sizes, store: Path, scratch: Path, ours: Measured, referenc
     }
 
 
-def _operations(prepare: Any, films: int) -> Once:
+def _operations(prepare: Callable[[], "Rounds"], films: int) -> Once:
     """GFLOP of a film in a step, forward and backward, as torch counts its matrix products."""
-    once = prepare()
+    step = prepare().step  # one of those that a round has several of
 
     def counted() -> float:
         with FlopCounterMode(display=False) as counter:
-            once()
+            step()
         return float(counter.get_total_flops()) / films / 1e9
 
     return counted
