@@ -205,3 +205,29 @@ def test_one_seam_for_every_use() -> None:
     for use, kind in (("anchor", siamese.ChartJoinsAnchor), ("predict", siamese.AnchorPredictsChart)):
         assert isinstance(siamese.chart_use(ChartConfig(use=use), 48, 3, blocks), kind)
     assert isinstance(siamese.chart_use(ChartConfig(ehr="none"), 48, 0, ()), siamese.NoChart)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+def test_patches_times_a_matrix_are_the_convolution(size: tuple[int, int]) -> None:
+    """Values and gradients, in float64; and the weights keep timm's names."""
+    model = tiny(seed=2).double()
+    images = torch.rand(3, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    proj = model.patch_embed.proj
+    plain = torch.nn.functional.conv2d(images, proj.weight, proj.bias, stride=proj.stride)
+    found = proj(images)
+    weight = torch.rand(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = [torch.autograd.grad((each * weight).sum(), (proj.weight, proj.bias)) for each in (found, plain)]
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(gradients[0], gradients[1])
+    timms = timm.create_model("vit_tiny_patch16_224", num_classes=0, in_chans=1)
+    assert {name for name in timms.state_dict() if "patch_embed" in name} == {
+        name for name in model.state_dict() if "patch_embed" in name
+    }
+
+
+def test_attention_is_fused_where_a_gpu_runs_it_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU that is not used must compute as one without: the choice is the device's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as timm and we would find there
+    model = tiny(seed=2)
+    vit.on_device(model, torch.device("cpu"))
+    assert not any(block.attn.fused_attn for block in model.blocks)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chartray.errors import InputError
-from chartray.networks.encoder import PretrainedEncoder, class_token
+from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
 from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
 from chartray.progress import progress
@@ -51,7 +51,7 @@ def embed(
         InputError: an embedding is not finite; the run and the row are named.
     """
     where = device_of(device)
-    model = encoder.model.to(where).eval()
+    model = on_device(encoder.model, torch.device(where)).eval()
     if precision not in ("fp32", "bf16"):
         raise InputError(f"expected precision fp32 or bf16, found {precision!r}")
     found: list[Features] = []

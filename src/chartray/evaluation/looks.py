@@ -30,7 +30,7 @@ from chartray.evaluation.attention import look, pooled_rollout, token_similarity
 from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.neighbours import Alike, agreement, nearest_of_others, same_patient_first
 from chartray.evaluation.scoring import EvaluationSet
-from chartray.networks.encoder import PretrainedEncoder
+from chartray.networks.encoder import PretrainedEncoder, on_device
 from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
 from chartray.schema import hashed
@@ -208,7 +208,7 @@ def _maps(
 
 @torch.inference_mode()
 def _look(encoder: PretrainedEncoder, images: Tensor) -> Mapping[str, NDArray[Any]]:
-    model = encoder.model.to(images.device).eval()
+    model = on_device(encoder.model, images.device).eval()
     films = (whole_film(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
     seen = look(model, films)
     patches = seen.tokens[:, model.num_prefix_tokens :]  # (B, N, D)

@@ -2,24 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
-from timm.layers import set_fused_attn
+from timm.layers import Attention, set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from chartray.config import EncoderConfig
 from chartray.errors import InputError
 from chartray.networks.last_block import class_of_last_block, only_class_is_read
+from chartray.networks.patches import multiply_patches
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "encoder.json"
 FORMAT = 1
+Networks = TypeVar("Networks", bound=nn.Module)
 _SHORT_NAMES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")}
 
 
@@ -53,7 +55,6 @@ def architecture(config: EncoderConfig, size: int) -> dict[str, Any]:
 def build(architecture: dict[str, Any], *, seed: int) -> VisionTransformer:
     """A ViT with fresh weights drawn from `seed`; without head, one grey channel, any input size.
 
-    On a CPU attention is plain: the fused backward is half as fast there (DESIGN.md, Decisions).
     Raises InputError for a name that timm does not know or a model that is no Vision Transformer.
     """
     name = architecture["model_name"]
@@ -62,7 +63,7 @@ def build(architecture: dict[str, Any], *, seed: int) -> VisionTransformer:
         raise InputError(
             f"expected the name of a timm ViT as encoder.name, found {name!r}; close to it: {close or 'none'}"
         )
-    set_fused_attn(torch.cuda.is_available())
+    set_fused_attn(torch.cuda.is_available())  # where most will run it; `on_device` knows
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -71,7 +72,23 @@ def build(architecture: dict[str, Any], *, seed: int) -> VisionTransformer:
             raise InputError(f"encoder {name!r} cannot be built with {architecture}: {error}") from None
     if not isinstance(model, VisionTransformer):
         raise InputError(f"expected a Vision Transformer as encoder.name, found {name!r}, a {type(model).__name__}")
+    multiply_patches(model)
     return model
+
+
+def on_device(networks: Networks, device: torch.device) -> Networks:
+    """Networks moved to a device, their attention fused on a GPU and plain elsewhere.
+
+    On a CPU the fused backward is half as fast (DESIGN.md, Decisions), also where there is a GPU that is not used.
+    cuDNN's attention is switched off for the process: torch prefers it on the newest GPUs, and its backward gives
+    gradients that are no numbers for some lengths (NVIDIA/cudnn-frontend#1072, pytorch/pytorch#196678).
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    for module in networks.modules():
+        if isinstance(module, Attention):
+            module.fused_attn = device.type == "cuda"
+    return networks.to(device)
 
 
 def patch_side(model: VisionTransformer) -> int:

@@ -71,8 +71,10 @@ class OnlineProbe:
         parts = []
         for start in range(0, len(rows), _BATCH):
             images = torch.from_numpy(self._store.images.gather(rows[start : start + _BATCH])).to(self._device)
+            # Outside autocast: a film is resized in float32, as an evaluation does.
+            films = (whole_film(images, self._size) - mean) / std
             with as_written(), self._autocast():
-                parts.append(class_token(encoder, (whole_film(images, self._size) - mean) / std).float())
+                parts.append(class_token(encoder, films).float())
         return torch.cat(parts).cpu()
 
 

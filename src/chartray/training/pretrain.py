@@ -65,7 +65,7 @@ def assemble(
     material = prepare(store, config)
     schedule = plan(config.train, len(material.rows))
     fabric = launch(config.train)
-    networks = build_networks(material, config).to(fabric.device)
+    networks = vit.on_device(build_networks(material, config), fabric.device)
     networks.span_processes(all_sum)
     compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
     if compiled:

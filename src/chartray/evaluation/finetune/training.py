@@ -29,7 +29,7 @@ from chartray.evaluation.finetune.depth import parameter_groups, set_drop_path
 from chartray.evaluation.finetune.recipe import Recipe, learning_rate
 from chartray.measure.metrics import auroc
 from chartray.measure.probe import Probe
-from chartray.networks.encoder import PretrainedEncoder, class_token
+from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
 from chartray.pixels.resampling import whole_film
 from chartray.progress import progress
 
@@ -171,7 +171,7 @@ def _begun(
     encoder: PretrainedEncoder, train: Films, recipe: Recipe, seed: int, device: str, precision: str
 ) -> Training:
     """The networks before the first epoch."""
-    model = copy.deepcopy(encoder.model).to(device).eval().requires_grad_(not recipe.freeze)
+    model = on_device(copy.deepcopy(encoder.model), torch.device(device)).eval().requires_grad_(not recipe.freeze)
     set_drop_path(model, recipe.drop_path)
     layer = _layer(model.num_features, train.truth.shape[1], torch.Generator().manual_seed(seed)).to(device)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
