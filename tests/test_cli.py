@@ -180,6 +180,9 @@ def test_memory_that_ran_out_is_one_sentence(small_store: Path, here: Path, caps
 def test_memory_of_a_gpu_or_of_python_that_ran_out_is_known_from_other_errors() -> None:
     assert _out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB."))
     assert _out_of_memory(MemoryError())
+    # Pinned memory, cuBLAS and cuDNN each have words of their own.
+    for said in ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"):
+        assert _out_of_memory(RuntimeError(said))
     assert not _out_of_memory(RuntimeError("shape mismatch"))
 
 

@@ -14,6 +14,7 @@ from chartray.config import ViewsConfig
 from chartray.pixels.resampling import Grey
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views, plan_views
+from chartray.training import checkpoint
 from chartray.training.construction import build_networks, new_watch
 from chartray.training.films import FilmLoader
 from chartray.training.material import prepare
@@ -81,6 +82,30 @@ def test_pinned_films_are_gathered_where_they_are_pinned(small_store: Path, monk
     )
     assert [each.data_ptr() for each in pinned] == [fetched.data_ptr()]
     assert torch.equal(plain, fetched)
+
+
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")  # here it is none
+def test_a_restored_optimizer_that_is_not_fused_counts_its_steps_on_the_host(tmp_path: Path) -> None:
+    """On the device each of its parameters would be waited for at every step, twice."""
+
+    def begun() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        layer = torch.nn.Linear(3, 2).to(ELSEWHERE)
+        return layer, torch.optim.AdamW(layer.parameters())
+
+    with Elsewhere():
+        layer, optimizer = begun()
+        layer(torch.ones(4, 3, device=ELSEWHERE)).sum().backward()
+        optimizer.step()
+        saved = checkpoint.save(tmp_path, 1, layer, optimizer, {}, keep=1)
+        again, restored = begun()
+        checkpoint.restore(saved, again, restored)
+    for parameter in again.parameters():
+        state = restored.state[parameter]
+        assert {name: value.device for name, value in state.items()} == {
+            "step": torch.device("cpu"),
+            "exp_avg": ELSEWHERE,
+            "exp_avg_sq": ELSEWHERE,
+        }
 
 
 def test_the_views_of_a_film_cost_a_hundredth_of_its_pixels_to_plan() -> None:

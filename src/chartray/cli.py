@@ -12,6 +12,9 @@ from chartray.without_pandas import settle_pyarrow
 
 DONE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 2, 3, 141, 143
 
+# As torch, CUDA and its libraries say it where they raise nothing of its own kind.
+_SIGNS_OF_NO_MEMORY = ("can't allocate memory", "out of memory", "ran out of memory", "_STATUS_ALLOC_FAILED")
+
 app = App(
     name="chartray",
     help="Chest X-ray encoders pretrained with the patient's chart, and an honest account of what the chart was worth.",
@@ -87,7 +90,7 @@ def _out_of_memory(error: Exception) -> bool:
     """Whether Python, or torch on either device, could not get memory."""
     torch = sys.modules.get("torch")
     of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    return of_gpu or isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY)
 
 
 def _of_memory(error: Exception) -> str:

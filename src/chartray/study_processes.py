@@ -1,5 +1,6 @@
 """Commands beside each other, each a process of its own; whoever asks this process to stop asks all of them."""
 
+import os
 import signal
 import subprocess
 import time
@@ -24,12 +25,14 @@ def run_all(
 ) -> None:
     """Runs every command, at most `jobs` at once; `begins(name)` before, `done(name, seconds)` after one that succeeds.
 
+    Where there are several GPUs each of the `jobs` sees one of them, in turn: all would take the first.
     One that fails leaves the others running; then the first failure is raised: UnhealthyRun where a run collapsed,
     Stopped where one was asked to stop, else InputError. SIGTERM, SIGINT and SIGHUP reach every process as SIGTERM,
     on which pretraining saves itself; when all have ended, Stopped is raised. No process outlives the call.
     """
     waiting, failed = list(commands), dict[str, int]()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    free, held = list(_environments(jobs)), dict[str, dict[str, str]]()
     try:
         with _asked_to_stop() as asked:
             told = 0
@@ -38,7 +41,9 @@ def run_all(
                     name = waiting.pop(0)
                     begins(name)
                     # A group of its own: else Ctrl-C would reach it beside the SIGTERM from here, and end it unsaved.
-                    running[name] = subprocess.Popen(commands[name], process_group=0), time.monotonic()
+                    held[name] = free.pop(0)
+                    process = subprocess.Popen(commands[name], process_group=0, env=os.environ | held[name])
+                    running[name] = process, time.monotonic()
                 if len(asked) > told:
                     told = len(asked)
                     _end(running)
@@ -47,6 +52,7 @@ def run_all(
                     if (code := process.poll()) is None:
                         continue
                     del running[name]
+                    free.append(held.pop(name))
                     if code == 0:
                         done(name, time.monotonic() - began)
                     else:
@@ -60,6 +66,20 @@ def run_all(
     for name in commands:
         if name in failed:
             raise _failure(name, failed[name])
+
+
+def _environments(jobs: int) -> Iterator[dict[str, str]]:
+    """What each of the jobs is told of the machine's GPUs, by torch's numbers or by the names that it was given."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [name.strip() for name in given.split(",")] if given else [str(gpu) for gpu in range(_count_gpus())]
+    for job in range(jobs):
+        yield {"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if len(gpus) > 1 else {}
+
+
+def _count_gpus() -> int:
+    import torch  # takes seconds, and only several jobs ask
+
+    return torch.cuda.device_count()
 
 
 def _end(running: Mapping[str, tuple[subprocess.Popen[bytes], float]]) -> None:

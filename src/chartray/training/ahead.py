@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from chartray.networks.siamese import ChartBatch
 from chartray.pixels.views import Views
@@ -25,12 +24,17 @@ class Ahead(Iterator[Prepared]):
     """The prepared batches of a run, in order; `fetch` makes the next one ready before it is asked for.
 
     A device works through what is queued. Cutting the views of a step queues some 450 small pieces of work, which takes
-    the host milliseconds: called while the device is busy with a gradient, it does not find out.
+    the host milliseconds: called while the device is busy with a gradient, it does not find out. On a GPU they go into
+    a queue of their own, so that films are copied and cut beside the gradient, and while the host waits for it.
     """
 
-    def __init__(self, batches: Iterator[Batch], prepare: Callable[[Batch], Prepared]) -> None:
+    def __init__(
+        self, batches: Iterator[Batch], prepare: Callable[[Batch], Prepared], device: torch.device | None = None
+    ) -> None:
         self._batches, self._prepare = batches, prepare
         self._next: Prepared | None = None
+        on_gpu = device is not None and device.type == "cuda"
+        self._aside: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         # Seconds that the host has waited for films.
         self.waited = 0.0
 
@@ -42,30 +46,22 @@ class Ahead(Iterator[Prepared]):
         batch = next(self._batches, None)
         self.waited += time.perf_counter() - began
         if batch is not None:
-            self._next = self._prepare(batch)
+            with self._queue():
+                self._next = self._prepare(batch)
 
     def __next__(self) -> Prepared:
         self.fetch()
         if self._next is None:
             raise StopIteration
         ready, self._next = self._next, None
+        if self._aside is not None:
+            computing = torch.cuda.current_stream(self._aside.device)
+            computing.wait_stream(self._aside)
+            # Their memory is the other queue's: not to be given away there before this one has read it.
+            for tensor in (*ready.views, *ready.chart):
+                if tensor is not None:
+                    tensor.record_stream(computing)
         return ready
 
-
-def send(images: Tensor, device: torch.device) -> Tensor:
-    """Films (B, S, S) to the device; to a GPU beside the work that is queued there, which would else wait for them."""
-    if device.type != "cuda":
-        return images.to(device, non_blocking=True)
-    copying, computing = _copying(device), torch.cuda.current_stream(device)
-    with torch.cuda.stream(copying):
-        sent = images.to(device, non_blocking=True)
-    computing.wait_stream(copying)
-    # Their memory is the copying stream's: not to be given away before the views are cut.
-    sent.record_stream(computing)
-    return sent
-
-
-@cache
-def _copying(device: torch.device) -> torch.cuda.Stream:
-    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    return stream
+    def _queue(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._aside is None else torch.cuda.stream(self._aside)

@@ -82,9 +82,16 @@ def _optimizer_tensors(networks: nn.Module, optimizer: Optimizer) -> dict[str, T
 
 def _load_optimizer(file: Path, networks: nn.Module, optimizer: Optimizer) -> None:
     parameters = dict(networks.named_parameters())
+    on_device = {
+        id(parameter)
+        for group in optimizer.param_groups
+        if group.get("fused") or group.get("capturable")
+        for parameter in group["params"]
+    }
     with safe_open(file, framework="pt") as stored:
         for key in stored.keys():  # noqa: SIM118  # safe_open is no mapping
             name, _, entry = key.rpartition("/")
             parameter, value = parameters[name], stored.get_tensor(key)
-            # AdamW keeps its step count on the device only when fused there.
-            optimizer.state[parameter][entry] = value.to(parameter.device)
+            # A step count lies on the device where the optimizer is fused; else each step would wait for it there.
+            there = entry != "step" or id(parameter) in on_device
+            optimizer.state[parameter][entry] = value.to(parameter.device) if there else value

@@ -18,6 +18,7 @@ from chartray.randomness import permutation
 
 _ORDER = 7_002
 _GREY_SAMPLE = 2_048
+_READERS, _FILMS_A_READER = 8, 16
 
 
 class Batch(NamedTuple):
@@ -101,6 +102,7 @@ class FilmLoader:
         self._mine = slice(rank * share, (rank + 1) * share)
         self._sizes = film_sizes(store)
         self._pin = pin
+        self._readers = ThreadPoolExecutor(_READERS)
 
     def load(self, step: int) -> Batch:
         """The films of one step and what is drawn of them: a pure function of (seed, step), but for the pixels."""
@@ -120,13 +122,18 @@ class FilmLoader:
         return Batch(step, rows, places, epochs, images, plan)
 
     def _fetched(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        if not self._pin:
-            return torch.from_numpy(self._store.images.gather(rows))
-        # Gathered where a GPU fetches them from: pinning them afterwards would copy them again.
         side = self._store.images.size
-        pinned = torch.empty((len(rows), side, side), dtype=torch.uint8, pin_memory=True)
-        self._store.images.gather(rows, out=pinned.numpy())
-        return pinned
+        # Gathered where a GPU fetches them from: pinning them afterwards would copy them again.
+        fetched = torch.empty((len(rows), side, side), dtype=torch.uint8, pin_memory=self._pin)
+        films = fetched.numpy()
+
+        def read(part: slice) -> None:
+            self._store.images.gather(rows[part], out=films[part])
+
+        # What is not in the system's cache comes from a disk, which answers many readers as fast as one.
+        parts = [slice(start, start + _FILMS_A_READER) for start in range(0, len(rows), _FILMS_A_READER)]
+        list(self._readers.map(read, parts))
+        return fetched
 
     def steps(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps [first, last), each fetched one step ahead by a thread."""

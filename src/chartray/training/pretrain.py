@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from chartray.config import Config
-from chartray.errors import Stopped, UnhealthyRun
+from chartray.errors import InputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.progress import progress
 from chartray.training import checkpoint, compilation, run_folder
-from chartray.training.ahead import Ahead, Prepared, send
+from chartray.training.ahead import Ahead, Prepared
 from chartray.training.construction import build_networks, build_optimizer, new_watch
 from chartray.training.films import Batch, FilmLoader
 from chartray.training.forward import Losses
@@ -89,6 +89,11 @@ def assemble(
     if holds_run and (found := checkpoint.list_checkpoints(out / CHECKPOINTS)):
         state = checkpoint.restore(found[-1], networks, optimizer)
         first_step = state["step"]
+        if all_sum(torch.tensor(float(first_step), device=fabric.device)) != first_step * fabric.world_size:
+            raise InputError(
+                f"expected every process to find the same last checkpoint in {out / CHECKPOINTS}, found "
+                f"{found[-1].name} here and another elsewhere; resume when all nodes see the same files"
+            )
         watch = new_watch(config, schedule, (0.0, 0.0))
         watch.restore(state["watch"])
     else:
@@ -167,11 +172,11 @@ class Loop:
             world=self.fabric.world_size,
             pin=self.fabric.device.type == "cuda",
         )
-        return Ahead(loader.steps(first_step, last_step), self.prepared)
+        return Ahead(loader.steps(first_step, last_step), self.prepared, self.fabric.device)
 
     def prepared(self, batch: Batch) -> Prepared:
         """The views and charts of a batch, on the device."""
-        images = send(batch.images, self.fabric.device)
+        images = batch.images.to(self.fabric.device, non_blocking=True)
         views = cut_views(images, batch.plan, self.config.views, self.material.grey)
         return Prepared(batch, views, self.material.chart_batch(batch.places, batch.epochs, self.fabric.device))
 
@@ -238,8 +243,17 @@ class Loop:
             numbers |= {f"health.{name}": value for name, value in seen._asdict().items()}
         self.watch.observe(measured["loss"], seen)
         if done % self.config.health.every == 0 or done == self.schedule.steps:
-            numbers |= self.probe.measure(self.networks)
+            numbers |= self.agreed(self.probe.measure(self.networks))
         return numbers
+
+    def agreed(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The mean over processes of what each has worked out alike: on other processors the last digit may differ,
+        and a verdict that one process reaches alone leaves the others waiting.
+        """
+        if self.fabric.world_size == 1:
+            return numbers
+        own = torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.fabric.device)
+        return dict(zip(numbers, (all_sum(own) / self.fabric.world_size).tolist(), strict=True))
 
     def judge(self, done: int, rank: float | None, spread: float | None) -> None:
         """Stops a run that has collapsed, or only says so where `health.stop` is off."""

@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from chartray.config import TrainConfig, ViewsConfig
@@ -51,8 +55,8 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    means = torch.split(flat, [gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)])
 
 
 def launch(config: TrainConfig) -> Fabric:
@@ -70,17 +74,66 @@ def launch(config: TrainConfig) -> Fabric:
         raise InputError(
             f"expected train.batch_size to be a multiple of the {world} processes, found {config.batch_size}"
         )
+    devices = _devices(here, torch.cuda.device_count()) if cuda else [torch.device("cpu")] * here
+    _say_as_torchrun(world, here)
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
-        devices=here,
+        devices=len(set(devices)) if cuda else here,
         num_nodes=max(world // here, 1),
-        strategy="ddp" if world > 1 else "auto",
+        strategy=DDPStrategy(parallel_devices=devices) if world > 1 else "auto",
         precision="bf16-mixed" if uses_bf16(config) else "32-true",
-        # One process inside a SLURM allocation is one process: Fabric would ask why it is not all of them.
-        plugins=[LightningEnvironment()] if world == 1 else None,
+        # Said, not found out: one process inside a SLURM allocation is one process.
+        plugins=[TorchElasticEnvironment() if world > 1 else LightningEnvironment()],
     )
     fabric.launch()
+    if fabric.is_global_zero:
+        print(_where(fabric.device, world, uses_bf16(config)), flush=True)
+        if not cuda and config.device == "auto" and _driver_without_gpu():
+            print(
+                "warning: this machine has an NVIDIA driver, but torch finds no GPU that it can use (CUDA "
+                f"{torch.version.cuda} may need a newer driver); training goes on without",
+                flush=True,
+            )
     return fabric
+
+
+def _where(device: torch.device, world: int, bf16: bool) -> str:
+    """The device, precision and processes of a run, in a line."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    processes = f", {world} processes" if world > 1 else ""
+    return f"training on {name}{processes}, in {'bf16' if bf16 else 'fp32'}"
+
+
+def _driver_without_gpu() -> bool:
+    """Whether there is an NVIDIA driver on a machine where nobody has hidden the GPUs."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and Path("/proc/driver/nvidia/version").exists()
+
+
+def _devices(processes: int, gpus: int) -> list[torch.device]:
+    """The GPU of each process of this machine: all are seen by all, or each sees its own alone (--gpus-per-task=1)."""
+    if gpus not in (1, processes) and gpus < processes:
+        raise InputError(f"expected a GPU for each of {processes} processes on this machine, found {gpus}")
+    return [torch.device("cuda", process % gpus) for process in range(processes)]
+
+
+def _say_as_torchrun(world: int, here: int) -> None:
+    """Says in torchrun's words what srun says of its step: Fabric would go by what the whole job was allotted."""
+    if world == 1 or "WORLD_SIZE" in os.environ:
+        return
+    srun = os.environ
+    nodes = srun.get("SLURM_STEP_NODELIST", srun.get("SLURM_NODELIST", "127.0.0.1"))
+    # Each step of each job its own, since several may run on one node.
+    port = 15_000 + (17 * int(srun.get("SLURM_JOB_ID", "0")) + int(srun["SLURM_STEP_ID"])) % 10_000
+    os.environ |= {
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(here),
+        "RANK": srun["SLURM_PROCID"],
+        "LOCAL_RANK": srun["SLURM_LOCALID"],
+        "GROUP_RANK": srun.get("SLURM_NODEID", "0"),
+        "MASTER_ADDR": srun.get("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes)),
+        "MASTER_PORT": srun.get("MASTER_PORT", str(port)),
+    }
 
 
 def processes() -> tuple[int, int]:
@@ -117,7 +170,9 @@ def refuse_views_that_do_not_fit(train: TrainConfig, views: ViewsConfig) -> None
     pixels = 2 * views.size**2 + views.focal_count * views.focal_size**2
     needed = films * pixels * torch.float32.itemsize
     if train.device != "cpu" and torch.cuda.is_available():
-        free, where = torch.cuda.mem_get_info()[0], "on the GPU"
+        # Its own: asking of another GPU takes half a gigabyte there.
+        own = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+        free, where = torch.cuda.mem_get_info(own % torch.cuda.device_count())[0], "on the GPU"
     else:
         free, where = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in memory"
     if needed > free:

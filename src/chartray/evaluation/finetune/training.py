@@ -175,7 +175,12 @@ def _begun(
     set_drop_path(model, recipe.drop_path)
     layer = _layer(model.num_features, train.truth.shape[1], torch.Generator().manual_seed(seed)).to(device)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    optimizer = kind(parameter_groups(model, layer, recipe), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = kind(
+        parameter_groups(model, layer, recipe),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=device == "cuda",
+    )
     best = (model if recipe.freeze else copy.deepcopy(model), copy.deepcopy(layer))
     return Training(encoder, train, recipe, model, layer, *best, optimizer, seed, device, precision)
 

@@ -1,0 +1,62 @@
+"""Processes that srun starts, without SLURM: each is given the variables that srun would give it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from chartray.errors import InputError
+from chartray.training import runtime
+
+# What a job allots, which is not what the step has: Fabric alone would refuse each, or start processes of its own.
+JOBS = {
+    "no --ntasks-per-node": {"SLURM_NTASKS": "2", "SLURM_NNODES": "1"},
+    "from an interactive shell": {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "bash"},
+    "a step smaller than its job": {"SLURM_NTASKS": "16", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NNODES": "2"},
+}
+LAUNCH = """
+import torch
+from chartray import config
+from chartray.training.runtime import all_sum, is_first_process, launch
+fabric = launch(config.load("tiny-cpu").train)
+fabric.barrier()
+print(fabric.world_size, fabric.global_rank, is_first_process(), int(all_sum(torch.tensor(fabric.global_rank + 1.0))))
+"""
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_two_tasks_of_srun_are_one_run_whatever_the_job_has(job: str) -> None:
+    step = JOBS[job] | {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_ID": str(list(JOBS).index(job)),
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NODEID": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", LAUNCH],
+            env=clean | step | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in range(2)
+    ]
+    said = [task.communicate(timeout=120) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert [out.splitlines()[-1] for out, _ in said] == ["2 0 True 3", "2 1 False 3"]
+
+
+def test_each_process_has_a_gpu_of_all_or_its_own_alone() -> None:
+    cuda = [torch.device("cuda", number) for number in range(4)]
+    assert runtime._devices(4, gpus=4) == cuda
+    assert runtime._devices(2, gpus=4) == cuda[:2]
+    assert runtime._devices(4, gpus=1) == [cuda[0]] * 4  # --gpus-per-task=1
+    with pytest.raises(InputError, match="a GPU for each of 4 processes on this machine, found 2"):
+        runtime._devices(4, gpus=2)
