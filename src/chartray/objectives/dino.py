@@ -68,8 +68,10 @@ def terms_of(anchor: Tensor, target: Tensor, all_sum: AllSum = identity) -> DINO
     pairs = target.shape[0] * views - min(target.shape[0], views)
     if pairs == 0:
         raise ValueError(f"expected two views or more, found {views} of the anchor and {target.shape[0]} of the target")
-    each = -torch.einsum("tbk,vbk->tv", target.exp(), anchor)  # (T, V), summed over films
-    cross_entropy = (each.sum() - each.diagonal().sum()) / (pairs * films)
+    expected, same = target.exp(), min(target.shape[0], views)
+    # Each target view against the sum of all anchor views, less its own: reading, where each pair would be a product.
+    together = (expected * anchor.sum(dim=0)).sum() - (expected[:same] * anchor[:same]).sum()
+    cross_entropy = -together / (pairs * films)
     with torch.no_grad():
         mean_entropy = mean_entropy_of(anchor.flatten(0, 1), all_sum)
     return DINOTerms(cross_entropy=cross_entropy, mean_entropy=mean_entropy)
