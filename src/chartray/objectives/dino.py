@@ -68,10 +68,14 @@ def terms_of(anchor: Tensor, target: Tensor, all_sum: AllSum = identity) -> DINO
     pairs = target.shape[0] * views - min(target.shape[0], views)
     if pairs == 0:
         raise ValueError(f"expected two views or more, found {views} of the anchor and {target.shape[0]} of the target")
-    expected, same = target.exp(), min(target.shape[0], views)
-    # Each target view against the sum of all anchor views, less its own: reading, where each pair would be a product.
-    together = (expected * anchor.sum(dim=0)).sum() - (expected[:same] * anchor[:same]).sum()
-    cross_entropy = -together / (pairs * films)
+    expected = target.exp()
+    # Anchor views that no target view shares meet all of these at once; the others meet those that are not their own.
+    shared = [
+        (each * torch.cat((expected[:view], expected[view + 1 :])).sum(dim=0)).sum()
+        for view, each in enumerate(anchor[: len(expected)])
+    ]
+    apart = (anchor[len(expected) :].sum(dim=0) * expected.sum(dim=0)).sum()
+    cross_entropy = -(torch.stack(shared).sum() + apart) / (pairs * films)
     with torch.no_grad():
         mean_entropy = mean_entropy_of(anchor.flatten(0, 1), all_sum)
     return DINOTerms(cross_entropy=cross_entropy, mean_entropy=mean_entropy)
