@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import Block
 
 from chartray import config as knobs
 from chartray.config import Config
@@ -401,10 +402,21 @@ def test_settings_are_told_apart_by_what_is_not_told_by_name() -> None:
         assert settings_hash(small(**other)) != one
 
 
-def test_compiled_blocks_give_the_losses_of_blocks_as_written(small_store: Path, tmp_path: Path) -> None:
-    """Three steps in float32: the same losses but for rounding, and the compiled run says that it is one."""
-    pretrain(small_store, tmp_path / "written", small(train__steps=3, views__focal_count=0, train__compile=False))
-    pretrain(small_store, tmp_path / "compiled", small(train__steps=3, views__focal_count=0, train__compile=True))
+@pytest.mark.parametrize("objective", ["msn", "mae"])
+def test_compiled_blocks_give_the_losses_of_blocks_as_written(
+    small_store: Path, tmp_path: Path, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps in float32: the same losses but for rounding, all blocks compiled, and the run says that it is."""
+    compiled: list[Any] = []
+    whole = compilation.compile_blocks
+    monkeypatch.setattr(compilation, "compile_blocks", lambda networks: (whole(networks), compiled.append(networks)))
+    settings = {"objective__name": objective, "views__mask_ratio": 0.5, "train__steps": 3, "views__focal_count": 0}
+    pretrain(small_store, tmp_path / "written", small(**settings, train__compile=False))
+    assert not compiled
+    pretrain(small_store, tmp_path / "compiled", small(**settings, train__compile=True))
+    blocks = [module for module in compiled[0].modules() if isinstance(module, Block)]
+    assert len(blocks) == {"msn": 4, "mae": 2 + 2}[objective]
+    assert all(block._compiled_call_impl for block in blocks)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "written"), rel=1e-5)
     assert run_folder.read_manifest(tmp_path / "compiled")["compiled"] is True
     assert run_folder.read_manifest(tmp_path / "written")["compiled"] is False

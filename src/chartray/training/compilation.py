@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 
 import torch
 import torch._inductor.config
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
 
 from chartray.config import TrainConfig
 from chartray.errors import InputError
@@ -38,12 +39,16 @@ def wanted(config: TrainConfig, steps: int, device: torch.device) -> bool:
     )
 
 
-def compile_blocks(*encoders: VisionTransformer) -> None:
-    """Compiles the blocks in place, for each shape by itself: what is compiled does not depend on what came before."""
+def compile_blocks(networks: nn.Module) -> None:
+    """Compiles all blocks of transformers, decoders' too, in place and for each shape by itself: what is compiled does
+    not depend on what came before.
+    """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
-    for encoder in encoders:
-        for block in encoder.blocks:
-            block.compile(dynamic=False)
+    for module in networks.modules():
+        blocks = module.blocks if isinstance(module, VisionTransformer) else [module] if type(module) is Block else []
+        for block in blocks:
+            if block._compiled_call_impl is None:
+                block.compile(dynamic=False)
 
 
 def as_written() -> AbstractContextManager[None]:

@@ -71,7 +71,7 @@ def assemble(
     if compiled:
         if fabric.is_global_zero:
             print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
-        compilation.compile_blocks(*{networks.encoder, networks.target_encoder})
+        compilation.compile_blocks(networks)
     optimizer = build_optimizer(networks, config.train)
     probe = OnlineProbe(store, config, material, fabric.device, fabric.autocast)
 
