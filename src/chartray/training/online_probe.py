@@ -24,7 +24,7 @@ from chartray.training.step import Networks
 
 _SAMPLE = 7_003
 _NEIGHBOURS = 20
-_BATCH = 64
+_FILMS_AT_ONCE = {"cpu": 64, "cuda": 512}
 
 
 class OnlineProbe:
@@ -68,9 +68,9 @@ class OnlineProbe:
     def _embed(self, networks: Networks, rows: npt.NDArray[np.int64]) -> Tensor:
         """(N, D) in host memory, where neighbours and singular values of so few films are found."""
         encoder, (mean, std) = networks.target_encoder, self._grey
-        parts = []
-        for start in range(0, len(rows), _BATCH):
-            images = torch.from_numpy(self._store.images.gather(rows[start : start + _BATCH])).to(self._device)
+        parts, films_at_once = [], _FILMS_AT_ONCE["cuda" if self._device.type == "cuda" else "cpu"]
+        for start in range(0, len(rows), films_at_once):
+            images = torch.from_numpy(self._store.images.gather(rows[start : start + films_at_once])).to(self._device)
             # Outside autocast: a film is resized in float32, as an evaluation does.
             films = (whole_film(images, self._size) - mean) / std
             with as_written(), self._autocast():
