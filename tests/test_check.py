@@ -182,6 +182,17 @@ def test_a_planted_defect_is_found_and_counted(name: str, clean: pa.Table, tmp_p
     assert "p0" not in told
 
 
+def test_rows_are_counted_from_one_and_it_is_said(
+    clean: pa.Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = written(with_cells(clean, "ehr.age", {0: 140.0, 3: 150.0}), tmp_path)
+    (error,) = (each for each in check(cohort) if each.severity == "error")
+    assert error.where == "c.parquet, rows 1, 4"
+    assert run_command(["check", str(cohort)]) == 2
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(f"rows count from 1, as the films stand in {cohort}; no identifier is told")
+
+
 def test_a_split_that_is_empty_and_one_that_is_unknown(clean: pa.Table, tmp_path: Path) -> None:
     to_train = {row: "train" for row in range(FILMS) if clean["split"][row].as_py() == "validate"}
     found = serious(check(written(with_cells(clean, "split", to_train), tmp_path)))
@@ -229,6 +240,16 @@ def test_what_the_flow_counted_is_told(clean: pa.Table, tmp_path: Path) -> None:
     assert found["12 films of 240 taken before any admission that could explain them"] == ("note", 12)
     assert found["90 films of 240 of patients without a row in the hospital's tables"] == ("warning", 90)
     assert found["age: cells that could not be used: '414' 3"] == ("note", 3)
+    why = "taken as known; say known_at_film: true or false in the mapping"
+    flow = {
+        "steps": [{"step": "triage (when known)", "rows_in": 240, "rows_out": 240, "why": why}],
+        "cautions": [{"of": "Disc", "what": "9 films count as negative", "films": 9, "remedy": "say what they mean"}],
+    }
+    warned = [each for each in check(written(clean, tmp_path, flow)) if each.severity == "warning"]
+    assert [(each.what, each.count, each.remedy) for each in warned] == [
+        ("triage (when known): taken as known", 240, "say known_at_film: true or false in the mapping"),
+        ("Disc: 9 films count as negative", 9, "say what they mean"),
+    ]
     known_later = with_metadata(
         clean, lambda m: m.variables.update(age=m.variables["age"].model_copy(update={"known_at_film": False}))
     )
@@ -263,7 +284,7 @@ def test_a_store_is_looked_at_film_by_film(store: Path, capsys: pytest.CaptureFi
         "1 film that repeat another of the same split, pixel for pixel": ("warning", 1),
         "1 pair of nearly the same film in two splits": ("warning", 1),
     }
-    assert "rows 0, 8" in findings["2 films whose every pixel stands in another split too"].where
+    assert "rows 1, 9" in findings["2 films whose every pixel stands in another split too"].where
     assert run_command(["check", str(store)]) == 2
     said = capsys.readouterr()
     assert "error: 2 films whose every pixel" in said.out

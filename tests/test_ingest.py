@@ -301,6 +301,14 @@ def test_no_film_at_all_writes_nothing(films: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_an_unfinished_store_that_says_nothing_of_itself_is_refused(films: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "c.parquet", tmp_path / "out"
+    write_cohort(file, [films / "00.jpg"], films)
+    (out / "unfinished").mkdir(parents=True)
+    (out / "unfinished" / "plan.json").write_text('{"half')
+    refuse(r"expected JSON in .*plan\.json, found other content; remove the folder .*out", file, out)
+
+
 def test_a_cohort_that_cannot_be_ingested_is_refused(films: Path, tmp_path: Path) -> None:
     out, film = tmp_path / "out", films / "00.jpg"
     file = tmp_path / "c.parquet"
@@ -310,9 +318,9 @@ def test_a_cohort_that_cannot_be_ingested_is_refused(films: Path, tmp_path: Path
     pq.write_table(pa.table({"image_id": ["a"], "path": [str(film)]}), file)
     refuse("expected a cohort", file, out)
     write_cohort(file, [film] * 3, films, ids=["a", "b", "a"])
-    refuse("expected each image_id once in .* row 0 again in row 2", file, out)
+    refuse("expected each image_id once in .* row 1 again in row 3", file, out)
     write_cohort(file, [film] * 2, films, ids=["a", None])
-    refuse("expected a image_id in row 1", file, out)
+    refuse("expected a value of image_id in row 2 of", file, out)
     write_cohort(file, [], films)
     refuse("found no row", file, out)
     metadata = CohortMetadata(source="table", format=7)
@@ -324,6 +332,22 @@ def test_a_cohort_that_cannot_be_ingested_is_refused(films: Path, tmp_path: Path
     refuse("expected a size of 8 to 4096", file, out, size=4)
     refuse("expected the image folder at", file, out, images_root=tmp_path / "nowhere")
     assert not out.exists()
+
+
+def test_a_damaged_store_says_what_to_do_and_a_strange_one_is_not_to_be_removed(
+    films: Path, cohort: Path, tmp_path: Path
+) -> None:
+    """`ingest it again`, said by ingest itself, would lead nowhere."""
+    out = tmp_path / "store"
+    build(cohort, out)
+    (out / "images-00000.arrow").unlink()
+    refuse(rf"incomplete: remove the folder {out}, then `chartray ingest` its cohort again$", cohort, out)
+    other = write_cohort(tmp_path / "other.parquet", [films / "00.jpg", films / "01.png"], films)
+    refuse("a finished store of another cohort or size; choose another$", other, out)
+    (out / "store.json").write_text("{")
+    refuse(rf"expected JSON in .*; remove the folder {out}, then", cohort, out)
+    shutil.rmtree(out)
+    assert build(cohort, out).films
 
 
 def test_a_folder_that_holds_something_else_is_refused(cohort: Path, tmp_path: Path) -> None:

@@ -257,7 +257,9 @@ def test_splits_of_a_table(files):
     with pytest.raises(InputError, match=r"found 1 in two or more by column 'fold' of .*films.csv"):
         cohort_of(files)
     (files / "films.csv").write_text("\n".join([*rows, rows[1]]))
-    with pytest.raises(InputError, match=r"each image_id once in .*films.csv, found one again in data row"):
+    with pytest.raises(
+        InputError, match=r"each image_id once in .*films.csv, found the one of data row 1 again in data row 9"
+    ):
         cohort_of(files)
 
 

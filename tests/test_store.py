@@ -174,7 +174,7 @@ def test_what_is_not_a_whole_store_is_refused(copy: Path, tmp_path_factory: pyte
     shard = copy / "images-00001.arrow"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    refuse(copy, "the store is damaged")
+    refuse(copy, f"the store is damaged: remove the folder {copy}, then `chartray ingest` its cohort again")
     shard.unlink()
     refuse(copy, r"images-00001\.arrow, found no such file; the store is incomplete")
     shard.write_bytes(content)

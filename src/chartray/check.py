@@ -72,7 +72,7 @@ def _store(folder: Path) -> Iterator[Finding]:
     damaged = store.damaged()
     for name in damaged:
         what = f"{name} is not as ingest wrote it (its hash is another)"
-        yield Finding("error", what, where, 1, "the disk or a person changed it: ingest the cohort again")
+        yield Finding("error", what, where, 1, f"the disk or a person changed it: remove {where}, then ingest again")
     if store.quarantine.num_rows:
         reasons = store.quarantine["reason"].value_counts().to_pylist()
         told = of_table.listed([f"{entry['counts']} x {entry['values']}" for entry in reasons], most=5)

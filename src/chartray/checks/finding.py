@@ -16,7 +16,8 @@ class Finding:
     """`what` was found, in words; `where`: the file, and rows or names; `count` films (or what `what` says).
 
     An error makes the data unusable, a warning costs something (films, a label, honesty of a number), a note is for
-    the record. Rows count from 0, as a table or a store does; no identifier stands in a finding.
+    the record. Rows count from 1, as they stand in the cohort, or in cohort.parquet of a store; no identifier stands in
+    a finding.
     """
 
     severity: Severity
@@ -36,12 +37,12 @@ def films(count: int) -> str:
 
 
 def rows(places: npt.NDArray[np.int64] | Sequence[int]) -> str:
-    """A few rows by number.
+    """A few rows by number, from 1; `places` count from 0.
 
     >>> rows([3, 17]), rows(range(8))
-    ('rows 3, 17', 'rows 0, 1, 2, 3, 4 and 3 more')
+    ('rows 4, 18', 'rows 1, 2, 3, 4, 5 and 3 more')
     """
-    shown = ", ".join(str(int(row)) for row in places[:_EXAMPLES])
+    shown = ", ".join(str(int(row) + 1) for row in places[:_EXAMPLES])
     more = f" and {len(places) - _EXAMPLES:,} more" if len(places) > _EXAMPLES else ""
     return f"row{'' if len(places) == 1 else 's'} {shown}{more}"
 

@@ -109,7 +109,7 @@ def _same(looked: Looked, store: Store, where: str) -> Iterator[Finding]:
     ]
     if near:
         what = f"{len(near):,} pair{'' if len(near) == 1 else 's'} of nearly the same film in two splits"
-        examples = "; ".join(f"rows {a} and {b}" for a, b in near[:5])
+        examples = "; ".join(f"rows {a + 1} and {b + 1}" for a, b in near[:5])
         look = "look at them: a film encoded or processed twice is one film, and leaks; or one anatomy drawn twice"
         yield Finding("warning", what, f"{where}, {examples}", len(near), look)
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from chartray.checks.finding import Finding, films, rows, share
 from chartray.checks.table import listed, observed
+from chartray.records.cautions import UNDECIDED
 from chartray.schema import LABEL_PREFIX, SPLITS, CohortMetadata, Variable
 
 _MOSTLY_MISSING = 0.5
@@ -82,7 +83,7 @@ def shifts(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Fi
 
 
 def flow(content: Mapping[str, Any] | None, where: str) -> Iterator[Finding]:
-    """What the cohort's flow counted: films left out, films not linked, cells that could not be used."""
+    """What the cohort's flow counted and warned of: films left out or not linked, cells that could not be used."""
     if content is None:
         what = "no flow beside the cohort, so nothing is known of films left out and cells that could not be used"
         yield Finding("note", what, where, 0, "keep <cohort>.flow.json with the cohort")
@@ -91,6 +92,11 @@ def flow(content: Mapping[str, Any] | None, where: str) -> Iterator[Finding]:
         lost = step["rows_in"] - step["rows_out"]
         if lost > 0:
             yield Finding("note", f"{films(lost)} left out: {step['why'] or step['step']}", where, lost, "nothing")
+        elif step.get("why", "").endswith(UNDECIDED):
+            what = f"{step['step']}: {step['why'].removesuffix(UNDECIDED).rstrip('; ')}"
+            yield Finding("warning", what, where, step["rows_out"], UNDECIDED)
+    for each in content.get("cautions", []):
+        yield Finding("warning", f"{each['of']}: {each['what']}", where, each["films"], each["remedy"])
     links = content.get("links", {})
     total = links.get("films", 0)
     for name, words in _LINKS.items():

@@ -1,5 +1,6 @@
 """The 23 csv files of the published code: same folders, names and columns."""
 
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -17,34 +18,43 @@ from chartray.schema import EHR_PREFIX, ICU_LEVELS, MORTALITY_LEVELS, CohortMeta
 
 # What true and false of a boolean variable are called in the published files.
 _BOOLEANS = {"mortality": (MORTALITY_LEVELS[1], MORTALITY_LEVELS[0]), "icu": ICU_LEVELS}
+# Says that the files beside it are ours and may be replaced.
+_MARKER = "features.json"
 _SINGLE = ("sex", "age-norm", "view", "position", "mortality", "icu")
 
 
 class FeatureFiles(NamedTuple):
     """For each set its rows written and films left out for a missing value; for the other sets what the cohort lacks
     ("age", "sex with the levels male, female alone (it has M, F; ...)").
+
+    `wanting` has the same the other way round: what the cohort lacks, and the sets that are not written for it.
     """
 
     written: dict[str, tuple[int, int]]
     lacking: dict[str, str]
+    wanting: dict[str, list[str]]
 
 
 def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
     """The published csv files, one a set: `path` relative to the image folder, then METHOD's columns.
 
     A film with a missing value is left out of a file and counted. Sets whose variables the cohort lacks, or has in
-    another kind or with other levels, are not written; raises InputError if that is all of them. A boolean icu or
-    mortality is written as icu / not_icu, died / alive.
+    another kind or with other levels, are not written. A boolean icu or mortality is written as icu / not_icu, died /
+    alive. Raises InputError if no set can be written, or if `out` holds other things than earlier feature files.
     """
+    _check_replaceable(out)
     metadata = from_metadata(cohort.schema.metadata)
     written: dict[str, tuple[int, int]] = {}
     lacking: dict[str, str] = {}
+    wanting: dict[str, list[str]] = {}
     paths = _relative(cohort["path"], metadata.image_root)
     cells: dict[str, tuple[list[pa.Array], npt.NDArray[np.bool_], tuple[str, ...]]] = {}
     for name, feature in FEATURE_SETS.items():
         absent = [why for item in feature.items if (why := _lacking(item, metadata)) is not None]
         if absent:
             lacking[name] = ", ".join(absent)
+            for why in absent:
+                wanting.setdefault(why, []).append(name)
             continue
         for item in feature.items:
             if item not in cells:
@@ -54,14 +64,17 @@ def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
             column: cell for item in feature.items for column, cell in zip(cells[item][2], cells[item][0], strict=True)
         }
         table = pa.table({"path": paths} | columns).filter(pa.array(complete))
+        if not written:
+            _mark(out, metadata)
         _write_csv(table, out / f"{feature.file}.csv")
         written[name] = (table.num_rows, cohort.num_rows - table.num_rows)
     if not written:
         raise InputError(
             f"expected at least one of {', '.join((*LEVELS, 'age'))} in the cohort as the published files have them, "
-            f"found {', '.join(metadata.variables) or 'none'}; it lacks {'; '.join(lacking[name] for name in _SINGLE)}"
+            f"found {', '.join(metadata.variables) or 'none'}; it lacks "
+            f"{'; '.join(lacking[name] for name in _SINGLE)}; no file was written"
         )
-    return FeatureFiles(written, lacking)
+    return FeatureFiles(written, lacking, wanting)
 
 
 def _lacking(item: str, metadata: CohortMetadata) -> str | None:
@@ -81,7 +94,26 @@ def _lacking(item: str, metadata: CohortMetadata) -> str | None:
         return f"{levels} (it is {variable.kind})"
     if set(variable.levels) <= set(LEVELS[name]):
         return None
-    return f"{levels} (it has {', '.join(variable.levels)}; a mapping can rename them: levels: {{its: published}})"
+    return (
+        f"{levels} (it has {', '.join(variable.levels)}; in the mapping, levels: {{CELL: {LEVELS[name][0]}}} gives "
+        "cells of the table a published level, and cells without one are missing)"
+    )
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raises InputError if `out` exists and is neither empty nor a folder of ours: the published one looks the same."""
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / _MARKER).is_file())):
+        raise InputError(
+            f"expected a new folder or earlier feature files as --out, found other things in {out}; choose another"
+        )
+
+
+def _mark(out: Path, metadata: CohortMetadata) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _MARKER).write_text(json.dumps({"made_by": "chartray features", "source": metadata.source}) + "\n")
+    except OSError as error:
+        raise InputError(f"expected to write feature files to {out}, found {error.strerror}") from None
 
 
 def _csv_cells(item: str, cohort: pa.Table) -> tuple[list[pa.Array], npt.NDArray[np.bool_], tuple[str, ...]]:

@@ -89,12 +89,13 @@ def ingest(
 
 
 def _already_complete(out: Path, plan: Plan) -> Ingested:
-    store = Store.open(out)
     marker = read_index(out)
+    # Before anything is said of removing the folder: a store of another cohort is not to go.
     if any(marker.get(key) != value for key, value in plan.marker().items()):
         raise InputError(
             f"expected a new folder, found in {out} a finished store of another cohort or size; choose another"
         )
+    store = Store.open(out)
     # The process may have been killed between the last file and the cleaning up.
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     print(f"ingest: {out} is complete, {len(store)} films; nothing to do", file=sys.stderr, flush=True)

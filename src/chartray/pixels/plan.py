@@ -137,13 +137,13 @@ def _check_rows(cohort_path: Path, image_ids: list[str | None], paths: list[str 
         raise InputError(f"expected films in {cohort_path}, found no row")
     for name, values in (("image_id", image_ids), ("path", paths)):
         if None in values:
-            raise InputError(f"expected a {name} in row {values.index(None)} of {cohort_path}, found none")
+            raise InputError(f"expected a value of {name} in row {values.index(None) + 1} of {cohort_path}, found none")
     seen: dict[str | None, int] = {}
     for row, image_id in enumerate(image_ids):
         first = seen.setdefault(image_id, row)
         if first != row:
             raise InputError(
-                f"expected each image_id once in {cohort_path}, found that of row {first} again in row {row}"
+                f"expected each image_id once in {cohort_path}, found that of row {first + 1} again in row {row + 1}"
             )
 
 
@@ -155,7 +155,7 @@ def _resolved(paths: list[str], recorded_root: str, here: Path | None) -> list[s
         if here is not None and os.path.isabs(path):
             if not (recorded_root and Path(path).is_relative_to(recorded_root)):
                 raise InputError(
-                    f"expected the path in row {row} under the cohort's image folder {recorded_root!r}, found another; "
+                    f"expected the path in row {row + 1} under the cohort's image folder {recorded_root!r}, found another; "
                     "leave --images out"
                 )
             path = os.path.relpath(path, recorded_root)

@@ -98,7 +98,11 @@ def finished_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[i
         if strangers:
             raise InputError(f"expected a new or empty folder, found {min(strangers)} in {out}; choose another")
         return {}
-    if json.loads(marker_file.read_text()) != marker:
+    try:
+        begun = json.loads(marker_file.read_text())
+    except ValueError:
+        raise InputError(f"expected JSON in {marker_file}, found other content; remove the folder {out}") from None
+    if begun != marker:
         raise InputError(
             f"expected the cohort and size that the unfinished ingest in {out} began with, found others; "
             "give those again, or choose another folder"

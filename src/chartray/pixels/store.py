@@ -56,7 +56,7 @@ class Store:
         if not rows == cohort_rows == index["rows"]:
             raise InputError(
                 f"expected {index['rows']} films in {folder}, found {rows} images and {cohort_rows} rows in "
-                "cohort.parquet; ingest it again"
+                f"cohort.parquet; {_again(folder)}"
             )
         return cls(folder, index)
 
@@ -224,10 +224,11 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise InputError(f"the ingest of {folder} has not finished; run it again, it continues") from None
         raise InputError(f"expected a store (a folder with store.json) at {folder}, found none") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"expected JSON in {file}, found {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split())
+        raise InputError(f"expected JSON in {file}, found {said}; {_again(folder)}") from None
     found = index.get("format") if isinstance(index, dict) else None
     if found != STORE_FORMAT:
-        raise InputError(f"expected store format {STORE_FORMAT} in {file}, found {found}; ingest the cohort again")
+        raise InputError(f"expected store format {STORE_FORMAT} in {file}, found {found}; {_again(folder)}")
     return index
 
 
@@ -241,15 +242,24 @@ def _expect_bytes(file: str, size: int) -> None:
     try:
         found = os.stat(file).st_size
     except OSError:
-        raise InputError(f"expected {file}, found no such file; the store is incomplete, ingest it again") from None
+        again = _again(os.path.dirname(file))
+        raise InputError(f"expected {file}, found no such file; the store is incomplete: {again}") from None
     if found != size:
-        raise InputError(f"expected {size} bytes in {file}, found {found}; the store is damaged, ingest it again")
+        again = _again(os.path.dirname(file))
+        raise InputError(f"expected {size} bytes in {file}, found {found}; the store is damaged: {again}")
 
 
 def _parquet_rows(file: Path) -> int:
     try:
         return int(pq.read_metadata(file).num_rows)
     except FileNotFoundError:
-        raise InputError(f"expected {file}, found no such file; the store is incomplete, ingest it again") from None
+        again = _again(file.parent)
+        raise InputError(f"expected {file}, found no such file; the store is incomplete: {again}") from None
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"expected Parquet in {file}, found {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split())
+        raise InputError(f"expected Parquet in {file}, found {said}; {_again(file.parent)}") from None
+
+
+def _again(folder: str | Path) -> str:
+    """What mends a store: an ingest finds one that calls itself finished, and leaves it alone."""
+    return f"remove the folder {folder}, then `chartray ingest` its cohort again"

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from chartray.records.labels import label_values
 from chartray.records.mapping import Cells, LabelMapping, VariableMapping
 from chartray.records.missing import count_missing
-from chartray.records.values import by_cell, number
+from chartray.records.values import by_cell, number, years
 
-_OUTSIDE = "(outside window_days)"
-_NO_OFFSET = "(no days_from_film)"
+OUTSIDE = "(outside window_days)"
+NO_OFFSET = "(no days_from_film)"
 _TYPES = {"numeric": pa.float64(), "categorical": pa.string(), "boolean": pa.bool_(), "interval": pa.bool_()}
 
 
@@ -27,7 +27,7 @@ def variable_cells(rows: pa.Table, mapping: VariableMapping) -> tuple[pa.Array, 
         offsets = by_cell(rows[mapping.days_from_film], number, pa.float64())
         low, high = (limit if limit is not None else math.inf * sign for limit, sign in _limits(mapping))
         inside = pc.and_(pc.greater_equal(offsets, low), pc.less_equal(offsets, high))
-        why = pc.if_else(pc.is_valid(offsets), _OUTSIDE, _NO_OFFSET)
+        why = pc.if_else(pc.is_valid(offsets), OUTSIDE, NO_OFFSET)
         lost = pc.and_(pc.is_valid(values), pc.invert(pc.fill_null(inside, False)))
         cells = pc.if_else(lost, why, cells)
         values = pc.if_else(lost, pa.scalar(None, values.type), values)
@@ -44,10 +44,10 @@ def label_cells(rows: pa.Table, mapping: LabelMapping) -> tuple[pa.Array, dict[s
     cells = rows[mapping.column].combine_chunks()
     if not mapping.means_something:
         return label_values(cells)
-    values = by_cell(cells, _boolean_reader(mapping), pa.bool_())
+    values = by_cell(cells, _label_reader(mapping), pa.float64())
     if mapping.absent_means is not None:
-        values = pc.if_else(pc.is_null(cells), pa.scalar(mapping.absent_means), values)
-    return values.cast(pa.int8()).cast(pa.float64()), count_missing(cells, values)
+        values = pc.if_else(pc.is_null(cells), pa.scalar(float(mapping.absent_means)), values)
+    return values, count_missing(cells, values)
 
 
 def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, int]]:
@@ -65,25 +65,6 @@ def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, 
     return values, count_missing(cells, values)
 
 
-def day_only(rows: pa.Table, mapping: VariableMapping) -> str | None:
-    """What the flow says of an interval in whole days whose `known_at_film` nobody has decided; None otherwise.
-
-    Day 0 lies inside, but a stay that begins on the day of the film may begin hours after it.
-    """
-    if mapping.kind != "interval" or mapping.known_at_film is not None:
-        return None
-    starts, ends = (by_cell(rows[column], number, pa.float64()) for column in (mapping.starts, mapping.ends))
-    if pc.any(pc.not_equal(starts, pc.floor(starts))).as_py():
-        return None
-    first_day = pc.sum(pc.and_(pc.equal(starts, 0.0), pc.greater_equal(ends, 0.0))).as_py() or 0
-    if not first_day:
-        return None
-    return (
-        f"known to the day only: {first_day} films on the first day, when it may have begun after the film; "
-        "say known_at_film: true or false in the mapping"
-    )
-
-
 def _limits(mapping: VariableMapping) -> list[tuple[float | None, int]]:
     return list(zip(mapping.window_days, (-1, 1), strict=True))
 
@@ -97,8 +78,10 @@ def _reader(mapping: VariableMapping) -> Callable[[str], Any]:
     assert mapping.range is not None
     low, high = mapping.range
 
+    read = years if mapping.unit == "years" else number
+
     def in_range(cell: str) -> float | None:
-        value = number(cell)
+        value = read(cell)
         return value if value is not None and low <= value <= high else None
 
     return in_range
@@ -112,6 +95,18 @@ def _boolean_reader(mapping: Cells) -> Callable[[str], bool | None]:
         if any(_same(cell, text) for text in mapping.true_cells):
             return True
         return False if any(_same(cell, text) for text in mapping.false_cells) else None
+
+    return listed
+
+
+def _label_reader(mapping: LabelMapping) -> Callable[[str], float | None]:
+    certain = _boolean_reader(mapping)
+
+    def listed(cell: str) -> float | None:
+        if any(_same(cell, text) for text in mapping.uncertain_cells):
+            return -1.0
+        value = certain(cell)
+        return None if value is None else float(value)
 
     return listed
 

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from chartray.errors import InputError
+from chartray.records.cautions import Caution, blank_labels
 from chartray.records.missing import ABSENT, shown
+from chartray.records.replaceable import check_cohort_out, flow_file
 from chartray.schema import (
     COHORT_FORMAT,
     EHR_PREFIX,
@@ -53,10 +55,11 @@ class Step(NamedTuple):
 
 @dataclass
 class Cohort:
-    """A table with the columns and metadata of DESIGN's *Cohort*, and how it came about.
+    """A table of the columns of `column_types` with its metadata in the schema, and how it came about.
 
     `missing` holds for each variable and label the cells that could not be used (`records.missing` says which
     are told by value), and `absent` ones. `layout` says which of a release's layouts the tables had ("hosp/").
+    `cautions` are what a person should know before using it, beside the labels that `blank_labels` tells of.
     """
 
     table: pa.Table
@@ -64,6 +67,7 @@ class Cohort:
     links: dict[str, int] = field(default_factory=dict)
     missing: dict[str, dict[str, int]] = field(default_factory=dict)
     layout: str = ""
+    cautions: list[Caution] = field(default_factory=list)
 
     @property
     def metadata(self) -> CohortMetadata:
@@ -160,14 +164,13 @@ def refuse_shared_patients(patients: Any, splits: Any, where: str) -> None:
 def write_cohort(cohort: Cohort, out: Path) -> None:
     """Writes `out` and `<stem>.flow.json` beside it, each under a temporary name first.
 
-    Raises InputError if the table breaks the contract or `out` cannot be written.
+    Raises InputError if the table breaks the contract, `out` cannot be written or holds something else than a cohort.
     """
     if not cohort.table.num_rows:
         raise InputError(_no_film(cohort))
     _check(cohort.table, "the cohort")
-    flow = out.with_name(f"{out.stem}.flow.json")
-    if out.is_dir():
-        raise InputError(f"expected a file to write the cohort to, found the folder {out}; name a file in it")
+    check_cohort_out(out)
+    flow = flow_file(out)
     partial = [file.with_name(f".{file.name}.partial-{os.getpid()}") for file in (flow, out)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -206,6 +209,7 @@ def flow_content(cohort: Cohort) -> dict[str, Any]:
         "splits": split_sizes(cohort.table),
         "missing": cohort.missing,
         "absent_labels": cohort.metadata.absent_labels,
+        "cautions": [caution._asdict() for caution in (*cohort.cautions, *blank_labels(cohort.missing))],
     }
 
 
@@ -236,6 +240,7 @@ def describe(cohort: Cohort) -> str:
             lines.append(f"  {name.removeprefix(LABEL_PREFIX)}: cells that could not be used: {unusable}")
     if content["absent_labels"]:
         lines.append(f"  labels that the files lack: {', '.join(content['absent_labels'])}")
+    lines += [f"  warning: {each['of']}: {each['what']}; {each['remedy']}" for each in content["cautions"]]
     return "\n".join(lines)
 
 

@@ -1,23 +1,33 @@
-"""The mapping file of a hospital's own table: which column is what, and what its cells mean (DESIGN.md)."""
+"""The mapping file of a hospital's own table: which column is what, and what its cells mean.
 
+examples/hospital.yaml shows every key, each with what it is for.
+"""
+
+import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from chartray.errors import InputError
 from chartray.records.cohort import SPLIT_SHARES
+from chartray.records.mapping_keys import keys_of, refuse_other_keys
 from chartray.records.reading import nearest
+from chartray.records.values import number
 from chartray.schema import SPLITS, Variable
 
 Number = int | float
+
+# A likeness below this names another word (`values` is no `false`).
+_TYPING_ERROR = 0.6
 
 
 class Cells(BaseModel):
     """What every mapped column may say; the keys that do not fit its kind are refused."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     column: str | None = None
     starts: str | None = None
@@ -27,22 +37,29 @@ class Cells(BaseModel):
     present_means: bool | None = None
     absent_means: bool | None = None
 
-    @field_validator("true_cells", "false_cells", mode="before")
+    @field_validator("true_cells", "false_cells", "uncertain_cells", mode="before", check_fields=False)
     @classmethod
     def _texts(cls, cells: Any) -> Any:
-        return [_text(cell) for cell in cells] if isinstance(cells, list) else cells
+        if not isinstance(cells, (list, tuple)):
+            raise ValueError(f"needs a list of cells, [{_text(cells)}]")
+        return [_text(cell) for cell in cells]
+
+    @field_validator("present_means", "absent_means", mode="before")
+    @classmethod
+    def _truth(cls, meaning: Any, info: ValidationInfo) -> Any:
+        """A truth, not a cell: what stands in the cells is said by lists."""
+        if meaning is None or str(meaning).lower() in ("true", "false", "1", "0"):
+            return meaning
+        cells = "any cell that is not blank" if info.field_name == "present_means" else "a blank cell"
+        raise ValueError(
+            f"says what {cells} means, true or false, found {meaning!r}; which cells mean true is said by a list, "
+            f"true: [{meaning}]"
+        )
 
     @property
     def interval(self) -> bool:
         """Whether it is true while the film (day 0) lies between two offsets."""
         return getattr(self, "kind", None) == "interval"
-
-    def refuse(self, allowed: set[str], what: str) -> None:
-        """Raises ValueError for a key that was given and means nothing for `what`."""
-        always = {"kind", "group", "unit", "known_at_film"}
-        fields = type(self).model_fields
-        for name in sorted(self.model_fields_set - allowed - always):
-            raise ValueError(f"{fields[name].alias or name!r} means nothing for {what}")
 
     def check_interval(self) -> None:
         """Raises ValueError unless both ends of the interval are given."""
@@ -69,28 +86,45 @@ class VariableMapping(Cells):
         if isinstance(levels, list):
             return {_text(level): _text(level) for level in levels}
         if isinstance(levels, dict):
-            return {_text(cell): _text(level) for cell, level in levels.items()}
-        return levels
+            return {_text(cell): _text(level, "level") for cell, level in levels.items()}
+        words = ", ".join(re.findall(r"[^\s,;/|]+", str(levels)))
+        raise ValueError(f"needs a list of levels, [{words}], or a level for each cell, {{cell: level}}")
+
+    @field_validator("range", "window_days", mode="before")
+    @classmethod
+    def _two_numbers(cls, limits: Any, info: ValidationInfo) -> Any:
+        """A list of two numbers; of a window either may be null."""
+        open_ended = info.field_name == "window_days"
+        if (
+            isinstance(limits, (list, tuple))
+            and len(limits) == 2
+            and all(_is_limit(limit, open_ended) for limit in limits)
+        ):
+            return limits
+        written = re.fullmatch(r"\s*(-?[\d.]+)\s*(?:-|to|bis|\.\.|,)\s*(-?[\d.]+)\s*", str(limits))
+        example = ", ".join(written.groups()) if written else "-2, 0" if open_ended else "0, 600"
+        raise ValueError(f"needs a list of two numbers, [{example}], found {limits!r}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_kind(cls, entry: Any) -> Any:
+        """Before the values are read: what is wrong in a key that means nothing here does not matter."""
+        return refuse_other_keys(entry, "ehr")
 
     @model_validator(mode="after")
     def _fitting(self) -> "VariableMapping":
-        timed = {"column", "days_from_film", "window_days"}
         if self.kind == "interval":
-            self.refuse({"starts", "ends", "absent_means"}, "an interval")
             self.check_interval()
             return self
         if self.column is None:
             raise ValueError("needs 'column', the table's column to read")
         if self.kind == "categorical":
-            self.refuse({*timed, "levels"}, "a categorical variable")
             if len(set(self.levels.values())) < 2:
                 raise ValueError("a categorical variable needs 'levels', at least two")
         elif self.kind == "numeric":
-            self.refuse({*timed, "range"}, "a numeric variable")
             if self.range is None or not self.range[0] < self.range[1]:
                 raise ValueError("a numeric variable needs 'range', the lowest and the highest value that is possible")
         else:
-            self.refuse({*timed, "true_cells", "false_cells", "present_means", "absent_means"}, "a boolean variable")
             _check_meanings(self)
         if "window_days" in self.model_fields_set and self.days_from_film is None:
             raise ValueError("'window_days' needs 'days_from_film', the column it is a window of")
@@ -133,25 +167,31 @@ class LabelMapping(Cells):
     """One entry of `labels`: a column of 1, 0, -1 or blank, or cells with a stated meaning, or an interval."""
 
     kind: Literal["label", "boolean", "interval"] = "label"
+    uncertain_cells: tuple[str, ...] = Field((), alias="uncertain")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_kind(cls, entry: Any) -> Any:
+        """As for a variable."""
+        return refuse_other_keys(entry, "labels")
 
     @model_validator(mode="after")
     def _fitting(self) -> "LabelMapping":
         if self.kind == "interval":
-            self.refuse({"starts", "ends", "absent_means"}, "an interval")
             self.check_interval()
             return self
-        self.refuse({"column", "true_cells", "false_cells", "present_means", "absent_means"}, "a label")
         if self.column is None:
             raise ValueError("needs 'column', the table's column to read")
         if self.means_something:
-            _check_meanings(self)
+            _check_meanings(self, self.uncertain_cells)
         return self
 
     @property
     def means_something(self) -> bool:
         """Whether its cells are given a meaning, instead of 1, 0, -1 or blank."""
         stated = (self.present_means, self.absent_means)
-        return bool(self.true_cells or self.false_cells or any(value is not None for value in stated))
+        listed = self.true_cells + self.false_cells + self.uncertain_cells
+        return bool(listed or any(value is not None for value in stated))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -208,7 +248,7 @@ def read_mapping(file: Path) -> Mapping:
     try:
         return Mapping.model_validate(_unquoted(tree))
     except ValidationError as error:
-        raise InputError(f"{_sentence(error)} (mapping {file})") from None
+        raise InputError(f"{_sentence(error, _unquoted(tree))} (mapping {file})") from None
 
 
 def _unquoted(tree: Any) -> Any:
@@ -219,31 +259,39 @@ def _unquoted(tree: Any) -> Any:
     return tree
 
 
-def _text(cell: Any) -> str:
+def _is_limit(limit: Any, open_ended: bool) -> bool:
+    if limit is None or isinstance(limit, bool):
+        return limit is None and open_ended
+    return isinstance(limit, (int, float)) or number(str(limit)) is not None
+
+
+def _text(cell: Any, what: str = "cell") -> str:
     if isinstance(cell, bool) or cell is None:
-        raise ValueError(f"YAML reads this cell as {cell}; write it in quotes as it stands in the table")
+        place = " as it stands in the table" if what == "cell" else ""
+        raise ValueError(f"YAML reads this {what} as {cell}; write it in quotes{place}")
     return str(cell).strip()
 
 
-def _check_meanings(cells: Cells) -> None:
+def _check_meanings(cells: Cells, uncertain: tuple[str, ...] = ()) -> None:
     listed, stated = cells.true_cells + cells.false_cells, cells.present_means
+    if uncertain and not listed:
+        raise ValueError("'uncertain' needs the lists 'true' and 'false' beside it, [1] and [0] in a column of numbers")
     if bool(listed) == (stated is not None):
         raise ValueError("needs lists of cells under 'true' and 'false', or 'present_means' (not both)")
-    both = sorted(set(cells.true_cells) & set(cells.false_cells))
-    if both:
-        raise ValueError(f"the cell {both[0]!r} stands under 'true' and under 'false'")
+    lists = {"true": cells.true_cells, "false": cells.false_cells, "uncertain": uncertain}
+    for (one, ours), (other, theirs) in combinations(lists.items(), 2):
+        both = sorted(set(ours) & set(theirs))
+        if both:
+            raise ValueError(f"the cell {both[0]!r} stands under {one!r} and under {other!r}")
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, tree: dict[str, Any]) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        model: type[BaseModel] = Mapping
-        if len(first["loc"]) > 1:
-            model = VariableMapping if first["loc"][0] == "ehr" else LabelMapping
-        known = [field.alias or name for name, field in model.model_fields.items()]
-        close = nearest(key, known)
+        section, *inner = (str(part) for part in first["loc"])
+        known = keys_of(section, tree[section].get(inner[0], {})) if len(inner) > 1 else sorted(Mapping.model_fields)
+        close = nearest(str(first["loc"][-1]), known, likeness=_TYPING_ERROR)
         return f"expected only known keys, found {where!r}{close or '; there are ' + ', '.join(known)}"
     if first["type"] == "missing":
         return f"expected {where!r}, found none; it is required"

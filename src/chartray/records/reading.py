@@ -14,9 +14,9 @@ from pyarrow import csv as pacsv
 from chartray.errors import InputError
 
 
-def nearest(word: str, words: Sequence[str]) -> str:
-    """`, did you mean 'x'?`, or nothing where no name is close."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+def nearest(word: str, words: Sequence[str], likeness: float = 0.5) -> str:
+    """`, did you mean 'x'?`, or nothing where no name is of so much likeness (0 to 1)."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=likeness)
     return f", did you mean {close[0]!r}?" if close else ""
 
 

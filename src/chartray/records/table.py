@@ -6,11 +6,13 @@ from typing import Any
 
 import duckdb
 import ibis
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cells import day_only, label_cells, variable_cells
+from chartray.records.cells import label_cells, variable_cells
 from chartray.records.cohort import (
     Cohort,
     Step,
@@ -19,6 +21,7 @@ from chartray.records.cohort import (
     refuse_shared_patients,
 )
 from chartray.records.database import connect, connect_database
+from chartray.records.doubts import undecided, unread
 from chartray.records.mapping import Mapping, read_mapping
 from chartray.records.missing import count_unreadable, shown
 from chartray.records.reading import first_line, header, listed, nearest, need_folder, no_secret, read_cells
@@ -49,8 +52,6 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
     columns["split"] = rows["_split"]
     for key, entry in plan.ehr.items():
         columns[EHR_PREFIX + key], missing[key] = variable_cells(rows, entry)
-        if (note := day_only(rows, entry)) is not None:
-            flow.append(Step(f"{key} (interval)", rows.num_rows, rows.num_rows, note))
     for key, label in plan.labels.items():
         columns[LABEL_PREFIX + key], missing[LABEL_PREFIX + key] = label_cells(rows, label)
     metadata = CohortMetadata(
@@ -59,7 +60,8 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
         labels={key: LabelSource(columns=label.columns) for key, label in plan.labels.items()},
         image_root=str(root),
     )
-    return Cohort(assemble(columns, metadata), flow, {}, missing)
+    cautions = unread(rows, plan, missing)
+    return Cohort(assemble(columns, metadata), flow + undecided(rows, plan), {}, missing, cautions=cautions)
 
 
 def _columns(plan: Mapping) -> dict[str, str]:
@@ -139,6 +141,8 @@ def _refuse_absent(needed: dict[str, str], found: list[str], name: str, mapping:
 def _identified(rows: pa.Table, plan: Mapping, name: str) -> tuple[pa.Table, list[Step]]:
     """Rows with ids, path and split (in column `_split`), and the steps that left them."""
     flow = [Step(f"rows of {Path(no_secret(name)).name}", rows.num_rows, rows.num_rows)]
+    # Where each row that is left stood in the file, from 1: whoever looks for it there counts the blank ones too.
+    places = np.arange(1, rows.num_rows + 1)
     for key, columns in {
         "image_id": [plan.image_id],
         "patient_id": [plan.patient_id],
@@ -147,27 +151,38 @@ def _identified(rows: pa.Table, plan: Mapping, name: str) -> tuple[pa.Table, lis
     }.items():
         before = rows.num_rows
         for column in columns:
-            rows = rows.filter(pc.is_valid(rows[column]))
+            given = pc.is_valid(rows[column])
+            rows, places = rows.filter(given), places[given.to_numpy()]
         if rows.num_rows < before:
             flow.append(Step(f"{key} given", before, rows.num_rows, f"blank in column {', '.join(columns)}"))
-    repeated = pc.value_counts(rows[plan.image_id]).to_pylist()
-    twice = next((entry["values"] for entry in repeated if entry["counts"] > 1), None)
-    if twice is not None:
-        again = [row for row, value in enumerate(rows[plan.image_id].to_pylist()) if value == twice][1]
-        raise InputError(f"expected each image_id once in {no_secret(name)}, found one again in data row {again + 1}")
+    _refuse_repeated(rows[plan.image_id], places, name)
     if plan.split is None:
         shares = {split: plan.split_shares[split] for split in SPLITS}
         drawn = hashed_split(rows[plan.patient_id], shares, flow, "no split column")
         return rows.append_column("_split", drawn), flow
     cells = rows[plan.split].to_pylist()
-    other = next((cell for cell in cells if cell.lower() not in _SPLIT_NAMES), None)
+    other = next((row for row, cell in enumerate(cells) if cell.lower() not in _SPLIT_NAMES), None)
     if other is not None:
         raise InputError(
-            f"expected {', '.join(SPLITS)} in column {plan.split!r} of {no_secret(name)}, found {shown(other)}"
+            f"expected {', '.join(SPLITS)} in column {plan.split!r} of {no_secret(name)}, found {shown(cells[other])} "
+            f"in data row {places[other]}"
         )
     rows = rows.append_column("_split", pa.array([_SPLIT_NAMES[cell.lower()] for cell in cells], pa.string()))
     refuse_shared_patients(rows[plan.patient_id], rows["_split"], f"column {plan.split!r} of {no_secret(name)}")
     return rows, flow
+
+
+def _refuse_repeated(ids: pa.ChunkedArray, places: npt.NDArray[np.int64], name: str) -> None:
+    if len(pc.unique(ids)) == len(ids):
+        return
+    first: dict[str, int] = {}
+    for row, value in zip(places.tolist(), ids.to_pylist(), strict=True):
+        if value in first:
+            raise InputError(
+                f"expected each image_id once in {no_secret(name)}, found the one of data row {first[value]} again in "
+                f"data row {row} (the row after the header is 1); give every film an id of its own"
+            )
+        first[value] = row
 
 
 def _paths(rows: pa.Table, plan: Mapping, root: Path) -> pa.Array:

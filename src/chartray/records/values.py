@@ -1,11 +1,16 @@
 """Text cells -> numbers, identifiers and times, each distinct text read once; null where it is none."""
 
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+
+# Three digits and a capital letter, as DICOM has it (PS3.5, AS); `18M` is also how a man of 18 is written.
+_DICOM_AGE = re.compile(r"(\d{3})([DWMY])", re.ASCII)
+_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 def by_cell(column: Any, value: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
@@ -26,6 +31,16 @@ def number(cell: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and "_" not in cell else None
+
+
+def years(cell: str) -> float | None:
+    """A finite number of years, or an age as DICOM writes it in years, months, weeks or days; else None.
+
+    >>> [years(cell) for cell in ("45", "045Y", "018M", "18M")]
+    [45.0, 45.0, 1.5, None]
+    """
+    age = _DICOM_AGE.fullmatch(cell)
+    return number(cell) if age is None else int(age[1]) * _YEARS[age[2]]
 
 
 def identifier(cell: str) -> int | None:

@@ -44,11 +44,13 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Out, rules: Rules = "st
     Args:
         mimic_iv: The folder of MIMIC-IV (1.0, 2.x or 3.x), or the URL of a database that holds its tables.
         mimic_cxr: The folder of MIMIC-CXR-JPG.
-        out: The cohort's Parquet file; its flow is written beside it.
+        out: The cohort's Parquet file; its flow is written beside it. An earlier cohort is replaced, nothing else is.
         rules: strict links by full timestamps; published by calendar dates, as the published code did.
     """
     from chartray.records.mimic import mimic_cohort
+    from chartray.records.replaceable import check_cohort_out
 
+    check_cohort_out(out)
     _write_cohort(mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
 
 
@@ -60,7 +62,9 @@ def cohort_chexpert(root: Path, *, out: Out) -> None:
         out: The cohort's Parquet file.
     """
     from chartray.records.chexpert import chexpert_cohort
+    from chartray.records.replaceable import check_cohort_out
 
+    check_cohort_out(out)
     _write_cohort(chexpert_cohort(root), out)
 
 
@@ -72,7 +76,9 @@ def cohort_nih(root: Path, *, out: Out) -> None:
         out: The cohort's Parquet file.
     """
     from chartray.records.nih import nih_cohort
+    from chartray.records.replaceable import check_cohort_out
 
+    check_cohort_out(out)
     _write_cohort(nih_cohort(root), out)
 
 
@@ -85,8 +91,10 @@ def cohort_table(file: str, *, mapping: Path, images: Path, out: Out) -> None:
         images: The folder that the paths are relative to.
         out: The cohort's Parquet file.
     """
+    from chartray.records.replaceable import check_cohort_out
     from chartray.records.table import table_cohort
 
+    check_cohort_out(out, (mapping,) if "://" in file else (Path(file), mapping))
     _write_cohort(table_cohort(file, mapping, images), out)
 
 
@@ -95,7 +103,7 @@ def features(cohort_file: Path, *, out: Out) -> None:
 
     Args:
         cohort_file: A cohort.parquet.
-        out: The folder to write them to.
+        out: The folder to write them to: a new or empty one, or one that `features` wrote.
     """
     from chartray.features import write_feature_csvs
     from chartray.records.cohort import read_cohort
@@ -103,8 +111,10 @@ def features(cohort_file: Path, *, out: Out) -> None:
     files = write_feature_csvs(read_cohort(cohort_file), out)
     for name, (rows, left_out) in files.written.items():
         print(f"{name}: {rows} films" + (f", {left_out} left out for a missing value" if left_out else ""))
-    for name, absent in files.lacking.items():
-        print(f"{name}: not written, the cohort has no {absent}")
+    if files.lacking:
+        print(f"not written: {len(files.lacking)} of {len(files.written) + len(files.lacking)} sets; the cohort has")
+    for absent, names in files.wanting.items():
+        print(f"  no {absent}: {', '.join(names)}")
 
 
 def ingest(
@@ -130,13 +140,18 @@ def ingest(
 def check(path: Path) -> None:
     """Everything wrong with a cohort or a store, before anyone trains on it; exit code 2 if something is.
 
+    Rows are counted from 1, as the films stand in the cohort, or in cohort.parquet of a store.
+
     Args:
         path: A cohort.parquet, or a store.
     """
     from chartray.check import check as check_data
     from chartray.check import spoken
 
+    cohort = path / "cohort.parquet" if path.is_dir() else path
+
     findings = check_data(path)
+    print(f"rows count from 1, as the films stand in {cohort}; no identifier is told, so look the row up there")
     for line in spoken(findings):
         print(line)
     wrong = sum(finding.severity == "error" for finding in findings)

@@ -1,0 +1,56 @@
+"""What may be replaced: a cohort and its flow by another cohort; a hospital's table, its mapping and a store never."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chartray.errors import InputError
+from chartray.schema import METADATA_KEY
+
+# Every flow has had them; a JSON of another program has not all.
+_FLOW_KEYS = {"source", "steps", "links", "splits", "missing"}
+
+
+def flow_file(out: Path) -> Path:
+    """Where the flow of the cohort `out` lies."""
+    return out.with_name(f"{out.stem}.flow.json")
+
+
+def check_cohort_out(out: Path, inputs: tuple[Path, ...] = ()) -> None:
+    """Raises InputError unless `out` and its flow are new or an earlier cohort's, and can be files where they are.
+
+    `inputs` are the files that the cohort is made from: none of them is replaced, whatever it is.
+    """
+    if out.is_dir():
+        raise InputError(f"expected a file to write the cohort to, found the folder {out}; name a file in it")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"expected to write the cohort to {out}, found the file {above} in its way; choose another")
+    for file in inputs:
+        if out.exists() and file.exists() and out.samefile(file):
+            raise InputError(f"expected a new file as --out, found {file}, which the cohort is made from; name another")
+    if (out.parent / "store.json").is_file():
+        raise InputError(f"expected a file outside of any store as --out, found the store {out.parent}; name another")
+    for file, ours, what in ((out, _is_cohort, "cohort"), (flow_file(out), _is_flow, "cohort's flow")):
+        if (file.exists() or file.is_symlink()) and not ours(file):
+            raise InputError(
+                f"expected a new file or an earlier {what} at {file}, found something else, which would be lost; "
+                "give --out another name"
+            )
+
+
+def _is_cohort(file: Path) -> bool:
+    try:
+        return METADATA_KEY in (pq.read_schema(file).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _is_flow(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= _FLOW_KEYS
