@@ -142,7 +142,7 @@ def test_films_that_moved_are_found_under_images_root(films: Path, tmp_path: Pat
     for file in (relative, absolute):
         assert build(file, tmp_path / file.stem, images_root=films).films == 34
     stranger = write_cohort(tmp_path / "stranger.parquet", [films / "00.jpg"], "/no/such/place")
-    with pytest.raises(InputError, match="row 0 under the cohort's image folder '/no/such/place'"):
+    with pytest.raises(InputError, match="row 1 under the cohort's image folder '/no/such/place'"):
         build(stranger, tmp_path / "stranger", images_root=films)
 
 

@@ -155,8 +155,8 @@ def _resolved(paths: list[str], recorded_root: str, here: Path | None) -> list[s
         if here is not None and os.path.isabs(path):
             if not (recorded_root and Path(path).is_relative_to(recorded_root)):
                 raise InputError(
-                    f"expected the path in row {row + 1} under the cohort's image folder {recorded_root!r}, found another; "
-                    "leave --images out"
+                    f"expected the path in row {row + 1} under the cohort's image folder {recorded_root!r}, found "
+                    "another; leave --images out"
                 )
             path = os.path.relpath(path, recorded_root)
         resolved.append(os.path.join(root, path))
