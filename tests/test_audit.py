@@ -89,6 +89,7 @@ def test_readings_and_differences_follow_from_the_predictions(folder: Path) -> N
     pair = [row for row in rows if row["part"] == "difference" and row["b"] == "other" and row["dataset"] == "mimic"]
     assert [row["attribute"] for row in pair] == ["sex", "age"]  # the coin is no question
     assert min(row["p_holm"] for row in pair) == pytest.approx(min(1, 2 * min(row["p"] for row in pair)))
+    assert {row["corrected_over"] for row in pair} == {2}
     assert all(row["claim"].startswith("about these two encoders alone") for row in pair)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from chartray.evaluation.audit.attributes import Attribute
@@ -45,6 +45,26 @@ def test_the_interval_of_a_gap_covers_it(groups: int, gap: float) -> None:
         assert row["p"] < 0.05 or row["ci_low"] == 0
         covered.append(row["ci_low"] <= gap <= row["ci_high"])
     assert np.mean(covered) >= 0.87  # 95 % of 40 but for chance
+
+
+@pytest.mark.parametrize("all_missed", [True, False])
+def test_groups_of_which_all_or_none_were_missed_have_exact_intervals(all_missed: bool) -> None:
+    """Two groups of 20 and 30 patients, every other one with both findings, two films each."""
+    codes = np.repeat([0, 1], [40, 60])
+    patients = np.repeat(np.arange(50), 2).astype(str)
+    truth = np.repeat(np.arange(50) % 2, 2)[:, None].astype(float).repeat(2, axis=1)
+    score = np.where(truth == 1, 0.4 if all_missed else 0.6, 0.1)
+    rows = grouped(truth, score, codes, patients)
+    for group, having in (("a", 10), ("b", 15)):
+        found = one(rows, metric="false_negative_rate", group=group, label="L0")
+        exact = binomtest(having if all_missed else 0, having).proportion_ci(0.95, method="exact")
+        assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(exact))
+        assert (found["value"], found["interval"]) == (float(all_missed), "exact")
+        mean = one(rows, metric="false_negative_rate", group=group, label="macro")
+        assert mean["ci_high"] - mean["ci_low"] == pytest.approx(1 - (0.025 / 2) ** (1 / having))
+    gap = next(row for row in rows if row["metric"] == "gap" and row["of"] == "false_negative_rate")
+    assert (gap["value"], gap["ci_low"], gap["interval"]) == (0, 0, "exact")
+    assert gap["ci_high"] == pytest.approx(1 - (0.025 / 2) ** (1 / 10))
 
 
 def sparse() -> list[dict[str, Any]]:

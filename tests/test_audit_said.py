@@ -145,6 +145,23 @@ def test_the_leak_sentence_counts_what_was_compared() -> None:
     assert spoken(rows[1:])[0].startswith("no leak found: no patients compared")
 
 
+def test_leaks_are_the_first_and_the_last_that_is_said() -> None:
+    leak = {"part": "leak", "kind": "exact film", "between": ["m:train", "n:test"], "count": 7}
+    said = spoken([leak, {"part": "note", "note": "something"}])
+    line = "LEAK: 7 films, pixel by pixel, of n:test are in m:train too"
+    assert said == [line, "note: something", line]
+    assert spoken([leak]) == [line]
+
+
+def test_no_difference_beside_an_interval_without_zero_says_what_it_was_corrected_for() -> None:
+    same = {"dataset": "d", "attribute": "sex", "metric": "auroc", "reason": None, "ci_high": 0.9}
+    own = same | {"part": "readability", "run": "real", "level": None, "value": 0.7, "ci_low": 0.6, "control": "none"}
+    pair = same | {"part": "difference", "a": "real", "b": "other", "value_b": 0.6, "difference": 0.1, "seeds": 1}
+    pair |= {"verdict": "no difference shown", "corrected_over": 12}
+    for low, ending in ((0.01, "no difference shown after correction over 12 attributes"), (-0.01, "difference shown")):
+        assert spoken([own, pair | {"ci_low": low}])[1].endswith(ending)
+
+
 def test_a_healthy_toss_is_no_alarm() -> None:
     same = {"part": "readability", "run": "real", "dataset": "d", "attribute": COIN, "level": None, "metric": "auroc"}
     same |= {"reason": None, "control": "none"}
@@ -155,7 +172,13 @@ def test_a_healthy_toss_is_no_alarm() -> None:
     ]
     assert sum("trust no other" in line for line in said) <= 3
     read_it = spoken([same | {"value": 0.62, "ci_low": 0.561, "ci_high": 0.679}])[0]
+    assert read_it.startswith(f"{COIN} is read from")
     assert read_it.endswith("trust no other")
+    healthy = spoken([same | {"value": 0.51, "ci_low": 0.45, "ci_high": 0.57}])[0]
+    assert healthy == (
+        f"{COIN} is not read from the embedding of real with AUROC 0.510 [0.450, 0.570]: "
+        "a toss cannot be read, as it should be"
+    )
 
 
 def test_a_store_without_a_label_in_common_is_audited_for_attributes_and_leaks(tmp_path: Path) -> None:

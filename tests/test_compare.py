@@ -111,7 +111,7 @@ def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_e
     said = json.loads((tmp_path / "disk" / results.COMPARE_FILE).read_text())["arms"]["sex"][0]["provenance"]
     assert (set(said), said["chart"], said["seed"]) == (set(results.IDENTITY), "sex", 0)
     monkeypatch.chdir(tmp_path / "disk")
-    (tmp_path / "disk" / "old").mkdir()
+    (tmp_path / "disk" / ".old").mkdir()
     compare(runs, Path("."), resamples=20)
     assert {path.name for path in Path(".").iterdir()} == {results.COMPARE_FILE, results.COMPARISONS_FILE}
     assert not list(tmp_path.glob(".*"))

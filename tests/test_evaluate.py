@@ -15,15 +15,17 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
+from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.evaluation import films
 from chartray.evaluation.arms import floor_chart
 from chartray.evaluation.evaluate import evaluate
+from chartray.evaluation.seen import same_films
 from chartray.features import fit_chart
 from chartray.measure import metrics
 from chartray.networks import encoder
 from chartray.pixels.ingest import ingest
-from chartray.pixels.store import Store
+from chartray.pixels.store import Images, Store
 from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.table import table_cohort
 from chartray.schema import LabelSource, from_metadata, patient_key, to_metadata
@@ -339,7 +341,7 @@ def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_mak
     for index, changed in enumerate(({"source": "mimic"}, {"chart": "sex", "chart_variables": ["sex"]})):
         named = {"sex": sources["sex"]} if "chart" in changed else sources
         free = vit(tmp_path / f"free{index}", chart_sources=named, **(provenance | changed))
-        assert evaluate(free, tmp_path / "store", tmp_path / "out", resamples=2, floors=False)
+        assert evaluate(free, tmp_path / "store", tmp_path / f"out{index}", resamples=2, floors=False)
 
 
 def hannover(folder: Path, mapping: str) -> Path:
@@ -384,6 +386,35 @@ def test_the_chart_floors_keep_what_was_known_at_the_film(
     assert not found.after_film
 
 
+def test_the_chart_of_the_floors_can_be_named_and_is_said(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = str(vit(tmp_path / "none", run="none", chart="none"))
+
+    def said(*options: str, out: str = "out", code: int = 0, store: Path = home) -> str:
+        command = ["evaluate", plain, str(store), "--out", str(tmp_path / out), "--resamples", "2", "--looks", "0"]
+        assert run_command([*command, *options]) == code
+        printed = capsys.readouterr()
+        return printed.err if code else printed.out
+
+    without = said()
+    assert "chart-only and image+chart read the chart demographic-norm\n" in without
+    assert "mimic test 100%, no chart: macro of" in without
+    assert "mimic test 100%, chart-only (demographic-norm): macro of" in without
+    assert "none/none" not in without
+    assert "chart-only and image+chart read the chart sex\n" in said("--floor-chart", "sex")
+    rows = read(tmp_path / "out", "results.jsonl")
+    assert {row["chart"] for row in rows if row["control"] in ("chart-only", "image+chart")} == {"sex"}
+    assert "found 'smoker'" in said("--floor-chart", "sex,smoker", out="no", code=2)
+    for options in (["--no-floors"], ["--protocol", "published"]):
+        assert "--floor-chart only where chart floors" in said("--floor-chart", "sex", *options, out="no", code=2)
+    bare = hospital(tmp_path / "bare", chart=False, patients=60)
+    none = said(out="bare-out", store=bare)
+    assert "no chart-only and no image+chart: the cohort gives none of sex, age;" in none
+    assert "; name a feature set that it gives with --floor-chart" in none
+    assert not (tmp_path / "no").exists()
+
+
 def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> None:
     cohort = read_cohort(home / "cohort.parquet")
     patients = {
@@ -395,8 +426,9 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     vit(made / "encoder", source="mimic")
 
     def seen(store: Path = home, source: Path = made, **more: Any) -> Any:
-        evaluate(source, store, tmp_path / "out", **options, **more)
-        manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+        out = tmp_path / "of" / source.relative_to(tmp_path) / store.parent.name
+        evaluate(source, store, out, **options, **more)
+        manifest = json.loads((out / "evaluation.json").read_text())
         each = [entry["patients_seen_in_pretraining"] for entry in manifest["stores"]]
         assert each[0] == manifest["patients_seen_in_pretraining"]
         return each
@@ -404,7 +436,7 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     assert seen() == [None]  # the run does not say whom it was trained on
     (made / "train_patients.txt").write_text("".join(f"{patient_key('mimic', one)}\n" for one in patients["train"]))
     assert seen() == seen(source=made / "encoder") == [0]
-    other = hospital(tmp_path / "nih", "nih", patients=20)
+    other = hospital(tmp_path / "nih", "nih", patients=20, seed=5)
     assert seen(external=[other]) == [0, None]  # the same names, but patients of another source
     started = tmp_path / "started"
     vit(started / "encoder", source="mimic", init={"source": "model.safetensors", "run": None})
@@ -428,6 +460,70 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
         ) as error:
             seen(**stores)
         assert not any(patient in str(error.value) for patient in patients["test"][:3])
+
+
+def test_films_that_were_learnt_from_are_not_scored_elsewhere_under_other_names(
+    home: Path, run: Path, tmp_path: Path
+) -> None:
+    """The same films as another source, with other names, patients and splits: only their pixels say so."""
+    splits = ("test", "train", "validate", "train", "test")  # at home the first and second learn, the third chooses
+    other = hospital(tmp_path / "renamed", "elsewhere", splits=splits)
+    options: dict[str, Any] = {"resamples": 2, "floors": False, "labels": ["Edema"], "looks": 0}
+    with pytest.raises(
+        InputError,
+        match=r"no probe is fitted or chosen on in the test split of .*renamed/store, found 48 of its 96 p",
+    ) as error:
+        evaluate(run, home, tmp_path / "out", external=[other], **options)
+    assert "in the train split of" in str(error.value)
+    assert not (tmp_path / "out").exists()
+    # What only was chosen on is refused too, unless home is judged by it as well.
+    chosen = hospital(tmp_path / "chosen", "elsewhere", splits=("train", "train", "test", "train", "validate"))
+    with pytest.raises(InputError, match=r"found 48 of its 48 pixel by pixel in the validate split"):
+        evaluate(run, home, tmp_path / "out", external=[chosen], **options)
+    validated = hospital(tmp_path / "validated", "elsewhere", splits=("train", "train", "validate", "train", "test"))
+    assert evaluate(run, home, tmp_path / "out", external=[validated], split="validate", **options)
+    # At another size their pixels differ: it is said that they were not compared.
+    assert ingest(tmp_path / "renamed" / "cohort.parquet", tmp_path / "small", size=24, workers=1)
+    evaluate(run, home, tmp_path / "small-out", external=[tmp_path / "small"], **options)
+    (said,) = json.loads((tmp_path / "small-out" / "evaluation.json").read_text())["not_compared"]
+    assert "(24 px) were not compared with those of" in said
+    assert "(32 px)" in said
+
+
+def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_source(
+    home: Path, run: Path, tmp_path: Path
+) -> None:
+    """Other films of the same people: their names say so, though nobody kept a list of pretraining's patients."""
+    other = hospital(tmp_path / "again", "mimic", seed=9, splits=("test", "train", "validate", "train", "validate"))
+    with pytest.raises(
+        InputError, match=r"found 24 of its 24 in the train split of .* too, both of the source 'mimic'; split both"
+    ) as error:
+        evaluate(run, home, tmp_path / "out", external=[other], floors=False, resamples=2)
+    assert "p000" not in str(error.value)
+
+
+def test_a_film_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path: Path) -> None:
+    stores = [Store.open(hospital(tmp_path / name, name, seed=seed, patients=10)) for seed, name in enumerate("ab")]
+    ours, theirs = (films.films_of(store, "train", ["Edema"], films.Policy()) for store in stores)
+    assert not len(same_films(ours, theirs))
+    pixels = [store.images.gather(np.arange(len(store))) for store in stores]
+    pixels[0][ours.rows[0]] = pixels[1][theirs.rows[0]] = 7
+    pixels[0][ours.rows[1], 16] = pixels[1][theirs.rows[1], 16]
+    pixels[0][ours.rows[2]] = pixels[1][theirs.rows[2]]
+    for store, changed in zip(stores, pixels, strict=True):
+        store.images = Changed(store.images, changed)
+    assert same_films(ours, theirs).tolist() == [theirs.rows[2]]
+
+
+class Changed(Images):
+    """Films that were painted over in memory."""
+
+    def __init__(self, images: Images, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        super().__init__(images.size, [""], [len(pixels)])
+        self._pixels = pixels
+
+    def _shard(self, shard: int) -> Any:
+        return self._pixels
 
 
 def test_earlier_results_are_replaced_and_a_failure_leaves_them(home: Path, run: Path, tmp_path: Path) -> None:

@@ -162,12 +162,29 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
     assert f"plain pixels (32 x 32) scored higher than this encoder: macro AUROC {macro['pixels']:.3f}" in limits
     assert "the chart alone scored higher" not in limits
     assert re.search(
-        r"- demographic-norm against none on MIMIC-CXR: macro AUROC .*, 1 seed; \*\*no claim\*\*\.", card.text
+        r"- demographic-norm against no chart on MIMIC-CXR: macro AUROC .*, 1 seed; \*\*no claim\*\*\.", card.text
     )
+    # The macro mean has no positive films of its own; the floors say which chart they read.
+    (mean,) = [line for line in card.text.splitlines() if re.match(r"\| macro mean of \d labels \| –", line)]
+    assert mean.count("|") == 8
+    assert "| the chart alone (demographic-norm) | this encoder and the chart (demographic-norm) |" in card.text
     # A finding with one class in the test films has words, not a number.
     pneumothorax = next(line for line in card.text.splitlines() if line.startswith("| Pneumothorax |"))
     assert "one class" in pneumothorax or "too few patients" in pneumothorax
     assert not re.search(r"\b(nan|None)\b", card.text.replace("[None]", ""))
+
+
+def test_a_grouping_without_a_gap_was_not_measured(exported: dict[str, Path], tmp_path: Path) -> None:
+    """Of those who died too few are in the test split to be shown: nothing was compared."""
+    gap = {"part": "group", "group": None, "label": "macro", "metric": "gap", "of": "auroc"}
+    rows = [gap | {"attribute": "sex", "value": 0.1}, gap | {"attribute": "died", "value": None}]
+    rows.append(rows[1] | {"group": "false", "metric": "auroc", "value": 0.7})
+    encoders = [{"run": MADE["run"], "provenance": {"seed": 0} | MADE}]
+    (tmp_path / "audit.json").write_text(json.dumps({"format": 1, "encoders": encoders}))
+    (tmp_path / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = export_encoder(exported["source"], tmp_path / "out", results=[tmp_path])
+    text = (out / "README.md").read_text()
+    assert "Performance was measured by group for sex, and for no other grouping of patients." in text
 
 
 def test_nothing_of_the_machine_or_of_patients_is_in_an_export(exported: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.report import inputs
 from chartray.report.apart import report_names
+from chartray.report.arms import arm_of
 from chartray.report.cohorts import common_values, data_section
-from chartray.report.methods import methods, scoring, seen_in_pretraining
+from chartray.report.methods import command_words, methods, scoring, seen_in_pretraining
 from chartray.report.methods_pretraining import seeds_by_arm
 from chartray.report.page import write_report
 from chartray.report.summary import selection
@@ -246,6 +248,15 @@ def test_a_folder_that_is_something_else_is_refused(file: str, words: str, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "metrics.jsonl"])
+def test_a_file_that_was_written_over_is_named(name: str, folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folders["runs"][0], run)
+    (run / name).write_bytes(b"PAR1\x15\x04\x15\xde")
+    with pytest.raises(InputError, match=rf"expected text in .*run/{name}, found .*; was it written over"):
+        write_report([run], [], tmp_path / "out")
+
+
 def test_a_line_without_its_fields_is_named(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text(
         '{"dataset": "nih", "label": "Edema", "metric": "auroc"}\n{"label": "Edema"}\n'
@@ -372,6 +383,38 @@ def test_commands_name_no_place_on_a_machine(folders: dict[str, list[Path]], tmp
     assert "/opt/secret" not in page.read_text()
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("evaluate runs/chart k.store --out results/chart", "evaluate runs/chart k.store --out results/chart"),
+        ("evaluate /home/me/chart /data/k.store --out /data/chart", "evaluate chart k.store --out data/chart"),
+        ("evaluate /tmp/a/runs/x /tmp/a/k.store --out /tmp/a/results/x", "evaluate runs/x k.store --out results/x"),
+        ("evaluate ../mine/x s --out=../mine/out", "evaluate x s --out=out"),
+        ("evaluate /home/me/x /home/you/s --out /home/me/work/x", "evaluate x s --out work/x"),
+    ],
+)
+def test_run_and_results_of_one_name_are_told_apart_in_a_command(given: str, told: str) -> None:
+    assert command_words(f"/opt/bin/chartray {given}") == f"chartray {told}"
+
+
+def test_an_open_leak_gate_is_the_first_thing_that_is_said(outline: Outline) -> None:
+    text = " ".join(outline.texts)
+    assert text.index("Leak gate open:") < text.index("Macro AUROC")
+    assert "3 patients shared by pretraining and MIMIC-CXR test. No value that" in " ".join(text.split())
+
+
+def test_an_interval_without_zero_beside_no_difference_says_why(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    audit = tmp_path / "audit"
+    shutil.copytree(folders["audits"][0], audit)
+    lines = [json.loads(line) for line in (audit / "audit.jsonl").read_text().splitlines()]
+    for row in lines:
+        row |= {"ci_low": 0.01, "corrected_over": 12} if row["part"] == "difference" else {}
+    (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    text = words_of(write_report([], [folders["results"][0]], tmp_path / "out", audits=[audit], films=False))
+    assert "+0.030 [+0.010, +0.070] 0.200 no difference shown after correction over 12 attributes" in text
+    assert "one that does not is no finding by itself" in text
+
+
 def test_an_audit_draws_and_lists_only_what_can_be_compared(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     audit = tmp_path / "audit"
     shutil.copytree(folders["audits"][0], audit)
@@ -476,6 +519,10 @@ def test_runs_that_differ_are_not_described_by_the_first(folders: dict[str, list
     read, _ = report_names([inputs.read_run(one) for one in (first, second, third)], [])
     assert seeds_by_arm(read) == "sex: 2 seeds; DINO, no chart: 1 seed"
     assert seeds_by_arm(read[:2]) == "sex; 2 seeds"
+    listed = [
+        replace(run, arm=arm_of("sex,age", control)) for run, control in zip(read, ("none", "shuffled"), strict=False)
+    ]
+    assert seeds_by_arm([*listed, read[2]]) == "sex,age; sex,age, shuffled; DINO, no chart; 1 seed each"
     text = methods(read, scoring([], [], selection([])), [])
     assert "of the arms sex were pretrained with MSN" in text
     assert (

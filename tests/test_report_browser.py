@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from chartray.report.page import write_report
@@ -134,6 +136,37 @@ def test_a_reason_instead_of_a_macro_mean_stays_in_its_card(opened: Opened, with
     for width in WIDTHS:
         tab.set_viewport_size({"width": width, "height": 900})
         assert "no label has 10 positive" in tab.locator(".card").first.text_content()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(OVERFLOW) == []
+        assert tab.evaluate(OUT_OF_CARD) == []
+    tab.close()
+
+
+LONG = "sex,age,view,smoker,triage,icu,crp,leuko"
+
+
+@pytest.fixture(scope="module")
+def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of arms that are named by a chart of eight variables."""
+    root = tmp_path_factory.mktemp("long")
+    folders = hospital(root, films=120, datasets=1, arms=3, evidence=True)
+    for file in (each for suffix in ("json", "jsonl", "yaml") for each in root.rglob(f"*.{suffix}")):
+        file.write_text(file.read_text().replace("demographic-norm", LONG))
+    for file in root.rglob("predictions.parquet"):
+        table = pq.read_table(file)
+        charts = pc.replace_substring(table["chart"], "demographic-norm", LONG)
+        pq.write_table(table.set_column(table.column_names.index("chart"), "chart", charts), file)
+    out = tmp_path_factory.mktemp("report")
+    return write_report(folders["runs"], folders["results"], out, stores=folders["stores"], audits=folders["audits"])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_names_of_many_variables_break_after_a_comma(opened: Opened, long_names: Path, width: int) -> None:
+    tab = opened.tab.context.browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto(long_names.as_uri())
+    assert LONG in tab.evaluate("document.querySelector('.bars').textContent")
+    for opening in ("false", "true"):
+        tab.evaluate(f"document.querySelectorAll('details').forEach((one) => {{ one.open = {opening}; }})")
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate(OVERFLOW) == []
         assert tab.evaluate(OUT_OF_CARD) == []

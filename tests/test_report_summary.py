@@ -126,7 +126,7 @@ def test_the_ceiling_is_image_and_chart_on_the_encoder_without_one() -> None:
     both = [row("sex", "image+chart", 0.8) | {"run": run} for run in ("sex-none-0", "none-none-0")]
     scores = rows_of.scores([*rows(1), *both])
     titles = {one.arm.title for one in chosen(scores, selection(scores))}
-    assert "image + chart (on no chart)" in titles
+    assert "image + chart (sex, on no chart)" in titles
     assert "image + chart (on sex)" not in titles
 
 

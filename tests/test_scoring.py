@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import binomtest
 
 from chartray.errors import InputError
 from chartray.evaluation.films import Films, Match
@@ -107,6 +108,26 @@ def test_a_threshold_that_one_draw_lacks_is_the_reason_whichever_draw_it_is() ->
         ]
         row = one(rows_of(over_draws(draws, seed=0), of), label="Edema", metric="sensitivity")
         assert row["reason"] == "no negative film in validation to choose a threshold on"
+
+
+@pytest.mark.parametrize(("limit", "sensitivity"), [(0.0, 1), (1.0, 0)])
+def test_where_all_patients_fall_on_one_side_the_interval_is_exact_by_patient(limit: float, sensitivity: int) -> None:
+    of = films()
+    rows = rows_of(score(test_set(of), scores_for(of), resamples=50, seed=0, thresholds=np.full(3, limit)), of)
+    tails = []
+    for label in ("Edema", "Mass"):
+        for metric, side in (("sensitivity", "n_positive_patients"), ("specificity", "n_negative_patients")):
+            row = one(rows, label=label, metric=metric)
+            value, patients = (sensitivity if metric == "sensitivity" else 1 - sensitivity), row[side]
+            exact = binomtest(patients * value, patients).proportion_ci(0.95, method="exact")
+            assert (row["value"], row["interval"]) == (value, "exact")
+            assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(exact))
+            tails += [0.0125 ** (1 / patients)] if metric == "sensitivity" else []
+    macro = one(rows, label="macro", metric="sensitivity")
+    ends = (np.mean(tails), 1) if sensitivity else (0, 1 - np.mean(tails))
+    assert (macro["ci_low"], macro["ci_high"]) == pytest.approx(ends)
+    assert one(rows, label="Hernia", metric="sensitivity")["ci_low"] is None  # too few patients are too few still
+    assert "interval" not in one(rows, label="Edema", metric="auroc")
 
 
 def test_classes_that_are_perfectly_apart_have_no_delong_interval() -> None:

@@ -24,6 +24,7 @@ from chartray.pixels.store import Store
 from chartray.study import run_study, study_plan
 from chartray.study_file import read_study
 from chartray.study_processes import run_all
+from tests.evaluation_folders import hospital
 from tests.test_pretrain import SMALL
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "study.yaml"
@@ -112,6 +113,34 @@ def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
     assert again == ["evaluate-real-0-small", "evaluate-none-0-small", "compare-small", "report"]
 
 
+def test_a_step_is_done_again_on_another_store_and_what_it_made_is_kept_until_then(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = [str(hospital(tmp_path / name, seed=seed, patients=60)) for seed, name in enumerate(("first", "second"))]
+    quick = {"resamples": 3, "floors": False}
+    out, arms = tmp_path / "out", {"none": {"ehr": "none"}}
+
+    def out_of_luck(*_: Any, **options: Any) -> None:
+        raise InputError("out of luck")
+
+    def again(store: str) -> dict[str, Any]:
+        evaluations = {"small": quick | {"store": store}}
+        run_study(tiny(tmp_path, small_store, arms=arms, evaluations=evaluations, audit=None), out)
+        manifest = json.loads((out / "results" / "none-0-small" / "evaluation.json").read_text())
+        return dict(manifest["stores"][0])
+
+    first = again(stores[0])
+    assert first["path"] == stores[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("chartray.evaluation.evaluate.evaluate", out_of_luck)
+        with pytest.raises(InputError, match="out of luck"):
+            again(stores[1])
+    kept = json.loads((out / "results" / "none-0-small" / "evaluation.json").read_text())
+    assert kept["stores"][0] == first
+    assert again(stores[1])["path"] == stores[1]
+    assert sorted(path.name for path in (out / "results").iterdir()) == ["none-0-small"]
+
+
 def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Path, tmp_path: Path) -> None:
     for name in ("s", "e1", "e 2"):
         shutil.copytree(small_store, tmp_path / name)
@@ -119,7 +148,7 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
         "store": "s",
         "external": ["e1", "e 2"],
         "data_percent": [0.1, 1.0],
-        "labels": ["Edema", "Pleural Effusion"],
+        "labels": ["Disc", "Bars"],
         "freeze": False,
         "floors": False,
     }
@@ -138,7 +167,7 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
     evaluation = next(line for line in plan if line.startswith("chartray evaluate"))
     options = f"--external {tmp_path}/e1 --external '{tmp_path}/e 2' --split test"
     assert options in evaluation
-    for part in ("--data-percent 0.1 1.0", "--labels 'Edema,Pleural Effusion'", "--no-freeze", "--no-floors"):
+    for part in ("--data-percent 0.1 1.0", "--labels Disc,Bars", "--no-freeze", "--no-floors"):
         assert part in evaluation
 
 
@@ -172,11 +201,24 @@ def test_a_study_file_that_is_wrong_is_one_sentence(
         ({"arms": {"real": {}, "odd": {"ehr": "sex,agee"}}}, "arm odd of .*: expected a feature set .*found 'agee'"),
         ({"arms": {"real": {}, "odd": {"chart.films_of": "sexx"}}}, "arm odd of .*: expected a feature set .*'sexx'"),
         ({"arms": {"real": {}, "odd": {"ehr": "none", "control": "shuffled"}}}, "arm odd of .*: expected a chart for"),
+        (
+            {"audit": {"attributes": ["sex", "agee"]}},
+            r"audit of .*: expected a variable .* found 'agee', did you mean 'a",
+        ),
+        ({"audit": {"floor_chart": "sexx", "floors": True}}, r"audit of .*: expected a feature set .* found 'sexx'"),
+        ({"evaluations": {"a": {"labels": ["Edemaa"]}}}, r"evaluation a of .*: label 'Edemaa' is absent from"),
+        ({"audit": {"floor_chart": "sex", "floors": False}}, "audit of .*: expected floor_chart only where floors"),
+        ({"evaluations": {"a": {"floor_chart": "sexx"}}}, r"evaluation a of .*: expected a feature set .*'sexx'"),
     ],
 )
 def test_a_store_or_chart_that_is_not_there_is_found_before_anything_is_written(
     changed: dict[str, Any], sentence: str, small_store: Path, tmp_path: Path
 ) -> None:
+    scored = {"store": str(small_store)}
+    if "audit" in changed:
+        changed = {"audit": scored | {"of": "real"} | changed["audit"]}
+    if "evaluations" in changed:
+        changed = {"evaluations": {name: scored | each for name, each in changed["evaluations"].items()}}
     file = tiny(tmp_path, small_store, **changed)
     for does in (run_study, study_plan):
         with pytest.raises(InputError, match=sentence):

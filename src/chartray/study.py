@@ -12,18 +12,22 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.config import NO_CHART
 from chartray.errors import InputError, UnhealthyRun
+from chartray.evaluation.audit.attributes import chosen_attributes
+from chartray.evaluation.earlier import set_aside
+from chartray.evaluation.films import chosen_labels
 from chartray.evaluation.results import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
 from chartray.features.chart import fit_chart
 from chartray.pixels.store import Store, read_index
 from chartray.schema import from_metadata
-from chartray.study_file import Arm, Study, read_study
+from chartray.study_file import Arm, Scoring, Study, read_study
 from chartray.study_processes import run_all
 
 # What does the work is imported by the step that needs it: a misspelt key is found without waiting for torch.
@@ -32,6 +36,7 @@ SEEDS_FOR_A_CLAIM = 3
 _CHARTRAY = (sys.executable, "-m", "chartray")
 _REPEATED = ("external", "against", "run", "store", "audit")
 _SEVERAL = ("data_percent",)
+_RESULTS = (MANIFEST_FILE, COMPARE_FILE, AUDIT_FILE)
 
 
 class Step(NamedTuple):
@@ -59,9 +64,9 @@ def run_study(file: Path, out: Path, *, resume: bool = True, jobs: int = 1) -> P
     """Does what the study file says in `out` and returns the report; killed at any moment, it continues.
 
     `jobs` above 1: so many steps at once, each a process of its own. Raises InputError for a file that is no study, a
-    store that is not there, a chart that its store cannot give, or an `out` that holds something else (anything, if
-    `resume` is false), all before anything is written; UnhealthyRun for an arm that collapsed; Stopped where several
-    jobs were asked to stop.
+    store that is not there, a chart, label or attribute that its store cannot give, or an `out` that holds something
+    else (anything, if `resume` is false), all before anything is written; UnhealthyRun for an arm that collapsed;
+    Stopped where several jobs were asked to stop.
     """
     if jobs < 1:
         raise InputError(f"expected at least 1 of --jobs, found {jobs}; 1 does one step after the other")
@@ -82,15 +87,16 @@ def run_study(file: Path, out: Path, *, resume: bool = True, jobs: int = 1) -> P
         def done(name: str, seconds: float, waiting: Mapping[str, Step] = waiting) -> None:
             _note_done(waiting[name], keys[name], out, seconds)
 
-        if jobs > 1:
-            commands = {name: [*_CHARTRAY, *step.tokens] for name, step in waiting.items()}
-            run_all(commands, jobs, begins=_say, done=done)
-            continue
-        for name, step in waiting.items():
-            _say(name)
-            began = time.monotonic()
-            step.does()
-            done(name, time.monotonic() - began)
+        with set_aside(_made_before(waiting.values(), out)):
+            if jobs > 1:
+                commands = {name: [*_CHARTRAY, *step.tokens] for name, step in waiting.items()}
+                run_all(commands, jobs, begins=_say, done=done)
+                continue
+            for name, step in waiting.items():
+                _say(name)
+                began = time.monotonic()
+                step.does()
+                done(name, time.monotonic() - began)
     return steps[-1].product
 
 
@@ -112,7 +118,7 @@ def study_plan(file: Path, out: Path) -> list[str]:
 
 
 def _checked(study: Study, file: Path, out: Path) -> tuple[list[Step], dict[str, str]]:
-    """The steps and their keys: every store is there, and gives every arm its chart."""
+    """The steps and their keys: every store is there, and gives every arm its chart, and what is scored."""
     steps, keys = list(_steps(study, out)), dict[str, str]()
     for step in steps:
         keys[step.name] = _key(step, keys)
@@ -130,7 +136,40 @@ def _checked(study: Study, file: Path, out: Path) -> tuple[list[Step], dict[str,
                 )
         except InputError as error:
             raise InputError(f"arm {arm.name} of {file}: {error}") from None
+    _check_scoring(study, file)
     return steps, keys
+
+
+def _check_scoring(study: Study, file: Path) -> None:
+    """What is scored with the runs is there: found now, not when the last of them is pretrained."""
+    for name, each in study.evaluations.items():
+        with _named(f"evaluation {name} of {file}"):
+            home = Store.open(each.store)
+            chosen_labels(home, each.labels)
+            _check_floor_chart(home, each)
+    if study.audit is not None:
+        with _named(f"audit of {file}"):
+            home = Store.open(study.audit.store)
+            chosen_attributes(home, study.audit.attributes)
+            _check_floor_chart(home, study.audit)
+
+
+def _check_floor_chart(home: Store, scoring: Scoring) -> None:
+    if scoring.floor_chart is None:
+        return
+    if not scoring.floors:
+        raise InputError(
+            "expected floor_chart only where floors are scored, found floors: false; leave one of them out"
+        )
+    fit_chart(home.cohort, scoring.floor_chart)
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def _steps(study: Study, out: Path) -> Iterator[Step]:
@@ -278,6 +317,14 @@ def _tokens(verb: str, places: Sequence[Path], options: Mapping[str, Any]) -> li
         elif value is not None:
             tokens += [flag, ",".join(value) if isinstance(value, list) else str(value)]
     return tokens
+
+
+def _made_before(steps: Iterable[Step], out: Path) -> list[Path]:
+    """Folders of results that this study made by steps that are to be done again.
+
+    The commands replace no result of another store or encoder, and cannot know that the study has asked for it.
+    """
+    return [step.product.parent for step in steps if step.product.name in _RESULTS and _note(step, out).is_file()]
 
 
 def _note_done(step: Step, key: str, out: Path, seconds: float) -> None:

@@ -19,7 +19,7 @@ _SHORT = {"ehr": "chart.ehr", "control": "chart.control"}
 _OF_AN_ARM = ("recipe", "config", *_SHORT)
 
 
-class _Scoring(Section):
+class Scoring(Section):
     """What evaluations and audits have in common; the names and defaults are those of the commands."""
 
     store: Path
@@ -28,13 +28,14 @@ class _Scoring(Section):
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
     blank: Literal["negative", "ignore"] = "negative"
     floors: bool = True
+    floor_chart: str | None = None
     resamples: int = Field(1000, ge=1)
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
-class Evaluation(_Scoring):
+class Evaluation(Scoring):
     """Options of `chartray evaluate`; every run is evaluated so."""
 
     protocol: Literal["linear", "knn", "finetune", "published"] = "linear"
@@ -51,7 +52,7 @@ class Evaluation(_Scoring):
     mixup: float | None = None
 
 
-class Audit(_Scoring):
+class Audit(Scoring):
     """Options of `chartray audit`: the first seed of the arm `of` against all other runs."""
 
     of: str

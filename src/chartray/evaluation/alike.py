@@ -55,7 +55,7 @@ def read_run(folder: Path) -> Run:
     """The evaluation in a Results folder; raises InputError if there is none, or one of another format."""
     try:
         manifest = json.loads((folder / results.MANIFEST_FILE).read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         raise InputError(
             f"expected an evaluation ({results.MANIFEST_FILE}) in {folder}, found none; run chartray evaluate"
         ) from None

@@ -1,6 +1,6 @@
 """What is scored: the encoder, and the floors and ceilings it stands between, each learnt from the same films."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,10 +174,12 @@ def floor_arms(
     device: str,
     precision: str,
     seed: int,
+    chart: str | None = None,
 ) -> tuple[list[Arm], dict[str, str]]:
     """The untrained encoder, plain pixels, the chart alone and image + chart; and why one was left out.
 
-    `films` are the training films, the validation films, and those of each test set; `own` the encoder's features.
+    `films` are the training films, the validation films, and those of each test set; `own` the encoder's features;
+    `chart` what the chart floors read, else `floor_chart` chooses.
     """
     home = films[0].store
     fresh = encoder_features(
@@ -187,15 +189,15 @@ def floor_arms(
         Arm("untrained", "none", learner(fresh, device)),
         Arm("pixels", "none", learner(Frozen(pixels, films), device)),
     ]
-    chart, reasons = floor_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels)
-    if chart is None:
-        return arms, dict.fromkeys(CHART_FLOORS, "; ".join(reasons.values()))
-    rows = Frozen(lambda store, rows: chart_features(chart, store, rows, home), films)
-    arms.append(Arm("chart-only", chart.ehr, learner(rows, device)))
-    arms.append(Arm("image+chart", chart.ehr, learner(own.beside(rows), device)))
+    read, reasons = floor_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels, named=chart)
+    if read is None:
+        return arms, dict.fromkeys(CHART_FLOORS, no_floor_chart(reasons))
+    rows = Frozen(lambda store, rows: chart_features(read, store, rows, home), films)
+    arms.append(Arm("chart-only", read.ehr, learner(rows, device)))
+    arms.append(Arm("image+chart", read.ehr, learner(own.beside(rows), device)))
     left_out = {f"{one} without {variable}": why for one in CHART_FLOORS for variable, why in reasons.items()}
     left_out |= {
-        f"{one} on {metadata_of(store).source}": f"the store lacks a variable of {chart.ehr}"
+        f"{one} on {_dataset(store, home)}": f"the store lacks a variable of {read.ehr}"
         for store, values in ((each.store, rows.of(each)) for each in films)
         if values is None
         for one in CHART_FLOORS
@@ -203,17 +205,28 @@ def floor_arms(
     return arms, left_out
 
 
+def _dataset(store: Store, home: Store) -> str:
+    """What the rows call a store: one more of the home's source by its folder too."""
+    source = metadata_of(store).source
+    another = store is not home and source == metadata_of(home).source
+    return f"{source}:{store.folder.name}" if another else source
+
+
 def chart_variables(chart: str) -> list[str]:
     """The cohort variables that a chart's name stands for; none for `none`."""
     return [variable_of(item) for item in chart_items(chart)]
 
 
-def floor_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> tuple[Chart | None, dict[str, str]]:
+def floor_chart(
+    cohort: pa.Table, chart: str, labels: Sequence[str], *, named: str | None = None
+) -> tuple[Chart | None, dict[str, str]]:
     """The chart of the chart floors, if there is one, and for each of its variables that was left out the reason.
 
     What of the run's chart the cohort holds, known when the film was taken, and not made from the column of a label;
-    where nothing of it remains or the run has none, the same of demographic-norm.
+    where nothing of it remains or the run has none, the same of demographic-norm. One that was `named` is read whole.
     """
+    if named is not None:
+        return named_chart(cohort, named, labels), {}
     reasons: dict[str, str] = {}
     for wanted in (chart, DEFAULT_CHART):
         kept = []
@@ -228,6 +241,19 @@ def floor_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> tuple[Ch
             # A named set that survived whole keeps its name.
             return fit_chart(cohort, wanted if kept == chart_items(wanted) else ",".join(kept)), reasons
     return None, reasons
+
+
+def named_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> Chart:
+    """The chart that was asked for as that of the chart floors; raises InputError where the cohort cannot give all of
+    it as it was known when the film was taken, or a label is made from a column of it.
+    """
+    refuse_shared_columns(cohort, chart_variables(chart), labels)
+    return fit_chart(cohort, chart)
+
+
+def no_floor_chart(reasons: Mapping[str, str]) -> str:
+    """Why no chart floor is scored, and what to do."""
+    return f"the cohort gives none of {', '.join(reasons)}; name a feature set that it gives with --floor-chart"
 
 
 def chart_features(chart: Chart, store: Store, rows: Integers, home: Store) -> Features | None:

@@ -39,6 +39,7 @@ from chartray.errors import InputError
 from chartray.evaluation import results
 from chartray.evaluation.alike import SAME_SETTINGS, Run, Sheet, read_run, read_sheets
 from chartray.evaluation.differences import Pair, claim, comparison_rows
+from chartray.evaluation.earlier import check_replaceable, whole_folder
 from chartray.evaluation.rows import MACRO
 from chartray.evaluation.scoring import Scored, judged, over_draws, over_seeds
 from chartray.measure.metrics import eligible
@@ -64,11 +65,11 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Compares the encoders of several Results folders, every arm with every later one, and writes `out`.
 
-    Raises InputError if there are fewer than two arms, a folder holds no evaluation, the evaluations differ in
-    protocol, split, label policy or stores, in the seed where a fraction is below 1, their scored films, labels, truths
-    or draws differ, or a score is NaN.
+    Raises InputError if `out` holds anything but a comparison, there are fewer than two arms, a folder holds no
+    evaluation, the evaluations differ in protocol, split, label policy or stores, in the seed where a fraction is below
+    1, their scored films, labels, truths or draws differ, or a score is NaN.
     """
-    results.check_replaceable(out)
+    check_replaceable(out, results.COMPARE_FILE)
     runs = [read_run(Path(folder)) for folder in folders]
     arms = _arms(runs)
     if len(arms) < 2:
@@ -93,7 +94,7 @@ def compare(
         on = _Place(next(iter(runs[0].stores)), where[0], where[1], first, counted, scored, level, seed)
         for a, b in itertools.combinations(arms, 2):
             rows += _compared((a, arms[a]), (b, arms[b]), on)
-    with results.whole_folder(out) as folder:
+    with whole_folder(out, results.COMPARE_FILE) as folder:
         results.write_jsonl(folder / results.COMPARISONS_FILE, rows)
         manifest = {
             "format": results.RESULTS_FORMAT,

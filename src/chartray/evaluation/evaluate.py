@@ -34,7 +34,8 @@ results.jsonl        one object per arm, fraction, data set, label and metric, b
                           fewer than 10 patients of a class) | other labels | cross-validation of all labels together |
                           nothing (the middle of the list); neighbours, chosen_by (knn). Null where draws differ
     delong_...            (auroc) normal intervals beside the bootstrap; threshold, at_specificity (sensitivity,
-                          specificity): the threshold was chosen on validation films for that specificity
+                          specificity): the threshold was chosen on validation films for that specificity; `interval` of
+                          these is bootstrap, or exact where all patients fall on one side (`evaluation.exact`)
     by_chance             (ece) the calibration error that perfect probabilities of as many films would show
 studies.jsonl        the same rows by study, `unit` study: a study's score is the mean of its films' scores; of data
                      sets where a study has more than one film
@@ -61,7 +62,8 @@ evaluation.json      format, command, versions, when, source and provenance of t
                      the same of theirs, dataset, films, patients, label matches, unmatched labels, macro labels, films
                      without any label), recipe and training (published, finetune: what each epoch of the encoder's arm
                      reached), fractions (training and validation films and patients, of the first draw and of each),
-                     left_out (floors, with reasons), looks (films, or why there are none), notes
+                     left_out (floors, with reasons), not_compared (external stores whose films could not be compared
+                     with those that are learnt from, in words), looks (films, or why there are none), notes
 looks/               attention, similar patches and similar films of the encoder at the first test set: see looks.py
 """
 
@@ -73,6 +75,7 @@ from typing import Any, Literal
 from chartray.errors import InputError
 from chartray.evaluation import results
 from chartray.evaluation.arms import CHART_FLOORS, Arm, Frozen, Part, encoder_features, floor_arms, linear, nearest
+from chartray.evaluation.earlier import check_replaceable, check_same
 from chartray.evaluation.films import Blank, Films, Uncertain, nested_subset
 from chartray.evaluation.finetune.recipe import Recipe, recipe_of
 from chartray.evaluation.finetune.training import tuned
@@ -116,13 +119,14 @@ def evaluate(
     mixup: float | None = None,
     resume: bool = False,
     looks: int = 12,
+    floor_chart: str | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates the encoder of a RUN (or encoder folder) and writes the Results folder `out`; returns its rows.
 
     Args:
         source: RUN or encoder folder.
         store: the STORE that is fitted and chosen on.
-        out: the folder to write; earlier results are replaced.
+        out: the folder to write; an earlier evaluation of this encoder on this STORE is replaced.
         external: further stores to score with the same probes, labels matched by name.
         protocol: linear, knn, finetune or published.
         split: which split is scored; the test split is touched only if this says so.
@@ -147,13 +151,18 @@ def evaluate(
         mixup: (finetune) alpha of the Beta distribution that films are mixed by; default 0, not at all.
         resume: (published, finetune) continue the trainings of the same command that was stopped; without any, start.
         looks: (linear, knn) on how many films attention and similar patches are shown, at most; 0 writes no film.
+        floor_chart: the feature set that chart-only and image+chart read; default what STORE gives of the encoder's
+            chart, or of demographic-norm where it gives nothing or the encoder has none.
 
     Raises:
         InputError: what is asked for cannot be had from these inputs.
     """
     shares = tuple(sorted({float(each) for each in data_percent}))
-    settings = Settings(protocol, split, uncertain, blank, shares, resamples, level, seed, device, precision, draws)
-    results.check_replaceable(out)
+    policy = (uncertain, blank)
+    settings = Settings(protocol, split, *policy, shares, resamples, level, seed, device, precision, draws, floor_chart)
+    check_replaceable(out, results.MANIFEST_FILE)
+    if floor_chart is not None and not (floors and protocol in ("linear", "knn")):
+        raise InputError(f"expected --floor-chart only where chart floors are scored, with --floors under {FROZEN}")
     recipe = recipe_of(
         protocol,
         freeze=freeze,
@@ -166,8 +175,10 @@ def evaluate(
         mixup=mixup,
     )
     trainings = _trainings(out, recipe, resume=resume)
-    encoder = load(source)
-    task = make_task(source, encoder, Store.open(store), [Store.open(each) for each in external], labels, settings)
+    encoder, home = load(source), Store.open(store)
+    run = str(encoder.provenance.get("run") or source.resolve().name)
+    check_same(out, results.MANIFEST_FILE, run=run, made=encoder.provenance, store=home.hash)
+    task = make_task(source, encoder, home, [Store.open(each) for each in external], labels, settings)
     parts = {share: _parts(task, share, draws, seed) for share in shares}
     if recipe is not None:
         _refuse_without_early_stopping(parts)
@@ -183,7 +194,6 @@ def evaluate(
             learnt = learnings[0].learnt
             outcomes += outcomes_of(arm, share, task, learnings, studies, settings)
     outcomes.sort(key=lambda each: (each.fraction, arms.index(each.arm)))
-    run = str(encoder.provenance.get("run") or source.resolve().name)
     fractions = [fraction_entry(share, [each[1:] for each in drawn]) for share, drawn in parts.items()]
     about = (source, run, encoder, task, settings, recipe)
     rows = write_results(out, Evaluated(*about, arms, outcomes, learnt, features, fractions, left_out, looks))
@@ -267,5 +277,6 @@ def _arms(
         device=device,
         precision=precision,
         seed=seed,
+        chart=settings.floor_chart,
     )
     return [own, *beside], frozen, left_out

@@ -12,9 +12,10 @@ import pyarrow as pa
 from chartray.evaluation import results
 from chartray.evaluation.arms import Arm, Frozen, Learnt
 from chartray.evaluation.differences import Pair, claim, comparison_rows
+from chartray.evaluation.earlier import whole_folder
 from chartray.evaluation.films import Films, label_names, metadata_of, read_by_radiologists, without_any_label
 from chartray.evaluation.finetune.recipe import Recipe
-from chartray.evaluation.looks import LOOKS_FOLDER, write_looks
+from chartray.evaluation.looks import write_looks
 from chartray.evaluation.outcomes import Outcome
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
 from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
@@ -63,7 +64,7 @@ def write_results(out: Path, done: Evaluated) -> list[dict[str, Any]]:
         ],
         results.COMPARISONS_FILE: comparisons_of(done),
     }
-    with results.whole_folder(out) as folder:
+    with whole_folder(out, results.MANIFEST_FILE) as folder:
         for name, written in rows.items():
             results.write_jsonl(folder / name, written)
         results.write_json(folder / results.THRESHOLDS_FILE, thresholds_of(done.outcomes))
@@ -87,7 +88,7 @@ def looks_of(folder: Path, done: Evaluated) -> dict[str, Any]:
     own = next(each for each in reversed(done.outcomes) if each.arm is done.arms[0] and each.test is done.task.tests[0])
     settings = done.settings
     return write_looks(
-        folder / LOOKS_FOLDER,
+        folder / results.LOOKS_FOLDER,
         done.encoder,
         untrained(done.source, seed=settings.seed),
         own.test,
@@ -256,6 +257,7 @@ def manifest_of(done: Evaluated) -> dict[str, Any]:
         ],
         "fractions": done.fractions,
         "left_out": done.left_out,
+        "not_compared": task.not_compared,
         "test_split_touched": settings.split == "test",
         "notes": notes,
     }

@@ -40,7 +40,6 @@ Features = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
 
-LOOKS_FOLDER = "looks"
 LOOKS_FILE, ARRAYS_FILE, GALLERY_FILE = "looks.json", "looks.safetensors", "gallery.json"
 FORMAT = 1
 FILM_SIDE, GALLERY_SIDE = 224, 128

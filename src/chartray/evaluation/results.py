@@ -35,21 +35,11 @@ PROBE_DESCRIPTION_FILE = "probe.json"
 TUNED_FOLDER = "finetuned"
 MANIFEST_FILE = "evaluation.json"
 COMPARE_FILE = "compare.json"
-AUDIT_FILE = "audit.json"
+AUDIT_FILE, AUDIT_ROWS_FILE, LEAKS_FILE = "audit.json", "audit.jsonl", "leaks.jsonl"
+LOOKS_FOLDER = "looks"
 RESULTS_FORMAT = 1
 # Of an encoder's provenance: two that agree in all of these are one encoder.
 IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "control")
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to write in, which becomes `out` if nothing goes wrong, in place of earlier results.
-
-    Raises InputError if `out` holds anything but results.
-    """
-    check_replaceable(out)
-    with replaced_folder(out) as partial:
-        yield partial
 
 
 @contextmanager
@@ -75,20 +65,6 @@ def replaced_folder(out: Path) -> Iterator[Path]:
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_replaceable(out: Path) -> None:
-    """Raises InputError if `out` exists and is neither empty nor an earlier result, or can be no folder where it is."""
-    if not out.exists():
-        above = next(folder for folder in out.absolute().parents if folder.exists())
-        if not above.is_dir():
-            raise InputError(f"expected a folder to write --out {out} in, found the file {above}; choose another")
-        return
-    if out.is_dir() and (
-        not any(out.iterdir()) or any((out / name).is_file() for name in (MANIFEST_FILE, COMPARE_FILE, AUDIT_FILE))
-    ):
-        return
-    raise InputError(f"expected a new folder or earlier results as --out, found other things in {out}; choose another")
 
 
 def write_jsonl(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chartray.evaluation.exact import BOOTSTRAP, EXACT, one_sided
 from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, Scored
 from chartray.measure import metrics
 from chartray.measure.calibration import BINS
@@ -51,13 +52,24 @@ def result_rows(
             index = len(rows) % (len(test.labels) + 1)
             if test.counted[index]:
                 row |= {"ci_low": float(low[index]), "ci_high": float(high[index])}
+                row |= _at_the_edge(metric, row["value"], [counts[index]], level)
             rows.append(row | _of_metric(scored, metric, index, interval=bool(test.counted[index])))
         low, high = _ends(metric, np.float64(scored.macro[metric]), scored.macro_resampled[metric], level)
         macro = _macro_row(test, scored, metric, common | more, counts)
-        rows.append(
-            macro | {"ci_low": float(low), "ci_high": float(high)} | _of_metric(scored, metric, None, interval=False)
-        )
+        macro |= {"ci_low": float(low), "ci_high": float(high)}
+        counted = [each for each, here in zip(counts, test.counted.tolist(), strict=False) if here]
+        macro |= _at_the_edge(metric, scored.macro[metric], counted, level)
+        rows.append(macro | _of_metric(scored, metric, None, interval=False))
     return rows
+
+
+def _at_the_edge(metric: str, value: float, counts: Sequence[dict[str, Any]], level: float) -> dict[str, Any]:
+    """Of shares at a threshold how their interval was made, and where all patients fall on one side the exact one."""
+    if metric not in AT_THRESHOLD:
+        return {}
+    side = "n_positive_patients" if metric == "sensitivity" else "n_negative_patients"
+    ends = one_sided(value, [each[side] for each in counts], level)
+    return {"interval": BOOTSTRAP} if ends is None else {"interval": EXACT, "ci_low": ends[0], "ci_high": ends[1]}
 
 
 def draw_rows(

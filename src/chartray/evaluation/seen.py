@@ -1,21 +1,27 @@
-"""What an encoder has seen in pretraining of what it is to be scored on: chart columns made labels, and patients."""
+"""What was seen before of what is to be scored: in pretraining chart columns made labels, and patients; by the probes
+patients and films of other stores.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation.arms import chart_variables
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import refuse_shared_columns
 from chartray.networks.encoder import DESCRIPTION_FILE, PretrainedEncoder
+from chartray.pixels.hashes import content_hashes
 from chartray.pixels.store import Store
 from chartray.schema import patient_key
 
 # Pretraining writes it beside `encoder/`: one `schema.patient_key` a line.
 PATIENTS_FILE = "train_patients.txt"
+Integers = NDArray[np.int64]
+_BATCH = 256
 
 
 def refuse_chart_labels(encoder: PretrainedEncoder, store: Store, labels: Sequence[str]) -> None:
@@ -71,6 +77,60 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int
                 "again"
             )
     return 0 if known else None
+
+
+def refuse_learnt(learnt: Sequence[Films], test: Films) -> str | None:
+    """Raises InputError if a patient or a film of another store is among those that probes learn from or are chosen on.
+
+    Patients are compared within one source, where a name means one person; films pixel by pixel, whatever the source
+    and the name, where both stores hold them at one size. Returns why films were not compared, None where they were.
+    """
+    source, home = metadata_of(test.store).source, learnt[0].store
+    there = f"the {test.split} split of {test.store.folder}"
+    for films in learnt if metadata_of(home).source == source else ():
+        if shared := len(np.intersect1d(films.patients, test.patients)):
+            raise InputError(
+                f"expected patients that no probe is fitted or chosen on in {there}, found {shared} of its "
+                f"{len(np.unique(test.patients))} in the {films.split} split of {home.folder} too, both of the source "
+                f"{source!r}; split both cohorts alike, or leave it out of --external"
+            )
+    if test.store.size != home.size:
+        return (
+            f"films of {test.store.folder} ({test.store.size} px) were not compared with those of {home.folder} "
+            f"({home.size} px): only films of one size can be told to be the same"
+        )
+    for films in learnt:
+        if shared := len(same_films(films, test)):
+            raise InputError(
+                f"expected films that no probe is fitted or chosen on in {there}, found {shared} of its "
+                f"{len(test.rows)} pixel by pixel in the {films.split} split of {home.folder} too; make its cohort "
+                "without them, or leave it out of --external"
+            )
+    return None
+
+
+def same_films(ours: Films, theirs: Films) -> Integers:
+    """Rows of `theirs` whose pixels a film of `ours` has, in stores of one size; films of one grey have no picture.
+
+    Of every film one line is read; only where lines agree the whole film is.
+    """
+    middle = ours.store.size // 2
+    first, second = (
+        [hash(bytes(each.store.images[row][middle])) for row in each.rows.tolist()] for each in (ours, theirs)
+    )
+    both = set(first) & set(second)
+    known = set(_contents(ours.store, ours.rows[[line in both for line in first]]))
+    rows = theirs.rows[[line in both for line in second]]
+    found = zip(rows.tolist(), _contents(theirs.store, rows), strict=True)
+    alike = [row for row, content in found if content in known and np.ptp(theirs.store.images[row]) > 0]
+    return np.array(alike, dtype=np.int64)
+
+
+def _contents(store: Store, rows: Integers) -> list[bytes]:
+    found: list[bytes] = []
+    for start in range(0, len(rows), _BATCH):
+        found += content_hashes(store.images.gather(rows[start : start + _BATCH]))
+    return found
 
 
 def _charts_shown(made: Mapping[str, Any], source: str) -> Iterator[Mapping[str, Sequence[str]]]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
+from chartray.evaluation.arms import named_chart
 from chartray.evaluation.films import (
     Blank,
     Films,
@@ -22,7 +23,7 @@ from chartray.evaluation.films import (
     read_by_radiologists,
 )
 from chartray.evaluation.scoring import EvaluationSet
-from chartray.evaluation.seen import patients_seen, refuse_chart_labels
+from chartray.evaluation.seen import patients_seen, refuse_chart_labels, refuse_learnt
 from chartray.measure.metrics import eligible
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.store import Store
@@ -46,6 +47,7 @@ class Settings(NamedTuple):
     device: str
     precision: str
     draws: int = 1
+    floor_chart: str | None = None
 
     @property
     def policy(self) -> Policy:
@@ -54,13 +56,17 @@ class Settings(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is learnt from and what is scored; of each test set how many patients were pretrained on (None: unknown)."""
+    """What is learnt from and what is scored; of each test set how many patients were pretrained on (None: unknown).
+
+    `not_compared` says of which other stores the films could not be compared with those that are learnt from, and why.
+    """
 
     labels: list[str]
     train: Films
     validate: Films
     tests: list[EvaluationSet]
     patients_seen: list[int | None]
+    not_compared: list[str]
 
     @property
     def home(self) -> str:
@@ -102,6 +108,8 @@ def make_task(
     """Films, labels and test sets for the encoder of `source`, checked before anything is computed."""
     _check(settings)
     names = chosen_labels(home, labels)
+    if settings.floor_chart is not None:
+        named_chart(home.cohort, settings.floor_chart, names)
     train, validate = (films_of(home, split, names, settings.policy) for split in ("train", "validate"))
     tests = [_evaluation_set(home, [Match(name, name) for name in names], names, settings, set())]
     for store in external:
@@ -113,6 +121,9 @@ def make_task(
                 f"{store.folder} again; leave it out, or rename its folder"
             )
         tests.append(_evaluation_set(store, matched_labels(names, store), names, settings, taken))
+    # Scored on validation films, the home store is judged by what was chosen on; so may others be.
+    learnt = [train, validate] if settings.split == "test" else [train]
+    not_compared = [why for test in tests[1:] if (why := refuse_learnt(learnt, test.films)) is not None]
     for test in list(tests):
         read = read_by_radiologists(test.films)
         # Where all were read there is nothing to tell apart.
@@ -120,7 +131,8 @@ def make_task(
             tests.append(_kept(test, read, test.dataset + RADIOLOGISTS))
     for test in tests:
         refuse_chart_labels(encoder, test.films.store, [match.there for match in test.matches])
-    return Task(names, train, validate, tests, [patients_seen(source, encoder, test.films) for test in tests])
+    seen = [patients_seen(source, encoder, test.films) for test in tests]
+    return Task(names, train, validate, tests, seen, not_compared)
 
 
 def _evaluation_set(

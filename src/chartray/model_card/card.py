@@ -169,7 +169,9 @@ def _limits(
             "could not be had at the time of the film."
         )
     found.append(_seeds(max((int(row["seeds"]) for row in comparisons), default=1)))
-    measured = {str(row["attribute"]) for audit in audits for row in audit.rows if row["part"] == "group"}
+    # Where groups are too small to be shown nothing was compared.
+    gaps = [row for audit in audits for row in audit.rows if row["part"] == "group" and row["metric"] == "gap"]
+    measured = {str(row["attribute"]) for row in gaps if row["value"] is not None}
     measured = {name for name in measured if not name.endswith("(control)")}
     found.append(
         f"Performance was measured by group for {', '.join(sorted(measured))}, and for no other grouping of patients."

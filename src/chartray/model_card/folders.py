@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 from chartray.errors import InputError
 from chartray.evaluation import results as files
 
-_AUDIT_ROWS = "audit.jsonl"
-
 
 class Audit(NamedTuple):
     """A folder of `audit`: its manifest and its rows."""
@@ -65,7 +63,7 @@ def _audit(folder: Path, made: Mapping[str, Any]) -> Audit:
     with _whole(folder / files.AUDIT_FILE):
         candidates = [one["provenance"] for one in manifest["encoders"]]
     _expect_same(candidates, made, folder)
-    return Audit(manifest, files.read_jsonl(folder / _AUDIT_ROWS))
+    return Audit(manifest, files.read_jsonl(folder / files.AUDIT_ROWS_FILE))
 
 
 def _comparison(folder: Path, made: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What a card says in numbers: tables by data set, differences, what can be read from the embedding."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ _BESIDE = {
     "chart-only": "the chart alone",
     "image+chart": "this encoder and the chart",
 }
+_READ_A_CHART = ("chart-only", "image+chart")
 _DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
 
 
@@ -71,7 +73,8 @@ def _how(one: Evaluation, store: Mapping[str, Any], rows: Sequence[Mapping[str, 
 def _threshold(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     fixed = {row["at_specificity"] for row in rows if row.get("at_specificity") is not None}
     return [
-        f"Sensitivity and specificity are at the threshold that had a specificity of {value:g} on the validation films."
+        f"Sensitivity and specificity are at the threshold that had a specificity of {value:g} on the validation "
+        "films; where all patients fall on one side the interval is exact by patient (Clopper and Pearson)."
         for value in sorted(fixed)
     ]
 
@@ -85,9 +88,12 @@ def _against_floors(rows: Sequence[Mapping[str, Any]]) -> Table:
     for label in _labels(mine):
         there = [by.get((label, control)) for control in controls]
         first = next(row for row in there if row is not None)
-        count = f"{first['n']:,}" if first["n_positive"] is None else f"{first['n_positive']:,} of {first['n']:,}"
+        # The macro mean is over labels, each with its own positive films.
+        count = "–" if first["n_positive"] is None else f"{first['n_positive']:,} of {first['n']:,}"
         lines.append([_title(first), count, *(_value(row) for row in there)])
-    columns = ["AUROC", "Positive films", *(_BESIDE.get(one, "**this encoder**") for one in controls)]
+    charts = {row["control"]: cell(str(row["chart"])) for row in mine if row["control"] in _READ_A_CHART}
+    titles = (_BESIDE.get(one, "**this encoder**") + (f" ({charts[one]})" if one in charts else "") for one in controls)
+    columns = ["AUROC", "Positive films", *titles]
     return Table(columns, lines)
 
 
@@ -122,10 +128,15 @@ def _value(row: Mapping[str, Any] | None) -> str:
 def compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """One sentence a comparison of arms, in the words of its verdict."""
     return [
-        f"{cell(row['a'])} against {cell(row['b'])} on {dataset_name(row['dataset'])}: macro AUROC {_difference(row)}, "
+        f"{_arm(row['a'])} against {_arm(row['b'])} on {dataset_name(row['dataset'])}: macro AUROC {_difference(row)}, "
         f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}; **{_verdict(row)}**."
         for row in rows
     ]
+
+
+def _arm(name: str) -> str:
+    """An arm of a comparison; its name begins with its chart."""
+    return cell(re.sub(r"^none(?= \(|$)", "no chart", name))
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

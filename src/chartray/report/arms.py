@@ -35,7 +35,11 @@ class Arm(NamedTuple):
         if self.control == "chart-only":
             return "chart only" if self.chart == "none" else f"chart only ({self.chart})"
         if self.control == "image+chart":
-            return f"image + chart (on {self.on})" if self.on else "image + chart"
+            if not self.on:
+                return "image + chart" if self.chart == "none" else f"image + chart ({self.chart})"
+            # The encoder's own chart is named by the encoder.
+            own = self.chart == "none" or f"{self.on}, ".startswith(f"{self.chart}, ")
+            return f"image + chart (on {self.on})" if own else f"image + chart ({self.chart}, on {self.on})"
         if self.control in SOURCES:
             return {"untrained": "untrained encoder", "pixels": "plain pixels"}[self.control]
         name = NO_CHART if self.chart == "none" else self.chart

@@ -11,7 +11,7 @@ from chartray.report.figures import Drawn, Panel, Style, drawn, only, save_grid,
 from chartray.report.panels import Interval, forest_panel, together
 from chartray.report.rows import MACRO, shown
 from chartray.report.summary import plain, signed
-from chartray.report.tables import p_value
+from chartray.report.tables import after_correction, p_value
 from chartray.schema import SPLITS
 
 _METRICS = {"auroc": "AUROC", "r2": "R²", "mae": "mean absolute error"}
@@ -319,7 +319,7 @@ def _difference_row(row: ReadingDifference) -> DifferenceRow:
         _METRICS.get(row.metric, row.metric),
         signed(row.difference, row.low, row.high),
         p_value(row.p_holm),
-        words.get(row.verdict, row.verdict),
+        words.get(row.verdict, after_correction(row.verdict, row.low, row.high, row.corrected_over, "attribute")),
     )
 
 

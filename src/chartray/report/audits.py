@@ -1,6 +1,5 @@
 """What the report reads of audits: what an embedding tells of patients, gaps between groups, and the leak gate."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 
 from chartray.errors import InputError
 from chartray.report.arms import SOURCES, Arm, arm_of
-from chartray.report.inputs import Results, Run, read_lines
+from chartray.report.inputs import Results, Run, read_lines, read_object
 from chartray.report.rows import number
 
 _FILES = ("audit.json", "audit.jsonl", "leaks.jsonl")
@@ -31,7 +30,10 @@ class Reading(NamedTuple):
 
 
 class ReadingDifference(NamedTuple):
-    """How much better `a` reads an attribute than `b`, paired by patient, and over how many seeds."""
+    """How much better `a` reads an attribute than `b`, paired by patient, and over how many seeds.
+
+    `corrected_over`: of how many attributes p_holm is corrected for; 0 where the audit does not say.
+    """
 
     a: Arm
     b: Arm
@@ -47,6 +49,7 @@ class ReadingDifference(NamedTuple):
     verdict: str
     claim: str
     seeds: int = 1
+    corrected_over: int = 0
 
 
 class Group(NamedTuple):
@@ -180,7 +183,7 @@ def read_audit(folder: Path, known: KnownArms) -> Audit:
         raise InputError(
             f"expected audit.jsonl or leaks.jsonl of `chartray audit` in {folder}, found neither; check the path"
         )
-    manifest = json.loads(manifest_file.read_text()) if manifest_file.is_file() else {}
+    manifest = read_object(manifest_file, "an audit") if manifest_file.is_file() else {}
     rows = read_lines(rows_file) if rows_file.is_file() else []
     parts: dict[str, list[dict[str, Any]]] = {}
     for line, row in enumerate(rows, start=1):
@@ -231,6 +234,7 @@ def _difference(row: Mapping[str, Any], known: KnownArms) -> ReadingDifference:
         verdict=str(row.get("verdict") or ""),
         claim=str(row.get("claim") or ""),
         seeds=int(row.get("seeds") or 1),
+        corrected_over=int(row.get("corrected_over") or 0),
     )
 
 

@@ -76,10 +76,10 @@ class Results:
 
 def read_run(folder: Path) -> Run:
     """Raises InputError where `folder` has no manifest.json."""
-    manifest = _json(folder / "manifest.json", "a run folder of `chartray pretrain`")
+    manifest = read_object(folder / "manifest.json", "a run folder of `chartray pretrain`")
     config_file, metrics_file = folder / "config.yaml", folder / "metrics.jsonl"
     try:
-        config = yaml.safe_load(config_file.read_text()) if config_file.is_file() else {}
+        config = yaml.safe_load(_text(config_file)) if config_file.is_file() else {}
     except yaml.YAMLError as error:
         raise InputError(f"expected YAML in {config_file}, found {' '.join(str(error).split())}") from None
     metrics = list(read_lines(metrics_file)) if metrics_file.is_file() else []
@@ -104,7 +104,7 @@ def read_results(folder: Path) -> Results:
             f"expected results.jsonl of `chartray evaluate` in {folder}, found none; check the path of the results"
         )
     record = next((folder / name for name in ("evaluation.json", "compare.json") if (folder / name).is_file()), None)
-    found = _json(record, "an evaluation") if record else {}
+    found = read_object(record, "an evaluation") if record else {}
     rows, pairs, studies, curves = (
         _rows(folder / name) for name in ("results.jsonl", "comparisons.jsonl", "studies.jsonl", "calibration.jsonl")
     )
@@ -150,7 +150,7 @@ def _known(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[str, 
 
 def _home(folder: Path) -> str | None:
     file = folder / "evaluation.json"
-    stores = _json(file, "an evaluation").get("stores") if file.is_file() else None
+    stores = read_object(file, "an evaluation").get("stores") if file.is_file() else None
     return str(stores[0]["dataset"]) if stores else None
 
 
@@ -163,7 +163,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
     The last line may be cut short (a run that was killed while it wrote): it is left out.
     """
-    lines = file.read_text().splitlines()
+    lines = _text(file).splitlines()
     found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -188,9 +188,10 @@ def _table(file: Path) -> pa.Table | None:
         raise InputError(f"expected a whole Parquet file {file}, found {why}; make this folder again") from None
 
 
-def _json(file: Path, what: str) -> dict[str, Any]:
+def read_object(file: Path, what: str) -> dict[str, Any]:
+    """The JSON object of a file; raises InputError where it is absent or something else."""
     try:
-        tree = json.loads(file.read_text())
+        tree = json.loads(_text(file))
     except FileNotFoundError:
         raise InputError(f"expected {what} with {file.name} at {file.parent}, found none; check the path") from None
     except json.JSONDecodeError as error:
@@ -198,3 +199,10 @@ def _json(file: Path, what: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"expected a JSON object in {file}, found {type(tree).__name__}")
     return tree
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"expected text in {file}, found {error}; was it written over?") from None

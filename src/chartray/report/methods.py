@@ -224,19 +224,43 @@ def _one(values: set[str]) -> str:
 
 
 def command_words(value: Any) -> str:
-    """A command as anyone would type it: `chartray ...` with the names of files and folders, not their places.
+    """A command as anyone would type it: `chartray ...` with files and folders as they were given from where one stood;
+    of those given from the root of a machine only as much of the end as tells them apart.
 
-    >>> command_words(["/opt/venv/bin/chartray", "evaluate", "/data/runs/none", "--out=/tmp/results/none"])
-    'chartray evaluate none --out=none'
+    >>> command_words(["/opt/venv/bin/chartray", "evaluate", "/data/runs/none", "k.store", "--out=/tmp/results/none"])
+    'chartray evaluate runs/none k.store --out=results/none'
+    >>> command_words("chartray evaluate runs/chart /home/someone/k.store --out results/chart")
+    'chartray evaluate runs/chart k.store --out results/chart'
     """
-    words = value if isinstance(value, list) else str(value or "").split()
-    found = []
-    for number, word in enumerate(map(str, words)):
-        option, equals, place = word.rpartition("=")
-        name = PurePath(place).name if "/" in place else place
-        name = "chartray" if number == 0 and name in ("__main__.py", "cli.py") else name
-        found.append(option + equals + (name or place))
-    return " ".join(found)
+    words = list(map(str, value if isinstance(value, list) else str(value or "").split()))
+    if not words:
+        return ""
+    program = PurePath(words[0]).name or words[0]
+    given = [word.rpartition("=") for word in words[1:]]
+    endings = _endings([place for _, _, place in given])
+    found = [option + equals + endings[place] for option, equals, place in given]
+    return " ".join(["chartray" if program in ("__main__.py", "cli.py") else program, *found])
+
+
+def _endings(places: Sequence[str]) -> dict[str, str]:
+    """What is told of each place: all of it, or of one on a machine its shortest end that no other place has."""
+    parts = {place: PurePath(place).parts for place in places}
+    told = {place: place for place, each in parts.items() if not _of_a_machine(each)}
+    # Whose folder it lies in is nobody's business.
+    inside = {
+        place: each[3:] if each[1:2] in (("home",), ("Users",)) and len(each) > 3 else each[1:]
+        for place, each in parts.items()
+        if place not in told
+    }
+    for place, each in inside.items():
+        others = [*(other for name, other in inside.items() if name != place), *(parts[name] for name in told)]
+        apart = next((n for n in range(1, len(each)) if each[-n:] not in [other[-n:] for other in others]), len(each))
+        told[place] = "/".join(each[-apart:] if each else ()) or place
+    return told
+
+
+def _of_a_machine(parts: tuple[str, ...]) -> bool:
+    return parts[:1] == ("/",) or ".." in parts or parts[:1] == ("~",)
 
 
 def text(value: Any) -> str:

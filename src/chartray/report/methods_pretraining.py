@@ -37,7 +37,7 @@ def pretraining(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
 
 
 def seeds_by_arm(runs: Sequence[Run]) -> str:
-    """The arms of some runs with the seeds of each: 'sex, no chart; 3 seeds each', or 'sex: 3 seeds; no chart: 1 seed'.
+    """The arms of some runs with the seeds of each: 'sex; no chart; 3 seeds each', or 'sex: 3 seeds; no chart: 1 seed'.
 
     Seeds are counted once, however many runs share one.
     """
@@ -46,7 +46,8 @@ def seeds_by_arm(runs: Sequence[Run]) -> str:
         seeds.setdefault(run.arm.title, set()).add(run.seed)
     counts = {title: f"{len(there)} seed{'' if len(there) == 1 else 's'}" for title, there in seeds.items()}
     if len(set(counts.values())) == 1:
-        return f"{', '.join(counts)}; {next(iter(counts.values()))}{' each' if len(counts) > 1 else ''}"
+        # A chart of several variables has commas of its own.
+        return f"{'; '.join(counts)}; {next(iter(counts.values()))}{' each' if len(counts) > 1 else ''}"
     return "; ".join(f"{title}: {count}" for title, count in counts.items())
 
 

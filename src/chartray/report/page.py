@@ -1,6 +1,7 @@
 """Assembles the report: one HTML page that needs nothing but itself, and the figures as SVG and PDF beside it."""
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any
 
 import jinja2
 from bokeh.resources import Resources
+from markupsafe import Markup, escape
 
 from chartray.errors import InputError
 from chartray.measure.metrics import MINIMUM_PATIENTS
@@ -232,7 +234,7 @@ def _section(
 
 def _title(arms: Sequence[Arm], names: Sequence[str]) -> str:
     charts = [arm.chart for arm in arms if arm.kind == "chart"]
-    subject = f"What {', '.join(dict.fromkeys(charts))} was worth" if charts else "Pretraining without the chart"
+    subject = f"What {' and '.join(dict.fromkeys(charts))} was worth" if charts else "Pretraining without the chart"
     return f"{subject} on {', '.join(map(shown, names))}" if names else subject
 
 
@@ -263,6 +265,15 @@ def _after_film(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
     return sorted({str(name) for record in records for name in record.get("after_film") or []})
 
 
+def breakable(text: str) -> Markup:
+    """Text in which a line may end after each comma: the names of charts are lists without a space.
+
+    >>> str(breakable("sex,age & 1,234"))
+    'sex,<wbr>age &amp; 1,234'
+    """
+    return Markup(re.sub(r",(?=[^\s\d])", ",<wbr>", str(escape(text))))
+
+
 def _bokeh() -> str:
     return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
 
@@ -281,4 +292,5 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["shown"] = shown
+    environment.filters["breakable"] = breakable
     return environment

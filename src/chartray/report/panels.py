@@ -1,6 +1,7 @@
 """What each kind of panel draws: curves over steps, ROC, precision-recall, reliability, shares of labels, forests."""
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -192,7 +193,7 @@ def forest_panel(
     `reference` is drawn as a band through all rows (plain MSN); with `zero` a line at no difference, and a dashed one
     at `chance`.
     """
-    names = [textwrap.wrap(name, _NAME, break_long_words=False) for name, _ in rows]
+    names = [_wrapped(name) for name, _ in rows]
     heads = [0.33 + 0.15 * (len(lines) - 1) if lines else 0.1 for lines in names]
     lines = [max(len(intervals), 1) * 0.17 + head for head, (_, intervals) in zip(heads, rows, strict=True)]
 
@@ -229,6 +230,17 @@ def forest_panel(
         f"{name}: " + ", ".join(f"{one.arm.title} {one.value:.3f}" for one in intervals) for name, intervals in rows
     )
     return Panel(title, f"{title}. {spoken}", draw, 4.5, sum(lines) + BOTTOM + 0.2, 0.15)
+
+
+def _wrapped(name: str) -> list[str]:
+    """The lines of a name; one may end after a comma, since the names of charts are lists without a space.
+
+    >>> _wrapped("sex,age,view,smoker,triage,icu,crp,leuko − sex,age,view, shuffled")
+    ['sex,age,view,smoker,triage,icu,crp,', 'leuko − sex,age,view, shuffled']
+    """
+    mark = "\0"
+    lines = textwrap.wrap(re.sub(r",(?=\S)", f",{mark} ", name), _NAME, break_long_words=False)
+    return [line.replace(f"{mark} ", "").replace(mark, "") for line in lines]
 
 
 def _interval(axes: Axes, one: Interval, y: float, style: Style) -> None:

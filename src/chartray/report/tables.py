@@ -28,14 +28,17 @@ class Metric(NamedTuple):
     is_open: bool = False
 
 
+# How evaluation and audit make the interval of a share of 0 or 1.
+ONE_SIDED = "Where all patients fall on one side, the interval is exact by patient (Clopper and Pearson)."
 # In the order of the page; "{}" is the specificity that thresholds were chosen for, in per cent.
 METRICS = {
     "auroc": Metric("AUROC", "0.5 is chance, 1 is perfect.", is_open=True),
     "auprc": Metric("AUPRC", "Chance is the share of positive films."),
     "sensitivity": Metric(
-        "Sensitivity at {} % specificity", "At the threshold that reaches {} % specificity on the validation films."
+        "Sensitivity at {} % specificity",
+        f"At the threshold that reaches {{}} % specificity on the validation films. {ONE_SIDED}",
     ),
-    "specificity": Metric("Specificity reached", "At the same threshold: {} % was asked for."),
+    "specificity": Metric("Specificity reached", f"At the same threshold: {{}} % was asked for. {ONE_SIDED}"),
     "brier": Metric("Brier score", "Mean squared error of the scores as probabilities; lower is better."),
     "ece": Metric(
         "Calibration error",
@@ -229,17 +232,19 @@ def difference_tables(comparisons: Sequence[Comparison], place: str) -> list[Dif
         if set(labels) == {MACRO}:
             continue
         pairs = [over_seeds(labels[label]) for label in sorted(labels, key=lambda label: (label != MACRO, label))]
-        rows = tuple(_difference(one) for one in pairs)
+        over = sum(one.p is not None for one in pairs if one.label != MACRO)
+        rows = tuple(_difference(one, over) for one in pairs)
         seeds, levels = max(one.seeds for one in pairs), next((one.levels for one in pairs if one.levels), "")
         tables.append(DifferenceTable(a, b, METRICS[metric].title, seeds, levels, rows, tuple(pairs)))
     return tables
 
 
-def _difference(one: Comparison) -> Difference:
+def _difference(one: Comparison, over: int) -> Difference:
     value = signed(one.difference, one.low, one.high)
     # The macro mean is a family of its own: there is nothing to correct for.
     holm = "" if one.label == MACRO else p_value(one.p_holm)
-    return Difference(one.label, value, p_value(one.p), holm, p_value(one.delong_p), spoken_verdict(one))
+    words = after_correction(spoken_verdict(one), one.low, one.high, over if holm else 0, "label")
+    return Difference(one.label, value, p_value(one.p), holm, p_value(one.delong_p), words)
 
 
 def spoken_verdict(one: Comparison) -> str:
@@ -250,6 +255,17 @@ def spoken_verdict(one: Comparison) -> str:
         words = {"better": "a higher", "worse": "b higher", "open": NO_DIFFERENCE}.get(said, "")
         words = words if one.seeds >= SEEDS_FOR_A_CLAIM else "no claim"
     return {"a higher": f"{one.a.title} higher", "b higher": f"{one.b.title} higher"}.get(words, words)
+
+
+def after_correction(verdict: str, low: float | None, high: float | None, over: int, noun: str) -> str:
+    """The verdict, with the reason where it shows no difference beside an interval that leaves 0 out.
+
+    >>> [after_correction(NO_DIFFERENCE, low, 0.05, 12, "label") for low in (0.01, -0.01)]
+    ['no difference shown after correction over 12 labels', 'no difference shown']
+    """
+    if verdict != NO_DIFFERENCE or low is None or high is None or low <= 0 <= high:
+        return verdict
+    return f"{verdict} after correction{f' over {over} {noun}s' if over else ''}"
 
 
 def p_value(p: float | None) -> str:

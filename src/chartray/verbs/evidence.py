@@ -48,6 +48,7 @@ def evaluate(
     mixup: float | None = None,
     resume: bool = False,
     looks: ZeroOrMore = 12,
+    floor_chart: str | None = None,
 ) -> None:
     """Fits on STORE's train, chooses on its validation, scores its test split and every external store.
 
@@ -78,9 +79,12 @@ def evaluate(
         mixup: (finetune) Beta parameter with which films are mixed; default 0, not mixed.
         resume: (published, finetune) Continue a training that was killed.
         looks: (linear, knn) Films of the scored split to show what the encoder attends to; 0 shows none.
+        floor_chart: (linear, knn) The feature set that chart-only and image+chart read; default: the run's own chart,
+            of a run without one demographic-norm.
     """
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
     from chartray.evaluation.results import MANIFEST_FILE, matches_table
+    from chartray.evaluation.sentences import said_first
 
     rows = evaluate_encoder(
         source,
@@ -109,8 +113,10 @@ def evaluate(
         mixup=mixup,
         resume=resume,
         looks=looks,
+        floor_chart=floor_chart,
     )
-    for line in matches_table(json.loads((out / MANIFEST_FILE).read_text())):
+    manifest = json.loads((out / MANIFEST_FILE).read_text())
+    for line in (*matches_table(manifest), *said_first(manifest, rows)):
         print(line)
     for row in rows:
         own, metric = row["control"] not in FLOORS, row["metric"]
@@ -147,6 +153,7 @@ def audit(
     uncertain: Uncertain = "ignore",
     blank: Blank = "negative",
     floors: bool = True,
+    floor_chart: str | None = None,
     resamples: Count = 1000,
     seed: Seed = 0,
     device: Device = "auto",
@@ -165,6 +172,8 @@ def audit(
         uncertain: What -1 means: ignore, zeros or ones.
         blank: What an unmentioned finding means: negative or ignore.
         floors: Score the untrained encoder, plain pixels, chart alone and image + chart beside it.
+        floor_chart: The feature set that chart-only and image+chart read; default: the run's own chart, of a run
+            without one demographic-norm.
         resamples: Bootstrap resamples, by patient.
         seed: For resamples and the untrained encoder.
         device: auto, cpu or cuda.
@@ -184,6 +193,7 @@ def audit(
         uncertain=uncertain,
         blank=blank,
         floors=floors,
+        floor_chart=floor_chart,
         resamples=resamples,
         seed=seed,
         device=device,
@@ -219,25 +229,30 @@ def embed(
 
 
 def _spoken(row: dict[str, Any]) -> str:
-    """A line of results: data set and split, fraction, chart/control, label, metric, value [interval], reason."""
+    """A line of results: data set and split, fraction, arm, label, metric, value [interval], reason."""
+    from chartray.evaluation.sentences import arm_words
+
     low, high = row["ci_low"], row["ci_high"]
     value = "null" if row["value"] is None or isnan(row["value"]) else f"{row['value']:.3f}"
     interval = "" if low is None or isnan(low) else f" [{low:.3f}, {high:.3f}]"
     labels = len(row["labels"]) if row["label"] == "macro" else 0
     over = f" of {labels} label{'' if labels == 1 else 's'}" if row["label"] == "macro" else ""
     why = f" ({row['reason']})" if row["reason"] else ""
-    what = f"{row['dataset']} {row['split']} {row['fraction']:.0%}, {row['chart']}/{row['control']}"
+    what = f"{row['dataset']} {row['split']} {row['fraction']:.0%}, {arm_words(row['chart'], row['control'])}"
     return f"{what}: {row['label']}{over}, {row['metric']} {value}{interval}{why}"
 
 
 def _spoken_difference(row: dict[str, Any]) -> str:
     """A line of comparisons: data set, the two arms, difference [interval], and what may be said of it."""
+    from chartray.evaluation.sentences import NO_CHART
+
     where = row["dataset"] if row["fraction"] == 1 else f"{row['dataset']} {row['fraction']:.0%}"
-    pair = f"{where}: {row['a']} minus {row['b']}: macro AUROC"
+    a, b = (NO_CHART if row[side] == "none" else row[side] for side in ("a", "b"))
+    pair = f"{where}: {a} minus {b}: macro AUROC"
     if isnan(row["difference"]):
         return f"{pair} null ({row['reason']})"
     low, high = row["ci_low"], row["ci_high"]
     interval = "" if isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-    higher = {"a higher": f"{row['a']} is higher", "b higher": f"{row['b']} is higher"}
+    higher = {"a higher": f"{a} is higher", "b higher": f"{b} is higher"}
     said = row["claim"] or higher.get(row["verdict"], row["verdict"]) or row["reason"]
     return f"{pair} {row['difference']:+.3f}{interval}; {said}"

@@ -57,12 +57,16 @@ def export(
 
     Args:
         source: A run, or an encoder folder.
-        out: A new folder.
+        out: A new folder; an earlier export of this encoder is replaced, but never a card with numbers by one without.
         results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
         form: huggingface, with the card; timm, weights and config alone.
     """
     from chartray.export import export_encoder
+    from chartray.model_card.earlier import refuse_to_lose
+    from chartray.networks.encoder import load
 
+    if out.exists():
+        refuse_to_lose(out, load(source).provenance, results or [])
     print(export_encoder(source, out, results=results or [], form=form))
 
 

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
-from chartray.evaluation.arms import Frozen, chart_features, chart_items, encoder_features, floor_chart
+from chartray.evaluation.arms import (
+    CHART_FLOORS,
+    Frozen,
+    chart_features,
+    chart_items,
+    encoder_features,
+    floor_chart,
+    no_floor_chart,
+)
 from chartray.evaluation.audit.attributes import COIN, Attribute
 from chartray.evaluation.embed import pixels
 from chartray.evaluation.films import Films, metadata_of
@@ -70,9 +78,19 @@ def encoder_arms(
 
 
 def floor_arms(
-    source: Path, own: AuditArm, frozen: Frozen, films: Sequence[Films], *, device: str, precision: str, seed: int
+    source: Path,
+    own: AuditArm,
+    frozen: Frozen,
+    films: Sequence[Films],
+    *,
+    device: str,
+    precision: str,
+    seed: int,
+    chart: str | None = None,
 ) -> tuple[list[AuditArm], dict[str, str]]:
     """The untrained encoder, plain pixels, the chart alone and image + chart; and what was left out, with the reason.
+
+    `chart` is what the chart floors read, else `evaluation.arms.floor_chart` chooses.
 
     An attribute is never among the variables of the chart it is read from, nor is one made from its source columns.
     """
@@ -84,14 +102,14 @@ def floor_arms(
         AuditArm(own.run, "none", "untrained", _same(fresh), False, {}),
         AuditArm(own.run, "none", "pixels", _same(Frozen(pixels, films)), False, {}),
     ]
-    chart, left_out = floor_chart(home.cohort, own.chart, [])
-    if chart is None:
-        return arms, left_out
+    read, left_out = floor_chart(home.cohort, own.chart, [], named=chart)
+    if read is None:
+        return arms, dict.fromkeys(CHART_FLOORS, no_floor_chart(left_out))
     metadata = metadata_of(home)
     made: dict[str, Frozen | str] = {}
 
     def without(attribute: Attribute) -> Frozen | str:
-        items = [item for item in chart_items(chart.ehr) if not _same_fact(variable_of(item), attribute.name, metadata)]
+        items = [item for item in chart_items(read.ehr) if not _same_fact(variable_of(item), attribute.name, metadata)]
         if not items:
             return NO_OTHER_CHART
         words = ",".join(items)
@@ -112,8 +130,8 @@ def floor_arms(
             return rows
         return beside.setdefault(id(rows), frozen.beside(rows))
 
-    arms.append(AuditArm(own.run, chart.ehr, "chart-only", without, False, {}))
-    arms.append(AuditArm(own.run, chart.ehr, "image+chart", with_image, False, {}))
+    arms.append(AuditArm(own.run, read.ehr, "chart-only", without, False, {}))
+    arms.append(AuditArm(own.run, read.ehr, "image+chart", with_image, False, {}))
     return arms, left_out
 
 

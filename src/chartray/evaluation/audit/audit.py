@@ -9,7 +9,8 @@ audit.jsonl          rows {part, run, chart, control, dataset, attribute, ...} o
                      r2 | mae, value, ci_low, ci_high, n, n_patients, reason. The attribute `coin (control)` is a toss
                      for each patient: what reads it above chance is no reading
     difference       the encoder a minus each other arm b, and where runs are seeds of arms the mean of a's over them
-                     minus b's: difference, ci_low, ci_high, p, p_holm (over attributes), seeds, levels, claim, verdict
+                     minus b's: difference, ci_low, ci_high, p, p_holm (over attributes, `corrected_over` so many),
+                     seeds, levels, claim, verdict
                      `a higher` | `b higher` | `no difference shown` | `no claim` (`evaluation.audit.differences`)
     group            the disease probe in each group of an attribute, and the gaps (`evaluation.audit.groups`)
     removed          disease before and after the attribute is taken out (`evaluation.audit.removal`)
@@ -31,8 +32,8 @@ from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation import results
-from chartray.evaluation.arms import Frozen
-from chartray.evaluation.audit.arms import AuditArm, encoder_arms, floor_arms
+from chartray.evaluation.arms import Frozen, named_chart
+from chartray.evaluation.audit.arms import AuditArm, encoder_arms, floor_arms, run_name
 from chartray.evaluation.audit.attributes import Attribute, chosen_attributes, why_not_held
 from chartray.evaluation.audit.differences import difference_rows, seeds_said, sides
 from chartray.evaluation.audit.groups import SPECIFICITY, Diagnosis, group_rows
@@ -50,6 +51,7 @@ from chartray.evaluation.audit.readability import (
 )
 from chartray.evaluation.audit.removal import before, removed
 from chartray.evaluation.audit.sentences import spoken
+from chartray.evaluation.earlier import check_replaceable, check_same, whole_folder
 from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import (
     Blank,
@@ -61,6 +63,7 @@ from chartray.evaluation.films import (
     films_of,
     metadata_of,
 )
+from chartray.evaluation.sentences import chart_floors_said
 from chartray.measure.operating_point import threshold_at_specificity
 from chartray.measure.probe import Probe, fit_probe
 from chartray.networks.encoder import load
@@ -70,7 +73,6 @@ Floats = NDArray[np.float64]
 
 __all__ = ["audit", "spoken"]
 
-AUDIT_ROWS, LEAK_ROWS = "audit.jsonl", "leaks.jsonl"
 CONFIDENCE = 0.95
 
 
@@ -99,6 +101,7 @@ def audit(
     device: str = "auto",
     precision: str = "fp32",
     floors: bool = True,
+    floor_chart: str | None = None,
 ) -> list[dict[str, Any]]:
     """Audits the encoder of a RUN (or encoder folder), writes the Audit folder `out`, returns the rows of both files
     and one {part: note} for each of its notes.
@@ -108,7 +111,7 @@ def audit(
     Args:
         source: RUN or encoder folder.
         store: the STORE whose training films probes are fitted on.
-        out: the folder to write; an earlier audit is replaced.
+        out: the folder to write; an earlier audit of this encoder on this STORE is replaced.
         against: other runs to set it against: without the chart, with shuffled charts, of other seeds.
         external: further stores to score with the same probes, and to look for leaks in.
         attributes: variables of the chart to read; default all with two observed levels in training.
@@ -120,16 +123,24 @@ def audit(
         device: auto, cpu or cuda.
         precision: fp32 or bf16, of the encoders.
         floors: read the floors and ceilings too.
+        floor_chart: the feature set that chart-only and image+chart read, without the attribute itself; default as in
+            `evaluate`.
 
     Raises:
-        InputError: an unknown attribute, one with one level, two runs of one name, a store whose labels the encoder
-            was all shown, or what evaluation refuses.
+        InputError: `out` holds other things, an unknown attribute, one with one level, two runs of one name, a store
+            whose labels the encoder was all shown, or what evaluation refuses.
     """
-    results.check_replaceable(out)
+    check_replaceable(out, results.AUDIT_FILE)
     _check(split, resamples)
     home = Store.open(store)
     chosen, left_out = chosen_attributes(home, attributes)
+    if floor_chart is not None:
+        if not floors:
+            raise InputError("expected --floor-chart only where chart floors are scored, found it with --no-floors")
+        named_chart(home.cohort, floor_chart, [])
     encoder = load(source)
+    run = run_name(encoder, source)
+    check_same(out, results.AUDIT_FILE, run=run, made=encoder.provenance, store=home.hash)
     labels = [each.label for each in unshown(encoder, home, [Match(one, one) for one in chosen_labels(home, None)])]
     policy = Policy(uncertain, blank)
     train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
@@ -140,7 +151,9 @@ def audit(
     arms, own = encoder_arms(source, against, films, device=device, precision=precision)
     pretrainings = [pretrained(arm.run, path, arm.made) for arm, path in zip(arms, (source, *against), strict=True)]
     if floors:
-        more, reasons = floor_arms(source, arms[0], own, films, device=device, precision=precision, seed=seed)
+        more, reasons = floor_arms(
+            source, arms[0], own, films, device=device, precision=precision, seed=seed, chart=floor_chart
+        )
         arms += more
         left_out |= reasons
     common = {"split": split, "resamples": resamples, "seed": seed, "level_of_interval": CONFIDENCE}
@@ -149,10 +162,16 @@ def audit(
     rows, tables, readings = _readability(arms, chosen, judges, train, validate, places, terms)
     more_rows, more_tables = _disease(arms[0], own, train, validate, scored, chosen, judges, readings, terms)
     leaked, uncompared = leaks(pretrainings, _named(scored))
-    notes = [*_notes(arms, home, split), *_too_few(len(chosen) - 1, resamples), *seeds_said(arms), *uncompared]
-    with results.whole_folder(out) as folder:
-        results.write_jsonl(folder / AUDIT_ROWS, rows + more_rows)
-        results.write_jsonl(folder / LEAK_ROWS, leaked)
+    notes = [
+        *chart_floors_said([(arm.chart, arm.control) for arm in arms], left_out),
+        *_notes(arms, home, split),
+        *_too_few(len(chosen) - 1, resamples),
+        *seeds_said(arms),
+        *uncompared,
+    ]
+    with whole_folder(out, results.AUDIT_FILE) as folder:
+        results.write_jsonl(folder / results.AUDIT_ROWS_FILE, rows + more_rows)
+        results.write_jsonl(folder / results.LEAKS_FILE, leaked)
         results.write_parquet(folder / results.PREDICTIONS_FILE, tables + more_tables)
         manifest = {
             "format": results.RESULTS_FORMAT,

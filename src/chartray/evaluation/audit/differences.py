@@ -88,16 +88,17 @@ def _once_each(seeds: Sequence[Any]) -> bool:
 def difference_rows(a: Side, b: Side, common: dict[str, Any], *, confidence: float, seed: int) -> list[dict[str, Any]]:
     """a minus b, attribute by attribute on one data set, the same patients drawn for both.
 
-    p_holm is Holm's p over the attributes of this pair; the coin, which nobody can read, is not asked. The verdict
-    follows p_holm, and is "no claim" where means over fewer than 3 seeds are compared.
+    p_holm is Holm's p over the attributes of this pair, `corrected_over` so many; the coin, which nobody can read, is
+    not asked. The verdict follows p_holm, and is "no claim" where means over fewer than 3 seeds are compared.
     """
     rows = [
         _row(a, b, name, common, confidence, seed)
         for name in a.readings[0]
         if name != COIN and all(name in readings for readings in (*a.readings, *b.readings))
     ]
+    over = sum(not np.isnan(row["p"]) for row in rows)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]).tolist(), strict=True):
-        row["p_holm"] = adjusted
+        row |= {"p_holm": adjusted, "corrected_over": over}
         row["verdict"] = None if np.isnan(adjusted) else _verdict(row, adjusted < 1 - confidence)
     return rows
 

@@ -3,7 +3,8 @@
 auroc                of the label within the group's films; suppressed under 10 patients with or without the finding
 calibration          mean score - observed rate in the group (calibration in the large): above 0 the probe overstates
 false_negative_rate  share of the group's positive films not called, at the threshold that was chosen on all validation
-                     films for a specificity of 0.9
+                     films for a specificity of 0.9; where it is 0 or 1 the interval is exact (`evaluation.exact`), and
+                     so is that of a gap of groups that are all 0 or all 1: `interval` is bootstrap or exact
 gap                  of one of these, the largest group minus the smallest. A gap is a maximum and so never negative,
                      however fair the probe; `expected` is therefore its mean where patients swap their groups at
                      random, `expected_high` the 95th percentile of that and `p` the share of such gaps as large.
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from chartray.evaluation.audit.attributes import Attribute, level_codes
 from chartray.evaluation.audit.readability import Place, every_draw
+from chartray.evaluation.exact import BOOTSTRAP, EXACT, one_sided, reach
 from chartray.evaluation.rows import MACRO, NO_THRESHOLD
 from chartray.measure import metrics
 from chartray.measure.draws import Sampled, patient_codes
@@ -77,7 +79,7 @@ def group_rows(
     base = {"part": "group", "dataset": diagnosis.place.dataset, "attribute": attribute.name} | common
     base |= {"holds_fixed": HOLDS_FIXED, "specificity": SPECIFICITY}
     sizes = np.array([len(np.unique(patients[codes == group])) for group in range(len(names))])
-    shown, known = _shown(diagnosis, codes, len(names))  # metric -> (C, G); patients with a known truth (C, G)
+    shown, known, having = _shown(diagnosis, codes, len(names))  # metric -> (C, G); patients known, with it (C, G)
     every = every_draw(patients, resamples, seed)
     swapped = _swapped(codes, patients, seed)
     rows: list[dict[str, Any]] = []
@@ -89,7 +91,7 @@ def group_rows(
             mask = shown[metric][index]
             value, drawn = np.where(mask, value, np.nan), np.where(mask, drawn, np.nan)
             gathered[metric].append((value, drawn, np.where(mask, at_random, np.nan)))
-            rows += _rows(base, label, metric, names, gathered[metric][-1], confidence)
+            rows += _rows(base, label, metric, names, gathered[metric][-1], confidence, having[[index]])
             for row in rows[-len(names) - 1 : -1]:
                 group = names.index(row["group"])
                 row |= _counts(diagnosis.truth[:, index], codes == group, patients)
@@ -103,7 +105,7 @@ def group_rows(
         whole = ~np.isnan(stacked[0][:, some]).any(axis=1) if some.any() else np.zeros(len(stacked[0]), dtype=bool)
         if whole.any():
             means = tuple(each[whole].mean(axis=0) for each in stacked)
-            rows += _rows(base, MACRO, metric, names, (means[0], means[1], means[2]), confidence)
+            rows += _rows(base, MACRO, metric, names, (means[0], means[1], means[2]), confidence, having[whole])
             counted = [label for label, here in zip(diagnosis.labels, whole, strict=True) if here]
             for row in rows[-len(names) - 1 :]:
                 row["labels"] = counted
@@ -116,8 +118,10 @@ def group_rows(
     return rows
 
 
-def _shown(diagnosis: Diagnosis, codes: Integers, groups: int) -> tuple[dict[str, NDArray[np.bool_]], Integers]:
-    """Which cells (C, G) of each metric may be shown, and how many patients of each have a known truth (C, G)."""
+def _shown(
+    diagnosis: Diagnosis, codes: Integers, groups: int
+) -> tuple[dict[str, NDArray[np.bool_]], Integers, Integers]:
+    """Which cells (C, G) of each metric may be shown; how many patients of each have a known truth, and the finding."""
     truth, patients, least = diagnosis.truth, diagnosis.place.films.patients, metrics.MINIMUM_PATIENTS
     positive, negative, known = (np.zeros((truth.shape[1], groups), dtype=np.int64) for _ in range(3))
     for group in range(groups):
@@ -130,7 +134,7 @@ def _shown(diagnosis: Diagnosis, codes: Integers, groups: int) -> tuple[dict[str
         CALIBRATION: known >= least,
         MISSES: called & (positive >= least),
     }
-    return shown, known
+    return shown, known, positive
 
 
 def _reason(metric: str, patients: int, threshold: float) -> str:
@@ -235,8 +239,9 @@ def _rows(
     names: Sequence[str],
     found: tuple[Floats, Floats, Floats],
     confidence: float,
+    positive: Integers,
 ) -> list[dict[str, Any]]:
-    """One row a group, then the gap's."""
+    """One row a group, then the gap's; `positive` (L, G) are patients with the finding, of each label of a mean."""
     value, drawn, at_random = found
     tail = ((1 - confidence) / 2, (1 + confidence) / 2)
     rows = []
@@ -248,6 +253,10 @@ def _rows(
             | {"label": label, "group": name, "metric": metric, "value": float(value[group]) if able else np.nan}
             | {"ci_low": float(low), "ci_high": float(high), "n": 0, "n_patients": 0, "reason": None}
         )
+        if metric == MISSES and able:
+            ends = one_sided(float(value[group]), positive[:, group].tolist(), confidence)
+            rows[-1] |= {"interval": BOOTSTRAP if ends is None else EXACT}
+            rows[-1] |= {} if ends is None else {"ci_low": ends[0], "ci_high": ends[1]}
     usable = np.flatnonzero(~np.isnan(value))
     gap = base | {"label": label, "group": None, "metric": "gap", "of": metric, "reason": ONE_GROUP}
     gap |= dict.fromkeys(("value", "ci_low", "ci_high", "expected", "expected_high", "p"), np.nan)
@@ -263,6 +272,12 @@ def _rows(
             gap["p"] = float(((chance >= size).sum() + 1) / (len(chance) + 1))
             if gap["p"] >= 1 - confidence:
                 gap["ci_low"] = 0.0  # of several groups the mirrored end leaves 0 out too often
+        if metric == MISSES:
+            alike = size == 0 and value[usable[0]] in (0.0, 1.0)
+            gap["interval"] = EXACT if alike else BOOTSTRAP
+            if alike:  # no group is further from their common value than its own interval, all of these together
+                together = 1 - (1 - confidence) / len(usable)
+                gap["ci_high"] = max(reach(positive[:, group].tolist(), together) for group in usable)
     return [*rows, gap]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chartray.evaluation.audit.attributes import COIN
+from chartray.evaluation.audit.differences import NO_DIFFERENCE
 from chartray.evaluation.rows import MACRO
 
 _METRICS = {"auroc": "AUROC", "r2": "R2"}
@@ -20,16 +21,20 @@ _KINDS = {"exact film": "films, pixel by pixel,", "near film": "films, nearly al
 def spoken(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The rows of `audit` in words, on the first data set: readings and differences, gaps, removal, leaks, then notes.
 
-    A difference or a gap that was not shown is said to be none shown.
+    A difference or a gap that was not shown is said to be none shown. Leaks that were found come first, and again last:
+    no number between them can be trusted before they are mended.
     """
     audited = [row for row in rows if row["part"] not in ("leak", "note")]
     dataset = audited[0]["dataset"] if audited else None
     home = [row for row in audited if row["dataset"] == dataset]
+    leaked = [row for row in rows if row["part"] == "leak"]
+    found = _found([row for row in leaked if row["count"]])
     lines = [line for name in _attributes(home) for line in _reading(home, name)]
     lines += [line for name in _attributes(home) if (line := _gaps(home, name))]
     lines += [_removed(row) for row in home if row["part"] == "removed" and row["label"] == MACRO]
-    lines += _leaks([row for row in rows if row["part"] == "leak"])
-    return lines + [f"note: {row['note']}" for row in rows if row["part"] == "note"]
+    lines += [] if found else _none_found(leaked)
+    lines += [f"note: {row['note']}" for row in rows if row["part"] == "note"]
+    return [*found, *lines, *(found if lines else [])]
 
 
 def _attributes(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -46,16 +51,16 @@ def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
     if own["reason"]:
         return [f"{name}: cannot be told from the embedding of {own['run']} ({own['reason']})"]
     chance = 0.5 if own["metric"] == "auroc" else 0.0
-    how = "is read" if own["ci_low"] > chance or name == COIN else "is not shown to be read"
-    line = f"{name} {how} from the embedding of {own['run']} with {metric} {_interval(own, 'value')}"
+    reached = f"from the embedding of {own['run']} with {metric} {_interval(own, 'value')}"
     if name == COIN:
         # Resamples too few for the tails of 99.9 % give its width by the normal's.
         half = (own["ci_high"] - own["ci_low"]) / 2 * _STRICTER
         if abs(own["value"] - 0.5) <= half:
-            return [line + ": a toss cannot be read, as it should be"]
-        return [
-            line + f": a toss was read (0.5 is outside {own['value']:.3f} +- {half:.3f}, 99.9 %), so trust no other"
-        ]
+            return [f"{name} is not read {reached}: a toss cannot be read, as it should be"]
+        outside = f"0.5 is outside {own['value']:.3f} +- {half:.3f}, 99.9 %"
+        return [f"{name} is read {reached}: a toss was read ({outside}), so trust no other"]
+    how = "is read" if own["ci_low"] > chance else "is not shown to be read"
+    line = f"{name} {how} {reached}"
     parts: list[str] = []
     differences = [row for row in rows if row["part"] == "difference" and row["attribute"] == name]
     for row in differences:
@@ -76,7 +81,11 @@ def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
 
 def _verdict(row: dict[str, Any]) -> str:
     higher = {"a higher": row["a"], "b higher": row["b"]}.get(row["verdict"])
-    return f"higher in {higher}" if higher else str(row["verdict"])
+    if higher:
+        return f"higher in {higher}"
+    # Beside an interval that leaves 0 out this would read as a slip.
+    apart = row["verdict"] == NO_DIFFERENCE and (row["ci_low"] > 0 or row["ci_high"] < 0)
+    return f"{NO_DIFFERENCE} after correction over {row['corrected_over']} attributes" if apart else str(row["verdict"])
 
 
 def _gaps(rows: Sequence[dict[str, Any]], name: str) -> str | None:
@@ -111,17 +120,18 @@ def _known(value: float | None) -> bool:
     return value is not None and value == value
 
 
-def _leaks(rows: Sequence[dict[str, Any]]) -> list[str]:
-    found = [row for row in rows if row["count"]]
-    if not found:
-        patients, films = (
-            len({tuple(row["between"]) for row in rows if row["kind"] in kinds}) for kinds in (("patient",), _KINDS)
-        )
-        if not patients + films:
-            return ["no leak looked for: no two places could be compared"] if rows else []
-        said = [f"no patient shared in {_pairs(patients)}"] if patients else ["no patients compared"]
-        said.append(f"no film shared in {_pairs(films)}" if films else "no films compared")
-        return [f"no leak found: {', '.join(said)}"]
+def _none_found(rows: Sequence[dict[str, Any]]) -> list[str]:
+    patients, films = (
+        len({tuple(row["between"]) for row in rows if row["kind"] in kinds}) for kinds in (("patient",), _KINDS)
+    )
+    if not patients + films:
+        return ["no leak looked for: no two places could be compared"] if rows else []
+    said = [f"no patient shared in {_pairs(patients)}"] if patients else ["no patients compared"]
+    said.append(f"no film shared in {_pairs(films)}" if films else "no films compared")
+    return [f"no leak found: {', '.join(said)}"]
+
+
+def _found(found: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for row in found:
         first, second = row["between"]

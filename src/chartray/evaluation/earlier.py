@@ -1,0 +1,108 @@
+"""What stands at --out already: a result is replaced by one of its kind, encoder and store, and by no other."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chartray.errors import InputError
+from chartray.evaluation import results
+
+# By its manifest a kind of result is known; with it lie these files and folders, and nothing else.
+_KINDS = {results.MANIFEST_FILE: "an evaluation", results.COMPARE_FILE: "a comparison", results.AUDIT_FILE: "an audit"}
+_HOLDS = {
+    results.MANIFEST_FILE: {
+        results.RESULTS_FILE,
+        results.STUDIES_FILE,
+        results.DRAWS_FILE,
+        results.CALIBRATION_FILE,
+        results.THRESHOLDS_FILE,
+        results.COMPARISONS_FILE,
+        results.PREDICTIONS_FILE,
+        results.EMBEDDINGS_FILE,
+        results.PROBE_FILE,
+        results.PROBE_DESCRIPTION_FILE,
+        results.TUNED_FOLDER,
+        results.LOOKS_FOLDER,
+    },
+    results.COMPARE_FILE: {results.COMPARISONS_FILE},
+    results.AUDIT_FILE: {results.AUDIT_ROWS_FILE, results.LEAKS_FILE, results.PREDICTIONS_FILE},
+}
+
+
+def check_replaceable(out: Path, manifest: str) -> None:
+    """Raises InputError if `out` exists and is neither empty nor an earlier result of the kind that `manifest` is the
+    file of, with nothing else in it; or if it can be no folder where it is.
+    """
+    if not out.exists():
+        above = next(folder for folder in out.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise InputError(f"expected a folder to write --out {out} in, found the file {above}; choose another")
+        return
+    there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else {out.name}
+    if out.is_dir() and (not any(out.iterdir()) or (manifest in there and there <= _HOLDS[manifest] | {manifest})):
+        return
+    kinds = [words for name, words in _KINDS.items() if name in there and name != manifest]
+    others = sorted(there - _HOLDS[manifest] - set(_KINDS)) if manifest in there else []
+    found = " and ".join(kinds) or (f"{others[0]} beside one" if others else "other things")
+    raise InputError(
+        f"expected a new folder or {_KINDS[manifest]} to be replaced as --out, found {found} in {out}; choose another"
+    )
+
+
+def check_same(out: Path, manifest: str, *, run: str, made: Mapping[str, Any], store: str) -> None:
+    """Raises InputError if `out` holds a result of that kind of another encoder, or one fitted on another store.
+
+    Args:
+        out: the folder to be written.
+        manifest: evaluation.json or audit.json.
+        run: what the encoder is called.
+        made: its provenance; `results.IDENTITY` of it tells it from others.
+        store: hash of the store that is fitted on.
+    """
+    if not (out / manifest).is_file():
+        return
+    before = results.read_manifest(out / manifest)
+    encoder = (before.get("encoders") or [None])[0] or before.get("encoder") or {}
+    earlier = {"run": before.get("run", encoder.get("run"))}
+    earlier |= {key: (encoder.get("provenance") or {}).get(key) for key in results.IDENTITY if key != "run"}
+    now = {"run": run} | {key: made.get(key) for key in results.IDENTITY if key != "run"}
+    differing = [f"{key} {earlier[key]} instead of {now[key]}" for key in now if earlier[key] != now[key]]
+    fitted = ((before.get("stores") or [{}])[0]).get("hash")
+    if not differing and fitted != store:
+        differing = [f"the store's hash {str(fitted)[:12]} instead of {store[:12]}"]
+    if differing:
+        raise InputError(
+            f"expected {_KINDS[manifest]} of the same encoder and store as --out, found another in {out} "
+            f"({differing[0]}); choose another --out, or remove it first"
+        )
+
+
+@contextmanager
+def whole_folder(out: Path, manifest: str) -> Iterator[Path]:
+    """A folder to write in, which becomes `out` if nothing goes wrong, in place of an earlier result of its kind.
+
+    Raises InputError as `check_replaceable`.
+    """
+    check_replaceable(out, manifest)
+    with results.replaced_folder(out) as partial:
+        yield partial
+
+
+@contextmanager
+def set_aside(folders: Sequence[Path]) -> Iterator[None]:
+    """While their results are made anew, earlier ones lie aside; put back where none were made, killed or not."""
+    aside = {folder: folder.with_name(f".{folder.name}.earlier") for folder in folders}
+    for folder, earlier in aside.items():
+        if folder.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+            folder.rename(earlier)
+    try:
+        yield
+    finally:
+        for folder, earlier in aside.items():
+            if folder.exists():
+                shutil.rmtree(earlier, ignore_errors=True)
+            elif earlier.exists():
+                earlier.rename(folder)

@@ -1,0 +1,43 @@
+"""An export that stands at --out already: what another one would take from it is not taken unasked."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chartray.errors import InputError
+from chartray.evaluation.results import IDENTITY
+from chartray.networks.encoder import DESCRIPTION_FILE
+
+_CARD_FILE = "README.md"
+# The card's headings of this level stand over numbers and over nothing else.
+_NUMBERS = "\n### "
+
+
+def refuse_to_lose(out: Path, made: Mapping[str, Any], results: Sequence[Path]) -> None:
+    """Raises InputError if `out` is an export of another encoder than `made` describes, or its card has numbers and
+    there are no `results` to write them from again.
+    """
+    before = _provenance(out / DESCRIPTION_FILE)
+    differing = [key for key in IDENTITY if before is not None and before.get(key) != made.get(key)]
+    if before is not None and differing:
+        key = differing[0]
+        raise InputError(
+            f"expected an export of the same encoder as --out, found one with {key} {before.get(key)} instead of "
+            f"{made.get(key)} in {out}; choose another --out, or remove it first"
+        )
+    card = out / _CARD_FILE
+    if not results and card.is_file() and _NUMBERS in card.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(
+            f"expected the results whose numbers stand on the card {card}, found no --results; name them with "
+            "--results, or choose another --out"
+        )
+
+
+def _provenance(description: Path) -> dict[str, Any] | None:
+    """What an earlier export says of its encoder; None where it is not to be read."""
+    try:
+        found = json.loads(description.read_text())["provenance"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
