@@ -1,12 +1,14 @@
-"""Processes that srun starts, without SLURM: each is given the variables that srun would give it."""
+"""Processes that srun starts, without SLURM: each is given the variables that srun would give it. And their devices."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from chartray import config as knobs
 from chartray.errors import InputError
 from chartray.training import runtime
 
@@ -60,3 +62,24 @@ def test_each_process_has_a_gpu_of_all_or_its_own_alone() -> None:
     assert runtime._devices(4, gpus=1) == [cuda[0]] * 4  # --gpus-per-task=1
     with pytest.raises(InputError, match="a GPU for each of 4 processes on this machine, found 2"):
         runtime._devices(4, gpus=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is found here, so there is nothing to warn of")
+def test_a_driver_whose_gpu_torch_cannot_use_is_not_passed_over_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No driver is here: where it would say its version a file is put."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(runtime, "_DRIVER", tmp_path / "version")
+    train = knobs.load("tiny-cpu").train
+    runtime.launch(train)
+    assert "warning" not in capsys.readouterr().out
+    (tmp_path / "version").write_text("NVRM version: 470")
+    runtime.launch(train)
+    said = capsys.readouterr().out
+    assert "training on CPU" in said
+    assert "warning: this machine has an NVIDIA driver, but torch finds no GPU" in said
+    runtime.launch(train.model_copy(update={"device": "cpu"}))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    runtime.launch(train)
+    assert "warning" not in capsys.readouterr().out

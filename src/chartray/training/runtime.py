@@ -19,6 +19,9 @@ from chartray.errors import InputError
 from chartray.memory import keep_freed_memory
 
 
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
 class _AllSum(torch.autograd.Function):
     """Sum over processes; the gradient of a sum is the sum of the gradients."""
 
@@ -107,7 +110,7 @@ def _where(device: torch.device, world: int, bf16: bool) -> str:
 def _driver_without_gpu() -> bool:
     """Whether there is an NVIDIA driver on a machine where nobody has hidden the GPUs."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and Path("/proc/driver/nvidia/version").exists()
+    return not hidden and _DRIVER.exists()
 
 
 def _devices(processes: int, gpus: int) -> list[torch.device]:
