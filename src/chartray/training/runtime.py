@@ -1,5 +1,6 @@
 """Device, precision and processes, through Lightning Fabric: one process, torchrun or SLURM."""
 
+import atexit
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,6 @@ from torch import Tensor
 from chartray.config import TrainConfig, ViewsConfig
 from chartray.errors import InputError
 from chartray.memory import keep_freed_memory
-
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -89,6 +89,9 @@ def launch(config: TrainConfig) -> Fabric:
         plugins=[TorchElasticEnvironment() if world > 1 else LightningEnvironment()],
     )
     fabric.launch()
+    if world > 1:
+        # Fabric does so for NCCL alone; a process that ends beside gloo's threads may be aborted when all is done.
+        atexit.register(_leave)
     if fabric.is_global_zero:
         print(_where(fabric.device, world, uses_bf16(config)), flush=True)
         if not cuda and config.device == "auto" and _driver_without_gpu():
@@ -111,6 +114,11 @@ def _driver_without_gpu() -> bool:
     """Whether there is an NVIDIA driver on a machine where nobody has hidden the GPUs."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return not hidden and _DRIVER.exists()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _devices(processes: int, gpus: int) -> list[torch.device]:
