@@ -407,6 +407,7 @@ def test_compiled_blocks_give_the_losses_of_blocks_as_written(
     small_store: Path, tmp_path: Path, objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three steps in float32: the same losses but for rounding, all blocks compiled, and the run says that it is."""
+    # Watched, not replaced: the networks are needed, to see which of their blocks it has compiled.
     compiled: list[Any] = []
     whole = compilation.compile_blocks
     monkeypatch.setattr(compilation, "compile_blocks", lambda networks: (whole(networks), compiled.append(networks)))

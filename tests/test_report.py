@@ -387,10 +387,10 @@ def test_commands_name_no_place_on_a_machine(folders: dict[str, list[Path]], tmp
     ("given", "told"),
     [
         ("evaluate runs/chart k.store --out results/chart", "evaluate runs/chart k.store --out results/chart"),
-        ("evaluate /home/me/chart /data/k.store --out /data/chart", "evaluate chart k.store --out data/chart"),
+        ("evaluate /Users/me/chart /data/k.store --out /data/chart", "evaluate chart k.store --out data/chart"),
         ("evaluate /tmp/a/runs/x /tmp/a/k.store --out /tmp/a/results/x", "evaluate runs/x k.store --out results/x"),
         ("evaluate ../mine/x s --out=../mine/out", "evaluate x s --out=out"),
-        ("evaluate /home/me/x /home/you/s --out /home/me/work/x", "evaluate x s --out work/x"),
+        ("evaluate /Users/me/x /Users/you/s --out /Users/me/work/x", "evaluate x s --out work/x"),
     ],
 )
 def test_run_and_results_of_one_name_are_told_apart_in_a_command(given: str, told: str) -> None:

@@ -229,7 +229,7 @@ def command_words(value: Any) -> str:
 
     >>> command_words(["/opt/venv/bin/chartray", "evaluate", "/data/runs/none", "k.store", "--out=/tmp/results/none"])
     'chartray evaluate runs/none k.store --out=results/none'
-    >>> command_words("chartray evaluate runs/chart /home/someone/k.store --out results/chart")
+    >>> command_words("chartray evaluate runs/chart /Users/someone/k.store --out results/chart")
     'chartray evaluate runs/chart k.store --out results/chart'
     """
     words = list(map(str, value if isinstance(value, list) else str(value or "").split()))

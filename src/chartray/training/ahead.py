@@ -28,13 +28,11 @@ class Ahead(Iterator[Prepared]):
     a queue of their own, so that films are copied and cut beside the gradient, and while the host waits for it.
     """
 
-    def __init__(
-        self, batches: Iterator[Batch], prepare: Callable[[Batch], Prepared], device: torch.device | None = None
-    ) -> None:
+    def __init__(self, batches: Iterator[Batch], prepare: Callable[[Batch], Prepared], device: torch.device) -> None:
         self._batches, self._prepare = batches, prepare
         self._next: Prepared | None = None
-        on_gpu = device is not None and device.type == "cuda"
-        self._aside: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+        stream: Any = torch.cuda.Stream  # which torch has given no types
+        self._aside = stream(device) if device.type == "cuda" else None
         # Seconds that the host has waited for films.
         self.waited = 0.0
 

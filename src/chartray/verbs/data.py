@@ -1,5 +1,6 @@
 """Verbs of the data: a simulated hospital, cohorts, charts as csv, stores, and what is wrong with any of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -48,10 +49,8 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Out, rules: Rules = "st
         rules: strict links by full timestamps; published by calendar dates, as the published code did.
     """
     from chartray.records.mimic import mimic_cohort
-    from chartray.records.replaceable import check_cohort_out
 
-    check_cohort_out(out)
-    _write_cohort(mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
+    _write_cohort(lambda: mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
 
 
 def cohort_chexpert(root: Path, *, out: Out) -> None:
@@ -62,10 +61,8 @@ def cohort_chexpert(root: Path, *, out: Out) -> None:
         out: The cohort's Parquet file.
     """
     from chartray.records.chexpert import chexpert_cohort
-    from chartray.records.replaceable import check_cohort_out
 
-    check_cohort_out(out)
-    _write_cohort(chexpert_cohort(root), out)
+    _write_cohort(lambda: chexpert_cohort(root), out)
 
 
 def cohort_nih(root: Path, *, out: Out) -> None:
@@ -76,10 +73,8 @@ def cohort_nih(root: Path, *, out: Out) -> None:
         out: The cohort's Parquet file.
     """
     from chartray.records.nih import nih_cohort
-    from chartray.records.replaceable import check_cohort_out
 
-    check_cohort_out(out)
-    _write_cohort(nih_cohort(root), out)
+    _write_cohort(lambda: nih_cohort(root), out)
 
 
 def cohort_table(file: str, *, mapping: Path, images: Path, out: Out) -> None:
@@ -91,11 +86,10 @@ def cohort_table(file: str, *, mapping: Path, images: Path, out: Out) -> None:
         images: The folder that the paths are relative to.
         out: The cohort's Parquet file.
     """
-    from chartray.records.replaceable import check_cohort_out
     from chartray.records.table import table_cohort
 
-    check_cohort_out(out, (mapping,) if "://" in file else (Path(file), mapping))
-    _write_cohort(table_cohort(file, mapping, images), out)
+    inputs = (mapping,) if "://" in file else (Path(file), mapping)
+    _write_cohort(lambda: table_cohort(file, mapping, images), out, inputs)
 
 
 def features(cohort_file: Path, *, out: Out) -> None:
@@ -159,9 +153,12 @@ def check(path: Path) -> None:
         raise InputError(f"found {wrong} error{'' if wrong == 1 else 's'} in {path}; mend what is listed above")
 
 
-def _write_cohort(made: "Cohort", out: Path) -> None:
-    """Writes a cohort and its flow, and prints the flow."""
+def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:
+    """Makes a cohort, where it may be written, and writes it with its flow, and prints the flow."""
     from chartray.records.cohort import describe, write_cohort
+    from chartray.records.replaceable import check_cohort_out
 
+    check_cohort_out(out, inputs)
+    made = make()
     write_cohort(made, out)
     print(describe(made))
