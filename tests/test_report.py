@@ -275,9 +275,13 @@ def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
 ) -> None:
     step = {"step": "rows of train.csv", "rows_in": 70, "rows_out": 61, "why": "no file name"}
     flow = {"source": "chexpert", "steps": [step], "links": {}, "missing": {}, "absent_labels": ["Lung Lesion"]}
+    flow["cautions"] = [
+        {"of": "Edema", "what": "9 films count as negative", "films": 9, "remedy": "say what they mean"}
+    ]
     store = next(folder for folder in folders["stores"] if "chexpert" in folder.name)
     (store / "cohort.flow.json").write_text(json.dumps(flow))
     found = data_section("chexpert", (store, Store.open(store)), [])
+    assert found.cautions == ["Edema: 9 films count as negative"]
     assert [(one.rows_in, one.rows_out, one.why) for one in found.steps] == [(70, 61, "no file name")]
     assert found.absent_labels == ["Lung Lesion"]
     assert (

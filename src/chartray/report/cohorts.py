@@ -72,6 +72,7 @@ class DataSection(NamedTuple):
     release: str
     rules: str
     steps: list[FlowStep]
+    cautions: list[str]
     links: list[tuple[str, int]]
     splits: list[SplitSize]
     missing: list[MissingCells]
@@ -140,6 +141,7 @@ def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Run
         release=str(flow.get("release") or metadata.release or ""),
         rules=str(flow.get("rules") or (metadata.rules if cohort is not None else "")),
         steps=_steps(flow),
+        cautions=[f"{each['of']}: {each['what']}" for each in flow.get("cautions") or []],
         links=[(str(key), int(count)) for key, count in (flow.get("links") or {}).items()],
         splits=_splits(cohort) if cohort is not None else [],
         missing=_missing(cohort, metadata, flow.get("missing") or {}) if cohort is not None else [],
