@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from imagecodecs import jpeg8_encode
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import apply_windowing
@@ -19,6 +20,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -236,17 +239,41 @@ def test_compressed_dicom_is_the_original(syntax: str, bits: int, film: np.ndarr
     assert np.array_equal(np.rint(image.astype(np.float64) * ((1 << bits) - 1)).astype(kind), stored)
 
 
-def test_dicom_of_jpeg_baseline_is_read_and_jpeg_lossless_is_refused_by_name(film: np.ndarray, tmp_path: Path) -> None:
+def test_dicom_of_jpeg_baseline_is_read(film: np.ndarray, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(film).save(buffer, format="JPEG", quality=95)
-    data = dicom(film)
-    data.PixelData = pydicom.encaps.encapsulate([buffer.getvalue()])
-    data["PixelData"].is_undefined_length = True
-    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    data = encapsulated(dicom(film), buffer.getvalue(), JPEGBaseline8Bit)
     assert np.abs(read_dicom(data, tmp_path) * 255 - film).mean() < 2
-    data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    with pytest.raises(UnreadableFilm, match=r"JPEG Lossless.*1\.2\.840\.10008\.1\.2\.4\.70"):
-        read_dicom(data, tmp_path)
+
+
+def encapsulated(data: pydicom.Dataset, codestream: bytes, syntax: str) -> pydicom.Dataset:
+    data.PixelData = pydicom.encaps.encapsulate([codestream])
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = syntax
+    return data
+
+
+@pytest.mark.parametrize(("syntax", "predictor"), [(JPEGLosslessSV1, 1), (JPEGLossless, 6)])
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_jpeg_lossless_is_the_original(
+    syntax: str, predictor: int, bits: int, film: np.ndarray, tmp_path: Path
+) -> None:
+    kind = np.uint8 if bits == 8 else np.uint16
+    stored = np.rint(film / 255 * ((1 << bits) - 1)).astype(kind)
+    codestream = jpeg8_encode(stored, lossless=True, predictor=predictor, bitspersample=bits)
+    image = read_dicom(encapsulated(dicom(stored, bits=bits), codestream, syntax), tmp_path)
+    assert np.array_equal(np.rint(image.astype(np.float64) * ((1 << bits) - 1)).astype(kind), stored)
+
+
+def test_jpeg_extended_of_12_bits_is_close_and_never_half_read(film: np.ndarray, tmp_path: Path) -> None:
+    stored = film.astype(np.uint16) * 16
+    codestream = jpeg8_encode(stored, bitspersample=12, level=98)
+    image = read_dicom(encapsulated(dicom(stored, bits=12), codestream, JPEGExtended12Bit), tmp_path)
+    assert np.abs(image * 4095 - stored).mean() < 16
+    with pytest.raises(UnreadableFilm, match="JPEG data end before"):
+        read_dicom(encapsulated(dicom(stored, bits=12), codestream[:-2000], JPEGExtended12Bit), tmp_path)
+    with pytest.raises(UnreadableFilm, match="another size"):
+        read_dicom(encapsulated(dicom(stored[:, :-1], bits=12), codestream, JPEGExtended12Bit), tmp_path)
 
 
 @settings(max_examples=40, deadline=None)

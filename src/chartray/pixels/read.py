@@ -21,12 +21,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pydicom
+from imagecodecs import jpeg8_decode
 from PIL import Image, ImageOps
+from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
+from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
 
 Float = npt.NDArray[np.float32]
 
 _JPEG, _PNG, _DICM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"DICM"
+_BEYOND_PYDICOM = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
+_END_OF_IMAGE, _END_WITHIN = b"\xff\xd9", 16
 _EXIF_ORIENTATION = 0x0112
 _NARROWEST_SPAN = 0.25
 _ROWS_AT_ONCE = 64
@@ -169,9 +174,10 @@ def _dicom(data: pydicom.Dataset) -> Film:
     if frames != 1:
         raise UnreadableFilm(f"the DICOM file holds {frames} frames, a film has one")
     syntax = data.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
+    known = syntax in _BEYOND_PYDICOM or not syntax.is_compressed or not syntax.is_encapsulated
+    if not known and not get_decoder(syntax).is_available:
         raise UnreadableFilm(f"no installed decoder reads DICOM compressed as {syntax.name} ({syntax})")
-    stored = pixel_array(data, view_only=True)
+    stored = _jpeg_of_more_bits(data) if syntax in _BEYOND_PYDICOM else pixel_array(data, view_only=True)
     if stored.ndim == 3:
         return _colour_film(stored)
     if data.PhotometricInterpretation == "PALETTE COLOR":
@@ -184,6 +190,17 @@ def _dicom(data: pydicom.Dataset) -> Film:
         image = _shown(stored, padding, data)
         image[padding] = 0.0
     return Film(image, *image.shape)
+
+
+def _jpeg_of_more_bits(data: pydicom.Dataset) -> npt.NDArray[np.integer]:
+    """JPEG Lossless and JPEG Extended, which none of pydicom's free decoders reads; libjpeg-turbo does."""
+    frame = next(generate_frames(data.PixelData, number_of_frames=1))
+    if _END_OF_IMAGE not in frame[-_END_WITHIN:]:  # libjpeg fills what is missing with grey
+        raise UnreadableFilm("the picture cannot be decoded: its JPEG data end before the image does")
+    pixels: npt.NDArray[np.integer] = jpeg8_decode(frame)
+    if pixels.shape[:2] != (data.Rows, data.Columns):
+        raise UnreadableFilm("the picture cannot be decoded: its JPEG data are of another size than the header says")
+    return pixels
 
 
 def _colour_film(pixels: npt.NDArray[np.integer]) -> Film:
