@@ -80,6 +80,16 @@ def shown(cell: str) -> str:
     return repr(cell) if tellable(cell) else "another value"
 
 
+def masked(cell: str) -> str:
+    """How a cell is written without what it says, in quotes: letters as a or A, digits as 9.
+
+    >>> masked("P0001"), masked("p0001 ")
+    ("'A9999'", "'a9999 '")
+    """
+    signs = ("9" if sign.isdigit() else "A" if sign.isupper() else "a" if sign.isalpha() else sign for sign in cell)
+    return repr("".join(signs)[:_LONGEST])
+
+
 def _lost(cells: Any, values: Any) -> pa.ChunkedArray:
     cells, values = (
         column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column]) for column in (cells, values)

@@ -1,9 +1,9 @@
-"""Text cells -> numbers, identifiers and times, each distinct text read once; null where it is none."""
+"""Text cells -> numbers, truths, identifiers and times, each distinct text read once; null where it is none."""
 
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,40 @@ import pyarrow as pa
 # Three digits and a capital letter, as DICOM has it (PS3.5, AS); `18M` is also how a man of 18 is written.
 _DICOM_AGE = re.compile(r"(\d{3})([DWMY])", re.ASCII)
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+
+_TRUTHS = dict.fromkeys(("1", "true", "yes", "y", "t"), True) | dict.fromkeys(("0", "false", "no", "n", "f"), False)
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = (
+    r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
+    r"oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
+)
+# Year first, or the month by its English name. 03/04/2020 is March or April: no date unless a format says so.
+_DATES = (
+    r"(?P<year>\d{4})(?P<mark>[-./]?)(?P<month>\d{2})(?P=mark)(?P<day>\d{2})",
+    r"(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})",
+    rf"(?P<day>\d{{1,2}})[- ]?{_MONTH}[- ,]*(?P<year>\d{{4}})",
+    rf"{_MONTH} (?P<day>\d{{1,2}}),? (?P<year>\d{{4}})",
+)
+_CLOCK = (
+    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d+))?)?(?: ?(?P<half>[ap])\.?m\.?)?"
+)
+_DIGITS = r"(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})(?:\.(?P<fraction>\d+))?"
+_SHORT_DIGITS = r"(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>)(?P<fraction>)"
+_ZONE = r"(?: ?(?P<zone>z|utc|gmt|[+-]\d{2}:?(?:\d{2})?))?"
+_FLAGS = re.ASCII | re.IGNORECASE
+_DATE_ONLY = tuple(re.compile(rf"{form}(?:\.0)?", _FLAGS) for form in _DATES)
+# 2020-01-31 09:30, 2020-01-31T09:30:12.5+01:00, 31JAN2020:09:30:12, 20200131 093012, 20200131093012.5
+_MOMENTS = tuple(
+    re.compile(rf"{form}{gap}{clock}{_ZONE}", _FLAGS)
+    for form in _DATES
+    for gap, clock in ((r"(?:T|:|,? +)", _CLOCK), (r"(?:T| |)", _DIGITS), (r"T?", _SHORT_DIGITS))
+)
+_CLOCK_ONLY = re.compile(_CLOCK, _FLAGS)
+# A number that has lost its leading zeros; 0930 has not, and is 09:30 or 00:09:30.
+_CLOCK_NUMBER = re.compile(r"(\d{6}|[1-9]\d{0,4}|0)(?:\.(\d+))?", re.ASCII)
+# Programs write 0001-01-01 and 9999-12-31 where they have no date; there was no X-ray before 1895.
+_YEARS_OF_FILMS = range(1895, 3000)
 
 
 def by_cell(column: Any, value: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
@@ -31,6 +65,16 @@ def number(cell: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and "_" not in cell else None
+
+
+def truth(cell: str) -> bool | None:
+    """A truth in any of its common spellings, or None.
+
+    >>> [truth(cell) for cell in ("1", "0.0", "TRUE", "f", " Yes", "n", "2", "ja")]
+    [True, False, True, False, True, False, None, None]
+    """
+    text = cell.strip().lower()
+    return _TRUTHS.get(re.sub(r"^([01])\.0+$", r"\1", text))
 
 
 def years(cell: str) -> float | None:
@@ -56,9 +100,102 @@ def identifier(cell: str) -> int | None:
 
 
 def moment(cell: str) -> datetime | None:
-    """A date, or a date and a time, as ISO 8601 writes them, or None; one of another time zone in UTC."""
+    """A date, or a date and a time, without a zone (one of a zone in UTC), or None.
+
+    As ISO 8601 and DICOM write them, with the year first, or with the English name of the month.
+
+    >>> for cell in ("2020-01-31T09:30+01:00", "20200131 093012", "31-JAN-2020", "2020/1/31 9:30 pm", "31.01.2020"):
+    ...     print(moment(cell))
+    2020-01-31 08:30:00
+    2020-01-31 09:30:12
+    2020-01-31 00:00:00
+    2020-01-31 21:30:00
+    None
+    """
+    time = written_moment(cell)
+    return time if time is None or time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def written_moment(cell: str) -> datetime | None:
+    """As `moment`, with the zone that is written in the cell, if there is one."""
+    text = cell.strip()
+    for form in _MOMENTS:
+        found = form.fullmatch(text)
+        if found is not None:
+            day, clock = _day(found), _clock(found)
+            if day is None or clock is None:
+                return None
+            try:
+                zone = _zone(found["zone"])
+            except ValueError:  # 24 hours or more
+                return None
+            return datetime(day.year, day.month, day.day, tzinfo=zone) + clock
+    day = _first_day(text)
+    return None if day is None else datetime(day.year, day.month, day.day)
+
+
+def calendar_date(cell: str) -> date | None:
+    """The day of a date, or of a date and a time as it is written, or None.
+
+    >>> [str(calendar_date(cell)) for cell in ("21500302", "2150-03-02", "21500302.0", "2150-03-02 00:00:00", "0302")]
+    ['2150-03-02', '2150-03-02', '2150-03-02', '2150-03-02', 'None']
+    """
+    time = written_moment(cell)
+    return None if time is None else time.date()
+
+
+def time_of_day(cell: str) -> timedelta | None:
+    """The time since midnight, or None: a clock, or HHMMSS as digits that may have lost their leading zeros.
+
+    >>> [str(time_of_day(cell)) for cell in ("09:30:12", "093012", "93012.015", "9:30", "930", "0930", "246000")]
+    ['9:30:12', '9:30:12', '9:30:12.015000', '9:30:00', '0:09:30', 'None', 'None']
+    """
+    text = cell.strip()
+    clock = _CLOCK_ONLY.fullmatch(text)
+    if clock is not None:
+        return _clock(clock)
+    digits = _CLOCK_NUMBER.fullmatch(text)
+    if digits is None:
+        return None
+    whole = digits[1].zfill(6)
+    return _since_midnight(int(whole[:2]), int(whole[2:4]), int(whole[4:]), digits[2])
+
+
+def _first_day(text: str) -> date | None:
+    found = next((match for form in _DATE_ONLY if (match := form.fullmatch(text))), None)
+    return None if found is None else _day(found)
+
+
+def _day(found: re.Match[str]) -> date | None:
+    parts = found.groupdict()
+    name = parts.get("name")
+    month = int(parts["month"]) if name is None else _MONTHS.index(name[:3].lower()) + 1
+    if int(parts["year"]) not in _YEARS_OF_FILMS:
+        return None
     try:
-        time = datetime.fromisoformat(cell)
+        return date(int(parts["year"]), month, int(parts["day"]))
     except ValueError:
         return None
-    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def _clock(found: re.Match[str]) -> timedelta | None:
+    parts = found.groupdict()
+    hour, half = int(parts["hour"]), parts.get("half")
+    if half is not None:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if half.lower() == "p" else 0)
+    return _since_midnight(hour, int(parts["minute"]), int(parts["second"] or 0), parts["fraction"])
+
+
+def _since_midnight(hour: int, minute: int, second: int, fraction: str | None) -> timedelta | None:
+    if hour > 23 or minute > 59 or second > 60:  # 60: a leap second
+        return None
+    microseconds = round(float(f"0.{fraction or 0}") * 1e6)
+    return timedelta(hours=hour, minutes=minute, seconds=second, microseconds=microseconds)
+
+
+def _zone(text: str | None) -> tzinfo | None:
+    if text is None:
+        return None
+    return UTC if text[0] not in "+-" else datetime.strptime(f"{text.replace(':', ''):0<5}", "%z").tzinfo

@@ -1,0 +1,281 @@
+"""What an id is, whatever the table's format: canonical text, or a whole number; what cannot be trusted is refused."""
+
+import re
+from collections.abc import Mapping
+from typing import Literal, NoReturn, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.errors import InputError
+from chartray.records.missing import masked
+
+# A text of no letter and no digit (`-`, `?`, `.`, `***`) stands for no id, and so do these, in any case.
+_PLACEHOLDERS = pa.array(
+    [
+        "nan",
+        "nat",
+        "na",
+        "n/a",
+        "n.a.",
+        "n.a",
+        "n/k",
+        "nk",
+        "<na>",
+        "#n/a",
+        "#na",
+        "#value!",
+        "#ref!",
+        "#name?",
+        "#div/0!",
+        "#null!",
+        "#num!",
+        "null",
+        "(null)",
+        "none",
+        "nil",
+        "\\n",
+        "(blank)",
+        "blank",
+        "empty",
+        "(empty)",
+        "unknown",
+        "unk",
+        "undefined",
+        "missing",
+        "unspecified",
+        "anonymous",
+        "tbd",
+        "tba",
+        "inf",
+        "-inf",
+        "+inf",
+        "infinity",
+        "-infinity",
+        "-1",
+        "-9",
+        "-99",
+        "-999",
+        "-9999",
+        "unbekannt",
+        "k.a.",
+        "inconnu",
+        "desconocido",
+        "not available",
+        "not applicable",
+        "not known",
+        "no id",
+        "keine angabe",
+        "k. a.",
+    ]
+)
+_NO_SIGN = r"^[^\pL\pN]+$"
+_CONTROL = r"[\x00-\x1f\x7f-\x9f]"
+# Excel, pandas and C write the sign of the exponent, Java the decimal point; hexadecimal ids (024e7871) have neither.
+_SCIENTIFIC = r"^[+-]?[0-9]+([.,][0-9]+[eE][+-]?[0-9]+|[eE][+-][0-9]+)$"
+_WHOLE = r"^([+-]?[0-9]+)[.,]0+$"
+_GROUPED = r"^[+-]?[0-9]{1,3}[.,][0-9]{3}$"  # 1.000 is one, or a thousand
+_FRACTION = r"^[+-]?[0-9]+[.,][0-9]+$"
+_INTEGER = r"^[+-]?[0-9]{1,18}$"
+# Above them two whole numbers can be one float.
+_EXACT_BELOW = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
+_AS_TEXT = "write the column as text where the table was exported"
+_REMEDY = "correct the table"
+
+Rows = npt.NDArray[np.int64]
+
+
+def identifiers(
+    column: pa.Array | pa.ChunkedArray,
+    what: str,
+    where: str,
+    *,
+    one: Mapping[str, str] | Literal["spelling"] | None = None,
+    remedy: str = _REMEDY,
+) -> tuple[pa.Array, dict[str, int]]:
+    """The ids of a column as canonical text, null where blank or a placeholder, and the placeholders by spelling.
+
+    Blanks around an id are no part of it, and a whole number is one however it is written (1000.0 is `1000`). `one`
+    says which canonical ids are one: each with the id that stands for it, or "spelling" for all that differ in
+    nothing else. Errors call the column `what` and the table `where`.
+
+    Raises InputError for fractions, scientific notation, floats too large to be exact, control characters, and ids
+    that differ only in case, leading zeros, blanks or `.0`, with both of them masked, their data rows and `remedy`.
+
+    >>> identifiers(pa.array(["1000.0", " 17 ", "N/A", None]), "patient_id", "films.csv")
+    (<pyarrow.lib.StringArray object at ...>
+    [
+      "1000",
+      "17",
+      null,
+      null
+    ], {'N/A': 1})
+    """
+    texts = _texts(column, what, where)
+    encoded = texts.dictionary_encode()
+    spellings = cast(pa.StringArray, encoded.dictionary)
+    canonical, no_id = _canonical(spellings, encoded.indices, what, where)
+    counts = np.bincount(encoded.indices.drop_null().to_numpy(), minlength=len(spellings))
+    places = np.flatnonzero(no_id)
+    placeholders = {spellings[place].as_py(): int(counts[place]) for place in places}
+    keys = _key(spellings)
+    if one == "spelling":
+        canonical = _smallest_of(canonical, keys)
+    else:
+        if one:
+            canonical = pa.array([one.get(text, text) if text else text for text in canonical.to_pylist()], pa.string())
+        _refuse_variants(spellings, canonical, keys, encoded.indices, what, where, one or {}, remedy)
+    return canonical.take(encoded.indices), placeholders
+
+
+def whole_numbers(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.Array:
+    """(N,) int64: ids that are whole numbers by their source's contract, null where blank or a placeholder.
+
+    `0012`, `12` and `12.0` are one. Raises InputError as `identifiers` does, and for anything that is no whole number.
+
+    >>> whole_numbers(pa.array(["10000100.0", "10000032", "-", None]), "subject_id", "admissions.csv").to_pylist()
+    [10000100, 10000032, None, None]
+    """
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_signed_integer(column.type):
+        return column.cast(pa.int64())
+    encoded = _texts(column, what, where).dictionary_encode()
+    spellings = cast(pa.StringArray, encoded.dictionary)
+    canonical, _ = _canonical(spellings, encoded.indices, what, where)
+    other = pc.invert(pc.match_substring_regex(canonical, _INTEGER)).fill_null(False)
+    _refuse(other, encoded.indices, what, where, "something else", _REMEDY, expected="whole numbers of up to 18 digits")
+    return pc.utf8_ltrim(canonical, "+").cast(pa.int64()).take(encoded.indices)
+
+
+def _texts(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.StringArray:
+    """Trimmed text, null where nothing is left; a whole number of whatever type without a decimal point."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        column = _of_floats(column, what, where)
+    elif pa.types.is_boolean(column.type) or pa.types.is_nested(column.type):
+        raise InputError(
+            f"expected ids as {what} of {where}, found a column of type {column.type}; name another column"
+        )
+    try:
+        texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(
+            f"expected ids as text or numbers as {what} of {where}, found {column.type}; {_AS_TEXT}"
+        ) from None
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _of_floats(column: pa.Array, what: str, where: str) -> pa.Array:
+    """Floats as text, without a decimal point; `nan` and `inf` stay, as placeholders."""
+    limit = _EXACT_BELOW[column.type]
+    values = column.cast(pa.float64())
+    finite = pc.is_finite(values)
+    numbers = pc.if_else(finite, values, pa.scalar(None, pa.float64()))
+    rows = pa.array(np.arange(len(column)))
+    inexact = pc.greater_equal(pc.abs(numbers), float(limit)).fill_null(False)
+    found = f"a float from {limit} up, where two ids can be one number,"
+    _refuse(inexact, rows, what, where, found, _AS_TEXT)
+    _refuse(pc.not_equal(numbers, pc.floor(numbers)).fill_null(False), rows, what, where, "a fraction", _AS_TEXT)
+    return pc.if_else(finite, numbers.cast(pa.int64()).cast(pa.string()), values.cast(pa.string()))
+
+
+def _canonical(
+    spellings: pa.StringArray, indices: pa.Array, what: str, where: str
+) -> tuple[pa.StringArray, npt.NDArray[np.bool_]]:
+    """Each distinct spelling as canonical id, null for placeholders, and which ones these are."""
+
+    def matching(pattern: str) -> pa.BooleanArray:
+        return pc.match_substring_regex(spellings, pattern)
+
+    _refuse(matching(_CONTROL), indices, what, where, "a control character", "remove it from the table")
+    numbers = "scientific notation, in which different ids are one number,"
+    _refuse(matching(_SCIENTIFIC), indices, what, where, numbers, _AS_TEXT)
+    whole = matching(_WHOLE)
+    unclear = pc.or_(matching(_GROUPED), pc.and_not(matching(_FRACTION), whole))
+    _refuse(unclear, indices, what, where, "a number with a fraction or a separator", _AS_TEXT)
+    canonical = pc.replace_substring_regex(spellings, _WHOLE, r"\1")
+    listed = pc.is_in(pc.utf8_lower(canonical), value_set=_PLACEHOLDERS)
+    no_id = pc.or_(listed, matching(_NO_SIGN))
+    return pc.if_else(no_id, pa.scalar(None, pa.string()), canonical), no_id.to_numpy(zero_copy_only=False)
+
+
+def _key(ids: pa.StringArray) -> pa.StringArray:
+    """What ids have in common that differ only in case, blanks, invisible characters, leading zeros or `.0`."""
+    key = pc.utf8_lower(pc.utf8_normalize(ids, form="NFKC"))
+    key = pc.replace_substring_regex(key, r"[\pZ\p{Cf}\s]+", "")
+    key = pc.replace_substring_regex(key, _WHOLE, r"\1")
+    return pc.replace_substring_regex(key, r"^([^0-9]*)0+([0-9])", r"\1\2")
+
+
+def _smallest_of(canonical: pa.StringArray, keys: pa.StringArray) -> pa.StringArray:
+    """For each id the smallest, as text, of those with its key, whatever the order of the rows."""
+    table = pa.table({"key": keys, "id": canonical})
+    smallest = table.group_by("key").aggregate([("id", "min")])
+    found = pc.index_in(keys, value_set=smallest["key"].combine_chunks())
+    named = smallest["id_min"].combine_chunks().take(found)
+    return pc.if_else(pc.is_null(canonical), pa.scalar(None, pa.string()), named)
+
+
+def _refuse_variants(
+    spellings: pa.StringArray,
+    canonical: pa.StringArray,
+    keys: pa.StringArray,
+    indices: pa.Array,
+    what: str,
+    where: str,
+    one: Mapping[str, str],
+    remedy: str,
+) -> None:
+    """Raises InputError for the first two rows whose ids fall together in `keys`, unless both are said to be `one`."""
+    given = pc.is_valid(canonical)
+    # Spellings of one id that the mapping names are one id; 1000 and 1000.0 are two spellings of an id it does not.
+    said = pc.is_in(canonical, value_set=pa.array(set(one.values()), pa.string()))
+    ids = pc.if_else(said, canonical, spellings)
+    pairs = pa.table({"key": keys.filter(given), "id": ids.filter(given)}).group_by(["key", "id"]).aggregate([])
+    if len(pc.unique(pairs["key"])) == pairs.num_rows:
+        return
+    first: dict[str, int] = {}
+    places, rows = np.unique(indices.fill_null(-1).to_numpy(), return_index=True)
+    for place, row in sorted(zip(places.tolist(), rows.tolist(), strict=True), key=lambda pair: pair[1]):
+        if place < 0 or not given[place].as_py():
+            continue
+        before = first.setdefault(keys[place].as_py(), row)
+        earlier = indices[before].as_py()
+        if ids[earlier] != ids[place]:
+            a, b = spellings[earlier].as_py(), spellings[place].as_py()
+            raise InputError(
+                f"expected one spelling of each id as {what} of {where}, found {masked(a)} in data row {before + 1} "
+                f"and {masked(b)} in data row {row + 1} (digits as 9, letters as a), which differ only in "
+                f"{_difference(a, b)}; {remedy}"
+            )
+
+
+def _difference(a: str, b: str) -> str:
+    if a.casefold() == b.casefold():
+        return "upper and lower case"
+    if "".join(a.split()) == "".join(b.split()):
+        return "blanks"
+    if re.sub(r"[.,]0+$", "", a) == re.sub(r"[.,]0+$", "", b):
+        return "a decimal .0"
+    if re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", a) == re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", b):
+        return "leading zeros"
+    return "signs that look alike, or in several of case, blanks, leading zeros and a decimal .0"
+
+
+def _refuse(
+    wrong: pa.BooleanArray, indices: pa.Array, what: str, where: str, found: str, remedy: str, *, expected: str = "ids"
+) -> None:
+    """Raises InputError with the first data row of any wrong spelling."""
+    if not pc.any(wrong).as_py():
+        return
+    places = pa.array(np.flatnonzero(wrong.to_numpy(zero_copy_only=False)))
+    row = int(np.flatnonzero(pc.is_in(indices.cast(pa.int64()), value_set=places).to_numpy(zero_copy_only=False))[0])
+    _raise(what, where, expected, found, row, remedy)
+
+
+def _raise(what: str, where: str, expected: str, found: str, row: int, remedy: str) -> NoReturn:
+    raise InputError(f"expected {expected} as {what} of {where}, found {found} in data row {row + 1}; {remedy}")
