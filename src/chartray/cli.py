@@ -1,16 +1,16 @@
 """The command line: verbs, and sentences for what goes wrong. Everything heavy is imported inside its verb."""
 
-import errno
 import os
 import sys
 
 from cyclopts import App, CycloptsError
 
-from chartray.errors import InputError, Stopped, UnhealthyRun
+from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
+from chartray.outputs.disk import of_the_machine
 from chartray.verbs import data, evidence, product, training
 from chartray.without_pandas import settle_pyarrow
 
-DONE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 2, 3, 141, 143
+DONE, CANNOT_WRITE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 1, 2, 3, 141, 143
 
 # As torch, CUDA and its libraries say it where they raise nothing of its own kind.
 _SIGNS_OF_NO_MEMORY = ("can't allocate memory", "out of memory", "ran out of memory", "_STATUS_ALLOC_FAILED")
@@ -47,7 +47,7 @@ for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.co
 
 
 def main() -> None:
-    """Runs one command; exits 0 only when it is done, 2 for unusable input, 3 for an unhealthy run."""
+    """Runs one command; exits 0 only when it is done, 1 where it cannot write, 2 for unusable input."""
     # A thread that waits spins for some 10 us, then sleeps: whoever sleeps at once loses a seventh on idle cores, and
     # whoever spins for long loses most of a shared one (bench/LOG.md).
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
@@ -66,6 +66,8 @@ def run_command(tokens: list[str]) -> int:
         return _say(" ".join(str(error).split()), UNUSABLE_INPUT)
     except InputError as error:
         return _say(str(error), UNUSABLE_INPUT)
+    except OutputError as error:
+        return _say(str(error), CANNOT_WRITE)
     except UnhealthyRun as error:
         return _say(str(error), UNHEALTHY)
     except Stopped as error:
@@ -80,9 +82,9 @@ def run_command(tokens: list[str]) -> int:
         return NOBODY_READS
     except OSError as error:
         # A disk that is full, a folder that may not be written: the machine's state, no fault of the program.
-        if error.filename is None and error.errno != errno.ENOSPC:
+        if error.filename is None and of_the_machine(error) is None:
             raise
-        return _say(_of_the_disk(error), UNUSABLE_INPUT)
+        return _say(_of_the_disk(error), UNUSABLE_INPUT if of_the_machine(error) is None else CANNOT_WRITE)
     return DONE
 
 
@@ -103,7 +105,8 @@ def _of_memory(error: Exception) -> str:
 
 def _of_the_disk(error: OSError) -> str:
     where = f" {error.filename}" if error.filename is not None else ""
-    return f"expected to read or write{where}, found: {error.strerror}; mend it, or choose another place"
+    said = of_the_machine(error) or error.strerror
+    return f"expected to read or write{where}, found: {said}; mend it, or choose another place"
 
 
 def _say(sentence: str, code: int) -> int:

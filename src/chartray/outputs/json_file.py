@@ -1,0 +1,60 @@
+"""JSON files that carry their own SHA-256, under the key `sha256`: what stands in them is what was written."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chartray.errors import InputError
+from chartray.outputs.replacing import replaced_file
+
+DIGEST = "sha256"
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON object with its SHA-256, whole or not at all, flushed to the disk."""
+    plain = json.loads(json.dumps(dict(content)))  # keys become text, tuples lists: what a reader will find
+    with replaced_file(file) as partial:
+        partial.write_text(json.dumps(plain | {DIGEST: digest(plain)}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path, what: str) -> dict[str, Any]:
+    """The object that `write_json` wrote, without its SHA-256.
+
+    Raises InputError, which names the file and calls it `what`, if it is missing, no JSON object, or differs from what
+    was written.
+    """
+    content = read_object(file, what)
+    carried = content.pop(DIGEST, None)
+    if carried is None:
+        raise InputError(
+            f"expected {what} with its SHA-256 in {file}, found none: it was edited, or written by an earlier version "
+            "of Chartray; make it again"
+        )
+    if carried != digest(content):
+        raise InputError(
+            f"expected {what} in {file} as it was written, found other content (its SHA-256 differs): it was damaged "
+            "or edited; make it again, or take a whole copy of it"
+        )
+    return content
+
+
+def read_object(file: Path, what: str) -> dict[str, Any]:
+    """One JSON object, whoever wrote it; raises InputError, which names the file and calls it `what`, for another."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"expected {what} at {file}, found no such file") from None
+    except OSError as error:
+        raise InputError(f"expected {what} at {file}, found: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"expected {what} (JSON) in {file}, found other content; make it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"expected {what} (a JSON object) in {file}, found {type(content).__name__}; make it again")
+    return content
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of a JSON object, whatever the order of its keys and its line breaks."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,76 @@
+"""One writer at a time: a lock that the system lets go of when the process ends, however it ends."""
+
+import errno
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from chartray.errors import InputError
+
+# What a file system without locks answers: Lustre without `-o flock` ENOSYS, some network shares the others.
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+
+
+@contextmanager
+def locked(file: Path, busy: str) -> Iterator[None]:
+    """Holds the lock `file`, made if need be and removed afterwards.
+
+    Raises InputError with the sentence `busy` where another process holds it. Where the file system has no locks, one
+    line on standard error says so, and the work goes on without.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stream = _opened(file, busy)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()
+        stream.close()
+
+
+def is_locked(file: Path) -> bool:
+    """Whether another process holds the lock `file` at this moment."""
+    try:
+        with file.open("r+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _opened(file: Path, busy: str) -> IO[str]:
+    while True:
+        stream = file.open("a")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise InputError(busy) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                stream.close()
+                raise
+            _say_no_locks(file.parent, error.strerror)
+            return stream
+        # Whoever held it before has removed it when it was done; a lock on a removed file keeps nobody out.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), file.stat()):
+                return stream
+        stream.close()
+
+
+@cache
+def _say_no_locks(folder: Path, reason: str) -> None:
+    print(
+        f"chartray: the file system of {folder} has no locks ({reason}); see to it that no other command writes there "
+        "at the same time",
+        file=sys.stderr,
+        flush=True,
+    )

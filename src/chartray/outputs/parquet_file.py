@@ -1,0 +1,110 @@
+"""Parquet files that carry the SHA-256 of all their bytes in the footer: one flipped bit, and they are refused.
+
+The digest stands in the file's key-value metadata under `chartray.sha256`, 64 hexadecimal digits; it is that of the
+file with 64 zeros in their place. Another program that reads and writes the table leaves it out or makes it part of the
+Arrow schema: then nothing vouches for the rows, and whoever opens the file says so.
+"""
+
+import base64
+import hashlib
+import mmap
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chartray.errors import InputError
+from chartray.outputs.replacing import replaced_file, settle
+
+_KEY, _BLANK = b"chartray.sha256", b"0" * 64
+# Thrift's compact form: a string of 64 bytes is field type 0x18, then its length.
+_MARK = _KEY + b"\x18" + bytes([64])
+
+
+def write_table(table: pa.Table, file: Path, **options: Any) -> None:
+    """Writes `table`, sealed, whole or not at all; `options` are those of `pq.ParquetWriter`."""
+    with replaced_file(file) as partial:
+        write_sealed(table, partial, **options)
+
+
+def write_sealed(table: pa.Table, file: Path, **options: Any) -> None:
+    """Writes `table` with its SHA-256 to `file` itself, for whoever renames or seals the folder afterwards."""
+    carried = table.schema.metadata or {}
+    table = table.replace_schema_metadata({key: value for key, value in carried.items() if key != _KEY} or None)
+    with pq.ParquetWriter(file, table.schema, **({"compression": "zstd"} | options)) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_KEY.decode(): _BLANK.decode()})
+    with file.open("r+b") as stream:
+        content = stream.read()
+        place = content.rindex(_MARK) + len(_MARK)
+        stream.seek(place)
+        stream.write(hashlib.sha256(content).hexdigest().encode())
+
+
+def read_table(file: Path, what: str, columns: list[str] | None = None) -> pa.Table:
+    """The table of a Parquet file, its schema metadata without the digest.
+
+    Raises InputError, which names the file and calls it `what`, if there is none, it is no Parquet, or it is not as it
+    was written. One line on standard error where another program wrote it, so that nothing vouches for it.
+    """
+    verify_parquet(file, what)
+    try:
+        with pq.ParquetFile(file) as parquet:
+            table = parquet.read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"expected {what} (Parquet) in {file}, found something else: {said}") from None
+    carried = table.schema.metadata or {}
+    return table.replace_schema_metadata({key: value for key, value in carried.items() if key != _KEY} or None)
+
+
+def verify_parquet(file: Path, what: str) -> None:
+    """Raises InputError unless the bytes of `file` are those that `write_table` wrote; says it if nothing vouches."""
+    settle(file)
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            vouched = _vouched(content, file)
+            if vouched is False:
+                raise InputError(
+                    f"expected {what} in {file} as it was written, found other content (its SHA-256 differs): it was "
+                    "damaged or edited; make it again, or take a whole copy of it"
+                )
+    except FileNotFoundError:
+        raise InputError(f"expected {what} at {file}, found no such file") from None
+    except ValueError:
+        raise InputError(f"expected {what} (Parquet) in {file}, found an empty file") from None
+    except OSError as error:
+        raise InputError(f"expected {what} at {file}, found: {error.strerror}") from None
+    if vouched is None:
+        print(
+            f"chartray: {file} was written by another program than Chartray: no SHA-256 vouches for its rows",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _vouched(content: mmap.mmap, file: Path) -> bool | None:
+    """Whether the bytes are those that were sealed; None where another program wrote them, with or without the key."""
+    place = content.rfind(_MARK)
+    if place < 0:
+        return None
+    start = place + len(_MARK)
+    if content[start : start + 64] == _digest(content, start).encode():
+        return True
+    try:
+        schema = (pq.read_metadata(file).metadata or {}).get(b"ARROW:schema", b"")
+        copied = _KEY in base64.b64decode(schema)
+    except (OSError, pa.ArrowException, ValueError):
+        return False
+    return None if copied else False
+
+
+def _digest(content: mmap.mmap, place: int) -> str:
+    digest = hashlib.sha256()
+    with memoryview(content) as view:
+        digest.update(view[:place])
+        digest.update(_BLANK)
+        digest.update(view[place + 64 :])
+    return digest.hexdigest()
