@@ -1,32 +1,30 @@
 """NIH ChestX-ray14 -> cohort: ids, sex, age and view from its csv, official lists where they lie beside it."""
 
 import os
+import re
 from pathlib import Path
+from typing import NamedTuple
 
-import ibis
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cohort import (
-    SPLIT_SHARES,
-    Cohort,
-    Step,
-    assemble,
-    excluding,
-    hashed_split,
-    refuse_shared_patients,
-    split_by_patient,
-)
-from chartray.records.database import ROW, connect, fetch, first_row, offered
+from chartray.records.cautions import Caution
+from chartray.records.cohort import Cohort, Step, assemble
+from chartray.records.levels import possible_age, sex_level, view_level
 from chartray.records.missing import count_missing, told
+from chartray.records.nih_lists import split_rows
 from chartray.records.reading import (
     find_csv,
     folder_content,
     need_folder,
     read_cells,
+    refuse_blank,
+    refuse_empty,
     refuse_repeated,
 )
+from chartray.records.values import by_cell
 from chartray.schema import (
     AGE_RANGE,
     EHR_PREFIX,
@@ -41,26 +39,31 @@ from chartray.schema import (
 _VIEW_LEVELS = ("PA", "AP")
 _ENTRIES = ("Data_Entry_2017_v2020", "Data_Entry_2017")
 _NO_FINDING = "No Finding"
+_CHART = {
+    "sex": ("Patient Gender", sex_level, pa.string()),
+    "age": ("Patient Age", possible_age, pa.float64()),
+    "view": ("View Position", lambda cell: view_level(cell, _VIEW_LEVELS), pa.string()),
+}
 
 
 def nih_cohort(root: Path) -> Cohort:
-    """One row a film of `Data_Entry_2017_v2020.csv`, those without finding too; labels are 1 or 0.
+    """One row a film of `Data_Entry_2017_v2020.csv`, those without finding too; labels are 1, 0 or, where the findings
+    cannot be read, null.
 
-    With `test_list.txt` and `train_val_list.txt` the test split is the official one and train / validate are
-    drawn by patient from the other list, else all three are. Films lie in `images_001/images` ... or `images/`
-    and may be absent. Raises InputError for a missing file or column, or a list that names a patient twice.
+    With `test_list.txt` and `train_val_list.txt` (`nih_lists` knows their other names) the test split is the official
+    one and train / validate are drawn by patient from the other list, else all three are, and a caution says so.
+    Films lie in `images_001/images` ... or `images/` and may be absent. Raises InputError for a missing file or
+    column, or lists that share a patient.
     """
     root = need_folder(root, "NIH ChestX-ray14")
-    connection = connect()
     file = next((found for stem in _ENTRIES if (found := find_csv(root, stem))), None)
     if file is None:
         raise InputError(f"expected {_ENTRIES[0]}.csv in {root}, found {folder_content(root)}")
-    rows = _read(file, connection)
+    rows = _read(file)
     flow = [Step(f"rows of {file.name}", rows.num_rows, rows.num_rows)]
-    rows = _split(rows, root, flow)
-    chart_cells = {"sex": "sex_cell", "age": "age_cell", "view": "view_cell"}
-    missing = {name: count_missing(rows[cell], rows[EHR_PREFIX + name]) for name, cell in chart_cells.items()}
-    labels, unknown = _labels(rows["findings"])
+    rows, cautions = split_rows(rows, root, flow)
+    missing = {name: count_missing(rows[f"{name}_cell"], rows[EHR_PREFIX + name]) for name in _CHART}
+    labels, unknown, unread = _labels(rows["findings"])
     if unknown:
         missing["Finding Labels"] = unknown
     metadata = CohortMetadata(
@@ -73,80 +76,89 @@ def nih_cohort(root: Path) -> Cohort:
     columns["path"] = _paths(rows["image_id"], root)
     columns["study_id"] = pc.binary_join_element_wise(rows["patient_id"], rows["follow_up"], "/")
     columns["taken_at"] = pa.nulls(rows.num_rows, pa.timestamp("us"))
-    return Cohort(assemble(columns, metadata), flow, {}, missing)
+    return Cohort(assemble(columns, metadata), flow, {}, missing, cautions=cautions + unread)
 
 
-def _read(file: Path, connection: ibis.BaseBackend) -> pa.Table:
+def _read(file: Path) -> pa.Table:
+    """Ids, findings, chart values and the cells that these were read from."""
     needed = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]
-    content = read_cells(file, [*needed, "View Position"])
-    refuse_repeated(content, "Image Index", file)
-    cells = offered(content, connection)
-    unnamed = cells.filter(cells["Image Index"].isnull() | cells["Patient ID"].isnull())
-    first = first_row(unnamed, connection)
-    if first is not None:
-        raise InputError(f"expected an Image Index and a Patient ID in every row of {file}, none in data row {first}")
-    # The first edition of the file wrote ages as 058Y.
-    years = cells["Patient Age"].re_replace("Y$", "").try_cast("float64")
-    sex = cells["Patient Gender"].cases(("M", SEX_LEVELS[0]), ("F", SEX_LEVELS[1]), else_=None)
-    view = cells["View Position"]
-    rows = cells.select(
-        ROW,
-        image_id=cells["Image Index"],
-        patient_id=cells["Patient ID"],
-        follow_up=cells["Follow-up #"].fill_null("?"),
-        findings=cells["Finding Labels"],
-        sex_cell=cells["Patient Gender"],
-        age_cell=cells["Patient Age"],
-        view_cell=view,
-        **{
-            EHR_PREFIX + "sex": sex,
-            EHR_PREFIX + "age": ibis.ifelse((years >= AGE_RANGE[0]) & (years <= AGE_RANGE[1]), years, None),
-            EHR_PREFIX + "view": ibis.ifelse(view.isin(_VIEW_LEVELS), view, None),
-        },
-    ).order_by(ROW)
-    return fetch(rows, connection)
+    cells = read_cells(file, [*needed, "View Position"])
+    refuse_empty(cells, file)
+    refuse_blank(cells, ["Image Index", "Patient ID"], file)
+    refuse_repeated(cells, "Image Index", file)
+    columns = {
+        "image_id": cells["Image Index"],
+        "patient_id": cells["Patient ID"],
+        "follow_up": pc.fill_null(cells["Follow-up #"], "?"),
+        "findings": cells["Finding Labels"],
+    }
+    for name, (column, read, kind) in _CHART.items():
+        columns[f"{name}_cell"] = cells[column]
+        columns[EHR_PREFIX + name] = by_cell(cells[column], read, kind)
+    return pa.table(columns)
 
 
-def _split(rows: pa.Table, root: Path, flow: list[Step]) -> pa.Table:
-    lists = {name: root / name for name in ("train_val_list.txt", "test_list.txt")}
-    present = [name for name, file in lists.items() if file.is_file()]
-    if not present:
-        why = "no train_val_list.txt and test_list.txt"
-        return rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, why))
-    if len(present) < len(lists):
-        raise InputError(
-            f"expected both train_val_list.txt and test_list.txt in {root}, or neither, found {present[0]}"
-        )
-    named = [pa.array(lists[name].read_text().split(), pa.string()) for name in lists]
-    in_train, in_test = (pc.is_in(rows["image_id"], value_set=names) for names in named)
-    both = pc.sum(pc.and_(in_train, in_test)).as_py() or 0
-    if both:
-        raise InputError(
-            f"expected every film in one list of {root}, found {both} in train_val_list.txt and test_list.txt"
-        )
-    drawn = split_by_patient(rows["patient_id"], {name: SPLIT_SHARES[name] for name in ("train", "validate")})
-    split = pc.if_else(in_test, "test", pc.if_else(in_train, drawn, pa.scalar(None, pa.string())))
-    kept = rows.append_column("split", split).filter(pc.is_valid(split))
-    why = "in neither train_val_list.txt nor test_list.txt"
-    flow.append(excluding("official test list; train and validate by patient", rows.num_rows, kept.num_rows, why))
-    refuse_shared_patients(kept["patient_id"], kept["split"], f"{lists['test_list.txt']} and train_val_list.txt")
-    return kept
+class _Findings(NamedTuple):
+    """What one cell says: `names` of the 14, names that are `unknown`, and whether it contradicts itself."""
+
+    names: frozenset[str]
+    unknown: tuple[str, ...]
+    contradicts: bool
+
+    def label(self, name: str) -> float | None:
+        """1 or 0; None (unknown, not absent) where a name that cannot be read may have been this one."""
+        if self.contradicts:
+            return None
+        if name in self.names:
+            return 1.0
+        return None if self.unknown else 0.0
 
 
-def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, int]]:
-    """'A|B' -> 1 or 0 for each of the 14 (null where the cell is blank), and names that are none of them."""
+def _findings(cell: str) -> _Findings:
+    """The findings of a cell such as `Effusion|Mass`, whatever case, spaces and underscores it has.
+
+    >>> sorted(_findings("effusion | Pleural Thickening").names), _findings("Mass|Oedema").label("Edema")
+    (['Effusion', 'Pleural_Thickening'], None)
+    """
+    parts = [part.strip() for part in cell.split("|") if part.strip()]
+    names = {part: _NAMES.get(_letters(part)) for part in parts}
+    known = {name for name in names.values() if name is not None}
+    unknown = tuple(part for part, name in names.items() if name is None)
+    # A cell of separators alone names nothing, not even that there is no finding.
+    return _Findings(frozenset(known), unknown, not parts or (_NO_FINDING in known and len(parts) > 1))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, int], list[Caution]]:
+    """1 or 0 for each of the 14, null where the cell is blank or cannot be read; the names that are none of them, by
+    number of images; and what is to be said of them.
+    """
     encoded = findings.combine_chunks().dictionary_encode()
-    named = [set(cell.split("|")) for cell in encoded.dictionary.to_pylist()]
+    read = [_findings(cell) for cell in encoded.dictionary.to_pylist()]
     labels = {
-        LABEL_PREFIX + label: pa.array([float(label in names) for names in named], pa.float64()).take(encoded.indices)
+        LABEL_PREFIX + label: pa.array([each.label(label) for each in read], pa.float64()).take(encoded.indices)
         for label in NIH_LABELS
     }
-    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(encoded.indices).to_pylist()}
-    unknown: dict[str, int] = {}
-    for index, names in enumerate(named):
-        for name in names - set(NIH_LABELS) - {_NO_FINDING}:
-            unknown[name] = unknown.get(name, 0) + counts[index]
-    return labels, told(unknown, absent=encoded.null_count)
+    images = np.bincount(pc.drop_null(encoded.indices).to_numpy(), minlength=len(read)).tolist()
+    counts: dict[str, int] = {}
+    unread = 0
+    for each, count in zip(read, images, strict=True):
+        unread += count if each.unknown or each.contradicts else 0
+        for name in each.unknown or ((f"{_NO_FINDING} and more",) if each.contradicts else ()):
+            counts[name] = counts.get(name, 0) + count
+    unknown = told(counts, absent=encoded.null_count)
+    cautions = []
+    if unread or encoded.null_count:
+        what = (
+            f"{unread} images whose findings cannot be read and {encoded.null_count} with a blank cell: what they do "
+            "not name is unknown, not absent"
+        )
+        remedy = f"write the names of NIH ChestX-ray14 between |, or {_NO_FINDING}"
+        cautions.append(Caution("Finding Labels", what, unread + encoded.null_count, remedy))
+    return labels, unknown, cautions
 
 
 def _paths(images: pa.ChunkedArray, root: Path) -> pa.ChunkedArray:
@@ -160,6 +172,7 @@ def _paths(images: pa.ChunkedArray, root: Path) -> pa.ChunkedArray:
     return pa.chunked_array([[where.get(name, f"{root}/images/{name}") for name in images.to_pylist()]], pa.string())
 
 
+_NAMES = {_letters(name): name for name in (*NIH_LABELS, _NO_FINDING)}
 _VARIABLES = {
     "sex": Variable(kind="categorical", levels=SEX_LEVELS, group="demographic", columns=("Patient Gender",)),
     "age": Variable(kind="numeric", range=AGE_RANGE, unit="years", group="demographic", columns=("Patient Age",)),

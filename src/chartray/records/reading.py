@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv as pacsv
 
 from chartray.errors import InputError
@@ -83,18 +84,22 @@ def read_cells(
     repeating: Sequence[str] = (),
     types: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Table:
-    """The `needed` and those `optional` columns that exist, as text, null where blank, in file order.
+    """The `needed` and those `optional` columns that exist, as trimmed text, null where blank, in file order.
 
     Columns of a few `repeating` texts are dictionary-encoded. Those of `types` come as numbers or times where each
     of their cells is one, which spares the text; else all of them come as text.
 
-    Raises InputError for a file that is no csv table or lacks a needed column (the columns found are named).
+    Raises InputError for a file that is no csv table, lacks a needed column (the columns found are named) or has
+    one twice.
     """
     found = header(file)
     for column in needed:
         if column not in found:
             raise InputError(f"expected a column {column!r} in {file}, found {listed(found, most=40)}")
     columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
+    twice = next((column for column in columns if found.count(column) > 1), None)
+    if twice is not None:
+        raise InputError(f"expected one column {twice!r} in {file}, found {found.count(twice)}; remove or rename one")
     texts = dict.fromkeys(columns, pa.string()) | dict.fromkeys(repeating, pa.dictionary(pa.int32(), pa.string()))
     if types:
         try:
@@ -133,7 +138,20 @@ def _read_csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:
         strings_can_be_null=True,
         quoted_strings_can_be_null=True,
     )
-    return pacsv.read_csv(file, pacsv.ReadOptions(), pacsv.ParseOptions(newlines_in_values=True), convert)
+    cells = pacsv.read_csv(file, pacsv.ReadOptions(), pacsv.ParseOptions(newlines_in_values=True), convert)
+    return pa.table([_trimmed(column) for column in cells.columns], cells.column_names)
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without spaces around the texts, and null where nothing is left."""
+    if pa.types.is_dictionary(column.type):
+        if all(text == text.strip() for chunk in column.chunks for text in chunk.dictionary.to_pylist()):
+            return column
+        return _trimmed(column.cast(pa.string())).dictionary_encode()
+    if not pa.types.is_string(column.type):
+        return column
+    text = pc.utf8_trim_whitespace(column)
+    return text if text.equals(column) else pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
 
 def first_line(error: Exception) -> str:
@@ -150,6 +168,20 @@ def refuse_repeated(cells: pa.Table, key: str, file: Path) -> None:
     twice = np.flatnonzero(np.bincount(given) > 1)[0]
     second = np.flatnonzero(encoded.indices.fill_null(-1).to_numpy() == twice)[1]
     raise InputError(f"expected each {key} once in {file}, found one again in data row {second + 1}")
+
+
+def refuse_blank(cells: pa.Table, keys: Sequence[str], file: Path) -> None:
+    """Raises InputError if a row lacks one of its `keys`."""
+    for key in keys:
+        if cells[key].null_count:
+            row = int(np.flatnonzero(pc.is_null(cells[key]).to_numpy())[0]) + 1
+            raise InputError(f"expected {key} in every row of {file}, found none in data row {row}")
+
+
+def refuse_empty(cells: pa.Table, file: Path) -> None:
+    """Raises InputError if the table has no row: half a download looks so."""
+    if not cells.num_rows:
+        raise InputError(f"expected rows in {file}, found its header alone; get the file again")
 
 
 def no_secret(url: str) -> str:
