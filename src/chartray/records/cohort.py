@@ -240,8 +240,13 @@ def describe(cohort: Cohort) -> str:
             lines.append(f"  {name.removeprefix(LABEL_PREFIX)}: cells that could not be used: {unusable}")
     if content["absent_labels"]:
         lines.append(f"  labels that the files lack: {', '.join(content['absent_labels'])}")
-    lines += [f"  warning: {each['of']}: {each['what']}; {each['remedy']}" for each in content["cautions"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line}" for line in warnings(cohort))])
+
+
+def warnings(cohort: Cohort) -> list[str]:
+    """What a person should know before using it, a line each; `describe` ends with them."""
+    cautions = flow_content(cohort)["cautions"]
+    return [f"warning: {each['of']}: {each['what']}; {each['remedy']}" for each in cautions]
 
 
 def _unusable(cells: Mapping[str, int]) -> str:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from chartray.errors import InputError
 from chartray.records.cautions import Caution
 from chartray.records.cohort import Cohort, Step, assemble
+from chartray.records.identifiers import whole_numbers
 from chartray.records.levels import possible_age, sex_level, view_level
 from chartray.records.missing import count_missing, told
 from chartray.records.nih_lists import split_rows
@@ -84,12 +85,16 @@ def _read(file: Path) -> pa.Table:
     needed = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]
     cells = read_cells(file, [*needed, "View Position"])
     refuse_empty(cells, file)
-    refuse_blank(cells, ["Image Index", "Patient ID"], file)
     refuse_repeated(cells, "Image Index", file)
+    # As text again: a cohort's ids are.
+    numbers = {name: whole_numbers(cells[name], name, str(file)) for name in ("Patient ID", "Follow-up #")}
+    texts = pa.table({name: column.cast(pa.string()) for name, column in numbers.items()})
+    refuse_blank(cells, ["Image Index"], file)
+    refuse_blank(texts, ["Patient ID"], file)
     columns = {
         "image_id": cells["Image Index"],
-        "patient_id": cells["Patient ID"],
-        "follow_up": pc.fill_null(cells["Follow-up #"], "?"),
+        "patient_id": texts["Patient ID"],
+        "follow_up": pc.fill_null(texts["Follow-up #"], "?"),
         "findings": cells["Finding Labels"],
     }
     for name, (column, read, kind) in _CHART.items():

@@ -1,5 +1,6 @@
 """Verbs of the data: a simulated hospital, cohorts, charts as csv, stores, and what is wrong with any of them."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -155,10 +156,13 @@ def check(path: Path) -> None:
 
 def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:
     """Makes a cohort, where it may be written, and writes it with its flow, and prints the flow."""
-    from chartray.records.cohort import describe, write_cohort
+    from chartray.records.cohort import describe, warnings, write_cohort
     from chartray.records.replaceable import check_cohort_out
 
     check_cohort_out(out, inputs)
     made = make()
     write_cohort(made, out)
     print(describe(made))
+    if not sys.stdout.isatty():  # who sends the flow to a file still sees them
+        for line in warnings(made):
+            print(line, file=sys.stderr)
