@@ -62,7 +62,7 @@ def hospital(
     metadata = CohortMetadata(
         source=source,
         variables={"sex": SEX, "age": AGE} if chart else {},
-        labels={label: LabelSource(columns=(label,)) for label in labels},
+        labels={label: LabelSource(columns=(label,), blank="negative") for label in labels},
         image_root=str(folder / "films"),
     )
     table = pa.table(

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
@@ -21,6 +23,7 @@ from chartray.evaluation import films
 from chartray.evaluation.arms import floor_chart
 from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.seen import same_films
+from chartray.evaluation.sentences import blanks_counted
 from chartray.features import fit_chart
 from chartray.measure import metrics
 from chartray.networks import encoder
@@ -28,7 +31,8 @@ from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Images, Store
 from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.table import table_cohort
-from chartray.schema import LabelSource, from_metadata, patient_key, to_metadata
+from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
+from chartray.truth import Policy, blank_negatives, truth_of
 from tests.evaluation_folders import hospital, one, read, vit
 from tests.test_features import mimic_like
 
@@ -198,46 +202,97 @@ def test_neighbours_use_the_number_that_validation_chose(home: Path, run: Path, 
 # Films and labels
 
 
+def labelled(cells: dict[str, list[Any]], **blank: Any) -> pa.Table:
+    """A cohort of labels alone; `blank` says what a blank of each means (spaces in names as _)."""
+    sources = {name: LabelSource(blank=blank.get(name.replace(" ", "_"))) for name in cells if name[:6] != "blank."}
+    columns = {
+        name if name[:6] == "blank." else f"label.{name}": pa.array(
+            values, pa.bool_() if name[:6] == "blank." else pa.float64()
+        )
+        for name, values in cells.items()
+    }
+    metadata = CohortMetadata(source="hospital", labels=sources)
+    return pa.table(columns).replace_schema_metadata(to_metadata(metadata))
+
+
 def test_a_film_with_no_finding_alone_is_a_negative_of_edema() -> None:
-    table = pa.table({"label.No Finding": [1.0, None], "label.Edema": pa.array([None, 1.0], pa.float64())})
+    table = labelled({"No Finding": [1.0, None], "Edema": [None, 1.0]}, No_Finding="negative", Edema="negative")
     labels = ["No Finding", "Edema"]
-    assert films.truth_of(table, labels, films.Policy()).tolist() == [[1, 0], [0, 1]]
-    ignoring = films.truth_of(table, labels, films.Policy(blank="ignore"))
+    assert truth_of(table, labels, Policy()).tolist() == [[1, 0], [0, 1]]
+    ignoring = truth_of(table, labels, Policy(blank="ignore"))
     assert np.isnan(ignoring).tolist() == [[False, True], [True, False]]
 
 
-def test_a_film_without_any_label_is_no_negative(tmp_path: Path) -> None:
-    """Blank is negative where a report was read: one value in any column, asked for or not, tells that it was."""
-    empty = [None, None, 1.0, -1.0, None]
-    table = pa.table({"label.Edema": [1.0, None, None, None, 0.0], "label.Mass": pa.array(empty, pa.float64())})
-    assert str(films.truth_of(table, ["Edema"], films.Policy()).ravel().tolist()) == "[1.0, nan, 0.0, 0.0, 0.0]"
-    both = films.truth_of(table, ["Mass", "Edema"], films.Policy(uncertain="zeros"))
-    assert np.isnan(both).tolist() == [[False] * 2, [True] * 2, *([[False] * 2] * 3)]
-    # In a whole evaluation these films count for no label.
+@given(st.lists(st.sampled_from([None, 0.0, 1.0, -1.0]), min_size=1, max_size=12), st.data())
+def test_whether_a_blank_is_negative_depends_on_its_label_alone(cells: list[float | None], data: st.DataObject) -> None:
+    """Issue 10, line 3: one label's filled cells made another one's blanks negative."""
+    other = data.draw(st.lists(st.sampled_from([None, 1.0]), min_size=len(cells), max_size=len(cells)))
+    for means, blank in (("negative", 0.0), ("unknown", np.nan)):
+        expected = [blank if cell is None else np.nan if cell == -1 else cell for cell in cells]
+        table = labelled({"Died": cells, "Mass": other}, Died=means, Mass="negative")
+        np.testing.assert_array_equal(truth_of(table, ["Died"], Policy())[:, 0], expected)
+        said = blank_negatives(table, ["Died"], Policy())[:, 0]
+        assert said.tolist() == [cell is None and means == "negative" for cell in cells]
+        # Asked for by name it is honoured, and counted.
+        asked = Policy(blank="negative")
+        assert (truth_of(table, ["Died"], asked)[:, 0] == 0).sum() == sum(cell in (None, 0.0) for cell in cells)
+        assert blank_negatives(table, ["Died"], asked).sum() == sum(cell is None for cell in cells)
+
+
+def test_a_null_that_is_no_blank_is_never_negative() -> None:
+    """An unreadable cell, or a film that the labeller's file does not name."""
+    cells: dict[str, list[Any]] = {
+        "Edema": [1.0, 0.0, None, None, 0.0],
+        "blank.Edema": [False, False, True, False, True],
+    }
+    table = labelled(cells, Edema="negative")
+    for policy in (Policy(), Policy(blank="negative")):
+        assert str(truth_of(table, ["Edema"], policy)[:, 0].tolist()) == "[1.0, 0.0, 0.0, nan, 0.0]"
+        assert blank_negatives(table, ["Edema"], policy)[:, 0].tolist() == [False, False, True, False, True]
+    assert str(truth_of(table, ["Edema"], Policy(blank="ignore"))[:, 0].tolist()) == "[1.0, 0.0, nan, nan, 0.0]"
+
+
+def test_blanks_that_count_as_negative_are_counted_in_rows_and_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = hospital(tmp_path, labels=("Edema", "Pleural Effusion"), patients=60)
     cohort = read_cohort(store / "cohort.parquet")
-    truth = np.array([cohort[f"label.{name}"].to_pylist() for name in ("Edema", "Pleural Effusion")], dtype=float).T
-    test = np.array(cohort["split"].to_pylist()) == "test"
-    unknown = np.isnan(truth).all(axis=1) & test
-    rows = evaluate(vit(tmp_path / "encoder"), store, tmp_path / "out", resamples=5, floors=False, uncertain="zeros")
-    assert unknown.sum() > 2
-    assert one(rows, label="Edema", metric="auroc")["n"] == test.sum() - unknown.sum()
+    split, encoder = np.array(cohort["split"].to_pylist()), vit(tmp_path / "encoder")
+    blank = {part: cohort["label.Edema"].is_null().to_numpy() & (split == part) for part in ("train", "test")}
+    options = {"resamples": 5, "floors": False, "looks": 0}
+    rows = evaluate(encoder, store, tmp_path / "out", **options)
+    row = one(rows, label="Edema", metric="auroc")
+    assert (row["n_blank"], row["blank"]) == (blank["test"].sum(), "source")
     manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert manifest["stores"][0]["films_without_any_label"] == unknown.sum()
+    assert manifest["stores"][0]["blank_negatives"]["Edema"] == blank["test"].sum() > 5
+    assert manifest["blank_negatives_learnt_from"]["Edema"] == blank["train"].sum() > 5
+    assert f"in mimic: Edema {blank['test'].sum()}, " in "; ".join(blanks_counted(manifest))
+    # Without them: fewer films, none counted.
+    ignored = one(evaluate(encoder, store, tmp_path / "out", blank="ignore", **options), label="Edema", metric="auroc")
+    assert (ignored["n_blank"], ignored["n"]) == (0, row["n"] - blank["test"].sum())
+    # A cohort that does not say what a blank means is of an earlier Chartray: nobody guesses.
+    earlier = read_cohort(store / "cohort.parquet")
+    metadata = from_metadata(earlier.schema.metadata)
+    metadata.labels = {name: LabelSource(columns=(name,)) for name in metadata.labels}
+    pq.write_table(earlier.replace_schema_metadata(to_metadata(metadata)), store / "cohort.parquet")
+    with pytest.raises(InputError, match=r"to say what a blank label means, found blanks .*Edema \d+, .* say --blank"):
+        evaluate(encoder, store, tmp_path / "out", **options)
+    again = one(evaluate(encoder, store, tmp_path / "out", blank="negative", **options), label="Edema", metric="auroc")
+    assert (again["value"], again["n_blank"], again["blank"]) == (row["value"], row["n_blank"], "negative")
 
 
 @pytest.mark.parametrize(("uncertain", "expected"), [("ignore", np.nan), ("zeros", 0.0), ("ones", 1.0)])
 def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> None:
     table = pa.table({"label.Edema": [-1.0, 1.0, 0.0]})
-    found = films.truth_of(table, ["Edema"], films.Policy(uncertain=uncertain))[:, 0]
+    found = truth_of(table, ["Edema"], Policy(uncertain=uncertain))[:, 0]
     np.testing.assert_array_equal(found, [expected, 1, 0])
     with pytest.raises(InputError, match=r"found 2.0 in film 1 of the split"):
-        films.truth_of(pa.table({"label.Edema": [0.0, 2.0]}), ["Edema"], films.Policy())
+        truth_of(pa.table({"label.Edema": [0.0, 2.0]}), ["Edema"], Policy())
 
 
 def test_low_data_fractions_are_nested_whole_patients_and_keep_the_rarest_findings(home: Path) -> None:
     store = Store.open(home)
-    train = films.films_of(store, "train", ["Edema", "Pleural Effusion"], films.Policy())
+    train = films.films_of(store, "train", ["Edema", "Pleural Effusion"], Policy())
     before: set[str] = set()
     for fraction in (0.05, 0.1, 0.25, 0.5, 1):
         kept = train.patients[films.nested_subset(train, fraction, 0)]
@@ -306,7 +361,7 @@ def test_a_label_made_from_a_column_of_the_encoders_chart_is_refused(tmp_path: P
     store = hospital(tmp_path, labels=("Edema", "Pleural Effusion"))
     table = pq.read_table(store / "cohort.parquet")
     meta = from_metadata(table.schema.metadata)
-    meta.labels["Edema"] = LabelSource(columns=("age",))
+    meta.labels["Edema"] = LabelSource(columns=("age",), blank="negative")
     pq.write_table(table.replace_schema_metadata(to_metadata(meta)), store / "cohort.parquet")
     with pytest.raises(InputError, match="'Edema' and the chart variable 'age'"):
         evaluate(vit(tmp_path / "a", chart="demographic-norm", source="mimic"), store, tmp_path / "out")
@@ -504,7 +559,7 @@ def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_s
 
 def test_a_film_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path: Path) -> None:
     stores = [Store.open(hospital(tmp_path / name, name, seed=seed, patients=10)) for seed, name in enumerate("ab")]
-    ours, theirs = (films.films_of(store, "train", ["Edema"], films.Policy()) for store in stores)
+    ours, theirs = (films.films_of(store, "train", ["Edema"], Policy()) for store in stores)
     assert not len(same_films(ours, theirs))
     pixels = [store.images.gather(np.arange(len(store))) for store in stores]
     pixels[0][ours.rows[0]] = pixels[1][theirs.rows[0]] = 7

@@ -200,7 +200,7 @@ def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Pat
     assert "different films: 80 and 90" in row["note"]
     assert "different settings" in row["note"]
     assert (row["settings_hash_a"], row["settings_hash_b"]) == ("a" * 12, "b" * 12)
-    assert (row["after_film"], row["uncertain"], row["blank"]) == (["icu"], "ignore", "negative")
+    assert (row["after_film"], row["uncertain"], row["blank"]) == (["icu"], "ignore", "source")
     assert one(rows, a="none (recipe msn)", b="none (recipe short)", **at)["after_film"] == []
     # Alike in all but the seed: one arm, and nothing to warn of. Without recipes, a run gives its name.
     same = [told(folder, tmp_path / "same" / name, films=80, settings_hash="a") for name, folder in evaluated.items()]

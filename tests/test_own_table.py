@@ -22,6 +22,7 @@ from chartray.records.mapping_keys import KEYS
 from chartray.records.table import table_cohort
 from chartray.records.values import years
 from chartray.schema import from_metadata
+from chartray.truth import Policy, blank_negatives, truth_of
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "hospital.yaml"
 NAMES = ("file", "patient", "time", "sex", "age", "crp", "crp_day", "smoker", "triage", "died", "effusion")
@@ -66,8 +67,9 @@ def write(folder: Path, mapping: str = MAPPING, **columns: Any) -> None:
     for row in range(20):
         own = {name: cells if isinstance(cells, str) else cells[row] for name, cells in columns.items()}
         rows.append(film(row, **own))
-    lines = [",".join(str(row[name]) for name in NAMES) for row in rows]
-    (folder / "films.csv").write_text("\n".join([",".join(NAMES), *lines]) + "\n")
+    names = list(dict.fromkeys([*NAMES, *columns]))
+    lines = [",".join(str(row[name]) for name in names) for row in rows]
+    (folder / "films.csv").write_text("\n".join([",".join(names), *lines]) + "\n")
     (folder / "mapping.yaml").write_text(mapping)
 
 
@@ -154,12 +156,68 @@ def test_a_label_of_words_can_be_uncertain(hospital: Path) -> None:
     assert cohort.missing["label.Effusion"] == {"vielleicht": 1, "absent": 1}
 
 
-def test_cells_of_a_label_that_mean_nothing_are_said_to_count_as_negative(hospital: Path) -> None:
+DIED = "  Died: {column: survival, true: [N], false: [Y]MORE}"
+
+
+@pytest.mark.parametrize(
+    ("more", "value", "counted"),
+    [
+        ("", None, "that count for nothing: Died 12"),
+        (", absent_means: 0", 0.0, "that count as negative: Died 12"),
+        (", absent_means: true", 1.0, "that count as positive, as the mapping says: Died 12"),
+        (', uncertain: ["", "?"]', -1.0, "that are uncertain, as the mapping says: Died 12"),
+    ],
+)
+def test_a_blank_label_is_what_the_mapping_says_and_else_unknown(
+    more: str, value: float | None, counted: str, hospital: Path
+) -> None:
+    """Issue 10, line 3: blanks were negatives wherever another label was filled."""
+    cells = ["N", "Y", *["?"] * 2, *[""] * 12, *["Y"] * 4]
+    write(hospital, MAPPING.rstrip() + "\n" + DIED.replace("MORE", more) + "\n", survival=cells)
+    cohort = made(hospital)
+    unread = -1.0 if "?" in more else None
+    expected = [1.0, 0.0, *[unread] * 2, *[value] * 12, *[0.0] * 4]
+    assert cohort.table["label.Died"].to_pylist() == expected
+    assert f"  blank labels {counted}" in describe(cohort).splitlines()
+    truth = truth_of(cohort.table, ["Died"], Policy())[:, 0]
+    np.testing.assert_array_equal(truth, [np.nan if cell in (None, -1.0) else cell for cell in expected])
+    assert blank_negatives(cohort.table, ["Died"], Policy()).sum() == (12 if value == 0.0 else 0)
+    # Said aloud on the command line a blank without a meaning is a negative; a cell that could not be read never is.
+    asked = blank_negatives(cohort.table, ["Died"], Policy(blank="negative"))[:, 0]
+    assert np.flatnonzero(asked).tolist() == (list(range(4, 16)) if value in (None, 0.0) else [])
+    assert run_command(command("c.parquet")) == 0
+    assert f"blank labels {counted}" in [each.what for each in check(hospital / "c.parquet")]
+
+
+def test_what_a_blank_means_is_said_once(hospital: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(hospital, MAPPING.rstrip() + "\n" + DIED.replace("MORE", ', uncertain: [""], absent_means: 0') + "\n")
+    assert run_command(command("c.parquet")) == 2
+    assert "both say what a blank cell means; say it once" in capsys.readouterr().err
+
+
+def test_a_column_of_numbers_may_say_what_a_blank_means(hospital: Path) -> None:
+    cells = ["1", "0", "-1", "", "2", *["0"] * 15]
+    for more, blank in (("", None), (", absent_means: false", 0.0), (', uncertain: [""]', -1.0)):
+        write(hospital, f"{MAPPING.rstrip()}\n  Mass: {{column: mass{more}}}\n", mass=cells)
+        assert made(hospital).table["label.Mass"].to_pylist()[:5] == [1.0, 0.0, -1.0, blank, None]
+
+
+def test_blank_cells_of_a_variable_are_what_its_lists_say(hospital: Path) -> None:
+    """A '' in a list or among the levels was taken and never matched."""
+    more = """ehr:
+  history: {column: history, kind: categorical, levels: {"": none, c: cancer}}
+  drinks: {column: drinks, kind: boolean, true: ["j"], false: ["n", ""]}
+"""
+    cells = {"history": ["c", "", "x", *["c"] * 17], "drinks": ["j", "n", "", *["j"] * 17]}
+    write(hospital, MAPPING.replace("ehr:\n", more), **cells)
+    table = made(hospital).table
+    assert table["ehr.history"].to_pylist()[:3] == ["cancer", "none", None]
+    assert table["ehr.drinks"].to_pylist()[:3] == [True, False, False]
+
+
+def test_cells_of_a_label_that_mean_nothing_are_said_to_count_for_nothing(hospital: Path) -> None:
     write(hospital, effusion=[*["fraglich"] * 9, "ja", *["nein"] * 10])
-    said = (
-        "Effusion: 9 films whose cell of this label means nothing here count as negative unless evaluate is told "
-        "--blank ignore"
-    )
+    said = "Effusion: 9 films whose cell of this label means nothing here are left out of its training and scoring"
     assert warnings(made(hospital)) == [
         f"{said}; in a mapping say what such cells mean: true, false or uncertain",
     ]
@@ -245,7 +303,7 @@ def test_a_label_of_words_without_lists_is_said_to_need_them(hospital: Path) -> 
         "Effusion: none of 20 filled cells could be used; expected 1, 0, -1 (uncertain) or a blank, or lists of cells "
         "under true, false and uncertain in the mapping"
     )
-    assert second.startswith("Effusion: 20 films whose cell of this label means nothing here count as negative")
+    assert second.startswith("Effusion: 20 films whose cell of this label means nothing here are left out")
 
 
 def test_ages_as_dicom_writes_them(hospital: Path) -> None:

@@ -15,6 +15,7 @@ from chartray.errors import InputError
 from chartray.features import FEATURE_SETS, fit_chart
 from chartray.records.cohort import describe, flow_content, read_cohort, write_cohort
 from chartray.records.mimic import mimic_cohort
+from chartray.truth import Policy, truth_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DEMO = SHARED / "mimic-iv-demo"
@@ -355,6 +356,10 @@ def test_labels_by_study_and_by_radiologists(hospital):
     assert cohort.table["label.Edema"].to_pylist() == [1.0, 0.0, None]
     assert cohort.table["label.Lung Opacity"].to_pylist() == [-1.0, None, None]
     assert cohort.missing["label.No Finding"] == {"maybe": 1, "absent": 2}
+    # A blank of a study that the labeller's file has is a negative; a cell that cannot be read, a study that the file
+    # does not have, are not known.
+    assert str(truth_of(cohort.table, ["No Finding"], Policy())[:, 0].tolist()) == "[0.0, nan, nan]"
+    assert str(truth_of(cohort.table, ["Lung Opacity"], Policy(blank="negative"))[:, 0].tolist()) == "[nan, 0.0, nan]"
     read = [{"study_id": 50000001, "Edema": "1.0", "Airspace Opacity": "1.0"}]
     write_rows(hospital.cxr / "mimic-cxr-2.1.0-test-set-labeled.csv", list(read[0]), read)
     cohort = hospital.cohort(labels=labels)

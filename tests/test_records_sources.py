@@ -24,6 +24,7 @@ from chartray.records.cohort import (
 )
 from chartray.records.nih import nih_cohort
 from chartray.schema import METADATA_KEY, NIH_LABELS, CohortMetadata, Variable, to_metadata
+from chartray.truth import Policy, blank_negatives, truth_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NIH = SHARED / "nih-chestxray14-64px"
@@ -68,6 +69,21 @@ def test_chexpert_by_whatever_name(chexpert):
     assert cohort.flow[1].why == "no valid.csv, so this split is empty"
     assert "validate: 0 films of 0 patients (this split is empty)" in describe(cohort)
     assert len(cohort.metadata.absent_labels) == 12
+
+
+def test_blanks_of_the_labeller_are_negatives_and_unreadable_or_unnamed_ones_are_not(chexpert):
+    """A labeller leaves blank what a report does not mention; a 2, and a column that a file lacks, are not known."""
+    (chexpert / "valid.csv").write_text("Path,Edema\nvalid/patient3/study1/a.jpg,\n")
+    cohort = chexpert_cohort(chexpert)
+    table, labels = cohort.table, ["No Finding", "Edema"]
+    assert table["split"].to_pylist() == [*["train"] * 3, "validate", *["test"] * 2]
+    found = {label: values.tolist() for label, values in zip(labels, truth_of(table, labels, Policy()).T, strict=True)}
+    assert str(found["No Finding"]) == "[1.0, 0.0, 0.0, nan, 0.0, 0.0]"
+    assert str(found["Edema"]) == "[0.0, nan, nan, 0.0, 1.0, 0.0]"
+    assert str(truth_of(table, ["Edema"], Policy(blank="ignore"))[:, 0].tolist()) == "[nan, nan, nan, nan, 1.0, 0.0]"
+    assert blank_negatives(table, labels, Policy()).sum(axis=0).tolist() == [2, 2]
+    assert "  blank labels that count as negative: Edema 2, No Finding 2" in describe(cohort).splitlines()
+    assert flow_content(cohort)["blank_labels"]["Edema"] == {"cells": 2, "mean": "negative"}
 
 
 def test_chexpert_refuses_what_is_not_chexpert(chexpert):

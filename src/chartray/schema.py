@@ -12,6 +12,10 @@ COHORT_FORMAT = 1
 SPLITS = ("train", "validate", "test")
 EHR_PREFIX = "ehr."
 LABEL_PREFIX = "label."
+# Optional column beside a label, only where it does not go without saying (where it is not just the label's nulls):
+# whether the source left the label's cell blank. A null that is no blank is a cell that could not be read, or a film
+# that the source's label file does not name; a value that is a blank is what the mapping says a blank means.
+BLANK_PREFIX = "blank."
 # `simulate` leaves this file in each folder it draws, so that whatever comes of its films can say that none is real.
 SIMULATED_FILE = "SIMULATED"
 # Optional column: whether radiologists read the film's study, so that its labels are theirs and not the labeller's.
@@ -83,11 +87,17 @@ class Variable(BaseModel):
 
 
 class LabelSource(BaseModel):
-    """Where a label came from: the source columns, so that a chart variable made from one of them can be refused."""
+    """Where a label came from: the source columns, so that a chart variable made from one of them can be refused.
+
+    `blank` is what a cell means that the source leaves blank: negative for labellers, which write nothing of what a
+    report does not mention; positive, negative or uncertain where a mapping says so; else unknown. None: a cohort of
+    an earlier Chartray, which does not say.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: tuple[str, ...] = ()
+    blank: Literal["negative", "positive", "uncertain", "unknown"] | None = None
 
 
 class CohortMetadata(BaseModel):

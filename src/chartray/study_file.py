@@ -26,7 +26,7 @@ class Scoring(Section):
     external: list[Path] = Field(default_factory=list)
     split: Literal["test", "validate"] = "test"
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
-    blank: Literal["negative", "ignore"] = "negative"
+    blank: Literal["source", "negative", "ignore"] = "source"
     floors: bool = True
     floor_chart: str | None = None
     resamples: int = Field(1000, ge=1)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from chartray.checks.finding import Finding, films, rows
 from chartray.records.cohort import column_types
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata
+from chartray.truth import Policy, blanks, blanks_said, counted, odd_cells, truth_of, unsaid
 
 # Evaluation gives no interval, and takes no label into the macro mean, below so many patients of each class.
 FEWEST_PATIENTS = 10
@@ -74,7 +75,7 @@ def patients_and_splits(table: pa.Table, where: str) -> Iterator[Finding]:
 def labels(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
     """Cells that are none of 1, 0, -1; labels without a positive or a negative film; too few patients to score.
 
-    A blank counts as negative here, as in `evaluate` unless told otherwise, and an uncertain one as nothing.
+    A blank counts here as its source says, as in `evaluate` unless told otherwise, and an uncertain one as nothing.
     """
     names = [name for name in metadata.labels if LABEL_PREFIX + name in table.column_names]
     if not names:
@@ -83,26 +84,37 @@ def labels(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Fi
         what = f"the source's files lack {listed(metadata.absent_labels)}"
         yield Finding("note", what, where, len(metadata.absent_labels), "nothing, if they were not to be there")
     for name in names:
-        cells = table[LABEL_PREFIX + name].cast(pa.float64()).to_numpy(zero_copy_only=False)
-        odd = np.flatnonzero(np.isfinite(cells) & ~np.isin(cells, (1.0, 0.0, -1.0)) | np.isinf(cells))
+        odd = np.flatnonzero(odd_cells(table, name))
         if len(odd):
             what = f"{films(len(odd))} with a {name!r} that is none of 1, 0, -1 and blank"
             remedy = "correct the cells, or say in the mapping what they mean"
             yield Finding("error", what, f"{where}, {rows(odd)}", len(odd), remedy)
+    names = [name for name in names if not odd_cells(table, name).any()]
+    yield from _blank(table, names, where)
     yield from _classes(table, names, where)
+
+
+def _blank(table: pa.Table, names: list[str], where: str) -> Iterator[Finding]:
+    """Of how many films each label is blank, and what that counts as."""
+    found = {label: one for label, one in blanks(table).items() if label in names and one["mean"] != "not said"}
+    for line in blanks_said(found):
+        yield Finding("note", line, where, sum(int(one["cells"]) for one in found.values()), "nothing")
+    if open_ := unsaid(table, names):
+        what = f"blank labels of which the cohort does not say what they mean: {counted(open_)}"
+        remedy = "make the cohort again, or say --blank negative or --blank ignore to evaluate"
+        yield Finding("warning", what, where, sum(open_.values()), remedy)
 
 
 def _classes(table: pa.Table, names: list[str], where: str) -> Iterator[Finding]:
     _, patients = np.unique(table["patient_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
     split = table["split"].to_numpy(zero_copy_only=False)
-    truth = {name: table[LABEL_PREFIX + name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in names}
+    truth = truth_of(table, names, Policy())
     for place in SPLITS:
         here = split == place
         if not here.any():
             continue
         single, few = [], []
-        for name in names:
-            cells = np.where(np.isnan(truth[name]), 0.0, truth[name])
+        for name, cells in zip(names, truth.T, strict=True):
             counts = [len(np.unique(patients[here & (cells == value)])) for value in (1.0, 0.0)]
             if min(counts) == 0:
                 single.append(f"{name} (no {'positive' if counts[0] == 0 else 'negative'})")

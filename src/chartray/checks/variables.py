@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from chartray.checks.finding import Finding, films, rows, share
 from chartray.checks.table import listed, observed
 from chartray.records.cautions import UNDECIDED
-from chartray.schema import LABEL_PREFIX, SPLITS, CohortMetadata, Variable
+from chartray.schema import SPLITS, CohortMetadata, Variable
+from chartray.truth import Policy, odd_cells, truth_of
 
 _MOSTLY_MISSING = 0.5
 _MISSING_ELSEWHERE = 0.2
@@ -174,9 +175,8 @@ def _numbers(table: pa.Table, metadata: CohortMetadata) -> Iterator[tuple[str, F
                 yield f"share of {name} {level}", np.where(missing > 0, np.nan, held)
         if missing.any():
             yield f"share of {name} missing", missing
-    for name in metadata.labels:
-        cells = table[LABEL_PREFIX + name].to_numpy(zero_copy_only=False).astype(np.float64)
-        yield f"share of {name} positive", np.where(cells == -1, np.nan, (cells == 1).astype(np.float64))
+    for name in (name for name in metadata.labels if not odd_cells(table, name).any()):
+        yield f"share of {name} positive", truth_of(table, [name], Policy())[:, 0]
 
 
 def _of_patients(values: Floats, patients: npt.NDArray[np.int64]) -> Floats:

@@ -28,7 +28,8 @@ results.jsonl        one object per arm, fraction, data set, label and metric, b
                           mean over: 1 at fraction 1; else the interval is over scored patients and draws
     holds_fixed           what the interval holds fixed, in words
     seed, run_seed        --seed; the pretraining's seed
-    uncertain, blank      the label policies
+    uncertain, blank      the label policies; blank: source (as each label's source says) | negative | ignore
+    n_blank               films of known truth whose label the source left blank, so that they count as negative
     strength, validation_auroc, chosen_by    (linear) the probe's penalty, the AUROC it was chosen for, and on what:
                           validation | cross-validation (by patient, inside the training films, where validation holds
                           fewer than 10 patients of a class) | other labels | cross-validation of all labels together |
@@ -59,11 +60,13 @@ comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a,
 evaluation.json      format, command, versions, when, source and provenance of the encoder, `after_film` (variables
                      that pretraining was allowed although known only after the film), patients_seen_in_pretraining
                      (of STORE's scored split: 0, or null where it could not be checked), settings, stores (path, hash,
-                     the same of theirs, dataset, films, patients, label matches, unmatched labels, macro labels, films
-                     without any label), recipe and training (published, finetune: what each epoch of the encoder's arm
-                     reached), fractions (training and validation films and patients, of the first draw and of each),
-                     left_out (floors, with reasons), not_compared (external stores whose films could not be compared
-                     with those that are learnt from, in words), looks (films, or why there are none), notes
+                     the same of theirs, dataset, films, patients, label matches, unmatched labels, macro labels,
+                     blank_negatives: label -> films whose blank label counts as negative),
+                     blank_negatives_learnt_from (the same of the training films), recipe and training (published,
+                     finetune: what each epoch of the encoder's arm reached), fractions (training and validation films
+                     and patients, of the first draw and of each), left_out (floors, with reasons), not_compared
+                     (external stores whose films could not be compared with those that are learnt from, in words),
+                     looks (films, or why there are none), notes
 looks/               attention, similar patches and similar films of the encoder at the first test set: see looks.py
 """
 
@@ -76,7 +79,7 @@ from chartray.errors import InputError
 from chartray.evaluation import results
 from chartray.evaluation.arms import CHART_FLOORS, Arm, Frozen, Part, encoder_features, floor_arms, linear, nearest
 from chartray.evaluation.earlier import check_replaceable, check_same
-from chartray.evaluation.films import Blank, Films, Uncertain, nested_subset
+from chartray.evaluation.films import Films, nested_subset
 from chartray.evaluation.finetune.recipe import Recipe, recipe_of
 from chartray.evaluation.finetune.training import tuned
 from chartray.evaluation.folder import Evaluated, fraction_entry, write_results
@@ -85,6 +88,7 @@ from chartray.evaluation.studies import by_study
 from chartray.evaluation.task import Protocol, Settings, Task, make_task
 from chartray.networks.encoder import PretrainedEncoder, load, untrained
 from chartray.pixels.store import Store
+from chartray.truth import Blank, Uncertain
 
 # Protocols of frozen features, which plain pixels and charts can stand in for.
 FROZEN = "linear and knn"
@@ -99,7 +103,7 @@ def evaluate(
     protocol: Protocol = "linear",
     split: Literal["test", "validate"] = "test",
     uncertain: Uncertain = "ignore",
-    blank: Blank = "negative",
+    blank: Blank = "source",
     data_percent: Sequence[float] = (1.0,),
     resamples: int = 1000,
     level: float = 0.95,
@@ -131,7 +135,7 @@ def evaluate(
         protocol: linear, knn, finetune or published.
         split: which split is scored; the test split is touched only if this says so.
         uncertain: what -1 counts as: ignore, zeros or ones.
-        blank: what a blank label counts as: negative or ignore.
+        blank: what a blank label counts as: source (as the cohort says of each label), negative or ignore.
         data_percent: fractions in (0, 1] of the training and validation patients, each nested in the next: 0.05 is 5 %.
         resamples: draws of the patients behind each interval.
         level: of the intervals.

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,32 +12,34 @@ from numpy.typing import NDArray
 from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.schema import LABEL_PREFIX, READ_COLUMN, CohortMetadata, finding, from_metadata
+from chartray.truth import Policy, blank_negatives, counted, truth_of, unsaid
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Uncertain = Literal["ignore", "zeros", "ones"]
-Blank = Literal["negative", "ignore"]
-
-
-class Policy(NamedTuple):
-    """What an uncertain (-1) and a blank label count as; applied here and nowhere else."""
-
-    uncertain: Uncertain = "ignore"
-    blank: Blank = "negative"
 
 
 class Films(NamedTuple):
-    """Films of one split of one store: `rows` (N,) in the store, `patients` (N,) names, `truth` (N, C) of 1, 0, NaN."""
+    """Films of one split of one store: `rows` (N,) in the store, `patients` (N,) names, `truth` (N, C) of 1, 0, NaN.
+
+    `blank` (N, C): the negatives that are blanks of the source; None: there is none.
+    """
 
     store: Store
     split: str
     rows: Integers
     patients: NDArray[np.str_]
     truth: Floats
+    blank: NDArray[np.bool_] | None = None
 
     def kept(self, mask: NDArray[np.bool_]) -> "Films":
         """Some of them."""
-        return self._replace(rows=self.rows[mask], patients=self.patients[mask], truth=self.truth[mask])
+        blank = None if self.blank is None else self.blank[mask]
+        return self._replace(rows=self.rows[mask], patients=self.patients[mask], truth=self.truth[mask], blank=blank)
+
+    @property
+    def blank_negatives(self) -> list[int]:
+        """How many negatives of each label are blanks."""
+        return [0] * self.truth.shape[1] if self.blank is None else self.blank.sum(axis=0).tolist()
 
 
 class Match(NamedTuple):
@@ -81,45 +83,20 @@ def films_of(store: Store, split: str, labels: Sequence[str], policy: Policy) ->
         raise InputError(
             f"expected films in the split {split!r} of {store.folder}, found none (films: {found or 'none'})"
         )
+    if policy.blank == "source" and (open_ := unsaid(store.cohort, labels)):
+        raise InputError(
+            f"expected the cohort of {store.folder} to say what a blank label means, found blanks of which it does not "
+            f"({counted(open_)}), since an earlier Chartray made it; make it again, or say --blank negative or ignore"
+        )
     table = store.cohort.take(pa.array(rows))
     patients = np.array(table.column("patient_id").to_pylist(), dtype=np.str_)
-    return Films(store, split, rows, patients, truth_of(table, labels, policy))
+    truth = truth_of(table, labels, policy)
+    return Films(store, split, rows, patients, truth, blank_negatives(table, labels, policy))
 
 
-def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
-    """(N, C) of 1, 0 and NaN for ignored; raises InputError for a value that is none of 1, 0, -1 and null.
-
-    A blank is what a report does not mention. A film that has no value in any label of the cohort has no report that
-    was read, so nothing is known of it, whatever the policy.
-
-    >>> reports = pa.table({"label.Edema": [1.0, 0.0, -1.0, None, None], "label.Mass": [None, None, None, 1.0, None]})
-    >>> truth_of(reports, ["Edema"], Policy()).ravel().tolist()
-    [1.0, 0.0, nan, 0.0, nan]
-    """
-    if policy.uncertain not in ("ignore", "zeros", "ones") or policy.blank not in ("negative", "ignore"):
-        raise InputError(f"expected uncertain ignore, zeros or ones and blank negative or ignore, found {policy}")
-    truth = np.empty((cohort.num_rows, len(labels)))
-    unlabelled = without_any_label(cohort)
-    for index, label in enumerate(labels):
-        values = np.array(cohort.column(LABEL_PREFIX + label).to_pylist(), dtype=np.float64)  # null becomes NaN
-        blank, uncertain = np.isnan(values), values == -1
-        if not np.isin(values[~blank], (1.0, 0.0, -1.0)).all():
-            row = int(np.flatnonzero(~blank & ~np.isin(values, (1.0, 0.0, -1.0)))[0])
-            raise InputError(
-                f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in film {row} of the split"
-            )
-        values[uncertain] = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}[policy.uncertain]
-        values[blank] = {"ignore": np.nan, "negative": 0.0}[policy.blank]
-        values[unlabelled] = np.nan
-        truth[:, index] = values
-    return truth
-
-
-def without_any_label(cohort: pa.Table) -> NDArray[np.bool_]:
-    """(N,): the films that have no value in any label of the cohort."""
-    named = [LABEL_PREFIX + name for name in label_names(cohort)]
-    found: NDArray[np.bool_] = np.all([cohort.column(name).is_null().to_numpy() for name in named], axis=0)
-    return found
+def blank_entry(films: Films, labels: Sequence[str]) -> dict[str, int]:
+    """What manifests say of some films: the labels with negatives that are blanks of the source, and how many."""
+    return {label: count for label, count in zip(labels, films.blank_negatives, strict=True) if count}
 
 
 def read_by_radiologists(films: Films) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from chartray.evaluation import results
 from chartray.evaluation.arms import Arm, Frozen, Learnt
 from chartray.evaluation.differences import Pair, claim, comparison_rows
 from chartray.evaluation.earlier import whole_folder
-from chartray.evaluation.films import Films, label_names, metadata_of, read_by_radiologists, without_any_label
+from chartray.evaluation.films import Films, blank_entry, label_names, metadata_of, read_by_radiologists
 from chartray.evaluation.finetune.recipe import Recipe
 from chartray.evaluation.looks import write_looks
 from chartray.evaluation.outcomes import Outcome
@@ -250,6 +250,7 @@ def manifest_of(done: Evaluated) -> dict[str, Any]:
         "after_film": list(encoder.provenance.get("after_film") or ()),
         "settings": settings._asdict(),
         "labels": task.labels,
+        "blank_negatives_learnt_from": blank_entry(task.train, task.labels),
         "patients_seen_in_pretraining": task.patients_seen[0],
         "stores": [
             _store_entry(test, task.labels) | {"patients_seen_in_pretraining": seen}
@@ -280,7 +281,7 @@ def _store_entry(test: EvaluationSet, labels: Sequence[str]) -> dict[str, Any]:
         "unmatched_there": [name for name in label_names(cohort) if name not in there],
         "macro_labels": [label for label, here in zip(test.labels, test.counted, strict=True) if here],
         "films_read_by_radiologists": int(read_by_radiologists(test.films).sum()),
-        "films_without_any_label": int(without_any_label(cohort)[test.films.rows].sum()),
+        "blank_negatives": blank_entry(test.films, test.labels),
     } | counts(test.films)
 
 

@@ -117,10 +117,12 @@ def _counts(test: EvaluationSet) -> list[dict[str, Any]]:
     """Of how many films and patients each label's rows are, and last the macro's."""
     positive, negative = metrics.patients_per_class(test.films.truth, test.films.patients)
     codes = np.unique(test.films.patients, return_inverse=True)[1].reshape(-1)
+    blank = test.films.blank_negatives
     found: list[dict[str, Any]] = [
         {
             "n": int((~np.isnan(truth)).sum()),
             "n_positive": int((truth == 1).sum()),
+            "n_blank": blank[index],
             "n_patients": len(np.unique(codes[~np.isnan(truth)])),
             "n_positive_patients": int(positive[index]),
             "n_negative_patients": int(negative[index]),

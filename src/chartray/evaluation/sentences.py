@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from chartray.truth import counted
+
 CHART_FLOORS = ("chart-only", "image+chart")
 NO_CHART = "no chart"
 
@@ -47,4 +49,28 @@ def chart_floors_said(arms: Iterable[tuple[str, str]], left_out: Mapping[str, st
 def said_first(manifest: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """What a reader must know of an evaluation before its numbers."""
     arms = dict.fromkeys((str(row["chart"]), str(row["control"])) for row in rows)
-    return [*chart_floors_said(arms, manifest["left_out"]), *(f"note: {note}" for note in manifest["not_compared"])]
+    return [
+        *blanks_counted(manifest),
+        *chart_floors_said(arms, manifest["left_out"]),
+        *(f"note: {note}" for note in manifest["not_compared"]),
+    ]
+
+
+def blanks_counted(manifest: Mapping[str, Any]) -> list[str]:
+    """How many blank labels count as negative where the probe learns, and in each data set that was scored.
+
+    >>> stores = [{"dataset": "mimic", "blank_negatives": {"Edema": 12}}, {"dataset": "nih", "blank_negatives": {}}]
+    >>> for line in blanks_counted({"stores": stores, "settings": {"blank": "source"}}): print(line)
+    blank labels counted as negative in mimic: Edema 12
+    blank labels counted as negative in nih: none
+    """
+    blank = manifest["settings"]["blank"]
+    asked = "" if blank == "source" else f" (--blank {blank})"
+    places = [
+        (f"in {one['dataset']}", one["blank_negatives"])
+        for one in manifest["stores"]
+        if "blank_negatives" in one and not one.get("part_of")  # an earlier Chartray did not count them
+    ]
+    if "blank_negatives_learnt_from" in manifest:
+        places.insert(0, ("in training", manifest["blank_negatives_learnt_from"]))
+    return [f"blank labels counted as negative {where}{asked}: {counted(found) or 'none'}" for where, found in places]

@@ -57,7 +57,11 @@ def by_study(films: Films) -> Studies | None:
     np.maximum.at(highest, codes, np.where(known, films.truth, -np.inf))
     np.minimum.at(lowest, codes, np.where(known, films.truth, np.inf))
     truth = np.where(np.isinf(highest), np.nan, highest)
-    merged = films._replace(rows=films.rows[first], patients=films.patients[first], truth=truth)
+    # A study's negative is a blank where no film of it says so otherwise.
+    said = np.zeros(truth.shape, dtype=bool)
+    np.logical_or.at(said, codes, known if films.blank is None else known & ~films.blank)
+    blank = None if films.blank is None else (truth == 0) & ~said
+    merged = films._replace(rows=films.rows[first], patients=films.patients[first], truth=truth, blank=blank)
     return Studies(merged, [ids[film] or names[film] for film in first.tolist()], codes, int((highest > lowest).sum()))
 
 

@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from chartray.errors import InputError
 from chartray.evaluation.arms import named_chart
 from chartray.evaluation.films import (
-    Blank,
     Films,
     Match,
-    Policy,
-    Uncertain,
     chosen_labels,
     films_of,
     matched_labels,
@@ -27,6 +24,7 @@ from chartray.evaluation.seen import patients_seen, refuse_chart_labels, refuse_
 from chartray.measure.metrics import eligible
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.store import Store
+from chartray.truth import Blank, Policy, Uncertain
 
 # Ends the name of the part of a data set that radiologists have read.
 RADIOLOGISTS = ":radiologists"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chartray.model_card.folders import Evaluation
+from chartray.truth import BLANK_WORDS, counted
 
 METRIC_NAMES = {
     "auroc": "AUROC",
@@ -60,7 +61,8 @@ def _how(one: Evaluation, store: Mapping[str, Any], rows: Sequence[Mapping[str, 
     return [
         f"{store['films']:,} films of {store['patients']:,} patients, the {store['split']} split. "
         f"Protocol {settings['protocol']}, learnt from {share:g} % of the patients of {fitted}.",
-        f"Blank labels: {settings['blank']}; uncertain labels: {settings['uncertain']}.",
+        f"Blank labels: {BLANK_WORDS.get(settings['blank'], settings['blank'])}{_blank(store)}; uncertain labels: "
+        f"{settings['uncertain']}.",
         f"Intervals: {100 * settings['level']:g} %, {settings['resamples']:,} resamples of patients"
         + (f"; {'; '.join(sorted(holds))}." if holds else "."),
         "Whether scored patients were pretrained on is unknown."
@@ -68,6 +70,14 @@ def _how(one: Evaluation, store: Mapping[str, Any], rows: Sequence[Mapping[str, 
         else f"{seen:,} of the scored patients were pretrained on.",
         *_threshold(rows),
     ]
+
+
+def _blank(store: Mapping[str, Any]) -> str:
+    """How many blanks count as negative."""
+    if "blank_negatives" not in store:
+        return " (how many count as negative was not counted)"
+    said = {cell(label): count for label, count in store["blank_negatives"].items()}
+    return f" (counted as negative: {counted(said) or 'none'})"
 
 
 def _threshold(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,8 +19,8 @@ class Caution(NamedTuple):
     remedy: str
 
 
-def blank_labels(missing: Mapping[str, Mapping[str, int]]) -> list[Caution]:
-    """For each label the films whose cell means nothing: blank, which an evaluation counts as negative by default."""
+def unknown_labels(missing: Mapping[str, Mapping[str, int]]) -> list[Caution]:
+    """For each label the films whose cell means nothing: of them nothing is known, so that they count for nothing."""
     cautions = []
     for name, cells in missing.items():
         films = unusable(cells)
@@ -29,7 +29,7 @@ def blank_labels(missing: Mapping[str, Mapping[str, int]]) -> list[Caution]:
             one = films == 1
             what = (
                 f"{films} film{'' if one else 's'} whose cell of this label means nothing here "
-                f"count{'s' if one else ''} as negative unless evaluate is told --blank ignore"
+                f"{'is' if one else 'are'} left out of its training and scoring"
             )
             remedy = "in a mapping say what such cells mean: true, false or uncertain"
             cautions.append(Caution(label, what, films, remedy))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,23 +31,33 @@ def variable_cells(rows: pa.Table, mapping: VariableMapping) -> tuple[pa.Array, 
         lost = pc.and_(pc.is_valid(values), pc.invert(pc.fill_null(inside, False)))
         cells = pc.if_else(lost, why, cells)
         values = pc.if_else(lost, pa.scalar(None, values.type), values)
-    if mapping.absent_means is not None:
-        values = pc.if_else(pc.is_null(cells), pa.scalar(mapping.absent_means), values)
+    blank = mapping.of_blank
+    if blank is not None:
+        values = pc.if_else(pc.is_null(cells), pa.scalar(blank), values)
     return values, count_missing(cells, values)
 
 
-def label_cells(rows: pa.Table, mapping: LabelMapping) -> tuple[pa.Array, dict[str, int]]:
-    """A label's values (1, 0, -1 or null) and the cells that gave none by what stood there."""
+class LabelCells(NamedTuple):
+    """A label's `values` (1, 0, -1 or null), the cells that gave none by what stood there, and which are `blank`."""
+
+    values: pa.Array
+    missing: dict[str, int]
+    blank: pa.Array
+
+
+def label_cells(rows: pa.Table, mapping: LabelMapping) -> LabelCells:
+    """A label as its mapping reads it; a blank cell is unknown unless the mapping says what it means."""
     if mapping.kind == "interval":
         values, missing = interval_cells(rows, mapping)
-        return values.cast(pa.int8()).cast(pa.float64()), missing
+        blank = pc.and_(*(pc.is_null(rows[column].combine_chunks()) for column in (mapping.starts, mapping.ends)))
+        return LabelCells(values.cast(pa.int8()).cast(pa.float64()), missing, blank)
     cells = rows[mapping.column].combine_chunks()
-    if not mapping.means_something:
-        return label_values(cells)
-    values = by_cell(cells, _label_reader(mapping), pa.float64())
-    if mapping.absent_means is not None:
-        values = pc.if_else(pc.is_null(cells), pa.scalar(float(mapping.absent_means)), values)
-    return values, count_missing(cells, values)
+    blank = pc.is_null(cells)
+    listed = mapping.means_something
+    read = by_cell(cells, _label_reader(mapping), pa.float64()) if listed else label_values(cells)[0]
+    meant = {"negative": 0.0, "positive": 1.0, "uncertain": -1.0}.get(mapping.blank)
+    values = read if meant is None else pc.if_else(blank, pa.scalar(meant), read)
+    return LabelCells(values, count_missing(cells, values), blank)
 
 
 def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, int]]:

@@ -45,6 +45,7 @@ def chexpert_cohort(root: Path) -> Cohort:
     root = need_folder(root, "CheXpert")
     connection = connect()
     parts, flow, files = [], [], []
+    held: dict[str, list[str]] = {}  # which columns the file of each split has
     for split, stems in _FILES.items():
         file = next((found for stem in stems if (found := find_csv(root, stem))), None)
         if file is None:
@@ -54,13 +55,20 @@ def chexpert_cohort(root: Path) -> Cohort:
         lacking = [name for name in CHEXPERT_LABELS if name not in part.column_names]
         without = f", which lacks {', '.join(lacking)}" if lacking else ""
         flow.append(Step(split, part.num_rows, part.num_rows, f"rows of {file.name}{without}"))
+        held[split] = part.column_names
         parts.append(part)
         files.append(file)
     if not parts:
         raise InputError(f"expected train.csv, valid.csv or test.csv in {root}, found {folder_content(root)}")
     rows = pa.concat_tables(parts, promote_options="default").combine_chunks()
     refuse_shared_patients(rows["patient_id"], rows["split"], " and ".join(str(file) for file in files))
-    labels = label_columns({name: rows[name] for name in CHEXPERT_LABELS if name in rows.column_names}, files[0])
+    cells = {name: rows[name] for name in CHEXPERT_LABELS if name in rows.column_names}
+    named = {
+        name: pc.is_in(rows["split"], value_set=pa.array(splits, pa.string())).combine_chunks()
+        for name in cells
+        if (splits := [split for split, names in held.items() if name in names]) != list(held)
+    }
+    labels = label_columns(cells, files[0], named)
     chart_cells = {"sex": "sex_cell", "age": "age_cell", "view": "view_cell"}
     missing = {name: count_missing(rows[cell], rows[EHR_PREFIX + name]) for name, cell in chart_cells.items()}
     metadata = CohortMetadata(

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from chartray.errors import InputError
-from chartray.records.cautions import Caution, blank_labels
+from chartray.records.cautions import Caution, unknown_labels
 from chartray.records.missing import ABSENT, shown
 from chartray.records.replaceable import check_cohort_out, flow_file
 from chartray.schema import (
+    BLANK_PREFIX,
     COHORT_FORMAT,
     EHR_PREFIX,
     LABEL_PREFIX,
@@ -29,6 +30,7 @@ from chartray.schema import (
     from_metadata,
     to_metadata,
 )
+from chartray.truth import blanks, blanks_said
 
 SPLIT_SHARES = {"train": 0.8, "validate": 0.1, "test": 0.1}
 # Part of every patient's hash, so that a split depends on nothing but the patient's name.
@@ -59,7 +61,7 @@ class Cohort:
 
     `missing` holds for each variable and label the cells that could not be used (`records.missing` says which
     are told by value), and `absent` ones. `layout` says which of a release's layouts the tables had ("hosp/").
-    `cautions` are what a person should know before using it, beside the labels that `blank_labels` tells of.
+    `cautions` are what a person should know before using it, beside the labels that `unknown_labels` tells of.
     """
 
     table: pa.Table
@@ -79,6 +81,7 @@ def assemble(columns: Mapping[str, Any], metadata: CohortMetadata) -> pa.Table:
     simulated = bool(metadata.image_root) and (Path(metadata.image_root) / SIMULATED_FILE).is_file()
     metadata = metadata.model_copy(update={"simulated": simulated})
     types = column_types(metadata)
+    types |= {name: pa.bool_() for name in columns if name.startswith(BLANK_PREFIX)}
     arrays = [_column(columns[name]).cast(kind) for name, kind in types.items()]
     schema = pa.schema(list(types.items()), metadata=to_metadata(metadata))
     return pa.table(arrays, schema=schema)
@@ -209,7 +212,8 @@ def flow_content(cohort: Cohort) -> dict[str, Any]:
         "splits": split_sizes(cohort.table),
         "missing": cohort.missing,
         "absent_labels": cohort.metadata.absent_labels,
-        "cautions": [caution._asdict() for caution in (*cohort.cautions, *blank_labels(cohort.missing))],
+        "blank_labels": blanks(cohort.table),
+        "cautions": [caution._asdict() for caution in (*cohort.cautions, *unknown_labels(cohort.missing))],
     }
 
 
@@ -238,6 +242,7 @@ def describe(cohort: Cohort) -> str:
     for name, cells in cohort.missing.items():
         if name not in cohort.metadata.variables and (unusable := _unusable(cells)):
             lines.append(f"  {name.removeprefix(LABEL_PREFIX)}: cells that could not be used: {unusable}")
+    lines += [f"  {line}" for line in blanks_said(content["blank_labels"])]
     if content["absent_labels"]:
         lines.append(f"  labels that the files lack: {', '.join(content['absent_labels'])}")
     return "\n".join([*lines, *(f"  {line}" for line in warnings(cohort))])

@@ -1,4 +1,4 @@
-"""Label cells -> 1, 0, -1 (uncertain) or null (unmentioned); which policy they meet is evaluation's business."""
+"""Label cells -> 1, 0, -1 (uncertain) or null; what a blank means goes into the metadata (`LabelSource.blank`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from chartray.errors import InputError
 from chartray.records.missing import count_missing
 from chartray.records.reading import find_csv, header, listed, need_csv, read_cells, refuse_repeated
-from chartray.schema import CHEXPERT_LABELS, LABEL_PREFIX, LabelSource
+from chartray.schema import BLANK_PREFIX, CHEXPERT_LABELS, LABEL_PREFIX, LabelSource
 
 # The radiologists' file of MIMIC-CXR-JPG 2.1.0 has the older name of one finding.
 _ALIASES = {"Lung Opacity": "Airspace Opacity"}
@@ -50,13 +50,32 @@ def label_values(cells: Any) -> tuple[pa.Array, dict[str, int]]:
     return labels, count_missing(cells, labels)
 
 
-def label_columns(cells: Mapping[str, Any], file: Path) -> Labels:
-    """The labels among the 14 that `cells` has, from `file`; raises InputError if it has none."""
+def blank_column(label: str, values: Any, blank: Any) -> dict[str, pa.Array]:
+    """The cohort's column that says where a label's cells are `blank`; none where those are just its nulls.
+
+    >>> blank_column("Edema", pa.array([1.0, None]), pa.array([False, True]))
+    {}
+    """
+    same = pc.all(pc.equal(pc.is_null(values, nan_is_null=True), blank)).as_py()
+    return {} if same in (True, None) else {BLANK_PREFIX + label: blank}
+
+
+def label_columns(cells: Mapping[str, Any], file: Path, named: Mapping[str, Any] | None = None) -> Labels:
+    """The labels among the 14 that `cells` has, from `file`; raises InputError if it has none.
+
+    The labeller leaves blank what a report does not mention, so that a blank means negative, but where the files do
+    not name the film (or hold no such column for it): `named` says of each label where they do; default everywhere.
+    """
     present = present_labels(list(cells), file)
-    columns, missing = {}, {}
+    columns: dict[str, pa.Array] = {}
+    missing = {}
     for name in present:
-        columns[LABEL_PREFIX + name], missing[LABEL_PREFIX + name] = label_values(cells[name])
-    sources = {name: LabelSource(columns=(name,)) for name in present}
+        values, missing[LABEL_PREFIX + name] = label_values(cells[name])
+        blank = pc.is_null(cells[name])
+        if named is not None and name in named:
+            blank = pc.and_(blank, named[name])
+        columns |= {LABEL_PREFIX + name: values} | blank_column(name, values, blank)
+    sources = {name: LabelSource(columns=(name,), blank="negative") for name in present}
     return Labels(columns, sources, [name for name in CHEXPERT_LABELS if name not in present], missing)
 
 
@@ -86,14 +105,16 @@ def read_study_cells(folder: Path, stem: str, read_stem: str | None) -> tuple[St
 
 def study_labels(studies: Any, labelled: StudyCells, read: StudyCells | None) -> Labels:
     """Labels of each row's study; where the radiologists have read the study, theirs instead."""
-    cells, _ = _of_studies(studies, labelled)
+    cells, there = _of_studies(studies, labelled)
+    named = dict.fromkeys(cells, there)
     films, found = 0, None
     if read is not None:
         theirs, found = _of_studies(studies, read)
         films = int(pc.sum(found).as_py() or 0)
         for name, cell in theirs.items():
             cells[name] = pc.if_else(found, cell.cast(pa.string()), cells[name].cast(pa.string()))
-    return label_columns(cells, labelled.file)._replace(read=films, read_rows=found)
+            named[name] = pc.or_(there, found)
+    return label_columns(cells, labelled.file, named)._replace(read=films, read_rows=found)
 
 
 def _study_cells(file: Path, names: Mapping[str, str]) -> StudyCells:

@@ -57,6 +57,13 @@ class Cells(BaseModel):
         )
 
     @property
+    def blank_means(self) -> bool | None:
+        """What a blank cell means: `absent_means`, or the list that has '' in it; None: nothing, it is missing."""
+        if "" in self.true_cells:
+            return True
+        return False if "" in self.false_cells else self.absent_means
+
+    @property
     def interval(self) -> bool:
         """Whether it is true while the film (day 0) lies between two offsets."""
         return getattr(self, "kind", None) == "interval"
@@ -126,6 +133,7 @@ class VariableMapping(Cells):
                 raise ValueError("a numeric variable needs 'range', the lowest and the highest value that is possible")
         else:
             _check_meanings(self)
+            _check_blank(self)
         if "window_days" in self.model_fields_set and self.days_from_film is None:
             raise ValueError("'window_days' needs 'days_from_film', the column it is a window of")
         first, last = self.window_days
@@ -134,6 +142,11 @@ class VariableMapping(Cells):
         if self.reaches_past_film and self.known_at_film:
             raise ValueError("'known_at_film' cannot be true for a window that reaches past the film (day 0)")
         return self
+
+    @property
+    def of_blank(self) -> bool | str | None:
+        """The value of a blank cell; None: it is missing."""
+        return self.levels.get("") if self.kind == "categorical" else self.blank_means
 
     @property
     def reaches_past_film(self) -> bool:
@@ -184,14 +197,21 @@ class LabelMapping(Cells):
             raise ValueError("needs 'column', the table's column to read")
         if self.means_something:
             _check_meanings(self, self.uncertain_cells)
+        _check_blank(self, self.uncertain_cells)
         return self
 
     @property
     def means_something(self) -> bool:
-        """Whether its cells are given a meaning, instead of 1, 0, -1 or blank."""
-        stated = (self.present_means, self.absent_means)
-        listed = self.true_cells + self.false_cells + self.uncertain_cells
-        return bool(listed or any(value is not None for value in stated))
+        """Whether cells that are not blank are given a meaning, instead of being 1, 0 or -1."""
+        uncertain = self.uncertain_cells not in ((), ("",))
+        return bool(self.true_cells or self.false_cells or uncertain or self.present_means is not None)
+
+    @property
+    def blank(self) -> Literal["negative", "positive", "uncertain", "unknown"]:
+        """What a blank cell means, as the cohort's metadata has it."""
+        if "" in self.uncertain_cells:
+            return "uncertain"
+        return "unknown" if self.blank_means is None else "positive" if self.blank_means else "negative"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -283,6 +303,12 @@ def _check_meanings(cells: Cells, uncertain: tuple[str, ...] = ()) -> None:
         both = sorted(set(ours) & set(theirs))
         if both:
             raise ValueError(f"the cell {both[0]!r} stands under {one!r} and under {other!r}")
+
+
+def _check_blank(cells: Cells, uncertain: tuple[str, ...] = ()) -> None:
+    """That a blank cell means one thing."""
+    if cells.absent_means is not None and "" in cells.true_cells + cells.false_cells + uncertain:
+        raise ValueError("'absent_means' and '' in a list both say what a blank cell means; say it once")
 
 
 def _sentence(error: ValidationError, tree: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ def nih_cohort(root: Path) -> Cohort:
     metadata = CohortMetadata(
         source="nih",
         variables=_VARIABLES,
-        labels={name: LabelSource(columns=("Finding Labels",)) for name in NIH_LABELS},
+        labels={name: LabelSource(columns=("Finding Labels",), blank="unknown") for name in NIH_LABELS},
         image_root=str(root),
     )
     columns = {name: rows[name] for name in rows.column_names} | labels

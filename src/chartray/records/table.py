@@ -22,6 +22,7 @@ from chartray.records.cohort import (
 )
 from chartray.records.database import connect, connect_database
 from chartray.records.doubts import undecided, unread
+from chartray.records.labels import blank_column
 from chartray.records.mapping import Mapping, read_mapping
 from chartray.records.missing import count_unreadable, shown
 from chartray.records.reading import first_line, header, listed, nearest, need_folder, no_secret, read_cells
@@ -53,11 +54,13 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
     for key, entry in plan.ehr.items():
         columns[EHR_PREFIX + key], missing[key] = variable_cells(rows, entry)
     for key, label in plan.labels.items():
-        columns[LABEL_PREFIX + key], missing[LABEL_PREFIX + key] = label_cells(rows, label)
+        read = label_cells(rows, label)
+        missing[LABEL_PREFIX + key] = read.missing
+        columns |= {LABEL_PREFIX + key: read.values} | blank_column(key, read.values, read.blank)
     metadata = CohortMetadata(
         source=plan.name or Path(no_secret(name).partition("#")[2] or name).stem,
         variables={key: entry.described() for key, entry in plan.ehr.items()},
-        labels={key: LabelSource(columns=label.columns) for key, label in plan.labels.items()},
+        labels={key: LabelSource(columns=label.columns, blank=label.blank) for key, label in plan.labels.items()},
         image_root=str(root),
     )
     cautions = unread(rows, plan, missing)

@@ -16,6 +16,7 @@ from chartray.pixels.store import Store
 from chartray.report.audits import Audit
 from chartray.report.inputs import Results, Run
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
+from chartray.truth import blank_cells, meaning
 
 # Entries of the flow that are no cell's text: empty cells, and groups of cells that were not told.
 _RARE = "(rare values)"
@@ -56,13 +57,17 @@ class MissingCells(NamedTuple):
 
 
 class LabelCounts(NamedTuple):
-    """A label over all splits: present, absent, uncertain and not mentioned."""
+    """A label over all splits: present, absent, uncertain; of how many films the source left it `blank`, which `means`
+    something or nothing; of how many it is `unknown` for another reason: a cell that could not be read, or none.
+    """
 
     label: str
     present: int
     absent: int
     uncertain: int
     blank: int
+    means: str
+    unknown: int
 
 
 class DataSection(NamedTuple):
@@ -239,8 +244,11 @@ def _labels(cohort: pa.Table) -> list[LabelCounts]:
         if column.startswith(LABEL_PREFIX):
             values = cohort[column].to_numpy()
             present, absent, uncertain = (int(np.sum(values == value)) for value in (1, 0, -1))
-            blank = int(np.isnan(values).sum())
-            found.append(LabelCounts(column.removeprefix(LABEL_PREFIX), present, absent, uncertain, blank))
+            label = column.removeprefix(LABEL_PREFIX)
+            blank = blank_cells(cohort, label)
+            means = (meaning(cohort, label) or "not recorded") if blank.any() else ""
+            lost = int((np.isnan(values) & ~blank).sum())
+            found.append(LabelCounts(label, present, absent, uncertain, int(blank.sum()), means, lost))
     return found
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from chartray.evaluation.sentences import blanks_counted
 from chartray.measure.metrics import MINIMUM_PATIENTS
 from chartray.report.audits import Audit
 from chartray.report.inputs import Results, Run
@@ -12,6 +13,7 @@ from chartray.report.methods_pretraining import pretraining
 from chartray.report.methods_probe import chosen_words, learnt_words
 from chartray.report.rows import MACRO, Score, shown
 from chartray.report.summary import Selection
+from chartray.truth import BLANK_WORDS
 
 _FACTS = {
     "chartray": "Chartray",
@@ -46,6 +48,7 @@ class Scoring(NamedTuple):
     split: str
     fraction: str
     blank: str
+    blanks: list[str]
     uncertain: str
     resamples: str
     macro_labels: dict[str, list[str]]
@@ -75,6 +78,7 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         split=which.split,
         fraction=f"{100 * which.fraction:g} %",
         blank=_one({one.blank for one in scores if one.blank}),
+        blanks=list(dict.fromkeys(line for record in records if record for line in _blanks(record))),
         uncertain=_one({one.uncertain for one in scores if one.uncertain}),
         resamples=_one({f"{one.resamples:,}" for one in scores if one.resamples}),
         macro_labels=macro_labels(scores),
@@ -87,6 +91,12 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         holds_fixed=_holds_fixed(scores),
         chosen=chosen_words(scores, which.protocol),
     )
+
+
+def _blanks(record: Mapping[str, Any]) -> list[str]:
+    """How many blanks count as negative, as an evaluation counted them; none where it did not."""
+    known = isinstance(record.get("settings"), dict) and "blank" in record["settings"] and "stores" in record
+    return blanks_counted(record) if known else []
 
 
 def _holds_fixed(scores: Sequence[Score]) -> str:
@@ -175,8 +185,10 @@ def _evaluation(how: Scoring, datasets: Sequence[str], results: Sequence[Results
         found.append(f"Intervals are 95 % percentile intervals of {how.resamples} bootstrap resamples of patients.")
     if how.blank or how.uncertain:
         found.append(
-            f"Blank labels: {how.blank or 'not recorded'}; uncertain labels: {how.uncertain or 'not recorded'}."
+            f"Blank labels: {BLANK_WORDS.get(how.blank, how.blank) or 'not recorded'}; uncertain labels: "
+            f"{how.uncertain or 'not recorded'}."
         )
+    found += [f"{line[0].upper()}{line[1:]}." for line in how.blanks]
     if how.macro_labels:
         found.append(
             f"The macro mean is over labels with at least {MINIMUM_PATIENTS} positive and {MINIMUM_PATIENTS} negative "

@@ -35,6 +35,7 @@ from chartray.report.arms import Arm
 from chartray.report.audits import Audit, KnownArms, read_audit
 from chartray.report.inputs import Results, Run
 from chartray.report.rows import Comparison, Score, shown
+from chartray.truth import BLANK_WORDS
 
 # The marks of figures.styles in a 28 x 12 box, for the page's own legends.
 _MARKS = {
@@ -186,6 +187,7 @@ def _context(
         "all_simulated": set(names) - set(parts) <= set(simulated),
         "started_from": methods_pretraining.started_from(runs, results),
         "scoring": how,
+        "blank_words": BLANK_WORDS,
         "datasets": sections,
         "audit": audit_section.audit_section(audits, look, out),
         "looks": looks.looks_section(results, films=with_films),

@@ -56,8 +56,8 @@ class Selection(NamedTuple):
     blank: str | None = None
 
 
-# How evaluation reads labels unless told otherwise.
-_USUAL_LABELS = ("ignore", "negative")
+# How evaluation reads labels unless told otherwise; earlier ones counted every blank as negative.
+_USUAL_LABELS = (("ignore", "source"), ("ignore", "negative"))
 
 
 def selection_of(one: Score | Comparison) -> Selection:
@@ -68,7 +68,7 @@ def selection_of(one: Score | Comparison) -> Selection:
 def selection(scores: Sequence[Score]) -> Selection:
     """The linear probe if there is one, the test split if it was scored, the largest share of the labels.
 
-    Uncertain labels ignored and blank ones negative, if they were read so, else as they were read first.
+    Uncertain labels ignored and blank ones as their source says, if they were read so, else as they were read first.
     """
     protocols = list(dict.fromkeys(one.protocol for one in scores)) or ["linear"]
     protocol = "linear" if "linear" in protocols else protocols[0]
@@ -77,7 +77,7 @@ def selection(scores: Sequence[Score]) -> Selection:
     split = "test" if "test" in splits else sorted(splits)[0]
     there = [one for one in there if one.split == split]
     readings = list(dict.fromkeys((one.uncertain, one.blank) for one in there)) or [(None, None)]
-    reading = _USUAL_LABELS if _USUAL_LABELS in readings else readings[0]
+    reading = next((usual for usual in _USUAL_LABELS if usual in readings), readings[0])
     there = [one for one in there if (one.uncertain, one.blank) == reading]
     return Selection(protocol, split, max((one.fraction for one in there), default=1.0), *reading)
 

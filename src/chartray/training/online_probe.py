@@ -21,6 +21,7 @@ from chartray.training.films import split_rows
 from chartray.training.health import effective_rank, spread
 from chartray.training.material import Material
 from chartray.training.step import Networks
+from chartray.truth import Policy, truth_of
 
 _SAMPLE = 7_003
 _NEIGHBOURS = 20
@@ -83,11 +84,5 @@ def _sample(rows: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[n
 
 
 def _truth(store: Store, labels: list[str]) -> npt.NDArray[np.float64]:
-    """(rows, C): 1, 0, or NaN where uncertain; a blank counts as negative, the evaluation's default policy.
-
-    A film without any label is no negative: its row is NaN.
-    """
-    columns = [store.cohort.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in labels]
-    truth = np.stack(columns, axis=1) if columns else np.empty((len(store), 0))
-    filled = np.where(np.isnan(truth), 0.0, np.where(truth < 0, np.nan, truth))
-    return np.where(np.isnan(truth).all(axis=1, keepdims=True), np.nan, filled)
+    """(rows, C): 1, 0, or NaN where nothing is known, as an evaluation reads labels unless told otherwise."""
+    return truth_of(store.cohort, [name.removeprefix(LABEL_PREFIX) for name in labels], Policy())

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from chartray.verbs.options import Count, Out, Seed, ZeroOrMore
 
 Uncertain = Literal["ignore", "zeros", "ones"]
-Blank = Literal["negative", "ignore"]
+Blank = Literal["source", "negative", "ignore"]
 Split = Literal["test", "validate"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
@@ -29,7 +29,7 @@ def evaluate(
     protocol: Literal["linear", "knn", "finetune", "published"] = "linear",
     split: Split = "test",
     uncertain: Uncertain = "ignore",
-    blank: Blank = "negative",
+    blank: Blank = "source",
     data_percent: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
     draws: Count = 5,
     labels: str | None = None,
@@ -60,7 +60,7 @@ def evaluate(
         protocol: linear, knn, finetune or published.
         split: The split that is scored.
         uncertain: What -1 means: ignore, zeros or ones.
-        blank: What an unmentioned finding means: negative or ignore.
+        blank: What a blank label means: source (as the cohort says of each label), negative or ignore.
         data_percent: Fractions of the training and validation patients, each nested in the next: 1.0 is all.
         draws: Which patients a fraction below 1 takes is drawn so many times.
         labels: Only these labels, separated by commas.
@@ -151,7 +151,7 @@ def audit(
     attributes: str | None = None,
     split: Split = "test",
     uncertain: Uncertain = "ignore",
-    blank: Blank = "negative",
+    blank: Blank = "source",
     floors: bool = True,
     floor_chart: str | None = None,
     resamples: Count = 1000,
@@ -170,7 +170,7 @@ def audit(
         attributes: Chart variables to read, separated by commas; default: all that the cohort has.
         split: The split that is scored.
         uncertain: What -1 means: ignore, zeros or ones.
-        blank: What an unmentioned finding means: negative or ignore.
+        blank: What a blank label means: source (as the cohort says of each label), negative or ignore.
         floors: Score the untrained encoder, plain pixels, chart alone and image + chart beside it.
         floor_chart: The feature set that chart-only and image+chart read; default: the run's own chart, of a run
             without one demographic-norm.

@@ -53,21 +53,13 @@ from chartray.evaluation.audit.removal import before, removed
 from chartray.evaluation.audit.sentences import spoken
 from chartray.evaluation.earlier import check_replaceable, check_same, whole_folder
 from chartray.evaluation.embed import device_of
-from chartray.evaluation.films import (
-    Blank,
-    Films,
-    Match,
-    Policy,
-    Uncertain,
-    chosen_labels,
-    films_of,
-    metadata_of,
-)
-from chartray.evaluation.sentences import chart_floors_said
+from chartray.evaluation.films import Films, Match, blank_entry, chosen_labels, films_of, metadata_of
+from chartray.evaluation.sentences import blanks_counted, chart_floors_said
 from chartray.measure.operating_point import threshold_at_specificity
 from chartray.measure.probe import Probe, fit_probe
 from chartray.networks.encoder import load
 from chartray.pixels.store import Store
+from chartray.truth import Blank, Policy, Uncertain
 
 Floats = NDArray[np.float64]
 
@@ -95,7 +87,7 @@ def audit(
     attributes: Sequence[str] | None = None,
     split: Literal["test", "validate"] = "test",
     uncertain: Uncertain = "ignore",
-    blank: Blank = "negative",
+    blank: Blank = "source",
     resamples: int = 1000,
     seed: int = 0,
     device: str = "auto",
@@ -117,7 +109,7 @@ def audit(
         attributes: variables of the chart to read; default all with two observed levels in training.
         split: which split is scored; the test split is touched only if this says so.
         uncertain: what -1 counts as in a disease label: ignore, zeros or ones.
-        blank: what a blank label counts as: negative or ignore.
+        blank: what a blank label counts as: source (as the cohort says of each label), negative or ignore.
         resamples: draws of the patients behind each interval.
         seed: of the draws, the swaps of groups and the untrained encoder.
         device: auto, cpu or cuda.
@@ -169,6 +161,12 @@ def audit(
         *seeds_said(arms),
         *uncompared,
     ]
+    said = {
+        "settings": common | {"uncertain": uncertain, "blank": blank, "precision": precision, "floors": floors},
+        "stores": [store_entry(each) for each in scored],
+        "blank_negatives_learnt_from": blank_entry(train, labels),
+    }
+    notes += blanks_counted(said)
     with whole_folder(out, results.AUDIT_FILE) as folder:
         results.write_jsonl(folder / results.AUDIT_ROWS_FILE, rows + more_rows)
         results.write_jsonl(folder / results.LEAKS_FILE, leaked)
@@ -182,8 +180,7 @@ def audit(
                 {"run": arm.run, "path": str(path), "provenance": arm.made}
                 for arm, path in zip(arms, (source, *against), strict=False)
             ],
-            "settings": common | {"uncertain": uncertain, "blank": blank, "precision": precision, "floors": floors},
-            "stores": [store_entry(each) for each in scored],
+            **said,
             "attributes": [attribute._asdict() for attribute in chosen],
             "labels": labels,
             "leaks": sum(row["count"] > 0 for row in leaked),
@@ -192,8 +189,8 @@ def audit(
             "notes": notes,
         }
         results.write_json(folder / results.AUDIT_FILE, manifest)
-    said = [{"part": "leak"} | row for row in leaked] + [{"part": "note", "note": note} for note in notes]
-    return rows + more_rows + said
+    told = [{"part": "leak"} | row for row in leaked] + [{"part": "note", "note": note} for note in notes]
+    return rows + more_rows + told
 
 
 def _check(split: str, resamples: int) -> None:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from chartray.errors import InputError
 from chartray.evaluation.audit.attributes import Attribute, why_not_held
 from chartray.evaluation.audit.readability import Place
-from chartray.evaluation.films import Match, Policy, chosen_labels, films_of, metadata_of, shared_labels
+from chartray.evaluation.films import Match, blank_entry, chosen_labels, films_of, metadata_of, shared_labels
 from chartray.evaluation.seen import refuse_chart_labels
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.store import Store
+from chartray.truth import Policy
 
 
 class Scored(NamedTuple):
@@ -110,4 +111,5 @@ def store_entry(scored: Scored) -> dict[str, Any]:
         "films": len(films.rows),
         "patients": len(np.unique(films.patients)),
         "labels": scored.labels,
+        "blank_negatives": blank_entry(films, scored.labels),
     }

@@ -1,0 +1,164 @@
+"""What a label cell of a cohort counts as: 1, 0 or nothing. What a blank means is a matter of its label and source."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from chartray.errors import InputError
+from chartray.schema import BLANK_PREFIX, LABEL_PREFIX, CohortMetadata, from_metadata
+
+Floats = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
+Uncertain = Literal["ignore", "zeros", "ones"]
+# `source`: as the cohort's metadata says of each label (`schema.LabelSource.blank`); the others overrule it.
+Blank = Literal["source", "negative", "ignore"]
+_UNCERTAIN = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}
+# The policies of a blank in words.
+BLANK_WORDS: dict[str, str] = {
+    "source": "as the source of each label says",
+    "negative": "count as negative",
+    "ignore": "ignored",
+}
+_MEANINGS = {
+    "negative": "that count as negative",
+    "positive": "that count as positive, as the mapping says",
+    "uncertain": "that are uncertain, as the mapping says",
+    "unknown": "that count for nothing",
+    "not said": "of which an earlier Chartray did not say what they mean",
+}
+
+
+class Policy(NamedTuple):
+    """What an uncertain (-1) and a blank label count as; applied here and nowhere else."""
+
+    uncertain: Uncertain = "ignore"
+    blank: Blank = "source"
+
+
+def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
+    """(N, C) of 1, 0 and NaN for ignored; raises InputError for a value that is none of 1, 0, -1 and null.
+
+    A blank counts as its label's source says, whatever other labels hold. A null that is no blank (the cell could not
+    be read, or the source's label file does not name the film) is not known under any policy.
+
+    >>> from chartray.schema import LabelSource, to_metadata
+    >>> said = CohortMetadata(source="mimic", labels={"Edema": LabelSource(blank="negative")})
+    >>> cells = pa.table({"label.Edema": [1.0, 0.0, -1.0, None, None], "blank.Edema": [False] * 3 + [True, False]})
+    >>> truth_of(cells.replace_schema_metadata(to_metadata(said)), ["Edema"], Policy()).ravel().tolist()
+    [1.0, 0.0, nan, 0.0, nan]
+    """
+    if policy.uncertain not in _UNCERTAIN or policy.blank not in BLANK_WORDS:
+        raise InputError(
+            "expected uncertain ignore, zeros or ones and blank source, negative or ignore, found "
+            f"{policy.uncertain!r} and {policy.blank!r}"
+        )
+    truth = np.empty((cohort.num_rows, len(labels)))
+    for index, label in enumerate(labels):
+        values = _values(cohort, label)
+        known = ~np.isnan(values)
+        if (odd := odd_cells(cohort, label)).any():
+            row = int(np.flatnonzero(odd)[0])
+            raise InputError(
+                f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in film {row} of the split"
+            )
+        values[values == -1] = _UNCERTAIN[policy.uncertain]
+        if counts_as_negative(cohort, label, policy):
+            values[~known & blank_cells(cohort, label)] = 0.0
+        truth[:, index] = values
+    return truth
+
+
+def odd_cells(cohort: pa.Table, label: str) -> Booleans:
+    """(N,): the values that are none of 1, 0, -1 and null."""
+    values = _values(cohort, label)
+    return np.asarray(~np.isnan(values) & ~np.isin(values, (1.0, 0.0, -1.0)))
+
+
+def blank_negatives(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Booleans:
+    """(N, C): the cells that their source left blank and that count as negative, by the policy or by a mapping."""
+    found = np.zeros((cohort.num_rows, len(labels)), dtype=bool)
+    for index, label in enumerate(labels):
+        values = _values(cohort, label)
+        negative = values == 0
+        if counts_as_negative(cohort, label, policy):
+            negative |= np.isnan(values)
+        found[:, index] = negative & blank_cells(cohort, label)
+    return found
+
+
+def blank_cells(cohort: pa.Table, label: str) -> Booleans:
+    """(N,): where the source left the cell of a label blank: as the cohort says, else where it holds null."""
+    if BLANK_PREFIX + label in cohort.column_names:
+        column = cohort.column(BLANK_PREFIX + label)
+        return np.asarray(column.fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
+    return np.asarray(cohort.column(LABEL_PREFIX + label).is_null().to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def counts_as_negative(cohort: pa.Table, label: str, policy: Policy) -> bool:
+    """Whether a blank without a value of its own is a negative."""
+    return policy.blank == "negative" or (policy.blank == "source" and meaning(cohort, label) == "negative")
+
+
+def meaning(cohort: pa.Table, label: str) -> str | None:
+    """What the cohort's metadata says a blank of this label means; None where they say nothing."""
+    found = _metadata(cohort)
+    source = None if found is None else found.labels.get(label)
+    return None if source is None else source.blank
+
+
+def unsaid(cohort: pa.Table, labels: Sequence[str]) -> dict[str, int]:
+    """The labels with blanks of which the cohort does not say what they mean, and how many: it is an earlier one."""
+    blanks = {
+        label: int((np.isnan(_values(cohort, label)) & blank_cells(cohort, label)).sum())
+        for label in labels
+        if meaning(cohort, label) is None
+    }
+    return {label: count for label, count in blanks.items() if count}
+
+
+def blanks(cohort: pa.Table) -> dict[str, dict[str, int | str]]:
+    """For each label with blank cells how many there are (`cells`) and what they `mean` (None: "not said")."""
+    found: dict[str, dict[str, int | str]] = {}
+    for name in cohort.column_names:
+        label = name.removeprefix(LABEL_PREFIX)
+        if name != label and (cells := int(blank_cells(cohort, label).sum())):
+            found[label] = {"cells": cells, "mean": meaning(cohort, label) or "not said"}
+    return found
+
+
+def blanks_said(found: Mapping[str, Mapping[str, int | str]]) -> list[str]:
+    """What `blanks` found, a line for each meaning.
+
+    >>> blanks_said({"Edema": {"cells": 12, "mean": "negative"}, "Died": {"cells": 69, "mean": "unknown"}})
+    ['blank labels that count as negative: Edema 12', 'blank labels that count for nothing: Died 69']
+    """
+    lines = []
+    for mean, words in _MEANINGS.items():
+        if said := counted({label: int(one["cells"]) for label, one in found.items() if one["mean"] == mean}):
+            lines.append(f"blank labels {words}: {said}")
+    return lines
+
+
+def counted(counts: Mapping[str, int], most: int = 14) -> str:
+    """Labels and how many blanks of theirs.
+
+    >>> counted({"Edema": 1200, "Mass": 0, "Hernia": 3})
+    'Edema 1,200, Hernia 3'
+    """
+    some = [f"{label} {count:,}" for label, count in counts.items() if count]
+    return ", ".join(some[:most]) + (f" and {len(some) - most} more labels" if len(some) > most else "")
+
+
+def _values(cohort: pa.Table, label: str) -> Floats:
+    """A column of labels as floats of its own, null as NaN."""
+    return np.array(cohort.column(LABEL_PREFIX + label).cast(pa.float64()).to_numpy(zero_copy_only=False))
+
+
+def _metadata(cohort: pa.Table) -> CohortMetadata | None:
+    try:
+        return from_metadata(cohort.schema.metadata)
+    except KeyError:
+        return None
