@@ -195,7 +195,7 @@ def changed(files, before, after):
         ("levels: [M, F], ", "", "'ehr.sex': a categorical variable needs 'levels'"),
         ("[0, 110]", "[110, 0]", "'ehr.age': a numeric variable needs 'range'"),
         ("unit: years", "levels: [1, 2]", "'ehr.age': 'levels' means nothing for a numeric variable"),
-        ('"true": ["Y", 1]', '"true": [Yes, 1]', "YAML reads this cell as True; write it in quotes"),
+        ('"true": ["Y", 1]', '"true": [True, 1]', "YAML reads this cell as True; write it in quotes"),
         ("present_means: true, absent", "absent", "'ehr.died': needs lists of cells under 'true' and 'false', or"),
         (", ends: out}\n  died", "}\n  died", "'ehr.unit': an interval needs 'starts' and 'ends'"),
         ("[-2, 0]", "[-2, 3], known_at_film: true", "cannot be true for a window that reaches past the film"),

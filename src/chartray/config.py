@@ -5,7 +5,6 @@ Numbers marked (MSN) are the official Masked Siamese Network recipe, (published)
 
 import difflib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from chartray.errors import InputError
+from chartray.yaml_file import read_yaml, yaml_tree
 
 NO_CHART = "none"
 
@@ -218,14 +218,14 @@ def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, 
             f"unknown recipe {recipe!r}{_nearest(recipe, recipe_names())}; there are {', '.join(recipe_names())}"
         )
     text = resources.files("chartray").joinpath("recipes", f"{recipe}.yaml").read_text()
-    tree: dict[str, Any] = yaml.safe_load(text) or {}
+    tree: dict[str, Any] = yaml_tree(text) or {}
     tree["recipe"] = recipe
     return _laid_over(tree, file, overrides)
 
 
 def load_saved(saved: Path, file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """The configuration that a run was started with, with what is given now laid over it."""
-    tree = read_yaml(saved)
+    tree = read_yaml(saved, "a run's config.yaml")
     return _laid_over(tree, file, overrides)
 
 
@@ -237,7 +237,7 @@ def _laid_over(tree: dict[str, Any], file: Path | None, overrides: Mapping[str, 
     given: dict[str, Any] = {}
     for knob, value in (overrides or {}).items():
         _merge(given, _nested(knob, value))
-    for layer in (read_yaml(file) if file is not None else {}, given):
+    for layer in (read_yaml(file, "a file of knobs") if file is not None else {}, given):
         train = layer.get("train")
         length: Mapping[str, Any] = train if isinstance(train, Mapping) else {}
         if length.get("epochs") is not None and length.get("steps") is not None:
@@ -258,19 +258,6 @@ def validate(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(dict(tree))
     except ValidationError as error:
         raise InputError(_sentence(error)) from None
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping; raises InputError if it is missing or holds anything else."""
-    try:
-        tree = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise InputError(f"expected a YAML file at {file}, found none; check the path") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"expected YAML in {file}, found {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"expected a mapping of names to values in {file}, found {type(tree).__name__}")
-    return tree
 
 
 def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
@@ -311,13 +298,9 @@ def knobs() -> dict[str, tuple[str, str]]:
 
 def _value(knob: str, text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        value = yaml_tree(text)
     except yaml.YAMLError:
         value = text
-    # YAML 1.1 reads 1e-3 as a string; people do not.
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = float(value)
     section, _, key = knob.partition(".")
     default = getattr(getattr(Config(), section), key) if key else None
     if isinstance(default, tuple) and isinstance(value, str):

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from chartray import config as knobs
 from chartray.config import Config, Section
 from chartray.errors import InputError
+from chartray.yaml_file import read_yaml
 
 _NAME = r"^[A-Za-z][\w.+-]*$"  # names of folders
 _EVALUATION_NAME = r"^[A-Za-z]\w*$"
@@ -106,7 +107,7 @@ def read_study(file: Path) -> Study:
     Raises InputError for anything that is unknown (the nearest name is suggested) or not as expected, the knobs of
     every arm included.
     """
-    tree = knobs.read_yaml(file)
+    tree = read_yaml(file, "a study file")
     _refuse_unknown(tree, list(_File.model_fields), str(file))
     for name, entry in _mapping(tree, "evaluations", file).items():
         _refuse_unknown(entry, list(Evaluation.model_fields), f"evaluations.{name} of {file}")

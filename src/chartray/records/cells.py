@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chartray.records.identifiers import placeholders_among
 from chartray.records.labels import label_values
-from chartray.records.mapping import Cells, LabelMapping, VariableMapping
+from chartray.records.mapping import Cells, LabelMapping, Mapping, VariableMapping
 from chartray.records.missing import count_missing
-from chartray.records.values import by_cell, number, years
+from chartray.records.values import by_cell, formatted_moment, number, truth, written_moment, years
 
 OUTSIDE = "(outside window_days)"
 NO_OFFSET = "(no days_from_film)"
@@ -75,6 +77,12 @@ def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, 
     return values, count_missing(cells, values)
 
 
+def time_reader(mapping: Mapping) -> Callable[[str], datetime | None]:
+    """What reads a cell of `taken_at`: the mapping's formats, else the common spellings."""
+    formats = mapping.taken_at_format
+    return (lambda cell: formatted_moment(cell, formats)) if formats else written_moment
+
+
 def _limits(mapping: VariableMapping) -> list[tuple[float | None, int]]:
     return list(zip(mapping.window_days, (-1, 1), strict=True))
 
@@ -99,7 +107,10 @@ def _reader(mapping: VariableMapping) -> Callable[[str], Any]:
 
 def _boolean_reader(mapping: Cells) -> Callable[[str], bool | None]:
     if mapping.present_means is not None:
-        return lambda cell: mapping.present_means
+        # A filled cell is there, but `NULL`, `?` or `no` says neither that something is nor that it is not.
+        return lambda cell: None if _says_nothing(cell) else mapping.present_means
+    if mapping.read_by_spelling:
+        return truth
 
     def listed(cell: str) -> bool | None:
         if any(_same(cell, text) for text in mapping.true_cells):
@@ -107,6 +118,11 @@ def _boolean_reader(mapping: Cells) -> Callable[[str], bool | None]:
         return False if any(_same(cell, text) for text in mapping.false_cells) else None
 
     return listed
+
+
+def _says_nothing(cell: str) -> bool:
+    placeholder = placeholders_among(pa.array([cell]))[0].as_py()
+    return bool(placeholder or (truth(cell) is False and number(cell) is None))
 
 
 def _label_reader(mapping: LabelMapping) -> Callable[[str], float | None]:

@@ -12,13 +12,15 @@ from chartray.records.cells import NO_OFFSET, OUTSIDE
 from chartray.records.cohort import Step
 from chartray.records.mapping import Cells, LabelMapping, VariableMapping
 from chartray.records.mapping import Mapping as TableMapping
-from chartray.records.values import by_cell, moment, number
+from chartray.records.missing import UNREADABLE
+from chartray.records.values import by_cell, number
 from chartray.schema import LABEL_PREFIX
 
 # From this share of its filled cells on, what could not be read is no dirt but another way of writing.
 _NEARLY_ALL = 0.9
-_DATE = "a date as ISO 8601 writes it, such as 2023-01-07 01:20"
+_DATE = "a date with its year first, such as 2023-01-07 01:20, or taken_at_format in the mapping"
 _DAYS = "a number of days from the film, such as -2 for two days before it"
+_TRUTHS = "1 or 0, yes or no, true or false, y or n, t or f, or the cells that mean true and false in the mapping"
 _INSIDE = "days inside window_days, where 0 is the film and -2 two days before it"
 
 
@@ -64,8 +66,8 @@ def unread(rows: pa.Table, plan: TableMapping, missing: Mapping[str, Mapping[str
     """
     found: list[Caution] = []
     if plan.taken_at is not None:
-        filled, read = _counts(rows, plan.taken_at, moment, pa.timestamp("us"))
-        found += _lost("taken_at", filled, filled - read, _DATE)
+        lost = missing["taken_at"].get(UNREADABLE, 0)
+        found += _lost("taken_at", int(pc.count(rows[plan.taken_at]).as_py()), lost, _dates(plan))
     for key, entry in plan.ehr.items():
         found += _of_variable(key, rows, entry, missing[key])
     for key, label in plan.labels.items():
@@ -81,6 +83,10 @@ def _of_variable(name: str, rows: pa.Table, mapping: VariableMapping, missing: M
         days, read = _counts(rows, mapping.days_from_film, number, pa.float64())
         yield from _lost(f"{name} (days_from_film)", days, days - read, _DAYS)
         yield from _lost(f"{name} (window_days)", filled - lost, missing.get(OUTSIDE, 0), _INSIDE)
+
+
+def _dates(plan: TableMapping) -> str:
+    return f"dates as taken_at_format says, {' or '.join(plan.taken_at_format)}" if plan.taken_at_format else _DATE
 
 
 def _lost(of: str, filled: int, lost: int, form: str) -> Iterator[Caution]:
@@ -107,7 +113,7 @@ def _form(mapping: Cells) -> str:
     if isinstance(mapping, LabelMapping) and not mapping.means_something:
         return "1, 0, -1 (uncertain) or a blank, or lists of cells under true, false and uncertain in the mapping"
     if not isinstance(mapping, VariableMapping) or mapping.kind == "boolean":
-        return "the cells that the mapping lists as they stand in the table"
+        return _TRUTHS if mapping.read_by_spelling else "the cells that the mapping lists as they stand in the table"
     if mapping.kind == "categorical":
         return "the levels of the mapping as they stand in the table, levels: {cell: level}"
     assert mapping.range is not None

@@ -130,6 +130,30 @@ def identifiers(
     return canonical.take(encoded.indices), placeholders
 
 
+def canonical_ids(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.StringArray:
+    """As `identifiers`, where it does not matter whether two ids look alike."""
+    encoded = _texts(column, what, where).dictionary_encode()
+    canonical, _ = _canonical(cast(pa.StringArray, encoded.dictionary), encoded.indices, what, where)
+    return canonical.take(encoded.indices)
+
+
+def refuse_control(texts: pa.StringArray, what: str, where: str) -> None:
+    """Raises InputError for a text with a NUL byte or another control character, which no id and no path has."""
+    encoded = texts.dictionary_encode()
+    wrong = pc.match_substring_regex(encoded.dictionary, _CONTROL)
+    _refuse(wrong, encoded.indices, what, where, "a control character", "remove it from the table", expected="text")
+
+
+def placeholders_among(texts: pa.Array) -> pa.BooleanArray:
+    """Which texts stand for nothing: `NULL`, `n/a`, `?`, `-` and the like; numbers such as -1 are values."""
+    words = pc.is_in(pc.utf8_lower(texts), value_set=_PLACEHOLDERS)
+    return pc.and_(pc.or_(words, pc.match_substring_regex(texts, _NO_SIGN)), pc.invert(_numbers(texts)))
+
+
+def _numbers(texts: pa.Array) -> pa.BooleanArray:
+    return pc.match_substring_regex(texts, r"^[+-]?[0-9]")
+
+
 def whole_numbers(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.Array:
     """(N,) int64: ids that are whole numbers by their source's contract, null where blank or a placeholder.
 

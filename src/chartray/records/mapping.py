@@ -3,20 +3,22 @@
 examples/hospital.yaml shows every key, each with what it is for.
 """
 
+import math
 import re
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from chartray.errors import InputError
 from chartray.records.cohort import SPLIT_SHARES
 from chartray.records.mapping_keys import keys_of, refuse_other_keys
 from chartray.records.reading import nearest
-from chartray.records.values import number
+from chartray.records.same_patient import Same, checked_same
+from chartray.records.values import is_date_format, number
 from chartray.schema import SPLITS, Variable
+from chartray.yaml_file import read_yaml
 
 Number = int | float
 
@@ -62,6 +64,12 @@ class Cells(BaseModel):
         if "" in self.true_cells:
             return True
         return False if "" in self.false_cells else self.absent_means
+
+    @property
+    def read_by_spelling(self) -> bool:
+        """Whether nothing is said of its cells, so that the common spellings of truths are read."""
+        stated = (self.present_means, self.absent_means)
+        return not (self.true_cells or self.false_cells) and all(meaning is None for meaning in stated)
 
     @property
     def interval(self) -> bool:
@@ -131,7 +139,7 @@ class VariableMapping(Cells):
         elif self.kind == "numeric":
             if self.range is None or not self.range[0] < self.range[1]:
                 raise ValueError("a numeric variable needs 'range', the lowest and the highest value that is possible")
-        else:
+        elif not self.read_by_spelling:
             _check_meanings(self)
             _check_blank(self)
         if "window_days" in self.model_fields_set and self.days_from_film is None:
@@ -233,15 +241,36 @@ class Mapping(BaseModel):
     path: str
     study_id: str | None = None
     taken_at: str | None = None
+    taken_at_format: tuple[str, ...] = ()
+    same_patient: Same = None
     split: str | None = None
     split_shares: dict[str, float] = Field(default_factory=lambda: dict(SPLIT_SHARES))
     ehr: dict[str, VariableMapping] = Field(default_factory=dict)
     labels: dict[str, LabelMapping] = Field(default_factory=dict)
 
+    @field_validator("taken_at_format", mode="before")
+    @classmethod
+    def _formats(cls, formats: Any) -> Any:
+        """One format of strptime, or a list of them, each with a whole date."""
+        listed = [formats] if isinstance(formats, str) else formats
+        if not isinstance(listed, (list, tuple)) or not all(isinstance(form, str) for form in listed):
+            raise ValueError("needs a format such as '%d.%m.%Y %H:%M', or a list of them")
+        for form in listed:
+            if not is_date_format(form):
+                raise ValueError(
+                    f"needs a format with a day, a month and a year, such as '%d.%m.%Y %H:%M', found {form!r}"
+                )
+        return listed
+
+    @field_validator("same_patient", mode="before")
+    @classmethod
+    def _same(cls, same: Any) -> Any:
+        return checked_same(same)
+
     @model_validator(mode="after")
     def _one_way_to_split(self) -> "Mapping":
         shares = self.split_shares
-        if set(shares) != set(SPLITS) or min(shares.values()) < 0 or not sum(shares.values()) > 0:
+        if set(shares) != set(SPLITS) or min(shares.values()) < 0 or not 0 < sum(shares.values()) < math.inf:
             raise ValueError(f"'split_shares' needs a share from 0 up for each of {', '.join(SPLITS)}")
         # --ehr and --labels take names separated by commas; --ehr none is no chart, the label macro is the mean.
         for section, names, taken in (("ehr", self.ehr, "none"), ("labels", self.labels, "macro")):
@@ -250,39 +279,24 @@ class Mapping(BaseModel):
                     raise ValueError(f"'{section}' needs names without a comma, other than {taken!r}, found {name!r}")
         if self.split is not None and "split_shares" in self.model_fields_set:
             raise ValueError("give 'split' (a column) or 'split_shares' (drawn by patient), not both")
+        if self.taken_at_format and self.taken_at is None:
+            raise ValueError("'taken_at_format' needs 'taken_at', the column whose times it is a format of")
         return self
 
 
 def read_mapping(file: Path) -> Mapping:
     """Reads and checks a mapping file; raises InputError with the first thing that is wrong with it."""
+    tree = read_yaml(file, "a mapping file")
     try:
-        tree = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise InputError(f"expected a mapping file at {file}, found none; check --mapping") from None
-    except IsADirectoryError:
-        raise InputError(f"expected a mapping file at {file}, found a folder; check --mapping") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"expected YAML in {file}, found {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"expected a mapping of names to columns in {file}, found {type(tree).__name__}")
-    try:
-        return Mapping.model_validate(_unquoted(tree))
+        return Mapping.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"{_sentence(error, _unquoted(tree))} (mapping {file})") from None
-
-
-def _unquoted(tree: Any) -> Any:
-    """YAML reads the keys `true:` and `false:` as booleans; here they are names."""
-    if isinstance(tree, dict):
-        names = {True: "true", False: "false"}
-        return {names[key] if isinstance(key, bool) else key: _unquoted(value) for key, value in tree.items()}
-    return tree
+        raise InputError(f"{_sentence(error, tree)} (mapping {file})") from None
 
 
 def _is_limit(limit: Any, open_ended: bool) -> bool:
     if limit is None or isinstance(limit, bool):
         return limit is None and open_ended
-    return isinstance(limit, (int, float)) or number(str(limit)) is not None
+    return number(str(limit)) is not None or str(limit) in ("inf", "-inf")
 
 
 def _text(cell: Any, what: str = "cell") -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 ABSENT = "absent"
+UNREADABLE = "(unreadable)"
 RARE = "(rare values)"
 HIDDEN = "(dates, long numbers or long texts)"
 # Cell values of one variable that are named in the flow; a column that is all wrong would fill it otherwise.
@@ -45,7 +46,7 @@ def count_missing(cells: Any, values: Any) -> dict[str, int]:
 def count_unreadable(cells: Any, values: Any) -> dict[str, int]:
     """As `count_missing` for times, whose cells are never told: how many could not be read, how many were absent."""
     lost = _lost(cells, values)
-    counts = {"(unreadable)": len(lost) - lost.null_count, ABSENT: lost.null_count}
+    counts = {UNREADABLE: len(lost) - lost.null_count, ABSENT: lost.null_count}
     return {name: count for name, count in counts.items() if count}
 
 

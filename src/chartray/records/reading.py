@@ -76,6 +76,17 @@ def header(file: Path) -> list[str]:
     return names
 
 
+def refuse_same_names(columns: Sequence[str], found: Sequence[str], where: str) -> None:
+    """Raises InputError where the table has two columns of a name that is read: nobody knows which one is meant."""
+    for column in columns:
+        places = [str(place) for place, name in enumerate(found, start=1) if name == column]
+        if len(places) > 1:
+            raise InputError(
+                f"expected one column {column!r} in {where}, found {len(places)} of that name (columns "
+                f"{', '.join(places)}); give each a name of its own"
+            )
+
+
 def read_cells(
     file: Path,
     needed: Sequence[str],
@@ -97,9 +108,7 @@ def read_cells(
         if column not in found:
             raise InputError(f"expected a column {column!r} in {file}, found {listed(found, most=40)}")
     columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
-    twice = next((column for column in columns if found.count(column) > 1), None)
-    if twice is not None:
-        raise InputError(f"expected one column {twice!r} in {file}, found {found.count(twice)}; remove or rename one")
+    refuse_same_names(columns, found, str(file))
     texts = dict.fromkeys(columns, pa.string()) | dict.fromkeys(repeating, pa.dictionary(pa.int32(), pa.string()))
     if types:
         try:

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -112,8 +113,17 @@ def moment(cell: str) -> datetime | None:
     2020-01-31 21:30:00
     None
     """
-    time = written_moment(cell)
+    return without_zone(written_moment(cell))
+
+
+def without_zone(time: datetime | None) -> datetime | None:
+    """A time without its zone: in UTC where it has one, else as it is."""
     return time if time is None or time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def has_zone(time: datetime | None) -> bool | None:
+    """Whether a time has a zone; None of none."""
+    return None if time is None else time.tzinfo is not None
 
 
 def written_moment(cell: str) -> datetime | None:
@@ -132,6 +142,29 @@ def written_moment(cell: str) -> datetime | None:
             return datetime(day.year, day.month, day.day, tzinfo=zone) + clock
     day = _first_day(text)
     return None if day is None else datetime(day.year, day.month, day.day)
+
+
+def formatted_moment(cell: str, formats: Sequence[str]) -> datetime | None:
+    """As `written_moment`, of a cell in one of the `formats` of strptime."""
+    for form in formats:
+        with suppress(ValueError, OverflowError):
+            return datetime.strptime(cell.strip(), form)
+    return None
+
+
+def is_date_format(form: str) -> bool:
+    """Whether a format of strptime writes a whole date, so that two dates are never one.
+
+    >>> [is_date_format(form) for form in ("%d.%m.%Y %H:%M", "%Y%m%d", "%d.%m.", "dd.mm.yyyy", "%q")]
+    [True, True, False, False, False]
+    """
+    for day in (datetime(2001, 2, 3), datetime(2002, 11, 28)):
+        try:
+            if datetime.strptime(day.strftime(form), form).date() != day.date():
+                return False
+        except (ValueError, re.error):
+            return False
+    return True
 
 
 def calendar_date(cell: str) -> date | None:

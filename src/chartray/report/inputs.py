@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from chartray.errors import InputError
 from chartray.report.arms import Arm, arm_of
 from chartray.report.rows import Bin, Comparison, Score, bins, comparison, scores
+from chartray.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,8 @@ def read_run(folder: Path) -> Run:
     """Raises InputError where `folder` has no manifest.json."""
     manifest = read_object(folder / "manifest.json", "a run folder of `chartray pretrain`")
     config_file, metrics_file = folder / "config.yaml", folder / "metrics.jsonl"
-    try:
-        config = yaml.safe_load(_text(config_file)) if config_file.is_file() else {}
-    except yaml.YAMLError as error:
-        raise InputError(f"expected YAML in {config_file}, found {' '.join(str(error).split())}") from None
+    config = read_yaml(config_file, "a run's config.yaml") if config_file.is_file() else {}
     metrics = list(read_lines(metrics_file)) if metrics_file.is_file() else []
-    config = config or {}
     arm = arm_of(
         manifest.get("chart"),
         manifest.get("control"),

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from chartray import config as knobs
 from chartray.config import Config
 from chartray.errors import InputError
+from chartray.yaml_file import read_yaml
 
 CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
 PATIENTS_FILE = "train_patients.txt"
@@ -45,7 +46,10 @@ def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> bool:
         return False
     if not resume:
         raise InputError(f"{out} holds a run already; continue it with --resume, or choose another --out")
-    before, now = resolved(out, knobs.validate(knobs.read_yaml(out / CONFIG_FILE))), resolved(out, config)
+    before, now = (
+        resolved(out, knobs.validate(read_yaml(out / CONFIG_FILE, "a run's config.yaml"))),
+        resolved(out, config),
+    )
     changed = [knob for knob in now if before.get(knob) != now[knob] and knob not in _FREE_ON_RESUME]
     if changed:
         knob = changed[0]

@@ -1,0 +1,63 @@
+"""Where a film of a hospital's own table lies: a column of paths, or a template such as {mrn}/{image_id:0>8}.dcm."""
+
+import re
+import string
+from collections.abc import Mapping as Mapped
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.errors import InputError
+from chartray.records.mapping import Mapping
+
+_IDS = ("image_id", "patient_id", "study_id", "taken_at", "split")
+# Fill, side and width: what a text can be laid out by.
+_LAYOUT = re.compile(r"(?:.?[<>^])?\d{0,3}")
+
+
+class _Part(NamedTuple):
+    literal: str
+    column: str | None
+    layout: str
+
+
+def template_columns(plan: Mapping) -> list[str]:
+    """The columns of the path: the one it names, or those between the braces (ids by their own name too).
+
+    Raises InputError for a template that cannot be filled in.
+    """
+    return list(dict.fromkeys(part.column for part in _parts(plan) if part.column is not None))
+
+
+def paths(plan: Mapping, cells: Mapped[str, pa.Array]) -> pa.StringArray:
+    """(N,) paths relative to the films' folder, from the text `cells` of each column; null where one of them is."""
+    columns = [
+        pa.scalar(part.literal) if part.column is None else _laid_out(cells[part.column], part.layout)
+        for part in _parts(plan)
+    ]
+    return pc.binary_join_element_wise(*columns, "")
+
+
+def _parts(plan: Mapping) -> list[_Part]:
+    if "{" not in plan.path:
+        return [_Part("", plan.path, "")]
+    parts: list[_Part] = []
+    try:
+        for literal, name, layout, conversion in string.Formatter().parse(plan.path):
+            if literal:
+                parts.append(_Part(literal, None, ""))
+            if name is None:
+                continue
+            if conversion or not _LAYOUT.fullmatch(layout or ""):
+                raise ValueError("after a column's name only fill, side and width may stand, as in {image_id:0>8}")
+            parts.append(_Part("", (getattr(plan, name, None) or name) if name in _IDS else name, layout or ""))
+    except ValueError as error:
+        raise InputError(f"expected a path template such as {{image_id}}.jpg, found {plan.path!r}: {error}") from None
+    return parts
+
+
+def _laid_out(cells: pa.Array, layout: str) -> pa.Array:
+    if not layout:
+        return cells
+    return pa.array([None if cell is None else format(cell, layout) for cell in cells.to_pylist()], pa.string())

@@ -1,0 +1,108 @@
+"""Which ids of a hospital's own table are one patient, as its mapping says: lists, a csv of two columns, or a rule."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.errors import InputError
+from chartray.records.identifiers import canonical_ids
+from chartray.records.reading import header, read_cells
+
+# Lists of ids, each of one patient; the name of a csv; or all ids that differ in nothing but their spelling.
+Same = tuple[tuple[str, ...], ...] | str | None
+SPELLING: Literal["spelling"] = "spelling"
+_FORMS = (
+    "needs lists of ids that are one patient, [[P0001, p0001]], the name of a csv of two columns (an id, and the id "
+    "that stands for it), or 'spelling' (ids that differ in case, leading zeros, blanks or .0 alone are one)"
+)
+
+
+class Merging(NamedTuple):
+    """`one`: canonical ids that are one patient, each with the id that stands for it, or the rule; `named`: the ids
+    that the mapping or its csv tell of.
+    """
+
+    one: dict[str, str] | Literal["spelling"]
+    named: list[str]
+
+
+def checked_same(same: Any) -> Any:
+    """The value of the mapping's key; raises ValueError, without any id, for another form."""
+    if same is None or same == SPELLING or (isinstance(same, str) and same.lower().endswith((".csv", ".csv.gz"))):
+        return same
+    if not isinstance(same, list):
+        raise ValueError(_FORMS)
+    for place, ids in enumerate(same, start=1):
+        if not isinstance(ids, list) or len(ids) < 2 or not all(_is_id(each) for each in ids):
+            raise ValueError(f"{_FORMS}; entry {place} is no list of two ids or more (write an id in quotes)")
+    return tuple(tuple(str(each) for each in ids) for ids in same)
+
+
+def merging(same: Same, mapping: Path) -> Merging | None:
+    """What the `mapping` says of ids that are one patient; None where it says nothing.
+
+    Of a list the first stands for all; a csv lies beside the `mapping`. Raises InputError for a csv of another form,
+    a cell of it without an id, or one id that it gives two patients.
+    """
+    if same is None:
+        return None
+    if same == SPELLING:
+        return Merging(SPELLING, [])
+    pairs = _pairs_of_file(mapping.parent / same) if isinstance(same, str) else _pairs_of_lists(same, mapping)
+    above: dict[str, str] = {}
+
+    def top(one: str) -> str:
+        while above.setdefault(one, one) != one:
+            one = above[one]
+        return one
+
+    for one, standing in pairs:
+        above[top(one)] = top(standing)
+    return Merging({one: top(one) for one in above}, list(dict.fromkeys(one for one, _ in pairs)))
+
+
+def _pairs_of_lists(lists: Sequence[Sequence[str]], mapping: Path) -> list[tuple[str, str]]:
+    pairs = []
+    for place, spellings in enumerate(lists, start=1):
+        where = f"{mapping} (entry {place}, its ids counted as rows)"
+        ids = _given(canonical_ids(pa.array(spellings, pa.string()), "same_patient", where), "same_patient", where)
+        pairs += [(one, ids[0]) for one in ids]
+    return pairs
+
+
+def _pairs_of_file(file: Path) -> list[tuple[str, str]]:
+    if not file.is_file():
+        raise InputError(f"expected a csv at {file} (as same_patient of the mapping says), found none; check its name")
+    names = header(file)
+    if len(set(names)) != 2 or len(names) != 2:
+        raise InputError(
+            f"expected two columns in {file}, an id and the id that stands for it, found {len(names)} columns; keep two"
+        )
+    cells = read_cells(file, names)
+    columns = []
+    for name in names:
+        columns.append(_given(canonical_ids(cells[name], f"column {name!r}", str(file)), f"column {name!r}", str(file)))
+    first: dict[str, int] = {}
+    for row, one in enumerate(columns[0]):
+        if columns[1][first.setdefault(one, row)] != columns[1][row]:
+            raise InputError(
+                f"expected one patient for each id in {file}, found two for the id of data rows {first[one] + 1} and "
+                f"{row + 1}; correct the file"
+            )
+    return list(zip(*columns, strict=True))
+
+
+def _given(ids: pa.Array, what: str, where: str) -> list[str]:
+    if ids.null_count:
+        row = int(np.flatnonzero(pc.is_null(ids).to_numpy(zero_copy_only=False))[0]) + 1
+        raise InputError(f"expected an id in every row as {what} of {where}, found none in data row {row}; add it")
+    found: list[str] = ids.to_pylist()
+    return found
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)

@@ -1,0 +1,98 @@
+"""A hospital's own table as it lies on disk or in a database -> its needed columns, as they are typed and as text."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from chartray.errors import InputError
+from chartray.records.reading import first_line, header, listed, nearest, no_secret, read_cells, refuse_same_names
+
+_PARQUET = (".parquet", ".pq")
+_WORKBOOK = (".xlsx", ".xls", ".xlsm", ".ods")
+
+
+def read_table(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
+    """The needed columns of a csv (text), a Parquet file or a database's table (as they are typed), in their order.
+
+    `needed` says of each where the mapping names it. Raises InputError for a table that cannot be read, lacks one of
+    them, or has two of one name.
+    """
+    if "://" in name:
+        return _from_database(name, needed, mapping)
+    file = Path(name)
+    if not file.is_file():
+        raise InputError(f"expected a csv or Parquet table at {file}, found none; check the path")
+    if file.suffix.lower() in _WORKBOOK:
+        raise InputError(f"expected a csv or Parquet table, found the workbook {file}; save its sheet as CSV UTF-8")
+    if file.suffix.lower() not in _PARQUET:
+        found = header(file)
+        _refuse_absent(needed, found, name, mapping)
+        return read_cells(file, list(needed))
+    try:
+        parquet = pq.ParquetFile(file)
+        _refuse_absent(needed, parquet.schema_arrow.names, name, mapping)
+        return parquet.read(columns=list(needed)).select(list(needed))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise InputError(f"expected a Parquet table in {file}, found {first_line(error)}") from None
+
+
+def text_cells(cells: pa.Table, where: str) -> pa.Table:
+    """Every column as text without blanks around it, null where nothing is left, and where a float is NaN."""
+    return pa.table({name: _texts(cells[name], name, where) for name in cells.column_names})
+
+
+def _texts(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:
+    cells = column.combine_chunks()
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    if pa.types.is_floating(cells.type):
+        cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, cells.type), cells)
+    try:
+        texts = pc.utf8_trim_whitespace(cells.cast(pa.string()))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(
+            f"expected text, numbers, truths or times in column {name!r} of {where}, found cells of type {cells.type}; "
+            "write them as text"
+        ) from None
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _from_database(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
+    table = _database_table(name)
+    _refuse_absent(needed, list(table.columns), name, mapping)
+    # Numbers come as they are, since a database's text of one may be 1e+16; it knows best how to write all else.
+    columns = {each: table[each] if table[each].type().is_numeric() else table[each].cast("string") for each in needed}
+    try:
+        cells: pa.Table = table.select(**columns).to_pyarrow()
+    except Exception as error:  # each backend has its own; its message may hold a row
+        raise InputError(
+            f"expected to read the table of {no_secret(name)}, found {type(error).__name__}; see the database's log"
+        ) from None
+    return cells
+
+
+def _database_table(name: str) -> Any:
+    from chartray.records.database import connect_database  # Ibis: a file is read without it
+
+    url, _, table_name = name.partition("#")
+    if not table_name:
+        raise InputError(f"expected a table after # in {no_secret(url)}, such as ...#films, found none")
+    schema, _, short = table_name.rpartition(".")
+    server = connect_database(url)
+    try:
+        return server.table(short, database=schema or None)
+    except Exception:  # each backend has its own error for a table that is not there
+        raise InputError(f"expected a table {table_name!r} in {no_secret(url)}, found none") from None
+
+
+def _refuse_absent(needed: dict[str, str], found: list[str], name: str, mapping: Path) -> None:
+    for column, key in needed.items():
+        if column not in found:
+            raise InputError(
+                f"expected a column {column!r} in {no_secret(name)} (as {key} of {mapping} says)"
+                f"{nearest(column, found)}; the table has {listed(found, most=60)}"
+            )
+    refuse_same_names(list(needed), found, no_secret(name))

@@ -1,0 +1,148 @@
+"""The ids, path and split of each film of a hospital's own table, and which rows stay; every other is counted."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.errors import InputError
+from chartray.records.cohort import Step, hashed_split, refuse_shared_patients
+from chartray.records.identifiers import canonical_ids, identifiers, placeholders_among, refuse_control
+from chartray.records.mapping import Mapping
+from chartray.records.missing import shown, told
+from chartray.records.path_template import paths, template_columns
+from chartray.records.same_patient import Merging, merging
+from chartray.schema import SPLITS
+
+_SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validate", "val": "validate", "validation": "validate"}
+_ONE_PATIENT = "correct the table, or say in the mapping that they are one patient (same_patient)"
+
+
+class Identified(NamedTuple):
+    """`places` (N,): the rows that stay, from 0; `columns`: their image_id, patient_id, study_id, path and split; the
+    steps of the flow, and the study ids that are none by what stood there (`missing`).
+    """
+
+    places: pa.Array
+    columns: pa.Table
+    flow: list[Step]
+    missing: dict[str, dict[str, int]]
+
+
+def identified(cells: pa.Table, texts: pa.Table, plan: Mapping, mapping: Path, where: str) -> Identified:
+    """Ids from the `cells` as they are typed, all else from the `texts`.
+
+    Raises InputError for ids that cannot be trusted, an image twice, a split that is none, and a patient in two.
+    """
+    merged = merging(plan.same_patient, mapping)
+    one = merged.one if merged is not None else None
+    named = {key: column for key in ("image_id", "patient_id", "study_id") if (column := getattr(plan, key))}
+    columns: dict[str, pa.Array] = {"study_id": pa.nulls(cells.num_rows, pa.string())}
+    none: dict[str, dict[str, int]] = {}
+    for key, column in named.items():
+        what, person = f"{key} (column {column!r})", key == "patient_id"
+        columns[key], none[key] = identifiers(
+            cells[column],
+            what,
+            where,
+            one=one if person else None,
+            remedy=_ONE_PATIENT if person else "correct the table",
+        )
+    own = columns["patient_id"]
+    if merged is not None:
+        own = canonical_ids(cells[plan.patient_id], "patient_id", where)
+    columns["path"], none["path"] = _paths(cells, texts, plan, where)
+    if plan.split is not None:
+        columns["split"] = texts[plan.split].combine_chunks()
+    ids, places, flow = _given(columns, none, plan, where)
+    _refuse_repeated(ids["image_id"], places, where)
+    if merged is not None:
+        flow.append(_merged(merged, own, own.take(pa.array(places)), ids["patient_id"]))
+    if plan.split is None:
+        shares = {split: plan.split_shares[split] for split in SPLITS}
+        ids = ids.append_column("split", hashed_split(ids["patient_id"], shares, flow, "no split column"))
+    else:
+        split = _splits(ids["split"], places, plan.split, where)
+        ids = ids.set_column(ids.column_names.index("split"), "split", split)
+        refuse_shared_patients(ids["patient_id"], split, f"column {plan.split!r} of {where}")
+    missing = {"study_id": told(none["study_id"])} if none.get("study_id") else {}
+    return Identified(pa.array(places), ids, flow, missing)
+
+
+def _paths(cells: pa.Table, texts: pa.Table, plan: Mapping, where: str) -> tuple[pa.Array, dict[str, int]]:
+    """Paths, null where a column of theirs is blank or a placeholder, and how often each placeholder stood there."""
+    ids = {plan.image_id, plan.patient_id, plan.study_id} if "{" in plan.path else set()
+    parts: dict[str, pa.Array] = {}
+    none: dict[str, int] = {}
+    for column in template_columns(plan):
+        # An id by what it is, and so a number: 10000032 is no 10000032.0 in a path. All else as it is written.
+        what = f"path (column {column!r})"
+        if column in ids or pa.types.is_floating(cells[column].type) or pa.types.is_decimal(cells[column].type):
+            parts[column] = canonical_ids(cells[column], what, where)
+            continue
+        written = texts[column].combine_chunks()
+        refuse_control(written, what, where)
+        no_path = placeholders_among(written)
+        for entry in pc.value_counts(written.filter(no_path.fill_null(False))).to_pylist():
+            none[entry["values"]] = none.get(entry["values"], 0) + entry["counts"]
+        parts[column] = pc.if_else(no_path, pa.scalar(None, pa.string()), written)
+    return paths(plan, parts), none
+
+
+def _given(
+    columns: dict[str, pa.Array], none: dict[str, dict[str, int]], plan: Mapping, where: str
+) -> tuple[pa.Table, npt.NDArray[np.int64], list[Step]]:
+    """The rows in which nothing is blank that a film needs, where they stand in the table, and the steps to them."""
+    ids, places = pa.table(columns), np.arange(len(columns["image_id"]))
+    flow = [Step(f"rows of {Path(where).name}", ids.num_rows, ids.num_rows)]
+    read_from = {
+        "image_id": [plan.image_id],
+        "patient_id": [plan.patient_id],
+        "path": template_columns(plan),
+        **({"split": [plan.split]} if plan.split else {}),
+    }
+    for key, names in read_from.items():
+        before, given = ids.num_rows, pc.is_valid(ids[key])
+        ids, places = ids.filter(given), places[given.to_numpy()]
+        if ids.num_rows < before:
+            said = ", ".join(f"{cell!r} {count}" for cell, count in told(none.get(key, {})).items())
+            blank = f"blank in column {', '.join(names)}"
+            why = f"{blank}, or a placeholder there: {said} in the whole table" if said else blank
+            flow.append(Step(f"{key} given", before, ids.num_rows, why))
+    return ids, places, flow
+
+
+def _merged(merged: Merging, own: pa.Array, left: pa.Array, patients: pa.ChunkedArray) -> Step:
+    """The step that says how many ids became how many patients, and of how many the table knows nothing."""
+    why = f"{len(pc.unique(left))} ids became {len(pc.unique(patients))} patients"
+    absent = len(set(merged.named) - set(pc.unique(own).to_pylist()))
+    if merged.named:
+        why += f"; of {len(merged.named)} ids that same_patient names {absent} are not in the table"
+    return Step("same_patient", len(left), len(left), why)
+
+
+def _splits(cells: pa.ChunkedArray, places: npt.NDArray[np.int64], column: str, where: str) -> pa.Array:
+    names = cells.to_pylist()
+    other = next((row for row, cell in enumerate(names) if cell.lower() not in _SPLIT_NAMES), None)
+    if other is not None:
+        raise InputError(
+            f"expected {', '.join(SPLITS)} in column {column!r} of {where}, found {shown(names[other])} "
+            f"in data row {places[other] + 1}"
+        )
+    return pa.array([_SPLIT_NAMES[cell.lower()] for cell in names], pa.string())
+
+
+def _refuse_repeated(ids: pa.ChunkedArray, places: npt.NDArray[np.int64], where: str) -> None:
+    if len(pc.unique(ids)) == len(ids):
+        return
+    first: dict[str, int] = {}
+    for row, value in zip((places + 1).tolist(), ids.to_pylist(), strict=True):
+        if value in first:
+            raise InputError(
+                f"expected each image_id once in {where}, found the one of data row {first[value]} again in "
+                f"data row {row} (the row after the header is 1); give every film an id of its own"
+            )
+        first[value] = row
