@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import chartray
 from chartray.errors import InputError
 from chartray.evaluation.embed_store import EMBEDDINGS_KEY, embed_store
+from chartray.outputs.seal import seal
 from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
 
@@ -57,8 +58,9 @@ def test_what_cannot_be_embedded_is_refused_and_nothing_is_written(small_store: 
     with pytest.raises(InputError, match="expected a RUN or an encoder folder"):
         embed_store(tmp_path / "none", small_store, out)
     weights = load_file(source / "model.safetensors")
-    weights["pos_embed"][0, 1] = float("nan")
+    weights["norm.weight"][:] = 3e38  # finite, as it must be to be loaded
     save_file(weights, source / "model.safetensors")
+    seal(source)
     with pytest.raises(InputError, match=r"finite embeddings from first, found \d+ .* in row 0 of .*store"):
         embed_store(source, small_store, out, device="cpu")
     assert not list(tmp_path.glob("*.parquet*"))

@@ -27,6 +27,7 @@ from chartray.evaluation.sentences import blanks_counted
 from chartray.features import fit_chart
 from chartray.measure import metrics
 from chartray.networks import encoder
+from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Images, Store
 from chartray.records.cohort import read_cohort, write_cohort
@@ -348,8 +349,9 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(home: Path, run: Path
 def test_embeddings_that_are_not_finite_are_named_by_run_and_row(home: Path, tmp_path: Path) -> None:
     broken = vit(tmp_path / "encoder", run="diverged")
     weights = load_file(broken / "model.safetensors")
-    weights["norm.weight"][3] = np.nan
+    weights["norm.weight"][:] = 3e38  # finite, as it must be to be loaded
     save_file(weights, broken / "model.safetensors")
+    seal(broken)
     with pytest.raises(
         InputError,
         match=r"finite embeddings from diverged, found \d+ of \d+ that are not, the first in row 0 of .*store",

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from chartray.errors import InputError
@@ -23,9 +22,10 @@ from chartray.evaluation.results import replaced_folder
 from chartray.model_card.card import model_card
 from chartray.networks import encoder
 from chartray.networks.encoder import DESCRIPTION_FILE, WEIGHTS_FILE, PretrainedEncoder
+from chartray.outputs.seal import SUMS_FILE
 
 CONFIG_FILE, CARD_FILE = "config.json", "README.md"
-_OURS = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE}
+_OURS = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE}
 # What a manifest says of the machine: its folders are nobody's business, so the last part of each stays.
 _PLACES = ("store", "out", "source")
 
@@ -71,7 +71,6 @@ def export_encoder(
         raise InputError("expected results only with the form huggingface, which has a card; leave them out")
     _check_replaceable(out)
     loaded = encoder.load(source)
-    _check_finite(loaded, source)
     shared = loaded._replace(provenance=shareable(loaded.provenance))
     card = "" if form == "timm" else model_card(shared, [Path(one) for one in results], name=out.resolve().name)
     with replaced_folder(out) as partial:
@@ -129,9 +128,3 @@ def _check_replaceable(out: Path) -> None:
     if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
         return
     raise InputError(f"expected a new folder or an earlier export as --out, found other things in {out}")
-
-
-def _check_finite(loaded: PretrainedEncoder, source: Path) -> None:
-    for name, value in loaded.model.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise InputError(f"expected finite weights in {source}, found others in {name}; did training diverge?")

@@ -1,12 +1,13 @@
 """The Vision Transformer: timm's, with one grey channel, any film size, and patches that views.py chose to keep."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from timm.layers import Attention, set_fused_attn
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 
 from chartray.config import EncoderConfig
 from chartray.errors import InputError
+from chartray.networks.description import FORMAT, Architecture, Description, checked, read_description
 from chartray.networks.last_block import class_of_last_block, only_class_is_read
 from chartray.networks.patches import multiply_patches
+from chartray.outputs.replacing import settle
+from chartray.outputs.seal import seal, verify
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "encoder.json"
-FORMAT = 1
 Networks = TypeVar("Networks", bound=nn.Module)
 _SHORT_NAMES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")}
 
@@ -52,27 +55,48 @@ def architecture(config: EncoderConfig, size: int) -> dict[str, Any]:
     return arguments
 
 
-def build(architecture: dict[str, Any], *, seed: int) -> VisionTransformer:
+def build(architecture: Mapping[str, Any], *, seed: int) -> VisionTransformer:
     """A ViT with fresh weights drawn from `seed`; without head, one grey channel, any input size.
 
-    Raises InputError for a name that timm does not know or a model that is no Vision Transformer.
+    Raises InputError for a name that timm does not know, a model that is no Vision Transformer, or arguments other than
+    those of `architecture`: timm would fetch or unpickle what some of them name.
     """
-    name = architecture["model_name"]
-    if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name[:8]}*")[:3])
-        raise InputError(
-            f"expected the name of a timm ViT as encoder.name, found {name!r}; close to it: {close or 'none'}"
-        )
+    _outline(architecture)
     set_fused_attn(torch.cuda.is_available())  # where most will run it; `on_device` knows
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            model = timm.create_model(**architecture, num_classes=0, in_chans=1, dynamic_img_size=True)
-        except (AssertionError, TypeError, ValueError) as error:
-            raise InputError(f"encoder {name!r} cannot be built with {architecture}: {error}") from None
-    if not isinstance(model, VisionTransformer):
-        raise InputError(f"expected a Vision Transformer as encoder.name, found {name!r}, a {type(model).__name__}")
+        model = _created(architecture)
     multiply_patches(model)
+    return model
+
+
+def _outline(architecture: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of an architecture, found without memory for them; raises as `build`."""
+    name = architecture.get("model_name")
+    if not isinstance(name, str) or not name.replace(".", "_").isidentifier() or not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{str(name)[:8]}*")[:3])
+        raise InputError(
+            f"expected the name of a timm ViT as encoder.name, found {name!r:.100}; close to it: {close or 'none'}"
+        )
+    checked(Architecture, dict(architecture), f"the architecture of {name}")
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            model = _created(architecture)
+        except InputError:
+            raise
+        except Exception as error:  # timm's builders have many ways to say what does not fit together
+            said = " ".join(str(error).split())[:200]
+            raise InputError(f"encoder {name!r} cannot be built with {dict(architecture)}: {said}") from None
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def _created(architecture: Mapping[str, Any]) -> VisionTransformer:
+    # Said, whatever a default may become: nothing is fetched, and no file is read.
+    without = {"pretrained": False, "checkpoint_path": "", "num_classes": 0, "in_chans": 1, "dynamic_img_size": True}
+    model = timm.create_model(**architecture, **without)
+    if not isinstance(model, VisionTransformer):
+        name = architecture["model_name"]
+        raise InputError(f"expected a Vision Transformer as encoder.name, found {name!r}, a {type(model).__name__}")
     return model
 
 
@@ -135,22 +159,41 @@ def initialise(model: VisionTransformer, source: Path) -> None:
     """Copies weights into `model` from a RUN, an encoder folder or a .safetensors file of a timm ViT.
 
     A colour patch embedding becomes grey by summing its channels; position embeddings of another size are
-    resampled; a classifier is left out. Raises InputError if any weight of the model is not found: an
+    resampled; a classifier is left out. Raises InputError if any weight of the model is not found or not finite: an
     encoder that silently kept its random start is the worst of errors (MohammedSB/DINOv2ForRadiology#5).
     """
     is_file = source.is_file() or source.suffix == ".safetensors"
-    weights = _read_weights(source if is_file else _encoder_folder(source) / WEIGHTS_FILE)
+    weights = _read_weights(source) if is_file else _sealed_weights(_encoder_folder(source))
     weights = {name: value for name, value in weights.items() if not name.startswith(("head.", "head_dist."))}
     patch = weights.get("patch_embed.proj.weight")
-    if patch is not None and patch.shape[1] == 3:
+    if patch is not None and patch.ndim == 4 and patch.shape[1] == 3:
         weights["patch_embed.proj.weight"] = patch.sum(dim=1, keepdim=True)
     position = weights.get("pos_embed")
     if position is not None and model.pos_embed is not None and position.shape != model.pos_embed.shape:
-        from timm.layers import resample_abs_pos_embed
+        weights["pos_embed"] = _resampled(position, model, source)
+    _copy(weights, model, source)
 
-        grid = list(model.patch_embed.grid_size)
-        weights["pos_embed"] = resample_abs_pos_embed(position, grid, num_prefix_tokens=model.num_prefix_tokens)
+
+def _resampled(position: Tensor, model: VisionTransformer, source: Path) -> Tensor:
+    """The position embeddings of a square grid of another size, on the grid of `model`."""
+    from timm.layers import resample_abs_pos_embed
+
+    prefix = model.num_prefix_tokens
+    side = round(max(position.shape[1] - prefix, 0) ** 0.5) if position.ndim == 3 else 0
+    if not side or tuple(position.shape) != (1, prefix + side**2, model.embed_dim):
+        raise InputError(
+            f"expected position embeddings (1, {prefix} + side * side, {model.embed_dim}) in {source}, found "
+            f"{tuple(position.shape)}; these are weights of another ViT"
+        )
+    resampled: Tensor = resample_abs_pos_embed(position, list(model.patch_embed.grid_size), num_prefix_tokens=prefix)
+    return resampled
+
+
+def _copy(weights: Mapping[str, Tensor], model: VisionTransformer, source: Path) -> None:
     try:
+        broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
+        if broken is not None:
+            raise InputError(f"expected finite weights in {source}, found others in {broken}; did training diverge?")
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
@@ -158,31 +201,33 @@ def initialise(model: VisionTransformer, source: Path) -> None:
 
 
 def save(folder: Path, encoder: PretrainedEncoder) -> None:
-    """Writes safetensors and JSON; nothing is pickled."""
+    """Writes safetensors and JSON, and seals `folder`; nothing is pickled."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().float().cpu().contiguous() for name, value in encoder.model.state_dict().items()}
     # Not save_file, whose files their owner alone may read, whatever the umask says.
     (folder / WEIGHTS_FILE).write_bytes(safetensors_bytes(weights))
     description = {"format": FORMAT} | {key: value for key, value in encoder._asdict().items() if key != "model"}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    seal(folder)
 
 
 def load(path: Path) -> PretrainedEncoder:
     """The target encoder of a RUN, or of an encoder folder, in eval mode.
 
-    Raises InputError if `path` holds none, or one of another format version.
+    Raises InputError if `path` holds none, or one that is not as Chartray wrote it: damaged, edited, of another format
+    version, or with weights that are not finite or not those of its architecture.
     """
     folder = _encoder_folder(path)
-    description = _read_description(folder)
-    model = build(description["architecture"], seed=0)
-    initialise(model, folder / WEIGHTS_FILE)
+    description = _read_sealed(folder)
+    model = build(_arguments(description), seed=0)
+    _copy(_sealed_weights(folder), model, folder / WEIGHTS_FILE)
     return _described(model.eval(), description)
 
 
 def untrained(path: Path, *, seed: int) -> PretrainedEncoder:
     """The same architecture as `load(path)` with fresh weights: the floor that pretraining must beat."""
-    description = _read_description(_encoder_folder(path))
-    return _described(build(description["architecture"], seed=seed).eval(), description)
+    description = _read_sealed(_encoder_folder(path))
+    return _described(build(_arguments(description), seed=seed).eval(), description)
 
 
 def lineage(source: Path) -> dict[str, Any]:
@@ -190,40 +235,68 @@ def lineage(source: Path) -> dict[str, Any]:
 
     `source` is where they lie, `dataset` the source of the cohort they were pretrained on, `init` their own beginning.
     """
-    said = {} if source.is_file() else _read_description(_encoder_folder(source))["provenance"]
+    said = {} if source.is_file() else _provenance(_read_sealed(_encoder_folder(source)))
     inherited = {"after_film": said.get("after_film", []), "chart_sources": said.get("chart_sources", {})}
-    own = {"dataset": said.get("source"), "run": said.get("run"), "chart": said.get("chart"), "init": said.get("init")}
+    own = {"dataset": said.get("source")}
+    own |= {key: said.get(key) for key in ("run", "chart", "init", "patients", "patients_sha256")}
     return {"source": str(source)} | own | inherited
 
 
-def _described(model: VisionTransformer, description: dict[str, Any]) -> PretrainedEncoder:
+def _described(model: VisionTransformer, description: Description) -> PretrainedEncoder:
     return PretrainedEncoder(
         model=model,
-        size=description["size"],
-        grey_mean=description["grey_mean"],
-        grey_std=description["grey_std"],
-        architecture=description["architecture"],
-        provenance=description["provenance"],
+        size=description.size,
+        grey_mean=description.grey_mean,
+        grey_std=description.grey_std,
+        architecture=_arguments(description),
+        provenance=_provenance(description),
     )
+
+
+def _arguments(description: Description) -> dict[str, Any]:
+    return description.architecture.model_dump(exclude_none=True)
+
+
+def _provenance(description: Description) -> dict[str, Any]:
+    return description.provenance.model_dump(exclude_unset=True)
 
 
 def _encoder_folder(path: Path) -> Path:
     for folder in (path, path / "encoder"):
+        settle(folder)
         if (folder / DESCRIPTION_FILE).is_file():
             return folder
     found = "none; did pretraining finish?" if path.exists() else "nothing; check the path"
     raise InputError(f"expected a RUN or an encoder folder ({DESCRIPTION_FILE}) at {path}, found {found}")
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    try:
-        description: dict[str, Any] = json.loads((folder / DESCRIPTION_FILE).read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"expected JSON in {folder / DESCRIPTION_FILE}, found {error}") from None
-    if description.get("format") != FORMAT:
-        found = description.get("format")
-        raise InputError(f"expected encoder format {FORMAT} in {folder}, found {found}; use the Chartray that wrote it")
+def _read_sealed(folder: Path) -> Description:
+    """The description of an encoder whose weights have the shapes of its architecture, before memory is taken."""
+    verify(folder, [DESCRIPTION_FILE])
+    description, file = read_description(folder / DESCRIPTION_FILE), folder / WEIGHTS_FILE
+    wanted, found = _outline(_arguments(description)), _shapes(file)
+    for name in wanted.keys() | found.keys():
+        if wanted.get(name) != found.get(name):
+            shapes = [str(each.get(name, "none")) for each in (wanted, found)]
+            raise InputError(
+                f"expected the weight {name} of the shape {shapes[0]} in {file}, as {DESCRIPTION_FILE} beside it says, "
+                f"found {shapes[1]}; make the encoder again, or take a whole copy of it"
+            )
     return description
+
+
+def _sealed_weights(folder: Path) -> dict[str, Tensor]:
+    verify(folder, [WEIGHTS_FILE])
+    return _read_weights(folder / WEIGHTS_FILE)
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what a file of weights holds, without reading the weights."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118  # no mapping
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"expected weights in {file}, found {' '.join(str(error).split())[:200]}") from None
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -233,5 +306,6 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         )
     try:
         return load_file(file)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise InputError(f"expected weights in {file}, found {error}") from None
+    # The last three: a type of numbers that this torch does not have.
+    except (OSError, SafetensorError, LookupError, AttributeError, ValueError) as error:
+        raise InputError(f"expected weights in {file}, found {' '.join(str(error).split())[:200]}") from None

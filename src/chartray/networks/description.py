@@ -1,0 +1,112 @@
+"""What encoder.json may say: the keys that Chartray writes, typed and bounded. Anything else is refused before use."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from chartray.errors import InputError
+from chartray.outputs.json_file import read_object
+
+FORMAT = 2
+Record = TypeVar("Record", bound=BaseModel)
+_Plain = str | int | float | bool | None
+_Text = Annotated[str, Field(max_length=10_000)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Architecture(_Strict):
+    """The arguments of `timm.create_model` that Chartray sets; sizes far beyond the largest ViT are refused."""
+
+    model_name: str = Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)
+    img_size: int = Field(ge=1, le=8192)
+    num_heads: int | None = Field(None, ge=1, le=256)
+    depth: int | None = Field(None, ge=1, le=256)
+    embed_dim: int | None = Field(None, ge=1, le=16_384)
+    patch_size: int | None = Field(None, ge=1, le=1024)
+
+
+class _OfWeights(BaseModel):
+    """What is said of pretraining in an encoder's own provenance and in that of the weights it started from."""
+
+    source: _Text | None = None
+    run: _Text | None = None
+    chart: _Text | None = None
+    after_film: list[_Text] = Field(default_factory=list)
+    chart_sources: dict[str, list[_Text]] | None = None
+    patients: int | None = Field(None, ge=0)
+    patients_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+
+class Init(_Strict, _OfWeights):
+    """The weights a run started from: where they lay (`source`), and what they were shown."""
+
+    source: _Text
+    dataset: _Text | None = None
+    init: "Init | None" = None
+
+
+class Provenance(_OfWeights):
+    """What later code goes by; whatever else a manifest says stands beside it as plain values."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    __pydantic_extra__: dict[str, _Plain | list[_Plain]] = Field(init=False)
+
+    init: Init | None = None
+    seed: int | None = None
+    store: _Text | None = None
+    store_hash: _Text | None = None
+    settings_hash: _Text | None = None
+    objective: _Text | None = None
+    recipe: _Text | None = None
+    control: _Text | None = None
+    chart_use: _Text | None = None
+    films_of: _Text | None = None
+    chart_variables: list[_Text] | None = None
+    chart_columns: list[_Text] | None = None
+
+
+class Description(_Strict):
+    """encoder.json: how the network is built, how a film is prepared for it, and how it was made."""
+
+    format: Literal[2]
+    size: int = Field(ge=1, le=8192)
+    grey_mean: float = Field(ge=0, le=1)
+    grey_std: float = Field(gt=0, le=1)
+    architecture: Architecture
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _of_one_encoder(self) -> Self:
+        if self.size != self.architecture.img_size:
+            raise ValueError(f"expected size to be architecture.img_size = {self.architecture.img_size}")
+        return self
+
+
+def read_description(file: Path) -> Description:
+    """encoder.json, checked; raises InputError, which names the file, for anything that Chartray would not write."""
+    content = read_object(file, "the description of an encoder")
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"expected encoder format {FORMAT} in {file}, found {str(content.get('format'))[:20]}; use the Chartray "
+            "that wrote it, or make the encoder again"
+        )
+    return checked(Description, content, str(file))
+
+
+def checked(record: type[Record], content: dict[str, Any], where: str) -> Record:
+    """`content` as a record; raises InputError that says what of it is not as Chartray writes it, and `where`."""
+    try:
+        return record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "it"
+        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r:.60}"
+        message = str(first["msg"]).removeprefix("Value error, ").splitlines()[0]
+        raise InputError(
+            f"expected what Chartray writes of an encoder in {where}; {place}: {message}{found}; make the encoder "
+            "again, or take a whole copy of it"
+        ) from None
