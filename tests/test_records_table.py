@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -271,6 +270,18 @@ def number(cell):
     return float(cell) if cell else None
 
 
+HANNOVER_LABORATORY = {
+    "crp": ("crp", -2, 0, 600),
+    "d_dimer": ("d-dimer", -2, 0, 100),
+    "ldh": ("ldh", -2, 0, 10000),
+    "lymphocytes": ("lymphocytes", -2, 0, 100),
+    "neutrophils": ("neutrophils", -2, 0, 100),
+    "factor_xiii": ("factor_xii", -7, 0, 300),
+    "pco2": ("pco2", -1, 5, 200),
+    "po2": ("po2", -1, 5, 700),
+}
+
+
 @needs_hannover
 def test_hannover_equals_a_plain_row_loop():
     cohort, icu = hannover("hannover.yaml"), hannover("hannover-icu.yaml")
@@ -284,10 +295,14 @@ def test_hannover_equals_a_plain_row_loop():
         assert (ours["ehr.sex"][0], ours["ehr.view"].lower()) == (row["sex"], row["projection"])
         assert ours["ehr.died"] == bool(row["death_offset"]) == bool(ours["label.Deceased"])
         assert Path(ours["path"]).is_file()
-        for name, column, back in (("crp", "crp", -2), ("po2", "po2", -1), ("factor_xiii", "factor_xii", -7)):
+        assert (ours["image_id"], ours["patient_id"], ours["study_id"]) == (row["image_id"], row["patient_id"], None)
+        assert ours["taken_at"] is None
+        for name, (column, back, low, high) in HANNOVER_LABORATORY.items():
             day, value = number(row[f"{column}_offset"]), number(row[f"{column}_val"])
-            known = day is not None and back <= day <= 0 and math.isfinite(value)
+            known = day is not None and back <= day <= 0 and low <= value <= high
             assert ours[f"ehr.{name}"] == (value if known else None), name
+    checked = {"sex", "view", "icu", "died", *HANNOVER_LABORATORY}
+    assert set(cohort.metadata.variables) == checked
     assert sum(cohort.table["ehr.icu"].to_pylist()) == 150
 
 

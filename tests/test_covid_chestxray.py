@@ -1,0 +1,115 @@
+"""A messy chart of real films, covid-chestxray: every cell of its cohort against a plain loop over the csv."""
+
+import csv
+import hashlib
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from chartray.records.cohort import describe, flow_content
+from chartray.records.table import table_cohort
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid-chestxray-cc-224px"
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "covid-chestxray.yaml"
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the films of covid-chestxray are not in ../shared/data")
+
+NUMBERS = {
+    "age": ("age", 0, 110),
+    "day_of_illness": ("offset", -365, 365),
+    "temperature": ("temperature", 30, 45),
+    "saturation": ("pO2_saturation", 0, 100),
+    "lymphocytes": ("lymphocyte_count", 0, 100),
+}
+TRUTHS = {
+    "went_icu": "went_icu",
+    "in_icu": "in_icu",
+    "intubated": "intubated",
+    "tube_in_place": "intubation_present",
+    "oxygen": "needed_supplemental_O2",
+}
+WORDS = {"sex": {"M": "male", "F": "female"}, "view": {"PA": "PA", "AP": "AP", "AP Supine": "AP"}}
+OTHER = ["No Finding", "Streptococcus", "Pneumocystis", "Klebsiella", "E.Coli", "Varicella", "Legionella"]
+OTHER += ["Chlamydophila", "Bacterial", "ARDS"]
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return table_cohort(DATA / "metadata.csv", EXAMPLE, DATA / "images")
+
+
+@pytest.fixture(scope="module")
+def films():
+    with (DATA / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def number(cell, low, high):
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if low <= value <= high else None
+
+
+def day(cell):
+    for form in ("%B %d, %Y", "%b %d, %Y"):
+        try:
+            return datetime.strptime(cell, form)
+        except ValueError:
+            pass
+    return None
+
+
+def split(patient):
+    drawn = int.from_bytes(hashlib.blake2b(f"chartray-split-1/{patient}".encode(), digest_size=8).digest()) / 2**64
+    return "train" if drawn < 0.5 else "validate" if drawn < 0.7 else "test"
+
+
+def expected(film):
+    row = {
+        "image_id": film["file"],
+        "patient_id": film["patientid"],
+        "study_id": None,
+        "taken_at": day(film["date"]),
+        "path": str(DATA / "images" / film["file"]),
+        "split": split(film["patientid"]),
+        "label.COVID-19": {"COVID-19": 1.0, "COVID-19, ARDS": 1.0, **dict.fromkeys(OTHER, 0.0)}.get(film["finding"]),
+        "label.Died": {"N": 1.0, "Y": 0.0}.get(film["survival"]),
+    }
+    row |= {f"ehr.{name}": number(film[column], low, high) for name, (column, low, high) in NUMBERS.items()}
+    row |= {f"ehr.{name}": {"Y": True, "N": False}.get(film[column]) for name, column in TRUTHS.items()}
+    return row | {f"ehr.{name}": levels.get(film[name]) for name, levels in WORDS.items()}
+
+
+def test_every_cell_equals_a_plain_loop(cohort, films):
+    rows = cohort.table.to_pylist()
+    assert len(rows) == len(films) == 198
+    for row, film in zip(rows, films, strict=True):
+        assert {name: cell for name, cell in row.items() if not name.startswith("blank.")} == expected(film)
+
+
+def test_what_could_not_be_used_is_counted_cell_by_cell(cohort, films):
+    for name, column in TRUTHS.items():
+        lost = Counter(film[column] or "absent" for film in films if film[column] not in ("Y", "N"))
+        assert cohort.missing[name] == lost
+    for name, (column, low, high) in NUMBERS.items():
+        lost = Counter(film[column] or "absent" for film in films if number(film[column], low, high) is None)
+        assert cohort.missing[name] == lost
+    dates = Counter("(unreadable)" if film["date"] else "absent" for film in films if day(film["date"]) is None)
+    assert cohort.missing["taken_at"] == dates
+    assert cohort.missing["label.Died"] == {"?": 1, "absent": 137}
+    assert cohort.missing["label.COVID-19"]["todo"] == sum(film["finding"] == "todo" for film in films)
+
+
+def test_no_patient_is_in_two_splits_and_no_date_is_told(cohort, films):
+    patients = {}
+    for row in cohort.table.to_pylist():
+        patients.setdefault(row["patient_id"], set()).add(row["split"])
+    assert {len(splits) for splits in patients.values()} == {1}
+    assert len(patients) == len({film["patientid"] for film in films})
+    said = describe(cohort) + str(flow_content(cohort))
+    for film in films:
+        assert film["file"] not in said
+        assert len(film["date"]) < 6 or film["date"] not in said
