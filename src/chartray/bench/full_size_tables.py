@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
+from chartray.csv_cells import harmless_columns
 from chartray.schema import CHEXPERT_LABELS
 
 _SECOND, _HOUR = np.timedelta64(1, "s"), np.timedelta64(3600, "s")
@@ -173,4 +174,4 @@ def _write(file: Path, **columns: Any) -> None:
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     # As PhysioNet's: nothing is quoted, what is missing is nothing. No text here holds a comma.
     options = csv.WriteOptions(quoting_style="none", quoting_header="none", batch_size=_BLOCK)
-    csv.write_csv(table, file, options)
+    csv.write_csv(harmless_columns(table), file, options)

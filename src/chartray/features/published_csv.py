@@ -1,4 +1,7 @@
-"""The 23 csv files of the published code: same folders, names and columns."""
+"""The 23 csv files of the published code: same folders, names and columns.
+
+A path that a spreadsheet would take for a formula (=cmd) stands there with an apostrophe before it (`csv_cells`).
+"""
 
 import json
 import os
@@ -11,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from chartray.csv_cells import harmless_columns, needs_quotes
 from chartray.errors import InputError
 from chartray.features.chart import encode, item_encoding
 from chartray.features.sets import FEATURE_SETS, LEVELS, variable_of
@@ -137,8 +141,8 @@ def _write_csv(table: pa.Table, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as stream:
             stream.write((",".join(table.column_names) + "\n").encode())
-            style = "needed" if pc.any(pc.match_substring_regex(table["path"], '[,"\n]')).as_py() else "none"
-            csv.write_csv(table, stream, csv.WriteOptions(include_header=False, quoting_style=style))
+            style = "needed" if needs_quotes(table["path"]) else "none"
+            csv.write_csv(harmless_columns(table), stream, csv.WriteOptions(include_header=False, quoting_style=style))
         partial.replace(file)
     except OSError as error:
         raise InputError(f"expected to write {file}, found {error.strerror}") from None

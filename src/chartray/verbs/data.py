@@ -96,6 +96,8 @@ def cohort_table(file: str, *, mapping: Path, images: Path, out: Out) -> None:
 def features(cohort_file: Path, *, out: Out) -> None:
     """The published 23 feature files: same folders, names and columns.
 
+    A path that a spreadsheet would take for a formula, =cmd, stands there as '=cmd.
+
     Args:
         cohort_file: A cohort.parquet.
         out: The folder to write them to: a new or empty one, or one that `features` wrote.
