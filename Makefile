@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test format lock clean
+.PHONY: install demo test docs format lock clean
 
 install: .venv/installed
 
@@ -24,7 +24,13 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(MAKE) --no-print-directory docs
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
+# The site in site/, which opens offline; a broken link or an unknown name ends it.
+docs: install
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict --config-file mkdocs.yml
 
 format: install
 	$(BIN)/ruff format .
@@ -34,4 +40,4 @@ lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
 
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo site .pytest_cache .mypy_cache .ruff_cache

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chartray.export import load_encoder
 
-__all__ = ["load_encoder"]
+    __version__: str
+
+__all__ = ["__version__", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `load_encoder`, and torch with it, when it is first asked for."""
+    """Imports `load_encoder`, and torch with it, when it is first asked for; looks up the installed version."""
     if name == "load_encoder":
         from chartray.export import load_encoder
 
         return load_encoder
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("chartray")
     raise AttributeError(f"module 'chartray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What the package offers, whether it was imported yet or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,108 @@
+"""The pages tell the truth: every command block runs on the simulated hospital, in order, as it is written."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+
+import chartray
+from chartray.cli import run_command
+
+ROOT = Path(__file__).parent.parent
+# What makes a command small; its own words stay. A run of the page's default recipe takes days of a GPU.
+SMALL = {
+    "simulate": ["--patients", "90"],
+    "ingest": ["--size", "64", "--workers", "2"],
+    "pretrain": [
+        "--recipe",
+        "tiny-cpu",
+        "--train.steps",
+        "2",
+        "--train.batch_size",
+        "16",
+        "--health.probe_films",
+        "16",
+    ],
+    "evaluate": ["--resamples", "20", "--looks", "1"],
+    "compare": ["--resamples", "20"],
+    "audit": ["--resamples", "20"],
+}
+# Which earlier page leaves what a page begins with.
+BEGINS_AFTER = {"take-home.md": "mimic.md"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\b[^\n]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The commands of the sh blocks of a page, as words."""
+    text = "\n".join(blocks(page, "sh")).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    return [line for line in lines if line and line[0] != "make"]
+
+
+def smaller(tokens: list[str]) -> list[str]:
+    """The command with the options that make it small; one that the page gives itself is taken out first."""
+    more = SMALL.get(tokens[0], [])
+    for option in more[::2]:
+        if option in tokens:
+            place = tokens.index(option)
+            tokens = tokens[:place] + tokens[place + 2 :]
+    return [*tokens, *more]
+
+
+def run_page(name: str) -> int:
+    page = ROOT / "docs" / name
+    for text in blocks(page, "yaml"):
+        Path("mapping.yaml").write_text(text, encoding="utf-8")
+    written = commands(page)
+    for words in written:
+        if words[0] == "chartray":
+            assert run_command(smaller(words[1:])) == 0, words
+        else:
+            subprocess.run(["bash", "-c", " ".join(words)], check=True)
+    return len(written)
+
+
+@pytest.mark.parametrize("name", ["mimic.md", "hospital.md"])
+def test_every_command_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_page(name) > 5
+    assert (tmp_path / "report" / "report.html").is_file()
+    for page, before in BEGINS_AFTER.items():
+        if before == name:
+            assert run_page(page) > 0
+            (with_chartray, with_timm) = blocks(ROOT / "docs" / page, "python")
+            exec(with_chartray, {})
+            exec(with_timm, {"timm": timm})
+            assert chartray.load_encoder("chart-encoder").chartray_input["size"] == 64
+
+
+def test_every_page_with_commands_is_run():
+    pages = {page.name for page in (ROOT / "docs").glob("*.md") if commands(page)}
+    assert pages == {"mimic.md", "hospital.md", *BEGINS_AFTER}
+
+
+def test_every_command_that_a_page_names_exists():
+    known = (ROOT / "src" / "chartray" / "cli.py").read_text(encoding="utf-8")
+    for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+        for name in re.findall(r"`chartray ([a-z]+)", page.read_text(encoding="utf-8")):
+            assert re.search(rf"\b{name}\b", known), (page.name, name)
+
+
+def test_every_file_of_the_code_that_a_page_names_is_there():
+    for page in (ROOT / "docs").glob("*.md"):
+        for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", page.read_text(encoding="utf-8")):
+            assert (ROOT / "src" / "chartray" / name).is_file(), (page.name, name)
+
+
+def test_the_package_says_its_version_and_what_it_offers_without_torch():
+    code = "import chartray, sys; print(chartray.__version__, *dir(chartray)); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.match(r"\d+\.\d+", done.stdout)
+    assert {"__version__", "load_encoder"} <= set(done.stdout.split())
