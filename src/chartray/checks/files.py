@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from chartray.checks.finding import Finding, Severity, films, rows
-from chartray.pixels.read import UnreadableFilm, read_film
+from chartray.pixels.grey import UnreadableFilm
+from chartray.pixels.read import read_film
 from chartray.schema import CohortMetadata
 
 SAMPLE_FILMS = 200

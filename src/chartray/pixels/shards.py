@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chartray.errors import InputError
-from chartray.pixels.read import UnreadableFilm, read_film, squash
+from chartray.pixels.grey import UnreadableFilm
+from chartray.pixels.read import read_film, squash
 from chartray.pixels.store import UNFINISHED, publish, sha256, temporary, write_shard
 
 PLAN_FILE = "plan.json"

@@ -1,0 +1,200 @@
+"""DICOM -> one grey film, upright, or the reason why not.
+
+**Refused**, with the reason: what is no single-frame radiograph (Modality other than CR, DX, RG, DR, RF, DF, SC, HC or
+OT; storage classes of other kinds; several frames); detector signal that is not yet a picture (FOR PROCESSING); pixels
+that are floating-point or of 1 bit; headers that contradict the pixels (bits, size, tables); pixel data that break off.
+
+**Bits.** BitsStored bits up to HighBit count, signed or not. Other bits are cut off where under 5 % of the pixels have
+them set (old overlays) or an overlay claims them. If more do, the bits of a codestream are believed; an uncompressed
+file is refused.
+
+**Grey scale.** The modality table, else slope and intercept. Then the first VOI table, else the first window with a
+valid width (LINEAR, LINEAR_EXACT, SIGMOID), that leaves at least half of the pixels in the middle half of the film
+neither black nor white: a default of 128/256 beside 12 bits does not. Else the range of the stored bits. A film of more
+than 8 bits that uses under a quarter of that scale is stretched (`grey.over_range`). MONOCHROME1 is inverted;
+PresentationLUTShape, where it is IDENTITY or INVERSE, decides instead. Padding is air (0). Colour is luma.
+
+**Direction.** PatientOrientation says where rows and columns point to; without it, ImageOrientationPatient. The film is
+turned so that columns run from head to foot, and flipped so that rows run to the patient's left: the right side is on
+the left, as in the usual view. Rows that run to front or back (laterals) are left as they are, and so is a film that
+says nothing. FieldOfViewHorizontalFlip says what the detector did, and is already in PatientOrientation.
+"""
+
+import io
+import re
+import zlib
+
+import numpy as np
+import pydicom
+from pydicom.pixels import apply_color_lut
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from chartray.pixels.dicom_frame import Frame, Stored, decoded, stored
+from chartray.pixels.dicom_grey import read_table, shades
+from chartray.pixels.grey import (
+    LARGEST_FILM,
+    LUMA,
+    Float,
+    Integers,
+    Levels,
+    Reals,
+    UnreadableFilm,
+    levels_of,
+    over_range,
+    refuse_too_large,
+)
+
+_DICM = b"DICM"
+_META_LENGTH, _META_WITHIN = b"\x02\x00\x00\x00UL\x04\x00", 1024
+_RADIOGRAPHS = ("CR", "DX", "RG", "DR", "RF", "DF", "SC", "HC", "OT")
+# Storage classes that hold pixels but no radiograph, whatever their Modality says.
+_OTHER_CLASSES = re.compile(
+    r"^(CT|MR|Enhanced|Legacy|Ultrasound|Nuclear|Positron|X-Ray Angio|X-Ray 3D|Breast|Digital Mammo|Digital Intra|"
+    r"VL |Video|Ophthalmic|RT |Segmentation|Parametric|Intravascular|Wide|Corneal)"
+)
+_KINDS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB")
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "H": "F", "F": "H"}
+_INFLATED = 8 * LARGEST_FILM
+_PIECE = 1 << 20
+
+
+def read_dicom(content: bytes) -> Float:
+    """The film in a DICOM file, (H, W) in [0, 1], dark = air, upright; UnreadableFilm says why not."""
+    data = _dataset(content)
+    refuse_no_radiograph(data)
+    refuse_too_large(int(data.Rows), int(data.Columns))
+    frame = decoded(data)
+    if frame.samples.ndim == 3:
+        levels, grey = _luma(frame, data)
+    else:
+        film = stored(frame, data)
+        levels, grey = film.levels, _palette(film, data) if frame.colour == "PALETTE COLOR" else shades(film, data)
+    if not np.isfinite(grey).all():
+        raise UnreadableFilm("its header gives shades that are no numbers")
+    return Levels(upright(levels.places, data), levels.number).shown(grey)
+
+
+def _dataset(content: bytes) -> pydicom.Dataset:
+    if content[128:132] == _DICM:
+        _refuse_a_bomb(content)
+        return pydicom.dcmread(io.BytesIO(content))
+    # Old archives leave out the 128 bytes and `DICM`: taken for DICOM only if it holds a described picture.
+    reason = UnreadableFilm("the file is not a JPEG, PNG or DICOM")
+    try:
+        data = pydicom.dcmread(io.BytesIO(content), force=True)
+    except Exception:
+        raise reason from None
+    if not ("PixelData" in data and "Rows" in data and "BitsStored" in data):
+        raise reason
+    if "TransferSyntaxUID" not in data.file_meta:
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return data
+
+
+def _refuse_a_bomb(content: bytes) -> None:
+    """A deflated data set is inflated as a whole before its size can be read: first without keeping it."""
+    if str(DeflatedExplicitVRLittleEndian).encode() not in content[:_META_WITHIN]:
+        return
+    if content[132:140] != _META_LENGTH:
+        raise UnreadableFilm(
+            "its deflated data cannot be found, since the length of its file meta information is missing"
+        )
+    waiting = content[144 + int.from_bytes(content[140:144], "little") :]
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while waiting and not inflater.eof:
+        size += len(inflater.decompress(waiting, _PIECE))
+        waiting = inflater.unconsumed_tail
+        if size > _INFLATED:
+            raise UnreadableFilm("its deflated data are larger than the largest film")
+
+
+def refuse_no_radiograph(data: pydicom.Dataset) -> None:
+    """UnreadableFilm with the reason if `data` is not one frame of whole numbers that shows a radiograph."""
+    modality = str(data.get("Modality") or "").strip().upper()
+    if modality and modality not in _RADIOGRAPHS:
+        named = modality if re.fullmatch("[A-Z]{2,10}", modality) else "of no known kind"
+        raise UnreadableFilm(f"its Modality is {named}, not that of a radiograph ({', '.join(_RADIOGRAPHS)})")
+    storage = UID(str(data.get("SOPClassUID") or "")).name
+    if _OTHER_CLASSES.match(storage):
+        raise UnreadableFilm(f"it is stored as {storage}, which is no radiograph")
+    if "FOR PROCESSING" in str(data.get("PresentationIntentType") or "").upper() or "For Processing" in storage:
+        raise UnreadableFilm("it is FOR PROCESSING, the detector's signal and no picture; use the one FOR PRESENTATION")
+    if "FloatPixelData" in data or "DoubleFloatPixelData" in data:
+        raise UnreadableFilm("its pixels are floating-point numbers, a radiograph's are whole")
+    if "PixelData" not in data:
+        raise UnreadableFilm("the DICOM file holds no picture")
+    for name in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation"):
+        if data.get(name) in (None, ""):
+            raise UnreadableFilm(f"its header does not say {name}")
+    frames = int(data.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise UnreadableFilm(f"the DICOM file holds {frames} frames, a film has one")
+    allocated = int(data.BitsAllocated)
+    if allocated not in (8, 16, 32):
+        raise UnreadableFilm(f"its pixels have {allocated} bits allocated, a radiograph's have 8, 16 or 32")
+    kind, samples = str(data.PhotometricInterpretation), int(data.get("SamplesPerPixel") or 1)
+    if samples != (1 if kind in _KINDS[:3] else 3) or not (kind in _KINDS or kind.startswith("YBR_")):
+        raise UnreadableFilm(f"its pixels are {samples} samples of {kind}, expected grey, palette, RGB or YBR")
+
+
+def _luma(frame: Frame, data: pydicom.Dataset) -> tuple[Levels, Reals]:
+    """Secondary captures (H, W, 3): luma (Rec. 601), over the range of the stored bits."""
+    bits = frame.stream.precision if frame.stream is not None else int(data.get("BitsStored") or data.BitsAllocated)
+    if not 0 < bits <= 16:
+        raise UnreadableFilm(f"its colours have {bits} bits, expected 1 to 16")
+    kind = np.uint8 if bits <= 8 else np.uint16
+    # Y is the luma already.
+    values = frame.samples[..., 0] if frame.colour.startswith("YBR") else np.rint(frame.samples[..., :3] @ LUMA)
+    levels, shown = levels_of(np.ascontiguousarray(values).astype(kind))
+    low, high = (16 << bits - 8, 235 << bits - 8) if "PARTIAL" in frame.colour else (0, (1 << bits) - 1)
+    grey = (shown - low) / (high - low)
+    return levels, over_range(grey, levels) if bits > 8 else np.clip(grey, 0, 1)
+
+
+def _palette(film: Stored, data: pydicom.Dataset) -> Reals:
+    """The luma of each level's colour."""
+    if "SegmentedRedPaletteColorLookupTableData" in data:
+        colours = apply_color_lut(film.values.astype(np.uint16).reshape(1, -1), data)[0]
+        return np.asarray(colours @ LUMA) / np.iinfo(colours.dtype).max
+    tables = [
+        read_table(data, "palette", data, signed=film.signed, of=f"{colour}PaletteColorLookupTable")
+        for colour in ("Red", "Green", "Blue")
+    ]
+    top = max(table.top for table in tables)
+    return np.asarray(sum(table.of(film.values) * share for table, share in zip(tables, LUMA, strict=True)) / top)
+
+
+def upright(pixels: Integers, data: pydicom.Dataset) -> Integers:
+    """`pixels` (H, W) with the head up and, in a frontal view, the patient's right on the left; a view of them."""
+    row, column = _directions(data)
+    if not row:
+        return pixels
+    if row in "HF" and column in "RLAP":
+        pixels, row, column = pixels.T, column, row
+    if column not in "HF":  # a slice across the body, or a patient looked at from the feet
+        return pixels
+    if column == "H":
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if row == "R" else pixels
+
+
+def _directions(data: pydicom.Dataset) -> tuple[str, str]:
+    """Where a row and a column run to, each R, L, A, P, H or F, or blank: nothing is said, or nothing that fits."""
+    if data.get("AnatomicalOrientationType") == "QUADRUPED":
+        return "", ""
+    said = data.get("PatientOrientation") or ()
+    if len(said) == 2 and all(said):
+        row, column = (str(direction)[:1].upper() for direction in said)
+    else:
+        cosines = [float(number) for number in data.get("ImageOrientationPatient") or ()]
+        if len(cosines) != 6 or not np.isfinite(cosines).all():
+            return "", ""
+        row, column = _letter(cosines[:3]), _letter(cosines[3:])
+    known = row in _OPPOSITE and column in _OPPOSITE and column not in (row, _OPPOSITE[row])
+    return (row, column) if known else ("", "")
+
+
+def _letter(cosines: list[float]) -> str:
+    """The main direction of a vector in DICOM's patient coordinates: x to the left, y to the back, z to the head."""
+    axis = int(np.argmax(np.abs(cosines)))
+    return ("LR", "PA", "HF")[axis][int(cosines[axis] < 0)]
