@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
 import torch
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
 from torch.utils.data import Dataset as Films
 from torch.utils.data import get_worker_info
 
@@ -25,7 +23,8 @@ from chartray.evaluation import embed as embedding
 from chartray.measure import metrics
 from chartray.measure.metrics import resample
 from chartray.networks import encoder as vit
-from chartray.pixels import read
+from chartray.pixels.dicom_frame import Frame, stored
+from chartray.pixels.dicom_grey import shades
 from chartray.pixels.read import Film, read_film, squash
 from chartray.pixels.store import Store
 
@@ -73,61 +72,18 @@ def test_film_names_are_all_different() -> None:
     assert {len(name) for name in names} == {44}
 
 
-def _dicom(generator: np.random.Generator, kind: str, **attributes: Any) -> Dataset:
-    data = Dataset()
-    signed = kind.startswith("i")
-    low, high = (-1500, 2500) if signed else (37, 4000 if kind == "u2" else 250)
-    pixels = generator.integers(low, high, (70, 50)).astype(kind)
-    data.Rows, data.Columns, data.SamplesPerPixel = 70, 50, 1
-    data.BitsAllocated = 8 * pixels.dtype.itemsize
-    data.BitsStored = 12 if kind == "u2" else data.BitsAllocated
-    data.HighBit, data.PixelRepresentation = data.BitsStored - 1, int(signed)
-    data.PhotometricInterpretation = "MONOCHROME2"
-    data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.PixelData = pixels.tobytes()
-    for name, value in attributes.items():
-        setattr(data, name, value)
-    return data
-
-
-@pytest.mark.parametrize("kind", ["u1", "u2", "i2"])
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {},
-        {"WindowCenter": 1000, "WindowWidth": 700},
-        {"WindowCenter": 1000, "WindowWidth": 700, "VOILUTFunction": "SIGMOID"},
-        {"WindowCenter": 1e6, "WindowWidth": 1},
-        {"RescaleSlope": -2.5, "RescaleIntercept": 300, "PhotometricInterpretation": "MONOCHROME1"},
-    ],
-)
-def test_a_film_shown_level_by_level_is_the_film_shown_pixel_by_pixel(kind: str, attributes: dict[str, Any]) -> None:
-    data = _dicom(np.random.default_rng(1), kind, **attributes)
-    stored = pixel_array(data)
-    np.testing.assert_array_equal(read._shown_by_level(stored, data), read._shown(stored, None, data))
-
-
-def test_a_dicom_film_is_worked_out_once_a_level_and_in_half_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = _dicom(np.random.default_rng(2), "u2", WindowCenter=2048, WindowWidth=4096)
-    stored = np.tile(pixel_array(data), (12, 10))
-    shown, worked_out = read._displayed, []
-
-    def counting(values: Any, *arguments: Any) -> Any:
-        worked_out.append(values.size)
-        return shown(values, *arguments)
-
-    monkeypatch.setattr(read, "_displayed", counting)
+def test_the_grey_scale_of_a_dicom_film_is_worked_out_once_a_level_not_once_a_pixel() -> None:
+    films = [np.random.default_rng(2).integers(37, 4000, (side, side)).astype(np.uint16) for side in (700, 2800)]
     peaks = []
-    for work in (lambda: read._shown_by_level(stored, data), lambda: read._shown(stored, None, data)):
+    for pixels in films:
+        header = Dataset()
+        header.BitsAllocated, header.BitsStored, header.PixelRepresentation = 16, 12, 0
+        header.PhotometricInterpretation, header.WindowCenter, header.WindowWidth = "MONOCHROME2", 2048, 4096
         tracemalloc.start()
-        work()
+        shades(stored(Frame(pixels, "MONOCHROME2", None, False), header), header)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    by_level, by_pixel = worked_out
-    assert by_pixel == stored.size
-    assert by_level <= 4096
-    assert peaks[0] < peaks[1] / 2
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 def test_squashing_a_film_copies_none_of_it_and_is_what_pillow_gives() -> None:
