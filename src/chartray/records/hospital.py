@@ -8,22 +8,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
+from chartray.records.identifiers import whole_numbers
 from chartray.records.race import RACE_COLUMNS
-from chartray.records.reading import folder_content, listed, need_csv, no_secret, read_cells, refuse_repeated
+from chartray.records.reading import (
+    folder_content,
+    listed,
+    need_csv,
+    no_secret,
+    read_cells,
+    refuse_empty,
+    refuse_repeated,
+)
 
 _COLUMNS = {
     "patients": ["subject_id", "gender", "anchor_age", "anchor_year"],
     "admissions": ["subject_id", "hadm_id", "admittime", "dischtime", "hospital_expire_flag"],
     "icustays": ["subject_id", "stay_id", "intime", "outtime"],
 }
-_NUMBER, _TIME = pa.int64(), pa.timestamp("us")
-# Read as such where the whole column is; a cell that is none is found in the text.
-_TYPES = {
-    "patients": {"subject_id": _NUMBER} | dict.fromkeys(("anchor_age", "anchor_year"), pa.float64()),
-    "admissions": {"subject_id": _NUMBER, "hadm_id": _NUMBER} | dict.fromkeys(("admittime", "dischtime"), _TIME),
-    "icustays": {"subject_id": _NUMBER, "stay_id": _NUMBER} | dict.fromkeys(("intime", "outtime"), _TIME),
-}
-_TYPES["admissions"]["edregtime"] = _TIME
+# The first is the person, the last the row.
+_IDS = {"patients": ["subject_id"], "admissions": ["subject_id", "hadm_id"], "icustays": ["subject_id", "stay_id"]}
+# Read as such where the whole columns are; a cell that is none is found in the text. Times stay text: it says whether
+# there is a time beside the date.
+_TYPES = {name: dict.fromkeys(ids, pa.int64()) for name, ids in _IDS.items()}
+_TYPES["patients"] |= dict.fromkeys(("anchor_age", "anchor_year"), pa.float64())
 _OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime", *RACE_COLUMNS], "icustays": []}
 # Where PhysioNet's own scripts put the tables in a database, newest layout first.
 _SCHEMAS = {
@@ -35,8 +42,8 @@ _NAMED_RELEASE = re.compile(r"(?<![\d.])([23]\.[0-9])(?![\d.])")
 
 
 class Hospital(NamedTuple):
-    """The cells of `tables` patients, admissions and icustays as read, each from its `place`; `layout` is the folder
-    that holds patients and admissions, `hosp/` or `core/`, and empty for a database.
+    """The cells of `tables` patients, admissions and icustays, each from its `place`: ids as whole numbers, the others
+    as read. `layout` is the folder that holds patients and admissions, `hosp/` or `core/`, and empty for a database.
     """
 
     release: str
@@ -49,7 +56,7 @@ def read_hospital(where: str, *, ordered: bool) -> Hospital:
     """Reads the three tables of MIMIC-IV from a folder or a database URL.
 
     `ordered`: the rule in use needs the rows' order in the file, which a database's tables do not have.
-    Raises InputError for a missing table or column, or an id given twice.
+    Raises InputError for a missing table or column, a table without rows, an id that is no whole number or given twice.
     """
     if "://" in where:
         if ordered:
@@ -69,8 +76,12 @@ def read_hospital(where: str, *, ordered: bool) -> Hospital:
             name: read_cells(file, _COLUMNS[name], _OPTIONAL[name], types=_TYPES[name]) for name, file in place.items()
         }
         release = _release(root, layout, tables["patients"])
-    for name, key in (("patients", "subject_id"), ("admissions", "hadm_id"), ("icustays", "stay_id")):
-        refuse_repeated(tables[name], key, place[name])
+    for name, ids in _IDS.items():
+        refuse_empty(tables[name], place[name])
+        for key in ids:
+            column = whole_numbers(tables[name][key], key, str(place[name]))
+            tables[name] = tables[name].set_column(tables[name].column_names.index(key), key, column)
+        refuse_repeated(tables[name], ids[-1], place[name])
     return Hospital(release, f"{layout}/" if layout else "", tables, place)
 
 

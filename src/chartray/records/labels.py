@@ -8,8 +8,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
+from chartray.records.identifiers import whole_numbers
 from chartray.records.missing import count_missing
-from chartray.records.reading import find_csv, header, listed, need_csv, read_cells, refuse_repeated
+from chartray.records.reading import (
+    find_csv,
+    header,
+    listed,
+    need_csv,
+    read_cells,
+    refuse_blank,
+    refuse_empty,
+    refuse_repeated,
+)
 from chartray.schema import BLANK_PREFIX, CHEXPERT_LABELS, LABEL_PREFIX, LabelSource
 
 # The radiologists' file of MIMIC-CXR-JPG 2.1.0 has the older name of one finding.
@@ -30,7 +40,7 @@ class Labels(NamedTuple):
 
 
 class StudyCells(NamedTuple):
-    """The `content` of a `file` with one row a study, and which column holds which label: `names`."""
+    """The `content` of a `file` with one row a study, by whole numbers, and which column holds which label: `names`."""
 
     file: Path
     content: pa.Table
@@ -118,8 +128,13 @@ def study_labels(studies: Any, labelled: StudyCells, read: StudyCells | None) ->
 
 
 def _study_cells(file: Path, names: Mapping[str, str]) -> StudyCells:
-    content = read_cells(file, ["study_id", *names.values()], repeating=list(names.values()))
-    refuse_repeated(content, "study_id", file)
+    key = "study_id"
+    columns = list(names.values())
+    content = read_cells(file, [key, *columns], repeating=columns, types={key: pa.int64()})
+    refuse_empty(content, file)
+    content = content.set_column(0, key, whole_numbers(content[key], key, str(file)))
+    refuse_blank(content, [key], file)
+    refuse_repeated(content, key, file)
     return StudyCells(file, content, names)
 
 

@@ -4,12 +4,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.records import hospital
+from chartray.records.cautions import Caution
 from chartray.records.cohort import (
     SPLIT_SHARES,
     Cohort,
@@ -19,8 +19,10 @@ from chartray.records.cohort import (
     hashed_split,
     refuse_shared_patients,
 )
+from chartray.records.identifiers import placeholders_among, whole_numbers
 from chartray.records.labels import Labels, StudyCells, read_study_cells, study_labels
-from chartray.records.mimic_chart import chart_of_films
+from chartray.records.levels import position_level, view_level
+from chartray.records.mimic_chart import FilmCharts, chart_of_films
 from chartray.records.missing import count_missing, shown
 from chartray.records.race import RACE_LEVELS, race_column, race_of_films
 from chartray.records.reading import (
@@ -28,8 +30,11 @@ from chartray.records.reading import (
     folder_content,
     need_folder,
     read_cells,
+    refuse_blank,
+    refuse_empty,
     refuse_repeated,
 )
+from chartray.records.values import by_cell
 from chartray.schema import (
     AGE_RANGE,
     EHR_PREFIX,
@@ -45,6 +50,8 @@ from chartray.schema import (
     Variable,
 )
 
+# PhysioNet's labels lack 8 studies of 227,835; from this share on, the file may be half a download.
+_WITHOUT_REPORT = 0.001
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 
 
@@ -74,18 +81,16 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
             labels=beside.submit(_label_cells, root),
         )
         source, cells = reading.hospital.result(), reading.films.result()
-        chart, links = chart_of_films(cells, source, rules)
-        rows = _rows(cells, chart)
-        rows = _with_race(rows, source.tables["admissions"])
-        return _assembled(rows, links, source, reading, root, rules)
+        charts = chart_of_films(cells, _need_cxr_csv(root, "metadata"), source, rules)
+        charts = charts._replace(rows=_with_race(_rows(cells, charts.rows), source.tables["admissions"]))
+        return _assembled(charts, source, reading, root, rules)
 
 
-def _assembled(
-    rows: pa.Table, links: dict[str, int], source: hospital.Hospital, reading: _Reading, root: Path, rules: Rules
-) -> Cohort:
+def _assembled(charts: FilmCharts, source: hospital.Hospital, reading: _Reading, root: Path, rules: Rules) -> Cohort:
     """The films that stay, split and labelled."""
-    missing = _missing(rows)
-    flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows)]
+    rows = charts.rows
+    missing = _missing(rows) | charts.missing
+    flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows), *charts.steps]
     official = reading.split.result()
     if official is not None:
         # As long as the rows are still those of the metadata csv, whose films PhysioNet's split csv has in its order.
@@ -96,7 +101,7 @@ def _assembled(
         rows = rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, "no split csv"))
     else:
         rows = _within_splits(rows, official[0], flow)
-    labels = _labels(rows, *reading.labels.result(), flow)
+    labels, unlabelled = _labels(rows, *reading.labels.result(), flow)
     metadata = CohortMetadata(
         source="mimic",
         release=source.release,
@@ -110,34 +115,41 @@ def _assembled(
     table = assemble(columns, metadata)
     if labels.read_rows is not None:
         table = table.append_column(READ_COLUMN, labels.read_rows)
-    return Cohort(table, flow, links, missing | labels.missing, source.layout)
+    cautions = charts.cautions + unlabelled
+    return Cohort(table, flow, charts.links, missing | labels.missing, source.layout, cautions)
 
 
 def _metadata_cells(root: Path) -> pa.Table:
-    """The metadata csv's cells, one row a film; raises InputError for a film without its ids, or one named twice."""
+    """The metadata csv's cells, one row a film; raises InputError for a film without its ids, or one named twice.
+
+    Patients and studies are whole numbers, however the file writes them: their folders are called by them.
+    """
     file = _need_cxr_csv(root, "metadata")
     ids = ["dicom_id", "subject_id", "study_id"]
     named = [*ids, "ViewPosition", "StudyDate", "StudyTime", _POSITION]
-    cells = read_cells(file, named, types={"StudyTime": pa.float64()})
-    for name in ids:
-        if cells[name].null_count:
-            row = int(np.flatnonzero(pc.is_null(cells[name]).to_numpy())[0]) + 1
-            raise InputError(f"expected a {name} in every row of {file}, found none in data row {row}")
+    numbers = ids[1:]
+    cells = read_cells(file, named, types=dict.fromkeys(numbers, pa.int64()))
+    refuse_empty(cells, file)
+    for name in numbers:
+        cells = cells.set_column(named.index(name), name, whole_numbers(cells[name], name, str(file)))
+    refuse_blank(cells, ids, file)
     refuse_repeated(cells, "dicom_id", file)
     return cells
 
 
 def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
     """The metadata's own columns beside `chart`: ids, view and position."""
-    ids = {"image_id": cells["dicom_id"], "patient_id": cells["subject_id"], "study_id": cells["study_id"]}
     rows = chart
-    columns = {"view": ("ViewPosition", VIEW_LEVELS), "position": (_POSITION, POSITION_LEVELS)}
-    for name, (column, levels) in columns.items():
-        known = pc.is_in(cells[column], value_set=pa.array(levels))
-        values = pc.if_else(known, cells[column], pa.scalar(None, pa.string()))
-        rows = rows.append_column(f"{name}_cell", cells[column]).append_column(EHR_PREFIX + name, values)
-    for name, column in ids.items():
-        rows = rows.append_column(name, column)
+    for name, (column, level) in {
+        "view": ("ViewPosition", view_level),
+        "position": (_POSITION, position_level),
+    }.items():
+        cell = cells[column].combine_chunks()
+        values = by_cell(cell, level, pa.string())
+        rows = rows.append_column(f"{name}_cell", cell).append_column(EHR_PREFIX + name, values)
+    rows = rows.append_column("image_id", cells["dicom_id"])
+    for name, column in (("patient_id", "subject_id"), ("study_id", "study_id")):
+        rows = rows.append_column(name, cells[column].cast(pa.string()))
     return rows
 
 
@@ -172,7 +184,9 @@ def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
 def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
     """Rows without sex, and rows of another view than the four; a missing view stays (METHOD section 2)."""
     with_sex = pc.is_valid(rows["ehr.sex"])
-    kept = pc.and_(with_sex, pc.or_(pc.is_valid(rows["ehr.view"]), pc.is_null(rows["view_cell"])))
+    cell = rows["view_cell"].combine_chunks()
+    not_said = pc.or_(pc.is_null(cell), placeholders_among(cell).fill_null(False))
+    kept = pc.and_(with_sex, pc.or_(pc.is_valid(rows["ehr.view"]), not_said))
     of_known_sex, left = (pc.sum(mask).as_py() or 0 for mask in (with_sex, kept))
     flow.append(excluding("sex known", rows.num_rows, of_known_sex, "no sex in MIMIC-IV (published rule)"))
     why = f"a view other than {', '.join(VIEW_LEVELS)} (published rule)"
@@ -195,6 +209,7 @@ def _official_splits(films: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa.
         refuse_repeated(cells, "dicom_id", file)
         found = pc.index_in(films, value_set=cells["dicom_id"].combine_chunks())
         split = cells["split"].combine_chunks().take(found.combine_chunks())
+    split = pc.utf8_lower(split)
     others = sorted({name for name in pc.unique(split).to_pylist() if name is not None} - set(SPLITS))
     if others:
         raise InputError(f"expected the splits {', '.join(SPLITS)} in {file}, found {shown(others[0])}")
@@ -214,16 +229,46 @@ def _label_cells(root: Path) -> tuple[StudyCells, StudyCells | None]:
     return read_study_cells(root, _stem(_need_cxr_csv(root, "chexpert")), _stem(read) if read else None)
 
 
-def _labels(rows: pa.Table, labelled: StudyCells, read: StudyCells | None, flow: list[Step]) -> Labels:
-    """The labels of each film's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read."""
-    labels = study_labels(rows["study_id"], labelled, read)
+def _labels(
+    rows: pa.Table, labelled: StudyCells, read: StudyCells | None, flow: list[Step]
+) -> tuple[Labels, list[Caution]]:
+    """The labels of each film's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read; and
+    what is to be said of studies that have none.
+    """
+    studies = rows["study_id"].combine_chunks().cast(pa.int64())
+    cautions = _unlabelled(studies, labelled, read, flow)
+    labels = study_labels(studies, labelled, read)
     if read is not None:
         why = (
             f"labels of {labels.read} films are the radiologists' of {read.file.name}, the others of "
             f"{_stem(labelled.file)}.csv"
         )
         flow.append(Step("labels", rows.num_rows, rows.num_rows, why))
-    return labels
+    return labels, cautions
+
+
+def _unlabelled(studies: pa.Array, labelled: StudyCells, read: StudyCells | None, flow: list[Step]) -> list[Caution]:
+    """The films whose study no file of labels names, in the flow; a caution where half a file looks so.
+
+    Raises InputError if none of the studies is named.
+    """
+    files = [labelled] if read is None else [labelled, read]
+    ids = pa.chunked_array([chunk for each in files for chunk in each.content["study_id"].chunks], pa.int64())
+    named = pc.is_in(studies, value_set=ids.combine_chunks())
+    films = len(studies) - (pc.sum(named).as_py() or 0)
+    if not films:
+        return []
+    absent, all_of_them = (pc.count_distinct(some).as_py() for some in (studies.filter(pc.invert(named)), studies))
+    if absent == all_of_them:
+        raise InputError(
+            f"expected the films' studies in {labelled.file}, found none of {all_of_them}; get the file again"
+        )
+    why = f"{absent} of {all_of_them} studies, with {films} films, are not in {labelled.file.name}: no label is known"
+    flow.append(Step("studies with labels", len(studies), len(studies), why))
+    if absent <= _WITHOUT_REPORT * all_of_them:
+        return []
+    what = f"{absent} of {all_of_them} studies are not among the {labelled.content.num_rows} of {labelled.file.name}"
+    return [Caution("labels", what, films, "it may be half a file: get it again, if it is not meant to be so")]
 
 
 def _need_cxr_csv(root: Path, table: str) -> Path:

@@ -43,9 +43,9 @@ _MOMENTS = tuple(
 )
 _CLOCK_ONLY = re.compile(_CLOCK, _FLAGS)
 # A number that has lost its leading zeros; 0930 has not, and is 09:30 or 00:09:30.
-_CLOCK_NUMBER = re.compile(r"(\d{6}|[1-9]\d{0,4}|0)(?:\.(\d+))?", re.ASCII)
+CLOCK_NUMBER = re.compile(r"(\d{6}|[1-9]\d{0,4}|0)(?:\.(\d+))?", re.ASCII)
 # Programs write 0001-01-01 and 9999-12-31 where they have no date; there was no X-ray before 1895.
-_YEARS_OF_FILMS = range(1895, 3000)
+YEARS_OF_FILMS = range(1895, 3000)
 
 
 def by_cell(column: Any, value: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
@@ -187,7 +187,7 @@ def time_of_day(cell: str) -> timedelta | None:
     clock = _CLOCK_ONLY.fullmatch(text)
     if clock is not None:
         return _clock(clock)
-    digits = _CLOCK_NUMBER.fullmatch(text)
+    digits = CLOCK_NUMBER.fullmatch(text)
     if digits is None:
         return None
     whole = digits[1].zfill(6)
@@ -203,7 +203,7 @@ def _day(found: re.Match[str]) -> date | None:
     parts = found.groupdict()
     name = parts.get("name")
     month = int(parts["month"]) if name is None else _MONTHS.index(name[:3].lower()) + 1
-    if int(parts["year"]) not in _YEARS_OF_FILMS:
+    if int(parts["year"]) not in YEARS_OF_FILMS:
         return None
     try:
         return date(int(parts["year"]), month, int(parts["day"]))

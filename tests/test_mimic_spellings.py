@@ -1,0 +1,277 @@
+"""MIMIC as other programs write it: the cohort of perturbed spellings is that of clean ones; nothing is made up."""
+
+import random
+from datetime import datetime, timedelta
+
+import pytest
+
+from chartray.errors import InputError
+from chartray.features import fit_chart
+from chartray.records.cohort import describe, flow_content
+from chartray.records.mimic import mimic_cohort
+from tests.test_records_mimic import DEMO, METADATA, POSITION, Hospital, film, needs_demo, rows_of, when, write_rows
+
+TABLES = {
+    "patients": ("hosp", ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group"]),
+    "admissions": (
+        "hosp",
+        ["subject_id", "hadm_id", "admittime", "dischtime", "edregtime", "hospital_expire_flag", "race"],
+    ),
+    "icustays": ("icu", ["subject_id", "hadm_id", "stay_id", "intime", "outtime"]),
+}
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    return Hospital(tmp_path)
+
+
+def as_float(cell, draw):
+    return draw.choice([cell, f"{cell}.0", f" {cell} ", f"{cell}.00"])
+
+
+def as_time(cell, draw):
+    at = when(cell)
+    forms = [
+        "%Y-%m-%dT%H:%M:%S",
+        "%Y-%m-%d %H:%M:%S.000000",
+        "%Y%m%d %H%M%S",
+        "%d-%b-%Y %H:%M:%S",
+        " %Y/%m/%d %H:%M:%S",
+    ]
+    return cell if at is None else draw.choice([cell, at.strftime(draw.choice(forms))])
+
+
+def in_case(cell, draw):
+    return draw.choice([cell, cell.lower(), cell.upper(), f" {cell} "])
+
+
+def perturbed(name, row, draw):
+    row = dict(row)
+    for key in ("subject_id", "hadm_id", "stay_id", "anchor_age", "anchor_year", "study_id"):
+        if row.get(key) not in (None, ""):
+            row[key] = as_float(row[key], draw)
+    for key in ("admittime", "dischtime", "edregtime", "intime", "outtime"):
+        if key in row:
+            row[key] = as_time(row[key], draw)
+    if name == "patients":
+        row["gender"] = in_case(draw.choice([row["gender"], {"M": "Male", "F": "Female"}[row["gender"]]]), draw)
+    if name == "admissions":
+        said = {"0": ["0", "0.0", "False", "no", " f"], "1": ["1", "1.0", "True", "YES", "t "]}
+        row["hospital_expire_flag"] = draw.choice(said[row["hospital_expire_flag"]])
+        row["race"] = in_case(row["race"], draw)
+    if name == "metadata":
+        day, clock = row["StudyDate"], row["StudyTime"].zfill(6)
+        row["StudyDate"] = draw.choice(
+            [day, f"{day}.0", f"{day[:4]}-{day[4:6]}-{day[6:]}", f"{day[:4]}/{day[4:6]}/{day[6:]}"]
+        )
+        colons = f"{clock[:2]}:{clock[2:4]}:{clock[4:]}"
+        row["StudyTime"] = draw.choice(
+            [row["StudyTime"], f"{row['StudyTime']}.0", f" {clock}", colons, f"{colons}.000"]
+        )
+        row["ViewPosition"], row[POSITION] = in_case(row["ViewPosition"], draw), in_case(row[POSITION], draw)
+    return row
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """The demo's own tables, and films around their times with labels by study."""
+    content = {name: rows_of(DEMO / folder / f"{name}.csv.gz") for name, (folder, _) in TABLES.items()}
+    draw = random.Random(3)
+    times = [(row["subject_id"], when(row["admittime"])) for row in content["admissions"]]
+    times += [(row["subject_id"], when(row["intime"])) for row in content["icustays"]]
+    films = []
+    for subject, at in times * 2:
+        at = (at + timedelta(hours=draw.gauss(10, 40))).replace(microsecond=0)
+        view = draw.choice(["PA", "AP", "LATERAL", "LL", "", "LPO"])
+        films.append(film(len(films), subject, at, view, draw.choice(["Erect", "Recumbent", ""])))
+    labels = [{"study_id": row["study_id"], "Edema": draw.choice(["1.0", "0.0", "-1.0", ""])} for row in films]
+    return content | {"metadata": films, "labels": labels}
+
+
+def written(root, tables):
+    for name, (folder, columns) in TABLES.items():
+        write_rows(root / folder / f"{name}.csv", columns, tables[name])
+    write_rows(root / "cxr" / "mimic-cxr-2.0.0-metadata.csv", METADATA, tables["metadata"])
+    write_rows(root / "cxr" / "mimic-cxr-2.0.0-chexpert.csv", ["study_id", "Edema"], tables["labels"])
+    return root
+
+
+@needs_demo
+@pytest.mark.parametrize("rules", ["strict", "published"])
+def test_perturbed_spellings_give_the_same_cohort(rules, tables, tmp_path):
+    root = written(tmp_path, tables)
+    clean = mimic_cohort(str(root), root / "cxr", rules=rules)
+    assert clean.links["linked"] > 100
+    assert clean.table["label.Edema"].null_count < 0.5 * clean.table.num_rows
+    for seed in range(3):
+        draw = random.Random(seed)
+        others = {name: [perturbed(name, row, draw) for row in rows] for name, rows in tables.items()}
+        other = mimic_cohort(str(written(tmp_path, others)), root / "cxr", rules=rules)
+        assert other.table.equals(clean.table)
+        assert other.links == clean.links
+        views = ("view", "race")  # which are told as they are written
+        assert {k: v for k, v in other.missing.items() if k not in views} == {
+            k: v for k, v in clean.missing.items() if k not in views
+        }
+
+
+@pytest.mark.parametrize("cells", [("2150-03-02", "093012"), ("21500302.0", "09:30:12"), ("2150/03/02", "9:30:12")])
+@pytest.mark.parametrize("flag", ["1.0", "True", " yes"])
+def test_the_spellings_of_the_issue(cells, flag, hospital):
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00", died=flag)
+    hospital.icu(10000001, "2150-03-02 00:00:00", "2150-03-03 08:00:00")
+    hospital.film(10000001, "2150-03-02 09:30:12")
+    hospital.films[0]["StudyDate"], hospital.films[0]["StudyTime"] = cells
+    for rules in ("strict", "published"):
+        cohort = hospital.cohort(rules)
+        assert cohort.table["taken_at"].to_pylist() == [datetime(2150, 3, 2, 9, 30, 12)]
+        assert hospital.chart(rules) == [("died", "icu")]
+
+
+def test_what_cannot_be_read_is_missing_and_said_under_both_rules(hospital):
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00", died="perhaps")
+    hospital.icu(10000001, "2150-03-02 00:00:00", "2150-03-03 08:00:00")
+    hospital.admit(10000002, "2151-03-01 10:00:00", "2151-03-05 12:00:00", died=1)
+    for _ in range(3):
+        hospital.film(10000002, "2151-03-02 09:30:12")
+    hospital.film(10000001, "2150-03-02 09:30:12")
+    hospital.film(10000003, "2150-03-02 09:30:12")
+    hospital.films[0]["StudyDate"] = "02.03.2151"
+    hospital.films[1]["StudyTime"] = "morning"
+    hospital.patients.append({"subject_id": 10000003, "gender": "X", "anchor_age": ">89", "anchor_year": 2150})
+    strict = [(None, None), (None, None), ("died", "not_icu"), (None, "icu"), (None, None)]
+    published = [(None, None), ("died", "not_icu"), ("died", "not_icu"), (None, "icu"), ("alive", "not_icu")]
+    assert hospital.chart() == strict
+    cohort = hospital.cohort()
+    assert cohort.missing["sex"] == {"X": 1}
+    assert cohort.missing["age"] == {">89": 1, "absent": 1}
+    assert cohort.missing["mortality"] == {"perhaps": 1, "absent": 3}
+    assert cohort.missing["StudyDate"] == cohort.missing["StudyTime"] == {"(unreadable)": 1}
+    for line in ("warning: StudyDate: 1 films whose cell cannot be read", "warning: StudyTime: 1 films", "'perhaps' 1"):
+        assert line in describe(cohort)
+    hospital.patients[2]["gender"] = "F"
+    assert hospital.chart("published") == published
+    table = hospital.cohort("published").table
+    train = table.set_column(table.schema.get_field_index("split"), "split", [["train"] * 5])
+    rows = fit_chart(train, "stay", allow_after_film=["mortality", "icu"]).rows(train)
+    assert rows.representable.tolist() == [None not in cells for cells in published]
+
+
+def test_ids_as_floats_are_whole_numbers_and_others_are_refused(hospital):
+    hospital.admit("10000001.0", "2150-03-01 10:00:00", "2150-03-05 12:00:00")
+    hospital.film("10000001.0", "2150-03-02 09:30:12")
+    labels = [{"study_id": "50000000.0", "Edema": "1.0"}]
+    row = hospital.cohort(labels=labels).table.to_pylist()[0]
+    assert row["path"].endswith("/files/p10/p10000001/s50000000/d000000.jpg")
+    assert (row["patient_id"], row["study_id"]) == ("10000001", "50000000")
+    assert (row["ehr.race"], row["label.Edema"], row["ehr.mortality"]) == ("white", 1.0, "alive")
+    hospital.films[0]["subject_id"] = "1.00000E+07"
+    with pytest.raises(InputError, match=r"as subject_id of .*metadata.csv.gz, found scientific notation"):
+        hospital.cohort()
+    hospital.films[0]["subject_id"] = "nan"
+    with pytest.raises(InputError, match=r"expected subject_id in every row of .*metadata.csv.gz, found none in"):
+        hospital.cohort()
+    hospital.films[0]["subject_id"] = 10000001
+    hospital.patients.append(hospital.patients[0] | {"subject_id": "10000001.0"})
+    with pytest.raises(InputError, match=r"expected each subject_id once in .*patients.csv.gz"):
+        hospital.cohort()
+
+
+def test_an_age_over_89_is_no_fact_but_what_mimic_writes(hospital):
+    hospital.patients[0] |= {"anchor_age": 91, "anchor_year": 2150}
+    hospital.patients[1] |= {"anchor_age": 0, "anchor_year": 2150}
+    for year in (2147, 2150, 2154):
+        hospital.film(10000001, f"{year}-03-02 09:30:12")
+    hospital.film(10000002, "2151-03-02 09:30:12")
+    cohort = hospital.cohort()
+    assert cohort.table["ehr.age"].to_pylist() == [None, 91.0, 91.0, 1.0]
+    assert cohort.missing["age"] == {"(over 89 some years after the film)": 1}
+    said = describe(cohort)
+    assert (
+        "age over 89: 4 -> 4 (2 films of patients over 89 have the age 91, as MIMIC-IV writes every such age; 1" in said
+    )
+    assert "warning: age: 1 films of patients whose anchor_age is 0, which is a newborn's" in said
+    published = hospital.cohort("published")
+    assert published.table["ehr.age"].to_pylist() == [88.0, 91.0, 95.0, 1.0]
+    assert "3 films of patients over 89: the published rule counts from 91" in describe(published)
+
+
+def test_a_date_without_a_time_is_a_whole_day(hospital):
+    hospital.admit(10000001, "2150-03-01", "2150-03-05", died=1)
+    hospital.icu(10000001, "2150-03-02", "2150-03-04")
+    for at in ("01 00:00:00", "02 09:00:00", "03 09:00:00", "04 23:59:59", "05 00:00:00", "05 18:00:00", "06 00:00:00"):
+        hospital.film(10000001, f"2150-03-{at}")
+    # On the day on which the ICU stay began the film may have come first.
+    icu = ["not_icu", None, "icu", "icu", "not_icu", "not_icu", None]
+    assert hospital.chart() == [("died" if k < 6 else None, each) for k, each in enumerate(icu)]
+    hospital.admissions[0] |= {"dischtime": "05.03.2150"}
+    with pytest.raises(InputError, match="found something else in data row 1"):
+        hospital.cohort()
+
+
+def test_a_stay_without_an_end_leaves_open_what_it_may_have_covered(hospital):
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-09 12:00:00", died=0)
+    hospital.icu(10000001, "2150-03-03 00:00:00", "")
+    hospital.admit(10000002, "2151-03-03 00:00:00", "", died=1)
+    for subject, year in ((10000001, 2150), (10000002, 2151)):
+        for day in (2, 4):
+            hospital.film(subject, f"{year}-03-0{day} 12:00:00")
+    assert hospital.chart() == [("alive", "not_icu"), ("alive", None), (None, None), (None, None)]
+    assert hospital.chart("published") == [
+        ("alive", "not_icu"),
+        ("alive", None),
+        ("alive", "not_icu"),
+        (None, "not_icu"),
+    ]
+
+
+def test_times_with_a_zone_and_times_that_look_like_hhmm_are_refused(hospital):
+    hospital.film(10000001, "2150-03-02 09:30:12")
+    for zone in ("Z", "+02:00", " UTC"):
+        hospital.admissions = []
+        hospital.admit(10000001, f"2150-03-01 10:00:00{zone}", "2150-03-05 12:00:00")
+        with pytest.raises(
+            InputError, match=r"local times without a zone as admittime of .*, found one .* in data row 1"
+        ):
+            hospital.cohort()
+    hospital.admissions = []
+    for minute in range(120):
+        hospital.film(10000001, "2150-03-02 09:30:12")
+        hospital.films[-1]["StudyTime"] = str(1000 + minute % 60)
+    hospital.films[0]["StudyTime"] = "1100"
+    with pytest.raises(
+        InputError, match=r"expected StudyTime as HHMMSS in .*metadata.csv.gz, found no hour but the first"
+    ):
+        hospital.cohort()
+
+
+def test_half_the_labels_are_noticed(hospital):
+    for day in range(1, 9):
+        hospital.film(10000001, f"2150-03-0{day} 00:00:00")
+    labels = [{"study_id": each["study_id"], "Edema": "1.0"} for each in hospital.films]
+    assert not hospital.cohort(labels=labels).cautions
+    cohort = hospital.cohort(labels=labels[:4])
+    assert "4 of 8 studies, with 4 films, are not in mimic-cxr-2.0.0-chexpert.csv" in describe(cohort)
+    assert [each["films"] for each in flow_content(cohort)["cautions"] if each["of"] == "labels"] == [4]
+    with pytest.raises(InputError, match=r"expected the films' studies in .*chexpert.csv, found none of 8"):
+        hospital.cohort(labels=[{"study_id": 1, "Edema": "1.0"}])
+
+
+@pytest.mark.parametrize("name", ["patients", "admissions", "icustays", "metadata", "chexpert"])
+def test_a_header_alone_is_refused(name, hospital):
+    hospital.film(10000001, "2150-03-02 09:30:12")
+    hospital.cohort()
+    file = next(file for file in hospital.root.parent.rglob(f"*{name}.csv*"))
+    write_rows(file, list(rows_of(file)[0]), [])
+    with pytest.raises(
+        InputError, match=rf"expected rows in .*{name}.csv.*, found its header alone; get the file again"
+    ):
+        mimic_cohort(str(hospital.root), hospital.cxr)
+
+
+def test_the_published_rule_keeps_a_view_that_is_not_said(hospital):
+    for view in ("", "nan", "N/A", "LPO", "pa"):
+        hospital.film(10000001, "2150-03-02 09:30:12", view=view)
+    cohort = hospital.cohort("published")
+    assert cohort.table["ehr.view"].to_pylist() == [None, None, None, "PA"]
