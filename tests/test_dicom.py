@@ -516,3 +516,93 @@ def test_a_deflated_bomb_is_refused_before_it_is_kept(
     (tmp_path / "film.dcm").write_bytes(content[:start] + body)
     with pytest.raises(UnreadableFilm, match="deflated data are larger"):
         read_image(tmp_path / "film.dcm")
+
+
+# ---- compressed signs and colours, padding, odd headers
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless, UID("1.2.840.10008.1.2.4.80")])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_pixels_are_the_same_compressed(syntax: UID, bits: int, real: np.ndarray, tmp_path: Path) -> None:
+    signed = (of_bits(real, bits).astype(np.int32) - (1 << bits - 1)).astype(np.int16)
+    data = dicom(signed, bits=bits)
+    expected = read_dicom(data, tmp_path)
+    data.compress(syntax, generate_instance_uid=False)
+    assert np.array_equal(read_dicom(data, tmp_path), expected)
+
+
+@needs_dcmtk
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422"])
+def test_colour_jpeg_is_the_luma_of_dcmtks(photometric: str, real: np.ndarray, tmp_path: Path) -> None:
+    grey = of_bits(real, 8)
+    colours = np.dstack([grey, grey // 2 + 60, 255 - grey])
+    data = dicom(grey, SamplesPerPixel=3, PhotometricInterpretation=photometric, PlanarConfiguration=0)
+    if photometric == "RGB":
+        codestream = jpeg8_encode(colours, level=95, colorspace="RGB", outcolorspace="RGB")
+    else:
+        codestream = jpeg8_encode(colours, level=95, colorspace="RGB", outcolorspace="YCBCR")
+    image = read_dicom(encapsulated(data, codestream, JPEGBaseline8Bit), tmp_path)
+    subprocess.run(["dcmdjpeg", tmp_path / "film.dcm", tmp_path / "plain.dcm"], check=True, capture_output=True)
+    luma = dcmtk(tmp_path / "plain.dcm") @ [0.299, 0.587, 0.114]
+    assert np.abs(image - luma).mean() < 1 / 255
+    assert np.abs(image - colours @ [0.299, 0.587, 0.114] / 255).mean() < 2 / 255
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless])
+def test_colour_compressed_without_loss_is_luma(syntax: UID, real: np.ndarray, tmp_path: Path) -> None:
+    grey = of_bits(real, 8)
+    colours = np.dstack([grey, grey // 2 + 60, 255 - grey])
+    data = dicom(grey, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    data.PixelData = colours.tobytes()
+    data.compress(syntax, generate_instance_uid=False)
+    np.testing.assert_allclose(read_dicom(data, tmp_path), colours @ [0.299, 0.587, 0.114] / 255, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize(
+    ("fill", "bits", "kind", "header"),
+    [
+        (0, 12, np.uint16, {"PixelPaddingValue": 0}),
+        (4095, 12, np.uint16, {"PixelPaddingValue": 4095}),
+        (4000, 12, np.uint16, {"PixelPaddingValue": 3990, "PixelPaddingRangeLimit": 4095}),
+        (4000, 12, np.uint16, {"PixelPaddingValue": 4095, "PixelPaddingRangeLimit": 3990}),
+        (65535, 12, np.uint16, {"PixelPaddingValue": 65535}),
+        (-2000, 12, np.int16, {"PixelPaddingValue": -2000}),
+        (-2000, 16, np.int16, {"PixelPaddingValue": 63536}),
+    ],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_of_every_spelling_is_air(
+    fill: int, bits: int, kind: type, header: dict[str, int], photometric: str, real: np.ndarray, tmp_path: Path
+) -> None:
+    pixels = (of_bits(real, 10).astype(np.int32) + 500).astype(kind)
+    pixels[:, :30] = fill
+    data = dicom(pixels, bits=bits, PhotometricInterpretation=photometric, WindowCenter=1000, WindowWidth=1400)
+    for name, value in header.items():
+        data.add_new(name, "SS" if value < 0 else "US", value)
+    image = read_dicom(data, tmp_path)
+    shown = np.clip((pixels[:, 30:] - 999.5) / 1399 + 0.5, 0, 1)
+    np.testing.assert_allclose(image[:, 30:], 1 - shown if photometric == "MONOCHROME1" else shown, atol=1e-6)
+    assert not image[:, :30].any()
+
+
+def test_files_that_name_no_transfer_syntax_and_letters_in_one(real: np.ndarray, tmp_path: Path) -> None:
+    pixels = of_bits(real, 12)
+    data = dicom(pixels, bits=12)
+    data.add_new("PatientOrientation", "CS", "RF")  # one value of two letters: where rows run, and no more
+    data.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    content = (tmp_path / "film.dcm").read_bytes()
+    at = content.index(b"\x02\x00\x10\x00UI")
+    without = bytearray(content[:at] + content[at + 8 + int.from_bytes(content[at + 6 : at + 8], "little") :])
+    without[140:144] = (int.from_bytes(content[140:144], "little") - (len(content) - len(without))).to_bytes(
+        4, "little"
+    )
+    for film in (content, bytes(without)):
+        np.testing.assert_allclose(read_bytes(film), pixels / np.float32(4095), atol=1e-6)
+
+
+def test_no_reason_quotes_the_file(real: np.ndarray, tmp_path: Path) -> None:
+    data = dicom(of_bits(real, 12), bits=12)
+    data.add_new("NumberOfFrames", "LO", "Doe^Jane 4711")
+    with pytest.raises(UnreadableFilm) as caught:
+        read_dicom(data, tmp_path)
+    assert not re.search("Doe|Jane|4711", str(caught.value))

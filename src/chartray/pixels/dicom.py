@@ -27,7 +27,13 @@ import zlib
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from chartray.pixels.dicom_frame import Frame, Stored, decoded, stored
 from chartray.pixels.dicom_grey import read_table, shades
@@ -77,17 +83,21 @@ def read_dicom(content: bytes) -> Float:
 def _dataset(content: bytes) -> pydicom.Dataset:
     if content[128:132] == _DICM:
         _refuse_a_bomb(content)
-        return pydicom.dcmread(io.BytesIO(content))
-    # Old archives leave out the 128 bytes and `DICM`: taken for DICOM only if it holds a described picture.
-    reason = UnreadableFilm("the file is not a JPEG, PNG or DICOM")
-    try:
-        data = pydicom.dcmread(io.BytesIO(content), force=True)
-    except Exception:
-        raise reason from None
-    if not ("PixelData" in data and "Rows" in data and "BitsStored" in data):
-        raise reason
-    if "TransferSyntaxUID" not in data.file_meta:
-        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        data = pydicom.dcmread(io.BytesIO(content))
+    else:
+        # Old archives leave out the 128 bytes and `DICM`: taken for DICOM only if it holds a described picture.
+        reason = UnreadableFilm("the file is not a JPEG, PNG or DICOM")
+        try:
+            data = pydicom.dcmread(io.BytesIO(content), force=True)
+        except Exception:
+            raise reason from None
+        if not ("PixelData" in data and "Rows" in data and "BitsStored" in data):
+            raise reason
+    if not data.file_meta.get("TransferSyntaxUID"):
+        # Then the pixels are as the header around them was found to be written.
+        implicit, little_endian = data.original_encoding
+        explicit = ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     return data
 
 
@@ -183,7 +193,7 @@ def _directions(data: pydicom.Dataset) -> tuple[str, str]:
     if data.get("AnatomicalOrientationType") == "QUADRUPED":
         return "", ""
     said = data.get("PatientOrientation") or ()
-    if len(said) == 2 and all(said):
+    if not isinstance(said, str) and len(said) == 2 and all(said):
         row, column = (str(direction)[:1].upper() for direction in said)
     else:
         cosines = [float(number) for number in data.get("ImageOrientationPatient") or ()]

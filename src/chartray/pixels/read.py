@@ -167,6 +167,7 @@ def _arrow(image: Float) -> pa.Array:
 
 
 def _text(error: Exception) -> str:
-    """The error in one line, the same on every machine and in every run."""
+    """The error in one line, the same on every machine and in every run, without what it quotes from the file."""
     line = " ".join(str(error).split()) or type(error).__name__
+    line = re.sub(r"""b?('[^']*'|"[^"]*")""", "...", line)
     return re.sub(r" ?(<_io\.BytesIO[^>]*>|0x[0-9a-f]+)", "", line).rstrip(".")[:200]
