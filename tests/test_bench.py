@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from chartray.bench import bench, measuring
-from chartray.bench.measuring import Measured, Once, Row
+from benchmarks.speed import bench, measuring
+from benchmarks.speed.measuring import Measured, Once, Row
 from chartray.cli import run_command
 from chartray.errors import InputError
+from chartray.verbs import product
 
 
 def measured(*values: float) -> Measured:
@@ -144,3 +145,9 @@ def test_ours_does_the_reference_networks_work_less_what_is_never_read(tmp_path:
     (found,) = bench.run_bench(["step.vit_tiny"], repeats=1, quick=True)
     share = float(found.details["gflop_per_film"]) / float(found.details["gflop_per_film_reference"])
     assert 0.90 < share < 0.97
+
+
+def test_without_a_checkout_the_command_says_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(product, "__file__", str(tmp_path / "site-packages" / "chartray" / "verbs" / "product.py"))
+    assert run_command(["bench", "--quick"]) == 2
+    assert "runs from a clone" in capsys.readouterr().err

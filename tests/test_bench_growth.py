@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chartray.bench import growth_stages
-from chartray.bench.growth import GROWTH_FILE, LEAST_ROWS, PLOT_FILE, STAGES, exponent, run_growth
-from chartray.bench.growth_stages import STORED_SIDE, write_store_of
+from benchmarks.speed import growth_stages
+from benchmarks.speed.growth import GROWTH_FILE, LEAST_ROWS, PLOT_FILE, STAGES, exponent, run_growth
+from benchmarks.speed.growth_stages import STORED_SIDE, write_store_of
 from chartray.config import load
 from chartray.errors import InputError
 from chartray.pixels.store import Store

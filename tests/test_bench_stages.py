@@ -11,13 +11,13 @@ from pydicom.dataset import Dataset
 from torch.utils.data import Dataset as Films
 from torch.utils.data import get_worker_info
 
-from chartray.bench import cohorts, ingesting, probing, resampling, starting
-from chartray.bench.bench import _MODULES, NAMES
-from chartray.bench.full_size_tables import Sizes, film_names, write_tables
-from chartray.bench.options import Options
-from chartray.bench.pil_views import endless_batches
-from chartray.bench.processor import Counted, timed
-from chartray.bench.training_step import Rounds, _operations
+from benchmarks.speed import cohorts, ingesting, probing, resampling, starting
+from benchmarks.speed.bench import _MODULES, NAMES
+from benchmarks.speed.full_size_tables import Sizes, film_names, write_tables
+from benchmarks.speed.options import Options
+from benchmarks.speed.pil_views import endless_batches
+from benchmarks.speed.processor import Counted, timed
+from benchmarks.speed.training_step import Rounds, _operations
 from chartray.config import EncoderConfig
 from chartray.evaluation import embed as embedding
 from chartray.measure import metrics

@@ -49,7 +49,7 @@ for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.co
 def main() -> None:
     """Runs one command; exits 0 only when it is done, 1 where it cannot write, 2 for unusable input."""
     # A thread that waits spins for some 10 us, then sleeps: whoever sleeps at once loses a seventh on idle cores, and
-    # whoever spins for long loses most of a shared one (bench/LOG.md).
+    # whoever spins for long loses most of a shared one (benchmarks/LOG.md).
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
     tokens = sys.argv[1:]

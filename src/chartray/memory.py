@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
     """Has glibc keep what a step or a film frees for the next one; with another C library nothing happens.
 
     It gives large blocks back to the kernel at once, which clears every page of them again for the next: an eighth of
-    a step's time on a CPU, and 15 to 30 MB a DICOM film (bench/LOG.md).
+    a step's time on a CPU, and 15 to 30 MB a DICOM film (benchmarks/LOG.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

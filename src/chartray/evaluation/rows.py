@@ -181,7 +181,7 @@ def _ends(metric: str, value: Floats | np.float64, resampled: Floats, level: flo
     """The interval, in [0, 1] as every metric is: the stretch of few draws (`measure.levels`) knows no bounds.
 
     Noise adds to a calibration error, and resampling adds it once more: its percentiles lie above the truth, and often
-    above the value. The upper one is kept and mirrored at the value, which covers (bench/LOG.md).
+    above the value. The upper one is kept and mirrored at the value, which covers (benchmarks/LOG.md).
     """
     low, high = metrics.percentiles(resampled, level)
     if metric == "ece":

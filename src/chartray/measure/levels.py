@@ -23,7 +23,7 @@ def over_levels(mean: Floats, groups: Sequence[Floats], *, seed: int) -> Floats:
       comparison of five.
     - How patients fare under one member and not another, of variance v, is in `mean` (v / K) and in the spread of the
       members too. It is taken out of `mean`, whose resamples are drawn together by sqrt(1 - v / (K var(mean))): twice
-      counted it would hide true differences (both measured: bench/false_positives.py, bench/LOG.md).
+      counted it would hide true differences (both measured: benchmarks/evidence/false_positives.py, benchmarks/LOG.md).
 
     What is drawn depends on `seed`, R, the K and the order of the groups alone. A group of one member adds nothing.
     """

@@ -19,7 +19,8 @@ _LEAST_SHARE_OF_PROTOTYPES = 0.15
 _LEAST_SHARE_OF_RANK = 0.25
 _LEAST_SHARE_OF_SPREAD = 0.05
 _LEAST_SHARE_OF_INFORMATION = 0.02
-# Untrained anchors say 0.3 nats of a film, those that a rate 200 times too high has flattened 0.001 (bench/LOG.md).
+# Untrained anchors say 0.3 nats of a film, those that a rate 200 times too high has flattened 0.001
+# (benchmarks/LOG.md).
 _LEAST_SHARE_OF_ANCHOR_INFORMATION = 0.01
 _WINDOW = 50
 

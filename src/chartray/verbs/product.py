@@ -1,10 +1,14 @@
 """Verbs of what leaves the house: the report, the encoder with its card, and the demo."""
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from chartray.errors import InputError
 from chartray.verbs.options import Count, CountIfGiven, Out, Seed
 
 Folders = Annotated[list[Path] | None, Parameter(negative=())]
@@ -94,10 +98,20 @@ def bench(
         growth_rows: Rows of the largest; 10000000 needs 12 GiB of memory and 5 minutes.
     """
     if growth is not None:
-        from chartray.bench.growth import run_growth
-
-        run_growth(growth, largest=growth_rows)
+        _benchmarks("growth").run_growth(growth, largest=growth_rows)
         return
-    from chartray.bench.bench import run_bench
+    _benchmarks("bench").run_bench(
+        only or [], repeats=repeats, quick=quick, device=device, batch_size=batch_size, out=json
+    )
 
-    run_bench(only or [], repeats=repeats, quick=quick, device=device, batch_size=batch_size, out=json)
+
+def _benchmarks(module: str) -> ModuleType:
+    """A module of the folder `benchmarks` of a checkout: it is no part of the installed package."""
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / "benchmarks" / "speed").is_dir():
+        raise InputError(
+            "expected the folder benchmarks beside src, found none: `chartray bench` runs from a clone of the "
+            "repository, installed with `make install`"
+        )
+    sys.path.insert(0, str(checkout))
+    return importlib.import_module(f"benchmarks.speed.{module}")

@@ -9,7 +9,7 @@ gap                  of one of these, the largest group minus the smallest. A ga
                      however fair the probe; `expected` is therefore its mean where patients swap their groups at
                      random, `expected_high` the 95th percentile of that and `p` the share of such gaps as large.
                      Its interval is the resamples' upper percentile, mirrored at the value (noise makes gaps larger,
-                     resampling once more); it begins at 0 where `p` shows no gap (coverage: bench/LOG.md)
+                     resampling once more); it begins at 0 where `p` shows no gap (coverage: benchmarks/LOG.md)
 macro                the mean over the labels that all groups with a value have; all labels share the draws of patients
 """
 

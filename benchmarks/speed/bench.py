@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from chartray.bench.machine import describe_machine
-from chartray.bench.measuring import Measured, NotHere, Row
-from chartray.bench.options import Options
+from benchmarks.speed.machine import describe_machine
+from benchmarks.speed.measuring import Measured, NotHere, Row
+from benchmarks.speed.options import Options
 from chartray.errors import InputError
 
 # Which module of this room measures a name, in the order they run; imported when it is its turn.
@@ -63,7 +63,9 @@ def run_bench(
     for name in only or NAMES:
         with tempfile.TemporaryDirectory(prefix="chartray-bench-") as scratch:
             options = Options(repeats, Path(scratch), quick, machine.device, batch_size)
-            measure: Callable[[str, Options], Row] = importlib.import_module(f"chartray.bench.{_MODULES[name]}").measure
+            measure: Callable[[str, Options], Row] = importlib.import_module(
+                f"benchmarks.speed.{_MODULES[name]}"
+            ).measure
             try:
                 row = measure(name, options)
             except NotHere as reason:

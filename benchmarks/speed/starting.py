@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from chartray.bench.measuring import Once, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.processor import Counted, timed, used_seconds
+from benchmarks.speed.measuring import Once, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.processor import Counted, timed, used_seconds
 from chartray.pixels.ingest import ingest
 from chartray.schema import CohortMetadata, to_metadata
 

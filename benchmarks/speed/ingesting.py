@@ -16,9 +16,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from chartray.bench.measuring import Once, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.processor import Counted
+from benchmarks.speed.measuring import Once, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.processor import Counted
 from chartray.memory import keep_freed_memory
 from chartray.pixels.ingest import available_cores
 from chartray.pixels.shards import ShardTask, build_shard

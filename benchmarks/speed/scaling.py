@@ -9,9 +9,9 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from chartray.bench.measuring import NotHere, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.starting import make_store
+from benchmarks.speed.measuring import NotHere, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.starting import make_store
 from chartray.pixels.ingest import available_cores
 
 GOAL = 0.9

@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chartray.bench.full_size_tables import Sizes, write_tables
-from chartray.bench.measuring import Once, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.processor import Counted, timed
-from chartray.bench.starting import command
+from benchmarks.speed.full_size_tables import Sizes, write_tables
+from benchmarks.speed.measuring import Once, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.processor import Counted, timed
+from benchmarks.speed.starting import command
 from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.mimic import mimic_cohort
 from chartray.schema import ICU_LEVELS, MORTALITY_LEVELS, Rules

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from chartray.bench import growth_stages as stages
-from chartray.bench.growth_stages import Work
-from chartray.bench.processor import used_seconds
+from benchmarks.speed import growth_stages as stages
+from benchmarks.speed.growth_stages import Work
+from benchmarks.speed.processor import used_seconds
 from chartray.errors import InputError
 
 GROWTH_FILE, PLOT_FILE = "growth.json", "growth.svg"

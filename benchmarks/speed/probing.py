@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from chartray.bench.measuring import Once, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.processor import Counted, timed
-from chartray.bench.starting import make_store
+from benchmarks.speed.measuring import Once, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.processor import Counted, timed
+from benchmarks.speed.starting import make_store
 from chartray.config import EncoderConfig
 from chartray.evaluation.embed import embed
 from chartray.evaluation.finetune.augmentation import ROTATION_DEGREES, SCALE, SHIFT

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import torch
 
+from benchmarks.speed.measuring import Measured, Once, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.pil_views import PILViews, film_like
 from chartray import config as knobs
-from chartray.bench.measuring import Measured, Once, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.pil_views import PILViews, film_like
 from chartray.memory import keep_freed_memory
 from chartray.pixels.resampling import Grey
 from chartray.pixels.views import cut_views, plan_views

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chartray.bench.full_size_tables import Sizes, film_names, write_tables
+from benchmarks.speed.full_size_tables import Sizes, film_names, write_tables
 from chartray.pixels.store import STORE_FORMAT, Store, content_hash, sha256, write_shard
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
 

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from chartray.bench.measuring import Once, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.processor import Counted, timed
+from benchmarks.speed.measuring import Once, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.processor import Counted, timed
 from chartray.measure import metrics
 
 RATIO_GOAL, SECONDS_GOAL = 17.0, 10.0

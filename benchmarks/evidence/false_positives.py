@@ -1,6 +1,6 @@
 """How often compare's intervals leave zero out where two arms differ by chance alone, and where they truly differ.
 
-    python bench/false_positives.py [--data-sets 1000] [--effect 0]
+    python benchmarks/evidence/false_positives.py [--data-sets 1000] [--effect 0]
 
 Simulated patients; both arms' seeds are drawn from one distribution, so that the true difference is 0, unless an effect
 is given: by how much the second arm separates better. Ways to treat the seeds, over how much the seeds differ.

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.speed.machine import matrix_product_peak
+from benchmarks.speed.measuring import Measured, Once, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.reference import reference_step
+from benchmarks.speed.simulated_store import make_films
 from chartray import config as knobs
-from chartray.bench.machine import matrix_product_peak
-from chartray.bench.measuring import Measured, Once, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.reference import reference_step
-from chartray.bench.simulated_store import make_films
 from chartray.config import Config
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store

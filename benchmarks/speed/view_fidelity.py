@@ -1,6 +1,6 @@
 """Views from the store against views from the film itself: PSNR by store size, on real films.
 
-    python bench/view_fidelity.py FOLDER_OF_FILMS [--films 40]
+    python benchmarks/speed/view_fidelity.py FOLDER_OF_FILMS [--films 40]
 
 The reference crops the decoded film and resizes it once, antialiased; ours crops what the store kept of it.
 """
@@ -30,7 +30,9 @@ def crop_of_film(image: np.ndarray, boxes: Boxes, size: int) -> torch.Tensor:
     square = np.zeros((side, side), np.float32)
     square[:height, :width] = image
     axes = ((boxes.top, boxes.height), (boxes.left, boxes.width))
-    rows, columns = (resize_weights(*map(torch.from_numpy, axis), side, size) for axis in axes)
+    rows, columns = (
+        resize_weights(torch.from_numpy(start), torch.from_numpy(length), side, size) for start, length in axes
+    )
     columns = torch.where(torch.from_numpy(boxes.flip)[:, None, None], columns.flip(1), columns)
     return (rows @ torch.from_numpy(square)[None] @ columns.transpose(1, 2))[:, None]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from chartray.bench.measuring import Once, Row, side_by_side
-from chartray.bench.options import Options
-from chartray.bench.pil_views import PILFilms, PILViews, endless_batches
-from chartray.bench.reference import reference_step
-from chartray.bench.simulated_store import make_films
-from chartray.bench.training_step import TARGETS, Rounds, Sizes, sizes_of, work_done
+from benchmarks.speed.measuring import Once, Row, side_by_side
+from benchmarks.speed.options import Options
+from benchmarks.speed.pil_views import PILFilms, PILViews, endless_batches
+from benchmarks.speed.reference import reference_step
+from benchmarks.speed.simulated_store import make_films
+from benchmarks.speed.training_step import TARGETS, Rounds, Sizes, sizes_of, work_done
 from chartray.config import ViewsConfig
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
