@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,15 @@ from PIL import Image
 
 import chartray
 from chartray.errors import InputError
+from chartray.evaluation.audit.audit import audit, spoken
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from chartray.export import export_encoder, shareable
 from chartray.model_card.folders import read_folders
 from chartray.networks import encoder as vit
+from chartray.pixels.store import Store
 from chartray.records.cohort import assemble
-from chartray.schema import SIMULATED_FILE, CohortMetadata
+from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
 
 from . import evaluation_folders
 from .test_networks import TINY, tiny
@@ -185,6 +188,52 @@ def test_a_grouping_without_a_gap_was_not_measured(exported: dict[str, Path], tm
     out = export_encoder(exported["source"], tmp_path / "out", results=[tmp_path])
     text = (out / "README.md").read_text()
     assert "Performance was measured by group for sex, and for no other grouping of patients." in text
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Path, named: bool) -> None:
+    """Issue 10, line 12: the card repeated AUROCs of which the audit had said LEAK; told of the audit or not."""
+    root = tmp_path / "study"
+    evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []})
+    shutil.copytree(exported["results"], root / "results" / "first-main")
+    store = Store.open(exported["store"])
+    pairs = zip(store.cohort["split"].to_pylist(), store.cohort["patient_id"].to_pylist(), strict=True)
+    tested = sorted({patient for split, patient in pairs if split == "test"})
+    # A run that learnt three of the patients of the test split, as its own file says.
+    keys = [patient_key("mimic", patient) for patient in tested[:3]]
+    (root / "first" / "train_patients.txt").write_text("\n".join(keys) + "\n")
+    rows = audit(
+        root / "first" / "encoder", exported["store"], root / "audit", attributes=["sex"], resamples=20, floors=False
+    )
+    assert "LEAK: 3 patients are in pretraining and in mimic:test" in spoken(rows)
+    results = [root / "results" / "first-main", *([root / "audit"] if named else [])]
+    text = (export_encoder(root / "first" / "encoder", root / "out", results=results) / "README.md").read_text()
+    body = text.partition("---\n")[2].partition("---\n")[2]
+    first, second = [line for line in body.splitlines() if line][:2]
+    assert first == "# out"
+    leak = "3 patients are in pretraining and in mimic:test"
+    assert second == f"> **The audit found a leak, so that no score on this card can be trusted: {leak}.**"
+    # A leaderboard reads the head alone.
+    assert not ModelCard(text).data.eval_results
+    # Where the audit's own count and its rows differ, one of them was changed.
+    (root / "audit" / "leaks.jsonl").write_text("")
+    if named:
+        with pytest.raises(InputError, match=r"audit"):
+            export_encoder(root / "first" / "encoder", root / "again", results=results)
+
+
+def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], tmp_path: Path) -> None:
+    said = "No leak audit of MIMIC-CXR was made: whether patients or films that were scored had been learnt from"
+    text = (exported["out"] / "README.md").read_text()
+    assert said in text
+    assert text.index(said) < text.index("A Vision Transformer")
+    for name, after in (("clean", []), ("late", ["mortality"])):
+        source = evaluation_folders.vit(tmp_path / name / "encoder", **MADE | {"after_film": after})
+        audit(source, exported["store"], tmp_path / name / "audit", attributes=["sex"], resamples=5, floors=False)
+        results = [exported["results"], tmp_path / name / "audit"]
+        text = (export_encoder(source, tmp_path / name / "out", results=results) / "README.md").read_text()
+        assert ("can be trusted: pretraining saw mortality, known only after the film" in text) == bool(after)
+        assert ("leak" in text.lower()) == bool(after)
 
 
 def test_nothing_of_the_machine_or_of_patients_is_in_an_export(exported: dict[str, Path]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from chartray.model_card.folders import Audit, Evaluation, read_folders
+from chartray.model_card.folders import Audit, Evaluation, audits_beside, read_folders
+from chartray.model_card.leaks import leaked, not_looked
 from chartray.model_card.numbers import (
     METRIC_NAMES,
     beside_floors,
@@ -41,6 +42,8 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
     """
     made = encoder.provenance
     evaluations, comparisons, audits = read_folders(results, made)
+    looked = [*audits, *audits_beside(results, made)]
+    leak = leaked(looked, made)
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("chartray.model_card", "."),
         trim_blocks=True,
@@ -49,7 +52,10 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
         autoescape=False,  # Markdown; what comes from data is escaped by `cell`
     ).get_template("model_card.md.j2")
     return template.render(
-        head=_head(name, made, evaluations),
+        # Leaderboards read the head alone: a score that leaked is not for them.
+        head=_head(name, made, [] if leak else evaluations),
+        leak=leak,
+        not_looked=not_looked(looked, evaluations),
         name=name,
         encoder=encoder,
         width=encoder.model.num_features,

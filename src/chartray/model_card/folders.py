@@ -1,7 +1,7 @@
 """The folders that a card's numbers come from: read, and refused where they are of another encoder."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +10,11 @@ from chartray.evaluation import results as files
 
 
 class Audit(NamedTuple):
-    """A folder of `audit`: its manifest and its rows."""
+    """A folder of `audit`: its manifest, its rows, and what its leak gate compared (None: it had none)."""
 
     manifest: dict[str, Any]
     rows: list[dict[str, Any]]
+    leaks: list[dict[str, Any]] | None
 
 
 class Evaluation(NamedTuple):
@@ -63,7 +64,36 @@ def _audit(folder: Path, made: Mapping[str, Any]) -> Audit:
     with _whole(folder / files.AUDIT_FILE):
         candidates = [one["provenance"] for one in manifest["encoders"]]
     _expect_same(candidates, made, folder)
-    return Audit(manifest, files.read_jsonl(folder / files.AUDIT_ROWS_FILE))
+    return Audit(manifest, files.read_jsonl(folder / files.AUDIT_ROWS_FILE), _leaks(folder, manifest))
+
+
+def _leaks(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of the leak gate; raises InputError where they are not those that the manifest counts."""
+    file, counted = folder / files.LEAKS_FILE, manifest.get("leaks")
+    rows = files.read_jsonl(file) if file.is_file() else None
+    if counted is not None and (rows is None or sum(bool(row.get("count")) for row in rows) != counted):
+        raise InputError(
+            f"expected {counted} leak{'' if counted == 1 else 's'} in {file}, as {files.AUDIT_FILE} beside it counts, "
+            "found another number; make this audit again"
+        )
+    return rows
+
+
+def audits_beside(results: Sequence[Path], made: Mapping[str, Any]) -> list[Audit]:
+    """Audits of this encoder that nobody named, but that lie beside the results, or beside the folder they are in.
+
+    That is where a study, and most people, put them: what they found out about a leak is not to be forgotten.
+    """
+    named = {folder.resolve() for folder in results}
+    places = dict.fromkeys(place for folder in named for place in (folder.parent, folder.parent.parent))
+    found = []
+    for folder in dict.fromkeys(
+        file.parent for place in places for file in sorted(place.glob(f"*/{files.AUDIT_FILE}"))
+    ):
+        if folder.resolve() not in named:
+            with suppress(InputError):  # of another encoder, or no audit at all
+                found.append(_audit(folder, made))
+    return found
 
 
 def _comparison(folder: Path, made: Mapping[str, Any]) -> list[dict[str, Any]]:

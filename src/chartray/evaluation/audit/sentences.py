@@ -1,6 +1,6 @@
 """What an audit found, in sentences: what a person reads at the end of `chartray audit`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chartray.evaluation.audit.attributes import COIN
@@ -132,15 +132,26 @@ def _none_found(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _found(found: Sequence[dict[str, Any]]) -> list[str]:
+    return [f"LEAK: {line}" for line in leaks_said(found)]
+
+
+def leaks_said(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows of leaks.jsonl that share something, in words.
+
+    >>> leaks_said([{"kind": "patient", "between": ["pretraining", "mimic:test"], "count": 1, "examples": []}])
+    ['1 patient is in pretraining and in mimic:test']
+    """
     lines = []
     for row in found:
         first, second = row["between"]
+        one = row["count"] == 1
         if row["kind"] == "variable":
-            lines.append(f"LEAK: {first} saw {', '.join(row['examples'])}, known only after the film")
+            lines.append(f"{first} saw {', '.join(row['examples'])}, known only after the film")
         elif row["kind"] == "patient":
-            lines.append(f"LEAK: {row['count']} patients are in {first} and in {second}")
+            lines.append(f"{row['count']} patient{' is' if one else 's are'} in {first} and in {second}")
         else:
-            lines.append(f"LEAK: {row['count']} {_KINDS[row['kind']]} of {second} are in {first} too")
+            kind = _KINDS[row["kind"]].replace("films", "film", int(one))
+            lines.append(f"{row['count']} {kind} of {second} {'is' if one else 'are'} in {first} too")
     return lines
 
 
