@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from chartray.evaluation.results import RESULTS_FORMAT
 from chartray.measure import metrics
+from chartray.outputs.seal import seal
 from chartray.pixels.store import Store, write_shard
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
 
@@ -187,7 +189,9 @@ def write_results(
         entries.append(
             {"dataset": dataset, "path": str(store.folder), "hash": store.hash, "unmatched": ["Lung Lesion"]}
         )
-    evaluation = {"stores": entries, "command": ["chartray", "evaluate", "RUN", "STORE"], "left_out": {}, "notes": []}
+    settings = {"protocol": "linear", "split": "test", "uncertain": "ignore", "blank": "negative", "seed": 0}
+    evaluation = {"format": RESULTS_FORMAT, "run": run.name, "settings": settings, "stores": entries}
+    evaluation |= {"command": ["chartray", "evaluate", "RUN", "STORE"], "left_out": {}, "notes": []}
     evaluation |= {"after_film": manifest["after_film"], "encoder": {"provenance": {"chart_use": "anchor"}}}
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, lines in (("studies.jsonl", studies), ("calibration.jsonl", curves)):
@@ -197,6 +201,7 @@ def write_results(
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     pq.write_table(pa.concat_tables(predictions), folder / "predictions.parquet")
     pq.write_table(pa.concat_tables(embeddings), folder / "embeddings.parquet")
+    seal(folder)
     return folder
 
 
@@ -415,7 +420,9 @@ def write_audit(folder: Path, runs: list[Path], store: Store, *, leaking: bool =
     }
     (folder / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "leaks.jsonl").write_text(json.dumps(leak) + "\n" if leaking else "")
-    (folder / "audit.json").write_text(json.dumps({"stores": [{"dataset": "mimic"}], "notes": ["one note"]}))
+    manifest = {"format": RESULTS_FORMAT, "stores": [{"dataset": "mimic"}], "notes": ["one note"], "encoders": []}
+    (folder / "audit.json").write_text(json.dumps(manifest))
+    seal(folder)
     return folder
 
 

@@ -1,6 +1,5 @@
 """check: each defect, planted in a clean cohort or store, is found, counted and named, and nothing else is."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from chartray.errors import InputError
 from chartray.pixels.ingest import ingest
 from chartray.pixels.read import read_film, squash
 from chartray.records.cohort import write_cohort
+from chartray.records.cohort_files import write_cohort_files
 from chartray.records.mimic import mimic_cohort
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, to_metadata
 from chartray.simulate.hospital import simulate
@@ -52,8 +52,7 @@ def clean(films: Path) -> pa.Table:
 
 def written(table: pa.Table, folder: Path, flow: dict[str, Any] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "c.flow.json").write_text(json.dumps(flow or {"steps": [], "links": {}, "missing": {}}))
-    pq.write_table(table, folder / "c.parquet")
+    write_cohort_files(table, flow or {"steps": [], "links": {}, "missing": {}}, folder / "c.parquet")
     return folder / "c.parquet"
 
 

@@ -14,6 +14,7 @@ from chartray.evaluation import results
 from chartray.evaluation.compare import compare
 from chartray.measure import metrics
 from chartray.measure.delong import delong_difference
+from chartray.outputs.seal import SUMS_FILE, seal
 from tests.evaluation_folders import one, read
 
 LABELS = ("Edema", "Mass", "Hernia")
@@ -69,8 +70,9 @@ def evaluation(
     made = {"chart": chart, "control": "none", "seed": seed}
     common = {"protocol": "linear", "split": "test", "uncertain": "ignore", "blank": "negative", "seed": 0}
     manifest = {"format": results.RESULTS_FORMAT, "run": f"{chart}-{seed}", "encoder": {"provenance": made}}
-    manifest |= {"settings": common | settings, "stores": [{"dataset": "mimic", "hash": "a" * 64}]}
+    manifest |= {"settings": common | settings, "stores": [{"dataset": "mimic", "hash": "a" * 64, "path": "store"}]}
     (folder / results.MANIFEST_FILE).write_text(json.dumps(manifest))
+    seal(folder)
     return folder
 
 
@@ -113,7 +115,7 @@ def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_e
     monkeypatch.chdir(tmp_path / "disk")
     (tmp_path / "disk" / ".old").mkdir()
     compare(runs, Path("."), resamples=20)
-    assert {path.name for path in Path(".").iterdir()} == {results.COMPARE_FILE, results.COMPARISONS_FILE}
+    assert {path.name for path in Path(".").iterdir()} == {results.COMPARE_FILE, results.COMPARISONS_FILE, SUMS_FILE}
     assert not list(tmp_path.glob(".*"))
 
 
@@ -178,19 +180,6 @@ def test_draws_of_training_patients_are_drawn_together_for_both_arms(tmp_path: P
     assert len(one(rows, fraction=0.1, **MACRO)["by_seed"]) == 3
 
 
-def test_predictions_written_before_there_were_draws_are_read(tmp_path: Path) -> None:
-    a, b = (evaluation(tmp_path / chart, chart, 0) for chart in ("sex", "none"))
-    now = compare([a, b], tmp_path / "now", resamples=50)
-    for folder in (a, b):
-        table = pq.read_table(folder / results.PREDICTIONS_FILE)
-        pq.write_table(table.drop_columns(["draw", "study_id"]), folder / results.PREDICTIONS_FILE)
-        manifest = json.loads((folder / results.MANIFEST_FILE).read_text()) | {"format": 1}
-        (folder / results.MANIFEST_FILE).write_text(json.dumps(manifest))
-    compare([a, b], tmp_path / "then", resamples=50)
-    assert read(tmp_path / "now", "comparisons.jsonl") == read(tmp_path / "then", "comparisons.jsonl")
-    assert len(now) == 2 * (1 + len(LABELS))
-
-
 def altered(folder: Path, copy: Path, column: str, changed: dict[int, Any]) -> Path:
     """A folder in which some rows of predictions.parquet have another value."""
     copy.mkdir()
@@ -202,6 +191,7 @@ def altered(folder: Path, copy: Path, column: str, changed: dict[int, Any]) -> P
     index = table.column_names.index(column)
     pq.write_table(table.set_column(index, column, pa.array(values, table.schema.field(column).type)),
                    copy / results.PREDICTIONS_FILE)  # fmt: skip
+    seal(copy)
     return copy
 
 

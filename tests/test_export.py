@@ -21,9 +21,11 @@ from chartray.errors import InputError
 from chartray.evaluation.audit.audit import audit, spoken
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
+from chartray.evaluation.results import RESULTS_FORMAT
 from chartray.export import export_encoder, shareable
 from chartray.model_card.folders import read_folders
 from chartray.networks import encoder as vit
+from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
 from chartray.records.cohort import assemble
 from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
@@ -183,9 +185,12 @@ def test_a_grouping_without_a_gap_was_not_measured(exported: dict[str, Path], tm
     rows = [gap | {"attribute": "sex", "value": 0.1}, gap | {"attribute": "died", "value": None}]
     rows.append(rows[1] | {"group": "false", "metric": "auroc", "value": 0.7})
     encoders = [{"run": MADE["run"], "provenance": {"seed": 0} | MADE}]
-    (tmp_path / "audit.json").write_text(json.dumps({"format": 1, "encoders": encoders}))
-    (tmp_path / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    out = export_encoder(exported["source"], tmp_path / "out", results=[tmp_path])
+    audit = tmp_path / "audit"
+    audit.mkdir()
+    (audit / "audit.json").write_text(json.dumps({"format": RESULTS_FORMAT, "encoders": encoders}))
+    (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seal(audit)
+    out = export_encoder(exported["source"], tmp_path / "out", results=[audit])
     text = (out / "README.md").read_text()
     assert "Performance was measured by group for sex, and for no other grouping of patients." in text
 
@@ -279,12 +284,16 @@ def test_numbers_of_another_encoder_of_the_same_name_are_refused(exported: dict[
 @pytest.mark.parametrize("name", ["evaluation.json", "compare.json", "audit.json"])
 def test_a_damaged_folder_of_results_is_one_sentence(exported: dict[str, Path], tmp_path: Path, name: str) -> None:
     for text, sentence in (
-        ('{"format": 1, "enc', "expected JSON in .*"),
-        ("[]", "expected a JSON object in .*"),
-        ('{"format": 7}', "expected format 1 in .*"),
-        ('{"format": 1}', "expected the provenance of each encoder in .*"),
+        ('{"format": 2, "enc', r"expected .* \(JSON\) in .*"),
+        ("[" * 100_000, r"expected .* \(JSON\) in .*"),
+        ("[]", r"expected .* \(a JSON object\) in .*"),
+        ('{"format": 1}', "expected format 2 in .*"),
+        ('{"format": 2}', r"expected what Chartray writes in .*"),
     ):
         (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=r"expected SHA256SUMS in|as it was written, found other content"):
+            read_folders([tmp_path], MADE)
+        seal(tmp_path)
         with pytest.raises(InputError, match=sentence + name.replace(".", r"\.")) as caught:
             read_folders([tmp_path], MADE)
         assert "\n" not in str(caught.value)
@@ -292,7 +301,8 @@ def test_a_damaged_folder_of_results_is_one_sentence(exported: dict[str, Path], 
     for good in (exported["results"] / "evaluation.json", exported["results"] / "comparisons.jsonl"):
         (tmp_path / good.name).write_bytes(good.read_bytes())
     (tmp_path / "results.jsonl").write_text('{"fraction": 1.0}\n{"frac')
-    with pytest.raises(InputError, match=r"expected JSON in line 2 of .*results\.jsonl"):
+    seal(tmp_path)
+    with pytest.raises(InputError, match=r"expected .* \(JSON\) in line 2 of .*results\.jsonl"):
         read_folders([tmp_path], {"seed": 0} | MADE)
 
 
@@ -305,10 +315,10 @@ def test_an_export_goes_through_a_link_and_into_the_folder_one_stands_in(
         export_encoder(exported["source"], tmp_path / "link", form="timm")
         assert (tmp_path / "link").is_symlink()
         assert {path.name for path in (tmp_path / "disk").iterdir()} == {
+            "SHA256SUMS",
             "model.safetensors",
             "encoder.json",
             "config.json",
-            "SHA256SUMS",
         }
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

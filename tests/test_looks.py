@@ -31,6 +31,8 @@ from chartray.evaluation.neighbours import agreement, nearest_of_others, same_pa
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.measure.metrics import eligible
 from chartray.networks.encoder import load, tokens_of, untrained
+from chartray.outputs.opening import SealedFolder
+from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
 from chartray.report.arms import arm_of
 from chartray.report.inputs import Results
@@ -300,7 +302,8 @@ def test_the_section_shows_films_with_words_and_nothing_where_films_stay_off_the
 ) -> None:
     test = write_looks(small_store, tmp_path / "results" / "looks")
     arm = arm_of("sex & <age>", "none", "anchor", objective="msn", settings="1")
-    results = Results(tmp_path / "results", [], [], {})
+    seal(tmp_path / "results")
+    results = Results(tmp_path / "results", [], [], {}, files=SealedFolder(tmp_path / "results"))
     object.__setattr__(results, "scores", [SimpleNamespace(arm=arm)])
     assert looks_section([results], films=False) is None
     assert looks_section([Results(tmp_path, [], [], {})], films=True) is None
@@ -329,7 +332,11 @@ def test_the_section_shows_films_with_words_and_nothing_where_films_stay_off_the
     assert f"row {most[0] + 1}, column {most[1] + 1} of 4" in section.encoders[0].films[2].panels[1].svg
     for damage in ('{"format": 9}', "{"):
         (tmp_path / "results" / "looks" / looks.LOOKS_FILE).write_text(damage)
-        with pytest.raises(InputError, match=r"expected (the )?looks"):
+        with pytest.raises(InputError, match=r"looks/looks\.json as it was written, found other content"):
+            looks_section([results], films=True)
+        seal(tmp_path / "results")
+        object.__setattr__(results, "files", SealedFolder(tmp_path / "results"))
+        with pytest.raises(InputError, match=r"expected (looks|.* \(JSON\) in .*looks\.json)"):
             looks_section([results], films=True)
 
 

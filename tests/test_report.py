@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from chartray.errors import InputError
+from chartray.evaluation.results import RESULTS_FORMAT
+from chartray.outputs.json_file import write_json
+from chartray.outputs.seal import seal, sealed, verify
 from chartray.pixels.store import Store
 from chartray.report import inputs
 from chartray.report.apart import report_names
@@ -235,8 +238,11 @@ def test_films_can_be_left_out_and_same_folders_give_the_same_page(page: Path, t
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("run/manifest.json", "expected a run folder of `chartray pretrain` with manifest.json"),
-        ("results/results.jsonl", "expected results.jsonl of `chartray evaluate`"),
+        (
+            "run/manifest.json",
+            r"expected the manifest of a run of `chartray pretrain` at .*run/manifest.json, found",
+        ),
+        ("results/results.jsonl", "expected results of `chartray evaluate` or `compare` in .*results, found none"),
     ],
 )
 def test_a_folder_that_is_something_else_is_refused(file: str, words: str, tmp_path: Path) -> None:
@@ -253,16 +259,16 @@ def test_a_file_that_was_written_over_is_named(name: str, folders: dict[str, lis
     run = tmp_path / "run"
     shutil.copytree(folders["runs"][0], run)
     (run / name).write_bytes(b"PAR1\x15\x04\x15\xde")
-    with pytest.raises(InputError, match=rf"expected text in .*run/{name}, found .*; was it written over"):
+    with pytest.raises(InputError, match=rf"expected .* in .*run/{name}, found .* (not UTF-8|was it written over)"):
         write_report([run], [], tmp_path / "out")
 
 
-def test_a_line_without_its_fields_is_named(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").write_text(
-        '{"dataset": "nih", "label": "Edema", "metric": "auroc"}\n{"label": "Edema"}\n'
-    )
+def test_a_line_without_its_fields_is_named(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(folders["results"][0], results)
+    rewrite(results, "results.jsonl", [{"dataset": "nih", "label": "Edema", "metric": "auroc"}, {"label": "Edema"}])
     with pytest.raises(InputError, match=r"expected the field 'dataset' in line 2 of .*results.jsonl"):
-        write_report([], [tmp_path], tmp_path / "out")
+        write_report([], [results], tmp_path / "out")
 
 
 def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
@@ -279,7 +285,7 @@ def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
         {"of": "Edema", "what": "9 films count as negative", "films": 9, "remedy": "say what they mean"}
     ]
     store = next(folder for folder in folders["stores"] if "chexpert" in folder.name)
-    (store / "cohort.flow.json").write_text(json.dumps(flow))
+    write_json(store / "cohort.flow.json", flow)
     found = data_section("chexpert", (store, Store.open(store)), [])
     assert found.cautions == ["Edema: 9 films count as negative"]
     assert [(one.rows_in, one.rows_out, one.why) for one in found.steps] == [(70, 61, "no file name")]
@@ -294,6 +300,13 @@ def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
 
 def edited(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    if sealed(file.parent):
+        seal(file.parent)
+
+
+def rewrite(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seal(folder)
 
 
 def words_of(page: Path) -> str:
@@ -308,7 +321,7 @@ def test_a_part_of_a_store_leaves_the_whole_its_store(folders: dict[str, list[Pa
     (folder / "predictions.parquet").unlink()
     rows = inputs.read_lines(folder / "results.jsonl")
     rows += [row | {"dataset": "mimic:radiologists"} for row in rows if row["dataset"] == "mimic"]
-    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(folder, "results.jsonl", rows)
     stores = json.loads((folder / "evaluation.json").read_text())["stores"]
     part = stores[0] | {"dataset": "mimic:radiologists", "part_of": "mimic", "films": 18, "patients": 17}
     edited(folder / "evaluation.json", stores=[*stores, part])
@@ -341,14 +354,18 @@ def test_a_report_that_fails_leaves_what_was_there(folders: dict[str, list[Path]
     shutil.copytree(folders["results"][0], results)
     predictions = results / "predictions.parquet"
     predictions.write_bytes(predictions.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"expected a whole Parquet file .*predictions.parquet, found"):
+    with pytest.raises(InputError, match=r"expected .*predictions.parquet as it was written, found other content"):
         write_report([], [results], out)
     assert [one.name for one in tmp_path.iterdir()] == ["results"]
     page = write_report(folders["runs"][:1], [], out)
     (page.parent / "figures" / "old.svg").write_text("of an earlier report")
+    (out / "mine").mkdir()
+    (out / "mine" / "notes.txt").write_text("of the user")
     assert write_report(folders["runs"][:1], [], out) == page
     assert not (page.parent / "figures" / "old.svg").exists()
-    assert sorted(one.name for one in out.iterdir()) == ["figures", "report.html"]
+    assert sorted(one.name for one in out.iterdir()) == ["SHA256SUMS", "figures", "mine", "report.html"]
+    assert (out / "mine" / "notes.txt").read_text() == "of the user"
+    verify(out)
 
 
 def test_labels_of_few_patients_have_no_curves_and_are_named(outline: Outline, page: Path) -> None:
@@ -366,6 +383,7 @@ def test_that_no_label_has_curves_is_said(folders: dict[str, list[Path]], tmp_pa
     store = write_store(tmp_path / "store", "mimic", 40, np.random.default_rng(3))
     results = write_results(tmp_path / "results", folders["runs"][0], {"mimic": store}, 0, floors=False, resamples=9)
     (results / "embeddings.parquet").unlink()
+    seal(results)
     text = words_of(write_report([], [results], tmp_path / "out"))
     assert "No ROC, precision-recall or reliability curves: every label has fewer than 10 positive" in text
     assert "ROC and precision-recall curves" not in text
@@ -375,10 +393,9 @@ def test_commands_name_no_place_on_a_machine(folders: dict[str, list[Path]], tmp
     run, results = tmp_path / "run", tmp_path / "results"
     shutil.copytree(folders["runs"][0], run)
     edited(run / "manifest.json", command="/opt/secret/bin/chartray pretrain /home/me/mimic.store --out=/home/me/run-7")
-    results.mkdir()
-    shutil.copy(folders["results"][0] / "results.jsonl", results)
+    shutil.copytree(folders["results"][0], results)
     command = ["/opt/secret/lib/chartray/__main__.py", "evaluate", "/home/me/run-7/", "store"]
-    (results / "evaluation.json").write_text(json.dumps({"command": command}))
+    edited(results / "evaluation.json", command=command)
     page = write_report([run], [results], tmp_path / "out")
     text = words_of(page)
     assert "chartray pretrain mimic.store --out=run-7" in text
@@ -413,7 +430,7 @@ def test_an_interval_without_zero_beside_no_difference_says_why(folders: dict[st
     lines = [json.loads(line) for line in (audit / "audit.jsonl").read_text().splitlines()]
     for row in lines:
         row |= {"ci_low": 0.01, "corrected_over": 12} if row["part"] == "difference" else {}
-    (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    rewrite(audit, "audit.jsonl", lines)
     text = words_of(write_report([], [folders["results"][0]], tmp_path / "out", audits=[audit], films=False))
     assert "+0.030 [+0.010, +0.070] 0.200 no difference shown after correction over 12 attributes" in text
     assert "one that does not is no finding by itself" in text
@@ -433,7 +450,7 @@ def test_an_audit_draws_and_lists_only_what_can_be_compared(folders: dict[str, l
     rows += [pairs[0] | {"difference": 0.123, "ci_low": 0.1, "ci_high": 0.2, "seeds": 3, "claim": None}]
     own = {name: pairs[0].get(name.replace("_b", "_a")) for name in pairs[0] if name.endswith("_b")}
     rows += [pairs[0] | own | {"b": "another seed", "difference": 0.321, "ci_low": 0.3, "ci_high": 0.4}]
-    (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(audit, "audit.jsonl", rows)
     page = write_report([], [], tmp_path / "out", audits=[audit])
     text = words_of(page)
     assert text.count("Not measured: race (AUROC); age (AUROC) between demographic-norm and no chart.") == 1
@@ -545,7 +562,9 @@ def test_holm_corrected_differences_are_on_the_page(folders: dict[str, list[Path
     (tmp_path / "compare").mkdir()
     lines = [row | {"label": label} | numbers for label in ("macro", "Edema")]
     del lines[0]["p_holm"]
-    (tmp_path / "compare" / "comparisons.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    manifest = {"format": RESULTS_FORMAT, "arms": {}, "settings": {}}
+    (tmp_path / "compare" / "compare.json").write_text(json.dumps(manifest))
+    rewrite(tmp_path / "compare", "comparisons.jsonl", lines)
     store = {"mimic": Store.open(folders["stores"][0])}
     scored = [write_results(tmp_path / run.name, run, store, 0, floors=False) for run in folders["runs"][:2]]
     text = words_of(write_report([], [*scored, tmp_path / "compare"], tmp_path / "out", films=False))
@@ -585,7 +604,7 @@ def test_the_methods_say_what_strengths_were_really_chosen_on(folders: dict[str,
     rows = inputs.read_lines(results / "results.jsonl")
     for row in rows:
         row["chosen_by"] = "validation" if row["label"] == "Edema" else "cross-validation"
-    (results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(results, "results.jsonl", rows)
     text = words_of(write_report([], [results], tmp_path / "out"))
     words = (
         "its strength was chosen by cross-validation by patient inside the training films (3 of 4 labels) and on the "
@@ -594,7 +613,7 @@ def test_the_methods_say_what_strengths_were_really_chosen_on(folders: dict[str,
     assert text.count(words) == 2  # under the findings, and in the paragraph
     assert "the validation split chose" not in text
     rows = [row | {"chosen_by": "validation"} for row in rows]
-    (results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(results, "results.jsonl", rows)
     assert "its strength was chosen on the validation films" in words_of(write_report([], [results], tmp_path / "out"))
 
 
@@ -605,7 +624,7 @@ def test_the_methods_hold_the_recipe_of_fine_tuning_and_the_rates_of_pretraining
     results = tmp_path / "results"
     shutil.copytree(folders["results"][0], results)
     rows = [row | {"protocol": "finetune"} for row in inputs.read_lines(results / "results.jsonl")]
-    (results / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(results, "results.jsonl", rows)
     edited(results / "evaluation.json", recipe=recipe | {"mixup": 0.0, "warmup_epochs": 5.0, "max_epochs": 50})
     edited(
         results / "evaluation.json",
@@ -630,8 +649,9 @@ def test_several_seeds_of_few_patients_keep_their_reason(folders: dict[str, list
         for row in rows:
             if row["label"] == "Edema":
                 row |= {"ci_low": None, "ci_high": None, "reason": "too few patients"}
-        (results[-1] / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rewrite(results[-1], "results.jsonl", rows)
         (results[-1] / "comparisons.jsonl").unlink()
+        seal(results[-1])
     page = write_report([], results, tmp_path / "out")
     row = re.search(r'<th scope="row">Edema</th>.*?</tr>', page.read_text(), re.DOTALL)
     assert row is not None
@@ -650,7 +670,7 @@ def test_a_small_group_without_a_macro_is_nowhere_but_in_one_sentence(
         if row["part"] == "group":
             row["label"] = "Edema"  # no label is shown in all groups, so there is no macro
             row["n_patients"] = 7 if row.get("group") == "other" else row.get("n_patients")
-    (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(audit, "audit.jsonl", rows)
     text = words_of(write_report([], [], tmp_path / "out", audits=[audit]))
     assert text.count("sex other") == 1
     assert "Suppressed, fewer than 10 patients: sex other." in text

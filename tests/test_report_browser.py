@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from chartray.outputs.seal import seal
 from chartray.report.page import write_report
 from tests.report_folders import hospital
 
@@ -127,6 +128,7 @@ def without_macro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     none = {"value": None, "ci_low": None, "ci_high": None, "reason": why}
     rows = [row | none if row["label"] == "macro" else row for row in rows]
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seal(folder)
     return write_report([], [folder], tmp_path_factory.mktemp("report"), films=False)
 
 
@@ -156,6 +158,8 @@ def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table = pq.read_table(file)
         charts = pc.replace_substring(table["chart"], "demographic-norm", LONG)
         pq.write_table(table.set_column(table.column_names.index("chart"), "chart", charts), file)
+    for folder in (*folders["results"], *folders["audits"]):
+        seal(folder)
     out = tmp_path_factory.mktemp("report")
     return write_report(folders["runs"], folders["results"], out, stores=folders["stores"], audits=folders["audits"])
 

@@ -1,13 +1,11 @@
 """`chartray check`: everything wrong with a cohort or a store, before anyone trains on it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chartray.checks import table as of_table
 from chartray.checks import variables as of_variables
@@ -16,7 +14,9 @@ from chartray.checks.finding import Finding, films
 from chartray.checks.images import images
 from chartray.config import load
 from chartray.errors import InputError
+from chartray.outputs.json_file import read_json
 from chartray.pixels.store import FLOW_FILE, Store
+from chartray.records.cohort_files import read_cohort_table, read_flow
 from chartray.schema import COHORT_FORMAT, CohortMetadata, from_metadata
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -51,9 +51,11 @@ def spoken(findings: Sequence[Finding]) -> list[str]:
 
 
 def _cohort(path: Path) -> Iterator[Finding]:
-    table, metadata = _read(path)
-    flow = path.with_name(f"{path.stem}.flow.json")
-    yield from _rows(table, metadata, _flow(flow), path.name)
+    if not path.exists():
+        raise InputError(f"expected a cohort or a store at {path}, found nothing; check the path")
+    table = read_cohort_table(path)
+    metadata = _metadata(table, path)
+    yield from _rows(table, metadata, read_flow(path), path.name)
     if "path" in table.column_names and table.num_rows and not table["path"].null_count:
         yield from files(table, metadata, path.name)
 
@@ -67,7 +69,8 @@ def _store(folder: Path) -> Iterator[Finding]:
             raise
         yield Finding("error", f"the store cannot be opened: {error}", where, 0, "nothing")
         return
-    table, metadata = _read(folder / "cohort.parquet")
+    table = store.cohort
+    metadata = _metadata(table, folder / "cohort.parquet")
     yield from _rows(table, metadata, _flow(folder / FLOW_FILE), f"{where}/cohort.parquet")
     damaged = store.damaged()
     for name in damaged:
@@ -110,24 +113,16 @@ def _enlargement(store: Store, where: str) -> Iterator[Finding]:
             )
 
 
-def _read(path: Path) -> tuple[pa.Table, CohortMetadata]:
+def _metadata(table: pa.Table, path: Path) -> CohortMetadata:
     try:
-        with pq.ParquetFile(path) as parquet:
-            table = parquet.read()
         metadata = from_metadata(table.schema.metadata)
-    except FileNotFoundError:
-        raise InputError(f"expected a cohort or a store at {path}, found nothing; check the path") from None
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"expected a cohort (made by `chartray cohort`) or a store at {path}, found {said}") from None
     if metadata.format != COHORT_FORMAT:
         raise InputError(f"expected cohort format {COHORT_FORMAT} in {path}, found {metadata.format}; make it again")
-    return table, metadata
+    return metadata
 
 
 def _flow(file: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return content
+    return read_json(file, "the flow of the store's cohort") if file.exists() else None

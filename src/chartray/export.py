@@ -8,6 +8,7 @@ config.json          timm's own form: `timm.create_model("local-dir:FOLDER", pre
 encoder.json         Chartray's form: `chartray.load_encoder(FOLDER)`, `chartray evaluate FOLDER STORE`; no folder of
                      the machine it was made on is in it
 README.md            the model card (model_card/), in the form huggingface alone
+SHA256SUMS           the SHA-256 of these files: `sha256sum -c SHA256SUMS` says whether the folder arrived whole
 """
 
 import json
@@ -18,10 +19,10 @@ from typing import Any, Literal
 from timm.models.vision_transformer import VisionTransformer
 
 from chartray.errors import InputError
-from chartray.evaluation.results import replaced_folder
 from chartray.model_card.card import model_card
 from chartray.networks import encoder
 from chartray.networks.encoder import DESCRIPTION_FILE, WEIGHTS_FILE, PretrainedEncoder
+from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
 
 CONFIG_FILE, CARD_FILE = "config.json", "README.md"
@@ -75,7 +76,7 @@ def export_encoder(
     card = "" if form == "timm" else model_card(shared, [Path(one) for one in results], name=out.resolve().name)
     with replaced_folder(out) as partial:
         encoder.save(partial, shared)
-        (partial / CONFIG_FILE).write_text(json.dumps(timm_config(shared), indent=2) + "\n")
+        (partial / CONFIG_FILE).write_text(json.dumps(timm_config(shared), indent=2) + "\n", encoding="utf-8")
         if card:
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
     return out
@@ -125,6 +126,7 @@ def shareable(provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_replaceable(out: Path) -> None:
+    settle(out)
     if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
         return
     raise InputError(f"expected a new folder or an earlier export as --out, found other things in {out}")

@@ -1,7 +1,6 @@
 """Evaluations that are to be compared: read, and refused where their numbers would mean different things."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +12,11 @@ from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation import results
-from chartray.pixels.store import read_parquet
 
 Floats = NDArray[np.float64]
 
 # What must be the same in all evaluations, or their numbers mean different things.
 SAME_SETTINGS = ("protocol", "split", "uncertain", "blank")
-# Formats that predictions can be read in: the first had no draws.
-_FORMATS = (1, results.RESULTS_FORMAT)
 # How many rows an error names.
 _ROWS_NAMED = 5
 
@@ -30,7 +26,7 @@ class Run(NamedTuple):
     on), and the encoder as it was `made`, its provenance.
     """
 
-    folder: Path
+    opened: results.ResultsFolder
     name: str
     chart: str
     control: str
@@ -39,6 +35,11 @@ class Run(NamedTuple):
     settings: dict[str, Any]
     stores: dict[str, str]
     made: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where its evaluation lies."""
+        return self.opened.folder
 
 
 class Sheet(NamedTuple):
@@ -52,23 +53,21 @@ class Sheet(NamedTuple):
 
 
 def read_run(folder: Path) -> Run:
-    """The evaluation in a Results folder; raises InputError if there is none, or one of another format."""
-    try:
-        manifest = json.loads((folder / results.MANIFEST_FILE).read_text())
-    except (OSError, ValueError):
-        raise InputError(
-            f"expected an evaluation ({results.MANIFEST_FILE}) in {folder}, found none; run chartray evaluate"
-        ) from None
-    if manifest.get("format") not in _FORMATS:
-        raise InputError(
-            f"expected results of format {results.RESULTS_FORMAT} in {folder}, found {manifest.get('format')}; "
-            "evaluate again"
+    """The evaluation in a Results folder; raises InputError if there is none, it was damaged, or of another format."""
+    opened = results.open_results(
+        folder,
+        [results.MANIFEST_FILE],
+        f"expected an evaluation ({results.MANIFEST_FILE}) in {folder}, found none; run chartray evaluate",
+    )
+    manifest = opened.manifest
+    with results.understood(folder / results.MANIFEST_FILE):
+        made = manifest["encoder"]["provenance"]
+        chart, control = (str(made.get(key, "none")) for key in ("chart", "control"))
+        stores = {each["dataset"]: each["hash"] for each in manifest["stores"]}
+        settings = {name: manifest["settings"][name] for name in (*SAME_SETTINGS, "seed")}
+        return Run(
+            opened, manifest["run"], chart, control, made.get("chart_use"), made.get("seed"), settings, stores, made
         )
-    made = manifest["encoder"]["provenance"]
-    chart, control = (str(made.get(key, "none")) for key in ("chart", "control"))
-    stores = {each["dataset"]: each["hash"] for each in manifest["stores"]}
-    use, seed = made.get("chart_use"), made.get("seed")
-    return Run(folder, manifest["run"], chart, control, use, seed, manifest["settings"], stores, made)
 
 
 def read_sheets(runs: Sequence[Run]) -> dict[Path, dict[tuple[str, float], Sheet]]:
@@ -95,13 +94,12 @@ def read_sheets(runs: Sequence[Run]) -> dict[Path, dict[tuple[str, float], Sheet
 
 def _read_sheets(run: Run) -> dict[tuple[str, float], Sheet]:
     """The encoder's own predictions, by data set and fraction."""
-    table = read_parquet(run.folder / results.PREDICTIONS_FILE)
-    own = pc.and_(pc.equal(table["control"], run.control), pc.equal(table["chart"], run.chart))
-    table = table.filter(own)
-    if "draw" not in table.column_names:  # written before a fraction had several draws
-        table = table.append_column("draw", pa.repeat(pa.scalar(0, pa.int32()), table.num_rows))
-    keys = zip(table["dataset"].to_pylist(), table["fraction"].to_pylist(), strict=True)
-    return {key: _sheet(run, table, *key) for key in dict.fromkeys(keys)}
+    table = run.opened.files.table(results.PREDICTIONS_FILE)
+    with results.understood(run.folder / results.PREDICTIONS_FILE):
+        own = pc.and_(pc.equal(table["control"], run.control), pc.equal(table["chart"], run.chart))
+        table = table.filter(own)
+        keys = zip(table["dataset"].to_pylist(), table["fraction"].to_pylist(), strict=True)
+        return {key: _sheet(run, table, *key) for key in dict.fromkeys(keys)}
 
 
 def _sheet(run: Run, table: pa.Table, dataset: str, fraction: float) -> Sheet:

@@ -8,6 +8,8 @@ from typing import Any
 
 from chartray.errors import InputError
 from chartray.evaluation import results
+from chartray.outputs.replacing import replaced_folder, settle
+from chartray.outputs.seal import SUMS_FILE
 
 # By its manifest a kind of result is known; with it lie these files and folders, and nothing else.
 _KINDS = {results.MANIFEST_FILE: "an evaluation", results.COMPARE_FILE: "a comparison", results.AUDIT_FILE: "an audit"}
@@ -35,16 +37,19 @@ def check_replaceable(out: Path, manifest: str) -> None:
     """Raises InputError if `out` exists and is neither empty nor an earlier result of the kind that `manifest` is the
     file of, with nothing else in it; or if it can be no folder where it is.
     """
+    settle(out)
     if not out.exists():
         above = next(folder for folder in out.absolute().parents if folder.exists())
         if not above.is_dir():
             raise InputError(f"expected a folder to write --out {out} in, found the file {above}; choose another")
         return
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else {out.name}
-    if out.is_dir() and (not any(out.iterdir()) or (manifest in there and there <= _HOLDS[manifest] | {manifest})):
+    if out.is_dir() and (
+        not any(out.iterdir()) or (manifest in there and there <= _HOLDS[manifest] | {manifest, SUMS_FILE})
+    ):
         return
     kinds = [words for name, words in _KINDS.items() if name in there and name != manifest]
-    others = sorted(there - _HOLDS[manifest] - set(_KINDS)) if manifest in there else []
+    others = sorted(there - _HOLDS[manifest] - {*_KINDS, SUMS_FILE}) if manifest in there else []
     found = " and ".join(kinds) or (f"{others[0]} beside one" if others else "other things")
     raise InputError(
         f"expected a new folder or {_KINDS[manifest]} to be replaced as --out, found {found} in {out}; choose another"
@@ -63,13 +68,14 @@ def check_same(out: Path, manifest: str, *, run: str, made: Mapping[str, Any], s
     """
     if not (out / manifest).is_file():
         return
-    before = results.read_manifest(out / manifest)
-    encoder = (before.get("encoders") or [None])[0] or before.get("encoder") or {}
-    earlier = {"run": before.get("run", encoder.get("run"))}
-    earlier |= {key: (encoder.get("provenance") or {}).get(key) for key in results.IDENTITY if key != "run"}
+    before = results.open_results(out, [manifest], f"expected {_KINDS[manifest]} in {out}").manifest
+    with results.understood(out / manifest):
+        encoder = (before.get("encoders") or [None])[0] or before.get("encoder") or {}
+        earlier = {"run": before.get("run", encoder.get("run"))}
+        earlier |= {key: (encoder.get("provenance") or {}).get(key) for key in results.IDENTITY if key != "run"}
+        fitted = ((before.get("stores") or [{}])[0]).get("hash")
     now = {"run": run} | {key: made.get(key) for key in results.IDENTITY if key != "run"}
     differing = [f"{key} {earlier[key]} instead of {now[key]}" for key in now if earlier[key] != now[key]]
-    fitted = ((before.get("stores") or [{}])[0]).get("hash")
     if not differing and fitted != store:
         differing = [f"the store's hash {str(fitted)[:12]} instead of {store[:12]}"]
     if differing:
@@ -86,23 +92,30 @@ def whole_folder(out: Path, manifest: str) -> Iterator[Path]:
     Raises InputError as `check_replaceable`.
     """
     check_replaceable(out, manifest)
-    with results.replaced_folder(out) as partial:
+    with replaced_folder(out) as partial:
         yield partial
 
 
 @contextmanager
 def set_aside(folders: Sequence[Path]) -> Iterator[None]:
-    """While their results are made anew, earlier ones lie aside; put back where none were made, killed or not."""
-    aside = {folder: folder.with_name(f".{folder.name}.earlier") for folder in folders}
-    for folder, earlier in aside.items():
+    """While their results are made anew, earlier ones lie aside; put back where none were made, after a kill by the
+    next study.
+    """
+    aside = {folder: folder.with_name(f".{folder.name}.set-aside") for folder in folders}
+    _put_back(aside)
+    for folder, before in aside.items():
+        settle(folder)
         if folder.exists():
-            shutil.rmtree(earlier, ignore_errors=True)
-            folder.rename(earlier)
+            folder.rename(before)
     try:
         yield
     finally:
-        for folder, earlier in aside.items():
-            if folder.exists():
-                shutil.rmtree(earlier, ignore_errors=True)
-            elif earlier.exists():
-                earlier.rename(folder)
+        _put_back(aside)
+
+
+def _put_back(aside: Mapping[Path, Path]) -> None:
+    for folder, before in aside.items():
+        settle(folder)
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)

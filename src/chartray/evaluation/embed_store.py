@@ -3,7 +3,7 @@
 One row a film, in the order of the store: `image_id`, `patient_id`, `study_id` (may be null), `split`, `embedding`
 (fixed-size list of D float32: the class token of the whole film). The schema metadata, key `chartray.embeddings`, is
 JSON: format, source, dimensions, encoder (size, grey statistics, architecture, provenance), store (folder, hash,
-dataset), split, precision, versions, when.
+dataset), split, precision, versions, when. The file carries its own SHA-256 (`outputs.parquet_file`).
 """
 
 import json
@@ -20,9 +20,11 @@ from chartray.evaluation import results
 from chartray.evaluation.embed import embed
 from chartray.evaluation.films import metadata_of
 from chartray.networks.encoder import PretrainedEncoder, load
-from chartray.pixels.store import Store, publish, temporary
+from chartray.outputs.parquet_file import write_table
+from chartray.outputs.replacing import settle
+from chartray.pixels.store import Store
 
-FORMAT = 1
+FORMAT = 2
 EMBEDDINGS_KEY = b"chartray.embeddings"
 _NAMES = ("image_id", "patient_id", "study_id", "split")
 
@@ -63,17 +65,12 @@ def embed_store(
         "precision": precision,
     }
     table = table.replace_schema_metadata({EMBEDDINGS_KEY: json.dumps(described).encode()})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    whole = temporary(out.parent, out.name)
-    try:
-        pq.write_table(table, whole, compression="zstd")
-        publish(whole, out)
-    finally:
-        whole.unlink(missing_ok=True)
+    write_table(table, out)
     return out
 
 
 def _check_replaceable(out: Path) -> None:
+    settle(out)
     if not out.exists():
         return
     try:

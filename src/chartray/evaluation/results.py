@@ -1,9 +1,7 @@
-"""The Results folder: written beside, then given its name, so that nothing is ever half there."""
+"""The Results folder: the names and forms of what is in it, and the one way to open it, verified."""
 
 import json
 import math
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from pydantic import BaseModel, Field, ValidationError
+from safetensors.numpy import save
 
 from chartray.errors import InputError
+from chartray.outputs.opening import SealedFolder
+from chartray.outputs.parquet_file import write_sealed
+from chartray.outputs.replacing import settle
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds, and the names of files are needed without
     from chartray.measure.probe import Probe
@@ -37,78 +38,116 @@ MANIFEST_FILE = "evaluation.json"
 COMPARE_FILE = "compare.json"
 AUDIT_FILE, AUDIT_ROWS_FILE, LEAKS_FILE = "audit.json", "audit.jsonl", "leaks.jsonl"
 LOOKS_FOLDER = "looks"
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 # Of an encoder's provenance: two that agree in all of these are one encoder.
 IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "control")
 
 
-@contextmanager
-def replaced_folder(out: Path) -> Iterator[Path]:
-    """A folder to write in, which becomes `out` if nothing goes wrong, in place of whatever is there.
-
-    A link stays, and what it points to is replaced. The folder one stands in stays too, and its content is replaced:
-    the shell and every relative path would be left in a folder that is no more.
-    """
-    out = out.resolve()
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out == Path.cwd():
-            for old in out.iterdir():
-                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-            for new in sorted(partial.iterdir()):
-                new.rename(out / new.name)
-            return
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def write_jsonl(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One JSON object a line; NaN becomes null."""
-    file.write_text("".join(json.dumps(_plain(row)) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(_plain(row)) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """One JSON object; NaN becomes null."""
-    file.write_text(json.dumps(_plain(content), indent=2) + "\n")
+    file.write_text(json.dumps(_plain(content), indent=2) + "\n", encoding="utf-8")
 
 
-def read_jsonl(file: Path) -> list[dict[str, Any]]:
-    """What `write_jsonl` wrote; raises InputError for anything else."""
-    return [_object(line, f"line {number} of {file}") for number, line in enumerate(_lines(file), start=1)]
+class ResultsFolder(NamedTuple):
+    """A Results folder, opened: its `kind` by the name of its manifest, the manifest, and its files to read."""
+
+    kind: str
+    manifest: dict[str, Any]
+    files: SealedFolder
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.files.folder
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a .jsonl file, none where this kind of result has no such file."""
+        return self.files.rows(name) if name in self.files else []
 
 
-def read_manifest(file: Path) -> dict[str, Any]:
-    """What `write_json` wrote; raises InputError for anything else, or another format."""
-    manifest = _object("\n".join(_lines(file)), str(file))
+def open_results(folder: Path, kinds: Sequence[str], what: str) -> ResultsFolder:
+    """Opens a folder of `evaluate`, `compare` or `audit`: verified as it is read, and put right after a kill.
+
+    Args:
+        folder: the folder.
+        kinds: the manifests of the kinds that are of use here; the first that is there counts.
+        what: what was expected, and what to do, in the words of the command.
+
+    Raises:
+        InputError: it is of no such kind, of another format, was damaged or edited, or its manifest lacks what every
+            manifest of its kind says.
+    """
+    settle(folder)
+    kind = next((name for name in kinds if (folder / name).exists()), None)
+    if kind is None:
+        raise InputError(what)
+    files = SealedFolder(folder)
+    manifest = files.object(kind) if kind in files else {}
     if manifest.get("format") != RESULTS_FORMAT:
         raise InputError(
-            f"expected format {RESULTS_FORMAT} in {file}, found {manifest.get('format')}; make this folder again"
+            f"expected format {RESULTS_FORMAT} in {folder / kind}, found {manifest.get('format')}; make this folder "
+            "again"
         )
-    return manifest
+    with understood(folder / kind):
+        _SAID[kind].model_validate(manifest)
+    return ResultsFolder(kind, manifest, files)
 
 
-def _lines(file: Path) -> list[str]:
+@contextmanager
+def understood(place: Path) -> Iterator[None]:
+    """Raises InputError, which names the file or folder, where what stands in it lacks what Chartray writes."""
     try:
-        return file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"expected text in {file}, found {' '.join(str(error).split())}; make this folder again"
-        ) from None
+        yield
+    except InputError:
+        raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        found = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        found = " ".join(str(error).split())[:200]
+    else:
+        return
+    raise InputError(f"expected what Chartray writes in {place}, found another form ({found}); make this folder again")
 
 
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"expected JSON in {where}, found {error}; make this folder again") from None
-    if not isinstance(found, dict):
-        raise InputError(f"expected a JSON object in {where}, found {type(found).__name__}; make this folder again")
-    return found
+class _Encoder(BaseModel):
+    provenance: dict[str, Any]
+
+
+class _Store(BaseModel):
+    dataset: str
+    hash: str
+    path: str
+
+
+class _Evaluation(BaseModel):
+    run: str
+    encoder: _Encoder
+    settings: dict[str, Any]
+    stores: list[_Store] = Field(min_length=1)
+
+
+class _Member(BaseModel):
+    folder: str
+    provenance: dict[str, Any]
+
+
+class _Comparison(BaseModel):
+    arms: dict[str, list[_Member]]
+    settings: dict[str, Any]
+
+
+class _Audit(BaseModel):
+    encoders: list[_Encoder]
+
+
+# What every manifest of a kind says, whatever else it says.
+_SAID: dict[str, type[BaseModel]] = {MANIFEST_FILE: _Evaluation, COMPARE_FILE: _Comparison, AUDIT_FILE: _Audit}
 
 
 class FilmNames(NamedTuple):
@@ -165,14 +204,15 @@ def embedding_table(
 
 
 def write_parquet(file: Path, tables: Sequence[pa.Table]) -> None:
-    """The tables one after the other."""
-    pq.write_table(pa.concat_tables(tables), file, compression="zstd")
+    """The tables one after the other, with a SHA-256 that goes with the file where it is taken."""
+    write_sealed(pa.concat_tables(tables), file)
 
 
 def write_probe(folder: Path, probe: "Probe", labels: Sequence[str], fraction: float) -> None:
     """The probe as safetensors (weight, bias, mean, scale, strength) and JSON (what they are)."""
     arrays = {name: np.ascontiguousarray(value) for name, value in probe._asdict().items() if name != "chosen_by"}
-    save_file(arrays, folder / PROBE_FILE, metadata={"labels": json.dumps(list(labels))})
+    # Not save_file, whose files their owner alone may read, whatever the umask says.
+    (folder / PROBE_FILE).write_bytes(save(arrays, metadata={"labels": json.dumps(list(labels))}))
     write_json(
         folder / PROBE_DESCRIPTION_FILE,
         {

@@ -1,6 +1,5 @@
 """An export that stands at --out already: what another one would take from it is not taken unasked."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from chartray.errors import InputError
 from chartray.evaluation.results import IDENTITY
 from chartray.networks.encoder import DESCRIPTION_FILE
+from chartray.outputs.json_file import read_object
+from chartray.outputs.replacing import settle
 
 _CARD_FILE = "README.md"
 # The card's headings of this level stand over numbers and over nothing else.
@@ -18,6 +19,7 @@ def refuse_to_lose(out: Path, made: Mapping[str, Any], results: Sequence[Path]) 
     """Raises InputError if `out` is an export of another encoder than `made` describes, or its card has numbers and
     there are no `results` to write them from again.
     """
+    settle(out)
     before = _provenance(out / DESCRIPTION_FILE)
     differing = [key for key in IDENTITY if before is not None and before.get(key) != made.get(key)]
     if before is not None and differing:
@@ -37,7 +39,7 @@ def refuse_to_lose(out: Path, made: Mapping[str, Any], results: Sequence[Path]) 
 def _provenance(description: Path) -> dict[str, Any] | None:
     """What an earlier export says of its encoder; None where it is not to be read."""
     try:
-        found = json.loads(description.read_text())["provenance"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_object(description, "the description of an encoder").get("provenance")
+    except InputError:
         return None
     return found if isinstance(found, dict) else None

@@ -1,7 +1,7 @@
 """The folders that a card's numbers come from: read, and refused where they are of another encoder."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,43 +34,35 @@ def read_folders(
     """
     evaluations, comparisons, audits = [], [], []
     for folder in results:
-        if (folder / files.MANIFEST_FILE).is_file():
-            evaluations.append(_evaluation(folder, made))
-        elif (folder / files.COMPARE_FILE).is_file():
-            comparisons += _comparison(folder, made)
-        elif (folder / files.AUDIT_FILE).is_file():
-            audits.append(_audit(folder, made))
-        else:
-            raise InputError(
-                f"expected a folder of chartray evaluate, compare or audit as --results, found none in {folder}"
-            )
+        what = f"expected a folder of chartray evaluate, compare or audit as --results, found none in {folder}"
+        opened = files.open_results(folder, (files.MANIFEST_FILE, files.COMPARE_FILE, files.AUDIT_FILE), what)
+        with files.understood(folder):
+            if opened.kind == files.MANIFEST_FILE:
+                evaluations.append(_evaluation(opened, made))
+            elif opened.kind == files.COMPARE_FILE:
+                comparisons += _comparison(opened, made)
+            else:
+                audits.append(_audit(opened, made))
     return evaluations, comparisons, audits
 
 
-def _evaluation(folder: Path, made: Mapping[str, Any]) -> Evaluation:
-    manifest = files.read_manifest(folder / files.MANIFEST_FILE)
-    with _whole(folder / files.MANIFEST_FILE):
-        provenance = manifest["encoder"]["provenance"]
-    _expect_same([provenance], made, folder)
-    rows = files.read_jsonl(folder / files.RESULTS_FILE)
-    pairs = files.read_jsonl(folder / files.COMPARISONS_FILE)
+def _evaluation(opened: files.ResultsFolder, made: Mapping[str, Any]) -> Evaluation:
+    _expect_same([opened.manifest["encoder"]["provenance"]], made, opened.folder)
+    rows, pairs = (opened.rows(name) for name in (files.RESULTS_FILE, files.COMPARISONS_FILE))
     most = max((row["fraction"] for row in rows), default=1.0)
     whole = [row for row in rows if row["fraction"] == most and row.get("unit", "film") == "film"]
-    return Evaluation(manifest, whole, [pair for pair in pairs if pair["fraction"] == most])
+    return Evaluation(opened.manifest, whole, [pair for pair in pairs if pair["fraction"] == most])
 
 
-def _audit(folder: Path, made: Mapping[str, Any]) -> Audit:
-    manifest = files.read_manifest(folder / files.AUDIT_FILE)
-    with _whole(folder / files.AUDIT_FILE):
-        candidates = [one["provenance"] for one in manifest["encoders"]]
-    _expect_same(candidates, made, folder)
-    return Audit(manifest, files.read_jsonl(folder / files.AUDIT_ROWS_FILE), _leaks(folder, manifest))
+def _audit(opened: files.ResultsFolder, made: Mapping[str, Any]) -> Audit:
+    _expect_same([one["provenance"] for one in opened.manifest["encoders"]], made, opened.folder)
+    return Audit(opened.manifest, opened.rows(files.AUDIT_ROWS_FILE), _leaks(opened))
 
 
-def _leaks(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+def _leaks(opened: files.ResultsFolder) -> list[dict[str, Any]] | None:
     """The rows of the leak gate; raises InputError where they are not those that the manifest counts."""
-    file, counted = folder / files.LEAKS_FILE, manifest.get("leaks")
-    rows = files.read_jsonl(file) if file.is_file() else None
+    file, counted = opened.folder / files.LEAKS_FILE, opened.manifest.get("leaks")
+    rows = opened.rows(files.LEAKS_FILE) if files.LEAKS_FILE in opened.files else None
     if counted is not None and (rows is None or sum(bool(row.get("count")) for row in rows) != counted):
         raise InputError(
             f"expected {counted} leak{'' if counted == 1 else 's'} in {file}, as {files.AUDIT_FILE} beside it counts, "
@@ -82,7 +74,8 @@ def _leaks(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]] | 
 def audits_beside(results: Sequence[Path], made: Mapping[str, Any]) -> list[Audit]:
     """Audits of this encoder that nobody named, but that lie beside the results, or beside the folder they are in.
 
-    That is where a study, and most people, put them: what they found out about a leak is not to be forgotten.
+    That is where a study, and most people, put them: what they found out about a leak is not to be forgotten. One that
+    cannot be read is told on standard error.
     """
     named = {folder.resolve() for folder in results}
     places = dict.fromkeys(place for folder in named for place in (folder.parent, folder.parent.parent))
@@ -90,20 +83,25 @@ def audits_beside(results: Sequence[Path], made: Mapping[str, Any]) -> list[Audi
     for folder in dict.fromkeys(
         file.parent for place in places for file in sorted(place.glob(f"*/{files.AUDIT_FILE}"))
     ):
-        if folder.resolve() not in named:
-            with suppress(InputError):  # of another encoder, or no audit at all
-                found.append(_audit(folder, made))
+        if folder.resolve() in named:
+            continue
+        try:
+            opened = files.open_results(folder, [files.AUDIT_FILE], f"expected an audit in {folder}, found none")
+            with files.understood(folder):
+                encoders = [one["provenance"] for one in opened.manifest["encoders"]]
+                if any(not _differing(one, made) for one in encoders):
+                    found.append(_audit(opened, made))
+        except InputError as error:
+            print(f"chartray: an audit beside the results is not on the card: {error}", file=sys.stderr, flush=True)
     return found
 
 
-def _comparison(folder: Path, made: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _comparison(opened: files.ResultsFolder, made: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The macro AUROC rows of the arm that holds this run."""
-    manifest = files.read_manifest(folder / files.COMPARE_FILE)
-    with _whole(folder / files.COMPARE_FILE):
-        encoders = {name: [run["provenance"] for run in runs] for name, runs in manifest["arms"].items()}
-    _expect_same([one for members in encoders.values() for one in members], made, folder)
+    encoders = {name: [run["provenance"] for run in runs] for name, runs in opened.manifest["arms"].items()}
+    _expect_same([one for members in encoders.values() for one in members], made, opened.folder)
     arms = [name for name, members in encoders.items() if not all(_differing(one, made) for one in members)]
-    rows = files.read_jsonl(folder / files.COMPARISONS_FILE)
+    rows = opened.rows(files.COMPARISONS_FILE)
     most = max((row["fraction"] for row in rows), default=1.0)
     return [
         row
@@ -128,14 +126,3 @@ def _expect_same(candidates: Sequence[Mapping[str, Any]], made: Mapping[str, Any
 
 def _differing(one: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
     return [key for key in files.IDENTITY if one.get(key) != made.get(key)]
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[None]:
-    """What a manifest lacks, in a sentence: it is damaged, or of a Chartray that did not say which encoder."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"expected the provenance of each encoder in {file}, found none; make this folder again"
-        ) from None

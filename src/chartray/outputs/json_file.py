@@ -43,15 +43,24 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
 def read_object(file: Path, what: str) -> dict[str, Any]:
     """One JSON object, whoever wrote it; raises InputError, which names the file and calls it `what`, for another."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"expected {what} at {file}, found no such file") from None
     except OSError as error:
         raise InputError(f"expected {what} at {file}, found: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"expected {what} (JSON) in {file}, found bytes that are not UTF-8; make it again") from None
+    return parsed(text, str(file), what)
+
+
+def parsed(text: str, where: str, what: str = "what Chartray wrote") -> dict[str, Any]:
+    """The JSON object that `text` is; raises InputError, which says `where` and `what`, for anything else."""
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError):
-        raise InputError(f"expected {what} (JSON) in {file}, found other content; make it again") from None
+        raise InputError(f"expected {what} (JSON) in {where}, found other content; make it again") from None
     if not isinstance(content, dict):
-        raise InputError(f"expected {what} (a JSON object) in {file}, found {type(content).__name__}; make it again")
+        raise InputError(f"expected {what} (a JSON object) in {where}, found {type(content).__name__}; make it again")
     return content
 
 

@@ -7,8 +7,8 @@ Beside `out` lie, while it is being written, `.out.lock`, `.out.partial` (the ne
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from chartray.errors import InputError
@@ -20,12 +20,44 @@ from chartray.outputs.seal import seal
 _NEW, _MOVING_IN, _EARLIER = ".chartray-new", ".chartray-moving-in", ".chartray-earlier"
 
 
+# What this process has reserved: to write there it needs no other lock.
+_reserved: set[Path] = set()
+
+
 @contextmanager
-def replaced_folder(out: Path) -> Iterator[Path]:
+def reserved(out: Path) -> Iterator[None]:
+    """Holds the lock of `out` while what goes there is computed; raises InputError where another command holds it.
+
+    Folders above `out` that are made for the lock are gone again where nothing was written.
+    """
+    out = out.resolve()
+    missing = [folder for folder in out.parents if not folder.exists()]
+    above = next(folder for folder in out.parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"expected a folder to write {out} in, found the file {above}; choose another place")
+    with writing(out), ExitStack() as after, _locked(out):
+        for folder in reversed(missing):
+            after.callback(_remove_if_empty, folder)
+        _reserved.add(out)
+        try:
+            yield
+        finally:
+            _reserved.discard(out)
+
+
+@contextmanager
+def replaced_folder(
+    out: Path, *, kept: Callable[[str], bool] = lambda _: False, lasting: bool = True
+) -> Iterator[Path]:
     """A folder to write in, which is sealed, synced and becomes `out` if nothing goes wrong, whatever stood there.
 
     A link stays, and what it points to is replaced. The folder one stands in, and one where a disk is mounted, stay
     too, and their content is replaced.
+
+    Args:
+        out: what is replaced.
+        kept: whether a file that stands in `out`, by its path below it, stays there: somebody else's. No seal is on it.
+        lasting: false for what a command makes again in seconds: neither sealed nor synced, but whole or not there.
 
     Raises:
         InputError: another command is writing to `out`.
@@ -38,8 +70,11 @@ def replaced_folder(out: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
-            seal(partial)
-            sync(partial)
+            if lasting:
+                seal(partial)
+            _carry_over(out, partial, kept)
+            if lasting:
+                sync(partial)
             _exchange(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -98,11 +133,32 @@ def sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _beside(out: Path, what: str) -> Path:
     return out.with_name(f".{out.name}.{what}")
 
 
+def _carry_over(out: Path, partial: Path, kept: Callable[[str], bool]) -> None:
+    """What stays of `out`, under a second name in `partial`: it is not copied where the disk can link."""
+    for folder, _, files in os.walk(out):
+        for name in files:
+            there = Path(folder, name)
+            here = partial / there.relative_to(out)
+            if kept(there.relative_to(out).as_posix()) and not os.path.lexists(here):
+                here.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(there, here, follow_symlinks=False)
+                except OSError:
+                    shutil.copy2(there, here, follow_symlinks=False)
+
+
 def _locked(out: Path) -> AbstractContextManager[None]:
+    if out in _reserved:
+        return nullcontext()
     return locked(_beside(out, "lock"), f"another command is writing to {out}; wait for it, or choose another --out")
 
 
@@ -154,5 +210,6 @@ def _settle(out: Path) -> None:
         shutil.rmtree(earlier) if out.exists() else earlier.rename(out)
     if partial.is_dir():
         shutil.rmtree(partial)
+    partial.unlink(missing_ok=True)
     shutil.rmtree(out / f"{_NEW}.partial", ignore_errors=True)
     _move_in(out)

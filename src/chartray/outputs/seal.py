@@ -5,7 +5,8 @@ A folder is sealed by the file SHA256SUMS in it, which `sha256sum -c SHA256SUMS`
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from chartray.errors import InputError
@@ -39,22 +40,19 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
         names: files of it, as paths below it; only what is about to be read needs to be verified. A name that was not
             sealed is refused.
     """
-    sums = _read_sums(folder)
+    sums = read_sums(folder)
     for name in sums if names is None else names:
-        file = folder / name
-        if name not in sums:
-            raise InputError(f"expected {name} among the files of {folder / SUMS_FILE}, found others; {_AGAIN}")
-        if not file.is_file():
-            raise InputError(f"expected the file {file}, found none; the folder is incomplete: {_AGAIN}")
-        try:
-            found = sha256(file)
-        except OSError as error:
-            raise InputError(f"expected to read {file}, found: {error.strerror}") from None
-        if found != sums[name]:
-            raise InputError(
-                f"expected {file} as it was written, found other content (its SHA-256 differs): it was damaged or "
-                f"edited; {_AGAIN}"
-            )
+        with _reading(folder, name, sums):
+            found = sha256(folder / name)
+        _expect(folder / name, found, sums[name])
+
+
+def verified(folder: Path, name: str, sums: Mapping[str, str]) -> bytes:
+    """The content of a file, as it was when sealed: the very bytes that were verified; raises as `verify`."""
+    with _reading(folder, name, sums):
+        content = (folder / name).read_bytes()
+    _expect(folder / name, hashlib.sha256(content).hexdigest(), sums[name])
+    return content
 
 
 def sealed(folder: Path) -> bool:
@@ -62,10 +60,32 @@ def sealed(folder: Path) -> bool:
     return (folder / SUMS_FILE).is_file()
 
 
+@contextmanager
+def _reading(folder: Path, name: str, sums: Mapping[str, str]) -> Iterator[None]:
+    file = folder / name
+    if name not in sums:
+        raise InputError(f"expected {name} among the files of {folder / SUMS_FILE}, found others; {_AGAIN}")
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"expected the file {file}, found none; the folder is incomplete: {_AGAIN}") from None
+    except OSError as error:
+        raise InputError(f"expected to read the file {file}, found: {error.strerror}; {_AGAIN}") from None
+
+
+def _expect(file: Path, found: str, sealed_as: str) -> None:
+    if found != sealed_as:
+        raise InputError(
+            f"expected {file} as it was written, found other content (its SHA-256 differs): it was damaged or edited; "
+            f"{_AGAIN}"
+        )
+
+
 _AGAIN = "make this folder again, or take a whole copy of it"
 
 
-def _read_sums(folder: Path) -> dict[str, str]:
+def read_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 by name, as `seal` wrote them; raises InputError where there are none or other text."""
     file = folder / SUMS_FILE
     try:
         *lines, rest = file.read_text(encoding="utf-8").split("\n")

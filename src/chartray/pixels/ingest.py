@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from chartray.errors import InputError
 from chartray.memory import keep_freed_memory
+from chartray.outputs import json_file
 from chartray.pixels.plan import Plan, announce, make_plan, no_film
 from chartray.pixels.shards import PLAN_FILE, build_shard, finished_shards, write_json, write_parquet
 from chartray.pixels.store import (
@@ -37,6 +38,7 @@ from chartray.pixels.store import (
     read_parquet,
 )
 from chartray.progress import progress
+from chartray.records.cohort_files import read_flow
 
 
 class Ingested(NamedTuple):
@@ -160,10 +162,10 @@ def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[dict[str, An
     }
     write_parquet(out, "cohort.parquet", cohort.replace_schema_metadata(whole.schema.metadata))
     write_parquet(out, "quarantine.parquet", pa.table(columns))
-    flow = cohort_path.with_name(f"{cohort_path.stem}.flow.json")
-    if flow.is_file():
+    flow = read_flow(cohort_path)
+    if flow is not None:
         # The store goes where the cohort may not: what was left out, and why, goes with it.
-        shutil.copyfile(flow, out / FLOW_FILE)
+        json_file.write_json(out / FLOW_FILE, flow)
     shards = [{key: record[key] for key in ("file", "rows", "bytes", "sha256")} for record in records]
     content = content_hash(plan.size, cohort, shards)
     index = {**plan.marker(), "rows": len(kept), "quarantined": len(lost), "hash": content, "shards": shards}

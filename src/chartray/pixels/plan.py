@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chartray.errors import InputError
 from chartray.pixels.shards import ShardTask, time_films
 from chartray.pixels.store import LARGEST_SHARD_BYTES, STORE_FORMAT, sha256
 from chartray.records.cohort import refuse_shared_patients
+from chartray.records.cohort_files import read_cohort_table
 from chartray.schema import COHORT_FORMAT, from_metadata
 
 _SAMPLE_FILMS = 64
@@ -61,22 +60,18 @@ def make_plan(cohort_path: Path, size: int, images_root: str | Path | None) -> P
     """The plan of a cohort; raises InputError for no cohort, an id given twice, a patient in two splits, no folder."""
     if not _SIZES[0] <= size <= _SIZES[1]:
         raise InputError(f"expected a size of {_SIZES[0]} to {_SIZES[1]} pixels, found {size}")
+    needed = ["image_id", "patient_id", "path", "split"]
+    table = read_cohort_table(cohort_path, needed)
     try:
-        schema = pq.read_schema(cohort_path)
-        metadata = from_metadata(schema.metadata)
-        needed = ["image_id", "patient_id", "path", "split"]
-        missing = set(needed) - set(schema.names)
-        with pq.ParquetFile(cohort_path) as parquet:
-            table = parquet.read(columns=needed)
-    except FileNotFoundError:
-        raise InputError(f"expected a cohort at {cohort_path}, found no such file") from None
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+        metadata = from_metadata(table.schema.metadata)
+    except (KeyError, ValueError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"expected a cohort (made by `chartray cohort`) in {cohort_path}, found {said}") from None
+    missing = set(needed) - set(table.column_names)
     if metadata.format != COHORT_FORMAT:
         raise InputError(f"expected cohort format {COHORT_FORMAT} in {cohort_path}, found {metadata.format}")
     if missing:
-        raise InputError(f"expected a column {min(missing)} in {cohort_path}, found {', '.join(schema.names)}")
+        raise InputError(f"expected a column {min(missing)} in {cohort_path}, found {', '.join(table.column_names)}")
     image_ids, paths = table["image_id"].to_pylist(), table["path"].to_pylist()
     _check_rows(cohort_path, image_ids, paths)
     refuse_shared_patients(table["patient_id"], table["split"], str(cohort_path))

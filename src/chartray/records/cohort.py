@@ -1,10 +1,7 @@
 """The contract of a cohort: checked, split by patient, every exclusion counted, written as Parquet."""
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from chartray.errors import InputError
 from chartray.records.cautions import Caution, unknown_labels
+from chartray.records.cohort_files import read_cohort_table, write_cohort_files
 from chartray.records.missing import ABSENT, shown
-from chartray.records.replaceable import check_cohort_out, flow_file
+from chartray.records.replaceable import check_cohort_out
 from chartray.schema import (
     BLANK_PREFIX,
     COHORT_FORMAT,
@@ -165,27 +162,16 @@ def refuse_shared_patients(patients: Any, splits: Any, where: str) -> None:
 
 
 def write_cohort(cohort: Cohort, out: Path) -> None:
-    """Writes `out` and `<stem>.flow.json` beside it, each under a temporary name first.
+    """Writes `out` and `<stem>.flow.json` beside it, as `records.cohort_files` says.
 
-    Raises InputError if the table breaks the contract, `out` cannot be written or holds something else than a cohort.
+    Raises InputError if the table breaks the contract or `out` holds something else than a cohort, OutputError if the
+    machine cannot write.
     """
     if not cohort.table.num_rows:
         raise InputError(_no_film(cohort))
     _check(cohort.table, "the cohort")
     check_cohort_out(out)
-    flow = flow_file(out)
-    partial = [file.with_name(f".{file.name}.partial-{os.getpid()}") for file in (flow, out)]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial[0].write_text(json.dumps(flow_content(cohort), indent=1) + "\n")
-        pq.write_table(cohort.table, partial[1], compression="zstd", write_statistics=False)
-        partial[0].replace(flow)
-        partial[1].replace(out)
-    except OSError as error:
-        for file in partial:
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
-        raise InputError(f"expected to write the cohort to {out}, found {error.strerror}") from None
+    write_cohort_files(cohort.table, flow_content(cohort), out)
 
 
 def _no_film(cohort: Cohort) -> str:
@@ -259,14 +245,8 @@ def _unusable(cells: Mapping[str, int]) -> str:
 
 
 def read_cohort(path: Path) -> pa.Table:
-    """A cohort's table with its metadata; raises InputError if it is none, or breaks the contract."""
-    try:
-        table = pq.ParquetFile(path).read()
-    except FileNotFoundError:
-        raise InputError(f"expected a cohort at {path}, found no such file; `chartray cohort` writes one") from None
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"expected a cohort (Parquet) at {path}, found something else: {reason}") from None
+    """A cohort's table with its metadata; raises InputError if it is none, was damaged, or breaks the contract."""
+    table = read_cohort_table(path)
     _check(table, str(path))
     return table
 

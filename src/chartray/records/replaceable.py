@@ -1,21 +1,17 @@
 """What may be replaced: a cohort and its flow by another cohort; a hospital's table, its mapping and a store never."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chartray.errors import InputError
+from chartray.outputs.json_file import read_object
+from chartray.records.cohort_files import flow_file, settle_cohort
 from chartray.schema import METADATA_KEY
 
 # Every flow has had them; a JSON of another program has not all.
 _FLOW_KEYS = {"source", "steps", "links", "splits", "missing"}
-
-
-def flow_file(out: Path) -> Path:
-    """Where the flow of the cohort `out` lies."""
-    return out.with_name(f"{out.stem}.flow.json")
 
 
 def check_cohort_out(out: Path, inputs: tuple[Path, ...] = ()) -> None:
@@ -23,6 +19,7 @@ def check_cohort_out(out: Path, inputs: tuple[Path, ...] = ()) -> None:
 
     `inputs` are the files that the cohort is made from: none of them is replaced, whatever it is.
     """
+    settle_cohort(out)
     if out.is_dir():
         raise InputError(f"expected a file to write the cohort to, found the folder {out}; name a file in it")
     above = next(folder for folder in out.absolute().parents if folder.exists())
@@ -50,7 +47,6 @@ def _is_cohort(file: Path) -> bool:
 
 def _is_flow(file: Path) -> bool:
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
+        return read_object(file, "a flow").keys() >= _FLOW_KEYS
+    except InputError:
         return False
-    return isinstance(content, dict) and content.keys() >= _FLOW_KEYS

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.errors import InputError
+from chartray.evaluation.results import AUDIT_FILE, AUDIT_ROWS_FILE, LEAKS_FILE, open_results, understood
 from chartray.report.arms import SOURCES, Arm, arm_of
-from chartray.report.inputs import Results, Run, read_lines, read_object
+from chartray.report.inputs import Results, Run
 from chartray.report.rows import number
-
-_FILES = ("audit.json", "audit.jsonl", "leaks.jsonl")
 
 
 class Reading(NamedTuple):
@@ -177,29 +176,28 @@ class KnownArms:
 
 
 def read_audit(folder: Path, known: KnownArms) -> Audit:
-    """The folder of `chartray audit`; raises InputError where it holds neither audit.jsonl nor leaks.jsonl."""
-    manifest_file, rows_file, leaks_file = (folder / name for name in _FILES)
-    if not rows_file.is_file() and not leaks_file.is_file():
-        raise InputError(
-            f"expected audit.jsonl or leaks.jsonl of `chartray audit` in {folder}, found neither; check the path"
-        )
-    manifest = read_object(manifest_file, "an audit") if manifest_file.is_file() else {}
-    rows = read_lines(rows_file) if rows_file.is_file() else []
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for line, row in enumerate(rows, start=1):
-        if "part" not in row:
-            raise InputError(f"expected the field 'part' in line {line} of {rows_file}, found {', '.join(sorted(row))}")
-        parts.setdefault(str(row["part"]), []).append(row)
-    leaks = [_leak(row) for row in read_lines(leaks_file)] if leaks_file.is_file() else None
-    return Audit(
+    """The folder of `chartray audit`; raises InputError where it is none, or was damaged or edited."""
+    opened = open_results(
         folder,
-        manifest,
-        [_reading(row, known) for row in parts.get("readability", [])],
-        [_difference(row, known) for row in parts.get("difference", [])],
-        [_group(row, known) for row in parts.get("group", [])],
-        [_removed(row, known) for row in parts.get("removed", [])],
-        leaks,
+        [AUDIT_FILE],
+        f"expected an audit ({AUDIT_FILE}) of `chartray audit` in {folder}, found none; check the path",
     )
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for line, row in enumerate(opened.rows(AUDIT_ROWS_FILE), start=1):
+        if "part" not in row:
+            where = f"line {line} of {folder / AUDIT_ROWS_FILE}"
+            raise InputError(f"expected the field 'part' in {where}, found {', '.join(sorted(row))}")
+        parts.setdefault(str(row["part"]), []).append(row)
+    with understood(folder):
+        return Audit(
+            folder,
+            opened.manifest,
+            [_reading(row, known) for row in parts.get("readability", [])],
+            [_difference(row, known) for row in parts.get("difference", [])],
+            [_group(row, known) for row in parts.get("group", [])],
+            [_removed(row, known) for row in parts.get("removed", [])],
+            [_leak(row) for row in opened.rows(LEAKS_FILE)] if LEAKS_FILE in opened.files else None,
+        )
 
 
 def _reading(row: Mapping[str, Any], known: KnownArms) -> Reading:

@@ -1,6 +1,5 @@
 """On which data: flow of the cohort, links to admissions, films and patients by split, missing cells, quarantine."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from chartray.outputs.json_file import read_json
 from chartray.pixels.store import Store
 from chartray.report.audits import Audit
 from chartray.report.inputs import Results, Run
@@ -140,7 +139,7 @@ def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Run
     flow = _flow(name, store[0] if store else None, runs)
     cohort = store[1].cohort if store else None
     metadata = from_metadata(cohort.schema.metadata) if cohort is not None else CohortMetadata(source=name)
-    quarantine = _quarantine(store[0]) if store else Counter()
+    quarantine = _quarantine(store[1]) if store else Counter()
     return DataSection(
         name=name,
         release=str(flow.get("release") or metadata.release or ""),
@@ -196,8 +195,7 @@ def _flow(name: str, folder: Path | None, runs: Sequence[Run]) -> Mapping[str, A
             return flow
     file = folder / "cohort.flow.json" if folder else None
     if file is not None and file.is_file():
-        flow = json.loads(file.read_text())
-        return flow if isinstance(flow, dict) else {}
+        return read_json(file, "the flow of a store's cohort")
     return {}
 
 
@@ -252,8 +250,5 @@ def _labels(cohort: pa.Table) -> list[LabelCounts]:
     return found
 
 
-def _quarantine(folder: Path) -> Counter[str]:
-    file = folder / "quarantine.parquet"
-    if not file.is_file():
-        return Counter()
-    return Counter(without_identifiers(str(reason)) for reason in pq.read_table(file)["reason"].to_pylist())
+def _quarantine(store: Store) -> Counter[str]:
+    return Counter(without_identifiers(str(reason)) for reason in store.quarantine["reason"].to_pylist())

@@ -8,9 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chartray.errors import InputError
+from chartray.evaluation.results import (
+    CALIBRATION_FILE,
+    COMPARE_FILE,
+    COMPARISONS_FILE,
+    EMBEDDINGS_FILE,
+    MANIFEST_FILE,
+    PREDICTIONS_FILE,
+    RESULTS_FILE,
+    STUDIES_FILE,
+    ResultsFolder,
+    open_results,
+    understood,
+)
+from chartray.outputs.json_file import read_object
+from chartray.outputs.opening import SealedFolder
 from chartray.report.arms import Arm, arm_of
 from chartray.report.rows import Bin, Comparison, Score, bins, comparison, scores
 from chartray.yaml_file import read_yaml
@@ -46,6 +60,7 @@ class Results:
     evaluation: dict[str, Any]
     studies: list[Score] = field(default_factory=list)
     calibration: list[Bin] = field(default_factory=list)
+    files: SealedFolder | None = None
 
     @property
     def base(self) -> Arm | None:
@@ -66,60 +81,71 @@ class Results:
     @cached_property
     def predictions(self) -> pa.Table | None:
         """predictions.parquet, or None where there is none."""
-        return _table(self.folder / "predictions.parquet")
+        return self._table(PREDICTIONS_FILE)
 
     @cached_property
     def embeddings(self) -> pa.Table | None:
         """embeddings.parquet, or None where there is none."""
-        return _table(self.folder / "embeddings.parquet")
+        return self._table(EMBEDDINGS_FILE)
+
+    def _table(self, name: str) -> pa.Table | None:
+        return self.files.table(name) if self.files is not None and name in self.files else None
 
 
 def read_run(folder: Path) -> Run:
-    """Raises InputError where `folder` has no manifest.json."""
-    manifest = read_object(folder / "manifest.json", "a run folder of `chartray pretrain`")
+    """Raises InputError where `folder` has no manifest.json, or one of its files is damaged."""
+    manifest = read_object(folder / "manifest.json", "the manifest of a run of `chartray pretrain`")
     config_file, metrics_file = folder / "config.yaml", folder / "metrics.jsonl"
     config = read_yaml(config_file, "a run's config.yaml") if config_file.is_file() else {}
     metrics = list(read_lines(metrics_file)) if metrics_file.is_file() else []
-    arm = arm_of(
-        manifest.get("chart"),
-        manifest.get("control"),
-        manifest.get("chart_use") or (config.get("chart") or {}).get("use"),
-        objective=manifest.get("objective") or (config.get("objective") or {}).get("name"),
-        settings=manifest.get("settings_hash"),
-    )
+    with understood(folder):
+        arm = arm_of(
+            manifest.get("chart"),
+            manifest.get("control"),
+            manifest.get("chart_use") or (config.get("chart") or {}).get("use"),
+            objective=manifest.get("objective") or (config.get("objective") or {}).get("name"),
+            settings=manifest.get("settings_hash"),
+        )
     return Run(folder, config, manifest, metrics, arm)
 
 
 def read_results(folder: Path) -> Results:
     """The folder of an evaluation, or of a comparison (which has comparisons.jsonl alone).
 
-    Raises InputError where `folder` is neither, or a line lacks data set, label or metric.
+    Raises InputError where `folder` is neither, was damaged or edited, or a line lacks data set, label or metric.
     """
-    if not any((folder / name).is_file() for name in ("results.jsonl", "comparisons.jsonl")):
-        raise InputError(
-            f"expected results.jsonl of `chartray evaluate` in {folder}, found none; check the path of the results"
-        )
-    record = next((folder / name for name in ("evaluation.json", "compare.json") if (folder / name).is_file()), None)
-    found = read_object(record, "an evaluation") if record else {}
-    rows, pairs, studies, curves = (
-        _rows(folder / name) for name in ("results.jsonl", "comparisons.jsonl", "studies.jsonl", "calibration.jsonl")
+    opened = open_results(
+        folder,
+        (MANIFEST_FILE, COMPARE_FILE),
+        f"expected results of `chartray evaluate` or `compare` in {folder}, found none; check the path of the results",
     )
-    evaluation = found if "arms" not in found else {}
-    known = _known(folder, found, [*rows, *pairs])
-    rows, pairs, studies, curves = ([known | _given(row) for row in of] for of in (rows, pairs, studies, curves))
-    results = Results(folder, scores(rows), [comparison(pair) for pair in pairs], evaluation, scores(studies))
-    return replace(results, calibration=bins(curves, results.base))
+    rows, pairs, studies, curves = (
+        _rows(opened, name) for name in (RESULTS_FILE, COMPARISONS_FILE, STUDIES_FILE, CALIBRATION_FILE)
+    )
+    with understood(folder):
+        evaluation = opened.manifest if opened.kind == MANIFEST_FILE else {}
+        known = _known(folder, opened.manifest, [*rows, *pairs])
+        rows, pairs, studies, curves = ([known | _given(row) for row in of] for of in (rows, pairs, studies, curves))
+        results = Results(
+            folder,
+            scores(rows),
+            [comparison(pair) for pair in pairs],
+            evaluation,
+            scores(studies),
+            files=opened.files,
+        )
+        return replace(results, calibration=bins(curves, results.base))
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def _rows(opened: ResultsFolder, name: str) -> list[dict[str, Any]]:
     """The rows of a file of an evaluation, none where it was not written; raises InputError where a field is absent."""
-    found = read_lines(file) if file.is_file() else []
-    needed = ("dataset", "label") if file.name == "calibration.jsonl" else ("dataset", "label", "metric")
+    found = opened.rows(name)
+    needed = ("dataset", "label") if name == CALIBRATION_FILE else ("dataset", "label", "metric")
     for line, row in enumerate(found, start=1):
-        absent = [name for name in needed if name not in row]
+        absent = [field for field in needed if field not in row]
         if absent:
             has = ", ".join(sorted(row))
-            raise InputError(f"expected the field {absent[0]!r} in line {line} of {file}, found {has}")
+            raise InputError(f"expected the field {absent[0]!r} in line {line} of {opened.folder / name}, found {has}")
     return found
 
 
@@ -145,9 +171,11 @@ def _known(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[str, 
 
 
 def _home(folder: Path) -> str | None:
-    file = folder / "evaluation.json"
-    stores = read_object(file, "an evaluation").get("stores") if file.is_file() else None
-    return str(stores[0]["dataset"]) if stores else None
+    """The data set that a compared evaluation was fitted on; None where it is no longer there."""
+    if not (folder / MANIFEST_FILE).is_file():
+        return None
+    manifest = open_results(folder, [MANIFEST_FILE], f"expected an evaluation in {folder}").manifest
+    return str(manifest["stores"][0]["dataset"])
 
 
 def _given(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +194,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise InputError(f"expected one JSON object a line in {file}, found {error} in line {number}") from None
@@ -176,29 +204,10 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _table(file: Path) -> pa.Table | None:
-    try:
-        return pq.read_table(file) if file.is_file() else None
-    except (pa.ArrowInvalid, OSError) as error:
-        why = " ".join(str(error).split())
-        raise InputError(f"expected a whole Parquet file {file}, found {why}; make this folder again") from None
-
-
-def read_object(file: Path, what: str) -> dict[str, Any]:
-    """The JSON object of a file; raises InputError where it is absent or something else."""
-    try:
-        tree = json.loads(_text(file))
-    except FileNotFoundError:
-        raise InputError(f"expected {what} with {file.name} at {file.parent}, found none; check the path") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"expected JSON in {file}, found {error}; was it written whole?") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"expected a JSON object in {file}, found {type(tree).__name__}")
-    return tree
-
-
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"expected text in {file}, found {error}; was it written over?") from None
+    except OSError as error:
+        raise InputError(f"expected to read {file}, found: {error.strerror}") from None

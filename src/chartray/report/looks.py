@@ -7,7 +7,6 @@ by their hashed names; where films are to stay off the page, nothing of this is 
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
@@ -16,15 +15,15 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import load_file
 
 from chartray.errors import InputError
+from chartray.evaluation.results import LOOKS_FOLDER, understood
+from chartray.outputs.opening import SealedFolder
 from chartray.report.arms import Arm
 from chartray.report.embedding_map import thumbnails
 from chartray.report.inputs import Results
 from chartray.report.rows import shown
 
-LOOKS_FOLDER = "looks"
 FORMAT = 1
 # Each encoder's films and maps take about 0.2 MB.
 MOST_ENCODERS = 3
@@ -122,24 +121,25 @@ def looks_section(results: Sequence[Results], *, films: bool) -> LooksSection | 
     """
     found: dict[Arm, Results] = {}
     for one in results if films else ():
-        if one.base is not None and (one.folder / LOOKS_FOLDER).is_dir():
+        if one.base is not None and one.files is not None and one.files.below(LOOKS_FOLDER):
             found.setdefault(one.base, one)
     arms = sorted(found, key=lambda arm: arm.order)
     if not arms:
         return None
-    encoders = [_encoder(place, arm.title, found[arm]) for place, arm in enumerate(arms[:MOST_ENCODERS])]
+    encoders = []
+    for place, arm in enumerate(arms[:MOST_ENCODERS]):
+        files = found[arm].files
+        if files is not None:
+            with understood(files.folder / LOOKS_FOLDER):
+                encoders.append(_encoder(place, arm.title, files))
     style = resources.files("chartray.report").joinpath("looks.css").read_text(encoding="utf-8")
     return LooksSection(encoders, [arm.title for arm in arms[MOST_ENCODERS:]], style)
 
 
-def _encoder(place: int, title: str, results: Results) -> EncoderLooks:
-    folder = results.folder / LOOKS_FOLDER
-    try:
-        described, gallery = (json.loads((folder / name).read_text()) for name in ("looks.json", "gallery.json"))
-        arrays = load_file(folder / "looks.safetensors")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"expected the looks that `chartray evaluate` wrote in {folder}, found {reason}") from None
+def _encoder(place: int, title: str, files: SealedFolder) -> EncoderLooks:
+    folder = files.folder / LOOKS_FOLDER
+    described, gallery = (files.object(f"{LOOKS_FOLDER}/{name}") for name in ("looks.json", "gallery.json"))
+    arrays = files.arrays(f"{LOOKS_FOLDER}/looks.safetensors")
     if described.get("format") != FORMAT:
         raise InputError(
             f"expected looks of format {FORMAT} in {folder}, found {described.get('format')}; evaluate again"

@@ -1,8 +1,6 @@
 """Assembles the report: one HTML page that needs nothing but itself, and the figures as SVG and PDF beside it."""
 
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -15,6 +13,8 @@ from markupsafe import Markup, escape
 
 from chartray.errors import InputError
 from chartray.measure.metrics import MINIMUM_PATIENTS
+from chartray.outputs.replacing import replaced_folder, settle
+from chartray.outputs.seal import SUMS_FILE
 from chartray.report import (
     apart,
     audit_section,
@@ -71,6 +71,7 @@ def write_report(
     film is on the page. Raises InputError for a folder that is none of these, when there is nothing to report, or
     where `out` holds other things than an earlier report.
     """
+    settle(out)
     _check_replaceable(out)
     if not runs and not results and not audits:
         raise InputError("expected at least one run, results or audit folder to report on, found none; name one")
@@ -79,16 +80,10 @@ def write_report(
     read_runs, read_results = apart.report_names(read_runs, read_results)
     known = KnownArms(read_runs, read_results)
     read_audits = [read_audit(Path(one), known) for one in audits]
-    # Beside the place where it will stand, so that no figures are there without their page.
-    partial = out.resolve().with_name(f".{out.resolve().name}.partial-{os.getpid()}")
-    try:
+    with replaced_folder(out, kept=_is_of_others) as partial:
         context = _context(read_runs, read_results, read_audits, partial, stores, title, with_films=films)
-        partial.mkdir(parents=True, exist_ok=True)
         text = _environment().get_template("page.html.j2").render(context)
         (partial / _PAGE).write_text(text, encoding="utf-8")
-        _put(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out / _PAGE
 
 
@@ -105,14 +100,9 @@ def _check_replaceable(out: Path) -> None:
     )
 
 
-def _put(partial: Path, out: Path) -> None:
-    """The figures and the page of `partial` in the place of those of `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / _FIGURES).exists():
-        (out / _FIGURES).replace(partial / "earlier")
-    if (partial / _FIGURES).exists():
-        (partial / _FIGURES).replace(out / _FIGURES)
-    (partial / _PAGE).replace(out / _PAGE)
+def _is_of_others(name: str) -> bool:
+    """Whether a file beside an earlier report is somebody else's, and stays."""
+    return name not in (_PAGE, SUMS_FILE) and not name.startswith(f"{_FIGURES}/")
 
 
 def _context(
