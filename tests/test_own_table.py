@@ -300,8 +300,8 @@ def test_a_label_of_words_without_lists_is_said_to_need_them(hospital: Path) -> 
     write(hospital, MAPPING.replace("effusion, true: [ja], false: [nein], uncertain: [unklar]", "effusion"))
     first, second = warnings(made(hospital))
     assert first == (
-        "Effusion: none of 20 filled cells could be used; expected 1, 0, -1 (uncertain) or a blank, or lists of cells "
-        "under true, false and uncertain in the mapping"
+        "Effusion: none of 20 filled cells could be used; expected 1, 0, -1 (uncertain), yes, no or a blank, or lists "
+        "of cells under true, false and uncertain in the mapping"
     )
     assert second.startswith("Effusion: 20 films whose cell of this label means nothing here are left out")
 

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.records.identifiers import placeholders_among
-from chartray.records.labels import label_values
 from chartray.records.mapping import Cells, LabelMapping, Mapping, VariableMapping
 from chartray.records.missing import count_missing
 from chartray.records.values import by_cell, formatted_moment, number, truth, written_moment, years
@@ -56,7 +55,7 @@ def label_cells(rows: pa.Table, mapping: LabelMapping) -> LabelCells:
     cells = rows[mapping.column].combine_chunks()
     blank = pc.is_null(cells)
     listed = mapping.means_something
-    read = by_cell(cells, _label_reader(mapping), pa.float64()) if listed else label_values(cells)[0]
+    read = by_cell(cells, _label_reader(mapping) if listed else _plain_label, pa.float64())
     meant = {"negative": 0.0, "positive": 1.0, "uncertain": -1.0}.get(mapping.blank)
     values = read if meant is None else pc.if_else(blank, pa.scalar(meant), read)
     return LabelCells(values, count_missing(cells, values), blank)
@@ -135,6 +134,15 @@ def _label_reader(mapping: LabelMapping) -> Callable[[str], float | None]:
         return None if value is None else float(value)
 
     return listed
+
+
+def _plain_label(cell: str) -> float | None:
+    """1, 0 or -1, or a truth in a common spelling."""
+    value = number(cell)
+    if value in (1.0, 0.0, -1.0):
+        return value
+    said = truth(cell)
+    return None if said is None else float(said)
 
 
 def _same(cell: str, text: str) -> bool:

@@ -111,7 +111,9 @@ def _form(mapping: Cells) -> str:
     if mapping.interval:
         return _DAYS
     if isinstance(mapping, LabelMapping) and not mapping.means_something:
-        return "1, 0, -1 (uncertain) or a blank, or lists of cells under true, false and uncertain in the mapping"
+        return (
+            "1, 0, -1 (uncertain), yes, no or a blank, or lists of cells under true, false and uncertain in the mapping"
+        )
     if not isinstance(mapping, VariableMapping) or mapping.kind == "boolean":
         return _TRUTHS if mapping.read_by_spelling else "the cells that the mapping lists as they stand in the table"
     if mapping.kind == "categorical":

@@ -180,7 +180,7 @@ def _texts(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.Stri
         column = column.dictionary_decode()
     if pa.types.is_floating(column.type):
         column = _of_floats(column, what, where)
-    elif pa.types.is_boolean(column.type) or pa.types.is_nested(column.type):
+    elif any(kind(column.type) for kind in (pa.types.is_boolean, pa.types.is_nested, pa.types.is_temporal)):
         raise InputError(
             f"expected ids as {what} of {where}, found a column of type {column.type}; name another column"
         )

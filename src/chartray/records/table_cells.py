@@ -1,7 +1,9 @@
 """A hospital's own table as it lies on disk or in a database -> its needed columns, as they are typed and as text."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,27 +52,45 @@ def _texts(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:
         cells = cells.dictionary_decode()
     if pa.types.is_floating(cells.type):
         cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, cells.type), cells)
+    if pa.types.is_duration(cells.type):
+        _refuse_type(name, where, cells.type)
     try:
         texts = pc.utf8_trim_whitespace(cells.cast(pa.string()))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise InputError(
-            f"expected text, numbers, truths or times in column {name!r} of {where}, found cells of type {cells.type}; "
-            "write them as text"
-        ) from None
+        _refuse_type(name, where, cells.type)
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _refuse_type(column: str, where: str, kind: object) -> NoReturn:
+    raise InputError(
+        f"expected text, numbers, truths or times in column {column!r} of {where}, found cells of type {kind}; "
+        "write them as text"
+    ) from None
 
 
 def _from_database(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
     table = _database_table(name)
     _refuse_absent(needed, list(table.columns), name, mapping)
-    # Numbers come as they are, since a database's text of one may be 1e+16; it knows best how to write all else.
-    columns = {each: table[each] if table[each].type().is_numeric() else table[each].cast("string") for each in needed}
+    kinds = {column: table[column].type() for column in needed}
+    for column, kind in kinds.items():
+        if kind.is_nested():
+            _refuse_type(column, no_secret(name), kind)
+    # Numbers come as they are, since a database's text of one may be 1e+16; it knows best how to write all else. But
+    # SQLite has texts in columns of numbers.
+    typed = {column for column, kind in kinds.items() if kind.is_numeric() or kind.is_boolean()}
+    with suppress(Exception):
+        return _selected(table, needed, typed)
     try:
-        cells: pa.Table = table.select(**columns).to_pyarrow()
+        return _selected(table, needed, set())
     except Exception as error:  # each backend has its own; its message may hold a row
         raise InputError(
             f"expected to read the table of {no_secret(name)}, found {type(error).__name__}; see the database's log"
         ) from None
+
+
+def _selected(table: Any, needed: Iterable[str], typed: set[str]) -> pa.Table:
+    columns = {column: table[column] if column in typed else table[column].cast("string") for column in needed}
+    cells: pa.Table = table.select(**columns).to_pyarrow()
     return cells
 
 

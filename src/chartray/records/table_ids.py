@@ -117,7 +117,8 @@ def _given(
 
 def _merged(merged: Merging, own: pa.Array, left: pa.Array, patients: pa.ChunkedArray) -> Step:
     """The step that says how many ids became how many patients, and of how many the table knows nothing."""
-    why = f"{len(pc.unique(left))} ids became {len(pc.unique(patients))} patients"
+    persons = len(pc.unique(patients))
+    why = f"{len(pc.unique(left))} ids became {persons} patient{'' if persons == 1 else 's'}"
     absent = len(set(merged.named) - set(pc.unique(own).to_pylist()))
     if merged.named:
         why += f"; of {len(merged.named)} ids that same_patient names {absent} are not in the table"

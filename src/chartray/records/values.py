@@ -148,7 +148,8 @@ def formatted_moment(cell: str, formats: Sequence[str]) -> datetime | None:
     """As `written_moment`, of a cell in one of the `formats` of strptime."""
     for form in formats:
         with suppress(ValueError, OverflowError):
-            return datetime.strptime(cell.strip(), form)
+            time = datetime.strptime(cell.strip(), form)
+            return time if time.year in _YEARS_OF_FILMS else None
     return None
 
 
