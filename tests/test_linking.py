@@ -3,13 +3,16 @@
 from datetime import datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chartray.errors import InputError
 from chartray.records import linking
+from chartray.records.identifiers import whole_numbers
 from chartray.records.linking import NO_STAY, NOBODY, UNLINKED, Films, Stays
-from chartray.records.values import identifier, moment
+from chartray.records.values import moment
 
 START = np.datetime64("2150-03-01T00:00:00", "us")
 
@@ -107,30 +110,12 @@ def test_an_encounter_begins_when_the_first_of_both_was_written_down() -> None:
 
 
 def test_ids_and_times_from_text() -> None:
-    cells = (
-        "10000032",
-        " 12 ",
-        "12.0",
-        "12.5",
-        "x",
-        "1_000",
-        "1e30",
-        "9007199254740993",
-        "nan",
-        "99999999999999999999",
-    )
-    assert [identifier(cell) for cell in cells] == [
-        10000032,
-        12,
-        12,
-        None,
-        None,
-        None,
-        None,
-        9007199254740993,
-        None,
-        None,
-    ]
+    cells = ["10000032", " 12 ", "12.0", "9007199254740993", "nan", None]
+    numbers = [10000032, 12, 12, 9007199254740993, None, None]
+    assert whole_numbers(pa.array(cells), "subject_id", "patients.csv").to_pylist() == numbers
+    for cell in ("12.5", "x", "1_000", "1e+30", "99999999999999999999"):
+        with pytest.raises(InputError, match=r"subject_id of patients.csv, found .* in data row 1"):
+            whole_numbers(pa.array([cell]), "subject_id", "patients.csv")
     noon = datetime(2150, 3, 1, 12)
     assert [moment(cell) for cell in ("2150-03-01 12:00:00", "2150-03-01T12:00", "2150-03-01")] == [
         noon,

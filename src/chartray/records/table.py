@@ -1,6 +1,7 @@
 """A hospital's own table and its mapping file -> cohort; a cell that the mapping does not foresee is missing."""
 
 from collections.abc import Mapping as Mapped
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
     rows = texts.take(ids.places)
     missing: dict[str, dict[str, int]] = dict(ids.missing)
     columns: dict[str, Any] = {key: ids.columns[key] for key in ids.columns.column_names}
-    columns["path"] = pa.array([str(root / path) for path in ids.columns["path"].to_pylist()], pa.string())
+    written = ids.columns["path"]
+    columns["path"] = pc.if_else(
+        pc.starts_with(written, "/"), written, pc.binary_join_element_wise(str(root), written, "/")
+    )
     columns["taken_at"] = times.take(ids.places)
     if plan.taken_at is not None:
         missing["taken_at"] = count_unreadable(rows[plan.taken_at], columns["taken_at"])
@@ -82,7 +86,7 @@ def _times(texts: pa.Table, plan: Mapping, where: str) -> pa.Array:
     """
     if plan.taken_at is None:
         return pa.nulls(texts.num_rows, pa.timestamp("us"))
-    read = time_reader(plan)
+    read = cache(time_reader(plan))
     zoned = by_cell(texts[plan.taken_at], lambda cell: has_zone(read(cell)), pa.bool_())
     with_zone, without = (
         pc.equal(zoned, value).fill_null(False).to_numpy(zero_copy_only=False) for value in (True, False)

@@ -1,4 +1,4 @@
-"""Text cells -> numbers, truths, identifiers and times, each distinct text read once; null where it is none."""
+"""Text cells -> numbers, truths and times, each distinct text read once; null where it is none."""
 
 import math
 import re
@@ -88,18 +88,6 @@ def years(cell: str) -> float | None:
     return number(cell) if age is None else int(age[1]) * _YEARS[age[2]]
 
 
-def identifier(cell: str) -> int | None:
-    """A whole number of 64 bits, or None; `12.0`, as some programs write it, is 12."""
-    try:
-        value = int(cell)
-    except ValueError:
-        decimal = number(cell)
-        if decimal is None or not decimal.is_integer():
-            return None
-        value = int(decimal)
-    return value if abs(value) < 2**63 and "_" not in cell else None
-
-
 def moment(cell: str) -> datetime | None:
     """A date, or a date and a time, without a zone (one of a zone in UTC), or None.
 
@@ -129,6 +117,11 @@ def has_zone(time: datetime | None) -> bool | None:
 def written_moment(cell: str) -> datetime | None:
     """As `moment`, with the zone that is written in the cell, if there is one."""
     text = cell.strip()
+    # As most tables write it, ten times as fast: `YYYY-MM-DD`, alone or with `HH:MM` or `HH:MM:SS`.
+    if len(text) in (10, 16, 19) and text[4] == text[7] == "-" and text[10:11] in ("", " ", "T"):
+        with suppress(ValueError):
+            time = datetime.fromisoformat(text)
+            return time if time.year in YEARS_OF_FILMS else None
     for form in _MOMENTS:
         found = form.fullmatch(text)
         if found is not None:
@@ -149,7 +142,7 @@ def formatted_moment(cell: str, formats: Sequence[str]) -> datetime | None:
     for form in formats:
         with suppress(ValueError, OverflowError):
             time = datetime.strptime(cell.strip(), form)
-            return time if time.year in _YEARS_OF_FILMS else None
+            return time if time.year in YEARS_OF_FILMS else None
     return None
 
 
