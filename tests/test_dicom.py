@@ -432,7 +432,7 @@ def test_directions_by_cosines_where_no_letters_stand(real: np.ndarray, tmp_path
         ({"BitsStored": 17}, "contradict each other"),
         ({"BitsAllocated": 1}, "1 bits allocated"),
         ({"BitsAllocated": 64}, "64 bits allocated"),
-        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "not of its size"),
+        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "twice as long as its size"),
         ({"PhotometricInterpretation": "HSV"}, "samples of HSV"),
         ({"PhotometricInterpretation": "RGB"}, "1 samples of RGB"),
         ({"SamplesPerPixel": 3}, "3 samples of MONOCHROME2"),

@@ -1,7 +1,9 @@
 """The reader: whatever a file says, one grey image in [0, 1], dark = air."""
 
 import io
+import re
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -423,7 +425,7 @@ def test_dicom_reasons(film: np.ndarray, tmp_path: Path) -> None:
         read_dicom(report, tmp_path)
     short = dicom(film)
     short.PixelData = short.PixelData[:1000]
-    with pytest.raises(UnreadableFilm, match="break off: 120000 bytes expected, 1000 found"):
+    with pytest.raises(UnreadableFilm, match="pixel data break off before the end"):
         read_dicom(short, tmp_path)
     with pytest.raises(UnreadableFilm, match="every pixel is padding"):
         read_dicom(dicom(np.full((4, 4), 9, np.uint8), PixelPaddingValue=9), tmp_path)
@@ -462,3 +464,12 @@ def test_squash_keeps_the_mean_and_both_ends(film: np.ndarray) -> None:
     ends[:, 32:] = 1
     assert set(np.unique(squash(Film(ends, 64, 64), 64))) == {0, 255}
     np.testing.assert_array_equal(squash(Film(image[:, :300], 300, 300), 300), film[:, :300])
+
+
+def test_a_picture_larger_than_any_film_is_refused_by_its_header(film: np.ndarray) -> None:
+    """0.9 MB that inflate to 30,000 x 30,000."""
+    for side in (12_000, 30_000):
+        content = bytearray(encoded(Image.fromarray(film), "PNG"))
+        content[16:24] = side.to_bytes(4) * 2
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+        assert re.search(r"144000000|12000 x 12000|900000000 pixels", unreadable(bytes(content)))

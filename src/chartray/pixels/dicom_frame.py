@@ -103,9 +103,9 @@ def _uncompressed(data: pydicom.Dataset, shape: tuple[int, int]) -> Integers:
     syntax, allocated = data.file_meta.TransferSyntaxUID, int(data.BitsAllocated)
     content, needed = data.PixelData, shape[0] * shape[1] * allocated // 8
     if len(content) < needed:
-        raise UnreadableFilm(f"its pixel data break off: {needed} bytes expected, {len(content)} found")
+        raise UnreadableFilm("its pixel data break off before the end")
     if len(content) >= 2 * needed and len(content) > 2:
-        raise UnreadableFilm(f"its pixel data are not of its size: {needed} bytes expected, {len(content)} found")
+        raise UnreadableFilm("its pixel data are at least twice as long as its size and BitsAllocated say")
     if allocated == 8 and not syntax.is_little_endian and data["PixelData"].VR == "OW":
         content = np.frombuffer(content, dtype=">u2").astype("<u2").tobytes()
     kind = np.dtype(f"{'<' if syntax.is_little_endian else '>'}u{allocated // 8}")
