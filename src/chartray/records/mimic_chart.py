@@ -13,7 +13,7 @@ from chartray.records.cautions import Caution
 from chartray.records.cohort import Step
 from chartray.records.hospital import Hospital
 from chartray.records.levels import sex_level
-from chartray.records.linking import Films, Links, Stays
+from chartray.records.linking import NO_STAY, NOBODY, Films, Links, Stays
 from chartray.records.mimic_times import MICROSECONDS, Flags, Spans, clocks, days, moments, spans
 from chartray.records.missing import ABSENT, UNREADABLE, count_unreadable
 from chartray.records.values import YEARS_OF_FILMS, by_cell, number, truth
@@ -102,9 +102,9 @@ def _encounters(admissions: Spans, cells: pa.Table, file: Path) -> tuple[Stays, 
 
 def _linked_strict(films: Films, encounters: Stays, icu_stays: Spans) -> _Linked:
     icu = linking.link_strict(films, icu_stays.certain())
-    perhaps = linking.link_strict(films, icu_stays.possible(by_date=False))
+    perhaps = _last_possible(films, icu_stays, by_date=False)
     admission = linking.link_strict(films, encounters)
-    return _Linked(admission, icu, np.zeros(len(films.at), dtype=np.bool_), perhaps.found & ~icu.found)
+    return _Linked(admission, icu, np.zeros(len(films.at), dtype=np.bool_), (perhaps != NO_STAY) & ~icu.found)
 
 
 def _linked_published(films: Films, admissions: Spans, icu_stays: Spans) -> _Linked:
@@ -113,11 +113,20 @@ def _linked_published(films: Films, admissions: Spans, icu_stays: Spans) -> _Lin
     links, perhaps = [], []
     for each in (admissions, icu_stays):
         links.append(linking.link_published(films, each.stays))
-        perhaps.append(linking.link_published(films, each.possible(by_date=True)).stay)
+        perhaps.append(_last_possible(films, each, by_date=True))
     admission, icu = links
     return _Linked(
         admission, icu, dateless | (perhaps[0] > admission.stay), dateless | ((perhaps[1] > icu.stay) & ~icu.found)
     )
+
+
+def _last_possible(films: Films, stays: Spans, *, by_date: bool) -> linking.Integers:
+    """(N,) the row of the last stay that something not known of it lets cover the film, or NO_STAY."""
+    possible = stays.possible(by_date=by_date)
+    rows = np.flatnonzero(possible.patient != NOBODY)
+    link = linking.link_published if by_date else linking.link_strict
+    found = link(films, Stays(possible.patient[rows], possible.begins[rows], possible.ends[rows])).stay
+    return np.append(rows, NO_STAY)[found]
 
 
 def _numbers(cells: pa.ChunkedArray) -> npt.NDArray[np.float64]:

@@ -15,6 +15,8 @@ from chartray.records.values import CLOCK_NUMBER, YEARS_OF_FILMS, by_cell, calen
 MICROSECONDS = pa.timestamp("us")
 _DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
 _ALWAYS = (np.datetime64(NOBODY + 1, "us"), np.datetime64(np.iinfo(np.int64).max, "us"))
+# No date alone is as long as a date and a time in MIMIC-IV's own form.
+_WITH_SECONDS = len("2150-03-01 14:30:00")
 # From so many cells on, a column with nothing but midnights holds dates, and one with no hour but the first holds HHMM.
 _ENOUGH = 100
 
@@ -136,9 +138,11 @@ def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Written:
         read = by_cell(texts, written_moment, MICROSECONDS)
     read = pc.if_else(_of_a_film(read), read, pa.scalar(None, MICROSECONDS))
     at: Times = read.to_numpy(zero_copy_only=False)
-    digits = pc.utf8_length(pc.replace_substring_regex(texts, r"\.0$|\D", ""))
-    # A day, a month and a year have eight digits at most.
-    date_only = pc.less_equal(digits, 8).fill_null(False).to_numpy(zero_copy_only=False)
+    date_only = np.zeros(len(at), dtype=np.bool_)
+    if (pc.min(pc.utf8_length(texts)).as_py() or 0) < _WITH_SECONDS:
+        # A day, a month and a year have eight digits at most.
+        digits = pc.utf8_length(pc.replace_substring_regex(texts, r"\.0$|\D", ""))
+        date_only = pc.less_equal(digits, 8).fill_null(False).to_numpy(zero_copy_only=False)
     written = at[~np.isnat(at)]
     if len(written) >= _ENOUGH and (written == written.astype("datetime64[D]")).all():
         date_only = ~np.isnat(at)
