@@ -57,12 +57,12 @@ def test_chexpert_by_whatever_name(chexpert):
     assert rows[0]["path"] == f"{chexpert}/train/patient00001/study1/view1_frontal.jpg"
     assert [row["split"] for row in rows] == ["train"] * 3 + ["test"] * 2
     assert [row["ehr.sex"] for row in rows] == ["female", None, "male", None, None]
-    assert [row["ehr.age"] for row in rows] == [68.0, None, 0.0, None, None]
+    assert [row["ehr.age"] for row in rows] == [68.0, None, None, None, None]  # no patient of CheXpert is 0
     # RL is none of the four views; a test csv without the column still says which films are lateral.
     assert [row["ehr.view"] for row in rows] == ["AP", "LATERAL", None, None, "LATERAL"]
     assert [row["label.Edema"] for row in rows] == [None, -1.0, None, 1.0, 0.0]
     assert cohort.missing["sex"] == {"Unknown": 1, "absent": 2}
-    assert cohort.missing["age"] == {"200": 1, "absent": 2}
+    assert cohort.missing["age"] == {"0": 1, "200": 1, "absent": 2}
     assert cohort.missing["view"] == {"RL": 1, "absent": 1}
     assert cohort.missing["label.Edema"] == {"2": 1, "absent": 1}
     assert "rows of train.csv, which lacks Atelectasis, " in cohort.flow[0].why
@@ -103,6 +103,64 @@ def test_chexpert_refuses_what_is_not_chexpert(chexpert):
     (chexpert / "empty").mkdir()
     with pytest.raises(InputError, match=r"expected train.csv, valid.csv or test.csv in .*, found nothing"):
         chexpert_cohort(chexpert / "empty")
+
+
+CHEXPERT_COLUMNS = "Path,Sex,Age,Frontal/Lateral,AP/PA,Edema"
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg", "Female", "68", "Frontal", "AP", "1.0"),
+        ("CheXpert-v1.0-small\\train\\patient00001\\study1\\view1_frontal.jpg", "f", "068Y", "frontal", "ap", "1"),
+        (" ./train/patient00001/study1/view1_frontal.jpg ", " FEMALE ", "68.0", "", " AP ", " 1.0 "),
+        ("/data/CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg", "F", "68", "?", "Ap", '"1.0"'),
+    ],
+)
+def test_chexpert_in_other_spellings(cells, tmp_path):
+    (tmp_path / "train.csv").write_text(f"\ufeff{CHEXPERT_COLUMNS}\n{','.join(cells)}\n", encoding="utf-8")
+    row = chexpert_cohort(tmp_path).table.to_pylist()[0]
+    assert row["path"] == f"{tmp_path}/train/patient00001/study1/view1_frontal.jpg"
+    assert [row[f"ehr.{name}"] for name in ("sex", "age", "view")] == ["female", 68.0, "AP"]
+    assert (row["image_id"], row["label.Edema"]) == ("train/patient00001/study1/view1_frontal", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "projection", "view"),
+    [
+        ("view1_frontal", "Frontal", "PA", "PA"),
+        ("view1_frontal", "Frontal", "LL", None),
+        ("view1_frontal", "Frontal", "", None),
+        ("view2_lateral", "Lateral", "", "LATERAL"),
+        ("view2_lateral", "Lateral", "LL", "LATERAL"),
+        ("view2_lateral", "Lateral", "AP", None),
+        ("view2_lateral", "Frontal", "AP", None),
+        ("view1_frontal", "Lateral", "", None),
+        ("view2_lateral", "unknown", "", "LATERAL"),
+        ("film", "", "PA", "PA"),
+    ],
+)
+def test_a_view_that_two_cells_contradict_is_missing(name, side, projection, view, tmp_path):
+    cells = f"train/patient00001/study1/{name}.jpg,Male,40,{side},{projection},1"
+    (tmp_path / "train.csv").write_text(f"{CHEXPERT_COLUMNS}\n{cells}\n")
+    assert chexpert_cohort(tmp_path).table["ehr.view"].to_pylist() == [view]
+
+
+def test_chexpert_patients_in_two_spellings_and_films_twice_are_refused(tmp_path):
+    rows = [
+        f"{path}/study1/view1_frontal.jpg,Male,40,Frontal,AP,1" for path in ("train/patient1", "train/patient00001")
+    ]
+    (tmp_path / "train.csv").write_text("\n".join([CHEXPERT_COLUMNS, *rows]))
+    with pytest.raises(InputError, match=r"one spelling of each id as patient of .*, found 'aaaaaaa9' in data row 1"):
+        chexpert_cohort(tmp_path)
+    rows[0] = rows[1].replace("train/", "CheXpert-v1.0/train/")
+    (tmp_path / "train.csv").write_text("\n".join([CHEXPERT_COLUMNS, *rows]))
+    with pytest.raises(InputError, match=r"each Path once in .*train.csv, found one again in data row 2"):
+        chexpert_cohort(tmp_path)
+    for end in ("", "\n"):
+        (tmp_path / "train.csv").write_text(CHEXPERT_COLUMNS + end)
+        with pytest.raises(InputError, match=r"train.csv, found its header alone; get the file again"):
+            chexpert_cohort(tmp_path)
 
 
 NIH_COLUMNS = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,Width"

@@ -44,11 +44,9 @@ def write_cohort_of(folder: Path, rows: int) -> None:
 def cohort(folder: Path, rows: int) -> Work:
     """Tables to cohort.parquet, strict rules."""
     from chartray.records.cohort import write_cohort
-    from chartray.records.database import connect
     from chartray.records.mimic import mimic_cohort
 
     _imported("pandas", "chartray.records.mimic_chart")
-    connect()
     iv, cxr = folder / "tables" / "mimic-iv", folder / "tables" / "mimic-cxr-jpg"
     return lambda: write_cohort(mimic_cohort(str(iv), cxr), folder / "cohort.parquet")
 

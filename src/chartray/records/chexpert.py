@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-import ibis
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.records.cohort import Cohort, Step, assemble, refuse_shared_patients
-from chartray.records.database import ROW, connect, fetch, first_row, offered
+from chartray.records.identifiers import identifiers
 from chartray.records.labels import label_columns, present_labels
+from chartray.records.levels import possible_age, sex_level, view_level
 from chartray.records.missing import count_missing
 from chartray.records.reading import (
     find_csv,
@@ -17,14 +18,15 @@ from chartray.records.reading import (
     header,
     need_folder,
     read_cells,
+    refuse_empty,
     refuse_repeated,
 )
+from chartray.records.values import by_cell
 from chartray.schema import (
     AGE_RANGE,
     CHEXPERT_LABELS,
     EHR_PREFIX,
     SEX_LEVELS,
-    SPLITS,
     VIEW_LEVELS,
     CohortMetadata,
     Variable,
@@ -33,7 +35,8 @@ from chartray.schema import (
 _FILES = {"train": ("train",), "validate": ("valid",), "test": ("test", "test_labels")}
 _CHART_CELLS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
 # What follows the folder's own name, which need not be its name any more.
-_PATH = r"(?:^|/)((?:train|valid|test)/(patient[0-9]+)/(study[0-9]+)/[^/]+)$"
+_PATH = r"(?:^|/)(?P<path>(?:train|valid|test)/(?P<patient>patient[0-9]+)/(?P<study>study[0-9]+)/[^/]+)$"
+_SIDES = ("frontal", "lateral")
 
 
 def chexpert_cohort(root: Path) -> Cohort:
@@ -43,7 +46,6 @@ def chexpert_cohort(root: Path) -> Cohort:
     Raises InputError where no file or no label is found, or a path that is not CheXpert's.
     """
     root = need_folder(root, "CheXpert")
-    connection = connect()
     parts, flow, files = [], [], []
     held: dict[str, list[str]] = {}  # which columns the file of each split has
     for split, stems in _FILES.items():
@@ -51,7 +53,7 @@ def chexpert_cohort(root: Path) -> Cohort:
         if file is None:
             flow.append(Step(split, 0, 0, f"no {stems[0]}.csv, so this split is empty"))
             continue
-        part = _read(file, split, connection)
+        part = _read(file, split)
         lacking = [name for name in CHEXPERT_LABELS if name not in part.column_names]
         without = f", which lacks {', '.join(lacking)}" if lacking else ""
         flow.append(Step(split, part.num_rows, part.num_rows, f"rows of {file.name}{without}"))
@@ -61,7 +63,9 @@ def chexpert_cohort(root: Path) -> Cohort:
     if not parts:
         raise InputError(f"expected train.csv, valid.csv or test.csv in {root}, found {folder_content(root)}")
     rows = pa.concat_tables(parts, promote_options="default").combine_chunks()
-    refuse_shared_patients(rows["patient_id"], rows["split"], " and ".join(str(file) for file in files))
+    where = " and ".join(str(file) for file in files)
+    identifiers(rows["patient_id"], "patient", where)  # patient1 and patient00001 are one, and refused
+    refuse_shared_patients(rows["patient_id"], rows["split"], where)
     cells = {name: rows[name] for name in CHEXPERT_LABELS if name in rows.column_names}
     named = {
         name: pc.is_in(rows["split"], value_set=pa.array(splits, pa.string())).combine_chunks()
@@ -84,48 +88,64 @@ def chexpert_cohort(root: Path) -> Cohort:
     return Cohort(assemble(columns, metadata), flow, {}, missing | labels.missing)
 
 
-def _read(file: Path, split: str, connection: ibis.BaseBackend) -> pa.Table:
+def _read(file: Path, split: str) -> pa.Table:
     """Ids, chart values with the cells they were read from, and label cells of one csv."""
-    assert split in SPLITS
     labels = present_labels(header(file), file)
-    content = read_cells(file, ["Path"], [*_CHART_CELLS, *labels])
-    refuse_repeated(content, "Path", file)
-    cells = offered(content, connection)
-    bad = cells.filter(~cells["Path"].re_search(_PATH).fill_null(False))
-    first = first_row(bad, connection)
-    if first is not None:
+    cells = read_cells(file, ["Path"], [*_CHART_CELLS, *labels])
+    refuse_empty(cells, file)
+    parts = pc.extract_regex(pc.replace_substring(cells["Path"].combine_chunks(), "\\", "/"), _PATH)
+    bad = np.flatnonzero(pc.is_null(parts).to_numpy(zero_copy_only=False))
+    if len(bad):
         raise InputError(
             "expected a path such as CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg in column 'Path' of "
-            f"{file}, found another in data row {first}"
+            f"{file}, found another in data row {bad[0] + 1}"
         )
-    rest, patient = cells["Path"].re_extract(_PATH, 1), cells["Path"].re_extract(_PATH, 2)
+    path, patient, study = (pc.struct_field(parts, name) for name in ("path", "patient", "study"))
+    rows = pa.table(
+        {
+            "image_id": pc.replace_substring_regex(path, r"\.[^./]+$", ""),
+            "patient_id": patient,
+            "study_id": pc.binary_join_element_wise(patient, study, "/"),
+            "relative_path": path,
+            "split": pa.array([split]).take(pa.array(np.zeros(len(path), dtype=np.int64))),
+        }
+    )
+    refuse_repeated(pa.table({"Path": rows["image_id"]}), "Path", file)
+    nothing = pa.chunked_array([pa.nulls(len(path), pa.string())])
     sex, age, side, projection = (
-        cells[name] if name in cells.columns else ibis.null("string") for name in _CHART_CELLS
+        (cells[name] if name in cells.column_names else nothing).combine_chunks() for name in _CHART_CELLS
     )
-    years = age.try_cast("float64")
-    # A file without the column still says in the film's name which side it shows.
-    side = side.fill_null(ibis.ifelse(rest.contains("_lateral"), "Lateral", "Frontal"))
-    view_cell = ibis.ifelse(side == "Lateral", "LATERAL", projection)
-    rows = (
-        cells.mutate(
-            image_id=rest.re_replace(r"\.[^./]+$", ""),
-            patient_id=patient,
-            study_id=patient + "/" + cells["Path"].re_extract(_PATH, 3),
-            relative_path=rest,
-            split=ibis.literal(split),
-            sex_cell=sex,
-            age_cell=age,
-            view_cell=view_cell,
-            **{
-                EHR_PREFIX + "sex": sex.lower().cases(*((level, level) for level in SEX_LEVELS), else_=None),
-                EHR_PREFIX + "age": ibis.ifelse((years >= AGE_RANGE[0]) & (years <= AGE_RANGE[1]), years, None),
-                EHR_PREFIX + "view": ibis.ifelse(view_cell.isin(VIEW_LEVELS), view_cell, None),
-            },
-        )
-        .order_by(ROW)
-        .drop(ROW)
+    view, view_cell = _views(side, projection, path)
+    values = {"sex": by_cell(sex, sex_level, pa.string()), "age": by_cell(age, _age, pa.float64()), "view": view}
+    for name, cell in {"sex": sex, "age": age, "view": view_cell}.items():
+        rows = rows.append_column(f"{name}_cell", cell).append_column(EHR_PREFIX + name, values[name])
+    for name in labels:
+        rows = rows.append_column(name, cells[name])
+    return rows
+
+
+def _age(cell: str) -> float | None:
+    """An age; 0 is none, since CheXpert's patients are adults of 18 to 90."""
+    return possible_age(cell) or None
+
+
+def _views(side: pa.Array, projection: pa.Array, path: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """PA, AP or LATERAL, null where nothing says so or two things disagree, and the cells that say it.
+
+    The film's name says its side too. AP/PA is of frontal films: LL or RL there, or AP of a lateral film, is a
+    contradiction.
+    """
+    written = by_cell(side, lambda cell: cell.lower() if cell.lower() in _SIDES else None, pa.string())
+    named = pc.struct_field(pc.extract_regex(path, rf"_(?P<side>{'|'.join(_SIDES)})[^/]*$"), "side")
+    differ = pc.not_equal(written, named).fill_null(False)
+    lateral = pc.equal(pc.coalesce(written, named), "lateral").fill_null(False)
+    frontal_view = by_cell(projection, lambda cell: view_level(cell, ("PA", "AP")), pa.string())
+    contradicts = pc.or_(differ, pc.and_(lateral, pc.is_valid(frontal_view)))
+    view = pc.if_else(lateral, pa.scalar("LATERAL"), frontal_view)
+    view = pc.if_else(contradicts, pa.scalar(None, pa.string()), view)
+    return view, pc.if_else(
+        contradicts, "(side, AP/PA and name of the film disagree)", pc.coalesce(projection, written)
     )
-    return fetch(rows, connection)
 
 
 _VARIABLES = {

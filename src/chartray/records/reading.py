@@ -128,10 +128,12 @@ def _odd_row(file: Path) -> str | None:
         with pa.input_stream(str(file), compression="detect") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
             lines = csv.reader(text)
-            columns = len(next(lines, []))
+            columns, row = len(next(lines, [])), 0
             for row, cells in enumerate(lines, start=1):
                 if cells and len(cells) != columns:
                     return f"{len(cells)} cells instead of {columns} in data row {row}"
+            if not row:
+                return "its header alone; get the file again"
     except UnicodeDecodeError:
         return "bytes that are no UTF-8; save it as UTF-8"
     except (OSError, csv.Error):
