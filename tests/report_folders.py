@@ -12,7 +12,9 @@ import yaml
 from chartray.evaluation.results import RESULTS_FORMAT
 from chartray.measure import metrics
 from chartray.outputs.seal import seal
-from chartray.pixels.store import Store, write_shard
+from chartray.pixels.shard_file import write_shard
+from chartray.pixels.store import Store
+from chartray.pixels.store_writing import complete
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
 
 LABELS = ("Atelectasis", "Edema", "Fracture", "No Finding")
@@ -64,17 +66,14 @@ def write_store(folder: Path, source: str, films: int, rng: np.random.Generator)
         },
         labels={label: LabelSource() for label in LABELS},
     )
-    pq.write_table(pa.table(columns).replace_schema_metadata(to_metadata(metadata)), folder / "cohort.parquet")
+    cohort = pa.table(columns).replace_schema_metadata(to_metadata(metadata))
     quarantined = {
         "image_id": ["q1", "q2"],
         "path": [f"/data/p10/{patient[0]}/s1/q1.jpg", "/data/q2.jpg"],
         "reason": [f"truncated file /data/p10/{patient[0]}/s1/q1.jpg", "empty file /data/q2.jpg"],
     }
-    pq.write_table(pa.table(quarantined), folder / "quarantine.parquet")
-    write_shard(folder / "images-00000.arrow", ids, images)
-    shard = {"file": "images-00000.arrow", "rows": films, "bytes": (folder / "images-00000.arrow").stat().st_size}
-    index = {"format": 1, "size": SIDE, "rows": films, "hash": f"{rng.integers(2**60):016x}", "shards": [shard]}
-    (folder / "store.json").write_text(json.dumps(index))
+    shard, digests = write_shard(folder / "images-00000.arrow", ids, images)
+    complete(folder, SIDE, [shard], digests, cohort, quarantine=pa.table(quarantined))
     return Store.open(folder)
 
 

@@ -1,6 +1,5 @@
 """The command line: every mistake is one sentence and exit code 2, and nothing is written half."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import torch
 
 from chartray.cli import _out_of_memory, run_command
 from chartray.config import knobs, load, recipe_names
+from tests.stores import edit_index, replace_cohort
 
 MIMIC = ["cohort", "mimic", "--mimic-iv", "nowhere-iv", "--mimic-cxr", "nowhere-cxr", "--out", "c.parquet"]
 
@@ -111,10 +111,9 @@ def changed_store(small_store: Path, here: Path, split: str | None = None, versi
         place = table.schema.get_field_index("split")
         splits = table.column("split").to_pylist()
         moved = pa.array(["test" if each == split else each for each in splits])
-        pq.write_table(table.set_column(place, "split", moved), store / "cohort.parquet")
+        replace_cohort(store, table.set_column(place, "split", moved))
     if version is not None:
-        index = json.loads((store / "store.json").read_text())
-        (store / "store.json").write_text(json.dumps(index | {"format": version}))
+        edit_index(store, format=version)
     return store
 
 

@@ -35,6 +35,7 @@ from chartray.records.table import table_cohort
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
 from chartray.truth import Policy, blank_negatives, truth_of
 from tests.evaluation_folders import hospital, one, read, vit
+from tests.stores import replace_cohort
 from tests.test_features import mimic_like
 
 
@@ -364,7 +365,7 @@ def test_a_label_made_from_a_column_of_the_encoders_chart_is_refused(tmp_path: P
     table = pq.read_table(store / "cohort.parquet")
     meta = from_metadata(table.schema.metadata)
     meta.labels["Edema"] = LabelSource(columns=("age",), blank="negative")
-    pq.write_table(table.replace_schema_metadata(to_metadata(meta)), store / "cohort.parquet")
+    replace_cohort(store, table.replace_schema_metadata(to_metadata(meta)))
     with pytest.raises(InputError, match="'Edema' and the chart variable 'age'"):
         evaluate(vit(tmp_path / "a", chart="demographic-norm", source="mimic"), store, tmp_path / "out")
     # An encoder that saw no chart is fine; its chart floors leave age out.

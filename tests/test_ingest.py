@@ -1,6 +1,5 @@
 """Ingest: whatever happens on the way, the same bytes; whatever is wrong with a film, the rest goes on."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,13 @@ import pytest
 from PIL import Image
 
 from chartray.errors import InputError
+from chartray.outputs import json_file, parquet_file
+from chartray.outputs.lock import locked
+from chartray.outputs.replacing import replaced_file
 from chartray.pixels import ingest as driver
 from chartray.pixels import shards as room
+from chartray.pixels import store_writing
+from chartray.pixels.film_process import Limits
 from chartray.pixels.ingest import Ingested, ingest
 from chartray.pixels.store import Store
 from chartray.schema import CohortMetadata, to_metadata
@@ -159,27 +164,31 @@ def test_stopped_at_every_write_it_ends_in_the_same_bytes(
 ) -> None:
     build(cohort, tmp_path / "undisturbed")
     expected = content(tmp_path / "undisturbed")
-    publish = room.publish
     for stop in range(100):
         calls = iter(range(1000))
 
-        def stopping(whole: Path, file: Path, stop: int = stop, calls: object = calls) -> None:
+        @contextmanager
+        def stopping(file: Path, stop: int = stop, calls: object = calls) -> object:
             last = next(calls) == stop
-            if renamed or not last:
-                publish(whole, file)
+            with replaced_file(file) as partial:
+                yield partial
+                if last and not renamed:
+                    raise Killed
             if last:
                 raise Killed
 
         out = tmp_path / f"stopped-{stop}"
-        monkeypatch.setattr(room, "publish", stopping)
-        try:
-            build(cohort, out)
-        except Killed:
-            monkeypatch.setattr(room, "publish", publish)
-            build(cohort, out)
-            assert content(out) == expected, stop
-        else:
-            break
+        with monkeypatch.context() as patch:
+            for module in (room, json_file, parquet_file, store_writing):
+                patch.setattr(module, "replaced_file", stopping)
+            try:
+                build(cohort, out)
+            except Killed:
+                pass
+            else:
+                break
+        build(cohort, out)
+        assert content(out) == expected, stop
     # plan.json, three shards of two files, cohort, quarantine, store.json
     assert stop == 10
 
@@ -249,15 +258,13 @@ def test_another_cohort_or_size_cannot_continue(
     build(cohort, out)
     whole = content(out)
     for wrong, size in ((other, SIZE), (cohort, SIZE + 1)):
-        refuse("a finished store of another cohort or size", wrong, out, size=size)
+        refuse("a finished store of another cohort, size or limits", wrong, out, size=size)
     assert build(cohort, out).films == 34
     assert content(out) == whole
 
 
 def test_two_at_once_are_refused(cohort: Path, tmp_path: Path) -> None:
-    (tmp_path / "store" / "unfinished").mkdir(parents=True)
-    with (tmp_path / "store" / "unfinished" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(tmp_path / "store" / room.LOCK_FILE, "held by the test"):
         refuse("another ingest is writing", cohort, tmp_path / "store")
     assert build(cohort, tmp_path / "store").films == 34
 
@@ -270,11 +277,11 @@ def test_a_dead_worker_is_a_sentence(cohort: Path, tmp_path: Path) -> None:
 def test_a_folder_that_goes_away_does_not_fill_the_quarantine(films: Path, tmp_path: Path) -> None:
     (tmp_path / "unfinished").mkdir()
     gone = str(tmp_path / "gone")
-    task = room.ShardTask(str(tmp_path), 0, 0, SIZE, gone, ["a"], [f"{gone}/a.png"])
+    task = room.ShardTask(str(tmp_path), 0, 0, SIZE, gone, ["a"], [f"{gone}/a.png"], Limits())
     with pytest.raises(InputError, match="has gone; run the same command again"):
         room.build_shard(task)
     assert content(tmp_path) == {}
-    assert room.build_shard(task._replace(root=str(films)))["quarantine"] == [(0, "no such file")]
+    assert room.build_shard(task._replace(root=str(films))).quarantine == [(0, "no such file")]
 
 
 # ---- refused
@@ -291,13 +298,13 @@ def test_no_film_at_all_writes_nothing(films: Path, tmp_path: Path) -> None:
         tmp_path / "missing.parquet", ["/no/such/place/a.png", "/no/such/place/b.png"], "/no/such/place"
     )
     refuse(
-        r"under /no/such/place, found none of 2 .* the first is /no/such/place/a\.png \(no such file\)",
+        r"under /no/such/place, found none of 2 .* \(row 1: no such file\)",
         missing,
         tmp_path / "m",
     )
     assert not (tmp_path / "m").exists()
     broken = write_cohort(tmp_path / "broken.parquet", [films / "03.png", films / "17.png"], films)
-    refuse(r"found none of 2 .*03\.png \(the file is empty\)", broken, tmp_path / "b")
+    refuse(r"found none of 2 .*\(row 1: the file is empty\)", broken, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
@@ -306,13 +313,17 @@ def test_an_unfinished_store_that_says_nothing_of_itself_is_refused(films: Path,
     write_cohort(file, [films / "00.jpg"], films)
     (out / "unfinished").mkdir(parents=True)
     (out / "unfinished" / "plan.json").write_text('{"half')
-    refuse(r"expected JSON in .*plan\.json, found other content; remove the folder .*out", file, out)
+    refuse(
+        r"plan of an unfinished ingest \(JSON\) in .*plan\.json, found other content; .* remove the folder .*out",
+        file,
+        out,
+    )
 
 
 def test_a_cohort_that_cannot_be_ingested_is_refused(films: Path, tmp_path: Path) -> None:
     out, film = tmp_path / "out", films / "00.jpg"
     file = tmp_path / "c.parquet"
-    refuse("expected a cohort at .*found no such file", file, out)
+    refuse("expected a cohort .* at .*found no such file", file, out)
     file.write_text("image_id,path\n")
     refuse("expected a cohort", file, out)
     pq.write_table(pa.table({"image_id": ["a"], "path": [str(film)]}), file)
@@ -343,9 +354,9 @@ def test_a_damaged_store_says_what_to_do_and_a_strange_one_is_not_to_be_removed(
     (out / "images-00000.arrow").unlink()
     refuse(rf"incomplete: remove the folder {out}, then `chartray ingest` its cohort again$", cohort, out)
     other = write_cohort(tmp_path / "other.parquet", [films / "00.jpg", films / "01.png"], films)
-    refuse("a finished store of another cohort or size; choose another$", other, out)
+    refuse("a finished store of another cohort, size or limits; choose another$", other, out)
     (out / "store.json").write_text("{")
-    refuse(rf"expected JSON in .*; remove the folder {out}, then", cohort, out)
+    refuse(rf"index of a store \(JSON\) in .*; or remove the folder {out}, then", cohort, out)
     shutil.rmtree(out)
     assert build(cohort, out).films
 

@@ -17,6 +17,7 @@ from chartray.evaluation.results import matches_table
 from chartray.measure import knn, probe
 from chartray.pixels.store import Store
 from tests.evaluation_folders import hospital, one, read, vit
+from tests.stores import replace_cohort
 
 LABELS = ("Edema", "Pleural Effusion")
 STRENGTHS = (1.0, 100.0, 10_000.0)
@@ -177,7 +178,7 @@ def test_studies_are_scored_where_they_have_several_films(tmp_path: Path) -> Non
         values[1::2] = values[::2]
         column = table.column_names.index(f"label.{label}")
         table = table.set_column(column, table.schema.field(column), [values])
-    pq.write_table(table.set_column(place, "study_id", [studies]), store / "cohort.parquet")
+    replace_cohort(store, table.set_column(place, "study_id", [studies]))
     evaluate(vit(tmp_path / "encoder"), store, tmp_path / "out", resamples=30, floors=False)
     films_, studies_ = (read(tmp_path / "out", f"{name}.jsonl") for name in ("results", "studies"))
     at = {"label": "Edema", "metric": "auroc"}
@@ -213,7 +214,7 @@ def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: 
     table = pq.read_table(store / "cohort.parquet")
     rng = np.random.default_rng(0)
     marked = [split == "test" and rng.random() < 0.6 for split in table["split"].to_pylist()]
-    pq.write_table(table.append_column("read_by_radiologists", [marked]), store / "cohort.parquet")
+    replace_cohort(store, table.append_column("read_by_radiologists", [marked]))
     run = vit(tmp_path / "encoder")
     rows = evaluate(run, store, tmp_path / "out", resamples=20, floors=False, external=[second])
     manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())

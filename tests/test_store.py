@@ -13,7 +13,9 @@ from PIL import Image
 from chartray.errors import InputError
 from chartray.pixels.ingest import ingest
 from chartray.pixels.read import read_film, squash
-from chartray.pixels.store import Store, read_shard, write_shard
+from chartray.pixels.shard_file import map_shard, write_shard
+from chartray.pixels.store import Store, read_index, shards_of
+from chartray.pixels.store_writing import complete, content_hash
 from chartray.schema import CohortMetadata, Variable, from_metadata, to_metadata
 
 SIZE = 24
@@ -142,11 +144,13 @@ def test_open_files_do_not_grow_with_the_shards(finished: Path) -> None:
 
 def test_a_large_film_survives_a_shard(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 700, 700), dtype=np.uint8)
-    write_shard(tmp_path / "x.arrow", ["a", "äö", ""], images)
-    np.testing.assert_array_equal(read_shard(tmp_path / "x.arrow", 700), images)
-    assert pa.ipc.open_file(tmp_path / "x.arrow").read_all()["image_id"].to_pylist() == ["a", "äö", ""]
-    with pytest.raises(InputError, match="expected films of 10 x 10"):
-        read_shard(tmp_path / "x.arrow", 10)
+    shard, digests = write_shard(tmp_path / "x.arrow", ["a", "äö", ""], images)
+    mapped = map_shard(tmp_path, shard, 700, "again")
+    np.testing.assert_array_equal(mapped.images, images)
+    assert mapped.ids.to_pylist() == ["a", "äö", ""]
+    assert mapped.digests.tobytes() == digests
+    assert [mapped.vouched(row, images[row]) for row in range(3)] == [True] * 3
+    assert not mapped.vouched(0, images[1])
 
 
 def edit(folder: Path, **values: object) -> None:
@@ -161,33 +165,115 @@ def test_what_is_not_a_whole_store_is_refused(copy: Path, tmp_path_factory: pyte
     refuse(nowhere / "mimic.parquet", "expected a store folder, found the file .*mimic.parquet; `chartray ingest` mak")
     (nowhere / "unfinished").mkdir()
     refuse(nowhere, "has not finished; run it again")
+    again = f"remove the folder {copy}, then `chartray ingest` its cohort again"
     Store.open(copy)
     whole = (copy / "store.json").read_text()
-    edit(copy, format=99)
-    refuse(copy, "expected store format 1 .* found 99")
+    edit(copy, format=1, sha256=None)
+    refuse(copy, f"expected store format 2 .* found 1; {again}")
     (copy / "store.json").write_text(whole[:30])
-    refuse(copy, "expected JSON")
+    refuse(copy, f"expected the index of a store .*{again}")
     (copy / "store.json").write_text(whole)
     edit(copy, rows=7)
-    refuse(copy, "expected 7 films .* found 39 images and 39 rows")
+    refuse(copy, f"as it was written, found other content .*{again}")
     (copy / "store.json").write_text(whole)
     shard = copy / "images-00001.arrow"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    refuse(copy, f"the store is damaged: remove the folder {copy}, then `chartray ingest` its cohort again")
+    refuse(copy, f"the store is damaged: {again}")
     shard.unlink()
     refuse(copy, r"images-00001\.arrow, found no such file; the store is incomplete")
     shard.write_bytes(content)
-    (copy / "cohort.parquet").write_bytes(b"no")
-    refuse(copy, r"expected Parquet in .*cohort\.parquet")
-    (copy / "cohort.parquet").unlink()
-    refuse(copy, r"cohort\.parquet, found no such file")
+    for name in ("cohort.parquet", "quarantine.parquet"):
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(b"no")
+        refuse(copy, f"expected .*{name} as it was written, found other content .*{again}")
+        (copy / name).unlink()
+        refuse(copy, f"{name}, found no such file")
+        (copy / name).write_bytes(content)
+    (copy / "cohort.flow.json").write_text("{}")
+    refuse(copy, f"expected .*flow.json as it was written, found other content .*{again}")
 
 
 def refuse(folder: Path, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         Store.open(folder)
     assert "\n" not in str(caught.value)
+
+
+def everything(folder: Path) -> tuple[object, ...]:
+    """All that a store says to whoever reads it."""
+    store = Store.open(folder)
+    images = store.images.gather(np.arange(len(store))).tobytes()
+    rows = [(table.to_pydict(), table.schema.metadata) for table in (store.cohort, store.quarantine)]
+    return store.size, store.hash, images, rows, read_index(folder)
+
+
+def test_no_flipped_bit_and_no_truncation_changes_what_is_read(copy: Path) -> None:
+    """In any file: refused in one sentence, or the same as before; never a crash, never other pixels."""
+    random = np.random.default_rng(7)
+    whole = everything(copy)
+    refused = {}
+    for file in sorted(copy.iterdir()):
+        content = file.read_bytes()
+        places = random.integers(0, len(content), 40).tolist() + list(range(0, 24)) + [len(content) - n for n in (1, 9)]
+        damages = [content[:n] for n in (0, 1, len(content) // 2, len(content) - 1)]
+        for place in places:
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << int(random.integers(8))
+            damages.append(bytes(flipped))
+        refused[file.name] = 0
+        for damage in damages:
+            file.write_bytes(damage)
+            try:
+                assert everything(copy) == whole
+            except InputError:
+                refused[file.name] += 1
+        file.write_bytes(content)
+        if file.name != "store.json":  # in which white space is nobody's
+            assert refused[file.name] == len(damages)
+    assert set(refused) >= {"store.json", "cohort.parquet", "quarantine.parquet", "images-00000.arrow"}
+    assert refused["store.json"] > 40
+
+
+def test_an_image_that_changed_is_named_and_the_others_are_read(copy: Path) -> None:
+    shard = read_index(copy)["shards"][1]
+    file = copy / shard["file"]
+    content = bytearray(file.read_bytes())
+    content[shard["pixels_at"] + 3 * SIZE * SIZE + 5] ^= 1
+    file.write_bytes(content)
+    store, first = Store.open(copy), read_index(copy)["shards"][0]["rows"]
+    bad = first + 3
+    sentence = f"expected image 4 in {file} as it was written, found other content .*; the store is damaged: remove"
+    for _ in range(2):
+        with pytest.raises(InputError, match=sentence):
+            store.images[bad]
+        with pytest.raises(InputError, match=sentence):
+            store.images.gather(np.arange(len(store)))
+    good = np.array([row for row in range(len(store)) if row != bad])
+    assert store.images.gather(good).shape == (len(good), SIZE, SIZE)
+
+
+def test_threads_verify_what_they_gather(finished: Path) -> None:
+    """More rows than one thread verifies, some of them twice, in any order."""
+    store = Store.open(finished)
+    rows = np.random.default_rng(3).integers(0, len(store), 500)
+    np.testing.assert_array_equal(store.images.gather(rows), np.stack([Store.open(finished).images[r] for r in rows]))
+
+
+def test_the_content_hash_comes_from_pixels_and_rows_and_not_from_how_arrow_writes_them(copy: Path) -> None:
+    """Another version of Arrow writes other bytes around the same pixels."""
+    store = Store.open(copy)
+    digests = b"".join(map_shard(copy, shard, SIZE, "").digests.tobytes() for shard in shards_of(read_index(copy)))
+    assert content_hash(SIZE, store.cohort, digests) == store.hash
+    shards, half = [], len(store) // 2
+    for number, rows in enumerate((range(half), range(half, len(store)))):
+        ids = store.cohort["image_id"].slice(rows.start, len(rows)).to_pylist()
+        shards.append(write_shard(copy / f"other-{number}.arrow", ids, store.images.gather(np.array(rows)))[0])
+    (copy / "other").mkdir()
+    for shard in shards:
+        (copy / shard.file).rename(copy / "other" / shard.file)
+    assert complete(copy / "other", SIZE, shards, digests, store.cohort) == store.hash
+    assert Store.open(copy / "other").hash == store.hash
 
 
 def test_a_flipped_bit_is_found(copy: Path) -> None:

@@ -1,7 +1,6 @@
 """The stages whose growth is measured: what each reads, made for so many rows, and its work."""
 
 import importlib
-import json
 import shutil
 from collections.abc import Callable
 from itertools import count
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.speed.full_size_tables import Sizes, film_names, write_tables
-from chartray.pixels.store import STORE_FORMAT, Store, content_hash, sha256, write_shard
+from chartray.pixels.shard_file import write_shard
+from chartray.pixels.store import Store
+from chartray.pixels.store_writing import complete
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
 
 Work = Callable[[], object]
@@ -145,18 +145,14 @@ def write_store_of(folder: Path, rows: int) -> None:
     out.mkdir(parents=True)
     generator = np.random.default_rng(0)
     names = film_names(rows, generator).cast(pa.string())
-    shards = []
-    for shard, first in enumerate(range(0, rows, _SHARD)):
+    shards, digests = [], b""
+    for number, first in enumerate(range(0, rows, _SHARD)):
         ids = names.slice(first, _SHARD).to_pylist()
-        file = out / f"images-{shard:05d}.arrow"
-        write_shard(file, ids, generator.integers(0, 256, (len(ids), STORED_SIDE, STORED_SIDE), dtype=np.uint8))
-        shards.append({"file": file.name, "rows": len(ids), "bytes": file.stat().st_size, "sha256": sha256(file)})
-    table = _store_cohort(names, generator)
-    pq.write_table(table, out / "cohort.parquet")
-    nothing = pa.table({name: pa.array([], pa.string()) for name in ("image_id", "path", "reason")})
-    pq.write_table(nothing, out / "quarantine.parquet")
-    index = {"format": STORE_FORMAT, "size": STORED_SIDE, "rows": rows, "quarantined": 0, "shards": shards}
-    (out / "store.json").write_text(json.dumps(index | {"hash": content_hash(STORED_SIDE, table, shards)}))
+        images = generator.integers(0, 256, (len(ids), STORED_SIDE, STORED_SIDE), dtype=np.uint8)
+        shard, of_its_images = write_shard(out / f"images-{number:05d}.arrow", ids, images)
+        shards.append(shard)
+        digests += of_its_images
+    complete(out, STORED_SIDE, shards, digests, _store_cohort(names, generator))
 
 
 def _store_cohort(names: pa.Array, generator: np.random.Generator) -> pa.Table:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from chartray.checks.finding import Finding, Severity, films, rows
+from chartray.pixels.film_process import Limits, read_apart
 from chartray.pixels.grey import UnreadableFilm
-from chartray.pixels.read import read_film
 from chartray.schema import CohortMetadata
 
 SAMPLE_FILMS = 200
@@ -37,15 +37,17 @@ def files(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Fin
             yield Finding("warning", what, f"{where}, {rows(found)}", len(found), remedy)
     there = np.flatnonzero(sizes > 0)
     sample = there[np.unique(np.linspace(0, len(there) - 1, SAMPLE_FILMS).astype(int))]
-    yield from _read(paths, sample, len(there), where)
+    limits = Limits(within=os.path.abspath(metadata.image_root) if metadata.image_root else "")
+    yield from _read(paths, sample, len(there), where, limits)
 
 
-def _read(paths: list[str], sample: np.ndarray, there: int, where: str) -> Iterator[Finding]:
+def _read(paths: list[str], sample: np.ndarray, there: int, where: str, limits: Limits) -> Iterator[Finding]:
+    image = np.empty((_SMALL, _SMALL), dtype=np.uint8)
     reasons: Counter[str] = Counter()
     bad = []
     for row in sample.tolist():
         try:
-            read_film(paths[row], smallest_side=_SMALL)
+            read_apart(paths[row], _SMALL, limits, image)
         except UnreadableFilm as reason:
             bad.append(row)
             reasons[str(reason)] += 1
@@ -63,5 +65,5 @@ def _read(paths: list[str], sample: np.ndarray, there: int, where: str) -> Itera
 def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
-    except OSError:
+    except (OSError, ValueError):  # a NUL character in a path
         return -1

@@ -103,7 +103,7 @@ def settle(out: Path) -> None:
     """
     out = out.resolve()
     inside = (f"{_NEW}.partial", _NEW, _MOVING_IN, _EARLIER)
-    left = (_beside(out, "partial"), _beside(out, "earlier"), *(out / name for name in inside))
+    left = (_beside(out, "lock"), _beside(out, "partial"), _beside(out, "earlier"), *(out / name for name in inside))
     if not any(place.exists() for place in left):
         return
     # Who may not write here, or comes while another writes, leaves it to them.

@@ -60,15 +60,18 @@ _OTHER_CLASSES = re.compile(
 )
 _KINDS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB")
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "H": "F", "F": "H"}
-_INFLATED = 8 * LARGEST_FILM
+_BYTES_PER_PIXEL = 8
 _PIECE = 1 << 20
 
 
-def read_dicom(content: bytes) -> Float:
-    """The film in a DICOM file, (H, W) in [0, 1], dark = air, upright; UnreadableFilm says why not."""
-    data = _dataset(content)
+def read_dicom(content: bytes, largest: int = LARGEST_FILM) -> Float:
+    """The film in a DICOM file, (H, W) in [0, 1], dark = air, upright; UnreadableFilm says why not.
+
+    `largest`: rows x columns that a film may have, looked at before it is decoded.
+    """
+    data = _dataset(content, largest)
     refuse_no_radiograph(data)
-    refuse_too_large(int(data.Rows), int(data.Columns))
+    refuse_too_large(int(data.Rows), int(data.Columns), largest)
     frame = decoded(data)
     if frame.samples.ndim == 3:
         levels, grey = _luma(frame, data)
@@ -80,9 +83,9 @@ def read_dicom(content: bytes) -> Float:
     return Levels(upright(levels.places, data), levels.number).shown(grey)
 
 
-def _dataset(content: bytes) -> pydicom.Dataset:
+def _dataset(content: bytes, largest: int) -> pydicom.Dataset:
     if content[128:132] == _DICM:
-        _refuse_a_bomb(content)
+        _refuse_a_bomb(content, _BYTES_PER_PIXEL * largest)
         data = pydicom.dcmread(io.BytesIO(content))
     else:
         # Old archives leave out the 128 bytes and `DICM`: taken for DICOM only if it holds a described picture.
@@ -101,7 +104,7 @@ def _dataset(content: bytes) -> pydicom.Dataset:
     return data
 
 
-def _refuse_a_bomb(content: bytes) -> None:
+def _refuse_a_bomb(content: bytes, largest: int) -> None:
     """A deflated data set is inflated as a whole before its size can be read: first without keeping it."""
     if str(DeflatedExplicitVRLittleEndian).encode() not in content[:_META_WITHIN]:
         return
@@ -114,7 +117,7 @@ def _refuse_a_bomb(content: bytes) -> None:
     while waiting and not inflater.eof:
         size += len(inflater.decompress(waiting, _PIECE))
         waiting = inflater.unconsumed_tail
-        if size > _INFLATED:
+        if size > largest:
             raise UnreadableFilm("its deflated data are larger than the largest film")
 
 

@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from chartray.pixels.codestream import Codestream, codestream
-from chartray.pixels.grey import Flags, Integers, Levels, UnreadableFilm, levels_of, refuse_too_large
+from chartray.pixels.grey import Flags, Integers, Levels, UnreadableFilm, levels_of
 
 # libjpeg-turbo, the only free decoder of JPEG Lossless and of 12-bit JPEG alike.
 _JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
@@ -116,7 +116,6 @@ def _check(stream: Codestream | None, shape: tuple[int, int], samples: int) -> N
     """Before the decoder: libraries fill what is missing with grey, and allocate whatever a codestream asks for."""
     if stream is None:
         raise UnreadableFilm("its compressed pixel data begin with no picture")
-    refuse_too_large(stream.rows, stream.columns)
     if (stream.rows, stream.columns, stream.samples) != (*shape, samples):
         raise UnreadableFilm("its compressed pixel data are of another size than its header declares")
     if not stream.complete:

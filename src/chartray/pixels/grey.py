@@ -24,8 +24,8 @@ _MARGIN = 0.25
 _SAMPLE = 1 << 18
 _ROWS_AT_ONCE = 64
 
-LARGEST_FILM = 1 << 27
-"""Rows x columns: four times the largest detector, 43 cm at 0.1 mm squared being 18 million."""
+LARGEST_FILM = 100_000_000
+"""Rows x columns: five times the largest detector, 43 cm at 0.1 mm squared being 18 million."""
 
 
 class UnreadableFilm(Exception):
@@ -131,12 +131,12 @@ def _extremes(shades: Reals, levels: Levels, ignored: Flags | None) -> tuple[flo
     return float(shades[present].min()), float(shades[present].max())
 
 
-def refuse_too_large(rows: int, columns: int) -> None:
+def refuse_too_large(rows: int, columns: int, largest: int) -> None:
     """Before anything is decoded: UnreadableFilm if a header declares no film's size."""
     if rows < 1 or columns < 1:
         raise UnreadableFilm(f"its header declares {rows} rows and {columns} columns")
-    if rows * columns > LARGEST_FILM:
+    if rows * columns > largest:
         raise UnreadableFilm(
-            f"its header declares {rows} x {columns} pixels, more than the {LARGEST_FILM // 1_000_000} million of the "
+            f"its header declares {rows} x {columns} pixels, more than the {largest / 1e6:g} million of the "
             "largest film"
         )

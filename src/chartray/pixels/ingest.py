@@ -2,43 +2,42 @@
 
 How rows are cut into shards depends on the cohort and the size alone (plan.py), never on the workers. A shard is whole
 or not there (shards.py); `store.json` comes last. So an ingest that was killed at any moment finds finished shards
-whole, does the others again, and ends in the same bytes.
+whole, does the others again, and ends in the same bytes. Films are read in processes of their own (film_process.py).
 """
 
-import fcntl
-import multiprocessing
+import hashlib
 import os
 import shutil
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from multiprocessing.connection import wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Event
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from chartray.errors import InputError
-from chartray.memory import keep_freed_memory
-from chartray.outputs import json_file
+from chartray.outputs.disk import writing
+from chartray.outputs.json_file import write_json
+from chartray.outputs.lock import locked
+from chartray.outputs.replacing import settle
+from chartray.pixels.film_process import Limits, release
 from chartray.pixels.plan import Plan, announce, make_plan, no_film
-from chartray.pixels.shards import PLAN_FILE, build_shard, finished_shards, write_json, write_parquet
-from chartray.pixels.store import (
-    FLOW_FILE,
-    UNFINISHED,
-    Store,
-    arrow_numbers,
-    arrow_strings,
-    content_hash,
-    read_index,
-    read_parquet,
-)
+from chartray.pixels.shard_file import arrow_numbers, arrow_strings
+from chartray.pixels.shards import LOCK_FILE, PLAN_FILE, ShardRecord, ShardTask, begun_shards, find_or_build
+from chartray.pixels.store import INDEX_FILE, UNFINISHED, Store, read_index, read_parquet
+from chartray.pixels.store_writing import complete
 from chartray.progress import progress
 from chartray.records.cohort_files import read_flow
+
+_LONGEST = 86_400  # seconds; timers know no more than they can count
+_Build = Callable[[ShardTask], ShardRecord]
 
 
 class Ingested(NamedTuple):
@@ -57,166 +56,176 @@ def ingest(
     size: int = 448,
     workers: int | None = None,
     images_root: str | Path | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+    allow_outside: bool = False,
     executor: Executor | None = None,
 ) -> Ingested:
     """Builds the store `out` of S = `size` pixels from a cohort's films, or continues one that was stopped.
 
-    `workers` processes (default: the cores this process may use), or any `executor` with the interface of
-    concurrent.futures that sees the same folders, for instance a Dask client's (`client.get_executor()`); then
-    `workers` is its width, for the estimate of the time. `images_root` is where the cohort's image folder lies now.
-    A film that cannot be read goes to quarantine with its reason.
+    A film that cannot be read, crashes its decoder or costs more than `limits` goes to quarantine with its reason.
 
-    Raises InputError: no cohort, an id given twice, no room on the disk, no film that can be read, a folder that holds
-    something else or an ingest begun with another cohort or size.
+    Args:
+        cohort_path: a cohort's Parquet file.
+        out: the folder of the store.
+        size: S.
+        workers: processes that read films; default: the cores this process may use.
+        images_root: where the cohort's image folder lies now.
+        limits: what a film may cost; `within` follows from the image folder.
+        allow_outside: paths and links may lead out of the image folder.
+        executor: any with the interface of concurrent.futures that sees the same folders, for instance a Dask client's
+            (`client.get_executor()`); then `workers` is its width, for the estimate of the time.
+
+    Raises:
+        InputError: no cohort, an id given twice, no room on the disk, no film that can be read, a folder that holds
+            something else or an ingest begun with another cohort, size or limits, another ingest at work there.
+        OutputError: the machine cannot write or start processes; a later run continues.
     """
     if workers is not None and workers < 1:
         raise InputError(f"expected --workers of at least 1, found {workers}")
+    # Not `<=`: NaN is no bound.
+    if not (limits.pixels >= 1 and 0 < limits.seconds <= _LONGEST):
+        raise InputError(
+            f"expected --max-megapixels above 0 and --max-seconds above 0 and up to {_LONGEST}, found "
+            f"{limits.pixels / 1e6:g} and {limits.seconds:g}"
+        )
     out = Path(out).absolute()
-    plan = make_plan(Path(cohort_path), size, images_root)
-    if (out / "store.json").exists():
+    plan = make_plan(Path(cohort_path), size, images_root, limits, allow_outside=allow_outside)
+    if (out / INDEX_FILE).exists():
         return _already_complete(out, plan)
-    done = finished_shards(out, plan.marker(), plan.shards)
+    begun = begun_shards(out, plan.marker(), plan.shards)
     workers = workers or available_cores()
     try:
-        with _pool(executor, workers) as pool:
-            announce(plan, done, out, pool, workers)
-            with _begun(out, plan):
-                records = _build(plan, done, out, pool)
+        with _pool(executor, workers) as (pool, build):
+            announce(plan, begun, out, pool, workers)
+            with writing(out), _alone(out):
+                if (out / INDEX_FILE).exists():  # another ingest has finished it meanwhile
+                    return _already_complete(out, plan)
+                write_json(out / UNFINISHED / PLAN_FILE, plan.marker())
+                records = _build(plan, begun, out, pool, build)
                 return _finish(Path(cohort_path), out, plan, records)
     except BrokenExecutor:
         raise InputError(
-            "a worker died while films were read (no memory left, or a decoder that crashed); run the same command "
-            "again, with fewer workers if memory is short: it continues after the finished shards"
+            "a worker died while films were read; run the same command again: it continues after the finished shards"
         ) from None
+    finally:
+        with suppress(OSError):
+            out.rmdir()  # which does nothing unless it is empty
 
 
 def _already_complete(out: Path, plan: Plan) -> Ingested:
+    settle(out / INDEX_FILE)
     marker = read_index(out)
     # Before anything is said of removing the folder: a store of another cohort is not to go.
     if any(marker.get(key) != value for key, value in plan.marker().items()):
         raise InputError(
-            f"expected a new folder, found in {out} a finished store of another cohort or size; choose another"
+            f"expected a new folder, found in {out} a finished store of another cohort, size or limits; choose another"
         )
     store = Store.open(out)
     # The process may have been killed between the last file and the cleaning up.
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    settle(out / LOCK_FILE)
     print(f"ingest: {out} is complete, {len(store)} films; nothing to do", file=sys.stderr, flush=True)
     return Ingested(out, store.hash, len(store), dict(Counter(store.quarantine["reason"].to_pylist())))
 
 
 @contextmanager
-def _begun(out: Path, plan: Plan) -> Iterator[None]:
-    """Makes the folder, or clears what a killed run left half written; one ingest at a time."""
-    unfinished = out / UNFINISHED
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with (unfinished / "lock").open("w") as lock:
-        try:
-            # The system lets go of it when the process ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another ingest is writing to {out}; wait for it or choose another folder") from None
-        for leftover in unfinished.glob("*.tmp"):
-            leftover.unlink(missing_ok=True)
-        write_json(out, unfinished / PLAN_FILE, plan.marker())
+def _alone(out: Path) -> Iterator[None]:
+    """One ingest at a time, on what its workers will write into."""
+    with locked(out / LOCK_FILE, f"another ingest is writing to {out}; wait for it or choose another folder"):
+        (out / UNFINISHED).mkdir(exist_ok=True)
         yield
 
 
-def _build(plan: Plan, done: dict[int, dict[str, Any]], out: Path, pool: Executor) -> list[dict[str, Any]]:
-    records = dict(done)
-    total, ready = len(plan.paths), sum(len(plan.rows(shard)) for shard in done)
-    quarantined = sum(len(record["quarantine"]) for record in done.values())
-    with progress("ingest", total, "films", done=ready) as advance:
-        futures: dict[Future[dict[str, Any]], int] = {
-            pool.submit(build_shard, plan.task(shard, out)): shard for shard in range(plan.shards) if shard not in done
+def _build(plan: Plan, begun: dict[int, ShardRecord], out: Path, pool: Executor, build: _Build) -> list[ShardRecord]:
+    """All shards, in order; those that an earlier run finished are read again, and done again if they changed."""
+    records: dict[int, ShardRecord] = {}
+    quarantined = 0
+    with progress("ingest", len(plan.paths), "films", done=sum(len(plan.rows(shard)) for shard in begun)) as advance:
+        futures: dict[Future[ShardRecord], int] = {
+            pool.submit(build, plan.task(shard, out)): shard for shard in range(plan.shards)
         }
         try:
             for future in as_completed(futures):
                 shard = futures[future]
                 records[shard] = future.result()
-                quarantined += len(records[shard]["quarantine"])
-                advance(len(plan.rows(shard)), f"{quarantined} in quarantine" if quarantined else "")
+                quarantined += len(records[shard].quarantine)
+                films = 0 if shard in begun else len(plan.rows(shard))
+                advance(films, f"{quarantined} in quarantine" if quarantined else "")
         finally:
             for future in futures:
                 future.cancel()
     return [records[shard] for shard in range(plan.shards)]
 
 
-def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[dict[str, Any]]) -> Ingested:
-    """Writes cohort.parquet, quarantine.parquet and, last, store.json."""
-    quarantine = [entry for record in records for entry in record["quarantine"]]
-    kept = [row for record in records for row in record["kept"]]
+def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[ShardRecord]) -> Ingested:
+    """Writes the tables and, last, store.json."""
+    quarantine = [entry for record in records for entry in record.quarantine]
+    kept = [row for record in records for row in record.kept]
     if not kept:
         _remove(out, records)
         raise InputError(no_film(plan, quarantine[0][1]))
-    whole = read_parquet(cohort_path)
+    whole = _cohort(cohort_path, plan)
     cohort = whole.drop_columns([name for name in ("height", "width") if name in whole.column_names])
     cohort = cohort.take(arrow_numbers(np.array(kept, dtype=np.int64)))
-    for name in ("height", "width"):
-        pixels = np.array([n for record in records for n in record[name]], dtype=np.int32)
-        cohort = cohort.append_column(name, arrow_numbers(pixels))
+    for name, sizes in (("height", [r.heights for r in records]), ("width", [r.widths for r in records])):
+        cohort = cohort.append_column(
+            name, arrow_numbers(np.array([n for part in sizes for n in part], dtype=np.int32))
+        )
     lost = [row for row, _ in quarantine]
     columns = {
         "image_id": arrow_strings([plan.image_ids[row] for row in lost]),
         "path": arrow_strings([plan.paths[row] for row in lost]),
         "reason": arrow_strings([reason for _, reason in quarantine]),
     }
-    write_parquet(out, "cohort.parquet", cohort.replace_schema_metadata(whole.schema.metadata))
-    write_parquet(out, "quarantine.parquet", pa.table(columns))
-    flow = read_flow(cohort_path)
-    if flow is not None:
+    content = complete(
+        out,
+        plan.size,
+        [record.shard for record in records],
+        b"".join(record.digests for record in records),
+        cohort.replace_schema_metadata(whole.schema.metadata),
+        quarantine=pa.table(columns),
         # The store goes where the cohort may not: what was left out, and why, goes with it.
-        json_file.write_json(out / FLOW_FILE, flow)
-    shards = [{key: record[key] for key in ("file", "rows", "bytes", "sha256")} for record in records]
-    content = content_hash(plan.size, cohort, shards)
-    index = {**plan.marker(), "rows": len(kept), "quarantined": len(lost), "hash": content, "shards": shards}
-    write_json(out, out / "store.json", index)
+        flow=read_flow(cohort_path),
+        origin=plan.marker(),
+    )
     shutil.rmtree(out / UNFINISHED)
     return Ingested(out, content, len(kept), dict(Counter(reason for _, reason in quarantine)))
 
 
-def _remove(out: Path, records: list[dict[str, Any]]) -> None:
+def _cohort(file: Path, plan: Plan) -> pa.Table:
+    """The cohort, which may have been replaced in the hours since it was planned."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"expected the cohort at {file} still, found: {error.strerror}; put it back") from None
+    if hashlib.sha256(content).hexdigest() != plan.cohort_sha256:
+        raise InputError(
+            f"expected the cohort in {file} as it was when this ingest began, found another; put it back, then run the "
+            "same command again"
+        )
+    return read_parquet(BytesIO(content))
+
+
+def _remove(out: Path, records: list[ShardRecord]) -> None:
     for record in records:
-        (out / record["file"]).unlink(missing_ok=True)
+        (out / record.shard.file).unlink(missing_ok=True)
     shutil.rmtree(out / UNFINISHED)
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
 @contextmanager
-def _pool(executor: Executor | None, workers: int) -> Iterator[Executor]:
-    """The executor that was given, or a pool of processes of our own."""
+def _pool(executor: Executor | None, workers: int) -> Iterator[tuple[Executor, _Build]]:
+    """The executor that was given, or threads of our own, each with a process that reads; and what they are to do."""
     if executor is not None:
-        yield executor
+        yield executor, find_or_build
         return
-    # Not fork: the caller may have threads (torch, Arrow), whose locks a forked child would inherit.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload([build_shard.__module__])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    ending = Event()
+    pool = ThreadPoolExecutor(workers)
     try:
-        yield pool
+        yield pool, partial(find_or_build, ending=ending)
     finally:
+        ending.set()
         pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    keep_freed_memory()
-    _die_with_parent()
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed must not go on writing into a store that a second run may have finished."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
-
-    def watch() -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        release()
 
 
 def available_cores() -> int:

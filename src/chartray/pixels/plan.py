@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chartray.errors import InputError
+from chartray.outputs.seal import sha256
+from chartray.pixels.film_process import Limits
+from chartray.pixels.shard_file import LARGEST_SHARD_BYTES
 from chartray.pixels.shards import ShardTask, time_films
-from chartray.pixels.store import LARGEST_SHARD_BYTES, STORE_FORMAT, sha256
+from chartray.pixels.store import STORE_FORMAT
 from chartray.records.cohort import refuse_shared_patients
 from chartray.records.cohort_files import read_cohort_table
 from chartray.schema import COHORT_FORMAT, from_metadata
@@ -31,6 +34,7 @@ class Plan(NamedTuple):
     image_ids: list[str]
     paths: list[str]
     root: str
+    limits: Limits
 
     @property
     def shards(self) -> int:
@@ -44,7 +48,9 @@ class Plan(NamedTuple):
         rows = self.rows(shard)
         cut = slice(rows.start, rows.stop)
         root = self.root if Path(self.root).is_dir() else ""
-        return ShardTask(str(out), shard, rows.start, self.size, root, self.image_ids[cut], self.paths[cut])
+        return ShardTask(
+            str(out), shard, rows.start, self.size, root, self.image_ids[cut], self.paths[cut], self.limits
+        )
 
     def marker(self) -> dict[str, Any]:
         """What must not change between two runs of one ingest."""
@@ -53,11 +59,23 @@ class Plan(NamedTuple):
             "cohort_sha256": self.cohort_sha256,
             "size": self.size,
             "shard_rows": self.shard_rows,
+            "largest_image": self.limits.pixels,
+            "outside": not self.limits.within,
         }
 
 
-def make_plan(cohort_path: Path, size: int, images_root: str | Path | None) -> Plan:
-    """The plan of a cohort; raises InputError for no cohort, an id given twice, a patient in two splits, no folder."""
+def make_plan(
+    cohort_path: Path,
+    size: int,
+    images_root: str | Path | None,
+    limits: Limits = Limits(),  # noqa: B008
+    *,
+    allow_outside: bool = False,
+) -> Plan:
+    """The plan of a cohort; `allow_outside` lets its paths lead out of the image folder.
+
+    Raises InputError for no cohort, an id given twice, a patient in two splits, no folder, a path that leads out of it.
+    """
     if not _SIZES[0] <= size <= _SIZES[1]:
         raise InputError(f"expected a size of {_SIZES[0]} to {_SIZES[1]} pixels, found {size}")
     needed = ["image_id", "patient_id", "path", "split"]
@@ -71,20 +89,25 @@ def make_plan(cohort_path: Path, size: int, images_root: str | Path | None) -> P
     if metadata.format != COHORT_FORMAT:
         raise InputError(f"expected cohort format {COHORT_FORMAT} in {cohort_path}, found {metadata.format}")
     if missing:
-        raise InputError(f"expected a column {min(missing)} in {cohort_path}, found {', '.join(table.column_names)}")
+        raise InputError(f"expected a column {min(missing)} in {cohort_path}, found none")
     image_ids, paths = table["image_id"].to_pylist(), table["path"].to_pylist()
     _check_rows(cohort_path, image_ids, paths)
     refuse_shared_patients(table["patient_id"], table["split"], str(cohort_path))
     here = Path(images_root).absolute() if images_root is not None else None
     if here is not None and not here.is_dir():
         raise InputError(f"expected the image folder at {here}, found no such folder")
+    root = str(here or metadata.image_root)
+    resolved = _resolved(paths, metadata.image_root, here, allow_outside)
+    if root and not allow_outside:
+        _refuse_outside(cohort_path, resolved, root)
     return Plan(
         cohort_sha256=sha256(cohort_path),
         size=size,
         shard_rows=_shard_rows(len(paths), size),
         image_ids=image_ids,
-        paths=_resolved(paths, metadata.image_root, here),
-        root=str(here or metadata.image_root),
+        paths=resolved,
+        root=root,
+        limits=limits._replace(within=os.path.abspath(root) if root and not allow_outside else ""),
     )
 
 
@@ -103,8 +126,9 @@ def announce(plan: Plan, done: Collection[int], out: Path, pool: Executor, worke
         )
     sample = [plan.paths[rows[i]] for i in np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_FILMS).astype(int))]
     parts = [sample[i::workers] for i in range(min(workers, len(sample)))]
-    timed = list(pool.map(time_films, parts, [plan.size] * len(parts)))
-    seconds, unreadable = sum(t[0] for t in timed), sum(t[1] for t in timed)
+    timed = list(pool.map(time_films, parts, [plan.size] * len(parts), [plan.limits] * len(parts)))
+    seconds, reasons = sum(t[0] for t in timed), [reason for t in timed for reason in t[1]]
+    unreadable = len(reasons)
     if unreadable == len(sample) and not done and not any(os.path.exists(path) for path in plan.paths):
         raise InputError(no_film(plan, "no such file"))
     left = seconds / len(sample) * len(rows) / workers
@@ -122,8 +146,8 @@ def no_film(plan: Plan, reason: str) -> str:
     """What is said where not one film can be read."""
     under = f" under {plan.root}" if plan.root else ""
     return (
-        f"expected films{under}, found none of {len(plan.paths)} that can be read; the first is {plan.paths[0]} "
-        f"({reason}); say where they lie with --images"
+        f"expected films{under}, found none of {len(plan.paths)} that can be read (row 1: {reason}); say where they "
+        "lie with --images"
     )
 
 
@@ -142,20 +166,34 @@ def _check_rows(cohort_path: Path, image_ids: list[str | None], paths: list[str 
             )
 
 
-def _resolved(paths: list[str], recorded_root: str, here: Path | None) -> list[str]:
-    """Absolute paths; with `here`, the part under the recorded root is looked for under `here`."""
+def _resolved(paths: list[str], recorded_root: str, here: Path | None, allow_outside: bool) -> list[str]:
+    """Paths under their root; with `here`, the part under the recorded root is looked for under `here`."""
     root = str(here) if here is not None else recorded_root
     resolved = []
     for row, path in enumerate(paths):
         if here is not None and os.path.isabs(path):
             if not (recorded_root and Path(path).is_relative_to(recorded_root)):
+                if allow_outside:
+                    resolved.append(path)
+                    continue
                 raise InputError(
                     f"expected the path in row {row + 1} under the cohort's image folder {recorded_root!r}, found "
-                    "another; leave --images out"
+                    "another; leave --images out, or say --allow-outside"
                 )
             path = os.path.relpath(path, recorded_root)
         resolved.append(os.path.join(root, path))
     return resolved
+
+
+def _refuse_outside(cohort_path: Path, paths: list[str], root: str) -> None:
+    """Whatever the links on the disk say, which are followed when a film is read."""
+    folder = os.path.abspath(root)
+    for row, path in enumerate(paths):
+        if os.path.commonpath([folder, os.path.abspath(path)]) != folder:
+            raise InputError(
+                f"expected every path of {cohort_path} inside the image folder {root}, found that of row {row + 1} "
+                "leading out of it; correct the table, or say --allow-outside if it may"
+            )
 
 
 def _shard_rows(rows: int, size: int) -> int:

@@ -9,7 +9,9 @@ store. A film and its negative are stretched alike, so MONOCHROME1 and MONOCHROM
 """
 
 import io
+import os
 import re
+import stat
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,11 +25,22 @@ from imagecodecs import png_decode
 from PIL import Image, ImageOps
 
 from chartray.pixels.dicom import read_dicom
-from chartray.pixels.grey import LUMA, Float, Integers, UnreadableFilm, levels_of, over_range, refuse_too_large
+from chartray.pixels.grey import (
+    LARGEST_FILM,
+    LUMA,
+    Float,
+    Integers,
+    UnreadableFilm,
+    levels_of,
+    over_range,
+    refuse_too_large,
+)
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24
 _EXIF_ORIENTATION = 0x0112
+_NO_FILE = "it is no file but a folder, a pipe or a device"
+_LARGEST_FILE = 1 << 30
 _UPRIGHT: dict[int, tuple[Callable[[Integers], Integers], ...]] = {
     2: (np.fliplr,),
     3: (np.fliplr, np.flipud),
@@ -61,14 +74,20 @@ def read_image(path: str | Path, *, smallest_side: int | None = None) -> Float:
     return read_film(path, smallest_side=smallest_side).image
 
 
-def read_film(path: str | Path, *, smallest_side: int | None = None) -> Film:
-    """Like `read_image`, with the true height and width."""
-    content = _content(Path(path))
+def read_film(
+    path: str | Path, *, smallest_side: int | None = None, largest: int = LARGEST_FILM, within: str = ""
+) -> Film:
+    """Like `read_image`, with the true height and width.
+
+    `largest`: rows x columns that a film may have, looked at before it is decoded; `within`: the folder that the file
+    must lie in, whatever links say, "" for any.
+    """
+    content = _content(str(path), within)
     try:
         with warnings.catch_warnings():
             # Odd headers and large films are no news; what cannot be used raises.
             warnings.simplefilter("ignore")
-            film = _decode(content, smallest_side)
+            film = _decode(content, smallest_side, largest)
     except (UnreadableFilm, MemoryError):
         raise
     except Exception as error:
@@ -80,29 +99,49 @@ def read_film(path: str | Path, *, smallest_side: int | None = None) -> Film:
     return film
 
 
-def _content(path: Path) -> bytes:
+def _content(path: str, within: str) -> bytes:
+    """What a regular file holds; of anything else (a pipe, a device) nothing is read, and it is not waited for."""
     try:
-        content = path.read_bytes()
+        # To open a device can do something: it is looked at before it is opened, and again once it is.
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            raise UnreadableFilm(_NO_FILE)
+        if within and not _lies_in(path, within):
+            raise UnreadableFilm("a link leads out of the image folder (--allow-outside would follow it)")
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            state = os.fstat(stream.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise UnreadableFilm(_NO_FILE)
+            content = stream.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
         raise UnreadableFilm("no such file") from None
     except OSError as error:
         raise UnreadableFilm(f"the file cannot be opened: {error.strerror}") from None
+    except ValueError:
+        raise UnreadableFilm("no file can have its name, which holds a NUL character") from None
     if not content:
         raise UnreadableFilm("the file is empty")
+    if len(content) > _LARGEST_FILE:
+        raise UnreadableFilm(f"the file has more than {_LARGEST_FILE >> 20} MiB")
     return content
 
 
-def _decode(content: bytes, smallest_side: int | None) -> Film:
+def _lies_in(path: str, folder: str) -> bool:
+    folder = os.path.realpath(folder)
+    return os.path.commonpath([folder, os.path.realpath(path)]) == folder
+
+
+def _decode(content: bytes, smallest_side: int | None, largest: int) -> Film:
     if content.startswith((_JPEG, _PNG)):
-        return _picture(content, smallest_side)
-    image = read_dicom(content)
+        return _picture(content, smallest_side, largest)
+    image = read_dicom(content, largest)
     return Film(image, *image.shape)
 
 
-def _picture(content: bytes, smallest_side: int | None) -> Film:
+def _picture(content: bytes, smallest_side: int | None, largest: int) -> Film:
     picture = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
     width, height = picture.size
-    refuse_too_large(height, width)
+    refuse_too_large(height, width, largest)
     orientation = 1
     with suppress(Exception):  # broken EXIF is no reason to lose a film
         orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)

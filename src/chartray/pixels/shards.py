@@ -1,25 +1,28 @@
 """Shards, the unit of work: read, written and found again, each whole or not at all.
 
-A shard is a range of the cohort's rows. Its images are written under a temporary name, flushed to the disk and renamed;
-then the same for its record (`unfinished/shard-00000.json`), which says that it is finished.
+A shard is a range of the cohort's rows. Its file comes first, then its record (`unfinished/shard-00000.json`), which
+says that it is finished and what it holds.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chartray.errors import InputError
+from chartray.outputs.json_file import read_json, write_json
+from chartray.outputs.replacing import replaced_file
+from chartray.outputs.seal import sha256
+from chartray.pixels.film_process import Limits, read_apart, warm
 from chartray.pixels.grey import UnreadableFilm
-from chartray.pixels.read import read_film, squash
-from chartray.pixels.store import UNFINISHED, publish, sha256, temporary, write_shard
+from chartray.pixels.shard_file import Shard, write_shard
+from chartray.pixels.store import UNFINISHED
 
 PLAN_FILE = "plan.json"
+LOCK_FILE = ".ingest.lock"
 
 
 class ShardTask(NamedTuple):
@@ -32,10 +35,37 @@ class ShardTask(NamedTuple):
     root: str
     image_ids: list[str]
     paths: list[str]
+    limits: Limits
 
 
-def build_shard(task: ShardTask) -> dict[str, Any]:
-    """Reads the films of one shard and writes it; returns its record (runs in a worker)."""
+class ShardRecord(NamedTuple):
+    """A finished shard: the rows of the cohort that it keeps, their sizes, and (row, reason) of those that it lost."""
+
+    shard: Shard
+    digests: bytes
+    kept: list[int]
+    heights: list[int]
+    widths: list[int]
+    quarantine: list[tuple[int, str]]
+
+
+class Abandoned(Exception):
+    """The ingest has ended while this shard was being read."""
+
+
+def find_or_build(task: ShardTask, ending: Event | None = None) -> ShardRecord:
+    """The shard as an earlier run finished it, every byte of it verified, else as `build_shard` builds it."""
+    found = _recorded(Path(task.folder), task.shard)
+    if found is not None and _is_whole(Path(task.folder), found.shard):
+        return found
+    return build_shard(task, ending)
+
+
+def build_shard(task: ShardTask, ending: Event | None = None) -> ShardRecord:
+    """Reads the films of one shard and writes it; returns its record (runs in a worker).
+
+    Raises Abandoned, and writes nothing, once `ending` is set.
+    """
     folder = Path(task.folder)
     images = np.empty((len(task.paths), task.size, task.size), dtype=np.uint8)
     kept: list[int] = []
@@ -43,51 +73,46 @@ def build_shard(task: ShardTask) -> dict[str, Any]:
     widths: list[int] = []
     quarantine: list[tuple[int, str]] = []
     for row, path in enumerate(task.paths):
+        if ending is not None and ending.is_set():
+            raise Abandoned
         try:
-            film = read_film(path, smallest_side=_decoded_side(task.size))
+            height, width = read_apart(path, task.size, task.limits, images[len(kept)])
         except UnreadableFilm as reason:
             quarantine.append((task.first_row + row, str(reason)))
             continue
-        images[len(kept)] = squash(film, task.size)
         kept.append(row)
-        heights.append(film.height)
-        widths.append(film.width)
+        heights.append(height)
+        widths.append(width)
     if quarantine and task.root and not Path(task.root).is_dir():
         # A share that went away in the middle must not fill the quarantine.
         raise InputError(f"the image folder {task.root} has gone; run the same command again when it is back")
     name = f"images-{task.shard:05d}.arrow"
-    whole = temporary(folder / UNFINISHED, name)
-    write_shard(whole, [task.image_ids[row] for row in kept], images[: len(kept)])
-    record = {
-        "file": name,
-        "rows": len(kept),
-        "bytes": whole.stat().st_size,
-        "sha256": sha256(whole),
-        "kept": [task.first_row + row for row in kept],
-        "height": heights,
-        "width": widths,
-        "quarantine": quarantine,
-    }
-    publish(whole, folder / name)
-    write_json(folder, record_file(folder, task.shard), record)
+    with replaced_file(folder / name) as partial:
+        shard, digests = write_shard(partial, [task.image_ids[row] for row in kept], images[: len(kept)])
+    kept = [task.first_row + row for row in kept]
+    record = ShardRecord(shard._replace(file=name), digests, kept, heights, widths, quarantine)
+    content = record._asdict() | {"shard": record.shard._asdict(), "digests": digests.hex()}
+    write_json(_record_file(folder, task.shard), content)
     return record
 
 
-def time_films(paths: Sequence[str], size: int) -> tuple[float, int]:
-    """Seconds that reading and squashing `paths` takes, and how many of them cannot be read (runs in a worker)."""
-    began, unreadable = time.perf_counter(), 0
+def time_films(paths: Sequence[str], size: int, limits: Limits) -> tuple[float, list[str]]:
+    """Seconds that these films take, and why some of them cannot be read (runs in a worker)."""
+    image, reasons = np.empty((size, size), dtype=np.uint8), []
+    warm()
+    began = time.perf_counter()
     for path in paths:
         try:
-            squash(read_film(path, smallest_side=_decoded_side(size)), size)
-        except UnreadableFilm:
-            unreadable += 1
-    return time.perf_counter() - began, unreadable
+            read_apart(path, size, limits, image)
+        except UnreadableFilm as reason:
+            reasons.append(str(reason))
+    return time.perf_counter() - began, reasons
 
 
-def finished_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int, dict[str, Any]]:
+def begun_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int, ShardRecord]:
     """The records of an earlier run's finished shards; refuses a folder that holds anything else.
 
-    `marker` is what must not change between two runs of one ingest, as `write_json` wrote it to `plan.json`.
+    `marker` is what must not change between two runs of one ingest, as it stands in `plan.json`.
     """
     if not out.exists():
         return {}
@@ -95,53 +120,44 @@ def finished_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[i
         raise InputError(f"expected a folder or nothing at {out}, found a file")
     marker_file = out / UNFINISHED / PLAN_FILE
     if not marker_file.exists():
-        strangers = [entry.name for entry in out.iterdir() if entry.name != UNFINISHED]
+        strangers = [entry.name for entry in out.iterdir() if entry.name not in (UNFINISHED, LOCK_FILE)]
         if strangers:
             raise InputError(f"expected a new or empty folder, found {min(strangers)} in {out}; choose another")
         return {}
     try:
-        begun = json.loads(marker_file.read_text())
-    except ValueError:
-        raise InputError(f"expected JSON in {marker_file}, found other content; remove the folder {out}") from None
+        begun = read_json(marker_file, "the plan of an unfinished ingest")
+    except InputError as error:
+        raise InputError(f"{error}; or remove the folder {out}") from None
     if begun != marker:
         raise InputError(
-            f"expected the cohort and size that the unfinished ingest in {out} began with, found others; "
+            f"expected the cohort, size and limits that the unfinished ingest in {out} began with, found others; "
             "give those again, or choose another folder"
         )
-    done = {}
-    for shard in range(shards):
-        try:
-            record = json.loads(record_file(out, shard).read_text())
-            if (out / record["file"]).stat().st_size == record["bytes"]:
-                done[shard] = record
-        except FileNotFoundError:
-            continue
-    return done
+    records = {shard: _recorded(out, shard) for shard in range(shards)}
+    return {shard: record for shard, record in records.items() if record is not None}
 
 
-def record_file(out: Path, shard: int) -> Path:
-    """Where the record of a finished shard lies."""
-    return out / UNFINISHED / f"shard-{shard:05d}.json"
+def _recorded(folder: Path, shard: int) -> ShardRecord | None:
+    """The record of a shard that an earlier run finished; None where there is none, or none that can be trusted."""
+    file = _record_file(folder, shard)
+    if not file.exists():
+        return None
+    try:
+        content = read_json(file, "the record of a shard")
+    except InputError:
+        return None
+    content["shard"] = Shard(**content["shard"])
+    content["digests"] = bytes.fromhex(content["digests"])
+    content["quarantine"] = [(row, reason) for row, reason in content["quarantine"]]
+    return ShardRecord(**content)
 
 
-def write_json(out: Path, file: Path, content: dict[str, Any]) -> None:
-    """Writes `file` of the store `out`, whole or not at all."""
-    whole = temporary(out / UNFINISHED, file.name)
-    whole.write_text(json.dumps(content, indent=None if "kept" in content else 1) + "\n")
-    publish(whole, file)
+def _is_whole(folder: Path, shard: Shard) -> bool:
+    try:
+        return sha256(folder / shard.file) == shard.sha256
+    except OSError:
+        return False
 
 
-def write_parquet(out: Path, name: str, table: pa.Table) -> None:
-    """Writes the table `name` of the store `out`, whole or not at all."""
-    whole = temporary(out / UNFINISHED, name)
-    pq.write_table(table, whole)
-    publish(whole, out / name)
-
-
-def _decoded_side(size: int) -> int:
-    """How many pixels a scaled JPEG must keep for S: a quarter more.
-
-    Measured on a 2544 x 3056 film against decoding it whole: 49.6 dB where the decoder leaves S or little more, 54 to
-    58 dB from 1.25 S on.
-    """
-    return size + size // 4
+def _record_file(folder: Path, shard: int) -> Path:
+    return folder / UNFINISHED / f"shard-{shard:05d}.json"

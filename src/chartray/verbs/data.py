@@ -115,7 +115,15 @@ def features(cohort_file: Path, *, out: Out) -> None:
 
 
 def ingest(
-    cohort_file: Path, *, out: Out, size: int = 448, workers: CountIfGiven = None, images: Path | None = None
+    cohort_file: Path,
+    *,
+    out: Out,
+    size: int = 448,
+    workers: CountIfGiven = None,
+    images: Path | None = None,
+    max_megapixels: float = 100.0,
+    max_seconds: float = 60.0,
+    allow_outside: bool = False,
 ) -> None:
     """Decodes every film once into a memory-mapped store; killed at any moment, the same command continues.
 
@@ -125,10 +133,23 @@ def ingest(
         size: Side of a stored film in pixels: 448 (2 x the 224 px view), or 256 to save time and space.
         workers: Processes; default: all cores.
         images: Where the films lie now, if they have moved since the cohort was made.
+        max_megapixels: A film that declares more pixels than this goes to quarantine, undecoded.
+        max_seconds: So does one that takes a processor longer than this, or ten times as long by the clock.
+        allow_outside: Paths and links of the cohort may lead out of its image folder.
     """
+    from chartray.pixels.film_process import Limits
     from chartray.pixels.ingest import ingest as ingest_films
 
-    made = ingest_films(cohort_file, out, size=size, workers=workers, images_root=images)
+    limits = Limits(pixels=int(max_megapixels * 1e6), seconds=max_seconds)
+    made = ingest_films(
+        cohort_file,
+        out,
+        size=size,
+        workers=workers,
+        images_root=images,
+        limits=limits,
+        allow_outside=allow_outside,
+    )
     print(f"{made.store}: {made.films} films of {size} px, hash {made.hash[:12]}")
     for reason, count in made.quarantined.items():
         print(f"  quarantine: {count} ({reason})")
