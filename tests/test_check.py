@@ -271,7 +271,7 @@ def store(clean: pa.Table, films: Path, tmp_path: Path) -> Path:
     for row, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{row}.png")
     cohort = with_cells(clean, "path", {row: str(folder / f"{row}.png") for row in range(FILMS)})
-    ingest(written(cohort, tmp_path), tmp_path / "store", size=FILM_SIZE, workers=1)
+    ingest(written(cohort, tmp_path), tmp_path / "store", size=FILM_SIZE, workers=1, allow_outside=True)
     return tmp_path / "store"
 
 

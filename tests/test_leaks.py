@@ -54,7 +54,14 @@ def changed(store: Store, folder: Path, change: Callable[[np.ndarray, dict[str, 
     types = {field.name: field.type for field in table.schema}
     made = pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
     pq.write_table(made.replace_schema_metadata(table.schema.metadata), folder / "cohort.parquet")
-    ingest(folder / "cohort.parquet", folder / "store", size=SIZE, workers=1, executor=ThreadPoolExecutor(1))
+    ingest(
+        folder / "cohort.parquet",
+        folder / "store",
+        size=SIZE,
+        workers=1,
+        allow_outside=True,
+        executor=ThreadPoolExecutor(1),
+    )
     return Store.open(folder / "store")
 
 
