@@ -14,6 +14,7 @@ import torch
 
 from chartray.cli import _out_of_memory, run_command
 from chartray.config import knobs, load, recipe_names
+from chartray.outputs.parquet_file import write_table
 from tests.stores import edit_index, replace_cohort
 
 MIMIC = ["cohort", "mimic", "--mimic-iv", "nowhere-iv", "--mimic-cxr", "nowhere-cxr", "--out", "c.parquet"]
@@ -142,7 +143,7 @@ def test_a_patient_in_two_splits_is_refused_before_anything_is_ingested(
     table = pq.read_table(small_store / "cohort.parquet").drop_columns(["height", "width"])
     place = table.schema.get_field_index("split")
     splits = ["test", *table.column("split").to_pylist()[1:]]
-    pq.write_table(table.set_column(place, "split", pa.array(splits)), here / "c.parquet")
+    write_table(table.set_column(place, "split", pa.array(splits)), here / "c.parquet")
     assert "split" in refused(["features", "c.parquet", "--out", "f"], capsys)
     assert "split" in refused(["ingest", "c.parquet", "--out", "s", "--size", "16"], capsys)
     assert not (here / "s").exists()

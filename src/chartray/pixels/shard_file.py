@@ -35,11 +35,15 @@ class Shard(NamedTuple):
 
 
 class Mapped(NamedTuple):
-    """A shard in memory: `images` uint8 (n, S, S), read-only, not yet verified; `digests` uint8 (n, 32); `ids` (n,)."""
+    """A shard in memory: `images` uint8 (n, S, S), read-only; `digests` uint8 (n, 32); `ids` (n,).
+
+    `verified` (n,) is 1 where this process has seen the image to be what was written.
+    """
 
     images: Pixels
     digests: Pixels
     ids: pa.Array
+    verified: bytearray
 
     def vouched(self, row: int, image: Pixels) -> bool:
         """Whether `image` (S, S) is what was written as `row`."""
@@ -97,7 +101,7 @@ def map_shard(folder: str | Path, shard: Shard, size: int, again: str) -> Mapped
     batch = pa.ipc.open_file(content).get_batch(0)
     column, buffer = batch.column("sha256"), batch.column("sha256").buffers()[1]
     digests = np.frombuffer(buffer, dtype=np.uint8, count=len(column) * _DIGEST).reshape(-1, _DIGEST)
-    return Mapped(batch.column("image").to_numpy_ndarray(), digests, batch.column("image_id"))
+    return Mapped(batch.column("image").to_numpy_ndarray(), digests, batch.column("image_id"), bytearray(shard.rows))
 
 
 def _frame_sha256(content: pa.Buffer, pixels_at: int, pixels: int) -> str:

@@ -119,7 +119,6 @@ class Images:
         self._ends = np.cumsum(rows)
         self._starts = self._ends - rows
         self._mapped: dict[int, Mapped] = {}
-        self._seen = np.zeros(len(self), dtype=bool)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -135,8 +134,7 @@ class Images:
         shard = int(np.searchsorted(self._ends, row, side="right"))
         inside = row - int(self._starts[shard])
         image: Pixels = self._shard(shard).images[inside]
-        if not self._seen[row]:
-            self._verify(shard, inside, image)
+        self._verify(shard, inside, image)
         return image
 
     def gather(self, rows: npt.NDArray[np.int64], out: Pixels | None = None) -> Pixels:
@@ -149,35 +147,39 @@ class Images:
             out = np.empty(shape, dtype=np.uint8)
         elif out.shape != shape or out.dtype != np.uint8:
             raise ValueError(f"out must be uint8 {shape}, found {out.dtype} {out.shape}")
+        shards = np.searchsorted(self._ends, rows, side="right")
+        inside = rows - self._starts[shards] if len(rows) else rows
         # In the order of the disk: neighbours share pages and read-ahead.
         order = np.argsort(rows, kind="stable")
-        parts = 1 if np.count_nonzero(~self._seen[rows]) < _FEW else _THREADS
-        if parts == 1:
-            self._copy(rows, order, out)
+        places = list(zip(order.tolist(), shards[order].tolist(), inside[order].tolist(), strict=True))
+        if sum(not self._shard(shard).verified[row] for _, shard, row in places) < _FEW:
+            self._copy(places, out)
         else:
-            with ThreadPoolExecutor(parts) as threads:
-                list(threads.map(lambda part: self._copy(rows, part, out), np.array_split(order, parts)))
+            parts = [
+                places[len(places) * part // _THREADS : len(places) * (part + 1) // _THREADS]
+                for part in range(_THREADS)
+            ]
+            with ThreadPoolExecutor(_THREADS) as threads:
+                list(threads.map(self._copy, parts, [out] * _THREADS))
         return out
 
-    def _copy(self, rows: npt.NDArray[np.int64], order: npt.NDArray[np.int64], out: Pixels) -> None:
-        """Copies the rows at the places `order`, and verifies the copies of those not seen before."""
-        wanted = rows[order]
-        shards = np.searchsorted(self._ends, wanted, side="right")
-        inside = wanted - self._starts[shards] if len(wanted) else wanted
-        columns = (order.tolist(), shards.tolist(), inside.tolist(), self._seen[wanted].tolist())
-        for position, shard, row, seen in zip(*columns, strict=True):
+    def _copy(self, places: list[tuple[int, int, int]], out: Pixels) -> None:
+        """Copies images to their places in `out`, from shard and row, and verifies the copies."""
+        for position, shard, row in places:
             out[position] = self._shard(shard).images[row]
-            if not seen:
-                self._verify(shard, row, out[position])
+            self._verify(shard, row, out[position])
 
     def _verify(self, shard: int, row: int, image: Pixels) -> None:
-        if not self._shard(shard).vouched(row, image):
+        mapped = self._shard(shard)
+        if mapped.verified[row]:
+            return
+        if not mapped.vouched(row, image):
             file = self._folder / self._shards[shard].file
             raise InputError(
                 f"expected image {row + 1} in {file} as it was written, found other content (its SHA-256 differs); "
                 f"the store is damaged: {_again(self._folder)}"
             )
-        self._seen[int(self._starts[shard]) + row] = True
+        mapped.verified[row] = 1
 
     def _shard(self, shard: int) -> Mapped:
         mapped = self._mapped.get(shard)
