@@ -24,7 +24,6 @@ from chartray.outputs.lock import locked
 from chartray.outputs.replacing import replaced_file
 from chartray.pixels import ingest as driver
 from chartray.pixels import shards as room
-from chartray.pixels import store_writing
 from chartray.pixels.film_process import Limits
 from chartray.pixels.ingest import Ingested, ingest
 from chartray.pixels.store import Store
@@ -179,7 +178,7 @@ def test_stopped_at_every_write_it_ends_in_the_same_bytes(
 
         out = tmp_path / f"stopped-{stop}"
         with monkeypatch.context() as patch:
-            for module in (room, json_file, parquet_file, store_writing):
+            for module in (room, json_file, parquet_file):
                 patch.setattr(module, "replaced_file", stopping)
             try:
                 build(cohort, out)
