@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,8 +174,10 @@ class Made(NamedTuple):
 class Hospital:
     """The folder `whole` with everything in it, and the folder `here` in which a case happens, always the same one."""
 
-    def __init__(self, scratch: Path, does: Callable[[tuple[str, ...]], int], control: Control) -> None:
-        self.scratch, self.does, self.control = scratch, does, control
+    def __init__(
+        self, scratch: Path, prepare: Callable[[], Callable[[tuple[str, ...]], int]], control: Control
+    ) -> None:
+        self.scratch, self.prepare, self.control = scratch, cache(prepare), control
         self.whole, self.here, self.before = (scratch / name for name in ("whole", "case", "earlier"))
         self.made: dict[str, Made] = {}
         for folder in (self.whole, self.here, self.before):
@@ -182,9 +185,14 @@ class Hospital:
             folder.mkdir(parents=True)
         _write_hospital(self.whole)
 
+    @property
+    def does(self) -> Callable[[tuple[str, ...]], int]:
+        """What runs a command line; the first time, everything that commands need is imported."""
+        return self.prepare()
+
     def make(self, name: str) -> Made:
         """What the command `name` makes, which is made where it is not there yet, and what it reads before."""
-        command = COMMANDS[name]
+        command, _ = COMMANDS[name], self.does
         if name in self.made:
             return self.made[name]
         for other in COMMANDS.values():

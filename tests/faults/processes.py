@@ -242,7 +242,11 @@ def _serve(does: Callable[[T], Sequence[str]], cases: list[T], writer: int, scra
         for stream in (1, 2):
             os.ftruncate(stream, 0)
             os.lseek(stream, 0, os.SEEK_SET)
-        os.write(writer, json.dumps(does(case)).encode() + b"\n")
+        try:
+            said = does(case)
+        except BaseException:
+            said = "fault of the harness", traceback.format_exc()
+        os.write(writer, json.dumps(said).encode() + b"\n")
     os._exit(0)
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults import disturbed
+from tests.faults import damaged, disturbed, pictures
 from tests.faults.materials import Hospital
 from tests.faults.outcome import EXPECTED, Case, Outcome
 from tests.faults.processes import Control, settle_before_forks
@@ -40,13 +41,31 @@ def kinds() -> dict[str, Kind]:
     for name, does in disturbed.kinds():
         share = costly.get(name.split(".")[0], 0.5)
         made.append(Kind(name, share, _one_by_one(does), needs_shim=not name.endswith(disturbed.TOGETHER)))
+    for form, share in (("dicom", 350), ("png", 120), ("jpeg", 120), ("tiff", 10)):
+        made.append(Kind(f"picture.{form}", share, _in_rows(pictures.fuzz, form)))
+    for name in damaged.READS:
+        made.append(Kind(f"read.{name}", 35, _in_rows(damaged.read_damaged, name)))
+    for name, artefact in damaged.FED:
+        made.append(
+            Kind(
+                f"{name}.damaged-{artefact}",
+                0.5,
+                _one_by_one(partial(damaged.feed_damaged, name=name, artefact=artefact)),
+            )
+        )
+    made.append(Kind("pretrain.resume-damaged", 2, _one_by_one(damaged.resume_damaged)))
+    made.append(Kind("study.damaged", 0.3, _one_by_one(damaged.study_damaged)))
     return {kind.name: kind for kind in made}
+
+
+def _in_rows(does: Callable[[Hospital, str, Sequence[int]], Iterator[tuple[int, Outcome]]], of: str) -> Runs:
+    return lambda hospital, seeds: does(hospital, of, seeds)
 
 
 def _one_by_one(does: Callable[[Hospital, int], Outcome]) -> Runs:
     def runs(hospital: Hospital, seeds: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
         for seed in seeds:
-            yield seed, does(hospital, seed)
+            yield seed, does(hospital, seed=seed)
 
     return runs
 
@@ -74,6 +93,7 @@ def commands() -> Callable[[tuple[str, ...]], int]:
 
     app.command(ingest_here, name="ingest-here")
     settle_pyarrow()
+    settle_before_forks()
 
     def does(tokens: tuple[str, ...]) -> int:
         sys.argv = ["chartray", *tokens]
@@ -90,9 +110,7 @@ def run(options: argparse.Namespace, scratch: Path) -> int:
     if not control.works and (lost := [kind for kind in chosen if kind.needs_shim]):
         print(f"no C compiler, or no LD_PRELOAD: {len(lost)} kinds of disturbed calls are skipped", flush=True)
         chosen = [kind for kind in chosen if not kind.needs_shim]
-    hospital = Hospital(scratch, commands(), control)
-    settle_before_forks()
-    print(f"everything is imported after {time.monotonic() - began:.0f} s; cases in {scratch}", flush=True)
+    hospital = Hospital(scratch, commands, control)
     record = Record(options.out)
     number, of = map(int, options.share.split("/"))
     try:
