@@ -35,7 +35,7 @@ _PRETRAIN = {
     "train.device": "cpu",
     "health.every": 4,
     "health.stop": False,
-    "health.probe_films": 8,
+    "health.probe_films": 16,
 }
 KNOBS = [token for knob, value in _PRETRAIN.items() for token in (f"--{knob}", str(value).lower())]
 MAPPING = """\

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults import damaged, disturbed, pictures
+from tests.faults import cells, damaged, disturbed, pictures, texts
 from tests.faults.materials import Hospital
 from tests.faults.outcome import EXPECTED, Case, Outcome
 from tests.faults.processes import Control, settle_before_forks
@@ -43,6 +43,12 @@ def kinds() -> dict[str, Kind]:
         made.append(Kind(name, share, _one_by_one(does), needs_shim=not name.endswith(disturbed.TOGETHER)))
     for form, share in (("dicom", 350), ("png", 120), ("jpeg", 120), ("tiff", 10)):
         made.append(Kind(f"picture.{form}", share, _in_rows(pictures.fuzz, form)))
+    for source, share in zip(cells.SOURCES, (40, 20, 20, 12, 12), strict=True):
+        made.append(Kind(f"cells.{source}", share, _in_rows(cells.fuzz, source)))
+    for which in texts.TEXTS:
+        made.append(Kind(f"yaml.{which}", 25, _in_rows(texts.fuzz_yaml, which)))
+    for artefact in texts.SHARED:
+        made.append(Kind(f"shared.{artefact}", 8, _in_rows(texts.fuzz_sealed, artefact)))
     for name in damaged.READS:
         made.append(Kind(f"read.{name}", 35, _in_rows(damaged.read_damaged, name)))
     for name, artefact in damaged.FED:
@@ -78,8 +84,12 @@ def commands() -> Callable[[tuple[str, ...]], int]:
     import chartray.evaluation.embed_store
     import chartray.evaluation.evaluate
     import chartray.export
+    import chartray.records.chexpert
+    import chartray.records.mimic
+    import chartray.records.nih
     import chartray.records.table
     import chartray.report.page
+    import chartray.simulate.hospital
     import chartray.study
     import chartray.training.pretrain  # noqa: F401
     from chartray.cli import app, run_command
