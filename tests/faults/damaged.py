@@ -176,7 +176,9 @@ def resume_damaged(hospital: Hospital, seed: int) -> Outcome:
     newest = max((hospital.here / "run" / "checkpoints").glob("step-*"))
     if seed % 2:  # as if killed between the two checkpoints
         shutil.rmtree(newest)
-    return _damaged_run(hospital, command, hospital.here / "run", made.content, made.volatile, f"resume:{seed}", whole=True)
+    return _damaged_run(
+        hospital, command, hospital.here / "run", made.content, made.volatile, f"resume:{seed}", whole=True
+    )
 
 
 def study_damaged(hospital: Hospital, seed: int) -> Outcome:
