@@ -360,6 +360,8 @@ SMOKER = "true: [ja], false: [nein]}"
         ("uncertain: [unklar]", "uncertain: [nein]", "the cell 'nein' stands under 'false' and under 'uncertain'"),
         ("true: [ja], false: [nein], unc", "unc", "'uncertain' needs the lists 'true' and 'false' beside it"),
         ("{column: effusion, ", "{column: effusion, values: [1], ", "'labels.Effusion.values'; there are .*uncertain"),
+        ("column: crp,", "column: '',", "another 'ehr.crp.column': needs the name of a column, found none"),
+        (SMOKER, f"present_means: {'x' * 5000}}}", r"found 'x{20,300} \.\.\. "),
         (SMOKER, "true: [ja], uncertain: [unklar]}", "only known keys, found 'ehr.smoker.uncertain'; there are"),
     ],
 )

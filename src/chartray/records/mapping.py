@@ -7,14 +7,22 @@ import math
 import re
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from chartray.errors import InputError
 from chartray.records.cohort import SPLIT_SHARES
-from chartray.records.mapping_keys import keys_of, refuse_other_keys
-from chartray.records.reading import nearest
+from chartray.records.mapping_keys import refuse_other_keys, sentence
 from chartray.records.same_patient import Same, checked_same
 from chartray.records.values import is_date_format, number
 from chartray.schema import SPLITS, Variable
@@ -22,8 +30,14 @@ from chartray.yaml_file import read_yaml
 
 Number = int | float
 
-# A likeness below this names another word (`values` is no `false`).
-_TYPING_ERROR = 0.6
+
+def _named(column: str) -> str:
+    if not column.strip():
+        raise ValueError("needs the name of a column, found none")
+    return column
+
+
+Column = Annotated[str, AfterValidator(_named)]
 
 
 class Cells(BaseModel):
@@ -31,9 +45,9 @@ class Cells(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    column: str | None = None
-    starts: str | None = None
-    ends: str | None = None
+    column: Column | None = None
+    starts: Column | None = None
+    ends: Column | None = None
     true_cells: tuple[str, ...] = Field((), alias="true")
     false_cells: tuple[str, ...] = Field((), alias="false")
     present_means: bool | None = None
@@ -90,7 +104,7 @@ class VariableMapping(Cells):
     range: tuple[Number, Number] | None = None
     unit: str | None = None
     group: str | None = None
-    days_from_film: str | None = None
+    days_from_film: Column | None = None
     window_days: tuple[Number | None, Number | None] = (None, 0)
     known_at_film: bool | None = None
 
@@ -236,14 +250,14 @@ class Mapping(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str | None = None
-    image_id: str
-    patient_id: str
-    path: str
-    study_id: str | None = None
-    taken_at: str | None = None
+    image_id: Column
+    patient_id: Column
+    path: Column
+    study_id: Column | None = None
+    taken_at: Column | None = None
     taken_at_format: tuple[str, ...] = ()
     same_patient: Same = None
-    split: str | None = None
+    split: Column | None = None
     split_shares: dict[str, float] = Field(default_factory=lambda: dict(SPLIT_SHARES))
     ehr: dict[str, VariableMapping] = Field(default_factory=dict)
     labels: dict[str, LabelMapping] = Field(default_factory=dict)
@@ -290,7 +304,7 @@ def read_mapping(file: Path) -> Mapping:
     try:
         return Mapping.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"{_sentence(error, tree)} (mapping {file})") from None
+        raise InputError(f"{sentence(error, tree, sorted(Mapping.model_fields))} (mapping {file})") from None
 
 
 def _is_limit(limit: Any, open_ended: bool) -> bool:
@@ -323,22 +337,3 @@ def _check_blank(cells: Cells, uncertain: tuple[str, ...] = ()) -> None:
     """That a blank cell means one thing."""
     if cells.absent_means is not None and "" in cells.true_cells + cells.false_cells + uncertain:
         raise ValueError("'absent_means' and '' in a list both say what a blank cell means; say it once")
-
-
-def _sentence(error: ValidationError, tree: dict[str, Any]) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section, *inner = (str(part) for part in first["loc"])
-        known = keys_of(section, tree[section].get(inner[0], {})) if len(inner) > 1 else sorted(Mapping.model_fields)
-        close = nearest(str(first["loc"][-1]), known, likeness=_TYPING_ERROR)
-        return f"expected only known keys, found {where!r}{close or '; there are ' + ', '.join(known)}"
-    if first["type"] == "missing":
-        return f"expected {where!r}, found none; it is required"
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if not where:
-        return message
-    if first["type"] == "value_error":
-        return f"expected another {where!r}: {message}"
-    message = message.removeprefix("Input should be ").partition(" or instance of")[0]
-    return f"expected {where!r} to be {message}, found {first['input']!r}"
