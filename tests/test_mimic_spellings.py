@@ -3,13 +3,15 @@
 import random
 from datetime import datetime, timedelta
 
+import numpy as np
 import pytest
 
 from chartray.errors import InputError
 from chartray.features import fit_chart
 from chartray.records.cohort import describe, flow_content
 from chartray.records.mimic import mimic_cohort
-from tests.test_records_mimic import DEMO, METADATA, POSITION, Hospital, film, needs_demo, rows_of, when, write_rows
+from chartray.simulate import mimic_layout
+from tests.test_records_mimic import DEMO, METADATA, POSITION, Hospital, by_loop, film, rows_of, when, write_rows
 
 TABLES = {
     "patients": ("hosp", ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group"]),
@@ -61,21 +63,20 @@ def perturbed(name, row, draw):
         row["hospital_expire_flag"] = draw.choice(said[row["hospital_expire_flag"]])
         row["race"] = in_case(row["race"], draw)
     if name == "metadata":
-        day, clock = row["StudyDate"], row["StudyTime"].zfill(6)
+        day, (whole, _, fraction) = row["StudyDate"], row["StudyTime"].partition(".")
+        clock = whole.zfill(6)
         row["StudyDate"] = draw.choice(
             [day, f"{day}.0", f"{day[:4]}-{day[4:6]}-{day[6:]}", f"{day[:4]}/{day[4:6]}/{day[6:]}"]
         )
-        colons = f"{clock[:2]}:{clock[2:4]}:{clock[4:]}"
-        row["StudyTime"] = draw.choice(
-            [row["StudyTime"], f"{row['StudyTime']}.0", f" {clock}", colons, f"{colons}.000"]
-        )
+        colons, end = f"{clock[:2]}:{clock[2:4]}:{clock[4:]}", fraction or "000"
+        forms = [f"{whole}.{end}", f" {clock}.{end}", f"{colons}.{end}"] + ([] if fraction else [clock, colons])
+        row["StudyTime"] = draw.choice([row["StudyTime"], *forms])
         row["ViewPosition"], row[POSITION] = in_case(row["ViewPosition"], draw), in_case(row[POSITION], draw)
     return row
 
 
-@pytest.fixture(scope="module")
-def tables():
-    """The demo's own tables, and films around their times with labels by study."""
+def of_the_demo():
+    """The demo's own tables, and films around their times."""
     content = {name: rows_of(DEMO / folder / f"{name}.csv.gz") for name, (folder, _) in TABLES.items()}
     draw = random.Random(3)
     times = [(row["subject_id"], when(row["admittime"])) for row in content["admissions"]]
@@ -85,8 +86,29 @@ def tables():
         at = (at + timedelta(hours=draw.gauss(10, 40))).replace(microsecond=0)
         view = draw.choice(["PA", "AP", "LATERAL", "LL", "", "LPO"])
         films.append(film(len(films), subject, at, view, draw.choice(["Erect", "Recumbent", ""])))
-    labels = [{"study_id": row["study_id"], "Edema": draw.choice(["1.0", "0.0", "-1.0", ""])} for row in films]
-    return content | {"metadata": films, "labels": labels}
+    return content | {"metadata": films}
+
+
+def of_a_simulated_hospital(folder):
+    """Its tables and the metadata of its films, as `chartray simulate` writes them."""
+    drawn = mimic_layout.draw(300, 3, size=64)
+    mimic_layout.write_iv(folder / "iv", drawn, "2.2", np.random.default_rng(0), chart_effect=1.0)
+    mimic_layout.write_cxr(folder / "cxr", drawn, np.random.default_rng(1))
+    files = {name: folder / "iv" / place / f"{name}.csv*" for name, (place, _) in TABLES.items()}
+    files["metadata"] = folder / "cxr" / "mimic-cxr-*-metadata.csv*"
+    return {name: rows_of(next(file.parent.glob(file.name))) for name, file in files.items()}
+
+
+@pytest.fixture(scope="module", params=["demo", "simulated"])
+def tables(request, tmp_path_factory):
+    """Tables, films and labels by study."""
+    if request.param == "demo" and not DEMO.exists():
+        pytest.skip("the MIMIC-IV demo tables are not in ../shared/data")
+    content = of_the_demo() if request.param == "demo" else of_a_simulated_hospital(tmp_path_factory.mktemp("drawn"))
+    draw = random.Random(4)
+    studies = dict.fromkeys(row["study_id"] for row in content["metadata"])
+    labels = [{"study_id": study, "Edema": draw.choice(["1.0", "0.0", "-1.0", ""])} for study in studies]
+    return content | {"labels": labels}
 
 
 def written(root, tables):
@@ -97,12 +119,14 @@ def written(root, tables):
     return root
 
 
-@needs_demo
 @pytest.mark.parametrize("rules", ["strict", "published"])
 def test_perturbed_spellings_give_the_same_cohort(rules, tables, tmp_path):
     root = written(tmp_path, tables)
     clean = mimic_cohort(str(root), root / "cxr", rules=rules)
     assert clean.links["linked"] > 100
+    expected = by_loop(tables["metadata"], rules, tables)
+    for row in clean.table.to_pylist():
+        assert {name: row[f"ehr.{name}"] for name in expected[row["image_id"]]} == expected[row["image_id"]]
     assert clean.table["label.Edema"].null_count < 0.5 * clean.table.num_rows
     for seed in range(3):
         draw = random.Random(seed)

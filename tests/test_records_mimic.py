@@ -88,8 +88,9 @@ def demo_films():
 
 
 def film_time(each):
-    clock = each["StudyTime"].partition(".")[0].zfill(6)
-    return datetime.strptime(each["StudyDate"] + clock, "%Y%m%d%H%M%S")
+    clock, _, fraction = each["StudyTime"].partition(".")
+    whole = datetime.strptime(each["StudyDate"] + clock.zfill(6), "%Y%m%d%H%M%S")
+    return whole + timedelta(seconds=float(f"0.{fraction or 0}"))
 
 
 def age_by_hand(patient, year, rules):
@@ -99,10 +100,14 @@ def age_by_hand(patient, year, rules):
     return age + since
 
 
-def by_loop(films, rules):
+def by_loop(films, rules, tables=None):
     """The oracle: METHOD's rules, one film and one row at a time."""
-    patients = {row["subject_id"]: row for row in rows_of(DEMO / "hosp" / "patients.csv.gz")}
-    admissions, stays = rows_of(DEMO / "hosp" / "admissions.csv.gz"), rows_of(DEMO / "icu" / "icustays.csv.gz")
+    tables = tables or {
+        name: rows_of(DEMO / folder / f"{name}.csv.gz")
+        for name, folder in (("patients", "hosp"), ("admissions", "hosp"), ("icustays", "icu"))
+    }
+    patients = {row["subject_id"]: row for row in tables["patients"]}
+    admissions, stays = tables["admissions"], tables["icustays"]
     unknown = set()
     expected = {}
     for each in films:

@@ -107,10 +107,11 @@ def flow(content: Mapping[str, Any] | None, where: str) -> Iterator[Finding]:
             remedy = "mortality and ICU are missing for them" if name != "ties" else "nothing, if the rule is right"
             what = f"{films(count)} of {total:,} {words}"
             yield Finding("warning" if serious else "note", what, where, count, remedy)
-    backwards = links.get("icu_stays_that_end_before_they_begin", 0)
-    if backwards:
-        what = f"{backwards:,} ICU stays end before they begin"
-        yield Finding("note", what, where, backwards, "they cover no film")
+    for stays in ("admissions", "ICU stays"):
+        backwards = links.get(f"{stays.lower().replace(' ', '_')}_that_end_before_they_begin", 0)
+        if backwards:
+            what = f"{backwards:,} {stays} end before they begin"
+            yield Finding("note", what, where, backwards, "they cover no film; between the two times nothing is known")
     for name, cells in content.get("missing", {}).items():
         odd = {cell: count for cell, count in cells.items() if cell not in _UNUSABLE}
         if odd:
