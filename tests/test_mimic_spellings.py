@@ -282,6 +282,18 @@ def test_half_the_labels_are_noticed(hospital):
         hospital.cohort(labels=[{"study_id": 1, "Edema": "1.0"}])
 
 
+def test_half_a_split_csv_is_noticed(hospital):
+    for day in range(1, 9):
+        hospital.film(10000000 + day, f"2150-03-0{day} 00:00:00")
+    split = [each | {"split": " Train"} for each in hospital.films]
+    assert not hospital.cohort(split=split).cautions
+    cohort = hospital.cohort(split=split[:5])
+    assert cohort.table["split"].to_pylist() == ["train"] * 5
+    assert "warning: split: 3 of 8 films are not among the 5 of mimic-cxr-2.0.0-split.csv and are left out" in describe(
+        cohort
+    )
+
+
 @pytest.mark.parametrize("name", ["patients", "admissions", "icustays", "metadata", "chexpert"])
 def test_a_header_alone_is_refused(name, hospital):
     hospital.film(10000001, "2150-03-02 09:30:12")

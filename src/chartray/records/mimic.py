@@ -50,8 +50,9 @@ from chartray.schema import (
     Variable,
 )
 
-# PhysioNet's labels lack 8 studies of 227,835; from this share on, the file may be half a download.
-_WITHOUT_REPORT = 0.001
+# PhysioNet's labels lack 8 studies of 227,835; from this share on, a file may be half a download.
+_HALF = "it may be half a file: get it again, if it is not meant to be so"
+_LACKING = 0.001
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 
 
@@ -97,10 +98,11 @@ def _assembled(charts: FilmCharts, source: hospital.Hospital, reading: _Reading,
         rows = rows.append_column("split", _official_splits(rows["image_id"], *official))
     if rules == "published":
         rows = _published_exclusions(rows, flow)
+    unsplit: list[Caution] = []
     if official is None:
         rows = rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, "no split csv"))
     else:
-        rows = _within_splits(rows, official[0], flow)
+        rows, unsplit = _within_splits(rows, official, flow)
     labels, unlabelled = _labels(rows, *reading.labels.result(), flow)
     metadata = CohortMetadata(
         source="mimic",
@@ -115,7 +117,7 @@ def _assembled(charts: FilmCharts, source: hospital.Hospital, reading: _Reading,
     table = assemble(columns, metadata)
     if labels.read_rows is not None:
         table = table.append_column(READ_COLUMN, labels.read_rows)
-    cautions = charts.cautions + unlabelled
+    cautions = charts.cautions + unsplit + unlabelled
     return Cohort(table, flow, charts.links, missing | labels.missing, source.layout, cautions)
 
 
@@ -198,7 +200,11 @@ def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
 
 def _official_split(root: Path) -> tuple[Path, pa.Table] | None:
     file = _find_cxr_csv(root, "split")
-    return None if file is None else (file, read_cells(file, ["dicom_id", "split"]))
+    if file is None:
+        return None
+    cells = read_cells(file, ["dicom_id", "split"])
+    refuse_empty(cells, file)
+    return file, cells
 
 
 def _official_splits(films: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa.Array:
@@ -216,12 +222,17 @@ def _official_splits(films: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa.
     return split
 
 
-def _within_splits(rows: pa.Table, file: Path, flow: list[Step]) -> pa.Table:
-    """The rows that `file` gives a split."""
+def _within_splits(rows: pa.Table, official: tuple[Path, pa.Table], flow: list[Step]) -> tuple[pa.Table, list[Caution]]:
+    """The rows that the split csv gives a split; a caution where it or the metadata may be half a file."""
+    file, cells = official
     kept = rows.filter(pc.is_valid(rows["split"])) if rows["split"].null_count else rows
     flow.append(excluding("official split", rows.num_rows, kept.num_rows, f"not in {file.name}"))
     refuse_shared_patients(kept["patient_id"], kept["split"], str(file))
-    return kept
+    if rows.num_rows - kept.num_rows <= _LACKING * rows.num_rows:
+        return kept, []
+    lost = rows.num_rows - kept.num_rows
+    what = f"{lost} of {rows.num_rows} films are not among the {cells.num_rows} of {file.name} and are left out"
+    return kept, [Caution("split", what, lost, _HALF)]
 
 
 def _label_cells(root: Path) -> tuple[StudyCells, StudyCells | None]:
@@ -265,10 +276,10 @@ def _unlabelled(studies: pa.Array, labelled: StudyCells, read: StudyCells | None
         )
     why = f"{absent} of {all_of_them} studies, with {films} films, are not in {labelled.file.name}: no label is known"
     flow.append(Step("studies with labels", len(studies), len(studies), why))
-    if absent <= _WITHOUT_REPORT * all_of_them:
+    if absent <= _LACKING * all_of_them:
         return []
     what = f"{absent} of {all_of_them} studies are not among the {labelled.content.num_rows} of {labelled.file.name}"
-    return [Caution("labels", what, films, "it may be half a file: get it again, if it is not meant to be so")]
+    return [Caution("labels", what, films, _HALF)]
 
 
 def _need_cxr_csv(root: Path, table: str) -> Path:
