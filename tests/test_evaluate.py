@@ -33,6 +33,7 @@ from chartray.pixels.store import Images, Store
 from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.table import table_cohort
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
+from chartray.training.patients import told, write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
 from tests.evaluation_folders import hospital, one, read, vit
 from tests.stores import replace_cohort
@@ -492,24 +493,41 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
         return each
 
     assert seen() == [None]  # the run does not say whom it was trained on
-    (made / "train_patients.txt").write_text("".join(f"{patient_key('mimic', one)}\n" for one in patients["train"]))
+    keys = {split: [patient_key("mimic", one) for one in named] for split, named in patients.items()}
+    vit(made / "encoder", source="mimic", **told(keys["train"]))
+    write_patients(made, keys["train"])
+    (made / "manifest.json").write_text("{}")
     assert seen() == seen(source=made / "encoder") == [0]
     other = hospital(tmp_path / "nih", "nih", patients=20, seed=5)
     assert seen(external=[other]) == [0, None]  # the same names, but patients of another source
     started = tmp_path / "started"
-    vit(started / "encoder", source="mimic", init={"source": "model.safetensors", "run": None})
+    first = {"source": "model.safetensors", "run": None}
+    vit(started / "encoder", source="mimic", init=first, **told(keys["train"]))
     shutil.copy(made / "train_patients.txt", started)
     assert seen(source=started) == [None]  # nobody knows whom the first weights were shown
     child = tmp_path / "child"
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **told(keys["train"]))
     shutil.copy(made / "train_patients.txt", child)
     assert seen(source=child) == [0]  # the parent's patients are known too
     assert seen(source=child / "encoder") == [0]
     shutil.copytree(made / "encoder", tmp_path / "taken" / "home")
     assert seen(source=tmp_path / "taken" / "home") == [None]
-    (made / "train_patients.txt").write_text("".join(f"{patient_key('mimic', one)}\n" for one in patients["test"][:3]))
+    for broken in (b"", (made / "train_patients.txt").read_bytes()[:-70], None):
+        # An empty file would say of everybody that they were not seen.
+        (made / "train_patients.txt").unlink()
+        if broken is not None:
+            (made / "train_patients.txt").write_bytes(broken)
+        for source in (made, made / "encoder", child):
+            with pytest.raises(
+                InputError, match=r"expected the \d+ patients of pretraining in .*run/train_patients.txt"
+            ):
+                seen(source=source)
+        (made / "train_patients.txt").touch()
+    vit(made / "encoder", source="mimic", **told(keys["test"][:3]))
+    write_patients(made, keys["test"][:3])
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **told(keys["train"]))
     assert seen(split="validate") == [0]
-    with pytest.raises(InputError, match=r"found 3 of its patients in .*run/train_patients.txt"):
+    with pytest.raises(InputError, match=r"found 3 of its patients in train_patients.txt of .*run"):
         seen(source=child)
     again = hospital(tmp_path / "again", "mimic", patients=20)
     for stores in ({}, {"store": again, "external": [home]}):

@@ -29,6 +29,7 @@ from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
 from chartray.records.cohort import assemble
 from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
+from chartray.training.patients import told, write_patients
 
 from . import evaluation_folders
 from .test_networks import TINY, tiny
@@ -199,14 +200,14 @@ def test_a_grouping_without_a_gap_was_not_measured(exported: dict[str, Path], tm
 def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Path, named: bool) -> None:
     """Issue 10, line 12: the card repeated AUROCs of which the audit had said LEAK; told of the audit or not."""
     root = tmp_path / "study"
-    evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []})
     shutil.copytree(exported["results"], root / "results" / "first-main")
     store = Store.open(exported["store"])
     pairs = zip(store.cohort["split"].to_pylist(), store.cohort["patient_id"].to_pylist(), strict=True)
     tested = sorted({patient for split, patient in pairs if split == "test"})
     # A run that learnt three of the patients of the test split, as its own file says.
     keys = [patient_key("mimic", patient) for patient in tested[:3]]
-    (root / "first" / "train_patients.txt").write_text("\n".join(keys) + "\n")
+    evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []} | told(keys))
+    write_patients(root / "first", keys)
     rows = audit(
         root / "first" / "encoder", exported["store"], root / "audit", attributes=["sex"], resamples=20, floors=False
     )

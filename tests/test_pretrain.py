@@ -323,7 +323,14 @@ def test_checkpoints_are_kept_to_a_number(small_store: Path, tmp_path: Path) -> 
     kept = [path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")]
     assert kept == ["step-000005", "step-000006"]
     everything = [p.suffix for p in (tmp_path / "run").rglob("*") if p.is_file() and "events" not in str(p)]
-    assert set(everything) <= {".json", ".jsonl", ".yaml", ".txt", ".safetensors"}  # nothing is pickled
+    assert set(everything) <= {
+        ".json",
+        ".jsonl",
+        ".yaml",
+        ".txt",
+        ".safetensors",
+        "",
+    }  # SHA256SUMS has none; nothing is pickled
 
 
 RUN = "import sys; from chartray.cli import main; main()"

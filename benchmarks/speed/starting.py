@@ -47,7 +47,7 @@ def helping() -> Once:
 def first_stepping(store: Path, runs: Path, batch: int, device: str) -> Once:
     """One `chartray pretrain`, stopped once its first line of metrics is there; seconds until then."""
     # Not above: torch in the measuring process would count as the memory of `--help` and of a cohort.
-    from chartray.training.run_folder import METRICS_FILE
+    from chartray.training.metrics import METRICS_FILE
 
     number = count()
 

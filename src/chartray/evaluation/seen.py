@@ -17,9 +17,8 @@ from chartray.networks.encoder import DESCRIPTION_FILE, PretrainedEncoder
 from chartray.pixels.hashes import content_hashes
 from chartray.pixels.store import Store
 from chartray.schema import patient_key
+from chartray.training.patients import PATIENTS_FILE, read_patients
 
-# Pretraining writes it beside `encoder/`: one `schema.patient_key` a line.
-PATIENTS_FILE = "train_patients.txt"
 Integers = NDArray[np.int64]
 _BATCH = 256
 
@@ -54,29 +53,34 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int
     """0 if no patient of the films was pretrained on; None where that cannot be known: an encoder folder without its
     run, films of another source, or first weights of which one of these is true.
 
-    Raises InputError if a patient was pretrained on.
+    Raises InputError if a patient was pretrained on, or the file that says so is not as it was written.
     """
     made, name, known = encoder.provenance, metadata_of(films.store).source, True
     generations = [
-        (source, made.get("source")),
-        *((Path(each["source"]), each.get("dataset")) for each in _inits(made)),
+        (source, made.get("source"), made),
+        *((Path(each["source"]), each.get("dataset"), each) for each in _inits(made)),
     ]
     patients = np.unique(films.patients).tolist()
-    for folder, dataset in generations:
-        run = folder.resolve().parent if (folder / DESCRIPTION_FILE).is_file() else folder
-        file = run / PATIENTS_FILE
-        if not file.is_file() or dataset != name:
+    for folder, dataset, said in generations:
+        pretrained = patients_of(folder, said)
+        if pretrained is None or dataset != name:
             known = False
             continue
-        pretrained = set(file.read_text().split())
         seen = sum(patient_key(name, patient) in pretrained for patient in patients)
         if seen:
             raise InputError(
                 f"expected films of patients that the encoder was not pretrained on in the {films.split} split of "
-                f"{films.store.folder}, found {seen} of its patients in {file}; split both cohorts alike, or pretrain "
-                "again"
+                f"{films.store.folder}, found {seen} of its patients in {PATIENTS_FILE} of {folder}; split both "
+                "cohorts alike, or pretrain again"
             )
     return 0 if known else None
+
+
+def patients_of(source: Path, said: Mapping[str, Any]) -> frozenset[str] | None:
+    """The keys of the patients of pretraining at `source`, a RUN or the encoder folder inside one, of which `said` says
+    how many there were; None where only the encoder is there. Raises InputError if the file is not as it was written.
+    """
+    return read_patients(source.resolve().parent if (source / DESCRIPTION_FILE).is_file() else source, said)
 
 
 def refuse_learnt(learnt: Sequence[Films], test: Films) -> str | None:

@@ -1,24 +1,31 @@
-"""Checkpoints: safetensors and JSON, written under a temporary name and renamed, kept to a number."""
+"""Checkpoints: safetensors and JSON, sealed, whole or not there, verified before they are loaded, kept to a number."""
 
 import json
-import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from chartray.errors import InputError
+from chartray.outputs.disk import writing
+from chartray.outputs.json_file import read_object
+from chartray.outputs.replacing import replaced_folder, settle
+from chartray.outputs.seal import SUMS_FILE, verify
 
-FORMAT = 1
+FORMAT = 2
 _WEIGHTS, _OPTIMIZER, _STATE = "networks.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
+_LEFT = re.compile(r"\.(step-\d{6,})\.(?:partial|earlier)")
+# What Adam and AdamW remember of each parameter.
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save(
@@ -26,72 +33,140 @@ def save(
 ) -> Path:
     """Writes `folder/step-000123` whole or not at all, then deletes all but the newest `keep`.
 
-    `state` is what else the loop must remember, as JSON.
+    `state` is what else the loop must remember, as JSON. Raises OutputError where the machine cannot write; then the
+    earlier checkpoints are as they were.
     """
     final = folder / f"step-{step:06d}"
-    temporary = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in networks.state_dict().items()}, temporary / _WEIGHTS)
-    save_file(_optimizer_tensors(networks, optimizer), temporary / _OPTIMIZER)
-    (temporary / _STATE).write_text(json.dumps({"format": FORMAT, "step": step} | dict(state)))
-    for file in temporary.iterdir():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    without = [
+        name for name, parameter in _optimised(networks, optimizer).items() if not optimizer.state.get(parameter)
+    ]
+    content = {"format": FORMAT, "step": step, "without_moments": without} | dict(state)
+    with replaced_folder(final) as partial:
+        save_file({name: value.contiguous() for name, value in networks.state_dict().items()}, partial / _WEIGHTS)
+        save_file(_moments(networks, optimizer), partial / _OPTIMIZER)
+        (partial / _STATE).write_text(json.dumps(content), encoding="utf-8")
+    with writing(folder):
+        for old in list_checkpoints(folder)[:-keep]:
+            (old / SUMS_FILE).unlink(missing_ok=True)  # first: what is half deleted is no checkpoint
+            shutil.rmtree(old)
     return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The finished checkpoints, oldest first."""
+    """The checkpoints, oldest first; whether they are whole is for `newest_whole` to say."""
     if not folder.is_dir():
         return []
+    for path in list(folder.iterdir()):
+        if left := _LEFT.fullmatch(path.name):
+            settle(folder / left[1])
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is as it was written; None where there is none at all.
+
+    Newer ones that are damaged are named on standard error. Raises InputError where all of them are.
+    """
+    found = list_checkpoints(folder)
+    damaged: list[str] = []
+    for checkpoint in reversed(found):
+        try:
+            verify(checkpoint, (_WEIGHTS, _OPTIMIZER, _STATE))
+        except InputError as error:
+            damaged.append(str(error))
+            continue
+        for sentence in damaged:
+            print(f"chartray: going back to {checkpoint.name}: {sentence}", file=sys.stderr, flush=True)
+        return checkpoint
+    if damaged:
+        raise InputError(
+            f"expected a whole checkpoint in {folder}, found {len(found)} and none of them whole ({damaged[0]}); take "
+            "a whole copy of one, or begin again in another folder"
+        )
+    return None
 
 
 def restore(checkpoint: Path, networks: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Loads a checkpoint into `networks` and `optimizer` and returns its state, `step` among it.
 
-    Raises InputError if it is of another format or of another architecture.
+    Raises InputError if it is not as it was written, of another format, or of another network: exactly the names and
+    shapes of what is to be trained are taken.
     """
-    state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text())
+    verify(checkpoint, (_WEIGHTS, _OPTIMIZER, _STATE))
+    state = read_object(checkpoint / _STATE, "the state of a checkpoint")
     if state.get("format") != FORMAT:
-        raise InputError(f"expected checkpoint format {FORMAT} in {checkpoint}, found {state.get('format')}")
-    try:
-        networks.load_state_dict(load_file(checkpoint / _WEIGHTS))
-    except RuntimeError as error:
         raise InputError(
-            f"checkpoint {checkpoint} is of another network: {' '.join(str(error).split())[:200]}"
-        ) from None
-    _load_optimizer(checkpoint / _OPTIMIZER, networks, optimizer)
-    return state
-
-
-def _optimizer_tensors(networks: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    names = {id(parameter): name for name, parameter in networks.named_parameters()}
-    return {
-        f"{names[id(parameter)]}/{key}": torch.as_tensor(value).contiguous()
-        for parameter, entries in optimizer.state.items()
-        for key, value in entries.items()
-    }
-
-
-def _load_optimizer(file: Path, networks: nn.Module, optimizer: Optimizer) -> None:
-    parameters = dict(networks.named_parameters())
+            f"expected checkpoint format {FORMAT} in {checkpoint}, found {str(state.get('format'))[:20]}; continue "
+            "with the Chartray that wrote it, or begin again in another folder"
+        )
+    step, without = state.get("step"), state.get("without_moments")
+    if type(step) is not int or checkpoint.name != f"step-{step:06d}" or not isinstance(without, list):
+        raise InputError(
+            f"expected the step of its folder's name and without_moments in {checkpoint / _STATE}, found others; take "
+            "a whole copy of it, or begin again in another folder"
+        )
+    weights, moments = (_read(checkpoint / name) for name in (_WEIGHTS, _OPTIMIZER))
+    _expect(_shapes(networks.state_dict()), weights, checkpoint)
+    expected = _expected_moments(networks, optimizer, set(map(str, without)))
+    _expect({name: shape for name, (_, _, shape) in expected.items()}, moments, checkpoint)
+    networks.load_state_dict(weights)
     on_device = {
         id(parameter)
         for group in optimizer.param_groups
         if group.get("fused") or group.get("capturable")
         for parameter in group["params"]
     }
-    with safe_open(file, framework="pt") as stored:
-        for key in stored.keys():  # noqa: SIM118  # safe_open is no mapping
-            name, _, entry = key.rpartition("/")
-            parameter, value = parameters[name], stored.get_tensor(key)
-            # A step count lies on the device where the optimizer is fused; else each step would wait for it there.
-            there = entry != "step" or id(parameter) in on_device
-            optimizer.state[parameter][entry] = value.to(parameter.device) if there else value
+    for name, (parameter, entry, _) in expected.items():
+        # A step count lies on the device where the optimizer is fused; else each step would wait for it there.
+        there = entry != "step" or id(parameter) in on_device
+        optimizer.state[parameter][entry] = moments[name].to(parameter.device) if there else moments[name]
+    return state
+
+
+def _optimised(networks: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    """What the optimizer moves, by its name in the networks."""
+    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return {name: parameter for name, parameter in networks.named_parameters() if id(parameter) in moved}
+
+
+def _moments(networks: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{entry}": torch.as_tensor(value).contiguous()
+        for name, parameter in _optimised(networks, optimizer).items()
+        for entry, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _expected_moments(
+    networks: nn.Module, optimizer: Optimizer, without: set[str]
+) -> dict[str, tuple[nn.Parameter, str, tuple[int, ...]]]:
+    """By name: the parameter, what is remembered of it, and the shape of that."""
+    return {
+        f"{name}/{entry}": (parameter, entry, () if entry == "step" else tuple(parameter.shape))
+        for name, parameter in _optimised(networks, optimizer).items()
+        if name not in without
+        for entry in _MOMENTS
+    }
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _expect(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
+    found = _shapes(tensors)
+    for name in (*wanted, *found):
+        if wanted.get(name) != found.get(name):
+            shapes = [str(each.get(name, "none")) for each in (wanted, found)]
+            raise InputError(
+                f"expected {name} of the shape {shapes[0]} in {checkpoint}, found {shapes[1]}: this checkpoint is of "
+                "another network; begin in another folder, or with the settings that it was made with"
+            )
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"expected tensors in {file}, found {' '.join(str(error).split())[:200]}") from None

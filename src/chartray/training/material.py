@@ -22,12 +22,14 @@ from chartray.networks.siamese import (
     NoChart,
     chart_use,
 )
+from chartray.outputs.json_file import read_object
 from chartray.pixels.resampling import Grey, to_device
 from chartray.pixels.store import FLOW_FILE, Store
 from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.films import film_sizes, grey_statistics, split_rows
+from chartray.training.patients import told
 from chartray.training.runtime import is_first_process, refuse_views_that_do_not_fit
 from chartray.training.schedules import Plan
 
@@ -105,14 +107,13 @@ class Material:
             "init": parent,
             "films": len(self.rows),
             "films_without_representable_chart": self.unrepresentable,
-            "patients": len(self.patient_keys()),
             "steps": schedule.steps,
             "warmup_steps": schedule.warmup_steps,
             "peak_learning_rate": schedule.peak_learning_rate,
             "grey_mean": self.grey.mean,
             "grey_std": self.grey.std,
-            "flow": json.loads(flow.read_text()) if flow.is_file() else None,
-        }
+            "flow": read_object(flow, "the flow of a cohort") if flow.is_file() else None,
+        } | told(self.patient_keys())
 
     def _chart_table(self, epoch: int) -> ChartTable:
         if self._control != "shuffled":

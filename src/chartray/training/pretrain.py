@@ -2,10 +2,10 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from chartray.config import Config
-from chartray.errors import InputError, Stopped, UnhealthyRun
+from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
+from chartray.outputs.replacing import replaced_folder
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.progress import progress
@@ -27,44 +28,59 @@ from chartray.training.films import Batch, FilmLoader
 from chartray.training.forward import Losses
 from chartray.training.health import Watch, vitals
 from chartray.training.material import Material, prepare
+from chartray.training.metrics import Metrics, Written
 from chartray.training.online_probe import OnlineProbe
-from chartray.training.run_folder import CHECKPOINTS, ENCODER, Metrics
+from chartray.training.run_folder import CHECKPOINTS, COMPLETE, ENCODER, RUNNING, Begun
 from chartray.training.runtime import all_sum, average_gradients, launch
 from chartray.training.schedules import Plan, ema_momentum, learning_rate, plan, weight_decay
 from chartray.training.step import Networks, forward_backward
+from chartray.training.together import all_or_none, any_of_all, first_decides
 
 
 def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False) -> None:
     """Pretrains on the train split of a store and writes RUN `out`, ending with its `encoder/`.
 
-    Raises InputError for what cannot be used, UnhealthyRun for a collapsed or non-finite run, Stopped on SIGTERM.
+    Raises InputError for what cannot be used, another command that writes to `out` among it; UnhealthyRun for a
+    collapsed or non-finite run, Stopped on SIGTERM, OutputError where the machine cannot write.
     """
-    loop = assemble(store_folder, out, config, command=command, resume=resume)
-    if loop is None:
-        print(f"{out} is complete: nothing left to do")
-        return
-    try:
-        loop.run(loop.first_step)
-    except UnhealthyRun as unhealthy:
-        loop.finish(f"stopped: {unhealthy}")
-        raise
-    loop.finish("complete")
+    fabric = launch(config.train)
+    with ExitStack() as held:
+        # Before anything is read or decided, and until all is written.
+        first_decides(lambda: held.enter_context(run_folder.alone(out)), fabric.device)
+        loop = assemble(store_folder, out, config, command=command, resume=resume, fabric=fabric)
+        if loop is None:
+            if fabric.is_global_zero:
+                print(f"{out} is complete: nothing left to do")
+            return
+        try:
+            loop.run(loop.first_step)
+        except UnhealthyRun as unhealthy:
+            loop.finish(f"stopped: {unhealthy}")
+            raise
+        loop.finish(COMPLETE)
 
 
 def assemble(
-    store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False
+    store_folder: Path,
+    out: Path,
+    config: Config,
+    *,
+    command: str = "",
+    resume: bool = False,
+    fabric: Fabric | None = None,
 ) -> "Loop | None":
     """Everything up to the first step of a run: what it trains on, networks, its folder; None if it is complete.
 
     Raises InputError for what cannot be used.
     """
-    store = Store.open(store_folder)
-    holds_run = run_folder.claim(out, config, store.hash, resume=resume)
-    if holds_run and (out / ENCODER / vit.DESCRIPTION_FILE).is_file():
+    fabric = fabric or launch(config.train)
+    store = all_or_none(lambda: Store.open(store_folder), fabric.device)
+    claimed = first_decides(lambda: run_folder.claim(out, config, store.hash, resume=resume), fabric.device)
+    begun = None if claimed is None else Begun(*claimed)
+    if begun is not None and begun.complete:
         return None
-    material = prepare(store, config)
+    material = all_or_none(lambda: prepare(store, config), fabric.device)
     schedule = plan(config.train, len(material.rows))
-    fabric = launch(config.train)
     networks = vit.on_device(build_networks(material, config), fabric.device)
     networks.span_processes(all_sum)
     compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
@@ -75,30 +91,25 @@ def assemble(
     optimizer = build_optimizer(networks, config.train)
     probe = OnlineProbe(store, config, material, fabric.device, fabric.autocast)
 
-    if fabric.is_global_zero:
-        out.mkdir(parents=True, exist_ok=True)
-        run_folder.write_config(out, config)
-        manifest = (
-            {"command": command, "status": "running"} | run_folder.versions() | material.provenance(config, schedule)
-        )
-        run_folder.write_manifest(out, manifest | {"out": str(out), "compiled": compiled})
-        run_folder.write_patients(out, material.patient_keys())
-    fabric.barrier()
-
-    first_step = 0
-    if holds_run and (found := checkpoint.list_checkpoints(out / CHECKPOINTS)):
-        state = checkpoint.restore(found[-1], networks, optimizer)
-        first_step = state["step"]
-        if all_sum(torch.tensor(float(first_step), device=fabric.device)) != first_step * fabric.world_size:
-            raise InputError(
-                f"expected every process to find the same last checkpoint in {out / CHECKPOINTS}, found "
-                f"{found[-1].name} here and another elsewhere; resume when all nodes see the same files"
-            )
+    run, first_step, written = run_folder.identity(config, store.hash), 0, Written()
+    if begun is not None and begun.checkpoint is not None:
         watch = new_watch(config, schedule, (0.0, 0.0))
-        watch.restore(state["watch"])
+        place = out / CHECKPOINTS / begun.checkpoint
+        resumed = all_or_none(lambda: resume_from(place, networks, optimizer, watch, run), fabric.device)
+        first_step, written = resumed
+        refuse_unhealthy(begun.status, first_step, schedule.steps, config)
     else:
         watch = new_watch(config, schedule, probe.shape(networks))
-    return Loop(fabric, store, out, config, schedule, material, networks, optimizer, probe, watch, first_step)
+    made = {"command": command, "status": RUNNING} | run_folder.versions() | material.provenance(config, schedule)
+    made |= {"out": str(out), "compiled": compiled}
+    keys = material.patient_keys()
+    manifest = first_decides(lambda: run_folder.begin(out, config, made, keys, again=begun is not None), fabric.device)
+    if begun is not None and fabric.is_global_zero:
+        where = f"goes on after step {first_step}" if first_step else "has no checkpoint yet: it goes on from step 0"
+        print(f"{out} {where} of {schedule.steps}", flush=True)
+    return Loop(
+        fabric, store, out, config, schedule, material, networks, optimizer, probe, watch, first_step, written, manifest
+    )
 
 
 class Loop:
@@ -117,18 +128,22 @@ class Loop:
         probe: OnlineProbe,
         watch: Watch,
         first_step: int,
+        written: Written | None = None,
+        manifest: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.fabric, self.store, self.out, self.config = fabric, store, out, config
         self.schedule, self.material, self.networks, self.optimizer = schedule, material, networks, optimizer
         self.probe, self.watch, self.first_step = probe, watch, first_step
+        self.written, self.manifest = written or Written(), manifest
 
     def run(self, first_step: int) -> None:
         """Steps [first_step, steps): each draws, learns, moves the target, looks at its health, and may save."""
         config, steps = self.config, self.schedule.steps
-        metrics = Metrics(self.out, first_step=first_step) if self.fabric.is_global_zero else None
-        self.networks.train()
         shown = self.fabric.is_global_zero
+        metrics = first_opens(lambda: Metrics(self.out, first_step=first_step, written=self.written), self.fabric)
+        self.networks.train()
         with (
+            metrics or nullcontext(),
             terminated() as asked_to_stop,
             progress("pretrain", steps, "steps", done=first_step, shown=shown) as advance,
         ):
@@ -141,23 +156,28 @@ class Loop:
                 # From the end of the step before: waiting for films counts, and so does a checkpoint.
                 before, ended = ended, time.perf_counter()
                 measured["films_per_second"] = config.train.batch_size / (ended - before)
-                if metrics:
-                    metrics.write(done, measured)
-                stop = self.any_process(asked_to_stop()) and done < steps
+                stop = self.note(metrics, done, measured, asked_to_stop()) and done < steps
                 if done % config.train.checkpoint_every == 0 or done == steps or stop:
-                    self.save(done)
+                    self.save(done, metrics)
                 advance(1, f"loss {measured['loss']:.3f}")
                 self.judge(done, measured.get("health.effective_rank"), measured.get("health.spread"))
                 if stop:
                     raise Stopped(f"stopped after step {done} of {steps} as asked; continue with --resume")
-        if metrics:
-            metrics.close()
 
-    def any_process(self, asked: bool) -> bool:
-        """Whether any process of the run was asked to stop: then all do."""
-        if self.fabric.world_size == 1:
-            return asked
-        return bool(all_sum(torch.tensor(float(asked), device=self.fabric.device)) > 0)
+    def note(self, metrics: Metrics | None, done: int, measured: dict[str, float], asked: bool) -> bool:
+        """Writes the numbers of a step; returns whether any process was asked to stop, since then all do."""
+        failed = None
+        try:
+            if metrics:
+                metrics.write(done, measured)
+        except OutputError as error:
+            failed = error
+        stop, cannot = any_of_all([asked, failed is not None], self.fabric.device)
+        if failed is not None:
+            raise failed
+        if cannot:
+            raise OutputError("the first process of this run cannot write, as it says itself")
+        return stop
 
     def ahead(self, first_step: int, last_step: int) -> Ahead:
         """This process's share of the films of steps [first_step, last_step), with views and charts."""
@@ -266,31 +286,70 @@ class Loop:
         if done % self.config.health.every == 0:
             print(f"unhealthy, going on as asked: {sentence}", flush=True)
 
-    def save(self, done: int) -> None:
-        """Writes a checkpoint."""
-        if self.fabric.is_global_zero:
-            state: dict[str, Any] = {"watch": self.watch.state()}
+    def save(self, done: int, metrics: Metrics | None) -> None:
+        """Writes a checkpoint, and what was measured until then."""
+
+        def write() -> None:
+            if metrics:
+                self.written = metrics.written()
+            state: dict[str, Any] = {"watch": self.watch.state(), "metrics": self.written._asdict()}
+            state["run"] = run_folder.identity(self.config, self.store.hash)
             keep = self.config.train.checkpoint_keep
             checkpoint.save(self.out / CHECKPOINTS, done, self.networks, self.optimizer, state, keep=keep)
-        self.fabric.barrier()
+
+        first_decides(write, self.fabric.device)
 
     def finish(self, status: str) -> None:
-        """Writes the target encoder of a complete run, and how the run ended."""
-        if not self.fabric.is_global_zero:
-            return
-        manifest = run_folder.read_manifest(self.out) | {"status": status}
-        if status == "complete":
-            provenance = {key: value for key, value in manifest.items() if key not in ("flow", "status")}
+        """Writes the target encoder of a complete run, then how the run ended."""
+        first_decides(lambda: self.write_end(status), self.fabric.device)
+
+    def write_end(self, status: str) -> None:
+        """Only an encoder that is there makes a run complete; what it says of itself is what this process knows."""
+        manifest = dict(self.manifest) | {"status": status, "metrics_sha256": self.written.sha256}
+        if status == COMPLETE:
+            provenance = {key: value for key, value in self.manifest.items() if key not in ("flow", "status")}
             taken_home = vit.PretrainedEncoder(
                 model=self.networks.target_encoder,
                 size=self.config.views.size,
                 grey_mean=self.material.grey.mean,
                 grey_std=self.material.grey.std,
                 architecture=vit.architecture(self.config.encoder, self.config.views.size),
-                provenance=provenance | {"run": self.out.name},
+                provenance=provenance | {"run": self.out.resolve().name},
             )
-            vit.save(self.out / ENCODER, taken_home)
+            with replaced_folder(self.out / ENCODER) as partial:
+                vit.save(partial, taken_home)
         run_folder.write_manifest(self.out, manifest)
+
+
+def first_opens(make: Callable[[], Metrics], fabric: Fabric) -> Metrics | None:
+    """What the first process opens, and None in the others; where it cannot, none of them goes on."""
+    opened: list[Metrics] = []
+    first_decides(lambda: opened.append(make()), fabric.device)
+    return opened[0] if opened else None
+
+
+def resume_from(place: Path, networks: Networks, optimizer: AdamW, watch: Watch, run: str) -> tuple[int, Written]:
+    """Loads a checkpoint of the run that is known by `run`; returns its step, and what was measured until then."""
+    state = checkpoint.restore(place, networks, optimizer)
+    if state.get("run") != run:
+        raise InputError(
+            f"expected a checkpoint of this run in {place}, found one of other settings or of another store; take it "
+            "away, or begin again in another folder"
+        )
+    try:
+        watch.restore(state["watch"])
+        return state["step"], Written(int(state["metrics"]["bytes"]), str(state["metrics"]["sha256"]))
+    except (LookupError, TypeError, ValueError):
+        raise InputError(
+            f"expected what the run has measured in the state of {place}, found other content; take the checkpoint "
+            "away to go back to the one before it"
+        ) from None
+
+
+def refuse_unhealthy(status: str, first_step: int, steps: int, config: Config) -> None:
+    """Raises UnhealthyRun for a run that was stopped at its last step: continued, it would be complete unjudged."""
+    if status not in (RUNNING, COMPLETE) and first_step == steps and config.health.stop:
+        raise UnhealthyRun(f"{status.removeprefix('stopped: ')}")
 
 
 def refuse_non_finite(value: Tensor, batch: Batch, what: str) -> None:

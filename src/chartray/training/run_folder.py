@@ -1,29 +1,63 @@
-"""A RUN: config.yaml, manifest.json, metrics.jsonl, TensorBoard events, checkpoints/ and encoder/."""
+"""A RUN: config.yaml, manifest.json, train_patients.txt, metrics.jsonl, events/, checkpoints/ and encoder/.
 
+The manifest is written last when a run begins, and says by SHA-256 what the files beside it hold: where there is none,
+nothing has begun. A run is complete when the encoder is there and the manifest says so, in this order.
+"""
+
+import hashlib
 import json
-import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 from chartray import config as knobs
 from chartray.config import Config
 from chartray.errors import InputError
-from chartray.yaml_file import read_yaml
+from chartray.networks import encoder as vit
+from chartray.outputs.disk import writing
+from chartray.outputs.json_file import read_json, write_json
+from chartray.outputs.lock import locked
+from chartray.outputs.replacing import replaced_file, sync_names
+from chartray.outputs.seal import sha256, verify
+from chartray.training import checkpoint
+from chartray.training.patients import PATIENTS_FILE, write_patients
 
-CONFIG_FILE, MANIFEST_FILE, METRICS_FILE = "config.yaml", "manifest.json", "metrics.jsonl"
-PATIENTS_FILE = "train_patients.txt"
-CHECKPOINTS, EVENTS, ENCODER = "checkpoints", "events", "encoder"
+CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
+CHECKPOINTS, ENCODER = "checkpoints", "encoder"
+RUNNING, COMPLETE = "running", "complete"
 # May differ between a run and its continuation: they change where and how it runs, not what it computes.
 _FREE_ON_RESUME = {"train.checkpoint_every", "train.checkpoint_keep", "train.device", "health.stop"}
 
 
-def resolved(out: Path, config: Config) -> dict[str, Any]:
+class Begun(NamedTuple):
+    """What a RUN holds: how it ended (`status`), and the name of the checkpoint to go on from, if there is one."""
+
+    status: str
+    checkpoint: str | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.status == COMPLETE
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Holds the lock of a RUN; raises InputError where another command is writing there."""
+    out = out.resolve()
+    with locked(
+        out.with_name(f".{out.name}.lock"),
+        f"another command is writing to {out}; wait for it, or choose another --out",
+    ):
+        yield
+
+
+def resolved(config: Config) -> dict[str, Any]:
     """The knobs of a run as JSON-like values, flat by dotted path."""
     flat: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
@@ -31,25 +65,27 @@ def resolved(out: Path, config: Config) -> dict[str, Any]:
     return flat
 
 
-def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> bool:
-    """Makes sure that `out` may be written: a new folder, or with `resume` the same run again; True if it holds one.
+def identity(config: Config, store_hash: str) -> str:
+    """A SHA-256 of what a run computes: its knobs but for those that may differ when it is continued, and its store."""
+    fixed = {knob: value for knob, value in resolved(config).items() if knob not in _FREE_ON_RESUME}
+    return hashlib.sha256(json.dumps([fixed, store_hash], sort_keys=True).encode()).hexdigest()
 
-    Raises InputError if `out` holds a run and `resume` is off, holds something else, or is a run with other knobs or
-    on a store of another content.
+
+def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> Begun | None:
+    """Makes sure that `out` may be written: a new folder, or with `resume` the same run again; None if nothing has
+    begun there, be it that an earlier command was killed before.
+
+    Raises InputError if `out` holds a run and `resume` is off, holds something else, is a run with other knobs or on a
+    store of another content, or one of which no checkpoint is whole.
     """
-    holds_run = (out / CONFIG_FILE).is_file()
-    if not holds_run:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(
-                f"expected a new or empty folder as --out, found {out} with other things in it; choose another"
-            )
-        return False
+    if not (out / MANIFEST_FILE).is_file():
+        _refuse_other_things(out)
+        return None
     if not resume:
         raise InputError(f"{out} holds a run already; continue it with --resume, or choose another --out")
-    before, now = (
-        resolved(out, knobs.validate(read_yaml(out / CONFIG_FILE, "a run's config.yaml"))),
-        resolved(out, config),
-    )
+    manifest = read_manifest(out)
+    _check_config(out, manifest)
+    before, now = resolved(knobs.load_saved(out / CONFIG_FILE)), resolved(config)
     changed = [knob for knob in now if before.get(knob) != now[knob] and knob not in _FREE_ON_RESUME]
     if changed:
         knob = changed[0]
@@ -57,70 +93,100 @@ def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> bool:
             f"{out} was started with {knob} = {before.get(knob)}, found {now[knob]}; "
             "leave it out to continue, or choose another --out"
         )
-    started_on = read_manifest(out).get("store_hash", store_hash) if (out / MANIFEST_FILE).is_file() else store_hash
-    if started_on != store_hash:
+    if manifest["store_hash"] != store_hash:
         raise InputError(
-            f"{out} was started on a store with hash {started_on[:12]}, found one with {store_hash[:12]}; "
+            f"{out} was started on a store with hash {manifest['store_hash'][:12]}, found one with {store_hash[:12]}; "
             "give the store that it was started on, or choose another --out"
         )
-    return True
+    return _begun(out, manifest["status"])
 
 
-def write_config(out: Path, config: Config) -> None:
-    """Writes the resolved configuration."""
-    _write_whole(out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+def _refuse_other_things(out: Path) -> None:
+    """A folder that a killed command has only begun to fill may be filled again; nothing else is touched."""
+    if not out.exists():
+        return
+    begun = {CONFIG_FILE, PATIENTS_FILE}
+    begun |= {f".{name}.{what}" for name in (*begun, MANIFEST_FILE) for what in ("lock", "partial")}
+    others = sorted(path.name for path in out.iterdir() if path.name not in begun) if out.is_dir() else [out.name]
+    if not others and (out / CONFIG_FILE).is_file():
+        try:
+            knobs.load_saved(out / CONFIG_FILE)
+        except InputError:
+            others = [CONFIG_FILE]
+    if others:
+        raise InputError(
+            f"expected a new or empty folder as --out, found {out} with other things in it; choose another"
+        )
+    if any(out.iterdir()):
+        print(f"{out}: an earlier command was killed before its run began; it begins now", flush=True)
+
+
+def _check_config(out: Path, manifest: Mapping[str, Any]) -> None:
+    file = out / CONFIG_FILE
+    if not file.is_file() or sha256(file) != manifest["config_sha256"]:
+        found = "another content (its SHA-256 differs)" if file.is_file() else "none"
+        raise InputError(
+            f"expected {file} as it was written when the run began, found {found}; put it back as it was, and give "
+            "knobs on the command line; to change what a run computes, choose another --out"
+        )
+
+
+def _begun(out: Path, status: str) -> Begun:
+    if status == COMPLETE:
+        try:
+            verify(out / ENCODER, (vit.WEIGHTS_FILE, vit.DESCRIPTION_FILE))
+        except InputError as error:
+            status = "running"
+            print(f"{out} is complete, but its encoder is not whole ({error}); it is written again", flush=True)
+        else:
+            return Begun(status, None)
+    newest = checkpoint.newest_whole(out / CHECKPOINTS)
+    return Begun(status, None if newest is None else newest.name)
+
+
+def begin(
+    out: Path, config: Config, manifest: Mapping[str, Any], patients: Sequence[str], *, again: bool
+) -> dict[str, Any]:
+    """Writes what says how a run is made, the manifest last; returns it with the SHA-256 of config.yaml.
+
+    `again`: config.yaml stays as it was when the run began, since what may differ now computes nothing else.
+    """
+    file = out / CONFIG_FILE
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        sync_names(out.parent)
+        if not again:
+            with replaced_file(file) as partial:
+                partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        write_patients(out, patients)
+        said = dict(manifest) | {"config_sha256": sha256(file)}
+        write_manifest(out, said)
+        (out / CHECKPOINTS).mkdir(exist_ok=True)
+        sync_names(out)
+    return said
 
 
 def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest, whole or not at all."""
-    _write_whole(out / MANIFEST_FILE, json.dumps(dict(manifest), indent=2, default=str) + "\n")
-
-
-def write_patients(out: Path, keys: Sequence[str]) -> None:
-    """Writes which patients a run was pretrained on, one key a line; not in `encoder/`, which may leave the house."""
-    _write_whole(out / PATIENTS_FILE, "".join(f"{key}\n" for key in keys))
+    write_json(out / MANIFEST_FILE, manifest)
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of a run."""
-    manifest: dict[str, Any] = json.loads((out / MANIFEST_FILE).read_text())
+    """The manifest of a run; raises InputError if it is not as it was written, or lacks what a run is known by."""
+    file = out / MANIFEST_FILE
+    manifest = read_json(file, "the manifest of a run")
+    for key in ("status", "store_hash", "config_sha256"):
+        if not isinstance(manifest.get(key), str):
+            raise InputError(
+                f"expected {key!r} in {file}, found none: it was written by an earlier version of Chartray; continue "
+                "with that one, or choose another --out"
+            )
     return manifest
 
 
 def versions() -> dict[str, str | None]:
     """What ran: the versions of Chartray, torch and timm, and the git commit of Chartray's checkout if it is one."""
     return {name: version(name) for name in ("chartray", "torch", "timm")} | {"git_commit": _git_commit()}
-
-
-class Metrics:
-    """One JSON line a step in metrics.jsonl, the same numbers as TensorBoard events; later steps are cut on resume."""
-
-    def __init__(self, out: Path, *, first_step: int) -> None:
-        self._file = out / METRICS_FILE
-        if self._file.exists():
-            lines = self._file.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-            _write_whole(self._file, "".join(kept))
-        self._stream = self._file.open("a")
-        self._events = SummaryWriter(str(out / EVENTS), purge_step=first_step + 1)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Notes the numbers of a step."""
-        self._stream.write(json.dumps({"step": step} | dict(values)) + "\n")
-        self._stream.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name.replace(".", "/"), value, step)
-
-    def close(self) -> None:
-        """Flushes both."""
-        self._stream.close()
-        self._events.close()
-
-
-def _write_whole(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.rename(file)
 
 
 def _git_commit() -> str | None:

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from chartray.evaluation.arms import chart_variables
 from chartray.evaluation.films import metadata_of
-from chartray.evaluation.seen import PATIENTS_FILE
-from chartray.networks.encoder import DESCRIPTION_FILE
+from chartray.evaluation.seen import patients_of
 from chartray.pixels import hashes
 from chartray.pixels.store import Store
 from chartray.progress import progress
 from chartray.schema import SPLITS, patient_key
+from chartray.training.patients import PATIENTS_FILE
 
 Integers = NDArray[np.int64]
 
@@ -61,9 +61,7 @@ class _Place(NamedTuple):
 
 def pretrained(run: str, source: Path, made: dict[str, Any]) -> Pretrained:
     """What is known of the pretraining of the encoder at `source`, a RUN or the encoder folder inside one."""
-    folder = source.resolve().parent if (source / DESCRIPTION_FILE).is_file() else source
-    file = folder / PATIENTS_FILE
-    return Pretrained(run, made, frozenset(file.read_text().split()) if file.is_file() else None)
+    return Pretrained(run, made, patients_of(source, made))
 
 
 def leaks(runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> tuple[list[dict[str, Any]], list[str]]:
