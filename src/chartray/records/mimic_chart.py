@@ -182,7 +182,8 @@ class _Ages(NamedTuple):
         if rules == "published":
             known = f"{oldest + later} films of patients over 89: the published rule counts from {_OVER_89:.0f}"
             unknown = ""
-        return [Step("age over 89", films, films, "; ".join(part for part in (known, unknown) if part))]
+        said = [known] * bool(oldest or not unknown) + [unknown] * bool(later and unknown)
+        return [Step("age over 89", films, films, "; ".join(said))]
 
     def cautions(self) -> list[Caution]:
         """Newborns: MIMIC-CXR's patients came through the emergency department, and none is one."""
@@ -196,10 +197,13 @@ class _Ages(NamedTuple):
 def _undated(missing: dict[str, dict[str, int]]) -> list[Caution]:
     """What it means that a film's date or time cannot be read."""
     cautions = []
-    for name, form in (("StudyDate", "21500301 or 2150-03-01"), ("StudyTime", "93012.5 or 09:30:12.5")):
+    for name, form, lost in (
+        ("StudyDate", "21500301 or 2150-03-01", "age, mortality and icu are"),
+        ("StudyTime", "93012.5 or 09:30:12.5", "under the strict rules mortality and icu are"),
+    ):
         films = missing.get(name, {}).get(UNREADABLE, 0)
         if films:
-            what = f"{films} films whose cell cannot be read: what depends on it is missing (age, mortality, icu)"
+            what = f"{films} films whose cell cannot be read: {lost} missing for them"
             cautions.append(Caution(name, what, films, f"write it as {form}"))
     return cautions
 
