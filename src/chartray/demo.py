@@ -1,6 +1,5 @@
 """The demo: the whole mission on a simulated hospital, in one process, each part timed."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from chartray import config as knobs
 from chartray.errors import InputError
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
+from chartray.evaluation.results import COMPARE_FILE, COMPARISONS_FILE, MANIFEST_FILE, RESULTS_FILE, open_results
+from chartray.outputs.replacing import reserved
 from chartray.pixels.ingest import ingest
 from chartray.records.chexpert import chexpert_cohort
 from chartray.records.cohort import Cohort, describe, write_cohort
@@ -41,6 +42,11 @@ def run_demo(out: Path, *, seed: int = 0, patients: int = PATIENTS, steps: int |
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"expected a new or empty folder for the demo, found {out} with things in it; remove it first")
+    with reserved(out):
+        return _mission(out, seed, patients, steps)
+
+
+def _mission(out: Path, seed: int, patients: int, steps: int | None) -> Path:
     began = time.monotonic()
     with timed("data"):
         stores = make_stores(out, seed, patients)
@@ -59,7 +65,7 @@ def run_demo(out: Path, *, seed: int = 0, patients: int = PATIENTS, steps: int |
         page = write_report(list(runs.values()), results, out / "report", stores=list(stores.values()))
     minutes = (time.monotonic() - began) / 60
     print(f"\n{page.resolve()} ({minutes:.1f} minutes). It says:")
-    for line in five_lines(_rows(results, "results.jsonl"), _rows(results, "comparisons.jsonl")):
+    for line in five_lines(_rows(results, RESULTS_FILE), _rows(results, COMPARISONS_FILE)):
         print(f"  {line}")
     return page
 
@@ -104,5 +110,8 @@ def timed(part: str) -> Iterator[None]:
 
 
 def _rows(folders: list[Path], name: str) -> list[dict[str, Any]]:
-    files = [folder / name for folder in folders]
-    return [json.loads(line) for file in files if file.is_file() for line in file.read_text().splitlines()]
+    opened = [
+        open_results(folder, (MANIFEST_FILE, COMPARE_FILE), f"expected results in {folder}, found none")
+        for folder in folders
+    ]
+    return [row for one in opened for row in one.rows(name)]

@@ -4,7 +4,6 @@ A path that a spreadsheet would take for a formula (=cmd) stands there with an a
 """
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,8 @@ from chartray.csv_cells import harmless_columns, needs_quotes
 from chartray.errors import InputError
 from chartray.features.chart import encode, item_encoding
 from chartray.features.sets import FEATURE_SETS, LEVELS, variable_of
+from chartray.outputs.replacing import replaced_folder, settle
+from chartray.outputs.seal import SUMS_FILE
 from chartray.schema import EHR_PREFIX, ICU_LEVELS, MORTALITY_LEVELS, CohortMetadata, from_metadata
 
 # What true and false of a boolean variable are called in the published files.
@@ -51,6 +52,7 @@ def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
     written: dict[str, tuple[int, int]] = {}
     lacking: dict[str, str] = {}
     wanting: dict[str, list[str]] = {}
+    tables: dict[str, pa.Table] = {}
     paths = _relative(cohort["path"], metadata.image_root)
     cells: dict[str, tuple[list[pa.Array], npt.NDArray[np.bool_], tuple[str, ...]]] = {}
     for name, feature in FEATURE_SETS.items():
@@ -68,9 +70,7 @@ def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
             column: cell for item in feature.items for column, cell in zip(cells[item][2], cells[item][0], strict=True)
         }
         table = pa.table({"path": paths} | columns).filter(pa.array(complete))
-        if not written:
-            _mark(out, metadata)
-        _write_csv(table, out / f"{feature.file}.csv")
+        tables[feature.file] = table
         written[name] = (table.num_rows, cohort.num_rows - table.num_rows)
     if not written:
         raise InputError(
@@ -78,6 +78,12 @@ def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
             f"found {', '.join(metadata.variables) or 'none'}; it lacks "
             f"{'; '.join(lacking[name] for name in _SINGLE)}; no file was written"
         )
+    ours = {_MARKER, SUMS_FILE, *(f"{feature.file}.csv" for feature in FEATURE_SETS.values())}
+    with replaced_folder(out, kept=lambda name: name not in ours) as partial:
+        said = {"made_by": "chartray features", "source": metadata.source}
+        (partial / _MARKER).write_text(json.dumps(said) + "\n", encoding="utf-8")
+        for name, table in tables.items():
+            _write_csv(table, partial / f"{name}.csv")
     return FeatureFiles(written, lacking, wanting)
 
 
@@ -106,18 +112,11 @@ def _lacking(item: str, metadata: CohortMetadata) -> str | None:
 
 def _check_replaceable(out: Path) -> None:
     """Raises InputError if `out` exists and is neither empty nor a folder of ours: the published one looks the same."""
+    settle(out)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / _MARKER).is_file())):
         raise InputError(
             f"expected a new folder or earlier feature files as --out, found other things in {out}; choose another"
         )
-
-
-def _mark(out: Path, metadata: CohortMetadata) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / _MARKER).write_text(json.dumps({"made_by": "chartray features", "source": metadata.source}) + "\n")
-    except OSError as error:
-        raise InputError(f"expected to write feature files to {out}, found {error.strerror}") from None
 
 
 def _csv_cells(item: str, cohort: pa.Table) -> tuple[list[pa.Array], npt.NDArray[np.bool_], tuple[str, ...]]:
@@ -136,16 +135,11 @@ def _csv_cells(item: str, cohort: pa.Table) -> tuple[list[pa.Array], npt.NDArray
 
 
 def _write_csv(table: pa.Table, file: Path) -> None:
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            stream.write((",".join(table.column_names) + "\n").encode())
-            style = "needed" if needs_quotes(table["path"]) else "none"
-            csv.write_csv(harmless_columns(table), stream, csv.WriteOptions(include_header=False, quoting_style=style))
-        partial.replace(file)
-    except OSError as error:
-        raise InputError(f"expected to write {file}, found {error.strerror}") from None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as stream:
+        stream.write((",".join(table.column_names) + "\n").encode())
+        style = "needed" if needs_quotes(table["path"]) else "none"
+        csv.write_csv(harmless_columns(table), stream, csv.WriteOptions(include_header=False, quoting_style=style))
 
 
 def _relative(paths: pa.ChunkedArray, root: str) -> pa.ChunkedArray:

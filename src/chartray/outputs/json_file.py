@@ -14,9 +14,14 @@ DIGEST = "sha256"
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON object with its SHA-256, whole or not at all, flushed to the disk."""
-    plain = json.loads(json.dumps(dict(content)))  # keys become text, tuples lists: what a reader will find
     with replaced_file(file) as partial:
-        partial.write_text(json.dumps(plain | {DIGEST: digest(plain)}, indent=1) + "\n", encoding="utf-8")
+        write_sealed(content, partial)
+
+
+def write_sealed(content: Mapping[str, Any], file: Path) -> None:
+    """Writes one JSON object with its SHA-256 to `file` itself, for whoever renames it afterwards."""
+    plain = json.loads(json.dumps(dict(content)))  # keys become text, tuples lists: what a reader will find
+    file.write_text(json.dumps(plain | {DIGEST: digest(plain)}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path, what: str) -> dict[str, Any]:

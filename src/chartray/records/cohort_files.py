@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from chartray.errors import InputError
-from chartray.outputs.json_file import read_json, write_json
-from chartray.outputs.parquet_file import read_table, write_sealed
-from chartray.outputs.replacing import replaced_file, reserved, settle, sync_names
+from chartray.outputs import json_file, parquet_file
+from chartray.outputs.json_file import read_json
+from chartray.outputs.parquet_file import read_table
+from chartray.outputs.replacing import replaced_file, reserved, settle, sync, sync_names
 from chartray.outputs.seal import sha256
 
 # In the flow: the SHA-256 of the table that it tells of.
@@ -33,10 +34,11 @@ def write_cohort_files(table: pa.Table, flow: Mapping[str, Any], out: Path) -> N
     Raises InputError where another command writes there, OutputError where the machine cannot write.
     """
     with reserved(out):
-        _settle(out)
+        _adopt(out)
         with replaced_file(out) as partial:
-            write_sealed(table, partial, write_statistics=False)
-            write_json(_waiting(out), {**flow, _OF: sha256(partial)})
+            parquet_file.write_sealed(table, partial, write_statistics=False)
+            json_file.write_sealed({**flow, _OF: sha256(partial)}, _waiting(out))
+            sync(_waiting(out))
         _adopt(out)
 
 
@@ -71,14 +73,7 @@ def settle_cohort(cohort: Path) -> None:
     # Who may not write here, or comes while another writes, leaves it to them.
     if _waiting(cohort).exists():
         with suppress(OSError, InputError), reserved(cohort):
-            _settle(cohort)
-
-
-def _settle(cohort: Path) -> None:
-    settle(_waiting(cohort))
-    settle(flow_file(cohort))
-    if _waiting(cohort).exists():
-        _adopt(cohort)
+            _adopt(cohort)
 
 
 def _adopt(cohort: Path) -> None:

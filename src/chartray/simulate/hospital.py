@@ -3,6 +3,7 @@
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from chartray.errors import InputError
+from chartray.outputs.replacing import reserved
 from chartray.progress import progress
 from chartray.schema import SIMULATED_FILE
 from chartray.simulate import film as films
@@ -21,6 +23,7 @@ FOLDERS = ("mimic-iv", "mimic-cxr-jpg", "chexpert", "nih")
 DEFAULT_PATIENTS = 800
 SMALLEST_FILM = 64
 _CHUNK = 24
+_PARTIAL, _MOVING = ".simulating", "moving"
 
 
 def simulate(
@@ -40,20 +43,33 @@ def simulate(
     longer side of a film in pixels. The files are the same bytes for the same arguments, whatever `workers` is.
     Raises InputError for arguments out of range and where one of the four folders is there already.
     """
-    _check(out, patients, mimic_iv_release, seed, chart_effect, size, workers)
+    with reserved(out):
+        _clean(out)
+        _check(out, patients, mimic_iv_release, seed, chart_effect, size, workers)
+        new = not out.exists()
+        try:
+            _simulate(out, patients, mimic_iv_release, seed, chart_effect, size, workers)
+        finally:
+            if new:
+                with suppress(OSError):  # it stays where something is in it
+                    out.rmdir()
+
+
+def _simulate(
+    out: Path, patients: int, release: str, seed: int, chart_effect: float, size: int, workers: int | None
+) -> None:
     others = max(8, patients // 2)
     mimic = mimic_layout.draw(patients, seed, chart_effect=chart_effect, size=size)
     chexpert = other_layouts.draw_chexpert(others, seed, chart_effect=chart_effect, size=size)
     nih = other_layouts.draw_nih(others, seed, chart_effect=chart_effect, size=size)
     # Everything is written here first, so that a folder with its final name is complete.
-    partial = out / ".simulating"
-    shutil.rmtree(partial, ignore_errors=True)
-    for name in FOLDERS:
-        (partial / name).mkdir(parents=True)
-        (partial / name / SIMULATED_FILE).write_text("Drawn by chartray simulate: nothing here is real.\n")
+    partial = out / _PARTIAL
     try:
+        for name in FOLDERS:
+            (partial / name).mkdir(parents=True)
+            (partial / name / SIMULATED_FILE).write_text("Drawn by chartray simulate: nothing here is real.\n")
         tables = np.random.default_rng((seed, 0))
-        mimic_layout.write_iv(partial / "mimic-iv", mimic, mimic_iv_release, tables, chart_effect=chart_effect)
+        mimic_layout.write_iv(partial / "mimic-iv", mimic, release, tables, chart_effect=chart_effect)
         # A generator of its own, so that the release of MIMIC-IV changes no label.
         reports = np.random.default_rng((seed, 4))
         mimic_layout.write_cxr(partial / "mimic-cxr-jpg", mimic, reports)
@@ -61,10 +77,22 @@ def simulate(
         other_layouts.write_nih(partial / "nih", nih, reports)
         jobs = zip(FOLDERS[1:], (mimic.films, chexpert.films, nih.films), strict=True)
         _draw_all([(partial / name, film) for name, group in jobs for film in group], workers)
+        (partial / _MOVING).touch()
         for name in FOLDERS:
             (partial / name).rename(out / name)
+        (partial / _MOVING).unlink()
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _clean(out)
+
+
+def _clean(out: Path) -> None:
+    """Removes what a command that did not come to its end left: what it drew, and what it had moved out already."""
+    partial = out / _PARTIAL
+    if (partial / _MOVING).exists():
+        for name in FOLDERS:
+            if not (partial / name).exists():
+                shutil.rmtree(out / name, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from chartray.errors import InputError
+from chartray.outputs.replacing import reserved
 from chartray.verbs.options import CountIfGiven, Out, Seed
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def features(cohort_file: Path, *, out: Out) -> None:
     from chartray.features import write_feature_csvs
     from chartray.records.cohort import read_cohort
 
-    files = write_feature_csvs(read_cohort(cohort_file), out)
+    with reserved(out):
+        files = write_feature_csvs(read_cohort(cohort_file), out)
     for name, (rows, left_out) in files.written.items():
         print(f"{name}: {rows} films" + (f", {left_out} left out for a missing value" if left_out else ""))
     if files.lacking:
@@ -183,8 +185,9 @@ def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, .
     from chartray.records.replaceable import check_cohort_out
 
     check_cohort_out(out, inputs)
-    made = make()
-    write_cohort(made, out)
+    with reserved(out):
+        made = make()
+        write_cohort(made, out)
     print(describe(made))
     if not sys.stdout.isatty():  # who sends the flow to a file still sees them
         for line in warnings(made):

@@ -1,12 +1,12 @@
 """Verbs of the evidence: evaluate, compare, audit, and embeddings to look at elsewhere."""
 
-import json
 from math import isnan
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from chartray.outputs.replacing import reserved
 from chartray.verbs.options import Count, Out, Seed, ZeroOrMore
 
 Uncertain = Literal["ignore", "zeros", "ones"]
@@ -83,39 +83,40 @@ def evaluate(
             of a run without one demographic-norm.
     """
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
-    from chartray.evaluation.results import MANIFEST_FILE, matches_table
+    from chartray.evaluation.results import MANIFEST_FILE, matches_table, open_results
     from chartray.evaluation.sentences import said_first
 
-    rows = evaluate_encoder(
-        source,
-        store,
-        out,
-        external=external or [],
-        protocol=protocol,
-        split=split,
-        uncertain=uncertain,
-        blank=blank,
-        data_percent=data_percent or [1.0],
-        draws=draws,
-        labels=labels.split(",") if labels else None,
-        floors=floors,
-        resamples=resamples,
-        seed=seed,
-        device=device,
-        precision=precision,
-        freeze=freeze,
-        scheduler=scheduler,
-        learning_rate=learning_rate,
-        max_epochs=max_epochs,
-        layer_decay=layer_decay,
-        drop_path=drop_path,
-        warmup_epochs=warmup_epochs,
-        mixup=mixup,
-        resume=resume,
-        looks=looks,
-        floor_chart=floor_chart,
-    )
-    manifest = json.loads((out / MANIFEST_FILE).read_text())
+    with reserved(out):
+        rows = evaluate_encoder(
+            source,
+            store,
+            out,
+            external=external or [],
+            protocol=protocol,
+            split=split,
+            uncertain=uncertain,
+            blank=blank,
+            data_percent=data_percent or [1.0],
+            draws=draws,
+            labels=labels.split(",") if labels else None,
+            floors=floors,
+            resamples=resamples,
+            seed=seed,
+            device=device,
+            precision=precision,
+            freeze=freeze,
+            scheduler=scheduler,
+            learning_rate=learning_rate,
+            max_epochs=max_epochs,
+            layer_decay=layer_decay,
+            drop_path=drop_path,
+            warmup_epochs=warmup_epochs,
+            mixup=mixup,
+            resume=resume,
+            looks=looks,
+            floor_chart=floor_chart,
+        )
+        manifest = open_results(out, [MANIFEST_FILE], f"expected an evaluation in {out}").manifest
     for line in (*matches_table(manifest), *said_first(manifest, rows)):
         print(line)
     for row in rows:
@@ -136,7 +137,9 @@ def compare(results: list[Path], *, out: Out, resamples: Count = 1000, seed: See
     """
     from chartray.evaluation.compare import compare as compare_arms
 
-    for row in compare_arms(results, out, resamples=resamples, seed=seed):
+    with reserved(out):
+        rows = compare_arms(results, out, resamples=resamples, seed=seed)
+    for row in rows:
         if row["label"] == "macro" and row["metric"] == "auroc":
             print(_spoken_difference(row))
 
@@ -182,23 +185,24 @@ def audit(
     from chartray.evaluation.audit.audit import audit as audit_encoder
     from chartray.evaluation.audit.sentences import spoken
 
-    rows = audit_encoder(
-        source,
-        store,
-        out,
-        against=against or [],
-        external=external or [],
-        attributes=attributes.split(",") if attributes else None,
-        split=split,
-        uncertain=uncertain,
-        blank=blank,
-        floors=floors,
-        floor_chart=floor_chart,
-        resamples=resamples,
-        seed=seed,
-        device=device,
-        precision=precision,
-    )
+    with reserved(out):
+        rows = audit_encoder(
+            source,
+            store,
+            out,
+            against=against or [],
+            external=external or [],
+            attributes=attributes.split(",") if attributes else None,
+            split=split,
+            uncertain=uncertain,
+            blank=blank,
+            floors=floors,
+            floor_chart=floor_chart,
+            resamples=resamples,
+            seed=seed,
+            device=device,
+            precision=precision,
+        )
     for line in spoken(rows):
         print(line)
     print(out)
@@ -225,7 +229,8 @@ def embed(
     """
     from chartray.evaluation.embed_store import embed_store
 
-    print(embed_store(source, store, out, split=split, device=device, precision=precision))
+    with reserved(out):
+        print(embed_store(source, store, out, split=split, device=device, precision=precision))
 
 
 def _spoken(row: dict[str, Any]) -> str:

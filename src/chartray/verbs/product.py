@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from chartray.errors import InputError
+from chartray.outputs.replacing import reserved
 from chartray.verbs.options import Count, CountIfGiven, Out, Seed
 
 Folders = Annotated[list[Path] | None, Parameter(negative=())]
@@ -37,7 +38,12 @@ def report(
     """
     from chartray.report.page import write_report
 
-    print(write_report(run or [], results or [], out, stores=store or [], audits=audit or [], title=title, films=films))
+    with reserved(out):
+        print(
+            write_report(
+                run or [], results or [], out, stores=store or [], audits=audit or [], title=title, films=films
+            )
+        )
 
 
 def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps: CountIfGiven = None) -> None:
@@ -69,9 +75,10 @@ def export(
     from chartray.model_card.earlier import refuse_to_lose
     from chartray.networks.encoder import load
 
-    if out.exists():
-        refuse_to_lose(out, load(source).provenance, results or [])
-    print(export_encoder(source, out, results=results or [], form=form))
+    with reserved(out):
+        if out.exists():
+            refuse_to_lose(out, load(source).provenance, results or [])
+        print(export_encoder(source, out, results=results or [], form=form))
 
 
 def bench(
