@@ -31,7 +31,7 @@ from chartray.training.controls import ChartTable, controlled
 from chartray.training.material import prepare, settings_hash
 from chartray.training.pretrain import Loop, pretrain
 from chartray.training.runtime import processes
-from chartray.training.step import forward_backward
+from chartray.training.step import forward
 
 SMALL = {
     "encoder.width": 48,
@@ -266,7 +266,7 @@ def gradients(store: Store, accumulate: int, **changed: Any) -> tuple[float, dic
     material = prepare(store, config)
     networks = build_networks(material, config).train()
     batch = films.FilmLoader(store, material.rows, config.views, patch_side=8, batch_size=24, seed=0).load(0)
-    found = forward_backward(
+    losses, backward = forward(
         networks,
         cut_views(batch.images, batch.plan, config.views, material.grey),
         material.chart_batch(batch.places, batch.epochs, torch.device("cpu")),
@@ -275,8 +275,9 @@ def gradients(store: Store, accumulate: int, **changed: Any) -> tuple[float, dic
         all_sum=identity,
         accumulate=accumulate,
     )
+    backward()
     parameters = networks.trained_parameters().items()
-    return found.total.item(), {name: value.grad for name, value in parameters if value.grad is not None}
+    return losses.total.item(), {name: value.grad for name, value in parameters if value.grad is not None}
 
 
 @pytest.mark.parametrize("use", ["anchor", "predict"])
@@ -286,8 +287,10 @@ def test_accumulation_through_cached_embeddings_is_exact(small_store: Path, use:
     parts, found = gradients(store, 3, chart__use=use, views__focal_mask_ratio=0.25)
     assert parts == pytest.approx(whole, rel=1e-5)
     assert wanted.keys() == found.keys()
+    # Biases before a BatchNorm have no gradient but rounding, which is as large as the others' digits end.
+    rounding = 1e-6 * torch.stack([each.norm() for each in wanted.values()]).norm()
     for name in wanted:
-        assert (wanted[name] - found[name]).norm() <= 1e-4 * wanted[name].norm() + 1e-7, name
+        assert (wanted[name] - found[name]).norm() <= 1e-4 * wanted[name].norm() + rounding, name
 
 
 def test_a_chart_of_no_use_gets_no_gradient_into_the_target(small_store: Path) -> None:

@@ -15,9 +15,9 @@ from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
 from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
-from chartray.training.anchors import Autocast
 from chartray.training.compilation import as_written
 from chartray.training.films import split_rows
+from chartray.training.gradient_cache import Autocast
 from chartray.training.health import effective_rank, spread
 from chartray.training.material import Material
 from chartray.training.step import Networks

@@ -25,7 +25,6 @@ from chartray.training import checkpoint, compilation, run_folder
 from chartray.training.ahead import Ahead, Prepared
 from chartray.training.construction import build_networks, build_optimizer, new_watch
 from chartray.training.films import Batch, FilmLoader
-from chartray.training.forward import Losses
 from chartray.training.health import Watch, vitals
 from chartray.training.material import Material, prepare
 from chartray.training.metrics import Metrics, Written
@@ -33,7 +32,7 @@ from chartray.training.online_probe import OnlineProbe
 from chartray.training.run_folder import CHECKPOINTS, COMPLETE, ENCODER, RUNNING, Begun
 from chartray.training.runtime import all_sum, average_gradients, launch
 from chartray.training.schedules import Plan, ema_momentum, learning_rate, plan, weight_decay
-from chartray.training.step import Networks, forward_backward
+from chartray.training.step import Losses, Networks, forward
 from chartray.training.together import all_or_none, any_of_all, first_decides
 
 
@@ -216,7 +215,7 @@ class Loop:
             group["weight_decay"] = decay if group["decays"] else 0.0
 
         self.optimizer.zero_grad(set_to_none=True)
-        losses = forward_backward(
+        losses, backward = forward(
             networks,
             views,
             chart,
@@ -224,9 +223,10 @@ class Loop:
             autocast=self.fabric.autocast,
             all_sum=all_sum,
             accumulate=config.train.accumulate,
-            # A sum over processes is finite only where each is: all of them stop, or none.
-            check=lambda losses: refuse_non_finite(all_sum(losses.total.detach()), batch, "loss"),
         )
+        # A sum over processes is finite only where each is: all of them stop, or none.
+        refuse_non_finite(all_sum(losses.total.detach()), batch, "loss")
+        backward()
         parameters = list(networks.trained_parameters().values())
         average_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.train.clip or float("inf"))
