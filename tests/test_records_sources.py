@@ -263,7 +263,7 @@ def test_write_then_read_is_the_same(tmp_path):
     ("changes", "message"),
     [
         ({"patient_id": ["1", "2", "2"]}, "every patient in one split, found 1 in two or more"),
-        ({"split": ["train", "train", "holdout"]}, "found 'holdout'"),
+        ({"split": ["train", "train", "holdout"]}, "found 'aaaaaaa'"),
         ({"image_id": ["a", "a", "c"]}, "each image_id once"),
         ({"path": ["/a", None, "/c"]}, "'path' in every row of .*, found none in row 2"),
     ],

@@ -119,7 +119,7 @@ def test_no_date_identifier_or_remark_leaves_with_the_flow(files):
     assert missing["crp"] == {RARE: 20}
     split = MAPPING.replace("study_id: accession", "split: age")
     (files / "mapping.yaml").write_text(split)
-    with pytest.raises(InputError, match=r"expected train, .* in column 'age' of .*films.csv, found another value"):
+    with pytest.raises(InputError, match=r"expected train, .* in column 'age' of .*films.csv, found 'AAA9999999'"):
         cohort_of(files)
 
 

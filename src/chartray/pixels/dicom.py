@@ -59,6 +59,37 @@ _OTHER_CLASSES = re.compile(
     r"VL |Video|Ophthalmic|RT |Segmentation|Parametric|Intravascular|Wide|Corneal)"
 )
 _KINDS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB")
+# What a reason may name, since the standard has it (PS3.3, C.7.3.1.1.1 and C.7.6.3.1.2): any other word may be a name.
+_OTHER_MODALITIES = (
+    "CT",
+    "MR",
+    "MG",
+    "US",
+    "NM",
+    "PT",
+    "XA",
+    "IO",
+    "PX",
+    "ES",
+    "XC",
+    "GM",
+    "SM",
+    "OP",
+    "SR",
+    "SEG",
+    "PR",
+)
+_OTHER_KINDS = (
+    "HSV",
+    "ARGB",
+    "CMYK",
+    "YBR_FULL",
+    "YBR_FULL_422",
+    "YBR_PARTIAL_420",
+    "YBR_PARTIAL_422",
+    "YBR_ICT",
+    "YBR_RCT",
+)
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "H": "F", "F": "H"}
 _BYTES_PER_PIXEL = 8
 _PIECE = 1 << 20
@@ -125,7 +156,7 @@ def refuse_no_radiograph(data: pydicom.Dataset) -> None:
     """UnreadableFilm with the reason if `data` is not one frame of whole numbers that shows a radiograph."""
     modality = str(data.get("Modality") or "").strip().upper()
     if modality and modality not in _RADIOGRAPHS:
-        named = modality if re.fullmatch("[A-Z]{2,10}", modality) else "of no known kind"
+        named = modality if modality in _OTHER_MODALITIES else "of no known kind"
         raise UnreadableFilm(f"its Modality is {named}, not that of a radiograph ({', '.join(_RADIOGRAPHS)})")
     storage = UID(str(data.get("SOPClassUID") or "")).name
     if _OTHER_CLASSES.match(storage):
@@ -147,7 +178,8 @@ def refuse_no_radiograph(data: pydicom.Dataset) -> None:
         raise UnreadableFilm(f"its pixels have {allocated} bits allocated, a radiograph's have 8, 16 or 32")
     kind, samples = str(data.PhotometricInterpretation), int(data.get("SamplesPerPixel") or 1)
     if samples != (1 if kind in _KINDS[:3] else 3) or not (kind in _KINDS or kind.startswith("YBR_")):
-        raise UnreadableFilm(f"its pixels are {samples} samples of {kind}, expected grey, palette, RGB or YBR")
+        named = kind if kind in (*_KINDS, *_OTHER_KINDS) else "no known kind"
+        raise UnreadableFilm(f"its pixels are {samples} samples of {named}, expected grey, palette, RGB or YBR")
 
 
 def _luma(frame: Frame, data: pydicom.Dataset) -> tuple[Levels, Reals]:

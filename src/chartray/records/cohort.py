@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from chartray.errors import InputError
 from chartray.records.cautions import Caution, unknown_labels
 from chartray.records.cohort_files import read_cohort_table, write_cohort_files
-from chartray.records.missing import ABSENT, shown
+from chartray.records.missing import ABSENT, masked
 from chartray.records.replaceable import check_cohort_out
 from chartray.schema import (
     BLANK_PREFIX,
@@ -269,7 +269,7 @@ def _check(table: pa.Table, where: str) -> None:
         raise InputError(f"expected each image_id once in {where}, found {repeated} again")
     others = sorted(set(pc.unique(table["split"]).to_pylist()) - set(SPLITS))
     if others:
-        raise InputError(f"expected the splits {', '.join(SPLITS)} in {where}, found {shown(others[0])}")
+        raise InputError(f"expected the splits {', '.join(SPLITS)} in {where}, found {masked(others[0])}")
     refuse_shared_patients(table["patient_id"], table["split"], where)
 
 

@@ -11,8 +11,8 @@ from chartray.errors import InputError
 from chartray.records.identifiers import whole_numbers
 from chartray.records.race import RACE_COLUMNS
 from chartray.records.reading import (
+    columns_found,
     folder_content,
-    listed,
     need_csv,
     no_secret,
     read_cells,
@@ -128,9 +128,8 @@ def _from_database(url: str, name: str) -> pa.Table:
         )
     for column in _COLUMNS[name]:
         if column not in table.columns:
-            raise InputError(
-                f"expected a column {column!r} in {name} of {no_secret(url)}, found {listed(list(table.columns), 40)}"
-            )
+            found = columns_found(list(table.columns), 40)
+            raise InputError(f"expected a column {column!r} in {name} of {no_secret(url)}, found {found}")
     names = [*_COLUMNS[name], *(column for column in _OPTIONAL[name] if column in table.columns)]
     cells: pa.Table = table.select(**{column: table[column].cast("string").nullif("") for column in names}).to_pyarrow()
     return cells

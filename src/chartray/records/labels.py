@@ -11,9 +11,9 @@ from chartray.errors import InputError
 from chartray.records.identifiers import whole_numbers
 from chartray.records.missing import count_missing
 from chartray.records.reading import (
+    columns_found,
     find_csv,
     header,
-    listed,
     need_csv,
     read_cells,
     refuse_blank,
@@ -95,7 +95,7 @@ def present_labels(columns: list[str], file: Path) -> list[str]:
     if not present:
         raise InputError(
             f"expected at least one of the labels {', '.join(CHEXPERT_LABELS)} as a column of {file}, "
-            f"found {listed(columns)}"
+            f"found {columns_found(columns, 12)}"
         )
     return present
 

@@ -67,13 +67,14 @@ def told(counts: Mapping[str, int], *, absent: int = 0) -> dict[str, int]:
 
 
 def tellable(cell: str) -> bool:
-    """Whether a cell may stand in a message or a flow: short, no date or time, no run of digits like an identifier's.
+    """Whether a cell may stand in a message or a flow: short, no date or time, no run of digits like an identifier's,
+    no name as DICOM writes it.
 
-    >>> [tellable(cell) for cell in ("Not visible", "-inf", "700", "3. Mai 2020", "8:15", "p10000032")]
-    [True, True, True, False, False, False]
+    >>> [tellable(cell) for cell in ("Not visible", "-inf", "700", "3. Mai 2020", "8:15", "p10000032", "Doe^Jane")]
+    [True, True, True, False, False, False, False]
     """
     digits = sum(character.isdigit() for character in cell)
-    return len(cell) <= _LONGEST and digits < _DIGITS_OF_AN_IDENTIFIER and not _DATE.search(cell)
+    return len(cell) <= _LONGEST and "^" not in cell and digits < _DIGITS_OF_AN_IDENTIFIER and not _DATE.search(cell)
 
 
 def shown(cell: str) -> str:

@@ -18,7 +18,7 @@ from chartray.records.cohort import (
     refuse_shared_patients,
     split_by_patient,
 )
-from chartray.records.reading import first_line, listed
+from chartray.records.reading import listed, without_cells
 
 _OFFICIAL = {"train": "train_val_list.txt", "test": "test_list.txt"}
 _TEXT = re.compile(r"(.+)\.(?:txt|lst|csv)(?:\.gz)?", re.IGNORECASE)
@@ -110,5 +110,5 @@ def _images(file: Path) -> pa.Array:
     except UnicodeDecodeError:
         raise InputError(f"expected a list of images in UTF-8 in {file}, found other bytes") from None
     except OSError as error:
-        raise InputError(f"expected a list of images in {file}, found {first_line(error)}") from None
+        raise InputError(f"expected a list of images in {file}, found {without_cells(error)}") from None
     return pa.array([found[1].strip() for line in lines if (found := _IMAGE.search(line))], pa.string())

@@ -13,6 +13,11 @@ import pyarrow.compute as pc
 from pyarrow import csv as pacsv
 
 from chartray.errors import InputError
+from chartray.records.missing import masked, tellable
+from chartray.records.values import number
+
+_TABLES = (".csv", ".gz", ".txt", ".json", ".parquet", ".zip")
+_LONGEST = 40
 
 
 def nearest(word: str, words: Sequence[str], likeness: float = 0.5) -> str:
@@ -45,10 +50,28 @@ def need_csv(folder: Path, stem: str) -> Path:
 
 
 def folder_content(folder: Path) -> str:
-    """What a folder holds, for an error message."""
+    """What a folder holds, for an error message; folders and films, which may be called by a patient, masked."""
     if not folder.is_dir():
         return "no such folder"
-    return listed(sorted(entry.name for entry in folder.iterdir()))
+    names = sorted(entry.name for entry in folder.iterdir())
+    told = (name if name.lower().endswith(_TABLES) or tellable(name) else masked(name) for name in names)
+    return listed(list(dict.fromkeys(told)))
+
+
+def columns_found(names: Sequence[str], most: int) -> str:
+    """The names of columns, for an error message; a table without its line of names begins with a patient instead.
+
+    >>> columns_found(["age", "sex"], 40), columns_found(["P0012345", "Doe^Jane"], 40)
+    ('age, sex', '2 columns whose names look like cells; does the table begin with the line of names?')
+    """
+    if any(number(name) is not None or "^" in name for name in names):
+        return f"{len(names)} columns whose names look like cells; does the table begin with the line of names?"
+    return listed([name if name in likely_names(names) else masked(name) for name in names], most)
+
+
+def likely_names(names: Sequence[str]) -> list[str]:
+    """Those that can be told as names of columns: no date, no run of digits like an identifier's."""
+    return [name for name in names if tellable(name[:_LONGEST])]
 
 
 def need_folder(folder: Path, what: str) -> Path:
@@ -68,7 +91,7 @@ def header(file: Path) -> list[str]:
     except UnicodeDecodeError:
         raise InputError(f"expected a csv table in UTF-8 in {file}, found other bytes; save it as UTF-8") from None
     except (OSError, csv.Error) as error:
-        raise InputError(f"expected a csv table in {file}, found {first_line(error)}") from None
+        raise InputError(f"expected a csv table in {file}, found {without_cells(error)}") from None
     if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
         raise InputError(
             f"expected columns separated by commas in {file}, found {other!r} between them; save it with commas"
@@ -106,7 +129,7 @@ def read_cells(
     found = header(file)
     for column in needed:
         if column not in found:
-            raise InputError(f"expected a column {column!r} in {file}, found {listed(found, most=40)}")
+            raise InputError(f"expected a column {column!r} in {file}, found {columns_found(found, 40)}")
     columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
     refuse_same_names(columns, found, str(file))
     texts = dict.fromkeys(columns, pa.string()) | dict.fromkeys(repeating, pa.dictionary(pa.int32(), pa.string()))
@@ -119,7 +142,7 @@ def read_cells(
         return _read_csv(file, texts)
     except (pa.ArrowException, OSError) as error:
         # A message of Arrow's holds the row itself, and so perhaps a patient.
-        raise InputError(f"expected a csv table in {file}, found {_odd_row(file) or first_line(error)}") from None
+        raise InputError(f"expected a csv table in {file}, found {_odd_row(file) or without_cells(error)}") from None
 
 
 def _odd_row(file: Path) -> str | None:
@@ -168,6 +191,18 @@ def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def first_line(error: Exception) -> str:
     """The first line of a library's message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def without_cells(error: Exception) -> str:
+    """The first line of a library's message, without what it repeats of a table.
+
+    >>> without_cells(ValueError("CSV parse error: Row #3: Expected 4 columns, got 5: P1,Doe^Jane,a,b,c"))
+    'CSV parse error: Row #3: Expected 4 columns, got 5'
+    >>> without_cells(ValueError("conversion error to int64: invalid value 'P1'"))
+    'conversion error to int64: invalid value ...'
+    """
+    line = re.sub(r"(Expected \d+ columns, got \d+):.*", r"\1", first_line(error))
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "...", line)
 
 
 def refuse_repeated(cells: pa.Table, key: str, file: Path) -> None:

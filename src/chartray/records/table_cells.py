@@ -10,7 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chartray.errors import InputError
-from chartray.records.reading import first_line, header, listed, nearest, no_secret, read_cells, refuse_same_names
+from chartray.records.reading import (
+    columns_found,
+    header,
+    likely_names,
+    nearest,
+    no_secret,
+    read_cells,
+    refuse_same_names,
+    without_cells,
+)
 
 _PARQUET = (".parquet", ".pq")
 _WORKBOOK = (".xlsx", ".xls", ".xlsm", ".ods")
@@ -38,7 +47,7 @@ def read_table(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
         _refuse_absent(needed, parquet.schema_arrow.names, name, mapping)
         return parquet.read(columns=list(needed)).select(list(needed))
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise InputError(f"expected a Parquet table in {file}, found {first_line(error)}") from None
+        raise InputError(f"expected a Parquet table in {file}, found {without_cells(error)}") from None
 
 
 def text_cells(cells: pa.Table, where: str) -> pa.Table:
@@ -113,6 +122,6 @@ def _refuse_absent(needed: dict[str, str], found: list[str], name: str, mapping:
         if column not in found:
             raise InputError(
                 f"expected a column {column!r} in {no_secret(name)} (as {key} of {mapping} says)"
-                f"{nearest(column, found)}; the table has {listed(found, most=60)}"
+                f"{nearest(column, likely_names(found))}; the table has {columns_found(found, 60)}"
             )
     refuse_same_names(list(needed), found, no_secret(name))

@@ -12,7 +12,7 @@ from chartray.errors import InputError
 from chartray.records.cohort import Step, hashed_split, refuse_shared_patients
 from chartray.records.identifiers import canonical_ids, identifiers, placeholders_among, refuse_control
 from chartray.records.mapping import Mapping
-from chartray.records.missing import shown, told
+from chartray.records.missing import masked, told
 from chartray.records.path_template import paths, template_columns
 from chartray.records.same_patient import Merging, merging
 from chartray.schema import SPLITS
@@ -130,7 +130,7 @@ def _splits(cells: pa.ChunkedArray, places: npt.NDArray[np.int64], column: str, 
     other = next((row for row, cell in enumerate(names) if cell.lower() not in _SPLIT_NAMES), None)
     if other is not None:
         raise InputError(
-            f"expected {', '.join(SPLITS)} in column {column!r} of {where}, found {shown(names[other])} "
+            f"expected {', '.join(SPLITS)} in column {column!r} of {where}, found {masked(names[other])} "
             f"in data row {places[other] + 1}"
         )
     return pa.array([_SPLIT_NAMES[cell.lower()] for cell in names], pa.string())
