@@ -19,7 +19,8 @@ import yaml
 
 from chartray import study as room
 from chartray.cli import run_command
-from chartray.errors import InputError, Stopped, UnhealthyRun
+from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
+from chartray.outputs.lock import locked
 from chartray.pixels.store import Store
 from chartray.study import run_study, study_plan
 from chartray.study_file import read_study
@@ -85,6 +86,22 @@ def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
     assert len(done) == 8
     with pytest.raises(InputError, match="holds a study already"):
         run_study(file, out, resume=False)
+    with (
+        locked(out.with_name(".out.lock"), "busy"),
+        pytest.raises(InputError, match=r"another command is writing to .*out; wait for it"),
+    ):
+        run_study(file, out)
+    note = out / "steps" / "report.json"
+    whole = note.read_bytes()
+    for broken in (whole[:-20], b"", b"[]", whole.replace(b'"seconds"', b'"second"')):
+        note.write_bytes(broken)
+        with pytest.raises(InputError, match=r"steps/report\.json"):
+            run_study(file, out)
+    note.write_bytes(whole)
+    killed = tmp_path / "killed"  # before its first step
+    (killed / "steps").mkdir(parents=True)
+    (killed / ".study.yaml.partial").touch()
+    room._claim(killed, resume=True)
 
     # The plan's lines are the same commands, read by the command line into the same settings.
     plan = study_plan(file, out)
@@ -300,6 +317,7 @@ def test_a_study_that_is_stopped_stops_its_processes_and_waits_for_them(number: 
         ("exit 143", Stopped, "pretrain-b was stopped"),
         ("kill -TERM $$", Stopped, "pretrain-b was stopped"),
         ("exit 2", InputError, r"pretrain-b has failed \(exit code 2\)"),
+        ("exit 1", OutputError, r"pretrain-b has failed \(exit code 1\)"),
     ],
 )
 def test_how_one_of_several_processes_ended_is_how_the_study_ends(code: str, kind: type, sentence: str) -> None:

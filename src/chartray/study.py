@@ -7,7 +7,6 @@ command, the settings, the stores' hashes and the steps it needed. It is done ag
 
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -25,6 +24,8 @@ from chartray.evaluation.earlier import set_aside
 from chartray.evaluation.films import chosen_labels
 from chartray.evaluation.results import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
 from chartray.features.chart import fit_chart
+from chartray.outputs.json_file import read_json, write_json
+from chartray.outputs.replacing import replaced_file, reserved, settle
 from chartray.pixels.store import Store, read_index
 from chartray.schema import from_metadata
 from chartray.study_file import Arm, Scoring, Study, read_study
@@ -65,18 +66,26 @@ def run_study(file: Path, out: Path, *, resume: bool = True, jobs: int = 1) -> P
 
     `jobs` above 1: so many steps at once, each a process of its own. Raises InputError for a file that is no study, a
     store that is not there, a chart, label or attribute that its store cannot give, or an `out` that holds something
-    else (anything, if `resume` is false), all before anything is written; UnhealthyRun for an arm that collapsed;
-    Stopped where several jobs were asked to stop.
+    else (anything, if `resume` is false) or that another study is writing to, all before anything is written;
+    UnhealthyRun for an arm that collapsed; Stopped where several jobs were asked to stop.
     """
     if jobs < 1:
         raise InputError(f"expected at least 1 of --jobs, found {jobs}; 1 does one step after the other")
-    study, out = read_study(Path(file)), Path(out).resolve()
+    out = Path(out).resolve()
+    with reserved(out):
+        return _run(Path(file), out, resume=resume, jobs=jobs)
+
+
+def _run(file: Path, out: Path, *, resume: bool, jobs: int) -> Path:
     _claim(out, resume=resume)
+    study = read_study(file)
     steps, keys = _checked(study, file, out)
     _say(_claims(study))
-    (out / "steps").mkdir(parents=True, exist_ok=True)
-    if Path(file).resolve() != out / "study.yaml":
-        shutil.copyfile(file, out / "study.yaml")
+    if file.resolve() != out / "study.yaml":
+        out.mkdir(exist_ok=True)
+        with replaced_file(out / "study.yaml") as partial:
+            shutil.copyfile(file, partial)
+    (out / "steps").mkdir(exist_ok=True)
     todo = [step for step in steps if not _is_done(step, keys[step.name], out)]
     if len(todo) < len(steps):
         _say(f"{len(steps) - len(todo)} of {len(steps)} steps are done already")
@@ -329,16 +338,16 @@ def _made_before(steps: Iterable[Step], out: Path) -> list[Path]:
 
 def _note_done(step: Step, key: str, out: Path, seconds: float) -> None:
     """The note that a step has been done, and with what."""
-    done = {"key": key, "command": step.command, "seconds": round(seconds, 1)}
-    note = _note(step, out)
-    partial = note.with_name(f".{note.name}.{os.getpid()}")
-    partial.write_text(json.dumps(done, indent=1) + "\n")
-    partial.replace(note)
+    write_json(_note(step, out), {"key": key, "command": step.command, "seconds": round(seconds, 1)})
 
 
 def _is_done(step: Step, key: str, out: Path) -> bool:
     note = _note(step, out)
-    return step.product.exists() and note.is_file() and json.loads(note.read_text()).get("key") == key
+    settle(step.product.parent)
+    settle(step.product)
+    if not (step.product.exists() and note.is_file()):
+        return False
+    return read_json(note, "the note of a study's step (delete it, and the step is done again)").get("key") == key
 
 
 def _note(step: Step, out: Path) -> Path:
@@ -354,7 +363,9 @@ def _key(step: Step, keys: Mapping[str, str]) -> str:
 
 def _claim(out: Path, *, resume: bool) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / "study.yaml").is_file():
+        begun = {"steps", ".study.yaml.lock", ".study.yaml.partial"}  # a study that was killed before its first step
+        there = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+        if "study.yaml" not in there and not (there <= begun and not any((out / "steps").glob("*"))):
             raise InputError(f"expected a new folder or a study's in {out}, found other things; choose another")
         if not resume:
             raise InputError(f"{out} holds a study already; continue it, or choose another folder")

@@ -1,19 +1,46 @@
-"""Commands beside each other, each a process of its own; whoever asks this process to stop asks all of them."""
+"""Commands beside each other, each a process of its own; whoever asks this process to stop, or kills it, ends them."""
 
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from chartray.errors import InputError, Stopped, UnhealthyRun
+from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 
 _POLL_SECONDS = 0.1
-# Exit codes of a run that must not go on, and of one that was asked to stop (`errors`; -15: before it could answer).
-_UNHEALTHY, _STOPPED = 3, (143, -signal.SIGTERM)
+# Exit codes (`errors`) of a machine that cannot write, a run that must not go on, and one that was asked to stop (-15:
+# before it could answer).
+_CANNOT_WRITE, _UNHEALTHY, _STOPPED = 1, 3, (143, -signal.SIGTERM)
+# The leader of the group that all commands are in. Its standard input ends when this process is no more, be it that it
+# was killed: then it ends the group, first in a way on which pretraining saves itself.
+_WATCH = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def others():
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                with open("/proc/" + name + "/stat") as stat:
+                    state, _, group = stat.read().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(group) == os.getpid() and state != "Z":
+                return True
+    return False
+sys.stdin.read()
+os.killpg(0, signal.SIGTERM)
+until = time.monotonic() + 60
+while time.monotonic() < until and (not os.path.isdir("/proc/self") or others()):
+    time.sleep(0.2)
+os.killpg(0, signal.SIGKILL)
+"""
 
 
 def run_all(
@@ -27,12 +54,15 @@ def run_all(
 
     Where there are several GPUs each of the `jobs` sees one of them, in turn: all would take the first.
     One that fails leaves the others running; then the first failure is raised: UnhealthyRun where a run collapsed,
-    Stopped where one was asked to stop, else InputError. SIGTERM, SIGINT and SIGHUP reach every process as SIGTERM,
-    on which pretraining saves itself; when all have ended, Stopped is raised. No process outlives the call.
+    Stopped where one was asked to stop, OutputError where one could not write, else InputError. SIGTERM, SIGINT and
+    SIGHUP reach every process as SIGTERM, on which pretraining saves itself; when all have ended, Stopped is raised. No
+    process outlives the call, none of theirs either, and if this process is killed they are ended too.
     """
     waiting, failed = list(commands), dict[str, int]()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     free, held = list(_environments(jobs)), dict[str, dict[str, str]]()
+    # A group of their own: else Ctrl-C would reach them beside the SIGTERM from here, and end them unsaved.
+    watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH], stdin=subprocess.PIPE, process_group=0)
     try:
         with _asked_to_stop() as asked:
             told = 0
@@ -40,9 +70,8 @@ def run_all(
                 while waiting and len(running) < jobs and not asked:
                     name = waiting.pop(0)
                     begins(name)
-                    # A group of its own: else Ctrl-C would reach it beside the SIGTERM from here, and end it unsaved.
                     held[name] = free.pop(0)
-                    process = subprocess.Popen(commands[name], process_group=0, env=os.environ | held[name])
+                    process = subprocess.Popen(commands[name], process_group=watch.pid, env=os.environ | held[name])
                     running[name] = process, time.monotonic()
                 if len(asked) > told:
                     told = len(asked)
@@ -61,6 +90,9 @@ def run_all(
         _end(running)
         for process, _ in running.values():
             process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(watch.pid, signal.SIGKILL)  # and whatever the commands themselves have left
+        watch.communicate()
     if asked:
         raise Stopped("stopped as asked, and all that it had started; the same command continues")
     for name in commands:
@@ -92,7 +124,8 @@ def _failure(name: str, code: int) -> Exception:
         return UnhealthyRun(f"{name} must not go on, as said above; change this arm, or leave it out of the study")
     if code in _STOPPED:
         return Stopped(f"{name} was stopped; the same command continues")
-    return InputError(f"{name} has failed (exit code {code}), as said above; mend it and give the same command again")
+    failure = OutputError if code == _CANNOT_WRITE else InputError
+    return failure(f"{name} has failed (exit code {code}), as said above; mend it and give the same command again")
 
 
 @contextmanager

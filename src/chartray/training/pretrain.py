@@ -17,7 +17,7 @@ from chartray.config import Config
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
-from chartray.outputs.replacing import replaced_folder
+from chartray.outputs.replacing import replaced_folder, reserved
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.progress import progress
@@ -45,7 +45,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
     fabric = launch(config.train)
     with ExitStack() as held:
         # Before anything is read or decided, and until all is written.
-        first_decides(lambda: held.enter_context(run_folder.alone(out)), fabric.device)
+        first_decides(lambda: held.enter_context(reserved(out)), fabric.device)
         loop = assemble(store_folder, out, config, command=command, resume=resume, fabric=fabric)
         if loop is None:
             if fabric.is_global_zero:

@@ -7,8 +7,7 @@ nothing has begun. A run is complete when the encoder is there and the manifest 
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,6 @@ from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.outputs.disk import writing
 from chartray.outputs.json_file import read_json, write_json
-from chartray.outputs.lock import locked
 from chartray.outputs.replacing import replaced_file, sync_names
 from chartray.outputs.seal import sha256, verify
 from chartray.training import checkpoint
@@ -44,17 +42,6 @@ class Begun(NamedTuple):
     def complete(self) -> bool:
         """Whether nothing is left to do."""
         return self.status == COMPLETE
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Holds the lock of a RUN; raises InputError where another command is writing there."""
-    out = out.resolve()
-    with locked(
-        out.with_name(f".{out.name}.lock"),
-        f"another command is writing to {out}; wait for it, or choose another --out",
-    ):
-        yield
 
 
 def resolved(config: Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A training that can be killed at any epoch: what it is of, what it has reached, and the same bytes again."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,18 +43,32 @@ def save(folder: Path, networks: nn.Module, optimizer: Optimizer, reached: Reach
 
 
 def restore(folder: Path, networks: nn.Module, optimizer: Optimizer, made_of: dict[str, Any]) -> Reached | None:
-    """Loads the newest state of `folder`; None if there is none. Raises InputError if it is of another training."""
-    found = stored.list_checkpoints(folder)
-    if not found:
+    """Loads the newest whole state of `folder`; None if there is none. Raises InputError if it is of another training,
+    or if there are states and none is whole.
+    """
+    found = stored.newest_whole(folder)
+    if found is None:
         return None
-    state = stored.restore(found[-1], networks, optimizer)
-    for name, value in state["made_of"].items():
-        if value != made_of.get(name):
+    state = stored.restore(found, networks, optimizer)
+    of, kept = state.get("made_of"), state.get("reached")
+    if not isinstance(of, dict) or not isinstance(kept, dict):
+        raise _unusable(found)
+    for name in of | made_of:
+        if of.get(name) != json.loads(json.dumps(made_of.get(name))):
             raise InputError(
                 f"expected to continue the training in {folder} with the {name.replace('_', ' ')} it was started with, "
                 f"found another; repeat the command that started it, or delete {folder.parent} to begin again"
             )
-    return Reached(**state["reached"])
+    if kept.keys() != set(Reached._fields) or kept["epoch"] != state["step"]:
+        raise _unusable(found)
+    return Reached(**kept)
+
+
+def _unusable(found: Path) -> InputError:
+    return InputError(
+        f"expected what a training is of and how far it came in the state of {found}, found other content; delete "
+        f"{found.parent.parent} to begin again"
+    )
 
 
 def _hash_of(films: Films) -> str:
