@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +17,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 
 from chartray.errors import InputError
 from chartray.outputs import json_file, parquet_file
 from chartray.outputs.lock import locked
 from chartray.outputs.replacing import replaced_file
+from chartray.pixels import film_process
 from chartray.pixels import ingest as driver
 from chartray.pixels import shards as room
 from chartray.pixels.film_process import Limits
@@ -411,3 +417,250 @@ def check_against_pillow(store: Store, films: int) -> None:
         grey = picture.convert("RGB").convert("L")
         expected = np.asarray(grey.resize((store.size, store.size), Image.Resampling.BILINEAR)).astype(int)
         assert np.abs(expected - store.images[row]).mean() < 0.5
+
+
+# ---- films that would stop everything
+
+FAULTY = """
+import os, signal, sys
+sys.path[:] = sys.argv[2:]
+from chartray.pixels import film_process, read as reading
+read = reading.read_film
+def faulty(path, **options):
+    if "crashing" in path:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "once" in path and not os.path.exists(path + ".tried"):
+        open(path + ".tried", "w").close()
+        os.abort()
+    if "hanging" in path:
+        while True:
+            pass
+    if "greedy" in path:
+        bytearray(1 << 50)
+    if "leaving" in path:
+        sys.exit(3)
+    return read(path, **options)
+reading.read_film = faulty
+film_process.serve(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def faulty_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Readers whose decoder does what the name of a film says."""
+    film_process.release(0)
+    monkeypatch.setattr(film_process, "_PROGRAM", FAULTY)
+    yield
+    film_process.release(0)
+
+
+@pytest.mark.usefixtures("faulty_decoder")
+def test_a_film_that_crashes_or_hangs_its_decoder_costs_itself_alone(films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    names = ["a", "crashing", "b", "hanging", "c", "greedy", "d", "leaving", "once", "e"]
+    for name in names:
+        shutil.copy(films / "00.jpg", folder / f"{name}.jpg")
+    cohort = write_cohort(tmp_path / "c.parquet", [f"{name}.jpg" for name in names], folder)
+    build(cohort, tmp_path / "store", limits=Limits(seconds=0.5))
+    store = Store.open(tmp_path / "store")
+    assert {Path(row["path"]).stem: row["reason"] for row in store.quarantine.to_pylist()} == {
+        "crashing": "the decoder crashed (SIGSEGV)",
+        "hanging": "reading it took more than 0.5 s of a processor",
+        "greedy": "reading it takes more memory than there is, or than a film may take",
+        "leaving": "the decoder crashed (exit code 3)",
+    }
+    assert [Path(path).stem for path in store.cohort["path"].to_pylist()] == ["a", "b", "c", "d", "once", "e"]
+    ingest(cohort, tmp_path / "again", size=SIZE, workers=3, limits=Limits(seconds=0.5))
+    assert content(tmp_path / "again") == content(tmp_path / "store")
+
+
+def png(width: int, height: int, lines: int) -> bytes:
+    """A PNG of zeros that declares its size and holds so many lines of it."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    squeezed, line = zlib.compressobj(9), bytes(width + 1)
+    data = b"".join(squeezed.compress(line) for _ in range(lines)) + squeezed.flush()
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def dicom(rows: int, columns: int, frame: bytes) -> pydicom.Dataset:
+    """A DICOM file that holds `frame`, whatever it is, as JPEG 2000."""
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = (
+        JPEG2000Lossless,
+        pydicom.uid.DigitalXRayImageStorageForPresentation,
+    )
+    data = pydicom.Dataset()
+    data.file_meta, data.SOPClassUID = meta, meta.MediaStorageSOPClassUID
+    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    data.Rows, data.Columns, data.Modality, data.PhotometricInterpretation = rows, columns, "DX", "MONOCHROME2"
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 1, 16, 12, 11, 0
+    data.PixelData = encapsulate([frame])
+    data["PixelData"].VR = "OB"
+    return data
+
+
+def test_bombs_pipes_devices_and_strange_paths_are_quarantined_and_the_rest_goes_on(
+    films: Path, tmp_path: Path
+) -> None:
+    folder, elsewhere = tmp_path / "films", tmp_path / "elsewhere"
+    for each in (folder, elsewhere):
+        each.mkdir()
+        shutil.copy(films / "00.jpg", each / "good.jpg")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "folder.png").mkdir()
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "out.jpg").symlink_to(elsewhere / "good.jpg")
+    (folder / "inside.jpg").symlink_to(folder / "good.jpg")
+    (folder / "circle.jpg").symlink_to(folder / "circle.jpg")
+    (folder / "large.png").write_bytes(png(30_000, 30_000, 100))
+    small = png(100, 100, 100)
+    (folder / "text.png").write_bytes(small[:33] + text_bomb() + small[33:])
+    with (folder / "sparse.jpg").open("wb") as sparse:
+        sparse.write(b"\xff\xd8\xff")
+        sparse.truncate(1 << 42)
+    codestream = b"\xff\x4f\xff\x51\x00\x29\x00\x00" + struct.pack(">8I", 65535, 65535, 0, 0, 65535, 65535, 0, 0)
+    codestream += b"\x00\x01\x0b\x01\x01" + bytes(64) + b"\xff\xd9"
+    dicom(65535, 65535, codestream).save_as(folder / "large.dcm", enforce_file_format=True)
+    dicom(100, 100, codestream).save_as(folder / "other.dcm", enforce_file_format=True)
+    names = sorted(path.name for path in folder.iterdir())
+    cohort = write_cohort(tmp_path / "c.parquet", [*names, "nul\0.png"], folder)
+    began = time.monotonic()
+    build(cohort, tmp_path / "store")
+    assert time.monotonic() - began < 60
+    store = Store.open(tmp_path / "store")
+    reasons = {Path(row["path"]).name: row["reason"] for row in store.quarantine.to_pylist()}
+    assert {Path(path).name for path in store.cohort["path"].to_pylist()} == {"good.jpg", "inside.jpg"}
+    for name in ("pipe.png", "folder.png", "device.png"):
+        assert reasons[name] == "it is no file but a folder, a pipe or a device"
+    assert reasons["out.jpg"] == "a link leads out of the image folder (--allow-outside would follow it)"
+    assert reasons["nul\0.png"] == "no file can have its name, which holds a NUL character"
+    assert (
+        reasons["large.png"]
+        == "its header declares 30000 x 30000 pixels, more than the 100 million of the largest film"
+    )
+    assert (
+        reasons["large.dcm"]
+        == "its header declares 65535 x 65535 pixels, more than the 100 million of the largest film"
+    )
+    assert "another size" in reasons["other.dcm"]
+    assert "more than 1024 MiB" in reasons["sparse.jpg"]
+    assert set(reasons) == {*names, "nul\0.png"} - {"good.jpg", "inside.jpg"}
+    build(cohort, tmp_path / "allowed", allow_outside=True)
+    kept = {Path(path).name for path in Store.open(tmp_path / "allowed").cohort["path"].to_pylist()}
+    assert kept == {"good.jpg", "inside.jpg", "out.jpg"}
+    lower = write_cohort(tmp_path / "lower.parquet", ["good.jpg", "text.png"], folder)
+    refuse(
+        "none of 2 .* declares 30 x 40 pixels, more than the 0.001 million", lower, tmp_path / "l", limits=Limits(1000)
+    )
+
+
+def text_bomb() -> bytes:
+    """A compressed text of 128 MB, as a PNG may hold it."""
+    squeezed, piece = zlib.compressobj(9), bytes(1 << 20)
+    body = b"Comment\0\0" + b"".join(squeezed.compress(piece) for _ in range(128)) + squeezed.flush()
+    return struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+
+
+def test_a_table_that_leads_out_of_the_image_folder_is_refused_before_anything_is_read(
+    films: Path, tmp_path: Path
+) -> None:
+    for stranger in ("../../etc/passwd", "a/../../b.png", "/etc/passwd"):
+        cohort = write_cohort(tmp_path / "c.parquet", ["00.jpg", stranger], films)
+        refuse(r"inside the image folder .*films.*, found that of row 2 leading out of it", cohort, tmp_path / "store")
+        assert not (tmp_path / "store").exists()
+    cohort = write_cohort(tmp_path / "c.parquet", ["00.jpg", "x/../02.jpg"], films)
+    assert build(cohort, tmp_path / "store").films >= 1
+    cohort = write_cohort(tmp_path / "c.parquet", ["00.jpg", "/no/such/place/b.png"], films)
+    assert build(cohort, tmp_path / "allowed", allow_outside=True).films == 1
+
+
+def test_bounds_that_bound_nothing_are_refused(cohort: Path, tmp_path: Path) -> None:
+    for limits in (Limits(0), Limits(-5), Limits(seconds=0.0), Limits(seconds=float("nan")), Limits(seconds=1e9)):
+        refuse("expected --max-megapixels above 0 and --max-seconds above 0", cohort, tmp_path / "s", limits=limits)
+
+
+# ---- what lies on the disk of an unfinished ingest
+
+
+@pytest.mark.parametrize("damage", ["shard", "record", "no shard", "cut record"])
+def test_what_an_unfinished_ingest_left_is_verified_and_done_again(
+    damage: str, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(cohort, tmp_path / "undisturbed")
+    out = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            build(cohort, out)
+    shard, record = out / "images-00001.arrow", out / "unfinished" / "shard-00001.json"
+    if damage == "no shard":
+        shard.unlink()
+    else:
+        file = shard if damage == "shard" else record
+        changed = bytearray(file.read_bytes())
+        changed[len(changed) // 2] ^= 1
+        file.write_bytes(changed[:100] if damage == "cut record" else changed)
+    build(cohort, out)
+    assert content(out) == content(tmp_path / "undisturbed")
+
+
+def test_a_cohort_that_is_replaced_meanwhile_is_noticed(
+    cohort: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = driver._finish
+
+    def replaced(file: Path, *rest: object) -> object:
+        write_cohort(file, [films / "00.jpg"], films)
+        return finish(file, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "_finish", replaced)
+        refuse("as it was when this ingest began, found another; put it back", cohort, tmp_path / "store")
+
+
+LIMITED = """
+import resource, sys
+from chartray.errors import OutputError
+from chartray.pixels.ingest import ingest
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+    ingest(sys.argv[1], sys.argv[2], size=64, workers=2)
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_a_limit_on_the_size_of_files_is_a_sentence_and_a_later_run_continues(cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    command = [sys.executable, "-c", LIMITED, str(cohort), str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "found that the limit on the size of a file (ulimit -f) is reached" in said
+    assert said.count("\n") == 1
+    build(cohort, out, size=64)
+    build(cohort, tmp_path / "undisturbed", size=64)
+    assert content(out) == content(tmp_path / "undisturbed")
+
+
+def test_readers_end_with_an_ingest_that_is_killed(tmp_path: Path) -> None:
+    """Even one that is in the middle of a film, and none of them can write anything."""
+    picture = tmp_path / "large.png"
+    picture.write_bytes(png(9_000, 9_000, 9_000))
+    cohort = write_cohort(tmp_path / "cohort.parquet", [picture] * 200, tmp_path)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py", cohort, tmp_path / "out"], stderr=subprocess.PIPE
+    )
+    wait_for(lambda: len(children_of(process.pid)) == 2)
+    readers = children_of(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=10)
+    wait_for(lambda: not any(Path(f"/proc/{reader}").exists() for reader in readers))
+
+
+def children_of(pid: int) -> list[str]:
+    tasks = Path(f"/proc/{pid}/task")
+    return [child for task in tasks.iterdir() for child in (task / "children").read_text().split()]

@@ -21,12 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from chartray.errors import OutputError
 from chartray.memory import keep_freed_memory
 from chartray.pixels.grey import LARGEST_FILM, UnreadableFilm
-from chartray.pixels.read import read_film, squash
 
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; from chartray.pixels.film_process import serve; serve(int(sys.argv[1]))"
@@ -181,6 +179,10 @@ class _Reader:
 
 def serve(descriptor: int) -> None:
     """The child's side: reads what it is sent until the parent ends."""
+    from PIL import Image  # the decoders, which the parent has no need of
+
+    from chartray.pixels.read import read_film, squash
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and closes the connection
     for each in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(each, signal.SIG_DFL)
@@ -192,26 +194,28 @@ def serve(descriptor: int) -> None:
     with suppress(EOFError, OSError):
         while True:
             request = json.loads(connection.recv_bytes())
-            connection.send_bytes(_answer(request["path"], request["size"], Limits(*request["limits"]), taken))
+            path, size, limits = request["path"], request["size"], Limits(*request["limits"])
+            _limit(limits, taken)
+            try:
+                film = read_film(path, smallest_side=_decoded_side(size), largest=limits.pixels, within=limits.within)
+                answer = _FILM + _SIZES.pack(film.height, film.width) + squash(film, size).tobytes()
+            except UnreadableFilm as reason:
+                answer = _UNREADABLE + str(reason).encode(errors="replace")
+            except MemoryError:
+                answer = _NO_MEMORY
+            for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+                signal.setitimer(timer, 0)
+            connection.send_bytes(answer)
 
 
-def _answer(path: str, size: int, limits: Limits, taken: int | None) -> bytes:
+def _limit(limits: Limits, taken: int | None) -> None:
+    """Has the kernel end this process when a film takes too long, and refuse it memory when it wants too much."""
     if taken is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         wanted = taken + _BYTES_BESIDE + _BYTES_PER_PIXEL * limits.pixels
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
     signal.setitimer(signal.ITIMER_PROF, limits.seconds)
     signal.setitimer(signal.ITIMER_REAL, _BY_THE_CLOCK * limits.seconds)
-    try:
-        film = read_film(path, smallest_side=_decoded_side(size), largest=limits.pixels, within=limits.within)
-        return _FILM + _SIZES.pack(film.height, film.width) + squash(film, size).tobytes()
-    except UnreadableFilm as reason:
-        return _UNREADABLE + str(reason).encode(errors="replace")
-    except MemoryError:
-        return _NO_MEMORY
-    finally:
-        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
-            signal.setitimer(timer, 0)
 
 
 def _decoded_side(size: int) -> int:
