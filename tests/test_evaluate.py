@@ -29,6 +29,7 @@ from chartray.measure import metrics
 from chartray.networks import encoder
 from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
+from chartray.pixels.shard_file import Mapped, Shard
 from chartray.pixels.store import Images, Store
 from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.table import table_cohort
@@ -277,7 +278,7 @@ def test_blanks_that_count_as_negative_are_counted_in_rows_and_manifest(
     earlier = read_cohort(store / "cohort.parquet")
     metadata = from_metadata(earlier.schema.metadata)
     metadata.labels = {name: LabelSource(columns=(name,)) for name in metadata.labels}
-    pq.write_table(earlier.replace_schema_metadata(to_metadata(metadata)), store / "cohort.parquet")
+    replace_cohort(store, earlier.replace_schema_metadata(to_metadata(metadata)))
     with pytest.raises(InputError, match=r"to say what a blank label means, found blanks .*Edema \d+, .* say --blank"):
         evaluate(encoder, store, tmp_path / "out", **options)
     again = one(evaluate(encoder, store, tmp_path / "out", blank="negative", **options), label="Edema", metric="auroc")
@@ -595,8 +596,8 @@ class Changed(Images):
     """Films that were painted over in memory."""
 
     def __init__(self, images: Images, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        super().__init__(images.size, [""], [len(pixels)])
-        self._pixels = pixels
+        super().__init__(Path(), images.size, [Shard("", len(pixels), 0, "", 0, "")])
+        self._pixels = Mapped(pixels, pixels[:0], pa.array([], pa.string()), bytearray(b"\1" * len(pixels)))
 
     def _shard(self, shard: int) -> Any:
         return self._pixels

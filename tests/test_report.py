@@ -14,8 +14,8 @@ import pytest
 from chartray.errors import InputError
 from chartray.evaluation.results import RESULTS_FORMAT
 from chartray.outputs.json_file import write_json
-from chartray.outputs.seal import seal, sealed, verify
-from chartray.pixels.store import Store
+from chartray.outputs.seal import seal, sealed, sha256, verify
+from chartray.pixels.store import FLOW_FILE, Store, read_index
 from chartray.report import inputs
 from chartray.report.apart import report_names
 from chartray.report.arms import arm_of
@@ -25,6 +25,7 @@ from chartray.report.methods_pretraining import seeds_by_arm
 from chartray.report.page import write_report
 from chartray.report.summary import selection
 from tests.report_folders import LABELS, hospital, write_audit, write_results, write_run, write_store
+from tests.stores import edit_index
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 # Whatever would make a browser ask for something that is not on the page.
@@ -285,7 +286,9 @@ def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
         {"of": "Edema", "what": "9 films count as negative", "films": 9, "remedy": "say what they mean"}
     ]
     store = next(folder for folder in folders["stores"] if "chexpert" in folder.name)
-    write_json(store / "cohort.flow.json", flow)
+    store = Path(shutil.copytree(store, tmp_path / "store"))
+    write_json(store / FLOW_FILE, flow)
+    edit_index(store, files=read_index(store)["files"] | {FLOW_FILE: sha256(store / FLOW_FILE)})
     found = data_section("chexpert", (store, Store.open(store)), [])
     assert found.cautions == ["Edema: 9 films count as negative"]
     assert [(one.rows_in, one.rows_out, one.why) for one in found.steps] == [(70, 61, "no file name")]
