@@ -471,8 +471,6 @@ def test_a_film_that_crashes_or_hangs_its_decoder_costs_itself_alone(films: Path
         "leaving": "the decoder crashed (exit code 3)",
     }
     assert [Path(path).stem for path in store.cohort["path"].to_pylist()] == ["a", "b", "c", "d", "once", "e"]
-    ingest(cohort, tmp_path / "again", size=SIZE, workers=3, limits=Limits(seconds=0.5))
-    assert content(tmp_path / "again") == content(tmp_path / "store")
 
 
 def png(width: int, height: int, lines: int) -> bytes:
