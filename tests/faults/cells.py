@@ -116,7 +116,9 @@ def _others_as_before(out: Path, base: Base, touched: frozenset[str], at: str) -
     """Whether the rows of patients whom the change does not name are those of the source as it was."""
     found = _rows(out)
     for image, before in base.rows.items():
-        if touched & {str(before["patient_id"]), image}:
+        patient = str(before["patient_id"])
+        # CheXpert's patients stand within a path.
+        if touched & {patient, image} or (len(patient) > 5 and any(patient in cell for cell in touched)):
             continue
         after = found.get(image)
         if after is None:
@@ -242,7 +244,7 @@ def _change_parquet(source: Path, target: Path, draw: random.Random) -> tuple[fr
         new = draw.choice((*_ODD, None))
         touched |= {str(cell) for each in table.to_pylist() if str(each[name]) == new for cell in each.values()}
         cells[row], way = new, f"{name} of data row {row + 1}: {str(new)[:40]!r}"
-        column = pa.array(cells, pa.string())
+        column = pa.array([None if cell is None else str(cell) for cell in cells], pa.string())
     elif way == "list":
         column, way = pa.array([[cell] for cell in cells]), f"{name} as lists"
     elif way == "none":
