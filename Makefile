@@ -39,5 +39,13 @@ format: install
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
 
+# The lower bounds of pyproject.toml, held to: the oldest versions that they allow, and the tests on them. By hand; about 6 GB.
+lowest: install
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --extra bench --resolution lowest-direct --python-version 3.11 --no-emit-index-url --no-header -o .venv-lowest/requirements.txt
+	@VIRTUAL_ENV=.venv-lowest $(BIN)/uv pip sync --quiet .venv-lowest/requirements.txt
+	@VIRTUAL_ENV=.venv-lowest $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	.venv-lowest/bin/pytest
+
 clean:
-	rm -rf .venv demo site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest demo site .pytest_cache .mypy_cache .ruff_cache
