@@ -123,7 +123,8 @@ def _others_as_before(out: Path, base: Base, touched: frozenset[str], at: str) -
         after = found.get(image)
         if after is None:
             return "another patient's film lost", at
-        names = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
+        # A label has a column of its blanks from the first one on.
+        names = [n for n in before.keys() | after.keys() if (before.get(n) or None) != (after.get(n) or None)]
         if names:
             return (
                 "another patient's value changed",

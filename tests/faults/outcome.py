@@ -41,7 +41,8 @@ class Outcome(NamedTuple):
 
 
 def failure(what: str, note: str) -> Outcome:
-    return Outcome(what, " ".join(note.split())[-700:])
+    note = " ".join(note.split())
+    return Outcome(what, note if len(note) < 800 else f"{note[:200]} ... {note[-600:]}")
 
 
 def misbehaved(ended: Ended) -> Outcome | None:
@@ -57,6 +58,8 @@ def misbehaved(ended: Ended) -> Outcome | None:
 
 def unsaid(err: str) -> Outcome | None:
     """The failure of a command that ended with an exit code and not with one sentence."""
+    if "Traceback (most recent call last)" in err:
+        return failure("traceback", err)
     said = [line for line in err.splitlines() if line.strip()]
     if not said or not said[-1].startswith("chartray: "):
         return failure("no sentence", err)

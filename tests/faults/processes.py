@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple, TypeVar
 SHIM, CONTROL = "FAULTS_SHIM", "FAULTS_CONTROL"
 _SOURCE = Path(__file__).with_name("shim.c")
 _LONGS, _PREFIX, _TEXT = struct.Struct("4l"), 4 * 8, 1024
-_UNCAUGHT = 99  # no command ends with it
+UNCAUGHT = 99  # no command ends with it
 
 T = TypeVar("T")
 Action = Literal["count", "kill", "tear", "fail", "fail on", "fail reads"]
@@ -56,7 +56,7 @@ class Ended(NamedTuple):
 
     @property
     def uncaught(self) -> bool:
-        return self.code == _UNCAUGHT or "Traceback (most recent call last)" in self.err + self.out
+        return self.code == UNCAUGHT or "Traceback (most recent call last)" in self.err + self.out
 
 
 class Control:
@@ -148,7 +148,7 @@ def begun(
     sys.stderr.flush()
     if pid := os.fork():
         return Begun(pid, said, time.monotonic())
-    code = _UNCAUGHT
+    code = UNCAUGHT
     try:
         os.setsid()
         _catch_output(said)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from tests.faults import cells, damaged, disturbed, pictures, texts
 from tests.faults.materials import Hospital
 from tests.faults.outcome import EXPECTED, Case, Outcome
-from tests.faults.processes import Control, settle_before_forks
+from tests.faults.processes import UNCAUGHT, Control, settle_before_forks
 
 Runs = Callable[[Hospital, Sequence[int]], Iterator[tuple[int, Outcome]]]
 
@@ -107,7 +108,11 @@ def commands() -> Callable[[tuple[str, ...]], int]:
 
     def does(tokens: tuple[str, ...]) -> int:
         sys.argv = ["chartray", *tokens]
-        return run_command(list(tokens))
+        try:
+            return run_command(list(tokens))
+        except Exception:
+            traceback.print_exc()
+            return UNCAUGHT
 
     return does
 

@@ -96,6 +96,7 @@ _CANARY = "CANARY"
 
 def fuzz_yaml(hospital: Hospital, which: str, seeds: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
     """A mapping, a study file or a file of knobs, changed once or twice."""
+    runs = hospital.does  # before any fork: everything that is needed is imported
     if which != "mapping":
         hospital.make("ingest")
     folder = _room(hospital, ("films.csv",) if which == "mapping" else ("store",))
@@ -125,7 +126,7 @@ def fuzz_yaml(hospital: Hospital, which: str, seeds: Sequence[int]) -> Iterator[
         draw = random.Random(f"{which}:{seed}")
         text = _changed(whole, draw).replace("CANARY", str(folder / _CANARY))
         Path("given.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
-        return _judged(hospital, tokens, folder, text[:0])
+        return _judged(runs(tokens), hospital, folder, "")
 
     yield from _outcomes(in_a_row(does, seeds, hospital.scratch, seconds=20, gigabytes=2))
 
@@ -161,13 +162,12 @@ def fuzz_sealed(hospital: Hospital, artefact: str, seeds: Sequence[int]) -> Iter
         file = draw.choice(texts)
         way = _edit(file, draw, folder)
         _seal_anew(file, folder / artefact)
-        return _judged(hospital, draw.choice(readers), folder, f"[{file.relative_to(folder)}: {way}] ")
+        return _judged(hospital.does(draw.choice(readers)), hospital, folder, f"[{file.relative_to(folder)}: {way}] ")
 
     yield from _outcomes(in_a_row(does, seeds, hospital.scratch, seconds=60, gigabytes=6))
 
 
-def _judged(hospital: Hospital, tokens: tuple[str, ...], folder: Path, at: str) -> tuple[str, ...]:
-    code = hospital.does(tokens)
+def _judged(code: int, hospital: Hospital, folder: Path, at: str) -> tuple[str, ...]:
     out, err = said_so_far(hospital.scratch)
     if (folder / _CANARY).exists():
         (folder / _CANARY).unlink()
@@ -276,7 +276,7 @@ def _edit(file: Path, draw: random.Random, folder: Path) -> str:
         return "nothing"
     place = draw.randrange(len(lines))
     tree = json.loads(lines[place])
-    if "architecture" in tree and draw.random() < 0.4:
+    if isinstance(tree, dict) and isinstance(tree.get("architecture"), dict) and draw.random() < 0.4:
         (folder / "evil.pth").write_bytes(pickle.dumps(_Canary(folder / _CANARY)))
         hostile = {
             "checkpoint_path": str(folder / "evil.pth"),
