@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -265,27 +266,20 @@ def _as(word: str, cell: object) -> object:
     return made.get(word, str(cell).encode() if word == "binary" else None)
 
 
+@cache
 def _base(hospital: Hospital, source: str) -> Base:
     """The source, undisturbed, and its cohort: made once."""
-    folder = hospital.scratch / "cells" / source
-    if not folder.exists():
+    if source in ("table", "parquet"):
+        folder = hospital.scratch / "cells" / source
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if source in ("table", "parquet"):
-            for name in ("films.csv", "mapping.yaml"):
-                shutil.copyfile(hospital.whole / name, folder / name)
-            (folder / "films").symlink_to(hospital.whole / "films")
+        for name in ("films.csv", "mapping.yaml"):
+            shutil.copyfile(hospital.whole / name, folder / name)
+        (folder / "films").symlink_to(hospital.whole / "films")
+        if source == "parquet":
             pq.write_table(pyarrow.csv.read_csv(folder / "films.csv"), folder / "films.parquet")
-        else:
-            simulated = hospital.scratch / "cells" / "simulated"
-            if not simulated.exists():
-                words = ("simulate", str(simulated), "--patients", "12", "--workers", "1")
-                _must(hospital, words, folder)
-            folder.rmdir()
-            folder = simulated
     else:
-        folder = folder if source in ("table", "parquet") else hospital.scratch / "cells" / "simulated"
-    if source not in ("table", "parquet"):
-        folder = hospital.scratch / "cells" / "simulated"
+        folder = _simulated(hospital)
     tokens = {
         "table": ("table", f"{folder}/films.csv", "--mapping", f"{folder}/mapping.yaml", "--images", f"{folder}/films"),
         "parquet": (
@@ -312,6 +306,15 @@ def _base(hospital: Hospital, source: str) -> Base:
     _must(hospital, ("cohort", *tokens, "--out", str(out)), folder)
     rows = _rows(out)
     return Base(folder, files, ("cohort", *tokens), rows, _secrets(source, rows))
+
+
+@cache
+def _simulated(hospital: Hospital) -> Path:
+    folder = hospital.scratch / "cells" / "simulated"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _must(hospital, ("simulate", str(folder), "--patients", "12", "--workers", "1"), hospital.here)
+    return folder
 
 
 def _secrets(source: str, rows: dict[str, dict[str, Any]]) -> re.Pattern[str] | None:

@@ -94,7 +94,7 @@ def together(hospital: Hospital, name: str, seed: int) -> Outcome:
 
 def kinds() -> Iterator[tuple[str, Callable[[Hospital, int], Outcome]]]:
     """Every kind of this room: its name, and what runs a case of it."""
-    for name in COMMANDS:
+    for name in (each for each in COMMANDS if not each.endswith("-bare")):
         for way in WAYS:
             yield f"{name}.{way}", lambda hospital, seed, name=name, way=way: disturbed(hospital, name, way, seed)
         yield f"{name}.{TOGETHER}", lambda hospital, seed, name=name: together(hospital, name, seed)

@@ -40,7 +40,7 @@ def kinds() -> dict[str, Kind]:
     made = []
     costly = {"study": 0.1, "report": 0.2, "audit": 0.3}
     for name, does in disturbed.kinds():
-        share = costly.get(name.split(".")[0], 0.5)
+        share = costly.get(name.split(".")[0], 0.5) / (2 if name.endswith((".quota", ".limit")) else 1)
         made.append(Kind(name, share, _one_by_one(does), needs_shim=not name.endswith(disturbed.TOGETHER)))
     for form, share in (("dicom", 350), ("png", 120), ("jpeg", 120), ("tiff", 10)):
         made.append(Kind(f"picture.{form}", share, _in_rows(pictures.fuzz, form)))
