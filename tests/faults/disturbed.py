@@ -7,6 +7,7 @@ import errno
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from math import gcd
 from typing import NamedTuple
 
 from tests.faults.materials import COMMANDS, Command, Hospital, Made
@@ -34,7 +35,7 @@ TOGETHER = "together"
 
 
 def disturbed(hospital: Hospital, name: str, way: str, seed: int) -> Outcome:
-    """The command `name`, disturbed at call 1 + seed modulo the calls of an undisturbed run.
+    """The command `name`, disturbed at one of the calls that an undisturbed run makes; so many seeds hit each once.
 
     Every other round over all calls begins where an earlier result of the same command stands.
     """
@@ -43,7 +44,7 @@ def disturbed(hospital: Hospital, name: str, way: str, seed: int) -> Outcome:
     earlier = command.earlier is not None and seed // calls % 2 == 1
     hospital.lay(command, earlier=earlier)
     before = content(hospital.here / command.out, made.volatile) if earlier else {}
-    request = Fault(fault.action, 1 + seed % calls, fault.error)
+    request = Fault(fault.action, 1 + seed * _stride(calls) % calls, fault.error)
     first = _run(hospital, command, request)
     if fault.action in ("kill", "tear"):
         if first.signal != 9 and (wrong := misbehaved(first)):
@@ -98,6 +99,11 @@ def kinds() -> Iterator[tuple[str, Callable[[Hospital, int], Outcome]]]:
         for way in WAYS:
             yield f"{name}.{way}", lambda hospital, seed, name=name, way=way: disturbed(hospital, name, way, seed)
         yield f"{name}.{TOGETHER}", lambda hospital, seed, name=name: together(hospital, name, seed)
+
+
+def _stride(calls: int) -> int:
+    """A step that meets every call once, and from which a few seeds are spread over all of them: the golden ratio's."""
+    return next(step for step in range(max(1, round(0.618 * calls)), 2 * calls + 1) if gcd(step, calls) == 1)
 
 
 def _does(hospital: Hospital, command: Command) -> Callable[[], int]:
