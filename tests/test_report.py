@@ -151,7 +151,7 @@ def test_every_number_of_the_tables_is_on_the_page(outline: Outline, folders: di
 
 def test_the_first_screen_says_what_may_be_said(outline: Outline) -> None:
     text = re.sub(r"\s+", " ", " ".join(outline.texts))
-    assert "beats the untrained encoder in macro AUROC: MIMIC-CXR +0." in text
+    assert "No claim about pretraining (demographic-norm) against the untrained encoder: 1 seed, 3 needed" in text
     assert "No claim about the chart, demographic-norm against no chart: 1 seed, 3 needed" in text
     assert "count as negative" in text
     assert "by emergency registration" in text
@@ -260,7 +260,8 @@ def test_a_file_that_was_written_over_is_named(name: str, folders: dict[str, lis
     run = tmp_path / "run"
     shutil.copytree(folders["runs"][0], run)
     (run / name).write_bytes(b"PAR1\x15\x04\x15\xde")
-    with pytest.raises(InputError, match=rf"expected .* in .*run/{name}, found .* (not UTF-8|was it written over)"):
+    words = "(other bytes|not UTF-8|was it written over)"
+    with pytest.raises(InputError, match=rf"expected .*run/{name}, found .*{words}"):
         write_report([run], [], tmp_path / "out")
 
 

@@ -5,7 +5,17 @@ import pytest
 from chartray.errors import InputError
 from chartray.report import rows as rows_of
 from chartray.report.apart import told_apart
-from chartray.report.summary import at, chosen, five_lines, over_seeds, selection, verdicts
+from chartray.report.summary import (
+    at,
+    chosen,
+    five_lines,
+    outcome,
+    over_seeds,
+    reversed_comparison,
+    selection,
+    verdicts,
+)
+from chartray.results.verdict import verdict, verdict_of_interval
 
 
 def row(chart: str, control: str, value: float | None, seed: int = 0, **more: object) -> dict[str, object]:
@@ -61,8 +71,8 @@ def test_fewer_seeds_claim_nothing_however_wide_the_gap() -> None:
         assert "beats" not in about
 
 
-def test_what_few_seeds_show_against_a_floor_says_how_few() -> None:
-    """`comparisons.jsonl` makes no claim of them: they speak of one encoder, not of how it was pretrained."""
+def test_few_seeds_claim_nothing_against_a_floor_either() -> None:
+    """As `comparisons.jsonl` has it: they speak of one encoder, not of how it was pretrained."""
 
     def standing(seeds: int, *pairs: dict[str, object]) -> set[str]:
         named = told_apart(rows_of.scores(rows(seeds)), [rows_of.comparison(one) for one in pairs])
@@ -70,9 +80,7 @@ def test_what_few_seeds_show_against_a_floor_says_how_few() -> None:
 
     better, open_ = (pair(CHART, UNTRAINED, low, 0.06, seeds=1) for low in (0.02, -0.02))
     worse = pair(CHART, UNTRAINED, -0.06, -0.02, seeds=2)
-    assert standing(1, better) == {"Shown (1 seed)"}
-    assert standing(2, worse) == {"Shown, against (2 seeds)"}
-    assert standing(1, open_) == {"No difference shown"}
+    assert standing(1, better) == standing(2, worse) == standing(1, open_) == {"No claim"}
     assert standing(3, pair(CHART, UNTRAINED, 0.02, 0.06, seeds=3)) == {"Shown"}
 
 
@@ -83,8 +91,10 @@ def test_a_pair_is_found_whichever_way_round_it_was_compared() -> None:
 
 
 def test_data_sets_that_disagree_are_both_named() -> None:
-    pairs = [pair(CHART, UNTRAINED, 0.02, 0.06), pair(CHART, UNTRAINED, -0.02, 0.06, dataset="nih")]
-    sentence, outcome = next(one for one in said(1, pairs).items() if "untrained" in one[0] and "sex" in one[0])
+    pairs = [
+        pair(CHART, UNTRAINED, low, 0.06, seeds=3, dataset=name) for low, name in ((0.02, "mimic"), (-0.02, "nih"))
+    ]
+    sentence, outcome = next(one for one in said(3, pairs).items() if "untrained" in one[0] and "sex" in one[0])
     assert outcome == "mixed"
     assert "beats the untrained encoder in macro AUROC: MIMIC-CXR +0.040" in sentence
     assert "no difference shown on NIH ChestX-ray14 +0.020 [-0.020, +0.060]" in sentence
@@ -99,9 +109,9 @@ def test_an_interval_that_is_missing_is_no_result() -> None:
 @pytest.mark.parametrize(("low", "outcome"), [(0.02, "better"), (-0.09, "worse"), (-0.02, "open")])
 def test_what_was_not_measured_does_not_differ_from_what_was(low: float, outcome: str) -> None:
     none = {"difference": None, "ci_low": None, "ci_high": None}
-    pairs = [pair(CHART, UNTRAINED, low, low + 0.04)]
-    pairs += [pair(CHART, UNTRAINED, 0.0, 0.0, dataset=name) | none for name in ("nih", "chexpert")]
-    sentence, found = next(one for one in said(1, pairs).items() if "untrained" in one[0] and "sex" in one[0])
+    pairs = [pair(CHART, UNTRAINED, low, low + 0.04, seeds=3)]
+    pairs += [pair(CHART, UNTRAINED, 0.0, 0.0, seeds=3, dataset=name) | none for name in ("nih", "chexpert")]
+    sentence, found = next(one for one in said(3, pairs).items() if "untrained" in one[0] and "sex" in one[0])
     assert found == outcome
     assert sentence.endswith("against the untrained encoder: no interval on NIH ChestX-ray14, CheXpert.")
 
@@ -144,7 +154,10 @@ def test_five_lines_say_who_what_and_how_surely() -> None:
         "3 pretraining runs (sex; no chart; sex, shuffled), linear probe, test films of MIMIC-CXR"
     )
     assert "sex 0.700" in lines[1]
-    assert lines[2].startswith("Pretraining (sex) beats the untrained encoder in macro AUROC: MIMIC-CXR +0.070")
+    assert lines[2] == (
+        "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed; "
+        "seen: MIMIC-CXR +0.070 [+0.040, +0.100]."
+    )
     assert lines[3] == (
         "No claim about the chart, sex against no chart: 1 seed, 3 needed; seen: MIMIC-CXR +0.005 [-0.020, +0.030]."
     )
@@ -160,7 +173,7 @@ def test_five_lines_of_next_to_nothing_are_still_five() -> None:
 def test_pixels_that_pretraining_does_not_beat_are_named() -> None:
     pixels = ("none", "pixels")
     assert not any("pixels" in one for one in said(1, [pair(CHART, pixels, 0.01, 0.05)]))
-    sentences = said(1, [pair(CHART, pixels, -0.08, -0.02), pair(CHART, UNTRAINED, 0.01, 0.02)])
+    sentences = said(3, [pair(CHART, pixels, -0.08, -0.02, seeds=3), pair(CHART, UNTRAINED, 0.01, 0.02, seeds=3)])
     words = "Pretraining (sex) falls short of plain pixels in macro AUROC: MIMIC-CXR -0.050 [-0.080, -0.020]."
     assert sentences[words] == "worse"
     lines = five_lines(rows(1), [pair(CHART, pixels, -0.08, -0.02), pair(CHART, NONE, -0.02, 0.03)])
@@ -175,7 +188,8 @@ def test_test_and_validate_of_one_run_are_not_two_seeds() -> None:
         for split, value in (("test", 0.7), ("validate", 0.8))
     ]
     assert spoken(scores, pairs) == {
-        "Pretraining (sex) beats the untrained encoder in macro AUROC: MIMIC-CXR +0.020 [+0.010, +0.030].": "better"
+        "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed; "
+        "seen: MIMIC-CXR +0.020 [+0.010, +0.030].": "no claim"
     }
     named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
     kept = at(named[1], selection(named[0]))
@@ -200,7 +214,7 @@ def test_a_probe_of_its_own_and_one_from_elsewhere_are_told_apart() -> None:
     scores = [row(*CHART, value, dataset="nih", home=home) for home, value in (("mimic", 0.6), ("nih", 0.8))]
     scores += [row(*CHART, 0.7, home="mimic"), row(*UNTRAINED, 0.5, home="mimic")]
     pairs = [
-        pair(CHART, UNTRAINED, low, low + 0.02, dataset="nih", home=home)
+        pair(CHART, UNTRAINED, low, low + 0.02, dataset="nih", home=home, seeds=3)
         for home, low in (("mimic", -0.05), ("nih", 0.01))
     ]
     named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
@@ -297,7 +311,20 @@ def test_a_claim_names_where_the_pair_was_not_compared() -> None:
 
 
 def test_a_floor_that_fewer_seeds_were_set_against_is_said_so() -> None:
-    sentence = next(one for one in said(3, [pair(CHART, UNTRAINED, 0.01, 0.03)]) if "(sex" in one and "beats" in one)
-    assert sentence.startswith("Pretraining (sex, 1 of 3 seeds) beats the untrained encoder in macro AUROC")
+    pairs = [pair(CHART, UNTRAINED, 0.01, 0.03, seeds=3), pair(CHART, UNTRAINED, 0.02, 0.04, dataset="nih", run_seed=0)]
+    sentence = next(one for one in said(4, pairs) if "untrained" in one and "(sex" in one)
+    assert sentence == (
+        "Pretraining (sex, 3 of 4 seeds) beats the untrained encoder in macro AUROC: MIMIC-CXR +0.020 "
+        "[+0.010, +0.030]; no claim elsewhere: 1 seed, 3 needed; seen: NIH ChestX-ray14 +0.030 [+0.020, +0.040]."
+    )
     every = [pair(CHART, UNTRAINED, 0.01, 0.03, run_seed=seed) for seed in range(3)]
     assert any(one.startswith("Pretraining (sex) beats the untrained encoder") for one in said(3, every))
+
+
+def test_one_difference_gets_one_verdict_from_every_mouth() -> None:
+    """p = .001 with one seed was `no claim` in compare, `a higher` in audit and `Shown (1 seed)` on the page."""
+    for seeds, wanted in ((1, "no claim"), (3, "a higher")):
+        assert verdict(0.02, 0.001, seeds) == wanted == verdict_of_interval(0.01, 0.03, seeds)
+        one = rows_of.comparison(pair(CHART, NONE, 0.01, 0.03, seeds=seeds, verdict=verdict(0.02, 0.001, seeds)))
+        assert outcome(one) == {"no claim": "no claim", "a higher": "better"}[wanted]
+        assert outcome(reversed_comparison(one)) == {"no claim": "no claim", "a higher": "worse"}[wanted]

@@ -27,13 +27,13 @@ from chartray.features.chart import fit_chart
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, reserved, settle
 from chartray.pixels.store import Store, read_index
+from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.schema import from_metadata
 from chartray.study_file import Arm, Scoring, Study, read_study
 from chartray.study_processes import run_all
 
 # What does the work is imported by the step that needs it: a misspelt key is found without waiting for torch.
 
-SEEDS_FOR_A_CLAIM = 3
 _CHARTRAY = (sys.executable, "-m", "chartray")
 _REPEATED = ("external", "against", "run", "store", "audit")
 _SEVERAL = ("data_percent",)

@@ -38,11 +38,12 @@ from numpy.typing import NDArray
 from chartray.errors import InputError
 from chartray.evaluation import results
 from chartray.evaluation.alike import SAME_SETTINGS, Run, Sheet, read_run, read_sheets
-from chartray.evaluation.differences import Pair, claim, comparison_rows
+from chartray.evaluation.differences import Pair, comparison_rows
 from chartray.evaluation.earlier import check_replaceable, whole_folder
 from chartray.evaluation.rows import MACRO
 from chartray.evaluation.scoring import Scored, judged, over_draws, over_seeds
 from chartray.measure.metrics import eligible
+from chartray.results.verdict import why_no_claim
 
 
 class _Place(NamedTuple):
@@ -185,7 +186,7 @@ def _compared(a: tuple[str, list[Run]], b: tuple[str, list[Run]], on: _Place) ->
         "after_film": sorted({name for run in (*pairs[0], *pairs[1]) for name in run.made.get("after_film") or ()}),
         "level": on.level,
         "seeds": seeds,
-        "claim": claim(seeds),
+        "claim": why_no_claim(seeds),
         "note": _note(*pairs),
     }
     for name in ("objective", "settings_hash"):

@@ -12,12 +12,9 @@ from chartray.measure import metrics
 from chartray.measure.delong import delong_difference
 from chartray.measure.holm import holm
 from chartray.measure.levels import over_levels
+from chartray.results.verdict import verdict
 
 Floats = NDArray[np.float64]
-
-NO_CLAIM = "no claim: fewer than 3 seeds"
-SEEDS_FOR_A_CLAIM = 3
-NO_DIFFERENCE = "no difference shown"
 
 
 class Pair(NamedTuple):
@@ -101,22 +98,6 @@ def comparison_rows(
     for row in rows:
         row["verdict"] = verdict(row["difference"], row["p_holm"], common["seeds"], level)
     return rows
-
-
-def verdict(difference: float, p: float, seeds: int, level: float = 0.95) -> str | None:
-    """What may be said: "a higher" | "b higher" | "no difference shown" | "no claim"; None where there is no p."""
-    if claim(seeds):
-        return "no claim"
-    if np.isnan(p):
-        return None
-    if p > 1 - level:
-        return NO_DIFFERENCE
-    return "a higher" if difference > 0 else "b higher"
-
-
-def claim(seeds: int) -> str | None:
-    """What may not be said of `seeds` pretrainings."""
-    return NO_CLAIM if seeds < SEEDS_FOR_A_CLAIM else None
 
 
 def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:

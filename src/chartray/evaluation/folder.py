@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from chartray.evaluation import results
 from chartray.evaluation.arms import Arm, Frozen, Learnt
-from chartray.evaluation.differences import Pair, claim, comparison_rows
+from chartray.evaluation.differences import Pair, comparison_rows
 from chartray.evaluation.earlier import whole_folder
 from chartray.evaluation.films import Films, blank_entry, label_names, metadata_of, read_by_radiologists
 from chartray.evaluation.finetune.recipe import Recipe
@@ -22,6 +22,7 @@ from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
 from chartray.evaluation.studies import study_ids
 from chartray.evaluation.task import RADIOLOGISTS, Settings, Task, image_ids
 from chartray.networks.encoder import PretrainedEncoder, save, untrained
+from chartray.results.verdict import why_no_claim
 
 
 class Evaluated(NamedTuple):
@@ -180,7 +181,7 @@ def comparisons_of(done: Evaluated) -> list[dict[str, Any]]:
             "after_film": made["after_film"],
             "level": settings.level,
             "seeds": 1,
-            "claim": claim(1),
+            "claim": why_no_claim(1),
             "note": None,
         }
         a = own[floor.fraction, floor.test.dataset]

@@ -11,7 +11,8 @@ from chartray.report.figures import Drawn, Panel, Style, drawn, only, save_grid,
 from chartray.report.panels import Interval, forest_panel, together
 from chartray.report.rows import MACRO, shown
 from chartray.report.summary import plain, signed
-from chartray.report.tables import after_correction, p_value
+from chartray.report.tables import p_value
+from chartray.results.verdict import Verdict, after_correction
 from chartray.schema import SPLITS
 
 _METRICS = {"auroc": "AUROC", "r2": "R²", "mae": "mean absolute error"}
@@ -312,14 +313,14 @@ def _of_arms(differences: Sequence[ReadingDifference]) -> list[ReadingDifference
 def _difference_row(row: ReadingDifference) -> DifferenceRow:
     attribute = row.attribute + (f", {row.level}" if row.level else "")
     pair = f"{row.a.title} minus {row.b.title}" + (f" ({row.seeds} seeds)" if row.seeds > 1 else "")
-    words = {"a higher": f"{row.a.title} higher", "b higher": f"{row.b.title} higher"}
+    said = Verdict(row.verdict).named(row.a.title, row.b.title) if row.verdict else ""
     return DifferenceRow(
         attribute,
         pair,
         _METRICS.get(row.metric, row.metric),
         signed(row.difference, row.low, row.high),
         p_value(row.p_holm),
-        words.get(row.verdict, after_correction(row.verdict, row.low, row.high, row.corrected_over, "attribute")),
+        after_correction(said, row.low, row.high, row.corrected_over, "attribute"),
     )
 
 

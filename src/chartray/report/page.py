@@ -35,6 +35,7 @@ from chartray.report.arms import Arm
 from chartray.report.audits import Audit, KnownArms, read_audit
 from chartray.report.inputs import Results, Run
 from chartray.report.rows import Comparison, Score, shown
+from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.truth import BLANK_WORDS
 
 # The marks of figures.styles in a 28 x 12 box, for the page's own legends.
@@ -186,7 +187,7 @@ def _context(
         "facts": methods.facts(runs),
         "methods": methods.methods(runs, how, tables.datasets(every), results, audits, simulated),
         "fewest_patients": MINIMUM_PATIENTS,
-        "seeds_needed": summary.SEEDS_FOR_A_CLAIM,
+        "seeds_needed": SEEDS_FOR_A_CLAIM,
         "style": _asset("style.css"),
         "script": _asset("map.js"),
         "bokeh": _bokeh() if any(section["map"] for section in sections) else "",

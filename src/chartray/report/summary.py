@@ -8,10 +8,8 @@ from chartray.report import rows as files
 from chartray.report.apart import refuse_another_value, told_apart
 from chartray.report.arms import NO_CHART, Arm
 from chartray.report.rows import MACRO, Comparison, Score, shown
+from chartray.results.verdict import SEEDS_FOR_A_CLAIM, Verdict, verdict_of_interval, why_no_claim
 
-# DESIGN and METHOD: one seed of a self-supervised run moves by as much as the chart is expected to.
-SEEDS_FOR_A_CLAIM = 3
-NO_DIFFERENCE = "no difference shown"
 _NOT_MEASURED = "not measured"
 Outcome = Literal["better", "worse", "mixed", "open", "no claim", "unknown"]
 _STANDING: dict[Outcome, str] = {
@@ -22,28 +20,26 @@ _STANDING: dict[Outcome, str] = {
     "no claim": "No claim",
     "unknown": "Not compared",
 }
+_OUTCOMES: dict[Verdict, Outcome] = {
+    Verdict.A_HIGHER: "better",
+    Verdict.B_HIGHER: "worse",
+    Verdict.NO_DIFFERENCE: "open",
+    Verdict.NO_CLAIM: "no claim",
+}
 
 
-class Verdict(NamedTuple):
-    """A sentence with its standing: `outcome` colours it, `parts` are (data set, difference with interval).
-
-    `few`: on how many seeds it rests where these are too few to speak of the method and not of one encoder; else 0.
-    """
+class Statement(NamedTuple):
+    """A sentence with its standing: `outcome` colours it, `parts` are (data set, difference with interval)."""
 
     outcome: Outcome
     sentence: str
     parts: tuple[tuple[str, str], ...] = ()
     topic: Literal["untrained", "pixels", "chart"] = "chart"
-    few: int = 0
 
     @property
     def standing(self) -> str:
-        """In a word or two; of few seeds with their number, since `comparisons.jsonl` makes no claim there.
-
-        >>> Verdict("better", "...", few=1).standing
-        'Shown (1 seed)'
-        """
-        return _STANDING[self.outcome] + (f" ({_plural(self.few, 'seed')})" if self.few else "")
+        """In a word or two."""
+        return _STANDING[self.outcome]
 
 
 class Selection(NamedTuple):
@@ -120,7 +116,7 @@ def seeds_of(scores: Iterable[Score], arm: Arm, place: str | None = None) -> int
     return len({one.seed for one in scores if one.arm == arm and place in (None, one.place)})
 
 
-def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Verdict]:
+def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Statement]:
     """The sentences of the first screen: against the untrained encoder, against no chart, against the controls.
 
     `scores` and `comparisons` as told apart. Arms are set against each other where they differ in the chart alone.
@@ -136,7 +132,7 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
         found.append(_against_untrained(arm, _against(arm, "untrained", pairs), seeds_of(rows, arm)))
     for arm in trained:
         beside = _against(arm, "pixels", pairs)
-        if any(outcome(one) != "better" for one in beside):
+        if any(one.low is None or one.low <= 0 for one in beside):
             found.append(_against_floor(arm, "plain pixels", beside, seeds_of(rows, arm))._replace(topic="pixels"))
     charts = [arm for arm in arms if arm.kind == "chart"]
     rivals = [arm for arm in arms if arm.kind in ("none", "control")]
@@ -189,18 +185,22 @@ def mean(scores: Sequence[Score]) -> float | None:
 
 
 def outcome(one: Comparison) -> Outcome:
-    """What the interval of a difference allows to be said, and its verdict where the comparison gave one."""
+    """What a comparison allows to be said of a."""
+    said = verdict_of(one)
+    return "unknown" if said is None else _OUTCOMES[said]
+
+
+def verdict_of(one: Comparison) -> Verdict | None:
+    """The verdict that a comparison gave, else that of its interval; None where it has none."""
     if one.difference is None or one.low is None or one.high is None:
-        return "unknown"
-    if one.verdict == NO_DIFFERENCE:
-        return "open"
-    return "better" if one.low > 0 else "worse" if one.high < 0 else "open"
+        return None
+    return Verdict(one.verdict) if one.verdict else verdict_of_interval(one.low, one.high, one.seeds)
 
 
 def reversed_comparison(one: Comparison) -> Comparison:
     """b - a."""
     negative = [None if value is None else -value for value in (one.difference, one.high, one.low)]
-    verdict = {"a higher": "b higher", "b higher": "a higher"}.get(one.verdict, one.verdict)
+    verdict = str(Verdict(one.verdict).reversed) if one.verdict else ""
     by_seed = tuple(-value for value in one.by_seed)
     return one._replace(
         a=one.b, b=one.a, difference=negative[0], low=negative[1], high=negative[2], verdict=verdict, by_seed=by_seed
@@ -244,21 +244,25 @@ def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], lis
     return {pair: [over_seeds(same) for same in by.values()] for pair, by in found.items()}
 
 
-def _against_untrained(arm: Arm, pairs: Sequence[Comparison], seeds: int) -> Verdict:
+def _against_untrained(arm: Arm, pairs: Sequence[Comparison], seeds: int) -> Statement:
     if not pairs:
         sentence = f"Pretraining ({arm.title}) was not compared with the untrained encoder."
-        return Verdict("unknown", sentence, topic="untrained")
+        return Statement("unknown", sentence, topic="untrained")
     return _against_floor(arm, "the untrained encoder", pairs, seeds)._replace(topic="untrained")
 
 
-def _against_floor(arm: Arm, floor: str, pairs: Sequence[Comparison], seeds: int) -> Verdict:
+def _against_floor(arm: Arm, floor: str, pairs: Sequence[Comparison], seeds: int) -> Statement:
     """`seeds` were scored; where fewer were set against the floor, the sentence speaks of these alone."""
-    fewest = min(one.seeds for one in pairs)
-    ours = f"Pretraining ({arm.title}{f', {fewest} of {seeds} seeds' if fewest < seeds else ''})"
+    few = [one for one in pairs if why_no_claim(one.seeds)]
+    enough = [one for one in pairs if not why_no_claim(one.seeds)]
+    fewest = min((one.seeds for one in few), default=seeds)
+    if not enough:
+        sentence = f"No claim about pretraining ({arm.title}) against {floor}: {_needed(few, fewest)}."
+        return Statement("no claim", sentence, _parts(few))
+    behind = min(one.seeds for one in enough)
+    ours = f"Pretraining ({arm.title}{f', {behind} of {seeds} seeds' if behind < seeds else ''})"
     better, worse = f"{ours} beats {floor} in macro AUROC", f"{ours} falls short of {floor} in macro AUROC"
-    said = _spoken(better, worse, f"{ours} against {floor}", pairs)
-    speaks = said.outcome in ("better", "worse", "mixed")
-    return said._replace(few=fewest if speaks and fewest < SEEDS_FOR_A_CLAIM else 0)
+    return _with_few(_spoken(better, worse, f"{ours} against {floor}", enough), few, fewest)
 
 
 def _against(arm: Arm, floor: str, pairs: Mapping[tuple[Arm, Arm], list[Comparison]]) -> list[Comparison]:
@@ -266,7 +270,7 @@ def _against(arm: Arm, floor: str, pairs: Mapping[tuple[Arm, Arm], list[Comparis
     return [one for (a, b), found in pairs.items() if a == arm and b.control == floor for one in found]
 
 
-def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Sequence[Score]) -> Verdict:
+def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Sequence[Score]) -> Statement:
     """A claim for each place where both arms were scored, and compared, over enough seeds."""
     against = f"{arm.title} against {rival.title}"
     scored = min(seeds_of(rows, arm), seeds_of(rows, rival))
@@ -274,13 +278,11 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
     few = [(one, count) for one, count in zip(pairs, seeds, strict=True) if count < SEEDS_FOR_A_CLAIM]
     enough = [one for one, count in zip(pairs, seeds, strict=True) if count >= SEEDS_FOR_A_CLAIM]
     if not pairs and scored >= SEEDS_FOR_A_CLAIM:
-        return Verdict("unknown", f"{against} was not compared.")
-    parts = _parts([one for one, _ in few])
+        return Statement("unknown", f"{against} was not compared.")
+    rare = [one for one, _ in few]
     fewest = min((count for _, count in few), default=scored)
-    seen = [part for part in parts if part[1] != _NOT_MEASURED]
-    needed = f"{_plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed" + (f"; seen: {_joined(seen)}" if seen else "")
     if not enough:
-        return Verdict("no claim", f"No claim about the chart, {against}: {needed}.", parts)
+        return Statement("no claim", f"No claim about the chart, {against}: {_needed(rare, fewest)}.", _parts(rare))
     said = _spoken(
         f"{arm.title} beats {rival.title} in macro AUROC",
         f"{rival.title} beats {arm.title} in macro AUROC",
@@ -294,13 +296,24 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
         said = said._replace(
             sentence=f"{said.sentence.removesuffix('.')}; not compared on {', '.join(map(shown, bare))}."
         )
+    return _with_few(said, rare, fewest)
+
+
+def _needed(few: Sequence[Comparison], fewest: int) -> str:
+    """Why comparisons over `fewest` seeds carry no claim, and what was seen."""
+    seen = [part for part in _parts(few) if part[1] != _NOT_MEASURED]
+    return f"{_plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed" + (f"; seen: {_joined(seen)}" if seen else "")
+
+
+def _with_few(said: Statement, few: Sequence[Comparison], fewest: int) -> Statement:
+    """What was said of data sets with enough seeds, and after it those with too few."""
     if not few:
         return said
-    sentence = f"{said.sentence.removesuffix('.')}; no claim elsewhere: {needed}."
-    return said._replace(sentence=sentence, parts=said.parts + parts)
+    sentence = f"{said.sentence.removesuffix('.')}; no claim elsewhere: {_needed(few, fewest)}."
+    return said._replace(sentence=sentence, parts=said.parts + _parts(few))
 
 
-def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison]) -> Verdict:
+def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison]) -> Statement:
     """One sentence over all data sets, in the order better, worse, open; mixed where they differ."""
     texts, outcomes = [], [outcome(one) for one in pairs]
     words: dict[Outcome, str] = {
@@ -316,7 +329,7 @@ def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison
     # What was not measured is no outcome, and so cannot differ from one.
     said = sorted(set(outcomes) - {"unknown"})
     first: Outcome = "unknown" if not said else said[0] if len(said) == 1 else "mixed"
-    return Verdict(first, "; ".join(texts) + ".", _parts(pairs))
+    return Statement(first, "; ".join(texts) + ".", _parts(pairs))
 
 
 def _parts(pairs: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:

@@ -8,16 +8,15 @@ from chartray.report.arms import Arm
 from chartray.report.panels import Interval, together
 from chartray.report.rows import MACRO, Comparison, Score
 from chartray.report.summary import (
-    NO_DIFFERENCE,
-    SEEDS_FOR_A_CLAIM,
     chosen,
     mean,
-    outcome,
     over_seeds,
     selection,
     selection_of,
     signed,
+    verdict_of,
 )
+from chartray.results.verdict import after_correction
 
 
 class Metric(NamedTuple):
@@ -248,24 +247,9 @@ def _difference(one: Comparison, over: int) -> Difference:
 
 
 def spoken_verdict(one: Comparison) -> str:
-    """What the comparison allows to be said, with the arms by name; as its interval has it where it gave no verdict."""
-    words = one.verdict
-    if not words:
-        said = outcome(one)
-        words = {"better": "a higher", "worse": "b higher", "open": NO_DIFFERENCE}.get(said, "")
-        words = words if one.seeds >= SEEDS_FOR_A_CLAIM else "no claim"
-    return {"a higher": f"{one.a.title} higher", "b higher": f"{one.b.title} higher"}.get(words, words)
-
-
-def after_correction(verdict: str, low: float | None, high: float | None, over: int, noun: str) -> str:
-    """The verdict, with the reason where it shows no difference beside an interval that leaves 0 out.
-
-    >>> [after_correction(NO_DIFFERENCE, low, 0.05, 12, "label") for low in (0.01, -0.01)]
-    ['no difference shown after correction over 12 labels', 'no difference shown']
-    """
-    if verdict != NO_DIFFERENCE or low is None or high is None or low <= 0 <= high:
-        return verdict
-    return f"{verdict} after correction{f' over {over} {noun}s' if over else ''}"
+    """What the comparison allows to be said, with the arms by name; "" where it has no interval."""
+    said = verdict_of(one)
+    return "" if said is None else said.named(one.a.title, one.b.title)
 
 
 def p_value(p: float | None) -> str:

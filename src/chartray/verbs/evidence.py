@@ -250,6 +250,7 @@ def _spoken(row: dict[str, Any]) -> str:
 def _spoken_difference(row: dict[str, Any]) -> str:
     """A line of comparisons: data set, the two arms, difference [interval], and what may be said of it."""
     from chartray.evaluation.sentences import NO_CHART
+    from chartray.results.verdict import Verdict
 
     where = row["dataset"] if row["fraction"] == 1 else f"{row['dataset']} {row['fraction']:.0%}"
     a, b = (NO_CHART if row[side] == "none" else row[side] for side in ("a", "b"))
@@ -258,6 +259,5 @@ def _spoken_difference(row: dict[str, Any]) -> str:
         return f"{pair} null ({row['reason']})"
     low, high = row["ci_low"], row["ci_high"]
     interval = "" if isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-    higher = {"a higher": f"{a} is higher", "b higher": f"{b} is higher"}
-    said = row["claim"] or higher.get(row["verdict"], row["verdict"]) or row["reason"]
+    said = row["claim"] or (Verdict(row["verdict"]).named(a, b) if row["verdict"] else row["reason"])
     return f"{pair} {row['difference']:+.3f}{interval}; {said}"

@@ -16,11 +16,8 @@ from chartray.evaluation.audit.readability import HOLDS_FIXED, Reading
 from chartray.measure import metrics
 from chartray.measure.holm import holm
 from chartray.measure.levels import over_levels
+from chartray.results.verdict import verdict, why_no_claim
 
-A_HIGHER, B_HIGHER, NO_DIFFERENCE, NO_CLAIM = "a higher", "b higher", "no difference shown", "no claim"
-SEEDS_FOR_A_CLAIM = 3
-ONE_OF_EACH = "about these two encoders alone: what the chart did to them needs 3 seeds of each arm or more"
-FEW_SEEDS = "no claim: fewer than 3 seeds"
 SEEDS_VARY = "the probes are held fixed; the patients of the scored films and the seeds of pretraining vary"
 
 
@@ -89,7 +86,7 @@ def difference_rows(a: Side, b: Side, common: dict[str, Any], *, confidence: flo
     """a minus b, attribute by attribute on one data set, the same patients drawn for both.
 
     p_holm is Holm's p over the attributes of this pair, `corrected_over` so many; the coin, which nobody can read, is
-    not asked. The verdict follows p_holm, and is "no claim" where means over fewer than 3 seeds are compared.
+    not asked. The verdict follows p_holm (`results.verdict`).
     """
     rows = [
         _row(a, b, name, common, confidence, seed)
@@ -99,7 +96,7 @@ def difference_rows(a: Side, b: Side, common: dict[str, Any], *, confidence: flo
     over = sum(not np.isnan(row["p"]) for row in rows)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]).tolist(), strict=True):
         row |= {"p_holm": adjusted, "corrected_over": over}
-        row["verdict"] = None if np.isnan(adjusted) else _verdict(row, adjusted < 1 - confidence)
+        row["verdict"] = verdict(row["difference"], adjusted, row["seeds"], confidence)
     return rows
 
 
@@ -118,8 +115,6 @@ def _row(a: Side, b: Side, name: str, common: dict[str, Any], confidence: float,
         )
     found = metrics.difference(values[0] - values[1], drawn, confidence)
     low, high, p = ((float(each) if able else np.nan) for each in (found.low, found.high, found.p))
-    pretrained = all(arm.pretrained for arm in (*a.arms, *b.arms))
-    claim = ONE_OF_EACH if seeds < 2 else FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else None
     return {
         "part": "difference",
         "a": a.name,
@@ -140,16 +135,10 @@ def _row(a: Side, b: Side, name: str, common: dict[str, Any], confidence: float,
         "reason": reason,
         "seeds": seeds,
         "levels": "patients and seeds" if seeds > 1 else "patients",
-        "claim": claim if pretrained else None,
+        "claim": why_no_claim(seeds),
         "holds_fixed": SEEDS_VARY if seeds > 1 else HOLDS_FIXED,
     } | common
 
 
 def _in_order(side: Side, resampled: Any) -> Any:
     return resampled[np.argsort([str(each) for each in side.seeds], kind="stable")]
-
-
-def _verdict(row: dict[str, Any], shown: bool) -> str:
-    if 1 < row["seeds"] < SEEDS_FOR_A_CLAIM:
-        return NO_CLAIM
-    return NO_DIFFERENCE if not shown else A_HIGHER if row["difference"] > 0 else B_HIGHER

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chartray.evaluation.audit.attributes import COIN
-from chartray.evaluation.audit.differences import NO_DIFFERENCE
 from chartray.evaluation.rows import MACRO
+from chartray.results.verdict import Verdict, after_correction
 
 _METRICS = {"auroc": "AUROC", "r2": "R2"}
 _GAPS = {
@@ -74,18 +74,13 @@ def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
             parts.append(f"{who} {row['value_b']:.3f}: difference {difference}, {_verdict(row)}")
     left = {row["control"]: row["reason"] for row in read[1:] if row["reason"]}
     parts += [f"{control}: {reason}" for control, reason in left.items()]
-    # The floors are no arm of pretraining: of them one encoder may speak.
     parts += list(dict.fromkeys(row["claim"] for row in differences if row.get("claim")))
     return [line, *(f"  {part}" for part in parts)]
 
 
 def _verdict(row: dict[str, Any]) -> str:
-    higher = {"a higher": row["a"], "b higher": row["b"]}.get(row["verdict"])
-    if higher:
-        return f"higher in {higher}"
-    # Beside an interval that leaves 0 out this would read as a slip.
-    apart = row["verdict"] == NO_DIFFERENCE and (row["ci_low"] > 0 or row["ci_high"] < 0)
-    return f"{NO_DIFFERENCE} after correction over {row['corrected_over']} attributes" if apart else str(row["verdict"])
+    said = Verdict(row["verdict"]).named(row["a"], row["b"])
+    return after_correction(said, row["ci_low"], row["ci_high"], row["corrected_over"], "attribute")
 
 
 def _gaps(rows: Sequence[dict[str, Any]], name: str) -> str | None:

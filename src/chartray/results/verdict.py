@@ -1,0 +1,76 @@
+"""The one rule that turns a comparison of two arms into words that claim: compare, audit, report, card and terminal.
+
+One seed of a self-supervised pretraining moves by as much as the chart is expected to. So a difference is claimed of
+arms only where at least `SEEDS_FOR_A_CLAIM` seeds of each stand behind it; with fewer, its interval speaks of these
+encoders alone.
+"""
+
+import math
+from enum import StrEnum
+
+SEEDS_FOR_A_CLAIM = 3
+FEW_SEEDS = f"no claim: fewer than {SEEDS_FOR_A_CLAIM} seeds"
+
+
+class Verdict(StrEnum):
+    """What may be said of a minus b."""
+
+    A_HIGHER = "a higher"
+    B_HIGHER = "b higher"
+    NO_DIFFERENCE = "no difference shown"
+    NO_CLAIM = "no claim"
+
+    @property
+    def reversed(self) -> "Verdict":
+        """The same of b minus a."""
+        return {Verdict.A_HIGHER: Verdict.B_HIGHER, Verdict.B_HIGHER: Verdict.A_HIGHER}.get(self, self)
+
+    def named(self, a: str, b: str) -> str:
+        """In words, with the arms by name.
+
+        >>> Verdict.A_HIGHER.named("sex,age", "no chart"), Verdict.NO_CLAIM.named("sex,age", "no chart")
+        ('sex,age is higher', 'no claim')
+        """
+        return {Verdict.A_HIGHER: f"{a} is higher", Verdict.B_HIGHER: f"{b} is higher"}.get(self, str(self))
+
+
+def verdict(difference: float, p: float, seeds: int, level: float = 0.95) -> Verdict | None:
+    """The verdict on a `difference` with a (corrected) `p`, over `seeds` of each arm; None where a claim lacks a p.
+
+    >>> verdict(0.02, 0.001, seeds=1), verdict(0.02, 0.001, seeds=3), verdict(-0.02, 0.2, seeds=3)
+    (<Verdict.NO_CLAIM: 'no claim'>, <Verdict.A_HIGHER: 'a higher'>, <Verdict.NO_DIFFERENCE: 'no difference shown'>)
+    """
+    if why_no_claim(seeds):
+        return Verdict.NO_CLAIM
+    if math.isnan(p):
+        return None
+    if p > 1 - level:
+        return Verdict.NO_DIFFERENCE
+    return Verdict.A_HIGHER if difference > 0 else Verdict.B_HIGHER
+
+
+def verdict_of_interval(low: float, high: float, seeds: int) -> Verdict:
+    """The verdict where there is an interval and no p: a difference is shown where it leaves out 0."""
+    if why_no_claim(seeds):
+        return Verdict.NO_CLAIM
+    return Verdict.A_HIGHER if low > 0 else Verdict.B_HIGHER if high < 0 else Verdict.NO_DIFFERENCE
+
+
+def why_no_claim(seeds: int) -> str | None:
+    """Why nothing may be claimed of arms of so many `seeds`; None where it may.
+
+    >>> why_no_claim(2), why_no_claim(3)
+    ('no claim: fewer than 3 seeds', None)
+    """
+    return FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else None
+
+
+def after_correction(said: str, low: float | None, high: float | None, over: int, noun: str) -> str:
+    """A verdict in words, with the reason where it shows no difference beside an interval that leaves out 0.
+
+    >>> [after_correction("no difference shown", low, 0.05, 12, "label") for low in (0.01, -0.01)]
+    ['no difference shown after correction over 12 labels', 'no difference shown']
+    """
+    if said != Verdict.NO_DIFFERENCE or low is None or high is None or low <= 0 <= high:
+        return said
+    return f"{said} after correction{f' over {over} {noun}s' if over else ''}"
