@@ -240,6 +240,31 @@ def test_what_cannot_be_merged_is_refused(made, tmp_path):
     assert "expected every patient in one split, found 1 in two" in said
 
 
+def test_a_hospital_of_random_ids_can_go_on(made):
+    table = f"{HEADER}\n12.1,aB3,7.10,,,,\n12.10,Ab3,7.1,,,,\n12.2,aB3,7.1,,,,\n"
+    for key, exact, found in (
+        ("image_id", "[]", "a number with a fraction"),
+        ("patient_id", "[image_id]", "'aA9' in data row 1"),
+        ("study_id", "[image_id, patient_id]", "a number with a fraction"),
+    ):
+        said = made(table, f"{MAPPING}exact_ids: {exact}\n")
+        assert f"found {found}" in said
+        assert f"each id counts as it stands (exact_ids: [{key}])" in said
+    rows = made(table, f"{MAPPING}exact_ids: [image_id, patient_id, study_id]\n")
+    assert [(row["image_id"], row["patient_id"], row["study_id"]) for row in rows] == [
+        ("12.1", "aB3", "7.10"), ("12.10", "Ab3", "7.1"), ("12.2", "aB3", "7.1")
+    ]  # fmt: skip
+    assert [row["path"].split("films/")[1] for row in rows] == ["aB3/12.1.jpg", "Ab3/12.10.jpg", "aB3/12.2.jpg"]
+    rows = made(table, f"{MAPPING}exact_ids: [image_id, patient_id, study_id]\nsame_patient: [[aB3, Ab3]]\n")
+    assert {row["patient_id"] for row in rows} == {"aB3"}
+    for exact, message in (
+        ("[patient_id]\nsame_patient: spelling", "'same_patient: spelling' or patient_id in 'exact_ids'"),
+        ("[patient]", "needs a list of image_id, patient_id and study_id"),
+        ("yes", "needs a list of image_id, patient_id and study_id"),
+    ):
+        assert message in made(table, f"{MAPPING}exact_ids: {exact}\n")
+
+
 def test_times_in_the_format_that_the_mapping_names(made):
     table = f"{HEADER}\na,1,,03.04.2020 9:05,,,\nb,1,,04.04.2020,,,\nc,1,,2020-04-05,,,\n"
     assert [row["taken_at"] for row in made(table)] == [None, None, datetime.datetime(2020, 4, 5)]

@@ -56,6 +56,9 @@ def test_placeholders_are_no_ids_and_are_counted_as_they_are_written():
         ("A 1", "A1", "'A 9' in data row 2 and 'A9' in data row 4", "blanks"),
         ("A\u200b1", "A1", "data row 2 and 'A9' in data row 4", "signs that look alike"),
         ("\uff11\uff12", "12", "'99' in data row 2 and '99' in data row 4", "signs that look alike"),
+        ("'0012", "0012", "'9999' in data row 4", "quotes"),
+        ('="0012"', "0012", "'9999' in data row 4", "quotes"),
+        ("STRASSE", "straße", "'AAAAAAA' in data row 2 and 'aaaaaa' in data row 4", "upper and lower case"),
     ],
 )
 def test_ids_that_fall_together_are_refused_with_both_spellings(a, b, masked, why):
@@ -84,6 +87,7 @@ def test_ids_that_are_said_to_be_one_are_one():
         (["1e+16"], None, "scientific notation"),
         (["1,23457E+11"], None, "scientific notation"),
         (["1.2345E11"], None, "scientific notation"),
+        (["5", "1E11", "-", "2E11"], None, "scientific notation.* in data row 2"),
         (["1", "2.5"], None, "a fraction or a separator in data row 2"),
         (["1.000"], None, "a fraction or a separator"),
         ([1.0, 2.5], pa.float64(), "a fraction in data row 2"),
@@ -111,6 +115,21 @@ def test_whole_numbers_by_contract():
         with pytest.raises(InputError, match="in data row 2") as refused:
             whole_numbers(pa.array(["1", wrong]), "subject_id", "admissions.csv")
         assert wrong not in str(refused.value)
+
+
+def test_exact_ids_count_as_they_stand():
+    cells = ["12.1", "12.10", "1.000", "aB3", "Ab3", "1E11", "0001", "1", "1.0", " 1 ", "NULL", None]
+    found, placeholders = ids(cells, exact=True)
+    assert found == ["12.1", "12.10", "1.000", "aB3", "Ab3", "1E11", "0001", "1", "1.0", "1", None, None]
+    assert placeholders == {"NULL": 1}
+    assert ids(cells, exact=True, one={"Ab3": "aB3"})[0][3:5] == ["aB3", "aB3"]
+    for cells, kind in ((["1.2E+11"], None), (["a\nb"], None), ([12.5], pa.float64())):
+        with pytest.raises(InputError):
+            ids(cells, kind, exact=True)
+
+
+def test_a_plain_exponent_is_an_id_among_hexadecimal_ones():
+    assert ids(["12e7", "10a0", "0012"])[0] == ["12e7", "10a0", "0012"]
 
 
 def test_hashes_are_ids_as_they_are():

@@ -421,7 +421,9 @@ def test_the_example_has_every_key_and_makes_a_cohort(hospital: Path) -> None:
     text = EXAMPLE.read_text()
     tree = yaml.safe_load(text)
     # Of keys that exclude each other, or that few tables need, one stands in a comment.
-    keys = set(tree) | set(re.findall(r"^# (split_shares|taken_at_format|same_patient): ", text, re.MULTILINE))
+    keys = set(tree) | set(
+        re.findall(r"^# (split_shares|taken_at_format|same_patient|exact_ids): ", text, re.MULTILINE)
+    )
     assert keys == set(Mapping.model_fields)
     for section, model in (("ehr", VariableMapping), ("labels", LabelMapping)):
         named = [{str(key).lower() for key in entry} for entry in tree[section].values()]

@@ -75,6 +75,8 @@ _NO_SIGN = r"^[^\pL\pN]+$"
 _CONTROL = r"[\x00-\x1f\x7f-\x9f]"
 # Excel, pandas and C write the sign of the exponent, Java the decimal point; hexadecimal ids (024e7871) have neither.
 _SCIENTIFIC = r"^[+-]?[0-9]+([.,][0-9]+[eE][+-]?[0-9]+|[eE][+-][0-9]+)$"
+_EXPONENT = r"^[+-]?[0-9]+[eE][0-9]+$"  # 12e7: a number where all others are, a hexadecimal id among such
+_NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?$"
 _WHOLE = r"^([+-]?[0-9]+)[.,]0+$"
 _GROUPED = r"^[+-]?[0-9]{1,3}[.,][0-9]{3}$"  # 1.000 is one, or a thousand
 _FRACTION = r"^[+-]?[0-9]+[.,][0-9]+$"
@@ -94,12 +96,16 @@ def identifiers(
     *,
     one: Mapping[str, str] | Literal["spelling"] | None = None,
     remedy: str = _REMEDY,
+    exact: bool = False,
+    way_out: str = "",
 ) -> tuple[pa.Array, dict[str, int]]:
     """The ids of a column as canonical text, null where blank or a placeholder, and the placeholders by spelling.
 
     Blanks around an id are no part of it, and a whole number is one however it is written (1000.0 is `1000`). `one`
     says which canonical ids are one: each with the id that stands for it, or "spelling" for all that differ in
-    nothing else. Errors call the column `what` and the table `where`.
+    nothing else. Where ids are `exact`, each is what stands in its cell: 1000.0 and 1000 are two, and so are P1 and p1.
+    Errors call the column `what` and the table `where`, and end with the `remedy` for ids that look alike, and the
+    `way_out` for ids that look like numbers.
 
     Raises InputError for fractions, scientific notation, floats too large to be exact, control characters, and ids
     that differ only in case, leading zeros, blanks or `.0`, with both of them masked, their data rows and `remedy`.
@@ -116,7 +122,7 @@ def identifiers(
     texts = _texts(column, what, where)
     encoded = texts.dictionary_encode()
     spellings = cast(pa.StringArray, encoded.dictionary)
-    canonical, no_id = _canonical(spellings, encoded.indices, what, where)
+    canonical, no_id = _canonical(spellings, encoded.indices, what, where, exact=exact, way_out=way_out)
     counts = np.bincount(encoded.indices.drop_null().to_numpy(), minlength=len(spellings))
     places = np.flatnonzero(no_id)
     placeholders = {spellings[place].as_py(): int(counts[place]) for place in places}
@@ -126,14 +132,18 @@ def identifiers(
     else:
         if one:
             canonical = pa.array([one.get(text, text) if text else text for text in canonical.to_pylist()], pa.string())
-        _refuse_variants(spellings, canonical, keys, encoded.indices, what, where, one or {}, remedy)
+        if not exact:
+            _refuse_variants(spellings, canonical, keys, encoded.indices, what, where, one or {}, remedy)
     return canonical.take(encoded.indices), placeholders
 
 
-def canonical_ids(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.StringArray:
+def canonical_ids(
+    column: pa.Array | pa.ChunkedArray, what: str, where: str, *, exact: bool = False, way_out: str = ""
+) -> pa.StringArray:
     """As `identifiers`, where it does not matter whether two ids look alike."""
     encoded = _texts(column, what, where).dictionary_encode()
-    canonical, _ = _canonical(cast(pa.StringArray, encoded.dictionary), encoded.indices, what, where)
+    spellings = cast(pa.StringArray, encoded.dictionary)
+    canonical, _ = _canonical(spellings, encoded.indices, what, where, exact=exact, way_out=way_out)
     return canonical.take(encoded.indices)
 
 
@@ -208,7 +218,7 @@ def _of_floats(column: pa.Array, what: str, where: str) -> pa.Array:
 
 
 def _canonical(
-    spellings: pa.StringArray, indices: pa.Array, what: str, where: str
+    spellings: pa.StringArray, indices: pa.Array, what: str, where: str, *, exact: bool = False, way_out: str = ""
 ) -> tuple[pa.StringArray, npt.NDArray[np.bool_]]:
     """Each distinct spelling as canonical id, null for placeholders, and which ones these are."""
 
@@ -219,18 +229,25 @@ def _canonical(
     numbers = "scientific notation, in which different ids are one number,"
     _refuse(matching(_SCIENTIFIC), indices, what, where, numbers, _AS_TEXT)
     whole = matching(_WHOLE)
-    unclear = pc.or_(matching(_GROUPED), pc.and_not(matching(_FRACTION), whole))
-    _refuse(unclear, indices, what, where, "a number with a fraction or a separator", _AS_TEXT)
     canonical = pc.replace_substring_regex(spellings, _WHOLE, r"\1")
     listed = pc.is_in(pc.utf8_lower(canonical), value_set=_PLACEHOLDERS)
     no_id = pc.or_(listed, matching(_NO_SIGN))
+    if exact:
+        canonical = spellings
+    else:
+        if pc.all(pc.or_(no_id, matching(_NUMBER))).as_py():
+            _refuse(matching(_EXPONENT), indices, what, where, numbers, _AS_TEXT + way_out)
+        unclear = pc.or_(matching(_GROUPED), pc.and_not(matching(_FRACTION), whole))
+        _refuse(unclear, indices, what, where, "a number with a fraction or a separator", _AS_TEXT + way_out)
     return pc.if_else(no_id, pa.scalar(None, pa.string()), canonical), no_id.to_numpy(zero_copy_only=False)
 
 
 def _key(ids: pa.StringArray) -> pa.StringArray:
-    """What ids have in common that differ only in case, blanks, invisible characters, leading zeros or `.0`."""
-    key = pc.utf8_lower(pc.utf8_normalize(ids, form="NFKC"))
+    """What ids have in common that differ only in case, blanks, quotes, invisible characters, leading zeros or `.0`."""
+    key = pc.replace_substring(pc.utf8_lower(pc.utf8_normalize(ids, form="NFKC")), "ß", "ss")
     key = pc.replace_substring_regex(key, r"[\pZ\p{Cf}\s]+", "")
+    # '0012, "0012" and ="0012" are how a spreadsheet is told that 0012 is a text.
+    key = pc.replace_substring_regex(key, """^=?['"](.+?)['"]?$""", r"\1")
     key = pc.replace_substring_regex(key, _WHOLE, r"\1")
     return pc.replace_substring_regex(key, r"^([^0-9]*)0+([0-9])", r"\1\2")
 
@@ -283,6 +300,8 @@ def _difference(a: str, b: str) -> str:
         return "upper and lower case"
     if "".join(a.split()) == "".join(b.split()):
         return "blanks"
+    if a.strip("='\"") == b.strip("='\""):
+        return "quotes"
     if re.sub(r"[.,]0+$", "", a) == re.sub(r"[.,]0+$", "", b):
         return "a decimal .0"
     if re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", a) == re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", b):

@@ -23,7 +23,7 @@ from pydantic import (
 from chartray.errors import InputError
 from chartray.records.cohort import SPLIT_SHARES
 from chartray.records.mapping_keys import refuse_other_keys, sentence
-from chartray.records.same_patient import Same, checked_same
+from chartray.records.same_patient import SPELLING, Same, checked_same
 from chartray.records.values import is_date_format, number
 from chartray.schema import SPLITS, Variable
 from chartray.yaml_file import read_yaml
@@ -257,6 +257,7 @@ class Mapping(BaseModel):
     taken_at: Column | None = None
     taken_at_format: tuple[str, ...] = ()
     same_patient: Same = None
+    exact_ids: tuple[str, ...] = ()
     split: Column | None = None
     split_shares: dict[str, float] = Field(default_factory=lambda: dict(SPLIT_SHARES))
     ehr: dict[str, VariableMapping] = Field(default_factory=dict)
@@ -276,6 +277,15 @@ class Mapping(BaseModel):
                 )
         return listed
 
+    @field_validator("exact_ids", mode="before")
+    @classmethod
+    def _exact(cls, keys: Any) -> Any:
+        """One key of an id, or a list of them."""
+        listed = [keys] if isinstance(keys, str) else keys
+        if not isinstance(listed, list) or not all(key in ("image_id", "patient_id", "study_id") for key in listed):
+            raise ValueError(f"needs a list of image_id, patient_id and study_id, [patient_id], found {keys!r}")
+        return listed
+
     @field_validator("same_patient", mode="before")
     @classmethod
     def _same(cls, same: Any) -> Any:
@@ -293,6 +303,8 @@ class Mapping(BaseModel):
                     raise ValueError(f"'{section}' needs names without a comma, other than {taken!r}, found {name!r}")
         if self.split is not None and "split_shares" in self.model_fields_set:
             raise ValueError("give 'split' (a column) or 'split_shares' (drawn by patient), not both")
+        if self.same_patient == SPELLING and "patient_id" in self.exact_ids:
+            raise ValueError("expected 'same_patient: spelling' or patient_id in 'exact_ids', found both")
         if self.taken_at_format and self.taken_at is None:
             raise ValueError("'taken_at_format' needs 'taken_at', the column whose times it is a format of")
         return self

@@ -42,17 +42,20 @@ def checked_same(same: Any) -> Any:
     return tuple(tuple(str(each) for each in ids) for ids in same)
 
 
-def merging(same: Same, mapping: Path) -> Merging | None:
+def merging(same: Same, mapping: Path, *, exact: bool = False) -> Merging | None:
     """What the `mapping` says of ids that are one patient; None where it says nothing.
 
-    Of a list the first stands for all; a csv lies beside the `mapping`. Raises InputError for a csv of another form,
-    a cell of it without an id, or one id that it gives two patients.
+    Of a list the first stands for all; a csv lies beside the `mapping`; `exact` as for `identifiers`. Raises InputError
+    for a csv of another form, a cell of it without an id, or one id that it gives two patients.
     """
     if same is None:
         return None
     if same == SPELLING:
         return Merging(SPELLING, [])
-    pairs = _pairs_of_file(mapping.parent / same) if isinstance(same, str) else _pairs_of_lists(same, mapping)
+    if isinstance(same, str):
+        pairs = _pairs_of_file(mapping.parent / same, exact)
+    else:
+        pairs = _pairs_of_lists(same, mapping, exact)
     above: dict[str, str] = {}
 
     def top(one: str) -> str:
@@ -65,16 +68,17 @@ def merging(same: Same, mapping: Path) -> Merging | None:
     return Merging({one: top(one) for one in above}, list(dict.fromkeys(one for one, _ in pairs)))
 
 
-def _pairs_of_lists(lists: Sequence[Sequence[str]], mapping: Path) -> list[tuple[str, str]]:
+def _pairs_of_lists(lists: Sequence[Sequence[str]], mapping: Path, exact: bool) -> list[tuple[str, str]]:
     pairs = []
     for place, spellings in enumerate(lists, start=1):
         where = f"{mapping} (entry {place}, its ids counted as rows)"
-        ids = _given(canonical_ids(pa.array(spellings, pa.string()), "same_patient", where), "same_patient", where)
+        listed = canonical_ids(pa.array(spellings, pa.string()), "same_patient", where, exact=exact)
+        ids = _given(listed, "same_patient", where)
         pairs += [(one, ids[0]) for one in ids]
     return pairs
 
 
-def _pairs_of_file(file: Path) -> list[tuple[str, str]]:
+def _pairs_of_file(file: Path, exact: bool) -> list[tuple[str, str]]:
     if not file.is_file():
         raise InputError(f"expected a csv at {file} (as same_patient of the mapping says), found none; check its name")
     names = header(file)
@@ -85,7 +89,8 @@ def _pairs_of_file(file: Path) -> list[tuple[str, str]]:
     cells = read_cells(file, names)
     columns = []
     for name in names:
-        columns.append(_given(canonical_ids(cells[name], f"column {name!r}", str(file)), f"column {name!r}", str(file)))
+        what = f"column {name!r}"
+        columns.append(_given(canonical_ids(cells[name], what, str(file), exact=exact), what, str(file)))
     first: dict[str, int] = {}
     for row, one in enumerate(columns[0]):
         if columns[1][first.setdefault(one, row)] != columns[1][row]:

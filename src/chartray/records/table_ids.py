@@ -18,7 +18,7 @@ from chartray.records.same_patient import Merging, merging
 from chartray.schema import SPLITS
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validate", "val": "validate", "validation": "validate"}
-_ONE_PATIENT = "correct the table, or say in the mapping that they are one patient (same_patient)"
+_ONE_PATIENT = "they are one patient (same_patient) or that "
 
 
 class Identified(NamedTuple):
@@ -37,23 +37,26 @@ def identified(cells: pa.Table, texts: pa.Table, plan: Mapping, mapping: Path, w
 
     Raises InputError for ids that cannot be trusted, an image twice, a split that is none, and a patient in two.
     """
-    merged = merging(plan.same_patient, mapping)
+    merged = merging(plan.same_patient, mapping, exact="patient_id" in plan.exact_ids)
     one = merged.one if merged is not None else None
     named = {key: column for key in ("image_id", "patient_id", "study_id") if (column := getattr(plan, key))}
     columns: dict[str, pa.Array] = {"study_id": pa.nulls(cells.num_rows, pa.string())}
     none: dict[str, dict[str, int]] = {}
     for key, column in named.items():
         what, person = f"{key} (column {column!r})", key == "patient_id"
+        exact = f"each id counts as it stands (exact_ids: [{key}])"
         columns[key], none[key] = identifiers(
             cells[column],
             what,
             where,
             one=one if person else None,
-            remedy=_ONE_PATIENT if person else "correct the table",
+            remedy=f"correct the table, or say in the mapping that {_ONE_PATIENT if person else ''}{exact}",
+            exact=key in plan.exact_ids,
+            way_out=f", or say in the mapping that {exact}",
         )
     own = columns["patient_id"]
     if merged is not None:
-        own = canonical_ids(cells[plan.patient_id], "patient_id", where)
+        own = canonical_ids(cells[plan.patient_id], "patient_id", where, exact="patient_id" in plan.exact_ids)
     columns["path"], none["path"] = _paths(cells, texts, plan, where)
     if plan.split is not None:
         columns["split"] = texts[plan.split].combine_chunks()
@@ -75,13 +78,14 @@ def identified(cells: pa.Table, texts: pa.Table, plan: Mapping, mapping: Path, w
 def _paths(cells: pa.Table, texts: pa.Table, plan: Mapping, where: str) -> tuple[pa.Array, dict[str, int]]:
     """Paths, null where a column of theirs is blank or a placeholder, and how often each placeholder stood there."""
     ids = {plan.image_id, plan.patient_id, plan.study_id} if "{" in plan.path else set()
+    exact = {getattr(plan, key) for key in plan.exact_ids}
     parts: dict[str, pa.Array] = {}
     none: dict[str, int] = {}
     for column in template_columns(plan):
         # An id by what it is, and so a number: 10000032 is no 10000032.0 in a path. All else as it is written.
         what = f"path (column {column!r})"
         if column in ids or pa.types.is_floating(cells[column].type) or pa.types.is_decimal(cells[column].type):
-            parts[column] = canonical_ids(cells[column], what, where)
+            parts[column] = canonical_ids(cells[column], what, where, exact=column in exact)
             continue
         written = texts[column].combine_chunks()
         refuse_control(written, what, where)
