@@ -26,12 +26,16 @@ from tests.faults.processes import Fault, in_a_row, run_forked
 def damage(file: Path, draw: random.Random) -> str:
     """Changes a file in one way; returns the way in words."""
     whole = file.read_bytes()
-    way = draw.choice(("flip", "flip", "flip", "flip", "cut", "zeros", "digit", "more", "twice", "empty", "gone"))
+    way = draw.choice(
+        ("nothing", "flip", "flip", "flip", "flip", "cut", "zeros", "digit", "more", "twice", "empty", "gone")
+    )
     place = draw.randrange(max(1, len(whole)))
     if way == "gone":
         file.unlink()
         return "gone"
-    if way == "flip" and whole:
+    if way == "nothing":  # and is still read as it was
+        changed = bytearray(whole)
+    elif way == "flip" and whole:
         changed = bytearray(whole)
         changed[place] ^= 1 << draw.randrange(8)
     elif way == "cut":
