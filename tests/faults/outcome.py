@@ -20,8 +20,8 @@ READ = "read"
 EXPECTED = (SAME, REFUSED, MACHINE, READ)
 
 _LONGEST_SENTENCE = 1500
-# What a clock decides, and the digests of what it decides.
-_CLOCKED = re.compile(r":(when|seconds|films_per_second)$|\.json:sha256$|/state\.json:metrics:")
+# What a clock decides, or a commit made meanwhile, and the digests of what they decide.
+_CLOCKED = re.compile(r":(when|seconds|films_per_second|git_commit)$|\.json:sha256$|/state\.json:metrics:")
 
 
 class Case(NamedTuple):
