@@ -18,13 +18,17 @@ PresentationLUTShape, where it is IDENTITY or INVERSE, decides instead. Padding 
 turned so that columns run from head to foot, and flipped so that rows run to the patient's left: the right side is on
 the left, as in the usual view. Rows that run to front or back (laterals) are left as they are, and so is a film that
 says nothing. FieldOfViewHorizontalFlip says what the detector did, and is already in PatientOrientation.
+
+**Proportions.** Pixels that are no squares are drawn out to squares (`dicom_proportions.py`).
 """
 
 import io
 import re
 import zlib
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pydicom
 from pydicom.pixels import apply_color_lut
 from pydicom.uid import (
@@ -37,11 +41,11 @@ from pydicom.uid import (
 
 from chartray.pixels.dicom_frame import Frame, Stored, decoded, stored
 from chartray.pixels.dicom_grey import read_table, shades
+from chartray.pixels.dicom_proportions import proportions
 from chartray.pixels.grey import (
     LARGEST_FILM,
     LUMA,
     Float,
-    Integers,
     Levels,
     Reals,
     UnreadableFilm,
@@ -90,6 +94,7 @@ _OTHER_KINDS = (
     "YBR_ICT",
     "YBR_RCT",
 )
+Number = TypeVar("Number", bound=np.generic)
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "H": "F", "F": "H"}
 _BYTES_PER_PIXEL = 8
 _PIECE = 1 << 20
@@ -102,7 +107,8 @@ def read_dicom(content: bytes, largest: int = LARGEST_FILM) -> Float:
     """
     data = _dataset(content, largest)
     refuse_no_radiograph(data)
-    refuse_too_large(int(data.Rows), int(data.Columns), largest)
+    square = proportions(data)
+    refuse_too_large(square.rows, square.columns, largest)
     frame = decoded(data)
     if frame.samples.ndim == 3:
         levels, grey = _luma(frame, data)
@@ -111,6 +117,8 @@ def read_dicom(content: bytes, largest: int = LARGEST_FILM) -> Float:
         levels, grey = film.levels, _palette(film, data) if frame.colour == "PALETTE COLOR" else shades(film, data)
     if not np.isfinite(grey).all():
         raise UnreadableFilm("its header gives shades that are no numbers")
+    if square != levels.places.shape:
+        return np.ascontiguousarray(upright(square.drawn(levels.shown(grey)), data))
     return Levels(upright(levels.places, data), levels.number).shown(grey)
 
 
@@ -209,7 +217,7 @@ def _palette(film: Stored, data: pydicom.Dataset) -> Reals:
     return np.asarray(sum(table.of(film.values) * share for table, share in zip(tables, LUMA, strict=True)) / top)
 
 
-def upright(pixels: Integers, data: pydicom.Dataset) -> Integers:
+def upright(pixels: npt.NDArray[Number], data: pydicom.Dataset) -> npt.NDArray[Number]:
     """`pixels` (H, W) with the head up and, in a frontal view, the patient's right on the left; a view of them."""
     row, column = _directions(data)
     if not row:
