@@ -124,14 +124,18 @@ def _others_as_before(out: Path, base: Base, touched: frozenset[str], at: str) -
         after = found.get(image)
         if after is None:
             return "another patient's film lost", at
-        # A label has a column of its blanks from the first one on.
-        names = [n for n in before.keys() | after.keys() if (before.get(n) or None) != (after.get(n) or None)]
+        names = [name for name in before.keys() | after.keys() if _cell(before, name) != _cell(after, name)]
         if names:
             return (
                 "another patient's value changed",
                 f"{at} {', '.join(f'{n}: {before.get(n)} -> {after.get(n)}' for n in names[:3])}",
             )
     return (READ,)
+
+
+def _cell(row: dict[str, Any], name: str) -> Any:
+    """A cell; of a label's blanks, which have a column only where they are not the label's nulls, what goes without."""
+    return row.get(name, row.get(f"label.{name[6:]}") is None) if name.startswith("blank.") else row.get(name)
 
 
 def _rows(cohort: Path) -> dict[str, dict[str, Any]]:
