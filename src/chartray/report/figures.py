@@ -196,8 +196,10 @@ def save_grid(panels: Sequence[Panel], look: Mapping[Arm, Style], stem: Path, *,
         figure.legend(handles=handles, loc="lower left", ncols=legend_columns)
         stem.parent.mkdir(parents=True, exist_ok=True)
         files = [stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.pdf")]
-        figure.savefig(files[0], metadata={"Date": None})
-        figure.savefig(files[1], metadata={"CreationDate": None})
+        for file, clock in zip(files, ("Date", "CreationDate"), strict=True):
+            drawn = io.BytesIO()  # matplotlib's PDF, left half written on a full disk, says so with an error of its own
+            figure.savefig(drawn, format=file.suffix[1:], metadata={clock: None})
+            file.write_bytes(drawn.getvalue())
     return files
 
 
