@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,3 +264,10 @@ def test_no_name_in_a_forest_runs_out_of_it(name: str) -> None:
     assert max(box.x1 for box in boxes.values()) < edge
     found = sorted(boxes.values(), key=lambda box: -box.y0)
     assert all(below.y1 <= above.y0 + 2 for above, below in itertools.pairwise(found))
+
+
+def test_a_figure_that_finds_no_room_says_so_as_any_file_does(tmp_path: Path) -> None:
+    (tmp_path / "x.pdf").symlink_to("/dev/full")
+    panel = figures.Panel("A panel", "A line.", lambda axes: axes.plot([0, 1], [0, 1]))
+    with pytest.raises(OSError, match="No space left"):
+        figures.save_grid([panel], {}, tmp_path / "x", columns=1)
