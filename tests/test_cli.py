@@ -240,3 +240,18 @@ def test_the_recipes_say_what_the_papers_say() -> None:
     assert (published.train.batch_size, published.train.epochs, published.seed) == (64, 100, 24)
     assert published.objective.head_hidden is None
     assert published.objective.head_out is None
+
+
+@pytest.mark.parametrize(
+    ("command", "inputs"),
+    [("pretrain", 1), ("evaluate", 2), ("audit", 2), ("embed", 2), ("export", 1), ("compare", 2), ("report", 1)],
+)
+def test_a_wrong_path_is_refused_before_torch_is_imported(command: str, inputs: int, tmp_path: Path):
+    code = (
+        "import sys; from chartray.cli import run_command; code = run_command(sys.argv[1:]); "
+        "print(code, *({'torch', 'matplotlib', 'bokeh', 'timm'} & set(sys.modules)))"
+    )
+    given = [sys.executable, "-c", code, command, *["nope"] * inputs, "--out", "out"]
+    done = subprocess.run(given, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "2\n"
+    assert len(done.stderr.splitlines()) == 1

@@ -21,7 +21,8 @@ from timm.models.vision_transformer import VisionTransformer
 from chartray.errors import InputError
 from chartray.model_card.card import model_card
 from chartray.networks import encoder
-from chartray.networks.encoder import DESCRIPTION_FILE, WEIGHTS_FILE, PretrainedEncoder
+from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
+from chartray.networks.encoder import PretrainedEncoder
 from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
 

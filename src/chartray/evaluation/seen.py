@@ -13,7 +13,8 @@ from chartray.errors import InputError
 from chartray.evaluation.arms import chart_variables
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import refuse_shared_columns
-from chartray.networks.encoder import DESCRIPTION_FILE, PretrainedEncoder
+from chartray.networks.description import DESCRIPTION_FILE
+from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.hashes import content_hashes
 from chartray.pixels.store import Store
 from chartray.schema import patient_key

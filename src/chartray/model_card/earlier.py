@@ -6,7 +6,7 @@ from typing import Any
 
 from chartray.errors import InputError
 from chartray.evaluation.results import IDENTITY
-from chartray.networks.encoder import DESCRIPTION_FILE
+from chartray.networks.description import DESCRIPTION_FILE
 from chartray.outputs.json_file import read_object
 from chartray.outputs.replacing import settle
 

@@ -7,8 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from chartray.errors import InputError
 from chartray.outputs.json_file import read_object
+from chartray.outputs.replacing import settle
 
 FORMAT = 2
+WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "encoder.json"
 Record = TypeVar("Record", bound=BaseModel)
 _Plain = str | int | float | bool | None
 _Text = Annotated[str, Field(max_length=10_000)]
@@ -84,6 +86,16 @@ class Description(_Strict):
         if self.size != self.architecture.img_size:
             raise ValueError(f"expected size to be architecture.img_size = {self.architecture.img_size}")
         return self
+
+
+def encoder_folder(path: Path) -> Path:
+    """The encoder folder that `path` is, or that the RUN `path` holds; raises InputError where there is none."""
+    for folder in (path, path / "encoder"):
+        settle(folder)
+        if (folder / DESCRIPTION_FILE).is_file():
+            return folder
+    found = "none; did pretraining finish?" if path.exists() else "nothing; check the path"
+    raise InputError(f"expected a RUN or an encoder folder ({DESCRIPTION_FILE}) at {path}, found {found}")
 
 
 def read_description(file: Path) -> Description:

@@ -16,14 +16,20 @@ from torch import Tensor, nn
 
 from chartray.config import EncoderConfig
 from chartray.errors import InputError
-from chartray.networks.description import FORMAT, Architecture, Description, checked, read_description
+from chartray.networks.description import (
+    DESCRIPTION_FILE,
+    FORMAT,
+    WEIGHTS_FILE,
+    Architecture,
+    Description,
+    checked,
+    encoder_folder,
+    read_description,
+)
 from chartray.networks.last_block import class_of_last_block, only_class_is_read
 from chartray.networks.patches import multiply_patches
-from chartray.outputs.replacing import settle
 from chartray.outputs.seal import seal, verify
 
-WEIGHTS_FILE = "model.safetensors"
-DESCRIPTION_FILE = "encoder.json"
 Networks = TypeVar("Networks", bound=nn.Module)
 _SHORT_NAMES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")}
 
@@ -163,7 +169,7 @@ def initialise(model: VisionTransformer, source: Path) -> None:
     encoder that silently kept its random start is the worst of errors (MohammedSB/DINOv2ForRadiology#5).
     """
     is_file = source.is_file() or source.suffix == ".safetensors"
-    weights = _read_weights(source) if is_file else _sealed_weights(_encoder_folder(source))
+    weights = _read_weights(source) if is_file else _sealed_weights(encoder_folder(source))
     weights = {name: value for name, value in weights.items() if not name.startswith(("head.", "head_dist."))}
     patch = weights.get("patch_embed.proj.weight")
     if patch is not None and patch.ndim == 4 and patch.shape[1] == 3:
@@ -217,7 +223,7 @@ def load(path: Path) -> PretrainedEncoder:
     Raises InputError if `path` holds none, or one that is not as Chartray wrote it: damaged, edited, of another format
     version, or with weights that are not finite or not those of its architecture.
     """
-    folder = _encoder_folder(path)
+    folder = encoder_folder(path)
     description = _read_sealed(folder)
     model = build(_arguments(description), seed=0)
     _copy(_sealed_weights(folder), model, folder / WEIGHTS_FILE)
@@ -226,7 +232,7 @@ def load(path: Path) -> PretrainedEncoder:
 
 def untrained(path: Path, *, seed: int) -> PretrainedEncoder:
     """The same architecture as `load(path)` with fresh weights: the floor that pretraining must beat."""
-    description = _read_sealed(_encoder_folder(path))
+    description = _read_sealed(encoder_folder(path))
     return _described(build(_arguments(description), seed=seed).eval(), description)
 
 
@@ -235,7 +241,7 @@ def lineage(source: Path) -> dict[str, Any]:
 
     `source` is where they lie, `dataset` the source of the cohort they were pretrained on, `init` their own beginning.
     """
-    said = {} if source.is_file() else _provenance(_read_sealed(_encoder_folder(source)))
+    said = {} if source.is_file() else _provenance(_read_sealed(encoder_folder(source)))
     inherited = {"after_film": said.get("after_film", []), "chart_sources": said.get("chart_sources", {})}
     own = {"dataset": said.get("source")}
     own |= {key: said.get(key) for key in ("run", "chart", "init", "patients", "patients_sha256")}
@@ -259,15 +265,6 @@ def _arguments(description: Description) -> dict[str, Any]:
 
 def _provenance(description: Description) -> dict[str, Any]:
     return description.provenance.model_dump(exclude_unset=True)
-
-
-def _encoder_folder(path: Path) -> Path:
-    for folder in (path, path / "encoder"):
-        settle(folder)
-        if (folder / DESCRIPTION_FILE).is_file():
-            return folder
-    found = "none; did pretraining finish?" if path.exists() else "nothing; check the path"
-    raise InputError(f"expected a RUN or an encoder folder ({DESCRIPTION_FILE}) at {path}, found {found}")
 
 
 def _read_sealed(folder: Path) -> Description:

@@ -17,7 +17,7 @@ import yaml
 from chartray import config as knobs
 from chartray.config import Config
 from chartray.errors import InputError
-from chartray.networks import encoder as vit
+from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.outputs.disk import writing
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, sync_names
@@ -121,7 +121,7 @@ def _check_config(out: Path, manifest: Mapping[str, Any]) -> None:
 def _begun(out: Path, status: str) -> Begun:
     if status == COMPLETE:
         try:
-            verify(out / ENCODER, (vit.WEIGHTS_FILE, vit.DESCRIPTION_FILE))
+            verify(out / ENCODER, (WEIGHTS_FILE, DESCRIPTION_FILE))
         except InputError as error:
             status = "running"
             print(f"{out} is complete, but its encoder is not whole ({error}); it is written again", flush=True)

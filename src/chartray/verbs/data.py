@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
-from chartray.verbs.options import CountIfGiven, Out, Seed
+from chartray.verbs.options import CountIfGiven, Seed
 
 if TYPE_CHECKING:
     from chartray.records.cohort import Cohort
@@ -41,7 +41,7 @@ def simulate(
     )
 
 
-def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Out, rules: Rules = "strict") -> None:
+def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Path, rules: Rules = "strict") -> None:
     """MIMIC-IV tables and MIMIC-CXR-JPG films.
 
     Args:
@@ -55,7 +55,7 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Out, rules: Rules = "st
     _write_cohort(lambda: mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
 
 
-def cohort_chexpert(root: Path, *, out: Out) -> None:
+def cohort_chexpert(root: Path, *, out: Path) -> None:
     """CheXpert-v1.0 or -small, whatever the folder is called now.
 
     Args:
@@ -67,7 +67,7 @@ def cohort_chexpert(root: Path, *, out: Out) -> None:
     _write_cohort(lambda: chexpert_cohort(root), out)
 
 
-def cohort_nih(root: Path, *, out: Out) -> None:
+def cohort_nih(root: Path, *, out: Path) -> None:
     """NIH ChestX-ray14, by its official lists where they are there, else by patient.
 
     Args:
@@ -79,7 +79,7 @@ def cohort_nih(root: Path, *, out: Out) -> None:
     _write_cohort(lambda: nih_cohort(root), out)
 
 
-def cohort_table(file: str, *, mapping: Path, images: Path, out: Out) -> None:
+def cohort_table(file: str, *, mapping: Path, images: Path, out: Path) -> None:
     """A hospital's own table, csv, Parquet or in a database, through a mapping file.
 
     Args:
@@ -94,7 +94,7 @@ def cohort_table(file: str, *, mapping: Path, images: Path, out: Out) -> None:
     _write_cohort(lambda: table_cohort(file, mapping, images), out, inputs)
 
 
-def features(cohort_file: Path, *, out: Out) -> None:
+def features(cohort_file: Path, *, out: Path) -> None:
     """The published 23 feature files: same folders, names and columns.
 
     A path that a spreadsheet would take for a formula, =cmd, stands there as '=cmd.
@@ -119,7 +119,7 @@ def features(cohort_file: Path, *, out: Out) -> None:
 def ingest(
     cohort_file: Path,
     *,
-    out: Out,
+    out: Path,
     size: int = 448,
     workers: CountIfGiven = None,
     images: Path | None = None,

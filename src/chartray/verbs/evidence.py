@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from chartray.outputs.replacing import reserved
-from chartray.verbs.options import Count, Out, Seed, ZeroOrMore
+from chartray.verbs.options import Count, Seed, ZeroOrMore
 
 Uncertain = Literal["ignore", "zeros", "ones"]
 Blank = Literal["source", "negative", "ignore"]
@@ -24,7 +24,7 @@ def evaluate(
     source: Path,
     store: Path,
     *,
-    out: Out,
+    out: Path,
     external: Stores = None,
     protocol: Literal["linear", "knn", "finetune", "published"] = "linear",
     split: Split = "test",
@@ -82,6 +82,9 @@ def evaluate(
         floor_chart: (linear, knn) The feature set that chart-only and image+chart read; default: the run's own chart,
             of a run without one demographic-norm.
     """
+    from chartray.verbs.opening import need_inputs
+
+    need_inputs(encoders=[source], stores=[store, *(external or [])], out=out)
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
     from chartray.evaluation.results import MANIFEST_FILE, matches_table, open_results
     from chartray.evaluation.sentences import said_first
@@ -126,7 +129,7 @@ def evaluate(
     print(out)
 
 
-def compare(results: list[Path], *, out: Out, resamples: Count = 1000, seed: Seed = 0) -> None:
+def compare(results: list[Path], *, out: Path, resamples: Count = 1000, seed: Seed = 0) -> None:
     """Arms against each other on the same films: differences with intervals, paired by patient.
 
     Args:
@@ -135,6 +138,9 @@ def compare(results: list[Path], *, out: Out, resamples: Count = 1000, seed: See
         resamples: Bootstrap resamples, by patient.
         seed: For the resamples.
     """
+    from chartray.verbs.opening import need_inputs
+
+    need_inputs(folders=results, out=out)
     from chartray.evaluation.compare import compare as compare_arms
 
     with reserved(out):
@@ -148,7 +154,7 @@ def audit(
     source: Path,
     store: Path,
     *,
-    out: Out,
+    out: Path,
     against: Stores = None,
     external: Stores = None,
     attributes: str | None = None,
@@ -182,6 +188,9 @@ def audit(
         device: auto, cpu or cuda.
         precision: Of the encoder: fp32 or bf16.
     """
+    from chartray.verbs.opening import need_inputs
+
+    need_inputs(encoders=[source, *(against or [])], stores=[store, *(external or [])], out=out)
     from chartray.evaluation.audit.audit import audit as audit_encoder
     from chartray.evaluation.audit.sentences import spoken
 
@@ -212,7 +221,7 @@ def embed(
     source: Path,
     store: Path,
     *,
-    out: Out,
+    out: Path,
     split: Literal["train", "validate", "test"] | None = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -227,6 +236,9 @@ def embed(
         device: auto, cpu or cuda.
         precision: Of the encoder: fp32 or bf16.
     """
+    from chartray.verbs.opening import need_inputs
+
+    need_inputs(encoders=[source], stores=[store], out=out)
     from chartray.evaluation.embed_store import embed_store
 
     with reserved(out):

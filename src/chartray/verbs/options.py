@@ -1,12 +1,10 @@
 """Options that several verbs have, with their ranges: what lies outside is one sentence, before anything is read."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-Out = Annotated[Path, Parameter(help="what to write")]
 ZeroOrMore = Annotated[int, Parameter(validator=Number(gte=0))]
 Seed = ZeroOrMore
 Count = Annotated[int, Parameter(validator=Number(gte=1))]

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
-from chartray.verbs.options import Count, CountIfGiven, Out, Seed
+from chartray.verbs.options import Count, CountIfGiven, Seed
 
 Folders = Annotated[list[Path] | None, Parameter(negative=())]
 
@@ -18,7 +18,7 @@ Folders = Annotated[list[Path] | None, Parameter(negative=())]
 def report(
     results: Annotated[list[Path] | None, Parameter(negative=())] = None,
     *,
-    out: Out,
+    out: Path,
     run: Folders = None,
     store: Folders = None,
     audit: Folders = None,
@@ -36,6 +36,9 @@ def report(
         title: The page's title.
         films: --no-films leaves the thumbnails out.
     """
+    from chartray.verbs.opening import need_inputs
+
+    need_inputs(folders=[*(results or []), *(run or []), *(audit or [])], stores=store or [], out=out)
     from chartray.report.page import write_report
 
     with reserved(out):
@@ -61,7 +64,7 @@ def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps
 
 
 def export(
-    source: Path, *, out: Out, results: Folders = None, form: Literal["huggingface", "timm"] = "huggingface"
+    source: Path, *, out: Path, results: Folders = None, form: Literal["huggingface", "timm"] = "huggingface"
 ) -> None:
     """The encoder as a folder that timm and the Hugging Face Hub load, with its model card.
 
@@ -71,6 +74,9 @@ def export(
         results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
         form: huggingface, with the card; timm, weights and config alone.
     """
+    from chartray.verbs.opening import need_inputs
+
+    need_inputs(encoders=[source], folders=results or [], out=out)
     from chartray.export import export_encoder
     from chartray.model_card.earlier import refuse_to_lose
     from chartray.networks.encoder import load

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from chartray.verbs.options import Count, Out
+from chartray.verbs.options import Count
 
 Overrides = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
@@ -15,7 +15,7 @@ Overrides = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 def pretrain(
     store: Path,
     *overrides: Overrides,
-    out: Out,
+    out: Path,
     recipe: str | None = None,
     ehr: str | None = None,
     control: str | None = None,
@@ -47,6 +47,9 @@ def pretrain(
     else:
         resolved = knobs.load(recipe or "msn", config, given)
 
+    from chartray.verbs.opening import need_inputs
+
+    need_inputs(stores=[store], out=out)
     from chartray.training.pretrain import pretrain as pretrain_run
 
     pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume)
@@ -67,7 +70,7 @@ def knobs(recipe: str = "msn") -> None:
         print(f"--{knob:<36} {value!s:<28} {meaning}")
 
 
-def study(file: Path, *, out: Out, plan: bool = False, jobs: Count = 1) -> None:
+def study(file: Path, *, out: Path, plan: bool = False, jobs: Count = 1) -> None:
     """Arms x seeds of a study file: pretrains, evaluates, compares, audits and reports; what is done is not done again.
 
     Args:

@@ -1,0 +1,27 @@
+"""What a command reads is opened before torch is imported: a wrong path costs a second, not half a minute."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from chartray.errors import InputError
+from chartray.networks.description import encoder_folder
+from chartray.pixels.store import Store
+
+
+def need_inputs(
+    *, encoders: Iterable[Path] = (), stores: Iterable[Path] = (), folders: Iterable[Path] = (), out: Path
+) -> None:
+    """Raises InputError unless there are an encoder in each of `encoders`, a finished store in each of `stores`, and
+    the `folders`, and no file stands where the folder of `out` would be.
+    """
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"expected to write to {out}, found the file {above} in its way; choose another --out")
+    for path in encoders:
+        encoder_folder(path)
+    for path in folders:
+        if not path.is_dir():
+            found = "a file" if path.exists() else "nothing"
+            raise InputError(f"expected a folder that Chartray wrote at {path}, found {found}; check the path")
+    for path in stores:
+        Store.open(path)
