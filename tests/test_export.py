@@ -103,7 +103,7 @@ def test_timm_loads_the_folder_and_gives_the_same_features(exported: dict[str, P
             assert torch.equal(again(films), expected)
         assert expected.std() > 0.01
     given = timm.data.resolve_model_data_config(theirs)
-    assert given["input_size"] == (1, 32, 32)
+    assert tuple(given["input_size"]) == (1, 32, 32)
     assert (given["mean"], given["std"], given["crop_mode"], given["crop_pct"]) == ([0.45], [0.1], "squash", 1.0)
     # timm's own preparation of a film is the encoder's: the whole film, stretched, standardised.
     film = np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)
