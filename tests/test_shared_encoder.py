@@ -68,6 +68,18 @@ def test_a_pickle_that_a_description_names_is_not_opened(shared: Path, tmp_path:
     assert not gone_off.exists()
 
 
+def test_timm_from_its_lower_bound_on_opens_no_pickle_by_itself(tmp_path: Path) -> None:
+    """The second lock: what keeps strangers' keys from timm is the first."""
+    bomb, gone_off = tmp_path / "weights.pth", tmp_path / "gone off"
+    torch.save(Bomb(gone_off), bomb)
+    torch.load(bomb, weights_only=False)
+    assert gone_off.exists()  # a real one
+    gone_off.unlink()
+    with pytest.raises((pickle.UnpicklingError, RuntimeError)):
+        timm.create_model("vit_tiny_patch16_224", checkpoint_path=str(bomb))
+    assert not gone_off.exists()
+
+
 @pytest.mark.parametrize("command", ["evaluate", "export"])
 def test_commands_that_open_an_encoder_refuse_it_in_a_sentence(
     shared: Path, small_store: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
