@@ -2,7 +2,9 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +13,11 @@ import pytest
 from PIL import Image
 
 from chartray.errors import InputError
+from chartray.outputs.json_file import write_json
 from chartray.pixels.ingest import ingest
 from chartray.pixels.read import read_film, squash
 from chartray.pixels.shard_file import map_shard, write_shard
-from chartray.pixels.store import Store, read_index, shards_of
+from chartray.pixels.store import Store, index_of, read_index
 from chartray.pixels.store_writing import complete, content_hash
 from chartray.schema import CohortMetadata, Variable, from_metadata, to_metadata
 
@@ -263,12 +266,14 @@ def test_threads_verify_what_they_gather(finished: Path) -> None:
 def test_the_content_hash_comes_from_pixels_and_rows_and_not_from_how_arrow_writes_them(copy: Path) -> None:
     """Another version of Arrow writes other bytes around the same pixels."""
     store = Store.open(copy)
-    digests = b"".join(map_shard(copy, shard, SIZE, "").digests.tobytes() for shard in shards_of(read_index(copy)))
+    digests = b"".join(
+        map_shard(copy, shard, SIZE, "").digests.tobytes() for shard in index_of(copy, read_index(copy)).shards
+    )
     assert content_hash(SIZE, store.cohort, digests) == store.hash
     shards, half = [], len(store) // 2
     for number, rows in enumerate((range(half), range(half, len(store)))):
         ids = store.cohort["image_id"].slice(rows.start, len(rows)).to_pylist()
-        shards.append(write_shard(copy / f"other-{number}.arrow", ids, store.images.gather(np.array(rows)))[0])
+        shards.append(write_shard(copy / f"images-9000{number}.arrow", ids, store.images.gather(np.array(rows)))[0])
     (copy / "other").mkdir()
     for shard in shards:
         (copy / shard.file).rename(copy / "other" / shard.file)
@@ -283,3 +288,30 @@ def test_a_flipped_bit_is_found(copy: Path) -> None:
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     assert Store.open(copy).damaged() == ["images-00000.arrow"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda index: index.pop("shards"),
+        lambda index: index.update(shards="2020-01-01"),
+        lambda index: index.update(shards=[7]),
+        lambda index: index.update(rows="sex"),
+        lambda index: index.update(rows=10**9),
+        lambda index: index.update(size=0),
+        lambda index: index.update(files=None),
+        lambda index: index["files"].update({"../../etc/passwd": "0" * 64}),
+        lambda index: index["shards"][0].pop("sha256"),
+        lambda index: index["shards"][0].update(file="../images-00000.arrow"),
+        lambda index: index["shards"][0].update(file="a\x00b"),
+        lambda index: index["shards"][0].update(pixels_at=-1),
+        lambda index: index["shards"][0].update(pixels_at=10**12),
+        lambda index: index["shards"][0].update(more=1),
+    ],
+)
+def test_an_index_that_somebody_sealed_anew_is_a_sentence(edit: Callable[[Any], None], copy: Path):
+    index = read_index(copy)
+    edit(index)
+    write_json(copy / "store.json", index)
+    with pytest.raises(InputError, match=r"expected what `chartray ingest` writes in .*store\.json, found something"):
+        Store.open(copy)

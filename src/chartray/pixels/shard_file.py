@@ -8,11 +8,12 @@ then verified against its digest when it is first looked at.
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field, NonNegativeInt
 
 from chartray.errors import InputError
 
@@ -21,17 +22,18 @@ LARGEST_SHARD_BYTES = 2**30
 _DIGEST = 32
 
 Pixels = npt.NDArray[np.uint8]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Shard(NamedTuple):
     """What is known of a shard: its file's name, images, bytes and SHA-256, where the pixels begin, and the frame's."""
 
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-    pixels_at: int
-    frame_sha256: str
+    file: Annotated[str, Field(pattern=r"^images-[0-9]{5,10}\.arrow$")]
+    rows: NonNegativeInt
+    bytes: NonNegativeInt
+    sha256: Digest
+    pixels_at: NonNegativeInt
+    frame_sha256: Digest
 
 
 class Mapped(NamedTuple):
@@ -98,7 +100,14 @@ def map_shard(folder: str | Path, shard: Shard, size: int, again: str) -> Mapped
             f"expected {file} as it was written, found other content (its SHA-256 differs); the store is damaged: "
             f"{again}"
         )
-    batch = pa.ipc.open_file(content).get_batch(0)
+    try:
+        batch = pa.ipc.open_file(content).get_batch(0)
+        batch.validate(full=True)
+        shapes = (batch.column("image").to_numpy_ndarray().shape, len(batch.column("sha256")))
+    except (pa.ArrowException, KeyError, ValueError, AttributeError):
+        shapes = None
+    if shapes != ((shard.rows, size, size), shard.rows) or batch.schema.types[1] != pa.binary(_DIGEST):
+        raise InputError(f"expected {shard.rows} images of {size} x {size} in {file}, found other content; {again}")
     column, buffer = batch.column("sha256"), batch.column("sha256").buffers()[1]
     digests = np.frombuffer(buffer, dtype=np.uint8, count=len(column) * _DIGEST).reshape(-1, _DIGEST)
     return Mapped(batch.column("image").to_numpy_ndarray(), digests, batch.column("image_id"), bytearray(shard.rows))

@@ -15,18 +15,19 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from chartray.errors import InputError
 from chartray.outputs.json_file import read_json, read_object
 from chartray.outputs.parquet_file import read_table
 from chartray.outputs.seal import sha256
-from chartray.pixels.shard_file import Mapped, Pixels, Shard, map_shard
+from chartray.pixels.shard_file import Digest, Mapped, Pixels, Shard, map_shard
 
 STORE_FORMAT = 2
 INDEX_FILE = "store.json"
@@ -40,19 +41,19 @@ _FEW, _THREADS = 64, 4
 class Store:
     """`size` S, `hash` of the content, `images`, `cohort`; `len(store)` films. Pickles as its folder."""
 
-    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, index: "Index") -> None:
         self.folder = folder
-        self.size = int(index["size"])
-        self.hash = str(index["hash"])
-        self._files: dict[str, str] = index["files"]
-        self.images = Images(folder, self.size, shards_of(index))
+        self.size = index.size
+        self.hash = index.hash
+        self._files = {str(name): digest for name, digest in index.files.items()}
+        self.images = Images(folder, self.size, list(index.shards))
 
     @classmethod
     def open(cls, folder: str | Path) -> "Store":
         """Opens a finished store; InputError if it is none, unfinished, of another format, incomplete or damaged."""
         folder = Path(folder).absolute()
-        index = read_index(folder)
-        for shard in shards_of(index):
+        index = index_of(folder, read_index(folder))
+        for shard in index.shards:
             # Plain strings: with Path objects a thousand shards take five times as long.
             _expect_bytes(os.path.join(folder, shard.file), shard.bytes)
         store = cls(folder, index)
@@ -78,7 +79,7 @@ class Store:
 
     def damaged(self) -> list[str]:
         """The shards that are not as ingest wrote them (reads every byte of them)."""
-        shards = shards_of(read_index(self.folder))
+        shards = index_of(self.folder, read_index(self.folder)).shards
         return [shard.file for shard in shards if sha256(self.folder / shard.file) != shard.sha256]
 
     def _table(self, name: str) -> pa.Table:
@@ -189,9 +190,37 @@ class Images:
         return mapped
 
 
-def shards_of(index: dict[str, Any]) -> list[Shard]:
-    """The shards that store.json lists."""
-    return [Shard(**shard) for shard in index["shards"]]
+class Index(BaseModel):
+    """What a store is opened by; whatever else store.json says of its ingest stands beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    size: int = Field(ge=8, le=4096)
+    hash: Digest
+    rows: NonNegativeInt
+    files: dict[Literal["cohort.parquet", "quarantine.parquet", "cohort.flow.json"], Digest]
+    shards: tuple[Shard, ...]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if sum(shard.rows for shard in self.shards) != self.rows:
+            raise ValueError("rows are not those of the shards together")
+        if any(shard.pixels_at + shard.rows * self.size**2 > shard.bytes for shard in self.shards):
+            raise ValueError("a shard's pixels do not fit into its bytes")
+        return self
+
+
+def index_of(folder: Path, said: dict[str, Any]) -> Index:
+    """What `read_index` read, typed; raises InputError for what ingest does not write."""
+    try:
+        return Index.model_validate(said)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"expected what `chartray ingest` writes in {folder / INDEX_FILE}, found something else"
+            f"{f' at {where}' if where else ''} ({first['msg']}); {_again(folder)}"
+        ) from None
 
 
 def read_parquet(file: Any) -> pa.Table:
