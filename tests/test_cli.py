@@ -149,6 +149,23 @@ def test_a_patient_in_two_splits_is_refused_before_anything_is_ingested(
     assert not (here / "s").exists()
 
 
+def test_a_table_of_another_program_is_told_unless_the_command_refuses(
+    here: Path, small_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pq.read_table(small_store / "cohort.parquet").drop_columns(["height", "width"])
+    pq.write_table(table, here / "c.parquet")
+    assert run_command(["check", "c.parquet"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "chartray: c.parquet was written by another program than Chartray: no SHA-256 vouches for its rows"
+    ]
+    splits = ["test", *table.column("split").to_pylist()[1:]]
+    place = table.schema.get_field_index("split")
+    pq.write_table(table.set_column(place, "split", pa.array(splits)), here / "c.parquet")
+    for command in (["features", "c.parquet", "--out", "f"], ["ingest", "c.parquet", "--out", "s", "--size", "16"]):
+        assert "expected every patient in one split" in refused(command, capsys)
+    assert "found 1 error" in refused(["check", "c.parquet"], capsys)
+
+
 def test_a_table_of_a_database_is_named_by_its_url(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "m.yaml").write_text("image_id: file\npatient_id: patient\npath: file\n")
     with duckdb.connect(str(here / "hospital.db")) as database:

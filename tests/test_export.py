@@ -43,6 +43,9 @@ def test_load_encoder_gives_the_saved_timm_model(tmp_path: Path) -> None:
     assert not loaded.training
     assert torch.equal(loaded(images), model(images))
     assert loaded.chartray_input == {"size": 32, "grey_mean": 0.5, "grey_std": 0.2}
+    prepared = timm.data.resolve_model_data_config(loaded)
+    assert (prepared["input_size"], prepared["mean"], prepared["std"]) == ((1, 32, 32), (0.5,), (0.2,))
+    assert (prepared["crop_mode"], prepared["crop_pct"]) == ("squash", 1.0)
 
 
 def test_importing_chartray_and_its_command_line_leaves_torch_alone() -> None:

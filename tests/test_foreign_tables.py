@@ -240,6 +240,16 @@ def test_what_cannot_be_merged_is_refused(made, tmp_path):
     assert "expected every patient in one split, found 1 in two" in said
 
 
+def test_paths_of_windows_are_read_and_those_of_elsewhere_refused(made):
+    mapping = MAPPING.replace('"{patient_id}/{image_id}.jpg"', "where")
+    table = f"{HEADER},where\na,1,,,,,,P1\\x y.png\nb,2,,,,,,P2/ä.png\nc,3,,,,,,\n"
+    assert [row["path"].split("films/")[1] for row in made(table, mapping)] == ["P1/x y.png", "P2/ä.png"]
+    for path in ("C:\\P2\\b.png", "D:/P2/b.png", "\\\\server\\P2\\b.png", "https://server/P2.png", "s3://P2/b.png"):
+        said = made(table.replace("P2/ä.png", path), mapping)
+        assert "found a drive, a network share or a URL in data row 2" in said
+        assert "P2" not in said
+
+
 def test_a_hospital_of_random_ids_can_go_on(made):
     table = f"{HEADER}\n12.1,aB3,7.10,,,,\n12.10,Ab3,7.1,,,,\n12.2,aB3,7.1,,,,\n"
     for key, exact, found in (

@@ -7,6 +7,7 @@ from cyclopts import App, CycloptsError
 
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.outputs.disk import of_the_machine
+from chartray.outputs.notices import held
 from chartray.verbs import data, evidence, product, training
 from chartray.without_pandas import settle_pyarrow
 
@@ -60,6 +61,14 @@ def main() -> None:
 
 def run_command(tokens: list[str]) -> int:
     """The exit code of a command; what went wrong is said in one sentence on standard error."""
+    with held() as notices:
+        code = _exit_code(tokens)
+    for line in dict.fromkeys(notices if code != UNUSABLE_INPUT else ()):
+        print(line, file=sys.stderr)
+    return code
+
+
+def _exit_code(tokens: list[str]) -> int:
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_none")
     except CycloptsError as error:

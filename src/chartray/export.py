@@ -36,7 +36,8 @@ def load_encoder(path: str | Path) -> VisionTransformer:
     """The target encoder of a RUN or of an encoder folder: a timm ViT without head, in eval mode.
 
     It reads (B, 1, size, size) grey in [0, 1], dark = air, standardised as (grey - grey_mean) / grey_std, and gives
-    (B, D). Those three numbers are in `encoder.json` and on the model as `chartray_input` (size, grey_mean, grey_std).
+    (B, D). Those three numbers are in `encoder.json` and on the model as `chartray_input` (size, grey_mean, grey_std);
+    `timm.data.resolve_model_data_config` finds them, too.
     Raises InputError if there is no encoder at `path`.
     """
     loaded = encoder.load(Path(path))
@@ -45,6 +46,10 @@ def load_encoder(path: str | Path) -> VisionTransformer:
         "grey_mean": loaded.grey_mean,
         "grey_std": loaded.grey_std,
     }
+    # Else timm would prepare films as it prepares the photographs of the architecture's own weights.
+    preparation = timm_config(loaded)["pretrained_cfg"]
+    sequences = {key: tuple(value) if isinstance(value, list) else value for key, value in preparation.items()}
+    loaded.model.pretrained_cfg = loaded.model.default_cfg = sequences
     return loaded.model
 
 

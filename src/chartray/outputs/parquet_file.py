@@ -8,7 +8,6 @@ Arrow schema: then nothing vouches for the rows, and whoever opens the file says
 import base64
 import hashlib
 import mmap
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chartray.errors import InputError
+from chartray.outputs.notices import notice
 from chartray.outputs.replacing import replaced_file, settle
 
 _KEY, _BLANK = b"chartray.sha256", b"0" * 64
@@ -78,11 +78,7 @@ def verify_parquet(file: Path, what: str) -> None:
     except OSError as error:
         raise InputError(f"expected {what} at {file}, found: {error.strerror}") from None
     if vouched is None:
-        print(
-            f"chartray: {file} was written by another program than Chartray: no SHA-256 vouches for its rows",
-            file=sys.stderr,
-            flush=True,
-        )
+        notice(f"chartray: {file} was written by another program than Chartray: no SHA-256 vouches for its rows")
 
 
 def _vouched(content: mmap.mmap, file: Path) -> bool | None:

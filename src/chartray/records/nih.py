@@ -158,8 +158,8 @@ def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, i
     cautions = []
     if unread or encoded.null_count:
         what = (
-            f"{unread} images whose findings cannot be read and {encoded.null_count} with a blank cell: what they do "
-            "not name is unknown, not absent"
+            f"findings that cannot be read of {unread} image{'' if unread == 1 else 's'}, blank cells of "
+            f"{encoded.null_count}: what they do not name is unknown, not absent"
         )
         remedy = f"write the names of NIH ChestX-ray14 between |, or {_NO_FINDING}"
         cautions.append(Caution("Finding Labels", what, unread + encoded.null_count, remedy))

@@ -52,7 +52,8 @@ def split_rows(rows: pa.Table, root: Path, flow: list[Step]) -> tuple[pa.Table, 
         found = train or test
         assert found is not None
         raise InputError(
-            f"expected both {' and '.join(_OFFICIAL.values())} in {root}, or neither, found {found.file.name}"
+            f"expected both {' and '.join(_OFFICIAL.values())} in {root}, or neither, found {found.file.name}; "
+            "add the other, or take this one away to draw splits by patient"
         )
     return _by_lists(rows, train, test, flow), []
 

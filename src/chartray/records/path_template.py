@@ -39,6 +39,21 @@ def paths(plan: Mapping, cells: Mapped[str, pa.Array]) -> pa.StringArray:
     return pc.binary_join_element_wise(*columns, "")
 
 
+def on_this_machine(written: pa.StringArray, where: str) -> pa.StringArray:
+    r"""Paths as Windows writes them, `P1\a.png`, with the separators of this machine.
+
+    Raises InputError, with the data row in `where`, for what no file here can be: a drive, a share, a URL.
+    """
+    elsewhere = pc.match_substring_regex(written, r"^([A-Za-z]:|\\\\|[A-Za-z][A-Za-z0-9+.-]*://)")
+    if pc.any(elsewhere).as_py():
+        row = pc.index(elsewhere, True).as_py() + 1
+        raise InputError(
+            f"expected paths relative to --images in {where}, found a drive, a network share or a URL in "
+            f"data row {row}; write paths relative to the folder in which the images lie on this machine"
+        )
+    return pc.replace_substring(written, "\\", "/")
+
+
 def _parts(plan: Mapping) -> list[_Part]:
     if "{" not in plan.path:
         return [_Part("", plan.path, "")]

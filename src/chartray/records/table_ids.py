@@ -13,7 +13,7 @@ from chartray.records.cohort import Step, hashed_split, refuse_shared_patients
 from chartray.records.identifiers import canonical_ids, identifiers, placeholders_among, refuse_control
 from chartray.records.mapping import Mapping
 from chartray.records.missing import masked, told
-from chartray.records.path_template import paths, template_columns
+from chartray.records.path_template import on_this_machine, paths, template_columns
 from chartray.records.same_patient import Merging, merging
 from chartray.schema import SPLITS
 
@@ -93,7 +93,7 @@ def _paths(cells: pa.Table, texts: pa.Table, plan: Mapping, where: str) -> tuple
         for entry in pc.value_counts(written.filter(no_path.fill_null(False))).to_pylist():
             none[entry["values"]] = none.get(entry["values"], 0) + entry["counts"]
         parts[column] = pc.if_else(no_path, pa.scalar(None, pa.string()), written)
-    return paths(plan, parts), none
+    return on_this_machine(paths(plan, parts), where), none
 
 
 def _given(
