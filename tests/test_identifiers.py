@@ -1,6 +1,7 @@
 """Ids of any table: whole numbers are whole numbers, placeholders are no ids, what looks alike is refused."""
 
 import decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 
 from chartray.errors import InputError
 from chartray.records.identifiers import identifiers, whole_numbers
+from chartray.records.mimic_times import clocks
 from chartray.records.values import calendar_date, moment, time_of_day, truth
 
 
@@ -152,6 +154,16 @@ def test_times_in_the_spellings_that_programs_write():
         "soon",        "25-JAN-20", "2020-01-31T09:30+25:00", "20200131 930", "",
     )  # fmt: skip
     assert {moment(cell) for cell in none} == {None}
+
+
+def test_a_few_study_times_of_four_digits_are_not_minutes_past_midnight():
+    for cells in (["0932", "1415"], ["93217.803", "0005"]):
+        with pytest.raises(InputError, match=r"expected StudyTime as HHMMSS .* write it as 141500 or 14:15:00") as said:
+            clocks(pa.chunked_array([cells]), Path("metadata.csv.gz"))
+        assert not any(f" {cell}" in str(said.value).replace("141500", "") for cell in cells)
+    assert clocks(pa.chunked_array([["1415", "93217"]]), Path("m")).astype("timedelta64[s]").astype(int).tolist() == [
+        855, 34337
+    ]  # fmt: skip
 
 
 def test_days_clocks_and_truths():

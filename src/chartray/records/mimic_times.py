@@ -113,8 +113,13 @@ def clocks(cells: pa.ChunkedArray, file: Path) -> npt.NDArray[np.timedelta64]:
     nothing = pa.scalar(None, pa.string())
     numbers = pc.if_else(digits, texts, nothing).cast(pa.float64()).fill_null(np.nan).to_numpy()
     given = numbers[np.isfinite(numbers)]
-    if len(given) >= _ENOUGH and given.max() < 2400:
-        raise InputError(f"expected StudyTime as HHMMSS in {file}, found no hour but the first, as if it were HHMM")
+    # Where leading zeros are lost, no number of four digits begins with one: 0932 is HHMM, and so is 1415 beside it.
+    padded = pc.any(pc.match_substring_regex(texts, r"^0[0-9]{3}$")).as_py()
+    if padded or (len(given) >= _ENOUGH and given.max() < 2400):
+        found = (
+            "four digits with a leading zero, as HHMM has" if padded else "no hour but the first, as if it were HHMM"
+        )
+        raise InputError(f"expected StudyTime as HHMMSS in {file}, found {found}; write it as 141500 or 14:15:00")
     hours, minutes, seconds = numbers // 10000, numbers // 100 % 100, numbers % 100
     valid = (hours < 24) & (minutes < 60) & (seconds < 61)
     microseconds = np.rint(np.where(valid, hours * 3600 + minutes * 60 + seconds, 0) * 1e6).astype("timedelta64[us]")
