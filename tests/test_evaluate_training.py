@@ -20,6 +20,7 @@ from chartray.evaluation.finetune.augmentation import augment, masked_loss
 from chartray.evaluation.finetune.recipe import recipe_of
 from chartray.evaluation.finetune.training import fine_tune
 from chartray.networks import encoder
+from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
 from tests.evaluation_folders import hospital, one, read, vit
@@ -227,6 +228,7 @@ def told(folder: Path, copy: Path, **provenance: Any) -> Path:
     manifest = json.loads((copy / "evaluation.json").read_text())
     manifest["encoder"]["provenance"] |= provenance
     (copy / "evaluation.json").write_text(json.dumps(manifest))
+    seal(copy)
     return copy
 
 
