@@ -47,8 +47,10 @@ def variables(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator
             remedy = "leave it out of the mapping, or find out why"
             yield Finding("warning", f"{name} was observed for no film", where, len(seen), remedy)
         elif train.any() and levels < 2:
-            remedy = "as part of a chart it will be refused: it tells films apart in nothing"
-            yield Finding("warning", f"{name} has {levels} level in the train split", where, int(train.sum()), remedy)
+            remedy = "pretraining refuses it as part of a chart, since it tells no two films apart"
+            yield Finding(
+                "warning", f"{name} has {levels or 'no'} level in the train split", where, int(train.sum()), remedy
+            )
         elif not seen.all():
             apart = max(shares.values()) - min(shares.values()) > _MISSING_ELSEWHERE
             much = shares.get("train", 0.0) > _MOSTLY_MISSING
