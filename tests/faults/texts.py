@@ -125,7 +125,7 @@ def fuzz_yaml(hospital: Hospital, which: str, seeds: Sequence[int]) -> Iterator[
         os.chdir(folder)
         draw = random.Random(f"{which}:{seed}")
         text = _changed(whole, draw).replace("CANARY", str(folder / _CANARY))
-        Path("given.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
+        Path("given.yaml").write_bytes(text.encode("utf-8", errors="surrogatepass"))
         return _judged(runs(tokens), hospital, folder, "")
 
     yield from _outcomes(in_a_row(does, seeds, hospital.scratch, seconds=20, gigabytes=2))
