@@ -19,6 +19,7 @@ from typing import Any, Literal
 from timm.models.vision_transformer import VisionTransformer
 
 from chartray.errors import InputError
+from chartray.evaluation.results import understood
 from chartray.model_card.card import model_card
 from chartray.networks import encoder
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
@@ -79,13 +80,20 @@ def export_encoder(
     _check_replaceable(out)
     loaded = encoder.load(source)
     shared = loaded._replace(provenance=shareable(loaded.provenance))
-    card = "" if form == "timm" else model_card(shared, [Path(one) for one in results], name=out.resolve().name)
+    card = "" if form == "timm" else _card(shared, [Path(one) for one in results], out.resolve().name)
     with replaced_folder(out) as partial:
         encoder.save(partial, shared)
         (partial / CONFIG_FILE).write_text(json.dumps(timm_config(shared), indent=2) + "\n", encoding="utf-8")
         if card:
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
     return out
+
+
+def _card(encoder_: PretrainedEncoder, results: Sequence[Path], name: str) -> str:
+    if not results:
+        return model_card(encoder_, results, name=name)
+    with understood(*results):
+        return model_card(encoder_, results, name=name)
 
 
 def timm_config(loaded: PretrainedEncoder) -> dict[str, Any]:

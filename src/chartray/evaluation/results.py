@@ -67,7 +67,16 @@ class ResultsFolder(NamedTuple):
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a .jsonl file, none where this kind of result has no such file."""
-        return self.files.rows(name) if name in self.files else []
+        rows = self.files.rows(name) if name in self.files else []
+        for number, row in enumerate(rows, start=1):
+            for field, value in row.items():
+                kinds = _OF_ROWS.get(field)
+                if kinds is not None and value is not None and (type(value) is bool or not isinstance(value, kinds)):
+                    raise InputError(
+                        f"expected {'text' if kinds == (str,) else 'a number'} as {field} in line {number} of "
+                        f"{self.folder / name}, found {type(value).__name__}; make this folder again"
+                    )
+        return rows
 
 
 def open_results(folder: Path, kinds: Sequence[str], what: str) -> ResultsFolder:
@@ -98,9 +107,24 @@ def open_results(folder: Path, kinds: Sequence[str], what: str) -> ResultsFolder
     return ResultsFolder(kind, manifest, files)
 
 
+_TEXTS = (
+    *("run", "chart", "control", "chart_use", "home", "dataset", "protocol", "split", "label", "metric", "unit"),
+    *("a", "b", "chart_a", "chart_b", "control_a", "control_b", "part", "attribute", "reason", "verdict", "claim"),
+)
+_NUMBERS = (
+    *("value", "ci_low", "ci_high", "n", "n_positive", "fraction", "difference", "p", "p_holm", "draws"),
+    *("value_a", "value_b", "by_chance", "threshold", "score", "observed", "delong_low", "delong_high"),
+)
+# What stands in the fields of rows, where anything does.
+_OF_ROWS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_TEXTS, (str,)),
+    **dict.fromkeys(_NUMBERS, (int, float)),
+}
+
+
 @contextmanager
-def understood(place: Path) -> Iterator[None]:
-    """Raises InputError, which names the file or folder, where what stands in it lacks what Chartray writes."""
+def understood(*places: Path) -> Iterator[None]:
+    """Raises InputError, which names the files or folders, where what stands in them lacks what Chartray writes."""
     try:
         yield
     except InputError:
@@ -112,7 +136,8 @@ def understood(place: Path) -> Iterator[None]:
         found = " ".join(str(error).split())[:200]
     else:
         return
-    raise InputError(f"expected what Chartray writes in {place}, found another form ({found}); make this folder again")
+    where = " and ".join(map(str, places))
+    raise InputError(f"expected what Chartray writes in {where}, found another form ({found}); make this folder again")
 
 
 class _Encoder(BaseModel):
@@ -144,6 +169,8 @@ class _Comparison(BaseModel):
 
 class _Audit(BaseModel):
     encoders: list[_Encoder]
+    stores: list[dict[str, Any]] = Field(default_factory=list)
+    attributes: list[dict[str, Any]] = Field(default_factory=list)
 
 
 # What every manifest of a kind says, whatever else it says.
