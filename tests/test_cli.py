@@ -272,3 +272,10 @@ def test_a_wrong_path_is_refused_before_torch_is_imported(command: str, inputs: 
     done = subprocess.run(given, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "2\n"
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_word_of_thousands_of_letters_is_cut(capsys: pytest.CaptureFixture[str]):
+    assert run_command(["pretrain", "store", "--out", "run", "--encoder.heads", "x" * 5000]) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 300
+    assert "(5002 characters)" in said

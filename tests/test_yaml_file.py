@@ -128,7 +128,8 @@ def test_every_command_that_reads_yaml_refuses_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "films.csv").write_text("file,patient\na,1\n")
-    for text in (LAUGHS, "a: " + "[" * 400_000, "a: !!python/object/apply:os.system [id]", "a: 1\na: 2"):
+    texts = (LAUGHS, "a: " + "[" * 400_000, "a: !!python/object/apply:os.system [id]", "a: 1\na: 2", 'store: "a\\0b"')
+    for text in texts:
         (tmp_path / "bad.yaml").write_text(text)
         assert run_command([each.replace("FILE", "bad.yaml") for each in arguments]) == 2
         said = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The command line: verbs, and sentences for what goes wrong. Everything heavy is imported inside its verb."""
 
 import os
+import re
 import sys
 
 from cyclopts import App, CycloptsError
@@ -12,6 +13,8 @@ from chartray.verbs import data, evidence, product, training
 from chartray.without_pandas import settle_pyarrow
 
 DONE, CANNOT_WRITE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 1, 2, 3, 141, 143
+
+_LONGEST_WORD = 400  # a path may have as many
 
 # As torch, CUDA and its libraries say it where they raise nothing of its own kind.
 _SIGNS_OF_NO_MEMORY = ("can't allocate memory", "out of memory", "ran out of memory", "_STATUS_ALLOC_FAILED")
@@ -119,5 +122,7 @@ def _of_the_disk(error: OSError) -> str:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"chartray: {sentence}", file=sys.stderr)
+    """A word that nobody reads to its end, such as a value of thousands of letters, is cut."""
+    short = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:60]}... ({len(word[0])} characters)", sentence)
+    print(f"chartray: {short}", file=sys.stderr)
     return code

@@ -147,6 +147,8 @@ def _check_bounds(text: str) -> None:
                 known[anchor] = size, below
         elif isinstance(event, yaml.ScalarEvent):
             _refuse_tag(event)
+            if _CONTROL.search(event.value):  # "\0" is one only once it is read
+                _stop("a control character", event)
             if event.anchor is not None:
                 known[event.anchor] = size, below
         else:
