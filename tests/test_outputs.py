@@ -188,10 +188,7 @@ def test_each_flipped_bit_of_a_parquet_file_is_refused_or_harmless(tmp_path: Pat
         flipped[bit // 8] ^= 1 << bit % 8
         file.write_bytes(flipped)
         with suppress(InputError):
-            # Where the name of the digest itself was hit, nothing vouches for the rows, but they are whole.
-            found = read_table(file, "a table")
-            assert found.equals(TABLE)
-            assert found.schema.metadata[b"chartray"] == b"{}"
+            assert read_table(file, "a table").equals(TABLE, check_metadata=True)
     for length in range(len(whole)):
         file.write_bytes(whole[:length])
         with pytest.raises(InputError):

@@ -8,6 +8,7 @@ Arrow schema: then nothing vouches for the rows, and whoever opens the file says
 import base64
 import hashlib
 import mmap
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from chartray.outputs.replacing import replaced_file, settle
 
 _KEY, _BLANK = b"chartray.sha256", b"0" * 64
 # Thrift's compact form: a string of 64 bytes is field type 0x18, then its length.
+_DIGEST = re.compile(rb"[0-9a-f]{64}")
 _MARK = _KEY + b"\x18" + bytes([64])
 
 
@@ -84,17 +86,17 @@ def verify_parquet(file: Path, what: str) -> None:
 def _vouched(content: mmap.mmap, file: Path) -> bool | None:
     """Whether the bytes are those that were sealed; None where another program wrote them, with or without the key."""
     place = content.rfind(_MARK)
-    if place < 0:
-        return None
     start = place + len(_MARK)
-    if content[start : start + 64] == _digest(content, start).encode():
+    if place >= 0 and content[start : start + 64] == _digest(content, start).encode():
         return True
     try:
-        schema = (pq.read_metadata(file).metadata or {}).get(b"ARROW:schema", b"")
-        copied = _KEY in base64.b64decode(schema)
+        metadata = pq.read_metadata(file).metadata or {}
+        copied = base64.b64decode(metadata.get(b"ARROW:schema", b""))
     except (OSError, pa.ArrowException, ValueError):
-        return False
-    return None if copied else False
+        return None if place < 0 else False
+    # A digest under another name was sealed, and its name was damaged since.
+    digests = [name for name, value in metadata.items() if _DIGEST.fullmatch(value)]
+    return None if all(name in copied for name in digests) else False
 
 
 def _digest(content: mmap.mmap, place: int) -> str:

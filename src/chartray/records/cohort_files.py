@@ -51,11 +51,17 @@ def read_cohort_table(cohort: Path, columns: list[str] | None = None) -> pa.Tabl
 def read_flow(cohort: Path) -> dict[str, Any] | None:
     """What the flow beside a cohort says; None where there is none, or it was changed or is another cohort's, which one
     line on standard error says.
+
+    Raises InputError where there is one that cannot be read at all.
     """
     settle_cohort(cohort)
     file = flow_file(cohort)
     if not file.exists():
         return None
+    try:
+        file.read_bytes()
+    except OSError as error:  # it may be whole all the same: a store without it would be another one
+        raise InputError(f"expected to read {file}, found: {error.strerror}; run the same command again") from None
     try:
         content = read_json(file, "the flow of a cohort")
         if content.pop(_OF, None) == sha256(cohort):
