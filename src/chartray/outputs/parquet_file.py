@@ -20,8 +20,8 @@ from chartray.outputs.notices import notice
 from chartray.outputs.replacing import replaced_file, settle
 
 _KEY, _BLANK = b"chartray.sha256", b"0" * 64
-# Thrift's compact form: a string of 64 bytes is field type 0x18, then its length.
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
+# Thrift's compact form: a string of 64 bytes is field type 0x18, then its length.
 _MARK = _KEY + b"\x18" + bytes([64])
 
 
@@ -94,8 +94,10 @@ def _vouched(content: mmap.mmap, file: Path) -> bool | None:
         copied = base64.b64decode(metadata.get(b"ARROW:schema", b""))
     except (OSError, pa.ArrowException, ValueError):
         return None if place < 0 else False
-    # A digest under another name was sealed, and its name was damaged since.
-    digests = [name for name, value in metadata.items() if _DIGEST.fullmatch(value)]
+    if place >= 0 and _KEY not in metadata:  # it stands there, but the footer around it is damaged
+        return False
+    # Also a digest under another name was sealed here, and its name was damaged since.
+    digests = [name for name, value in metadata.items() if name == _KEY or _DIGEST.fullmatch(value)]
     return None if all(name in copied for name in digests) else False
 
 
