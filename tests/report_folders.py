@@ -11,6 +11,7 @@ import yaml
 
 from chartray.evaluation.results import RESULTS_FORMAT
 from chartray.measure import metrics
+from chartray.outputs.json_file import write_json
 from chartray.outputs.seal import seal
 from chartray.pixels.shard_file import write_shard
 from chartray.pixels.store import Store
@@ -122,7 +123,7 @@ def write_run(folder: Path, store: Store, chart: str, control: str, seed: int, s
         "steps": steps,
         "flow": flow,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_json(folder / "manifest.json", manifest)
     with (folder / "metrics.jsonl").open("w") as out:
         for step in range(1, steps + 1):
             cross = 4.85 - 1.9 * (1 - np.exp(-step / 40)) + rng.normal(0, 0.04)

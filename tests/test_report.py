@@ -303,7 +303,12 @@ def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
 
 
 def edited(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    said = json.loads(file.read_text()) | changes
+    if file.name == "manifest.json":
+        said.pop("sha256", None)
+        write_json(file, said)
+        return
+    file.write_text(json.dumps(said))
     if sealed(file.parent):
         seal(file.parent)
 
@@ -684,3 +689,19 @@ def test_a_small_group_without_a_macro_is_nowhere_but_in_one_sentence(
 def test_the_leak_gate_says_what_it_cannot_see(outline: Outline) -> None:
     text = " ".join("".join(outline.texts).split())
     assert "a film cropped by 1 % a side or more, or turned, is not recognised" in text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
+def test_a_run_of_other_settings_or_numbers_than_it_wrote_is_refused(
+    name: str, folders: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folders["runs"][0], run)
+    written = {f"{Path(file).stem}_sha256": sha256(run / file) for file in ("config.yaml", "metrics.jsonl")}
+    edited(run / "manifest.json", **written)
+    write_report([run], [], tmp_path / "out")
+    whole = (run / name).read_text()
+    (run / name).write_text(whole.replace("3", "4", 1))
+    assert (run / name).read_text() != whole
+    with pytest.raises(InputError, match=f"{name} as the run wrote it, found other content"):
+        write_report([run], [], tmp_path / "again")

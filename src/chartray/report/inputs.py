@@ -23,8 +23,9 @@ from chartray.evaluation.results import (
     open_results,
     understood,
 )
-from chartray.outputs.json_file import read_object
+from chartray.outputs.json_file import read_json
 from chartray.outputs.opening import SealedFolder
+from chartray.outputs.seal import sha256
 from chartray.report.arms import Arm, arm_of
 from chartray.report.rows import Bin, Comparison, Score, bins, comparison, scores
 from chartray.yaml_file import read_yaml
@@ -94,8 +95,14 @@ class Results:
 
 def read_run(folder: Path) -> Run:
     """Raises InputError where `folder` has no manifest.json, or one of its files is damaged."""
-    manifest = read_object(folder / "manifest.json", "the manifest of a run of `chartray pretrain`")
+    manifest = read_json(folder / "manifest.json", "the manifest of a run of `chartray pretrain`")
     config_file, metrics_file = folder / "config.yaml", folder / "metrics.jsonl"
+    for file, digest in ((config_file, "config_sha256"), (metrics_file, "metrics_sha256")):
+        if digest in manifest and (not file.is_file() or sha256(file) != manifest[digest]):
+            raise InputError(
+                f"expected {file} as the run wrote it, found {'other content' if file.is_file() else 'no file'} (its "
+                "manifest.json has the SHA-256): it was damaged or edited; take a whole copy of the run"
+            )
     config = read_yaml(config_file, "a run's config.yaml") if config_file.is_file() else {}
     metrics = list(read_lines(metrics_file)) if metrics_file.is_file() else []
     with understood(folder):
