@@ -30,7 +30,11 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
     Raises InputError, which names the file and calls it `what`, if it is missing, no JSON object, or differs from what
     was written.
     """
-    content = read_object(file, what)
+    return verified(read_object(file, what), file, what)
+
+
+def verified(content: dict[str, Any], file: Path, what: str) -> dict[str, Any]:
+    """The object without its SHA-256; raises InputError as `read_json` where that is not the object's."""
     carried = content.pop(DIGEST, None)
     if carried is None:
         raise InputError(

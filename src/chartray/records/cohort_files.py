@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from chartray.errors import InputError
 from chartray.outputs import json_file, parquet_file
-from chartray.outputs.json_file import read_json
+from chartray.outputs.json_file import parsed, read_json, verified
 from chartray.outputs.parquet_file import read_table
 from chartray.outputs.replacing import replaced_file, reserved, settle, sync, sync_names
 from chartray.outputs.seal import sha256
@@ -59,11 +59,11 @@ def read_flow(cohort: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        file.read_bytes()
+        text = file.read_bytes().decode(errors="replace")
     except OSError as error:  # it may be whole all the same: a store without it would be another one
         raise InputError(f"expected to read {file}, found: {error.strerror}; run the same command again") from None
     try:
-        content = read_json(file, "the flow of a cohort")
+        content = verified(parsed(text, str(file), "the flow of a cohort"), file, "the flow of a cohort")
         if content.pop(_OF, None) == sha256(cohort):
             return content
         why = f"expected the flow of {cohort} in {file}, found that of another table; keep the two together"
