@@ -118,8 +118,9 @@ def _others_as_before(out: Path, base: Base, touched: frozenset[str], at: str) -
     found = _rows(out)
     for image, before in base.rows.items():
         patient = str(before["patient_id"])
-        # CheXpert's patients stand within a path.
-        if touched & {patient, image} or (len(patient) > 5 and any(patient in cell for cell in touched)):
+        # CheXpert's patients stand within a path; the radiologists' labels of MIMIC name the study alone.
+        ids = {patient, image, str(before["study_id"])}
+        if touched & ids or (len(patient) > 5 and any(patient in cell for cell in touched)):
             continue
         after = found.get(image)
         if after is None:
