@@ -11,7 +11,7 @@ import pytest
 from chartray.records.cohort import describe, flow_content
 from chartray.records.table import table_cohort
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid-chestxray-cc-224px"
+DATA = (Path(__file__).parents[2] / "shared" / "data" / "covid-chestxray-cc-224px").resolve()
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "covid-chestxray.yaml"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the films of covid-chestxray are not in ../shared/data")
 

@@ -21,8 +21,8 @@ from chartray.pixels.store import Store
 from tests.test_dicom import dcmtk
 
 ROOT = Path(__file__).resolve().parents[1]
-COVID = ROOT.parent / "shared" / "data" / "covid-chestxray-cc-224px"
-DICOM = ROOT.parent / "shared" / "data" / "dicom"
+COVID = (ROOT.parent / "shared" / "data" / "covid-chestxray-cc-224px").resolve()
+DICOM = (ROOT.parent / "shared" / "data" / "dicom").resolve()
 # Half of the films' shorter side (224) is less: so no JPEG is decoded at half its size.
 SIZE = 128
 POSITIVE = ("COVID-19", "COVID-19, ARDS")
