@@ -5,6 +5,7 @@ import gzip
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from chartray.cli import run_command
@@ -12,6 +13,7 @@ from chartray.errors import InputError
 from chartray.records.cohort import describe, flow_content
 from chartray.records.nih import nih_cohort
 from chartray.schema import NIH_LABELS
+from chartray.truth import Policy, truth_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NIH = SHARED / "nih-chestxray14-224px"
@@ -108,6 +110,13 @@ def test_a_finding_that_cannot_be_read_is_unknown_and_never_absent(cell, known, 
     said = [each for each in cohort.cautions if each.of == "Finding Labels"]
     assert [each.films for each in said] == ([] if others == 0.0 else [1])
     assert ("unknown, not absent" in describe(cohort)) == (others is None)
+
+
+def test_a_finding_that_cannot_be_read_is_no_negative_even_where_blanks_are(tmp_path):
+    rows = [row(1, Finding_Labels="Effusion|Efusion"), row(2, Finding_Labels=""), row(3)]
+    table = nih_cohort(write(tmp_path / "nih", rows)).table
+    for policy, wanted in ((Policy(blank="negative"), [np.nan, 0.0, 0.0]), (Policy(), [np.nan, np.nan, 0.0])):
+        assert np.array_equal(truth_of(table, ["Mass"], policy)[:, 0], wanted, equal_nan=True)
 
 
 def test_ages_in_days_months_and_years(tmp_path):

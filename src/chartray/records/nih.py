@@ -13,6 +13,7 @@ from chartray.errors import InputError
 from chartray.records.cautions import Caution
 from chartray.records.cohort import Cohort, Step, assemble
 from chartray.records.identifiers import whole_numbers
+from chartray.records.labels import blank_column
 from chartray.records.levels import possible_age, sex_level, view_level
 from chartray.records.missing import count_missing, told
 from chartray.records.nih_lists import split_rows
@@ -147,6 +148,10 @@ def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, i
         LABEL_PREFIX + label: pa.array([each.label(label) for each in read], pa.float64()).take(encoded.indices)
         for label in NIH_LABELS
     }
+    # A cell that cannot be read is no blank, whatever a blank counts as.
+    blank = pc.is_null(findings.combine_chunks())
+    for label in NIH_LABELS:
+        labels |= blank_column(label, labels[LABEL_PREFIX + label], blank)
     images = np.bincount(pc.drop_null(encoded.indices).to_numpy(), minlength=len(read)).tolist()
     counts: dict[str, int] = {}
     unread = 0
