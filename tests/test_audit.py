@@ -231,7 +231,7 @@ def test_a_brightness_that_is_an_attribute_is_read_and_known_to_be_better_read(h
 
 def test_one_level_unknown_names_and_runs_of_one_name_are_refused(home: Path, tmp_path: Path) -> None:
     run = vit(tmp_path / "encoder", run="real")
-    with pytest.raises(InputError, match=r"found 'sexx', did you mean 'sex'\?; it holds sex, age"):
+    with pytest.raises(InputError, match=r"found 'sexx' \(did you mean 'sex'\?\); it holds sex, age"):
         audit(run, home, tmp_path / "out", attributes=["sexx"])
     with pytest.raises(InputError, match="found 'real' again"):
         audit(run, home, tmp_path / "out", against=[run])

@@ -482,7 +482,7 @@ def test_directions_by_cosines_where_no_letters_stand(real: np.ndarray, tmp_path
         ({"PhotometricInterpretation": "RGB"}, "1 samples of RGB"),
         ({"SamplesPerPixel": 3}, "3 samples of MONOCHROME2"),
         ({"Rows": 0}, "0 rows"),
-        ({"Rows": 65535, "Columns": 65535}, "more than the 100 million"),
+        ({"Rows": 65535, "Columns": 65535}, "more than the limit of 100 million"),
         ({"NumberOfFrames": "2"}, "2 frames"),
         ({"FloatPixelData": b"\0" * 4}, "floating-point"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "palette look-up table is not complete"),

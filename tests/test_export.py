@@ -232,7 +232,7 @@ def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Pa
 
 
 def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], tmp_path: Path) -> None:
-    said = "No leak audit of MIMIC-CXR was made: whether patients or films that were scored had been learnt from"
+    said = "No leak audit of MIMIC-CXR was made: nobody has checked whether patients or images that were scored"
     text = (exported["out"] / "README.md").read_text()
     assert said in text
     assert text.index(said) < text.index("A Vision Transformer")

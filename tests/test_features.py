@@ -200,11 +200,11 @@ def test_variables_of_ones_own():
         [0, 0, 1, 0, 1, 0, 0, 1, 1],
         [0, 0, 0, 1, 1, 1, 0, 0, 1],
     ]
-    with pytest.raises(InputError, match=r"found 'crb', did you mean 'crp'\?; this cohort has the variables crp, vent"):
+    with pytest.raises(InputError, match=r"found 'crb' \(did you mean 'crp'\?\); this cohort has the variables crp"):
         fit_chart(table, "crb")
     with pytest.raises(InputError, match="found late in 'late,crp', known only after the film"):
         fit_chart(table, "late,crp")
-    with pytest.raises(InputError, match=r"found 'lat', did you mean 'late'\?"):
+    with pytest.raises(InputError, match=r"found 'lat' \(did you mean 'late'\?\)"):
         fit_chart(table, "late", allow_after_film=("lat",))
     assert fit_chart(table, "late,crp", allow_after_film=("late",)).after_film == ("late",)
 
@@ -237,7 +237,7 @@ def test_the_leak_gate():
 
 def test_wrong_names_and_empty_training():
     table = mimic_like()
-    with pytest.raises(InputError, match=r"found 'demografic-norm', did you mean 'demographic-norm'\?"):
+    with pytest.raises(InputError, match=r"found 'demografic-norm' \(did you mean 'demographic-norm'\?\)"):
         fit_chart(table, "demografic-norm")
     with pytest.raises(InputError, match="expected age in one encoding, found age-norm and age-10"):
         fit_chart(table, "age-norm,age-10")

@@ -533,16 +533,16 @@ def test_bombs_pipes_devices_and_strange_paths_are_quarantined_and_the_rest_goes
     reasons = {Path(row["path"]).name: row["reason"] for row in store.quarantine.to_pylist()}
     assert {Path(path).name for path in store.cohort["path"].to_pylist()} == {"good.jpg", "inside.jpg"}
     for name in ("pipe.png", "folder.png", "device.png"):
-        assert reasons[name] == "it is no file but a folder, a pipe or a device"
-    assert reasons["out.jpg"] == "a link leads out of the image folder (--allow-outside would follow it)"
+        assert reasons[name] == "it is not a regular file (a folder, pipe or device)"
+    assert reasons["out.jpg"] == "its link leads out of the image folder; --allow-outside follows such links"
     assert reasons["nul\0.png"] == "no file can have its name, which holds a NUL character"
     assert (
         reasons["large.png"]
-        == "its header declares 30000 x 30000 pixels, more than the 100 million of the largest film"
+        == "its header declares 30000 x 30000 pixels, more than the limit of 100 million (--max-megapixels)"
     )
     assert (
         reasons["large.dcm"]
-        == "its header declares 65535 x 65535 pixels, more than the 100 million of the largest film"
+        == "its header declares 65535 x 65535 pixels, more than the limit of 100 million (--max-megapixels)"
     )
     assert "another size" in reasons["other.dcm"]
     assert "more than 1024 MiB" in reasons["sparse.jpg"]
@@ -552,7 +552,10 @@ def test_bombs_pipes_devices_and_strange_paths_are_quarantined_and_the_rest_goes
     assert kept == {"good.jpg", "inside.jpg", "out.jpg"}
     lower = write_cohort(tmp_path / "lower.parquet", ["good.jpg", "text.png"], folder)
     refuse(
-        "none of 2 .* declares 30 x 40 pixels, more than the 0.001 million", lower, tmp_path / "l", limits=Limits(1000)
+        "none of 2 .* declares 30 x 40 pixels, more than the limit of 0.001 million",
+        lower,
+        tmp_path / "l",
+        limits=Limits(1000),
     )
 
 

@@ -162,7 +162,7 @@ DIED = "  Died: {column: survival, true: [N], false: [Y]MORE}"
 @pytest.mark.parametrize(
     ("more", "value", "counted"),
     [
-        ("", None, "that count for nothing: Died 12"),
+        ("", None, "that are ignored: Died 12"),
         (", absent_means: 0", 0.0, "that count as negative: Died 12"),
         (", absent_means: true", 1.0, "that count as positive, as the mapping says: Died 12"),
         (', uncertain: ["", "?"]', -1.0, "that are uncertain, as the mapping says: Died 12"),

@@ -182,8 +182,12 @@ def changed(files, before, after):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("column: crp,", "column: crpp,", r"column 'crpp' in .* \(as ehr.crp of .*\), did you mean 'crp'\?; the table"),
-        ("window_days", "window_dayz", r"found 'ehr.crp.window_dayz', did you mean 'window_days'\?"),
+        (
+            "column: crp,",
+            "column: crpp,",
+            r"column 'crpp' in .* \(as ehr.crp .*\) \(did you mean 'crp'\?\); the table",
+        ),
+        ("window_days", "window_dayz", r"found 'ehr.crp.window_dayz' \(did you mean 'window_days'\?\)"),
         ("patient_id: patient", "patient: patient", "expected 'patient_id', found none"),
         ("kind: categorical", "kind: categoric", r"expected 'ehr.sex.kind' to be 'numeric',.* found 'categoric'"),
         ("COVID-19: {column: covid}", "COVID-19: covid", "'labels.COVID-19' to be a valid dictionary, found 'covid'"),
@@ -198,7 +202,7 @@ def changed(files, before, after):
         ("present_means: true, absent", "absent", "'ehr.died': needs lists of cells under 'true' and 'false', or"),
         (", ends: out}\n  died", "}\n  died", "'ehr.unit': an interval needs 'starts' and 'ends'"),
         ("[-2, 0]", "[-2, 3], known_at_film: true", "cannot be true for a window that reaches past the film"),
-        ('"{patient}/', '"{patients}/', r"column 'patients' in .* \(as path of .*\), did you mean 'patient'\?"),
+        ('"{patient}/', '"{patients}/', r"column 'patients' in .* \(as path of .*\) \(did you mean 'patient'\?\)"),
     ],
 )
 def test_a_wrong_mapping_is_one_sentence(before, after, message, files):

@@ -15,7 +15,7 @@ from chartray.errors import InputError
 from chartray.evaluation.results import RESULTS_FORMAT
 from chartray.outputs.json_file import write_json
 from chartray.outputs.seal import seal, sealed, sha256, verify
-from chartray.pixels.store import FLOW_FILE, Store, read_index
+from chartray.pixels.store import FLOW_FILE, Store
 from chartray.report import inputs
 from chartray.report.apart import report_names
 from chartray.report.arms import arm_of
@@ -25,7 +25,7 @@ from chartray.report.methods_pretraining import seeds_by_arm
 from chartray.report.page import write_report
 from chartray.report.summary import selection
 from tests.report_folders import LABELS, hospital, write_audit, write_results, write_run, write_store
-from tests.stores import edit_index
+from tests.stores import edit_index, index_of
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 # Whatever would make a browser ask for something that is not on the page.
@@ -289,7 +289,7 @@ def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
     store = next(folder for folder in folders["stores"] if "chexpert" in folder.name)
     store = Path(shutil.copytree(store, tmp_path / "store"))
     write_json(store / FLOW_FILE, flow)
-    edit_index(store, files=read_index(store)["files"] | {FLOW_FILE: sha256(store / FLOW_FILE)})
+    edit_index(store, files=index_of(store)["files"] | {FLOW_FILE: sha256(store / FLOW_FILE)})
     found = data_section("chexpert", (store, Store.open(store)), [])
     assert found.cautions == ["Edema: 9 films count as negative"]
     assert [(one.rows_in, one.rows_out, one.why) for one in found.steps] == [(70, 61, "no file name")]
@@ -420,7 +420,7 @@ def test_commands_name_no_place_on_a_machine(folders: dict[str, list[Path]], tmp
         ("evaluate /Users/me/chart /data/k.store --out /data/chart", "evaluate chart k.store --out data/chart"),
         ("evaluate /tmp/a/runs/x /tmp/a/k.store --out /tmp/a/results/x", "evaluate runs/x k.store --out results/x"),
         ("evaluate ../mine/x s --out=../mine/out", "evaluate x s --out=out"),
-        ("evaluate /Users/me/x /Users/you/s --out /Users/me/work/x", "evaluate x s --out work/x"),
+        ("evaluate /Users/me/x /Users/you/s --out /Users/me/things/x", "evaluate x s --out things/x"),
     ],
 )
 def test_run_and_results_of_one_name_are_told_apart_in_a_command(given: str, told: str) -> None:

@@ -155,11 +155,12 @@ def test_five_lines_say_who_what_and_how_surely() -> None:
     )
     assert "sex 0.700" in lines[1]
     assert lines[2] == (
-        "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed; "
-        "seen: MIMIC-CXR +0.070 [+0.040, +0.100]."
+        "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed. "
+        "Observed difference in macro AUROC: MIMIC-CXR +0.070 [+0.040, +0.100]."
     )
     assert lines[3] == (
-        "No claim about the chart, sex against no chart: 1 seed, 3 needed; seen: MIMIC-CXR +0.005 [-0.020, +0.030]."
+        "No claim about the chart, sex against no chart: 1 seed, 3 needed. "
+        "Observed difference in macro AUROC: MIMIC-CXR +0.005 [-0.020, +0.030]."
     )
     assert "sex, shuffled" in lines[4]
 
@@ -188,8 +189,8 @@ def test_test_and_validate_of_one_run_are_not_two_seeds() -> None:
         for split, value in (("test", 0.7), ("validate", 0.8))
     ]
     assert spoken(scores, pairs) == {
-        "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed; "
-        "seen: MIMIC-CXR +0.020 [+0.010, +0.030].": "no claim"
+        "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed. "
+        "Observed difference in macro AUROC: MIMIC-CXR +0.020 [+0.010, +0.030].": "no claim"
     }
     named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
     kept = at(named[1], selection(named[0]))
@@ -204,9 +205,9 @@ def test_labels_read_otherwise_are_not_another_seed() -> None:
     assert (which.uncertain, which.blank) == ("ignore", "negative")
     assert len(chosen(rows_of.scores(scores), which)) == 2
     about = next(one for one in spoken(scores, pairs) if "against no chart" in one)
-    assert (
-        about
-        == "No claim about the chart, sex against no chart: 1 seed, 3 needed; seen: MIMIC-CXR +0.210 [+0.200, +0.220]."
+    assert about == (
+        "No claim about the chart, sex against no chart: 1 seed, 3 needed. "
+        "Observed difference in macro AUROC: MIMIC-CXR +0.210 [+0.200, +0.220]."
     )
 
 
@@ -296,8 +297,8 @@ def test_a_place_with_fewer_seeds_gets_no_claim() -> None:
     scores += [row(*arm, 0.7, 0, dataset="nih") for arm in (CHART, NONE)]
     pairs = [pair(CHART, NONE, 0.1, 0.2, seeds=3), pair(CHART, NONE, 0.1, 0.3, seeds=3, dataset="nih")]
     assert list(spoken(scores, pairs)) == [
-        "sex beats no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]; no claim elsewhere: 1 seed, 3 needed; "
-        "seen: NIH ChestX-ray14 +0.200 [+0.100, +0.300]."
+        "sex beats no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]; no claim elsewhere: 1 seed, 3 needed. "
+        "Observed difference in macro AUROC: NIH ChestX-ray14 +0.200 [+0.100, +0.300]."
     ]
 
 
@@ -315,7 +316,8 @@ def test_a_floor_that_fewer_seeds_were_set_against_is_said_so() -> None:
     sentence = next(one for one in said(4, pairs) if "untrained" in one and "(sex" in one)
     assert sentence == (
         "Pretraining (sex, 3 of 4 seeds) beats the untrained encoder in macro AUROC: MIMIC-CXR +0.020 "
-        "[+0.010, +0.030]; no claim elsewhere: 1 seed, 3 needed; seen: NIH ChestX-ray14 +0.030 [+0.020, +0.040]."
+        "[+0.010, +0.030]; no claim elsewhere: 1 seed, 3 needed. "
+        "Observed difference in macro AUROC: NIH ChestX-ray14 +0.030 [+0.020, +0.040]."
     )
     every = [pair(CHART, UNTRAINED, 0.01, 0.03, run_seed=seed) for seed in range(3)]
     assert any(one.startswith("Pretraining (sex) beats the untrained encoder") for one in said(3, every))

@@ -17,9 +17,10 @@ from chartray.outputs.json_file import write_json
 from chartray.pixels.ingest import ingest
 from chartray.pixels.read import read_film, squash
 from chartray.pixels.shard_file import map_shard, write_shard
-from chartray.pixels.store import Store, index_of, read_index
+from chartray.pixels.store import Store, read_index
 from chartray.pixels.store_writing import complete, content_hash
 from chartray.schema import CohortMetadata, Variable, from_metadata, to_metadata
+from tests.stores import index_of
 
 SIZE = 24
 FILMS = 40
@@ -208,7 +209,7 @@ def everything(folder: Path) -> tuple[object, ...]:
     store = Store.open(folder)
     images = store.images.gather(np.arange(len(store))).tobytes()
     rows = [(table.to_pydict(), table.schema.metadata) for table in (store.cohort, store.quarantine)]
-    return store.size, store.hash, images, rows, read_index(folder)
+    return store.size, store.hash, images, rows, index_of(folder)
 
 
 def test_no_flipped_bit_and_no_truncation_changes_what_is_read(copy: Path) -> None:
@@ -239,12 +240,12 @@ def test_no_flipped_bit_and_no_truncation_changes_what_is_read(copy: Path) -> No
 
 
 def test_an_image_that_changed_is_named_and_the_others_are_read(copy: Path) -> None:
-    shard = read_index(copy)["shards"][1]
+    shard = index_of(copy)["shards"][1]
     file = copy / shard["file"]
     content = bytearray(file.read_bytes())
     content[shard["pixels_at"] + 3 * SIZE * SIZE + 5] ^= 1
     file.write_bytes(content)
-    store, first = Store.open(copy), read_index(copy)["shards"][0]["rows"]
+    store, first = Store.open(copy), index_of(copy)["shards"][0]["rows"]
     bad = first + 3
     sentence = f"expected image 4 in {file} as it was written, found other content .*; the store is damaged: remove"
     for _ in range(2):
@@ -266,9 +267,7 @@ def test_threads_verify_what_they_gather(finished: Path) -> None:
 def test_the_content_hash_comes_from_pixels_and_rows_and_not_from_how_arrow_writes_them(copy: Path) -> None:
     """Another version of Arrow writes other bytes around the same pixels."""
     store = Store.open(copy)
-    digests = b"".join(
-        map_shard(copy, shard, SIZE, "").digests.tobytes() for shard in index_of(copy, read_index(copy)).shards
-    )
+    digests = b"".join(map_shard(copy, shard, SIZE, "").digests.tobytes() for shard in read_index(copy).shards)
     assert content_hash(SIZE, store.cohort, digests) == store.hash
     shards, half = [], len(store) // 2
     for number, rows in enumerate((range(half), range(half, len(store)))):
@@ -310,7 +309,7 @@ def test_a_flipped_bit_is_found(copy: Path) -> None:
     ],
 )
 def test_an_index_that_somebody_sealed_anew_is_a_sentence(edit: Callable[[Any], None], copy: Path):
-    index = read_index(copy)
+    index = index_of(copy)
     edit(index)
     write_json(copy / "store.json", index)
     with pytest.raises(InputError, match=r"expected what `chartray ingest` writes in .*store\.json, found something"):

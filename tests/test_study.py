@@ -191,7 +191,7 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"seed": [0]}, "unknown key 'seed' in .*study.yaml, did you mean 'seeds'"),
+        ({"seed": [0]}, r"unknown key 'seed' in .*study.yaml \(did you mean 'seeds'"),
         ({"arms": {"real": {"ehr": "sex", "controll": "shuffled"}}}, "unknown key 'controll' .*did you mean 'control'"),
         ({"arms": {"real": {"train.stepz": 3}}}, "did you mean 'train.steps'"),
         ({"arms": {"real": {"control": "shufled"}}}, "arm real of .*study.yaml: .*chart.control"),
@@ -200,7 +200,7 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
         ({"seeds": [1, 1]}, "expected seeds that differ"),
         ({"evaluations": {"a": {"store": "x", "protocoll": "knn"}}}, "did you mean 'protocol'"),
         ({"evaluations": {"a": {"protocol": "knn"}}}, r"evaluations.a.store of .*: field required, found none"),
-        ({"audit": {"of": "reel", "store": "x"}}, "expected an arm after audit.of .* did you mean 'real'"),
+        ({"audit": {"of": "reel", "store": "x"}}, r"expected an arm after audit.of .* \(did you mean 'real'"),
         ({"evaluations": {}}, "expected a mapping of names under evaluations"),
     ],
 )
@@ -220,7 +220,7 @@ def test_a_study_file_that_is_wrong_is_one_sentence(
         ({"arms": {"real": {}, "odd": {"ehr": "none", "control": "shuffled"}}}, "arm odd of .*: expected a chart for"),
         (
             {"audit": {"attributes": ["sex", "agee"]}},
-            r"audit of .*: expected a variable .* found 'agee', did you mean 'a",
+            r"audit of .*: expected a variable .* found 'agee' \(did you mean 'a",
         ),
         ({"audit": {"floor_chart": "sexx", "floors": True}}, r"audit of .*: expected a feature set .* found 'sexx'"),
         ({"evaluations": {"a": {"labels": ["Edemaa"]}}}, r"evaluation a of .*: label 'Edemaa' is absent from"),

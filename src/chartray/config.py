@@ -3,7 +3,6 @@
 Numbers marked (MSN) are the official Masked Siamese Network recipe, (published) the multimodal code's: METHOD.md.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from chartray.errors import InputError
+from chartray.wording import nearest
 from chartray.yaml_file import read_yaml, yaml_tree
 
 NO_CHART = "none"
@@ -215,7 +215,7 @@ def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, 
     """
     if recipe not in recipe_names():
         raise InputError(
-            f"unknown recipe {recipe!r}{_nearest(recipe, recipe_names())}; there are {', '.join(recipe_names())}"
+            f"unknown recipe {recipe!r}{nearest(recipe, recipe_names())}; there are {', '.join(recipe_names())}"
         )
     text = resources.files("chartray").joinpath("recipes", f"{recipe}.yaml").read_text()
     tree: dict[str, Any] = yaml_tree(text) or {}
@@ -274,7 +274,7 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
         knob, equals, value = token.removeprefix("--").partition("=")
         knob = knob.replace("-", "_")
         if knob not in knobs():
-            raise InputError(f"unknown option --{knob}{_nearest(knob, list(knobs()))}")
+            raise InputError(f"unknown option --{knob}{nearest(knob, list(knobs()))}")
         if not equals:
             if not rest:
                 raise InputError(f"expected a value after --{knob}, found the end of the command")
@@ -325,11 +325,6 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown knob {where}{_nearest(where, list(knobs()))}"
+        return f"unknown knob {where}{nearest(where, list(knobs()))}"
     message = str(first["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}, found {first['input']!r}" if where and first["type"] != "value_error" else message
-
-
-def _nearest(word: str, words: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""

@@ -356,7 +356,7 @@ def _note(step: Step, out: Path) -> Path:
 
 def _key(step: Step, keys: Mapping[str, str]) -> str:
     """What decides the outcome of a step: its command, settings, the stores' content, and the same of what it needs."""
-    hashes = [read_index(store)["hash"] for store in step.stores]
+    hashes = [read_index(store).hash for store in step.stores]
     known = [step.tokens, dict(step.settings), hashes, [keys[name] for name in step.needs]]
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 

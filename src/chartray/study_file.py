@@ -1,6 +1,5 @@
 """A study file (YAML): arms x seeds to pretrain, what to evaluate them on, and whether to audit them; all checked."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import Field, ValidationError
 from chartray import config as knobs
 from chartray.config import Config, Section
 from chartray.errors import InputError
+from chartray.wording import nearest
 from chartray.yaml_file import read_yaml
 
 _NAME = r"^[A-Za-z][\w.+-]*$"  # names of folders
@@ -150,7 +150,7 @@ def _check(study: Study, file: Path) -> None:
     names = [arm.name for arm in study.arms]
     if study.audit is not None and study.audit.of not in names:
         raise InputError(
-            f"expected an arm after audit.of in {file}, found {study.audit.of!r}{_nearest(study.audit.of, names)}; "
+            f"expected an arm after audit.of in {file}, found {study.audit.of!r}{nearest(study.audit.of, names)}; "
             f"there are {', '.join(names)}"
         )
 
@@ -188,17 +188,12 @@ def _refuse_unknown(entry: Any, known: Sequence[str], where: str) -> None:
         raise InputError(f"expected a mapping in {where}, found {type(entry).__name__}; see examples/study.yaml")
     for key in entry:
         if key not in known:
-            raise InputError(f"unknown key {key!r} in {where}{_nearest(str(key), known)}")
+            raise InputError(f"unknown key {key!r} in {where}{nearest(str(key), known)}")
 
 
 def _refuse_name(name: str, pattern: str, what: str, file: Path) -> None:
     if not re.match(pattern, name):
         raise InputError(f"expected letters and digits as the name of an {what} in {file}, found {name!r}")
-
-
-def _nearest(word: str, words: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _short(error: Any) -> str:

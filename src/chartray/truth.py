@@ -26,7 +26,7 @@ _MEANINGS = {
     "negative": "that count as negative",
     "positive": "that count as positive, as the mapping says",
     "uncertain": "that are uncertain, as the mapping says",
-    "unknown": "that count for nothing",
+    "unknown": "that are ignored",
     "not said": "of which an earlier Chartray did not say what they mean",
 }
 
@@ -133,7 +133,7 @@ def blanks_said(found: Mapping[str, Mapping[str, int | str]]) -> list[str]:
     """What `blanks` found, a line for each meaning.
 
     >>> blanks_said({"Edema": {"cells": 12, "mean": "negative"}, "Died": {"cells": 69, "mean": "unknown"}})
-    ['blank labels that count as negative: Edema 12', 'blank labels that count for nothing: Died 69']
+    ['blank labels that count as negative: Edema 12', 'blank labels that are ignored: Died 69']
     """
     lines = []
     for mean, words in _MEANINGS.items():

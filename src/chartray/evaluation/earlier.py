@@ -8,7 +8,7 @@ from typing import Any
 
 from chartray.errors import InputError
 from chartray.evaluation import results
-from chartray.outputs.replacing import replaced_folder, settle
+from chartray.outputs.replacing import refuse_file_above, replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
 
 # By its manifest a kind of result is known; with it lie these files and folders, and nothing else.
@@ -39,9 +39,7 @@ def check_replaceable(out: Path, manifest: str) -> None:
     """
     settle(out)
     if not out.exists():
-        above = next(folder for folder in out.absolute().parents if folder.exists())
-        if not above.is_dir():
-            raise InputError(f"expected a folder to write --out {out} in, found the file {above}; choose another")
+        refuse_file_above(out)
         return
     there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else {out.name}
     if out.is_dir() and (

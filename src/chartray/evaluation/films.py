@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.schema import LABEL_PREFIX, READ_COLUMN, CohortMetadata, finding, from_metadata
 from chartray.truth import Policy, blank_negatives, counted, truth_of, unsaid
+from chartray.wording import nearest
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -66,8 +66,7 @@ def chosen_labels(store: Store, labels: Sequence[str] | None) -> list[str]:
         raise InputError(f"expected label columns in the cohort of {store.folder}, found none; nothing can be scored")
     for label in labels or ():
         if label not in present:
-            close = get_close_matches(label, present, n=1)
-            hint = f"; did you mean {close[0]!r}" if close else ""
+            hint = nearest(label, present, likeness=0.6)
             raise InputError(f"label {label!r} is absent from {store.folder}{hint}; it holds {', '.join(present)}")
     return list(labels or present)
 

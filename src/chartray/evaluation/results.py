@@ -140,41 +140,45 @@ def understood(*places: Path) -> Iterator[None]:
     raise InputError(f"expected what Chartray writes in {where}, found another form ({found}); make this folder again")
 
 
-class _Encoder(BaseModel):
+class _SaidOfEncoder(BaseModel):
     provenance: dict[str, Any]
 
 
-class _Store(BaseModel):
+class _SaidOfStore(BaseModel):
     dataset: str
     hash: str
     path: str
 
 
-class _Evaluation(BaseModel):
+class _SaidOfEvaluation(BaseModel):
     run: str
-    encoder: _Encoder
+    encoder: _SaidOfEncoder
     settings: dict[str, Any]
-    stores: list[_Store] = Field(min_length=1)
+    stores: list[_SaidOfStore] = Field(min_length=1)
 
 
-class _Member(BaseModel):
+class _SaidOfMember(BaseModel):
     folder: str
     provenance: dict[str, Any]
 
 
-class _Comparison(BaseModel):
-    arms: dict[str, list[_Member]]
+class _SaidOfComparison(BaseModel):
+    arms: dict[str, list[_SaidOfMember]]
     settings: dict[str, Any]
 
 
-class _Audit(BaseModel):
-    encoders: list[_Encoder]
+class _SaidOfAudit(BaseModel):
+    encoders: list[_SaidOfEncoder]
     stores: list[dict[str, Any]] = Field(default_factory=list)
     attributes: list[dict[str, Any]] = Field(default_factory=list)
 
 
 # What every manifest of a kind says, whatever else it says.
-_SAID: dict[str, type[BaseModel]] = {MANIFEST_FILE: _Evaluation, COMPARE_FILE: _Comparison, AUDIT_FILE: _Audit}
+_SAID: dict[str, type[BaseModel]] = {
+    MANIFEST_FILE: _SaidOfEvaluation,
+    COMPARE_FILE: _SaidOfComparison,
+    AUDIT_FILE: _SaidOfAudit,
+}
 
 
 class FilmNames(NamedTuple):

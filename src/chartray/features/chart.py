@@ -1,6 +1,5 @@
 """Chart rows that the networks see: [values ; observed] of each variable, fitted on training patients only."""
 
-import difflib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from chartray.errors import InputError
 from chartray.features.sets import AGE_NORM, AGES, EDGES, FEATURE_SETS, LEVELS, OPEN_ENDS, PUBLISHED_NAMES, variable_of
 from chartray.schema import EHR_PREFIX, CohortMetadata, Variable, from_metadata
+from chartray.wording import nearest
 
 
 class Encoding(BaseModel):
@@ -148,7 +148,7 @@ def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = (
         if name not in metadata.variables:
             raise InputError(
                 f"expected a variable after --chart.allow-after-film, found {name!r}"
-                f"{_nearest(name, list(metadata.variables))}; the cohort has {_listed(list(metadata.variables))}"
+                f"{nearest(name, list(metadata.variables))}; the cohort has {_listed(list(metadata.variables))}"
             )
     after = [item for item in items if not metadata.variables[variable_of(item)].known_at_film]
     refused = [name for name in after if name not in allow_after_film]
@@ -193,7 +193,7 @@ def _items(ehr: str, metadata: CohortMetadata) -> list[str]:
         else:
             raise InputError(
                 f"expected a feature set or variables after --ehr, found {word!r}"
-                f"{_nearest(word, [*FEATURE_SETS, *have])}; "
+                f"{nearest(word, [*FEATURE_SETS, *have])}; "
                 f"this cohort has the variables {_listed(have)}, and the sets are {', '.join(FEATURE_SETS)}"
             )
     items = list(dict.fromkeys(items))
@@ -266,11 +266,6 @@ def encode(encoding: Encoding, column: Any) -> tuple[npt.NDArray[np.float64], np
     rows = np.flatnonzero(observed)
     one_hot[rows, place[rows]] = 1.0
     return one_hot, observed
-
-
-def _nearest(word: str, words: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _listed(names: Sequence[str]) -> str:

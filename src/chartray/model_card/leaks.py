@@ -35,8 +35,8 @@ def not_looked(audits: Sequence[Audit], evaluations: Sequence[Evaluation]) -> st
     if not bare:
         return ""
     return (
-        f"No leak audit of {', '.join(map(cell, bare))} was made: whether patients or films that were scored had been "
-        "learnt from was not searched for; `chartray audit` does."
+        f"No leak audit of {', '.join(map(cell, bare))} was made: nobody has checked whether patients or images that "
+        "were scored were also trained on; `chartray audit` does."
     )
 
 

@@ -69,7 +69,7 @@ def _opened(file: Path, busy: str) -> IO[str]:
 @cache
 def _say_no_locks(folder: Path, reason: str) -> None:
     print(
-        f"chartray: the file system of {folder} has no locks ({reason}); see to it that no other command writes there "
+        f"chartray: the file system of {folder} has no locks ({reason}); make sure that no other command writes there "
         "at the same time",
         file=sys.stderr,
         flush=True,

@@ -80,7 +80,7 @@ def verify_parquet(file: Path, what: str) -> None:
     except OSError as error:
         raise InputError(f"expected {what} at {file}, found: {error.strerror}") from None
     if vouched is None:
-        notice(f"chartray: {file} was written by another program than Chartray: no SHA-256 vouches for its rows")
+        notice(f"chartray: {file} was not written by Chartray, so its rows cannot be verified")
 
 
 def _vouched(content: mmap.mmap, file: Path) -> bool | None:

@@ -32,9 +32,7 @@ def reserved(out: Path) -> Iterator[None]:
     """
     out = out.resolve()
     missing = [folder for folder in out.parents if not folder.exists()]
-    above = next(folder for folder in out.parents if folder.exists())
-    if not above.is_dir():
-        raise InputError(f"expected a folder to write {out} in, found the file {above}; choose another place")
+    refuse_file_above(out)
     with writing(out), ExitStack() as after, _locked(out):
         for folder in reversed(missing):
             after.callback(_remove_if_empty, folder)
@@ -78,6 +76,13 @@ def replaced_folder(
             _exchange(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_file_above(out: Path) -> None:
+    """Raises InputError if a file stands where a folder above `out` would be."""
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"expected a folder to write {out} in, found the file {above}; choose another place")
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def _refuse_a_bomb(content: bytes, largest: int) -> None:
         size += len(inflater.decompress(waiting, _PIECE))
         waiting = inflater.unconsumed_tail
         if size > largest:
-            raise UnreadableFilm("its deflated data are larger than the largest film")
+            raise UnreadableFilm("its deflated data are larger than an image may be (--max-megapixels)")
 
 
 def refuse_no_radiograph(data: pydicom.Dataset) -> None:

@@ -4,7 +4,7 @@ PS3.3 C.11.1 (modality), C.11.2 (VOI), C.11.6 (presentation look-up table shape)
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +93,7 @@ def _windowed(values: Reals, centre: float, width: float, function: str) -> Real
     return np.asarray(np.clip((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1))
 
 
-class Table(NamedTuple):
+class LookUpTable(NamedTuple):
     """A look-up table: the value that its first entry stands for, its entries, and the largest that they could be."""
 
     first: int
@@ -107,7 +107,9 @@ class Table(NamedTuple):
         return shown
 
 
-def read_table(item: pydicom.Dataset, name: str, data: pydicom.Dataset, *, signed: bool, of: str = "LUT") -> Table:
+def read_table(
+    item: pydicom.Dataset, name: str, data: pydicom.Dataset, *, signed: bool, of: str = "LUT"
+) -> LookUpTable:
     """The table of a modality, VOI or palette item, whatever its entries' bits (PS3.3 C.11.1.1.1).
 
     How the entries are packed follows from how many bytes there are for them, not from the bits that are stated, which
@@ -126,16 +128,16 @@ def read_table(item: pydicom.Dataset, name: str, data: pydicom.Dataset, *, signe
         raise UnreadableFilm(f"its {name} look-up table has another number of entries than the {count} it declares")
     largest = int(entries.max())
     bits = max(bits, largest.bit_length()) if 0 < bits <= 16 else max(8, largest.bit_length())
-    return Table(first, entries, (1 << bits) - 1)
+    return LookUpTable(first, entries, (1 << bits) - 1)
 
 
-def _entries(content: object, count: int, *, little_endian: bool) -> npt.NDArray[np.int64] | None:
+def _entries(content: bytes | int | Sequence[int], count: int, *, little_endian: bool) -> npt.NDArray[np.int64] | None:
     """Bytes (OW) or numbers (US, SS) as `count` entries, each a word or half of one; None if neither fits."""
     order = "<" if little_endian else ">"
     if isinstance(content, bytes):
         words = np.frombuffer(content[: len(content) // 2 * 2], dtype=f"{order}u2")
     else:
-        numbers = [content] if isinstance(content, int) else list(content)  # type: ignore[call-overload]
+        numbers = [content] if isinstance(content, int) else list(content)
         words = np.array(numbers, dtype=np.int64).astype(np.uint16)
     if len(words) == count:
         return words.astype(np.int64)

@@ -46,6 +46,9 @@ class Limits(NamedTuple):
     within: str = ""
 
 
+USUAL_LIMITS = Limits()
+
+
 class _Ended(Exception):
     """The reader has ended; its text is the reason. `again`: another try may go well."""
 

@@ -137,6 +137,6 @@ def refuse_too_large(rows: int, columns: int, largest: int) -> None:
         raise UnreadableFilm(f"its header declares {rows} rows and {columns} columns")
     if rows * columns > largest:
         raise UnreadableFilm(
-            f"its header declares {rows} x {columns} pixels, more than the {largest / 1e6:g} million of the "
-            "largest film"
+            f"its header declares {rows} x {columns} pixels, more than the limit of {largest / 1e6:g} million "
+            "(--max-megapixels)"
         )

@@ -27,7 +27,7 @@ from chartray.outputs.disk import writing
 from chartray.outputs.json_file import write_json
 from chartray.outputs.lock import locked
 from chartray.outputs.replacing import settle
-from chartray.pixels.film_process import Limits, release
+from chartray.pixels.film_process import USUAL_LIMITS, Limits, release
 from chartray.pixels.plan import Plan, announce, make_plan, no_film
 from chartray.pixels.shard_file import arrow_numbers, arrow_strings
 from chartray.pixels.shards import LOCK_FILE, PLAN_FILE, ShardRecord, ShardTask, begun_shards, find_or_build
@@ -56,7 +56,7 @@ def ingest(
     size: int = 448,
     workers: int | None = None,
     images_root: str | Path | None = None,
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = USUAL_LIMITS,
     allow_outside: bool = False,
     executor: Executor | None = None,
 ) -> Ingested:
@@ -114,9 +114,9 @@ def ingest(
 
 def _already_complete(out: Path, plan: Plan) -> Ingested:
     settle(out / INDEX_FILE)
-    marker = read_index(out)
+    begun_with = read_index(out).model_dump()
     # Before anything is said of removing the folder: a store of another cohort is not to go.
-    if any(marker.get(key) != value for key, value in plan.marker().items()):
+    if any(begun_with.get(key) != value for key, value in plan.marker().items()):
         raise InputError(
             f"expected a new folder, found in {out} a finished store of another cohort, size or limits; choose another"
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from chartray.errors import InputError
 from chartray.outputs.seal import sha256
-from chartray.pixels.film_process import Limits
+from chartray.pixels.film_process import USUAL_LIMITS, Limits
 from chartray.pixels.shard_file import LARGEST_SHARD_BYTES
 from chartray.pixels.shards import ShardTask, time_films
 from chartray.pixels.store import STORE_FORMAT
@@ -68,7 +68,7 @@ def make_plan(
     cohort_path: Path,
     size: int,
     images_root: str | Path | None,
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = USUAL_LIMITS,
     *,
     allow_outside: bool = False,
 ) -> Plan:

@@ -39,7 +39,7 @@ from chartray.pixels.grey import (
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24
 _EXIF_ORIENTATION = 0x0112
-_NO_FILE = "it is no file but a folder, a pipe or a device"
+_NO_FILE = "it is not a regular file (a folder, pipe or device)"
 _LARGEST_FILE = 1 << 30
 _UPRIGHT: dict[int, tuple[Callable[[Integers], Integers], ...]] = {
     2: (np.fliplr,),
@@ -107,7 +107,7 @@ def _content(path: str, within: str) -> bytes:
         if not stat.S_ISREG(state.st_mode):
             raise UnreadableFilm(_NO_FILE)
         if within and not _lies_in(path, within):
-            raise UnreadableFilm("a link leads out of the image folder (--allow-outside would follow it)")
+            raise UnreadableFilm("its link leads out of the image folder; --allow-outside follows such links")
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             state = os.fstat(stream.fileno())
             if not stat.S_ISREG(state.st_mode):

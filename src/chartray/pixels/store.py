@@ -52,7 +52,7 @@ class Store:
     def open(cls, folder: str | Path) -> "Store":
         """Opens a finished store; InputError if it is none, unfinished, of another format, incomplete or damaged."""
         folder = Path(folder).absolute()
-        index = index_of(folder, read_index(folder))
+        index = read_index(folder)
         for shard in index.shards:
             # Plain strings: with Path objects a thousand shards take five times as long.
             _expect_bytes(os.path.join(folder, shard.file), shard.bytes)
@@ -79,7 +79,7 @@ class Store:
 
     def damaged(self) -> list[str]:
         """The shards that are not as ingest wrote them (reads every byte of them)."""
-        shards = index_of(self.folder, read_index(self.folder)).shards
+        shards = read_index(self.folder).shards
         return [shard.file for shard in shards if sha256(self.folder / shard.file) != shard.sha256]
 
     def _table(self, name: str) -> pa.Table:
@@ -210,27 +210,18 @@ class Index(BaseModel):
         return self
 
 
-def index_of(folder: Path, said: dict[str, Any]) -> Index:
-    """What `read_index` read, typed; raises InputError for what ingest does not write."""
-    try:
-        return Index.model_validate(said)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"expected what `chartray ingest` writes in {folder / INDEX_FILE}, found something else"
-            f"{f' at {where}' if where else ''} ({first['msg']}); {_again(folder)}"
-        ) from None
-
-
 def read_parquet(file: Any) -> pa.Table:
     """A whole Parquet file (`pq.read_table` would import pandas first, which takes a second)."""
     with pq.ParquetFile(file) as parquet:
         return parquet.read()
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """What store.json says; InputError if there is no finished store of this format in `folder`, or it was changed."""
+def read_index(folder: Path) -> Index:
+    """What store.json says.
+
+    Raises InputError if there is no finished store of this format in `folder`, it was changed, or it is not what ingest
+    writes.
+    """
     file = folder / INDEX_FILE
     if folder.is_file():
         raise InputError(
@@ -241,7 +232,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise InputError(f"the ingest of {folder} has not finished; run it again, it continues")
         raise InputError(f"expected a store (a folder with store.json) at {folder}, found none")
     try:
-        index = read_json(file, _INDEX)
+        said = read_json(file, _INDEX)
     except InputError as error:
         try:
             found = read_object(file, _INDEX).get("format")
@@ -249,8 +240,16 @@ def read_index(folder: Path) -> dict[str, Any]:
             found = STORE_FORMAT  # nobody knows
         _refuse_other_format(folder, found)
         raise InputError(f"{error}; or {_again(folder)}") from None
-    _refuse_other_format(folder, index.get("format"))
-    return index
+    _refuse_other_format(folder, said.get("format"))
+    try:
+        return Index.model_validate(said)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"expected what `chartray ingest` writes in {file}, found something else"
+            f"{f' at {where}' if where else ''} ({first['msg']}); {_again(folder)}"
+        ) from None
 
 
 def _refuse_other_format(folder: Path, found: object) -> None:

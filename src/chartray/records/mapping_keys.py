@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chartray.records.reading import nearest
+from chartray.wording import nearest
 
 _OF_VARIABLES = {"kind", "group", "unit", "known_at_film"}
 _TIMED = {"column", "days_from_film", "window_days"}

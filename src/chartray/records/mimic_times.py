@@ -23,7 +23,7 @@ _ENOUGH = 100
 Flags = npt.NDArray[np.bool_]
 
 
-class Written(NamedTuple):
+class Moments(NamedTuple):
     """`at` (N,), NaT where the cell is blank or no time; `date_only` (N,): where no time of day is written."""
 
     at: Times
@@ -127,7 +127,7 @@ def clocks(cells: pa.ChunkedArray, file: Path) -> npt.NDArray[np.timedelta64]:
     return np.where(valid, microseconds, others.to_numpy(zero_copy_only=False))
 
 
-def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Written:
+def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Moments:
     """Times of MIMIC-IV, which are local; raises InputError for one with a zone, since StudyTime has none."""
     texts = cells.combine_chunks().cast(pa.string())
     try:
@@ -151,7 +151,7 @@ def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Written:
     written = at[~np.isnat(at)]
     if len(written) >= _ENOUGH and (written == written.astype("datetime64[D]")).all():
         date_only = ~np.isnat(at)
-    return Written(at, date_only)
+    return Moments(at, date_only)
 
 
 def _has_zone(cell: str) -> bool:

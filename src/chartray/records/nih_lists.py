@@ -18,7 +18,8 @@ from chartray.records.cohort import (
     refuse_shared_patients,
     split_by_patient,
 )
-from chartray.records.reading import listed, without_cells
+from chartray.records.reading import without_cells
+from chartray.wording import listed
 
 _OFFICIAL = {"train": "train_val_list.txt", "test": "test_list.txt"}
 _TEXT = re.compile(r"(.+)\.(?:txt|lst|csv)(?:\.gz)?", re.IGNORECASE)

@@ -16,7 +16,7 @@ _IDS = ("image_id", "patient_id", "study_id", "taken_at", "split")
 _LAYOUT = re.compile(r"(?:.?[<>^])?\d{0,3}")
 
 
-class _Part(NamedTuple):
+class _Piece(NamedTuple):
     literal: str
     column: str | None
     layout: str
@@ -54,19 +54,19 @@ def on_this_machine(written: pa.StringArray, where: str) -> pa.StringArray:
     return pc.replace_substring(written, "\\", "/")
 
 
-def _parts(plan: Mapping) -> list[_Part]:
+def _parts(plan: Mapping) -> list[_Piece]:
     if "{" not in plan.path:
-        return [_Part("", plan.path, "")]
-    parts: list[_Part] = []
+        return [_Piece("", plan.path, "")]
+    parts: list[_Piece] = []
     try:
         for literal, name, layout, conversion in string.Formatter().parse(plan.path):
             if literal:
-                parts.append(_Part(literal, None, ""))
+                parts.append(_Piece(literal, None, ""))
             if name is None:
                 continue
             if conversion or not _LAYOUT.fullmatch(layout or ""):
                 raise ValueError("after a column's name only fill, side and width may stand, as in {image_id:0>8}")
-            parts.append(_Part("", (getattr(plan, name, None) or name) if name in _IDS else name, layout or ""))
+            parts.append(_Piece("", (getattr(plan, name, None) or name) if name in _IDS else name, layout or ""))
     except ValueError as error:
         raise InputError(f"expected a path template such as {{image_id}}.jpg, found {plan.path!r}: {error}") from None
     return parts

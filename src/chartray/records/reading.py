@@ -1,7 +1,6 @@
 """Tables as they lie on disk -> cells of text, null where blank, read once; what is missing is named."""
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -15,25 +14,10 @@ from pyarrow import csv as pacsv
 from chartray.errors import InputError
 from chartray.records.missing import masked, tellable
 from chartray.records.values import number
+from chartray.wording import listed
 
 _TABLES = (".csv", ".gz", ".txt", ".json", ".parquet", ".zip")
 _LONGEST = 40
-
-
-def nearest(word: str, words: Sequence[str], likeness: float = 0.5) -> str:
-    """`, did you mean 'x'?`, or nothing where no name is of so much likeness (0 to 1)."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=likeness)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names for an error message, shortened.
-
-    >>> listed(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    shown = ", ".join(names[:most]) or "nothing"
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def find_csv(folder: Path, stem: str) -> Path | None:

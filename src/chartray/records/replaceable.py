@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from chartray.errors import InputError
 from chartray.outputs.json_file import read_object
+from chartray.outputs.replacing import refuse_file_above
 from chartray.records.cohort_files import flow_file, settle_cohort
 from chartray.schema import METADATA_KEY
 
@@ -22,9 +23,7 @@ def check_cohort_out(out: Path, inputs: tuple[Path, ...] = ()) -> None:
     settle_cohort(out)
     if out.is_dir():
         raise InputError(f"expected a file to write the cohort to, found the folder {out}; name a file in it")
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise InputError(f"expected to write the cohort to {out}, found the file {above} in its way; choose another")
+    refuse_file_above(out)
     for file in inputs:
         if out.exists() and file.exists() and out.samefile(file):
             raise InputError(f"expected a new file as --out, found {file}, which the cohort is made from; name another")

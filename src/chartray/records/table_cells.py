@@ -14,12 +14,12 @@ from chartray.records.reading import (
     columns_found,
     header,
     likely_names,
-    nearest,
     no_secret,
     read_cells,
     refuse_same_names,
     without_cells,
 )
+from chartray.wording import nearest
 
 _PARQUET = (".parquet", ".pq")
 _WORKBOOK = (".xlsx", ".xls", ".xlsm", ".ods")

@@ -302,7 +302,8 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
 def _needed(few: Sequence[Comparison], fewest: int) -> str:
     """Why comparisons over `fewest` seeds carry no claim, and what was seen."""
     seen = [part for part in _parts(few) if part[1] != _NOT_MEASURED]
-    return f"{_plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed" + (f"; seen: {_joined(seen)}" if seen else "")
+    needed = f"{_plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed"
+    return f"{needed}. Observed difference in macro AUROC: {_joined(seen)}" if seen else needed
 
 
 def _with_few(said: Statement, few: Sequence[Comparison], fewest: int) -> Statement:

@@ -22,7 +22,7 @@ from chartray.outputs.replacing import sync
 METRICS_FILE, EVENTS = "metrics.jsonl", "events"
 
 
-class Written(NamedTuple):
+class MetricsWritten(NamedTuple):
     """How much of metrics.jsonl a checkpoint knows: so many bytes, and their SHA-256."""
 
     bytes: int = 0
@@ -36,7 +36,7 @@ class Metrics:
     writes each step before the next. Raises OutputError where the machine cannot write.
     """
 
-    def __init__(self, out: Path, *, first_step: int, written: Written) -> None:
+    def __init__(self, out: Path, *, first_step: int, written: MetricsWritten) -> None:
         self._out, self._file = out, out / METRICS_FILE
         with writing(out):
             kept = _kept(self._file, written)
@@ -64,11 +64,11 @@ class Metrics:
         self._digest.update(line)
         self._bytes += len(line)
 
-    def written(self) -> Written:
+    def written(self) -> MetricsWritten:
         """What is on the disk, flushed to it."""
         with writing(self._out):
             sync(self._file)
-        return Written(self._bytes, self._digest.hexdigest())
+        return MetricsWritten(self._bytes, self._digest.hexdigest())
 
     def _event(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -84,7 +84,7 @@ class Metrics:
         self._events.close()
 
 
-def _kept(file: Path, written: Written) -> bytes:
+def _kept(file: Path, written: MetricsWritten) -> bytes:
     """What the checkpoint knows of the file; whatever a kill left after it, half a line too, is left out.
 
     Raises InputError if that part is not as it was written.

@@ -27,7 +27,7 @@ from chartray.training.construction import build_networks, build_optimizer, new_
 from chartray.training.films import Batch, FilmLoader
 from chartray.training.health import Watch, vitals
 from chartray.training.material import Material, prepare
-from chartray.training.metrics import Metrics, Written
+from chartray.training.metrics import Metrics, MetricsWritten
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.run_folder import CHECKPOINTS, COMPLETE, ENCODER, RUNNING, Begun
 from chartray.training.runtime import all_sum, average_gradients, launch
@@ -90,7 +90,7 @@ def assemble(
     optimizer = build_optimizer(networks, config.train)
     probe = OnlineProbe(store, config, material, fabric.device, fabric.autocast)
 
-    run, first_step, written = run_folder.identity(config, store.hash), 0, Written()
+    run, first_step, written = run_folder.identity(config, store.hash), 0, MetricsWritten()
     if begun is not None and begun.checkpoint is not None:
         watch = new_watch(config, schedule, (0.0, 0.0))
         place = out / CHECKPOINTS / begun.checkpoint
@@ -127,13 +127,13 @@ class Loop:
         probe: OnlineProbe,
         watch: Watch,
         first_step: int,
-        written: Written | None = None,
+        written: MetricsWritten | None = None,
         manifest: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.fabric, self.store, self.out, self.config = fabric, store, out, config
         self.schedule, self.material, self.networks, self.optimizer = schedule, material, networks, optimizer
         self.probe, self.watch, self.first_step = probe, watch, first_step
-        self.written, self.manifest = written or Written(), manifest
+        self.written, self.manifest = written or MetricsWritten(), manifest
 
     def run(self, first_step: int) -> None:
         """Steps [first_step, steps): each draws, learns, moves the target, looks at its health, and may save."""
@@ -328,7 +328,9 @@ def first_opens(make: Callable[[], Metrics], fabric: Fabric) -> Metrics | None:
     return opened[0] if opened else None
 
 
-def resume_from(place: Path, networks: Networks, optimizer: AdamW, watch: Watch, run: str) -> tuple[int, Written]:
+def resume_from(
+    place: Path, networks: Networks, optimizer: AdamW, watch: Watch, run: str
+) -> tuple[int, MetricsWritten]:
     """Loads a checkpoint of the run that is known by `run`; returns its step, and what was measured until then."""
     state = checkpoint.restore(place, networks, optimizer)
     if state.get("run") != run:
@@ -338,7 +340,7 @@ def resume_from(place: Path, networks: Networks, optimizer: AdamW, watch: Watch,
         )
     try:
         watch.restore(state["watch"])
-        return state["step"], Written(int(state["metrics"]["bytes"]), str(state["metrics"]["sha256"]))
+        return state["step"], MetricsWritten(int(state["metrics"]["bytes"]), str(state["metrics"]["sha256"]))
     except (LookupError, TypeError, ValueError):
         raise InputError(
             f"expected what the run has measured in the state of {place}, found other content; take the checkpoint "

@@ -1,6 +1,7 @@
 """Device, precision and processes, through Lightning Fabric: one process, torchrun or SLURM."""
 
 import atexit
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,6 +80,8 @@ def launch(config: TrainConfig) -> Fabric:
         )
     devices = _devices(here, torch.cuda.device_count()) if cuda else [torch.device("cpu")] * here
     _say_as_torchrun(world, here)
+    # Fabric's own words of what it does stand before the sentence of a command that is refused.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=len(set(devices)) if cuda else here,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from chartray.errors import InputError
 from chartray.networks.description import encoder_folder
+from chartray.outputs.replacing import refuse_file_above
 from chartray.pixels.store import Store
 
 
@@ -14,9 +15,7 @@ def need_inputs(
     """Raises InputError unless there are an encoder in each of `encoders`, a finished store in each of `stores`, and
     the `folders`, and no file stands where the folder of `out` would be.
     """
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise InputError(f"expected to write to {out}, found the file {above} in its way; choose another --out")
+    refuse_file_above(out)
     for path in encoders:
         encoder_folder(path)
     for path in folders:

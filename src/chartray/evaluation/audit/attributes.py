@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from chartray.errors import InputError
 from chartray.evaluation.films import Films, metadata_of
 from chartray.pixels.store import Store
 from chartray.schema import EHR_PREFIX, Variable, patient_key
+from chartray.wording import nearest
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -67,8 +67,7 @@ def chosen_attributes(home: Store, names: Sequence[str] | None) -> tuple[list[At
     wanted = list(dict.fromkeys(named)) if names else list(present)
     for name in wanted:
         if name not in present:
-            close = get_close_matches(name, list(present), n=1, cutoff=0.5)
-            hint = f", did you mean {close[0]!r}?" if close else ""
+            hint = nearest(name, list(present))
             raise InputError(
                 f"expected a variable of the cohort of {home.folder} after --attributes, found {name!r}{hint}; "
                 f"it holds {', '.join(present) or 'none'}"

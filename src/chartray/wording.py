@@ -1,0 +1,24 @@
+"""Words that many errors need: the name that was probably meant, and a list that stays short."""
+
+import difflib
+from collections.abc import Sequence
+
+
+def nearest(word: str, words: Sequence[str], likeness: float = 0.5) -> str:
+    """` (did you mean 'x'?)`, or nothing where no name is of so much likeness (0 to 1).
+
+    >>> nearest("msm", ["msn", "dino"]), nearest("resnet", ["msn", "dino"])
+    (" (did you mean 'msn'?)", '')
+    """
+    close = difflib.get_close_matches(word, words, n=1, cutoff=likeness)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names for an error message, shortened.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(names[:most]) or "nothing"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
