@@ -106,3 +106,15 @@ def test_the_package_says_its_version_and_what_it_offers_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert re.match(r"\d+\.\d+", done.stdout)
     assert {"__version__", "load_encoder"} <= set(done.stdout.split())
+
+
+def test_every_message_that_troubleshooting_quotes_is_one_of_ours():
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "src").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # sentences that go on in the next line
+    table = [
+        line.split("|")[1] for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines() if "|" in line
+    ]
+    quoted = [text for cell in table for text in re.findall(r"`([^`]+)`", cell)]
+    assert len(quoted) > 8
+    for text in quoted:
+        assert text in code or text.replace("3 seeds", "{SEEDS_FOR_A_CLAIM} seeds") in code, text
