@@ -127,7 +127,7 @@ def ingest(
     max_seconds: float = 60.0,
     allow_outside: bool = False,
 ) -> None:
-    """Decodes every film once into a memory-mapped store; killed at any moment, the same command continues.
+    """Decodes every image once into a memory-mapped store; if it is killed, the same command continues.
 
     Args:
         cohort_file: A cohort.parquet.
@@ -135,9 +135,9 @@ def ingest(
         size: Side of a stored film in pixels: 448 (2 x the 224 px view), or 256 to save time and space.
         workers: Processes; default: all cores.
         images: Where the films lie now, if they have moved since the cohort was made.
-        max_megapixels: A film that declares more pixels than this goes to quarantine, undecoded.
-        max_seconds: So does one that takes a processor longer than this, or ten times as long by the clock.
-        allow_outside: Paths and links of the cohort may lead out of its image folder.
+        max_megapixels: Largest declared size of an image; a larger one goes to quarantine without being decoded.
+        max_seconds: Processor seconds allowed per image (ten times that by the clock); a slower one goes to quarantine.
+        allow_outside: Allow paths and links that lead out of the image folder.
     """
     from chartray.pixels.film_process import Limits
     from chartray.pixels.ingest import ingest as ingest_films

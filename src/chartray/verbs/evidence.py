@@ -62,23 +62,23 @@ def evaluate(
         uncertain: What -1 means: ignore, zeros or ones.
         blank: What a blank label means: source (as the cohort says of each label), negative or ignore.
         data_percent: Fractions of the training and validation patients, each nested in the next: 1.0 is all.
-        draws: Which patients a fraction below 1 takes is drawn so many times.
+        draws: Random patient subsets for each fraction below 1.
         labels: Only these labels, separated by commas.
-        floors: Score the untrained encoder, plain pixels, chart alone and image + chart beside it.
+        floors: Also score the baselines: untrained encoder, plain pixels, chart alone, image + chart.
         resamples: Bootstrap resamples, by patient.
         seed: For resamples, subsets and the untrained encoder.
         device: auto, cpu or cuda.
         precision: Of the encoder: fp32 or bf16.
         freeze: (published) Train the linear layer alone, the default; --no-freeze trains the encoder too.
         scheduler: (published, finetune) cosine, the default, or reduce on plateau.
-        learning_rate: (published, finetune) Of the first epoch; default 1e-3, 1e-4 for the whole encoder.
-        max_epochs: (published, finetune) At most so many passes; default 50.
-        layer_decay: (finetune) The rate of a block, as a share of that of the block above it; default 0.75.
-        drop_path: (finetune) How often the last block is skipped in training; default 0.1.
-        warmup_epochs: (finetune) Epochs in which the rate rises from 0; default 5.
-        mixup: (finetune) Beta parameter with which films are mixed; default 0, not mixed.
+        learning_rate: (published, finetune) Initial learning rate; default 1e-3, or 1e-4 if the encoder is trained.
+        max_epochs: (published, finetune) Maximum epochs; default 50.
+        layer_decay: (finetune) Layer-wise learning-rate decay, block by block; default 0.75.
+        drop_path: (finetune) Stochastic-depth rate of the last block; default 0.1.
+        warmup_epochs: (finetune) Warm-up epochs; default 5.
+        mixup: (finetune) Mixup alpha; default 0, no mixup.
         resume: (published, finetune) Continue a training that was killed.
-        looks: (linear, knn) Films of the scored split to show what the encoder attends to; 0 shows none.
+        looks: (linear, knn) Number of scored images for which saliency is computed; 0 for none.
         floor_chart: (linear, knn) The feature set that chart-only and image+chart read; default: the run's own chart,
             of a run without one demographic-norm.
     """
@@ -180,7 +180,7 @@ def audit(
         split: The split that is scored.
         uncertain: What -1 means: ignore, zeros or ones.
         blank: What a blank label means: source (as the cohort says of each label), negative or ignore.
-        floors: Score the untrained encoder, plain pixels, chart alone and image + chart beside it.
+        floors: Also score the baselines: untrained encoder, plain pixels, chart alone, image + chart.
         floor_chart: The feature set that chart-only and image+chart read; default: the run's own chart, of a run
             without one demographic-norm.
         resamples: Bootstrap resamples, by patient.

@@ -77,7 +77,7 @@ def study(file: Path, *, out: Path, plan: bool = False, jobs: Count = 1) -> None
         file: YAML: store, arms, seeds, evaluations (see examples/study.yaml).
         out: The study's folder; killed at any moment, the same command continues.
         plan: Only print the commands that the study stands for, a line each, for a cluster's queue.
-        jobs: So many steps at once, each a process of its own; where there are several GPUs each sees one.
+        jobs: Steps that run at the same time, each in its own process; with several GPUs each process gets one.
     """
     from chartray.study import run_study, study_plan
 
