@@ -82,7 +82,9 @@ def refuse_file_above(out: Path) -> None:
     """Raises InputError if a file stands where a folder above `out` would be."""
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise InputError(f"expected a folder to write {out} in, found the file {above}; choose another place")
+        raise InputError(
+            f"expected to write {out}, found the file {above} where a folder should be; choose another place"
+        )
 
 
 @contextmanager
