@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import yaml
 
 from chartray.evaluation.results import RESULTS_FORMAT
-from chartray.measure import metrics
 from chartray.outputs.json_file import write_json
 from chartray.outputs.seal import seal
 from chartray.pixels.shard_file import write_shard
 from chartray.pixels.store import Store
 from chartray.pixels.store_writing import complete
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
+from chartray.statistics import metrics
 
 LABELS = ("Atelectasis", "Edema", "Fracture", "No Finding")
 SIDE = 96

@@ -13,17 +13,17 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
 
+from chartray.audit.arms import AuditArm
+from chartray.audit.attribute_probes import Judge, Place, Reading
+from chartray.audit.attributes import COIN, Attribute, chosen_attributes, level_codes
+from chartray.audit.audit import audit, spoken
+from chartray.audit.differences import difference_rows, sides
+from chartray.audit.subgroups import Diagnosis, group_rows
 from chartray.errors import InputError
-from chartray.evaluation.audit.arms import AuditArm
-from chartray.evaluation.audit.attributes import COIN, Attribute, chosen_attributes, level_codes
-from chartray.evaluation.audit.audit import audit, spoken
-from chartray.evaluation.audit.differences import difference_rows, sides
-from chartray.evaluation.audit.groups import Diagnosis, group_rows
-from chartray.evaluation.audit.readability import Judge, Place, Reading
 from chartray.evaluation.films import Films, Policy, films_of
-from chartray.measure.erasure import fit_eraser
-from chartray.measure.ridge import fit_ridge
 from chartray.pixels.store import Store
+from chartray.statistics.leace import fit_eraser
+from chartray.statistics.ridge import fit_ridge
 from tests.evaluation_folders import hospital, one, read, vit
 
 RESAMPLES = 60
@@ -281,7 +281,7 @@ def unfair(gap: float, seed: int = 0) -> list[dict[str, Any]]:
     here = Films(None, "test", np.arange(600), patients, truth[:, None])
     diagnosis = Diagnosis(Place("d", here, []), ["Edema"], truth[:, None], score[:, None], np.array([1.5]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chartray.evaluation.audit.groups.level_codes", lambda *_: tossed)
+        patch.setattr("chartray.audit.subgroups.level_codes", lambda *_: tossed)
         return group_rows(diagnosis, attribute, {}, resamples=100, seed=0, confidence=0.95)
 
 

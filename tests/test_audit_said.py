@@ -8,17 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from chartray.audit.arms import AuditArm
+from chartray.audit.attribute_probes import Judge, Place, every_draw, reading_of, rows_of
+from chartray.audit.attributes import COIN, Attribute, why_not_held
+from chartray.audit.audit import audit
+from chartray.audit.differences import Side, difference_rows, seeds_said, sides
+from chartray.audit.sentences import spoken
 from chartray.errors import InputError
-from chartray.evaluation.audit.arms import AuditArm
-from chartray.evaluation.audit.attributes import COIN, Attribute, why_not_held
-from chartray.evaluation.audit.audit import audit
-from chartray.evaluation.audit.differences import Side, difference_rows, seeds_said, sides
-from chartray.evaluation.audit.readability import Judge, Place, every_draw, reading_of, rows_of
-from chartray.evaluation.audit.sentences import spoken
 from chartray.evaluation.films import Films
-from chartray.measure.metrics import eligible, sample
 from chartray.pixels.store import Store
 from chartray.schema import CohortMetadata, Variable, to_metadata
+from chartray.statistics.metrics import eligible, sample
 from tests.evaluation_folders import hospital, read, vit
 
 

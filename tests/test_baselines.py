@@ -17,10 +17,10 @@ from chartray.errors import InputError, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.training import run_folder
-from chartray.training.construction import build_networks
+from chartray.training.build import build_networks
 from chartray.training.health import Watch
-from chartray.training.material import prepare
 from chartray.training.pretrain import pretrain
+from chartray.training.training_data import prepare
 
 from .test_health import SHORT
 from .test_pretrain import RUN, SMALL, command, gradients, losses, small, weights

@@ -10,8 +10,8 @@ import pytest
 from benchmarks.speed import bench, measuring
 from benchmarks.speed.measuring import Measured, Once, Row
 from chartray.cli import run_command
+from chartray.commands import product
 from chartray.errors import InputError
-from chartray.verbs import product
 
 
 def measured(*values: float) -> Measured:
@@ -148,6 +148,6 @@ def test_ours_does_the_reference_networks_work_less_what_is_never_read(tmp_path:
 
 
 def test_without_a_checkout_the_command_says_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(product, "__file__", str(tmp_path / "site-packages" / "chartray" / "verbs" / "product.py"))
+    monkeypatch.setattr(product, "__file__", str(tmp_path / "site-packages" / "chartray" / "commands" / "product.py"))
     assert run_command(["bench", "--quick"]) == 2
     assert "runs from a clone" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from benchmarks.speed.growth_stages import STORED_SIDE, write_store_of
 from chartray.config import load
 from chartray.errors import InputError
 from chartray.pixels.store import Store
-from chartray.training.films import FilmLoader, split_rows
+from chartray.training.loader import FilmLoader, split_rows
 
 
 @pytest.fixture(scope="module")

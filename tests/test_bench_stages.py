@@ -20,13 +20,13 @@ from benchmarks.speed.processor import Counted, timed
 from benchmarks.speed.training_step import Rounds, _operations
 from chartray.config import EncoderConfig
 from chartray.evaluation import embed as embedding
-from chartray.measure import metrics
-from chartray.measure.metrics import resample
 from chartray.networks import encoder as vit
 from chartray.pixels.dicom_frame import Frame, stored
 from chartray.pixels.dicom_grey import shades
 from chartray.pixels.read import Film, read_film, squash
 from chartray.pixels.store import Store
+from chartray.statistics import metrics
+from chartray.statistics.metrics import resample
 
 
 def test_every_stage_has_a_module_that_measures_it() -> None:

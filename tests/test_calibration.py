@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss
 
 from chartray.errors import InputError
-from chartray.measure import calibration, metrics, operating_point
-from chartray.measure.draws import stream
+from chartray.statistics import calibration, metrics, operating_point
+from chartray.statistics.patient_bootstrap import stream
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 

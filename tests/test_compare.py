@@ -12,9 +12,9 @@ import pytest
 from chartray.errors import InputError
 from chartray.evaluation import results
 from chartray.evaluation.compare import compare
-from chartray.measure import metrics
-from chartray.measure.delong import delong_difference
 from chartray.outputs.seal import SUMS_FILE, seal
+from chartray.statistics import metrics
+from chartray.statistics.delong import delong_difference
 from tests.evaluation_folders import one, read
 
 LABELS = ("Edema", "Mass", "Hernia")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from chartray.errors import InputError
-from chartray.measure import metrics
-from chartray.measure.delong import delong, delong_difference
+from chartray.statistics import metrics
+from chartray.statistics.delong import delong, delong_difference
 
 
 def films(seed: int, n: int = 120, patients: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -15,12 +15,12 @@ from chartray.pixels.resampling import Grey
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views, plan_views
 from chartray.training import checkpoint
-from chartray.training.construction import build_networks, new_watch
-from chartray.training.films import FilmLoader
-from chartray.training.material import prepare
+from chartray.training.build import build_networks, new_watch
+from chartray.training.loader import FilmLoader
 from chartray.training.pretrain import Loop
 from chartray.training.runtime import all_sum
 from chartray.training.schedules import plan
+from chartray.training.training_data import prepare
 from tests.elsewhere import ELSEWHERE, Elsewhere, fabric_elsewhere
 from tests.test_pretrain import small
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from chartray.audit.audit import audit
 from chartray.cli import run_command
 from chartray.errors import InputError
-from chartray.evaluation.audit.audit import audit
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from tests.evaluation_folders import hospital, vit

@@ -20,12 +20,11 @@ from sklearn.metrics import roc_auc_score
 from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.evaluation import films
-from chartray.evaluation.arms import floor_chart
+from chartray.evaluation.baselines import floor_chart
 from chartray.evaluation.evaluate import evaluate
-from chartray.evaluation.seen import same_films
+from chartray.evaluation.leakage import same_films
 from chartray.evaluation.sentences import blanks_counted
 from chartray.features import fit_chart
-from chartray.measure import metrics
 from chartray.networks import encoder
 from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
@@ -34,6 +33,7 @@ from chartray.pixels.store import Images, Store
 from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.table import table_cohort
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
+from chartray.statistics import metrics
 from chartray.training.patients import told, write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
 from tests.evaluation_folders import hospital, one, read, vit

@@ -17,8 +17,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import chartray
+from chartray.audit.audit import audit, spoken
 from chartray.errors import InputError
-from chartray.evaluation.audit.audit import audit, spoken
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.results import RESULTS_FORMAT

@@ -14,8 +14,8 @@ from chartray.errors import InputError
 from chartray.evaluation import films
 from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.results import matches_table
-from chartray.measure import knn, probe
 from chartray.pixels.store import Store
+from chartray.statistics import knn, probe
 from tests.evaluation_folders import hospital, one, read, vit
 from tests.stores import replace_cohort
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chartray.errors import InputError
-from chartray.measure import metrics
-from chartray.measure.draws import stream
-from chartray.measure.holm import holm
+from chartray.statistics import metrics
+from chartray.statistics.holm import holm
+from chartray.statistics.patient_bootstrap import stream
 
 
 def films(seed: int, n: int = 400, patients: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

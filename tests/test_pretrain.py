@@ -24,14 +24,14 @@ from chartray.objectives.msn import identity
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.schema import patient_key
-from chartray.training import checkpoint, compilation, films, run_folder
-from chartray.training.ahead import Prepared
-from chartray.training.construction import build_networks
+from chartray.training import checkpoint, compilation, loader, run_folder
+from chartray.training.build import build_networks
 from chartray.training.controls import ChartTable, controlled
-from chartray.training.material import prepare, settings_hash
+from chartray.training.prefetch import Prepared
 from chartray.training.pretrain import Loop, pretrain
 from chartray.training.runtime import processes
 from chartray.training.step import forward
+from chartray.training.training_data import prepare, settings_hash
 
 SMALL = {
     "encoder.width": 48,
@@ -90,13 +90,13 @@ def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Pa
 def test_films_a_second_count_the_time_that_films_are_waited_for(
     small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = films.FilmLoader.load
+    load = loader.FilmLoader.load
 
-    def slowly(loader: films.FilmLoader, step: int) -> films.Batch:
+    def slowly(loader: loader.FilmLoader, step: int) -> loader.Batch:
         time.sleep(0.3)
         return load(loader, step)
 
-    monkeypatch.setattr(films.FilmLoader, "load", slowly)
+    monkeypatch.setattr(loader.FilmLoader, "load", slowly)
     pretrain(small_store, tmp_path / "run", small(train__steps=5, health__every=100))
     # A step fetches the films of the next: the last one fetches none.
     assert max(losses(tmp_path / "run", "films_per_second")[:-1]) < 24 / 0.25
@@ -120,7 +120,7 @@ def test_pretraining_reads_the_train_split_only(small_store: Path) -> None:
     seen = {
         row
         for step in range(12)
-        for row in material.rows[films.places_of_step(step, 24, len(material.rows), seed=0)[0]]
+        for row in material.rows[loader.places_of_step(step, 24, len(material.rows), seed=0)[0]]
     }
     assert seen == set(material.rows)  # two passes reach every training film and no other
 
@@ -265,7 +265,7 @@ def gradients(store: Store, accumulate: int, **changed: Any) -> tuple[float, dic
     config = small(train__accumulate=accumulate, **changed)
     material = prepare(store, config)
     networks = build_networks(material, config).train()
-    batch = films.FilmLoader(store, material.rows, config.views, patch_side=8, batch_size=24, seed=0).load(0)
+    batch = loader.FilmLoader(store, material.rows, config.views, patch_side=8, batch_size=24, seed=0).load(0)
     losses, backward = forward(
         networks,
         cut_views(batch.images, batch.plan, config.views, material.grey),

@@ -13,8 +13,8 @@ from chartray.evaluation.compare import _note
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
 from chartray.schema import from_metadata, to_metadata
-from chartray.training.material import Material, prepare, settings_hash
 from chartray.training.schedules import plan
+from chartray.training.training_data import Material, prepare, settings_hash
 from tests.conftest import FILM_SIZE, small_cohort
 from tests.test_pretrain import small
 

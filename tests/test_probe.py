@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from chartray.errors import InputError
-from chartray.measure import knn, metrics, probe
+from chartray.statistics import knn, metrics, probe
 
 STRENGTHS = (0.1, 3.0, 300.0)
 

@@ -18,11 +18,11 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_curve
 
-from chartray.measure.metrics import auroc
-from chartray.report import embedding_map, figures, panels, per_film
+from chartray.report import curve_data, embedding_map, figures, plots
 from chartray.report.arms import Arm
 from chartray.report.cohorts import without_identifiers
 from chartray.schema import hashed
+from chartray.statistics.metrics import auroc
 
 
 @settings(max_examples=40, deadline=None)
@@ -32,9 +32,9 @@ def test_the_area_under_a_roc_curve_is_the_auroc(films: list[tuple[bool, int]]) 
     score = np.array([float(value) for _, value in films])
     if truth.min() == truth.max():
         with pytest.raises(ValueError, match="both classes"):
-            per_film.roc(truth, score)
+            curve_data.roc(truth, score)
         return
-    false, true = per_film.roc(truth, score)
+    false, true = curve_data.roc(truth, score)
     assert np.trapezoid(true, false) == pytest.approx(auroc(truth[:, None], score[:, None])[0], abs=1e-12)
     theirs = roc_curve(truth, score, drop_intermediate=False)
     np.testing.assert_allclose(false, theirs[0], atol=1e-12)
@@ -48,7 +48,7 @@ def test_the_area_under_the_steps_of_precision_is_the_average_precision(films: l
     score = np.array([float(value) for _, value in films])
     if truth.min() == truth.max():
         return
-    recall, precision = per_film.precision_recall(truth, score)
+    recall, precision = curve_data.precision_recall(truth, score)
     area = float(np.sum(np.diff(recall) * precision[1:]))
     assert area == pytest.approx(average_precision_score(truth, score), abs=1e-12)
     assert (np.diff(recall) >= 0).all()
@@ -67,13 +67,13 @@ def test_neighbours_on_the_map_are_neighbours_of_the_embedding() -> None:
 
 
 def test_seeds_of_an_arm_are_one_mark_with_the_outermost_ends() -> None:
-    marks = [panels.Interval(Arm("sex"), value, value - 0.1, value + 0.1) for value in (0.5, 0.7, 0.6)]
-    one = panels.together(marks)
+    marks = [plots.Interval(Arm("sex"), value, value - 0.1, value + 0.1) for value in (0.5, 0.7, 0.6)]
+    one = plots.together(marks)
     assert (one.value, one.low, one.high) == pytest.approx((0.6, 0.4, 0.8))
     assert one.seeds == (0.5, 0.7, 0.6)
     assert one.outermost
-    assert panels.together(marks[:1]) == marks[0]
-    assert np.isnan(panels.together([*marks, marks[0]._replace(low=np.nan)]).low)
+    assert plots.together(marks[:1]) == marks[0]
+    assert np.isnan(plots.together([*marks, marks[0]._replace(low=np.nan)]).low)
 
 
 # Machado, Oliveira and Fernandes 2009: full dichromacy, for linear RGB.
@@ -111,7 +111,7 @@ def test_the_arms_of_a_study_are_told_apart_without_red_or_green(theme: str, eye
 
 def test_unknown_truth_is_left_out_of_a_curve() -> None:
     truth, score = np.array([0.0, np.nan, 1.0]), np.array([0.1, 0.9, 0.2])
-    assert per_film.roc(truth, score)[1].tolist() == per_film.roc(truth[[0, 2]], score[[0, 2]])[1].tolist()
+    assert curve_data.roc(truth, score)[1].tolist() == curve_data.roc(truth[[0, 2]], score[[0, 2]])[1].tolist()
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40), (5, 1), (2, 3)])
@@ -206,7 +206,7 @@ def test_every_arm_has_its_own_look() -> None:
 def test_a_panel_becomes_part_of_the_page() -> None:
     look = figures.styles([Arm("none")])
     steps = np.arange(5.0)
-    panel = panels.training_panel("Loss & <more>", [panels.Series(Arm("none"), 0, steps, steps)], look, "nats")
+    panel = plots.training_panel("Loss & <more>", [plots.Series(Arm("none"), 0, steps, steps)], look, "nats")
     first, second = (figures.single(panel, name) for name in ("one", "two"))
     assert first.startswith(
         '<svg class="plot" role="img" aria-label="Loss &amp; &lt;more> over optimizer steps: no chart ends at 4"'
@@ -221,10 +221,10 @@ def test_a_panel_becomes_part_of_the_page() -> None:
 
 def test_a_thin_line_keeps_its_ends() -> None:
     x = np.arange(10_000.0)
-    thin, _ = panels.thinned(x, x, 50)
+    thin, _ = plots.thinned(x, x, 50)
     assert thin.size <= 50
     assert (thin[0], thin[-1]) == (0.0, 9999.0)
-    assert panels.thinned(x[:0], x[:0])[0].size == 0
+    assert plots.thinned(x[:0], x[:0])[0].size == 0
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,9 @@ def test_a_reason_keeps_its_words_and_loses_its_names(reason: str, left: str) ->
 )
 def test_no_name_in_a_forest_runs_out_of_it(name: str) -> None:
     arm = Arm("demographic-norm", "shuffled")
-    one = panels.Interval(arm, 0.1, 0.0, 0.2)
+    one = plots.Interval(arm, 0.1, 0.0, 0.2)
     rows = [(name, [one]), ("short", [one]), ("", [one])]
-    panel = panels.forest_panel("Differences", rows, figures.styles([arm]), axis="difference")
+    panel = plots.forest_panel("Differences", rows, figures.styles([arm]), axis="difference")
     figure = Figure(figsize=(panel.width, panel.height))
     axes = figure.add_axes((panel.left / panel.width, 0.2, 1 - (panel.left + 0.15) / panel.width, 0.75))
     panel.draw(axes)

@@ -14,9 +14,9 @@ from chartray.evaluation.films import Films, Match
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
 from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import by_study
-from chartray.measure import calibration, metrics
-from chartray.measure.delong import delong
 from chartray.pixels.store import Store
+from chartray.statistics import calibration, metrics
+from chartray.statistics.delong import delong
 from tests.evaluation_folders import one
 
 LABELS = ["Edema", "Mass", "Hernia"]

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import chartray
+from chartray.audit.audit import audit
 from chartray.check import check
 from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.evaluation.alike import read_run, read_sheets
-from chartray.evaluation.audit.audit import audit
 from chartray.evaluation.compare import compare
 from chartray.evaluation.embed_store import embed_store
 from chartray.evaluation.evaluate import evaluate
@@ -35,8 +35,8 @@ from chartray.outputs.seal import SUMS_FILE, seal, verify
 from chartray.records.cohort_files import flow_file, read_cohort_table, read_flow, settle_cohort, write_cohort_files
 from chartray.report.audits import KnownArms, read_audit
 from chartray.report.inputs import read_results
-from chartray.report.looks import looks_section
 from chartray.report.page import write_report
+from chartray.report.saliency import looks_section
 from tests.evaluation_folders import hospital, vit
 
 QUICK: dict[str, Any] = {"resamples": 3, "floors": False, "labels": ["Edema", "Pleural Effusion"]}

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from chartray.evaluation import arms, embed, looks
-from chartray.evaluation.audit import audit as audits
-from chartray.evaluation.audit import readability, removal
+from chartray.audit import attribute_probes, leace
+from chartray.audit import audit as audits
+from chartray.evaluation import baselines, embed, saliency
 from chartray.evaluation.embed_store import embed_store
 from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.finetune import training as finetuning
@@ -23,7 +23,7 @@ from tests.elsewhere import ELSEWHERE, Elsewhere, There, fabric_elsewhere
 from tests.evaluation_folders import hospital, vit
 from tests.test_pretrain import small
 
-_CHOOSING_A_DEVICE: tuple[ModuleType, ...] = (embed, arms, looks, audits, readability, removal, finetuning)
+_CHOOSING_A_DEVICE: tuple[ModuleType, ...] = (embed, baselines, saliency, audits, attribute_probes, leace, finetuning)
 
 
 def test_the_second_device_refuses_what_a_gpu_refuses() -> None:

@@ -33,7 +33,7 @@ VERBS = [
     ("training.pretrain", "pretrain"),
     ("evaluation.evaluate", "evaluate"),
     ("evaluation.compare", "compare"),
-    ("evaluation.audit.audit", "audit"),
+    ("audit.audit", "audit"),
     ("report.page", "write_report"),
 ]
 

@@ -10,8 +10,8 @@ import argparse
 
 import numpy as np
 
-from chartray.measure.levels import over_levels
-from chartray.measure.metrics import difference, resample
+from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.metrics import difference, resample
 
 RESAMPLES = 400
 PATIENTS = 150

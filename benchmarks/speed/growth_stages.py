@@ -115,7 +115,7 @@ def trained(folder: Path, rows: int) -> Work:
 
 def probe(folder: Path, rows: int) -> Work:
     """14 labels at all strengths, half as many validation films as a tenth of the training films."""
-    from chartray.measure.probe import fit_probe
+    from chartray.statistics.probe import fit_probe
 
     generator = np.random.default_rng(0)
     features = generator.standard_normal((rows + max(rows // 10, 20), _WIDTH), dtype=np.float32)
@@ -127,7 +127,7 @@ def probe(folder: Path, rows: int) -> Work:
 
 def bootstrap(folder: Path, rows: int) -> Work:
     """AUROC and average precision of 14 labels, 100 resamples by patient."""
-    from chartray.measure.metrics import resample
+    from chartray.statistics.metrics import resample
 
     generator = np.random.default_rng(0)
     latent = generator.normal(size=(rows, _LABELS))

@@ -18,9 +18,9 @@ from benchmarks.speed.training_step import TARGETS, Rounds, Sizes, sizes_of, wor
 from chartray.config import ViewsConfig
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
-from chartray.training.material import prepare
 from chartray.training.pretrain import Loop, assemble
 from chartray.training.runtime import uses_bf16
+from chartray.training.training_data import prepare
 
 
 def measure(name: str, options: Options) -> Row:

@@ -18,10 +18,10 @@ from benchmarks.speed.starting import make_store
 from chartray.config import EncoderConfig
 from chartray.evaluation.embed import embed
 from chartray.evaluation.finetune.augmentation import ROTATION_DEGREES, SCALE, SHIFT
-from chartray.measure.metrics import auroc
-from chartray.measure.probe import STRENGTHS, fit_probe
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
+from chartray.statistics.metrics import auroc
+from chartray.statistics.probe import STRENGTHS, fit_probe
 
 RATIO_GOAL = 30.0
 LABELS, EPOCHS, BATCH = 14, 50, 64

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from benchmarks.speed.measuring import Once, Row, side_by_side
 from benchmarks.speed.options import Options
 from benchmarks.speed.processor import Counted, timed
-from chartray.measure import metrics
+from chartray.statistics import metrics
 
 RATIO_GOAL, SECONDS_GOAL = 17.0, 10.0
 FILMS, LABELS, RESAMPLES = 36_640, 14, 1000

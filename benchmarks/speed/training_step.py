@@ -20,11 +20,11 @@ from chartray.config import Config
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
-from chartray.training.ahead import Prepared
-from chartray.training.films import FilmLoader
-from chartray.training.material import prepare
+from chartray.training.loader import FilmLoader
+from chartray.training.prefetch import Prepared
 from chartray.training.pretrain import Loop, assemble
 from chartray.training.runtime import uses_bf16
+from chartray.training.training_data import prepare
 
 TARGETS = {"cpu": 3.2, "cuda": 8.0}
 # Films a second on an H200, views and reading included.

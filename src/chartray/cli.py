@@ -1,4 +1,4 @@
-"""The command line: verbs, and sentences for what goes wrong. Everything heavy is imported inside its verb."""
+"""The command line: commands, and sentences for what goes wrong. Everything heavy is imported inside its command."""
 
 import os
 import re
@@ -6,10 +6,10 @@ import sys
 
 from cyclopts import App, CycloptsError
 
+from chartray.commands import data, evidence, product, training
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.outputs.disk import of_the_machine
 from chartray.outputs.notices import held
-from chartray.verbs import data, evidence, product, training
 from chartray.without_pandas import settle_pyarrow
 
 DONE, CANNOT_WRITE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 1, 2, 3, 141, 143
@@ -28,7 +28,7 @@ app = App(
 cohort = App(name="cohort", help="Records and films -> cohort.parquet, one row an image, split by patient.")
 app.command(cohort)
 
-for verb in (
+for command in (
     product.demo,
     data.simulate,
     data.features,
@@ -45,7 +45,7 @@ for verb in (
     product.export,
     product.bench,
 ):
-    app.command(verb)
+    app.command(command)
 for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.cohort_table):
     cohort.command(source, name=source.__name__.removeprefix("cohort_"))
 

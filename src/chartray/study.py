@@ -17,9 +17,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chartray.audit.attributes import chosen_attributes
 from chartray.config import NO_CHART
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.audit.attributes import chosen_attributes
 from chartray.evaluation.earlier import set_aside
 from chartray.evaluation.films import chosen_labels
 from chartray.evaluation.results import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
@@ -269,7 +269,7 @@ def _audit(study: Study, folders: Mapping[str, Path], out: Path) -> Step:
     options["against"] = [folder for name, folder in folders.items() if name != first]
 
     def does() -> None:
-        from chartray.evaluation.audit.audit import audit
+        from chartray.audit.audit import audit
 
         audit(folders[first], store, out / "audit", **options)
 

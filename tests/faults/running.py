@@ -79,8 +79,8 @@ def _one_by_one(does: Callable[[Hospital, int], Outcome]) -> Runs:
 
 def commands() -> Callable[[tuple[str, ...]], int]:
     """Runs a command line in this process; everything it needs is imported now, before any fork."""
+    import chartray.audit.audit
     import chartray.checks.table
-    import chartray.evaluation.audit.audit
     import chartray.evaluation.compare
     import chartray.evaluation.embed_store
     import chartray.evaluation.evaluate

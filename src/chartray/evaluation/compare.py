@@ -11,8 +11,8 @@ comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a,
                      pretraining the recipe or a run of each; or a run, where two runs share all of these and the seed;
                      difference = mean over seeds, and draws of training patients, of a - b.
                      `levels` says what the interval and p let vary beside the patients scored: "patients", "patients
-                     and seeds", "patients and draws", "patients, draws and seeds" (a hierarchical bootstrap,
-                     `measure.levels`; seeds and draws that both arms have are drawn together, the seeds of arms that
+                     and seeds", "patients and draws", "patients, draws and seeds" (a hierarchical
+                     bootstrap; seeds and draws that both arms have are drawn together, the seeds of arms that
                      share none apart; with one seed on a side the encoders are held fixed).
                      p_holm is Holm's p over the labels of one pair, data set, fraction and metric (the macro apart;
                      other pairs are not counted). delong_p and delong_patient_p (auroc, one seed and one draw, else
@@ -42,8 +42,8 @@ from chartray.evaluation.differences import Pair, comparison_rows
 from chartray.evaluation.earlier import check_replaceable, whole_folder
 from chartray.evaluation.rows import MACRO
 from chartray.evaluation.scoring import Scored, judged, over_draws, over_seeds
-from chartray.measure.metrics import eligible
 from chartray.results.verdict import why_no_claim
+from chartray.statistics.metrics import eligible
 
 
 class _Place(NamedTuple):

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from chartray.evaluation.rows import MACRO, NO_MACRO, ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import METRICS, Scored
-from chartray.measure import metrics
-from chartray.measure.delong import delong_difference
-from chartray.measure.holm import holm
-from chartray.measure.levels import over_levels
 from chartray.results.verdict import verdict
+from chartray.statistics import metrics
+from chartray.statistics.delong import delong_difference
+from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.holm import holm
 
 Floats = NDArray[np.float64]
 

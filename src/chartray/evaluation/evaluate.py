@@ -36,7 +36,7 @@ results.jsonl        one object per arm, fraction, data set, label and metric, b
                           nothing (the middle of the list); neighbours, chosen_by (knn). Null where draws differ
     delong_...            (auroc) normal intervals beside the bootstrap; threshold, at_specificity (sensitivity,
                           specificity): the threshold was chosen on validation films for that specificity; `interval` of
-                          these is bootstrap, or exact where all patients fall on one side (`evaluation.exact`)
+                          these is bootstrap, or exact where all patients fall on one side (`clopper_pearson`)
     by_chance             (ece) the calibration error that perfect probabilities of as many films would show
 studies.jsonl        the same rows by study, `unit` study: a study's score is the mean of its films' scores; of data
                      sets where a study has more than one film
@@ -77,15 +77,15 @@ from typing import Any, Literal
 
 from chartray.errors import InputError
 from chartray.evaluation import results
-from chartray.evaluation.arms import CHART_FLOORS, Arm, Frozen, Part, encoder_features, floor_arms, linear, nearest
+from chartray.evaluation.baselines import CHART_FLOORS, Arm, Frozen, Part, encoder_features, floor_arms, linear, nearest
 from chartray.evaluation.earlier import check_replaceable, check_same
+from chartray.evaluation.evaluation_data import Protocol, Settings, Task, make_task
 from chartray.evaluation.films import Films, nested_subset
 from chartray.evaluation.finetune.recipe import Recipe, recipe_of
 from chartray.evaluation.finetune.training import tuned
 from chartray.evaluation.folder import Evaluated, fraction_entry, write_results
 from chartray.evaluation.outcomes import Learning, Outcome, outcomes_of
 from chartray.evaluation.studies import by_study
-from chartray.evaluation.task import Protocol, Settings, Task, make_task
 from chartray.networks.encoder import PretrainedEncoder, load, untrained
 from chartray.pixels.store import Store
 from chartray.truth import Blank, Uncertain

@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from chartray.evaluation import results
-from chartray.evaluation.arms import Arm, Frozen, Learnt
+from chartray.evaluation.baselines import Arm, Frozen, Learnt
 from chartray.evaluation.differences import Pair, comparison_rows
 from chartray.evaluation.earlier import whole_folder
+from chartray.evaluation.evaluation_data import RADIOLOGISTS, Settings, Task, image_ids
 from chartray.evaluation.films import Films, blank_entry, label_names, metadata_of, read_by_radiologists
 from chartray.evaluation.finetune.recipe import Recipe
-from chartray.evaluation.looks import write_looks
 from chartray.evaluation.outcomes import Outcome
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
+from chartray.evaluation.saliency import write_looks
 from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
 from chartray.evaluation.studies import study_ids
-from chartray.evaluation.task import RADIOLOGISTS, Settings, Task, image_ids
 from chartray.networks.encoder import PretrainedEncoder, save, untrained
 from chartray.results.verdict import why_no_claim
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.evaluation.arms import Arm, Learnt
+from chartray.evaluation.baselines import Arm, Learnt
+from chartray.evaluation.evaluation_data import Settings, Task
 from chartray.evaluation.films import Films
 from chartray.evaluation.rows import ONE_CLASS_TRAINING
 from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import Studies, by_study
-from chartray.evaluation.task import Settings, Task
 
 Floats = NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from chartray.outputs.parquet_file import write_sealed
 from chartray.outputs.replacing import settle
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds, and the names of files are needed without
-    from chartray.measure.probe import Probe
+    from chartray.statistics.probe import Probe
 
 RESULTS_FILE = "results.jsonl"
 STUDIES_FILE = "studies.jsonl"

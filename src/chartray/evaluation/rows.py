@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.evaluation.exact import BOOTSTRAP, EXACT, one_sided
 from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, Scored
-from chartray.measure import metrics
-from chartray.measure.calibration import BINS
+from chartray.statistics import metrics
+from chartray.statistics.calibration import BINS
+from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, one_sided
 
 Floats = NDArray[np.float64]
 
@@ -178,7 +178,7 @@ def _macro_row(
 
 
 def _ends(metric: str, value: Floats | np.float64, resampled: Floats, level: float) -> tuple[Floats, Floats]:
-    """The interval, in [0, 1] as every metric is: the stretch of few draws (`measure.levels`) knows no bounds.
+    """The interval, in [0, 1] as every metric is: the stretch of few draws (`hierarchical_bootstrap`) knows no bounds.
 
     Noise adds to a calibration error, and resampling adds it once more: its percentiles lie above the truth, and often
     above the value. The upper one is kept and mirrored at the value, which covers (benchmarks/LOG.md).

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation.films import Films, Match
-from chartray.measure import calibration, metrics
-from chartray.measure.delong import delong
-from chartray.measure.draws import Sampled
-from chartray.measure.levels import over_levels
-from chartray.measure.operating_point import at_threshold, resample_at_threshold, threshold_at_specificity
+from chartray.statistics import calibration, metrics
+from chartray.statistics.delong import delong
+from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.operating_point import at_threshold, resample_at_threshold, threshold_at_specificity
+from chartray.statistics.patient_bootstrap import Sampled
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

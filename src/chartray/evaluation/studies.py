@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from chartray.evaluation.films import Films
 from chartray.evaluation.scoring import EvaluationSet
-from chartray.measure.metrics import eligible
+from chartray.statistics.metrics import eligible
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -11,7 +11,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from chartray.model_card.folders import Audit, Evaluation, audits_beside, read_folders
-from chartray.model_card.leaks import leaked, not_looked
+from chartray.model_card.leakage import leaked, not_looked
 from chartray.model_card.numbers import (
     METRIC_NAMES,
     beside_floors,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records import hospital
+from chartray.records import mimic_tables
 from chartray.records.cautions import Caution
 from chartray.records.cohort import (
     SPLIT_SHARES,
@@ -59,7 +59,7 @@ _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 class _Reading(NamedTuple):
     """What is being read: MIMIC-IV's tables, the films' metadata, the official split (None: no file), the labels."""
 
-    hospital: Future[hospital.Hospital]
+    hospital: Future[mimic_tables.Hospital]
     films: Future[pa.Table]
     split: Future[tuple[Path, pa.Table] | None]
     labels: Future[tuple[StudyCells, StudyCells | None]]
@@ -76,7 +76,7 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     # csv.gz is unpacked on one core a file.
     with ThreadPoolExecutor(2) as beside:
         reading = _Reading(
-            hospital=beside.submit(hospital.read_hospital, mimic_iv, ordered=rules == "published"),
+            hospital=beside.submit(mimic_tables.read_hospital, mimic_iv, ordered=rules == "published"),
             films=beside.submit(_metadata_cells, root),
             split=beside.submit(_official_split, root),
             labels=beside.submit(_label_cells, root),
@@ -87,7 +87,9 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
         return _assembled(charts, source, reading, root, rules)
 
 
-def _assembled(charts: FilmCharts, source: hospital.Hospital, reading: _Reading, root: Path, rules: Rules) -> Cohort:
+def _assembled(
+    charts: FilmCharts, source: mimic_tables.Hospital, reading: _Reading, root: Path, rules: Rules
+) -> Cohort:
     """The films that stay, split and labelled."""
     rows = charts.rows
     missing = _missing(rows) | charts.missing

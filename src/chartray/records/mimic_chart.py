@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from chartray.records import linking
 from chartray.records.cautions import Caution
 from chartray.records.cohort import Step
-from chartray.records.hospital import Hospital
 from chartray.records.levels import sex_level
 from chartray.records.linking import NO_STAY, NOBODY, Films, Links, Stays
+from chartray.records.mimic_tables import Hospital
 from chartray.records.mimic_times import MICROSECONDS, Flags, Spans, clocks, days, moments, spans
 from chartray.records.missing import ABSENT, UNREADABLE, count_unreadable
 from chartray.records.values import YEARS_OF_FILMS, by_cell, number, truth

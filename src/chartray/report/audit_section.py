@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 from chartray.report.arms import Arm
 from chartray.report.audits import Audit, Group, Leak, Reading, ReadingDifference, Removed
 from chartray.report.figures import Drawn, Panel, Style, drawn, only, save_grid, slug
-from chartray.report.panels import Interval, forest_panel, together
+from chartray.report.plots import Interval, forest_panel, together
 from chartray.report.rows import MACRO, shown
 from chartray.report.summary import plain, signed
 from chartray.report.tables import p_value

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chartray.report.arms import Arm
+from chartray.report.curve_data import LabelCurves
 from chartray.report.figures import Drawn, Style, drawn, only, save_grid, single, slug
 from chartray.report.inputs import Results, Run
-from chartray.report.panels import (
+from chartray.report.plots import (
     Interval,
     Reliability,
     Series,
@@ -19,7 +20,6 @@ from chartray.report.panels import (
     shares_panel,
     training_panel,
 )
-from chartray.report.per_film import LabelCurves
 from chartray.report.rows import MACRO, Bin, Score
 from chartray.report.summary import Selection, chosen
 from chartray.report.tables import METRICS, arms_of, intervals

@@ -7,7 +7,7 @@ from typing import Any
 
 from chartray.report.arms import Arm
 from chartray.report.figures import Drawn, Panel, Style, drawn, only, save_grid, saved, slug
-from chartray.report.panels import Interval, forest_panel
+from chartray.report.plots import Interval, forest_panel
 from chartray.report.rows import MACRO, Comparison, Score
 from chartray.report.summary import over_seeds
 from chartray.report.tables import arms_of, intervals

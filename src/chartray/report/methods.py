@@ -5,7 +5,6 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from chartray.evaluation.sentences import blanks_counted
-from chartray.measure.metrics import MINIMUM_PATIENTS
 from chartray.report.audits import Audit
 from chartray.report.inputs import Results, Run
 from chartray.report.methods_evidence import evidence_sentences
@@ -13,6 +12,7 @@ from chartray.report.methods_pretraining import pretraining
 from chartray.report.methods_probe import chosen_words, learnt_words
 from chartray.report.rows import MACRO, Score, shown
 from chartray.report.summary import Selection
+from chartray.statistics.metrics import MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS
 
 _FACTS = {

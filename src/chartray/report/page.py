@@ -12,21 +12,20 @@ from bokeh.resources import Resources
 from markupsafe import Markup, escape
 
 from chartray.errors import InputError
-from chartray.measure.metrics import MINIMUM_PATIENTS
 from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
 from chartray.report import (
     apart,
     audit_section,
     cohorts,
+    curve_data,
     curves,
     embedding_map,
     figures,
     forests,
-    looks,
     methods,
     methods_pretraining,
-    per_film,
+    saliency,
     summary,
     tables,
 )
@@ -36,6 +35,7 @@ from chartray.report.audits import Audit, KnownArms, read_audit
 from chartray.report.inputs import Results, Run
 from chartray.report.rows import Comparison, Score, shown
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
+from chartray.statistics.metrics import MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS
 
 # The marks of figures.styles in a 28 x 12 box, for the page's own legends.
@@ -130,7 +130,7 @@ def _context(
     parts = cohorts.parts_of_stores(results)
     # The films of a part are on the map, and in the tables, of the whole.
     whole = [name for name in tables.datasets(every) if name not in parts]
-    most = per_film.films_per_map(whole)
+    most = curve_data.films_per_map(whole)
     data = [cohorts.data_section(name, opened.get(name), runs) for name in names if name not in parts]
     how = methods.scoring(results, scores, which)
     simulated = cohorts.simulated(runs, results, audits, opened)
@@ -142,13 +142,13 @@ def _context(
         maps = None
         if dataset in whole and dataset not in mapped:
             store = opened.get(dataset)
-            maps = per_film.embedding_map(results, dataset, store, which, most=most, films=with_films)
+            maps = curve_data.embedding_map(results, dataset, store, which, most=most, films=with_films)
             mapped.add(dataset)
         drawn = forests.forest_figures(name, scores, comparisons, look, out)
         here = figures.only(look, (one.arm for one in scores if one.place == name))
-        few = per_film.labels_of_few(results, name, which)
+        few = curve_data.labels_of_few(results, name, which)
         by_label = {
-            label: found for label, found in per_film.label_curves(results, name, which).items() if label not in few
+            label: found for label, found in curve_data.label_curves(results, name, which).items() if label not in few
         }
         drawn["curves"] = curves.label_figures(name, by_label, here, out)
         drawn["reliability"] = curves.reliability_figures(results, name, which, look, out, without=few)
@@ -181,7 +181,7 @@ def _context(
         "blank_words": BLANK_WORDS,
         "datasets": sections,
         "audit": audit_section.audit_section(audits, look, out),
-        "looks": looks.looks_section(results, films=with_films),
+        "looks": saliency.looks_section(results, films=with_films),
         "data": data,
         "training": curves.training_figures(runs, look, out),
         "facts": methods.facts(runs),

@@ -5,7 +5,7 @@ from statistics import median
 from typing import NamedTuple
 
 from chartray.report.arms import Arm
-from chartray.report.panels import Interval, together
+from chartray.report.plots import Interval, together
 from chartray.report.rows import MACRO, Comparison, Score
 from chartray.report.summary import (
     chosen,

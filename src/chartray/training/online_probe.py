@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from chartray.config import Config
-from chartray.measure.knn import knn_auroc
 from chartray.networks.encoder import class_token
 from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
 from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
+from chartray.statistics.knn import knn_auroc
 from chartray.training.compilation import as_written
-from chartray.training.films import split_rows
 from chartray.training.gradient_cache import Autocast
 from chartray.training.health import effective_rank, spread
-from chartray.training.material import Material
+from chartray.training.loader import split_rows
 from chartray.training.step import Networks
+from chartray.training.training_data import Material
 from chartray.truth import Policy, truth_of
 
 _SAMPLE = 7_003

@@ -22,18 +22,18 @@ from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.progress import progress
 from chartray.training import checkpoint, compilation, run_folder
-from chartray.training.ahead import Ahead, Prepared
-from chartray.training.construction import build_networks, build_optimizer, new_watch
-from chartray.training.films import Batch, FilmLoader
+from chartray.training.build import build_networks, build_optimizer, new_watch
 from chartray.training.health import Watch, vitals
-from chartray.training.material import Material, prepare
+from chartray.training.loader import Batch, FilmLoader
 from chartray.training.metrics import Metrics, MetricsWritten
 from chartray.training.online_probe import OnlineProbe
+from chartray.training.prefetch import Ahead, Prepared
 from chartray.training.run_folder import CHECKPOINTS, COMPLETE, ENCODER, RUNNING, Begun
 from chartray.training.runtime import all_sum, average_gradients, launch
 from chartray.training.schedules import Plan, ema_momentum, learning_rate, plan, weight_decay
 from chartray.training.step import Losses, Networks, forward
 from chartray.training.together import all_or_none, any_of_all, first_decides
+from chartray.training.training_data import Material, prepare
 
 
 def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False) -> None:

@@ -1,0 +1,194 @@
+"""Commands of the data: a simulated hospital, cohorts, charts as csv, stores, and what is wrong with any of them."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from chartray.commands.options import CountIfGiven, Seed
+from chartray.errors import InputError
+from chartray.outputs.replacing import reserved
+
+if TYPE_CHECKING:
+    from chartray.records.cohort import Cohort
+
+Rules = Literal["strict", "published"]
+
+
+def simulate(
+    out: Path,
+    *,
+    patients: int = 800,
+    mimic_iv_release: Literal["1.0", "2.2", "3.1"] = "2.2",
+    seed: Seed = 0,
+    chart_effect: float = 1.0,
+    workers: CountIfGiven = None,
+) -> None:
+    """A simulated hospital in the layouts of MIMIC-IV, MIMIC-CXR-JPG, CheXpert and NIH ChestX-ray14.
+
+    Args:
+        out: A new or empty folder; mimic-iv, mimic-cxr-jpg, chexpert and nih are written in it.
+        patients: Patients with films in MIMIC-CXR-JPG; the other two get about half as many each.
+        mimic_iv_release: Which layout and column names the tables have.
+        seed: The same seed gives the same bytes.
+        chart_effect: How strongly findings depend on the chart: 1 as documented, 0 not at all.
+        workers: Processes that draw films; default: all cores.
+    """
+    from chartray.simulate.hospital import simulate as simulate_hospital
+
+    simulate_hospital(
+        out, patients=patients, mimic_iv_release=mimic_iv_release, seed=seed, chart_effect=chart_effect, workers=workers
+    )
+
+
+def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Path, rules: Rules = "strict") -> None:
+    """MIMIC-IV tables and MIMIC-CXR-JPG films.
+
+    Args:
+        mimic_iv: The folder of MIMIC-IV (1.0, 2.x or 3.x), or the URL of a database that holds its tables.
+        mimic_cxr: The folder of MIMIC-CXR-JPG.
+        out: The cohort's Parquet file; its flow is written beside it. An earlier cohort is replaced, nothing else is.
+        rules: strict links by full timestamps; published by calendar dates, as the published code did.
+    """
+    from chartray.records.mimic import mimic_cohort
+
+    _write_cohort(lambda: mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
+
+
+def cohort_chexpert(root: Path, *, out: Path) -> None:
+    """CheXpert-v1.0 or -small, whatever the folder is called now.
+
+    Args:
+        root: The folder that holds train.csv.
+        out: The cohort's Parquet file.
+    """
+    from chartray.records.chexpert import chexpert_cohort
+
+    _write_cohort(lambda: chexpert_cohort(root), out)
+
+
+def cohort_nih(root: Path, *, out: Path) -> None:
+    """NIH ChestX-ray14, by its official lists where they are there, else by patient.
+
+    Args:
+        root: The folder that holds Data_Entry_2017_v2020.csv.
+        out: The cohort's Parquet file.
+    """
+    from chartray.records.nih import nih_cohort
+
+    _write_cohort(lambda: nih_cohort(root), out)
+
+
+def cohort_table(file: str, *, mapping: Path, images: Path, out: Path) -> None:
+    """A hospital's own table, csv, Parquet or in a database, through a mapping file.
+
+    Args:
+        file: The table, one row an image; of a database its URL and name, such as postgres://host/base#schema.films.
+        mapping: YAML that says what its columns mean.
+        images: The folder that the paths are relative to.
+        out: The cohort's Parquet file.
+    """
+    from chartray.records.table import table_cohort
+
+    inputs = (mapping,) if "://" in file else (Path(file), mapping)
+    _write_cohort(lambda: table_cohort(file, mapping, images), out, inputs)
+
+
+def features(cohort_file: Path, *, out: Path) -> None:
+    """The published 23 feature files: same folders, names and columns.
+
+    A path that a spreadsheet would take for a formula, =cmd, stands there as '=cmd.
+
+    Args:
+        cohort_file: A cohort.parquet.
+        out: The folder to write them to: a new or empty one, or one that `features` wrote.
+    """
+    from chartray.features import write_feature_csvs
+    from chartray.records.cohort import read_cohort
+
+    with reserved(out):
+        files = write_feature_csvs(read_cohort(cohort_file), out)
+    for name, (rows, left_out) in files.written.items():
+        print(f"{name}: {rows} films" + (f", {left_out} left out for a missing value" if left_out else ""))
+    if files.lacking:
+        print(f"not written: {len(files.lacking)} of {len(files.written) + len(files.lacking)} sets; the cohort has")
+    for absent, names in files.wanting.items():
+        print(f"  no {absent}: {', '.join(names)}")
+
+
+def ingest(
+    cohort_file: Path,
+    *,
+    out: Path,
+    size: int = 448,
+    workers: CountIfGiven = None,
+    images: Path | None = None,
+    max_megapixels: float = 100.0,
+    max_seconds: float = 60.0,
+    allow_outside: bool = False,
+) -> None:
+    """Decodes every image once into a memory-mapped store; if it is killed, the same command continues.
+
+    Args:
+        cohort_file: A cohort.parquet.
+        out: The store's folder.
+        size: Side of a stored film in pixels: 448 (2 x the 224 px view), or 256 to save time and space.
+        workers: Processes; default: all cores.
+        images: Where the films lie now, if they have moved since the cohort was made.
+        max_megapixels: Largest declared size of an image; a larger one goes to quarantine without being decoded.
+        max_seconds: Processor seconds allowed per image (ten times that by the clock); a slower one goes to quarantine.
+        allow_outside: Allow paths and links that lead out of the image folder.
+    """
+    from chartray.pixels.film_process import Limits
+    from chartray.pixels.ingest import ingest as ingest_films
+
+    limits = Limits(pixels=int(max_megapixels * 1e6), seconds=max_seconds)
+    made = ingest_films(
+        cohort_file,
+        out,
+        size=size,
+        workers=workers,
+        images_root=images,
+        limits=limits,
+        allow_outside=allow_outside,
+    )
+    print(f"{made.store}: {made.films} films of {size} px, hash {made.hash[:12]}")
+    for reason, count in made.quarantined.items():
+        print(f"  quarantine: {count} ({reason})")
+
+
+def check(path: Path) -> None:
+    """Everything wrong with a cohort or a store, before anyone trains on it; exit code 2 if something is.
+
+    Rows are counted from 1, as the films stand in the cohort, or in cohort.parquet of a store.
+
+    Args:
+        path: A cohort.parquet, or a store.
+    """
+    from chartray.check import check as check_data
+    from chartray.check import spoken
+
+    cohort = path / "cohort.parquet" if path.is_dir() else path
+
+    findings = check_data(path)
+    print(f"rows count from 1, as the films stand in {cohort}; no identifier is told, so look the row up there")
+    for line in spoken(findings):
+        print(line)
+    wrong = sum(finding.severity == "error" for finding in findings)
+    if wrong:
+        raise InputError(f"found {wrong} error{'' if wrong == 1 else 's'} in {path}; mend what is listed above")
+
+
+def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:
+    """Makes a cohort, where it may be written, and writes it with its flow, and prints the flow."""
+    from chartray.records.cohort import describe, warnings, write_cohort
+    from chartray.records.replaceable import check_cohort_out
+
+    check_cohort_out(out, inputs)
+    with reserved(out):
+        made = make()
+        write_cohort(made, out)
+    print(describe(made))
+    if not sys.stdout.isatty():  # who sends the flow to a file still sees them
+        for line in warnings(made):
+            print(line, file=sys.stderr)

@@ -1,0 +1,130 @@
+"""Commands of what leaves the house: the report, the encoder with its card, and the demo."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from chartray.commands.options import Count, CountIfGiven, Seed
+from chartray.errors import InputError
+from chartray.outputs.replacing import reserved
+
+Folders = Annotated[list[Path] | None, Parameter(negative=())]
+
+
+def report(
+    results: Annotated[list[Path] | None, Parameter(negative=())] = None,
+    *,
+    out: Path,
+    run: Folders = None,
+    store: Folders = None,
+    audit: Folders = None,
+    title: str | None = None,
+    films: bool = True,
+) -> None:
+    """One self-contained HTML page of runs and their results, with figures as SVG and PDF beside it.
+
+    Args:
+        results: Folders that `evaluate` and `compare` wrote; none for a report of runs or audits alone.
+        out: The report's folder.
+        run: Run folders, for training curves; may be repeated.
+        store: Stores, for the films on the map; may be repeated.
+        audit: Folders that `audit` wrote; may be repeated.
+        title: The page's title.
+        films: --no-films leaves the thumbnails out.
+    """
+    from chartray.commands.opening import need_inputs
+
+    need_inputs(folders=[*(results or []), *(run or []), *(audit or [])], stores=store or [], out=out)
+    from chartray.report.page import write_report
+
+    with reserved(out):
+        print(
+            write_report(
+                run or [], results or [], out, stores=store or [], audits=audit or [], title=title, films=films
+            )
+        )
+
+
+def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps: CountIfGiven = None) -> None:
+    """The whole mission on a simulated hospital, in minutes on two cores; ends in OUT/report/report.html.
+
+    Args:
+        out: A new or empty folder.
+        seed: Which hospital, and which first weights.
+        patients: How large a hospital.
+        steps: Of each pretraining; default: the recipe's.
+    """
+    from chartray.demo import run_demo
+
+    run_demo(out, seed=seed, patients=patients, steps=steps)
+
+
+def export(
+    source: Path, *, out: Path, results: Folders = None, form: Literal["huggingface", "timm"] = "huggingface"
+) -> None:
+    """The encoder as a folder that timm and the Hugging Face Hub load, with its model card.
+
+    Args:
+        source: A run, or an encoder folder.
+        out: A new folder; an earlier export of this encoder is replaced, but never a card with numbers by one without.
+        results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
+        form: huggingface, with the card; timm, weights and config alone.
+    """
+    from chartray.commands.opening import need_inputs
+
+    need_inputs(encoders=[source], folders=results or [], out=out)
+    from chartray.export import export_encoder
+    from chartray.model_card.earlier import refuse_to_lose
+    from chartray.networks.encoder import load
+
+    with reserved(out):
+        if out.exists():
+            refuse_to_lose(out, load(source).provenance, results or [])
+        print(export_encoder(source, out, results=results or [], form=form))
+
+
+def bench(
+    only: Annotated[list[str] | None, Parameter(negative=())] = None,
+    *,
+    repeats: Count = 5,
+    quick: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    batch_size: CountIfGiven = None,
+    json: Path | None = None,
+    growth: Path | None = None,
+    growth_rows: int = 1_000_000,
+) -> None:
+    """How fast Chartray is on this machine, against the published way with lightly's masked ViT and loss.
+
+    Args:
+        only: Names of measurements; default: all of them.
+        repeats: Counted rounds of each way, in turns.
+        quick: Small sizes, to see that everything runs; its numbers say nothing.
+        device: auto, cpu or cuda.
+        batch_size: Films of a training step.
+        json: Where to write the rows as a list of objects.
+        growth: A folder: instead, time and memory of every stage at 1, 10 and 100 times the rows, as JSON and a plot.
+        growth_rows: Rows of the largest; 10000000 needs 12 GiB of memory and 5 minutes.
+    """
+    if growth is not None:
+        _benchmarks("growth").run_growth(growth, largest=growth_rows)
+        return
+    _benchmarks("bench").run_bench(
+        only or [], repeats=repeats, quick=quick, device=device, batch_size=batch_size, out=json
+    )
+
+
+def _benchmarks(module: str) -> ModuleType:
+    """A module of the folder `benchmarks` of a checkout: it is no part of the installed package."""
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / "benchmarks" / "speed").is_dir():
+        raise InputError(
+            "expected the folder benchmarks beside src, found none: `chartray bench` runs from a clone of the "
+            "repository, installed with `make install`"
+        )
+    sys.path.insert(0, str(checkout))
+    return importlib.import_module(f"benchmarks.speed.{module}")

@@ -1,0 +1,284 @@
+"""What is scored: the encoder, and the floors and ceilings it stands between, each learnt from the same films."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from chartray.errors import InputError
+from chartray.evaluation.embed import device_of, embed, pixels
+from chartray.evaluation.films import Films, metadata_of
+from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
+from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
+from chartray.networks.encoder import PretrainedEncoder, untrained
+from chartray.pixels.store import Store
+from chartray.statistics.knn import NEIGHBOURS, choose_neighbours, held_out_scores, knn_scores
+from chartray.statistics.metrics import eligible
+from chartray.statistics.probe import ALL_LABELS, NOTHING, VALIDATION, Probe, fit_probe, patient_folds
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Features = NDArray[np.float32]
+
+# The chart of the chart floors where the encoder saw none.
+DEFAULT_CHART = "demographic-norm"
+CHART_FLOORS = ("chart-only", "image+chart")
+
+
+class Learnt(NamedTuple):
+    """Scores (N, C) of each test set (None: it lacks what the arm reads), and what result rows say of each label.
+
+    `validation` (M, C) are scores of the validation films, for thresholds. `probe` reproduces the scores from the
+    features of the encoder, of `tuned` where the encoder was trained too; `history` has an entry for each epoch of such
+    training.
+    """
+
+    scores: list[Floats | None]
+    notes: list[dict[str, Any]]
+    validation: Floats | None = None
+    probe: Probe | None = None
+    tuned: PretrainedEncoder | None = None
+    history: Sequence[dict[str, float]] = ()
+
+
+class Part(NamedTuple):
+    """Which part of the training patients is learnt from: their share, and the draw that chose them."""
+
+    fraction: float
+    draw: int
+
+    @property
+    def name(self) -> str:
+        """The part as a file or folder is called after it."""
+        return f"{self.fraction:g}-{self.draw}"
+
+
+Learner = Callable[[Films, Films, Sequence[Films], Part], Learnt]
+
+
+class Arm(NamedTuple):
+    """One thing to score. `learn` fits on training films, chooses on validation films, scores the test sets; the films
+    are those of a part of the patients, which it is told.
+    """
+
+    control: str
+    chart: str
+    learn: Learner
+
+
+class Frozen:
+    """Features of the films of one or more stores, computed once for each store."""
+
+    def __init__(self, compute: Callable[[Store, Integers], Features | None], films: Sequence[Films]) -> None:
+        self._rows: dict[Path, Integers] = {}
+        self._values: dict[Path, Features | None] = {}
+        for store in {one.store.folder: one.store for one in films}.values():
+            rows = np.unique(np.concatenate([one.rows for one in films if one.store.folder == store.folder]))
+            self._rows[store.folder], self._values[store.folder] = rows, compute(store, rows)
+
+    def of(self, films: Films) -> Features | None:
+        """(N, D), or None where the store lacks what the features are made of."""
+        values = self._values[films.store.folder]
+        return None if values is None else values[np.searchsorted(self._rows[films.store.folder], films.rows)]
+
+    def needed(self, films: Films) -> Features:
+        """(N, D) of films that must have them."""
+        values = self.of(films)
+        if values is None:
+            raise InputError(f"expected the features of the films of {films.store.folder}, found none")
+        return values
+
+    def beside(self, other: "Frozen") -> "Frozen":
+        """Both, side by side; None where either is."""
+        both = Frozen.__new__(Frozen)
+        both._rows, both._values = self._rows, {}
+        for folder, values in self._values.items():
+            others = other._values[folder]
+            both._values[folder] = None if values is None or others is None else np.hstack((values, others))
+        return both
+
+
+def linear(features: Frozen, device: str) -> Learner:
+    """An L2-regularised logistic probe per label, its strength chosen on films of other patients."""
+
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
+        checked = features.needed(validate)
+        probe = fit_probe(
+            features.needed(train),
+            train.truth,
+            checked,
+            validate.truth,
+            patients=train.patients,
+            validation_patients=validate.patients,
+            device=device_of(device),
+        )
+        found = [features.of(test) for test in tests]
+        columns = (probe.strength.tolist(), probe.validation_auroc.tolist(), probe.chosen_by)
+        notes = [
+            {"strength": strength, "validation_auroc": value, "chosen_by": by}
+            for strength, value, by in zip(*columns, strict=True)
+        ]
+        scores = [None if each is None else probe.scores(each) for each in found]
+        return Learnt(scores, notes, probe.scores(checked), probe)
+
+    return learn
+
+
+def nearest(features: Frozen, device: str) -> Learner:
+    """Weighted nearest neighbours by cosine, their number chosen on films of other patients."""
+
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
+        where, known = device_of(device), features.needed(train)
+        tried = knn_scores(known, train.truth, features.needed(validate), device=where)
+        able, by = eligible(validate.truth, validate.patients), VALIDATION
+        best: int | None = None
+        if able.any():
+            best = choose_neighbours(tried[:, :, able], validate.truth[:, able])
+        elif len(np.unique(train.patients)) > 1:
+            folds = patient_folds(train.truth, train.patients)
+            crossed = held_out_scores(known, train.truth, folds, device=where)
+            best, by = choose_neighbours(crossed, train.truth), ALL_LABELS
+        if best is None:  # no label has both classes anywhere, or all films are one patient's
+            best, by = len(NEIGHBOURS) // 2, NOTHING
+        chosen = min(NEIGHBOURS[best], len(known))
+        found = [features.of(test) for test in tests]
+        scores = [
+            None if each is None else knn_scores(known, train.truth, each, neighbours=(chosen,), device=where)[0]
+            for each in found
+        ]
+        return Learnt(scores, [{"neighbours": chosen, "chosen_by": by}] * train.truth.shape[1], tried[best])
+
+    return learn
+
+
+def encoder_features(
+    encoder: PretrainedEncoder, films: Sequence[Films], *, device: str, precision: str, title: str
+) -> Frozen:
+    """The class tokens of all films."""
+    return Frozen(
+        lambda store, rows: embed(encoder, store, rows, device=device, precision=precision, title=title), films
+    )
+
+
+def floor_arms(
+    source: Path,
+    encoder: PretrainedEncoder,
+    own: Frozen,
+    films: Sequence[Films],
+    labels: Sequence[str],
+    *,
+    learner: Callable[[Frozen, str], Learner],
+    device: str,
+    precision: str,
+    seed: int,
+    chart: str | None = None,
+) -> tuple[list[Arm], dict[str, str]]:
+    """The untrained encoder, plain pixels, the chart alone and image + chart; and why one was left out.
+
+    `films` are the training films, the validation films, and those of each test set; `own` the encoder's features;
+    `chart` what the chart floors read, else `floor_chart` chooses.
+    """
+    home = films[0].store
+    fresh = encoder_features(
+        untrained(source, seed=seed), films, device=device, precision=precision, title="embed, untrained"
+    )
+    arms = [
+        Arm("untrained", "none", learner(fresh, device)),
+        Arm("pixels", "none", learner(Frozen(pixels, films), device)),
+    ]
+    read, reasons = floor_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels, named=chart)
+    if read is None:
+        return arms, dict.fromkeys(CHART_FLOORS, no_floor_chart(reasons))
+    rows = Frozen(lambda store, rows: chart_features(read, store, rows, home), films)
+    arms.append(Arm("chart-only", read.ehr, learner(rows, device)))
+    arms.append(Arm("image+chart", read.ehr, learner(own.beside(rows), device)))
+    left_out = {f"{one} without {variable}": why for one in CHART_FLOORS for variable, why in reasons.items()}
+    left_out |= {
+        f"{one} on {_dataset(store, home)}": f"the store lacks a variable of {read.ehr}"
+        for store, values in ((each.store, rows.of(each)) for each in films)
+        if values is None
+        for one in CHART_FLOORS
+    }
+    return arms, left_out
+
+
+def _dataset(store: Store, home: Store) -> str:
+    """What the rows call a store: one more of the home's source by its folder too."""
+    source = metadata_of(store).source
+    another = store is not home and source == metadata_of(home).source
+    return f"{source}:{store.folder.name}" if another else source
+
+
+def chart_variables(chart: str) -> list[str]:
+    """The cohort variables that a chart's name stands for; none for `none`."""
+    return [variable_of(item) for item in chart_items(chart)]
+
+
+def floor_chart(
+    cohort: pa.Table, chart: str, labels: Sequence[str], *, named: str | None = None
+) -> tuple[Chart | None, dict[str, str]]:
+    """The chart of the chart floors, if there is one, and for each of its variables that was left out the reason.
+
+    What of the run's chart the cohort holds, known when the film was taken, and not made from the column of a label;
+    where nothing of it remains or the run has none, the same of demographic-norm. One that was `named` is read whole.
+    """
+    if named is not None:
+        return named_chart(cohort, named, labels), {}
+    reasons: dict[str, str] = {}
+    for wanted in (chart, DEFAULT_CHART):
+        kept = []
+        for item in chart_items(wanted):
+            try:
+                refuse_shared_columns(cohort, [variable_of(item)], labels)
+                fit_chart(cohort, item)
+                kept.append(item)
+            except InputError as error:
+                reasons[variable_of(item)] = str(error)
+        if kept:
+            # A named set that survived whole keeps its name.
+            return fit_chart(cohort, wanted if kept == chart_items(wanted) else ",".join(kept)), reasons
+    return None, reasons
+
+
+def named_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> Chart:
+    """The chart that was asked for as that of the chart floors; raises InputError where the cohort cannot give all of
+    it as it was known when the film was taken, or a label is made from a column of it.
+    """
+    refuse_shared_columns(cohort, chart_variables(chart), labels)
+    return fit_chart(cohort, chart)
+
+
+def no_floor_chart(reasons: Mapping[str, str]) -> str:
+    """Why no chart floor is scored, and what to do."""
+    return f"the cohort gives none of {', '.join(reasons)}; name a feature set that it gives with --floor-chart"
+
+
+def chart_features(chart: Chart, store: Store, rows: Integers, home: Store) -> Features | None:
+    """Chart rows (N, F); None where the store lacks a variable. A published row that lacks a value (such films are
+    dropped from pretraining, but every arm must score the same films) is the mean training row of `home`.
+    """
+    try:
+        found = chart.rows(store.cohort.take(pa.array(rows)))
+    except InputError:
+        return None
+    if not found.representable.all():
+        training = chart.rows(home.cohort.filter(pa.compute.equal(home.cohort["split"], "train")))
+        found.values[~found.representable] = training.values[training.representable].mean(axis=0)
+    return found.values
+
+
+def chart_items(chart: str) -> list[str]:
+    """What a chart's name stands for, published file names too, as `fit_chart` reads it; nothing for `none`.
+
+    >>> chart_items("socio-age10, position"), chart_items("none")
+    (['sex', 'age-10', 'position'], [])
+    """
+    found: list[str] = []
+    for word in (part.strip() for part in chart.split(",")):
+        name = PUBLISHED_NAMES.get(word.replace("_", "-"), word)
+        items = FEATURE_SETS[name].items if name in FEATURE_SETS else ("age-norm" if name == "age" else name,)
+        found += [item for item in items if item not in ("", "none")]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,162 @@
+"""What one evaluation learns from and what it scores, checked before anything is computed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from chartray.errors import InputError
+from chartray.evaluation.baselines import named_chart
+from chartray.evaluation.films import (
+    Films,
+    Match,
+    chosen_labels,
+    films_of,
+    matched_labels,
+    metadata_of,
+    read_by_radiologists,
+)
+from chartray.evaluation.leakage import patients_seen, refuse_chart_labels, refuse_learnt
+from chartray.evaluation.scoring import EvaluationSet
+from chartray.networks.encoder import PretrainedEncoder
+from chartray.pixels.store import Store
+from chartray.statistics.metrics import eligible
+from chartray.truth import Blank, Policy, Uncertain
+
+# Ends the name of the part of a data set that radiologists have read.
+RADIOLOGISTS = ":radiologists"
+Protocol = Literal["linear", "knn", "finetune", "published"]
+
+
+class Settings(NamedTuple):
+    """The choices of one evaluation, as they stand in evaluation.json."""
+
+    protocol: str
+    split: str
+    uncertain: Uncertain
+    blank: Blank
+    data_percent: tuple[float, ...]
+    resamples: int
+    level: float
+    seed: int
+    device: str
+    precision: str
+    draws: int = 1
+    floor_chart: str | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """How labels are read."""
+        return Policy(self.uncertain, self.blank)
+
+
+class Task(NamedTuple):
+    """What is learnt from and what is scored; of each test set how many patients were pretrained on (None: unknown).
+
+    `not_compared` says of which other stores the films could not be compared with those that are learnt from, and why.
+    """
+
+    labels: list[str]
+    train: Films
+    validate: Films
+    tests: list[EvaluationSet]
+    patients_seen: list[int | None]
+    not_compared: list[str]
+
+    @property
+    def home(self) -> str:
+        """The data set that is learnt from."""
+        return self.tests[0].dataset
+
+    @property
+    def films(self) -> list[Films]:
+        """All of them."""
+        return [self.train, self.validate, *(test.films for test in self.tests)]
+
+
+def _check(settings: Settings) -> None:
+    if settings.protocol not in get_args(Protocol):
+        raise InputError(f"expected --protocol {' or '.join(get_args(Protocol))}, found {settings.protocol!r}")
+    if settings.split not in ("test", "validate"):
+        raise InputError(f"expected --split test or validate, found {settings.split!r}")
+    for fraction in settings.data_percent:
+        if not 0 < fraction <= 1:
+            raise InputError(f"expected --data-percent in (0, 1], found {fraction:g}; 0.05 means 5 %")
+    if not settings.data_percent:
+        raise InputError("expected at least one --data-percent, found none; 1.0 means all training patients")
+    if settings.draws < 1:
+        raise InputError(f"expected at least 1 of --draws, found {settings.draws}")
+    if settings.resamples < 1 or not 0 < settings.level < 1:
+        raise InputError(
+            f"expected resamples above 0 and a level in (0, 1), found {settings.resamples}, {settings.level}"
+        )
+
+
+def make_task(
+    source: Path,
+    encoder: PretrainedEncoder,
+    home: Store,
+    external: Sequence[Store],
+    labels: Sequence[str] | None,
+    settings: Settings,
+) -> Task:
+    """Films, labels and test sets for the encoder of `source`, checked before anything is computed."""
+    _check(settings)
+    names = chosen_labels(home, labels)
+    if settings.floor_chart is not None:
+        named_chart(home.cohort, settings.floor_chart, names)
+    train, validate = (films_of(home, split, names, settings.policy) for split in ("train", "validate"))
+    tests = [_evaluation_set(home, [Match(name, name) for name in names], names, settings, set())]
+    for store in external:
+        taken = {test.dataset for test in tests}
+        twice = any(test.films.store.hash == store.hash for test in tests)
+        if twice or f"{metadata_of(store).source}:{store.folder.name}" in taken:
+            raise InputError(
+                f"expected each --external store once, and folders of different names for stores of one source, found "
+                f"{store.folder} again; leave it out, or rename its folder"
+            )
+        tests.append(_evaluation_set(store, matched_labels(names, store), names, settings, taken))
+    # Scored on validation films, the home store is judged by what was chosen on; so may others be.
+    learnt = [train, validate] if settings.split == "test" else [train]
+    not_compared = [why for test in tests[1:] if (why := refuse_learnt(learnt, test.films)) is not None]
+    for test in list(tests):
+        read = read_by_radiologists(test.films)
+        # Where all were read there is nothing to tell apart.
+        if read.any() and not read.all():
+            tests.append(_kept(test, read, test.dataset + RADIOLOGISTS))
+    for test in tests:
+        refuse_chart_labels(encoder, test.films.store, [match.there for match in test.matches])
+    seen = [patients_seen(source, encoder, test.films) for test in tests]
+    return Task(names, train, validate, tests, seen, not_compared)
+
+
+def _evaluation_set(
+    store: Store, matches: list[Match], labels: list[str], settings: Settings, taken: set[str]
+) -> EvaluationSet:
+    films = films_of(store, settings.split, [match.there for match in matches], settings.policy)
+    source = metadata_of(store).source
+    return EvaluationSet(
+        dataset=source if source not in taken else f"{source}:{store.folder.name}",
+        store=store.folder.name,
+        films=films,
+        image_ids=image_ids(films),
+        matches=matches,
+        columns=np.array([labels.index(match.label) for match in matches], dtype=np.int64),
+        counted=eligible(films.truth, films.patients),
+    )
+
+
+def _kept(test: EvaluationSet, mask: NDArray[np.bool_], dataset: str) -> EvaluationSet:
+    """Some films of a test set, as a data set of its own."""
+    films = test.films.kept(mask)
+    counted = eligible(films.truth, films.patients)
+    return test._replace(dataset=dataset, films=films, image_ids=image_ids(films), counted=counted)
+
+
+def image_ids(films: Films) -> list[str]:
+    """Their ids, in their order."""
+    found: list[str] = films.store.cohort.column("image_id").take(pa.array(films.rows)).to_pylist()
+    return found

@@ -1,0 +1,252 @@
+"""Looking at an encoder: attention rollout and token similarity on a few films, and which films it holds alike.
+
+`write_looks` writes the folder `looks/` of a Results folder. The films are of the first scored data set; no identifier
+of a patient or film is in it, only rows of the store and hashed names (schema.hashed over the scored films).
+
+looks.json          format, dataset, split, grid (g patches a side), places of the query patches, `films`: {dataset,
+                    row, key, height, width, label, why, score, present (labels)}, and `control`: how much the maps
+                    differ between films and from the untrained encoder's (mean correlations)
+looks.safetensors   film uint8 (n, S, S) squashed; rollout, rollout_untrained float32 (n, g, g), shares that sum to 1;
+                    similarity, similarity_untrained float32 (n, Q, g, g), cosines; queries int64 (n, Q, 2), row and
+                    column of a patch; gallery uint8 (m, s, s): the films of gallery.json, in the order of its `films`
+gallery.json        format, dataset, films (rows of the store), `queries`: {dataset, row, key, height, width, label,
+                    why, present, same_patient_rank, neighbours: [{..., cosine, present}]}; `agreement`: {label,
+                    neighbours, ci_low, ci_high, films, n, n_patients}; `same_patient`: {first, ci_low, ci_high,
+                    chance, n}
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save
+from torch import Tensor
+
+from chartray.evaluation import results
+from chartray.evaluation.attention import look, pooled_rollout, token_similarity, unreadable
+from chartray.evaluation.embed import batches, device_of
+from chartray.evaluation.retrieval import Alike, agreement, nearest_of_others, same_patient_first
+from chartray.evaluation.scoring import EvaluationSet
+from chartray.networks.encoder import PretrainedEncoder, on_device
+from chartray.pixels.resampling import whole_film
+from chartray.pixels.store import Store
+from chartray.schema import hashed
+
+Floats = NDArray[np.float64]
+Features = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Arrays = dict[str, NDArray[Any]]
+
+LOOKS_FILE, ARRAYS_FILE, GALLERY_FILE = "looks.json", "looks.safetensors", "gallery.json"
+FORMAT = 1
+FILM_SIDE, GALLERY_SIDE = 224, 128
+GALLERY_QUERIES, GALLERY_NEIGHBOURS = 6, 5
+# Where the query patches lie, as shares of height and width: on a frontal film in a lung and in the heart's shadow.
+QUERY_PLACES = ((0.4, 0.3), (0.65, 0.58))
+NORMAL = "No Finding"
+_CLEAREST = "highest score of the films with it"
+_FILMS_AT_A_TIME = 4
+
+
+class Chosen(NamedTuple):
+    """A film to look at: its place among the scored films, for which label, and why."""
+
+    film: int
+    label: str
+    why: str
+
+
+def chosen_films(truth: Floats, scores: Floats, labels: Sequence[str], count: int) -> list[Chosen]:
+    """At most `count` films: of each finding, the most frequent first, those that scores set apart most.
+
+    Each finding gives the present film scored highest, the present one scored lowest and the absent one scored
+    highest; a film is chosen once, ties go to the earlier film. Truth (N, C) of 1, 0 and NaN, scores (N, C).
+    """
+    frequent = np.argsort(-(truth == 1).sum(axis=0), kind="stable")
+    found: list[Chosen] = []
+    for column in sorted(frequent.tolist(), key=lambda one: labels[one] == NORMAL):
+        present, absent = (np.flatnonzero(truth[:, column] == value) for value in (1, 0))
+        if not len(present) or not len(absent):
+            continue
+        value = scores[:, column]
+        for films, order, why in (
+            (present, -value, _CLEAREST),
+            (present, value, "lowest score of the films with it"),
+            (absent, -value, "highest score of the films without it"),
+        ):
+            taken = {one.film for one in found}
+            left = [film for film in films[np.argsort(order[films], kind="stable")].tolist() if film not in taken]
+            if left and len(found) < count:
+                found.append(Chosen(left[0], labels[column], why))
+    return found
+
+
+def write_looks(
+    folder: Path,
+    encoder: PretrainedEncoder,
+    fresh: PretrainedEncoder,
+    test: EvaluationSet,
+    scores: Floats,
+    features: Features,
+    *,
+    films: int,
+    device: str = "auto",
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Writes `folder`; returns how many `films` it shows and, where none, the `reason`.
+
+    Args:
+        folder: what to write.
+        encoder: whose attention and neighbours are shown.
+        fresh: the same architecture untrained, the control.
+        test: the scored films.
+        scores: (N, C) of the labels of `test`.
+        features: (N, D), the encoder's embeddings of them.
+        films: how many films attention is shown on, at most.
+        device: auto, cpu or cuda.
+        resamples: draws of the patients behind the intervals of agreement.
+        level: of those intervals.
+        seed: of those draws.
+    """
+    reason = unreadable(encoder.model)
+    chosen = chosen_films(test.films.truth, scores, test.labels, films)
+    if reason is not None or not chosen:
+        return {"films": 0, "reason": reason or "no label has both present and absent films"}
+    folder.mkdir(parents=True)
+    names = _Names(test)
+    rows = test.films.rows[[one.film for one in chosen]]
+    arrays, control = _maps(encoder, fresh, test.films.store, rows, device_of(device))
+    arrays["film"] = _squashed(test.films.store, rows, FILM_SIDE)
+    found = nearest_of_others(features, test.films.patients, _queries(chosen), GALLERY_NEIGHBOURS)
+    gallery, shown = _gallery(found, chosen, names)
+    arrays["gallery"] = _squashed(test.films.store, np.array(shown, dtype=np.int64), GALLERY_SIDE)
+    drawn: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
+    patients, truth = test.films.patients, test.films.truth
+    shared_by = agreement(features, patients, truth, GALLERY_NEIGHBOURS, **drawn)
+    gallery["agreement"] = [
+        {"label": label} | each._asdict()
+        for label, each in zip(test.labels, shared_by, strict=True)
+        if each is not None
+    ]
+    gallery["same_patient"] = same_patient_first(features, patients, **drawn)
+    # Not save_file, whose files their owner alone may read, whatever the umask says.
+    (folder / ARRAYS_FILE).write_bytes(save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
+    shared = {"format": FORMAT, "dataset": test.dataset, "split": test.films.split}
+    films_said = [
+        names.of(one.film) | {"label": one.label, "why": one.why, "score": _score(test, scores, one)} for one in chosen
+    ]
+    grid = arrays["rollout"].shape[1]
+    results.write_json(
+        folder / LOOKS_FILE,
+        shared | {"grid": grid, "places": QUERY_PLACES, "control": control, "films": films_said},
+    )
+    results.write_json(folder / GALLERY_FILE, shared | gallery)
+    return {"films": len(chosen), "reason": None}
+
+
+class _Names:
+    """What is said of a scored film: no identifier of it or of its patient."""
+
+    def __init__(self, test: EvaluationSet) -> None:
+        self._test = test
+        ordered = sorted(test.image_ids)
+        self._keys = dict(zip(ordered, hashed(ordered), strict=True))
+        cohort = test.films.store.cohort
+        self._sizes = {name: cohort.column(name) for name in ("height", "width")}
+
+    def of(self, film: int) -> dict[str, Any]:
+        """Film number `film` of the scored ones."""
+        row = int(self._test.films.rows[film])
+        present = [
+            label for label, value in zip(self._test.labels, self._test.films.truth[film], strict=True) if value == 1
+        ]
+        said = {"dataset": self._test.dataset, "row": row, "key": self._keys[self._test.image_ids[film]]}
+        return said | {name: column[row].as_py() for name, column in self._sizes.items()} | {"present": present}
+
+
+def _score(test: EvaluationSet, scores: Floats, one: Chosen) -> float:
+    return float(scores[one.film, test.labels.index(one.label)])
+
+
+def _queries(chosen: Sequence[Chosen]) -> list[int]:
+    """The gallery's films: of each finding the present one scored highest, then the others in their order."""
+    first = sorted(chosen, key=lambda one: one.why != _CLEAREST)
+    return [one.film for one in first[:GALLERY_QUERIES]]
+
+
+def _gallery(found: Sequence[Alike], chosen: Sequence[Chosen], names: _Names) -> tuple[dict[str, Any], list[int]]:
+    why = {one.film: {"label": one.label, "why": one.why} for one in chosen}
+    queries = []
+    for one in found:
+        beside = [names.of(film) | {"cosine": cosine} for film, cosine in zip(one.neighbours, one.cosines, strict=True)]
+        said = {"same_patient_rank": one.same_patient_rank, "neighbours": beside}
+        queries.append(names.of(one.query) | why[one.query] | said)
+    rows = [film["row"] for query in queries for film in (query, *query["neighbours"])]
+    shown = list(dict.fromkeys(rows))
+    return {"films": shown, "queries": queries}, shown
+
+
+def _maps(
+    encoder: PretrainedEncoder, fresh: PretrainedEncoder, store: Store, rows: NDArray[np.int64], device: str
+) -> tuple[Arrays, dict[str, float | None]]:
+    arrays: Arrays = {}
+    for name, model in (("", encoder), ("_untrained", fresh)):
+        parts = [_look(model, images) for images in batches(store, rows, _FILMS_AT_A_TIME, device)]
+        for key in ("rollout", "similarity"):
+            arrays[key + name] = np.concatenate([part[key] for part in parts]).astype(np.float32)
+    grid = arrays["rollout"].shape[1]
+    places = [[int(top * grid), int(left * grid)] for top, left in QUERY_PLACES]
+    arrays["queries"] = np.tile(np.array(places, dtype=np.int64), (len(rows), 1, 1))
+    return arrays, control_of(arrays)
+
+
+@torch.inference_mode()
+def _look(encoder: PretrainedEncoder, images: Tensor) -> Mapping[str, NDArray[Any]]:
+    model = on_device(encoder.model, images.device).eval()
+    films = (whole_film(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
+    seen = look(model, films)
+    patches = seen.tokens[:, model.num_prefix_tokens :]  # (B, N, D)
+    grid = round(patches.shape[1] ** 0.5)
+    queries = torch.tensor([int(top * grid) * grid + int(left * grid) for top, left in QUERY_PLACES])
+    alike = token_similarity(patches, queries.to(images.device).expand(len(films), -1))  # (B, Q, N)
+    return {
+        "rollout": pooled_rollout(model, seen.attention).reshape(-1, grid, grid).cpu().numpy(),
+        "similarity": alike.reshape(len(films), -1, grid, grid).cpu().numpy(),
+    }
+
+
+def control_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, float | None]:
+    """Whether the maps say anything of the film, and anything that training brought: mean correlations of maps.
+
+    `between_films` near 1: all films have the same map. `with_untrained` near 1: an untrained encoder shows the same
+    map of the same film. Null for fewer than two films or constant maps.
+    """
+
+    def mean(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float | None:
+        able = [(a.ravel(), b.ravel()) for a, b in pairs if a.std() > 0 and b.std() > 0]
+        return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in able])) if able else None
+
+    found: dict[str, float | None] = {}
+    for key in ("rollout", "similarity"):
+        own, fresh = arrays[key], arrays[f"{key}_untrained"]
+        maps = own.reshape(len(own), -1, *own.shape[-2:])
+        others = fresh.reshape(maps.shape)
+        pairs = [(maps[a, q], maps[b, q]) for a in range(len(maps)) for b in range(a) for q in range(maps.shape[1])]
+        found[f"{key}_between_films"] = mean(pairs)
+        same = [(maps[film, q], others[film, q]) for film in range(len(maps)) for q in range(maps.shape[1])]
+        found[f"{key}_with_untrained"] = mean(same)
+    return found
+
+
+def _squashed(store: Store, rows: NDArray[np.int64], side: int) -> Pixels:
+    """The films `rows` as uint8 (n, s, s), s at most `side` and never more than the store has."""
+    side = min(side, store.size)
+    found = [
+        (whole_film(images, side)[:, 0] * 255).round().byte().numpy() for images in batches(store, rows, 64, "cpu")
+    ]
+    return np.concatenate(found)

@@ -1,0 +1,253 @@
+"""From predictions.parquet to ROC and precision-recall curves, and from embeddings.parquet and the stores to maps."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from chartray.pixels.store import Store
+from chartray.report.arms import SOURCES, Arm
+from chartray.report.embedding_map import (
+    Colouring,
+    category_colouring,
+    map_item,
+    neighbourhoods,
+    numeric_colouring,
+    principal_components,
+    thumbnails,
+    truth_colouring,
+)
+from chartray.report.inputs import Results
+from chartray.report.plots import Curve
+from chartray.report.summary import Selection, selection_of
+from chartray.schema import EHR_PREFIX, LABEL_PREFIX, from_metadata, hashed
+from chartray.statistics.metrics import MINIMUM_PATIENTS
+
+# All films of all maps together: about 2.5 kB each, so that the page stays under 8 MB with Bokeh's 1.3 MB.
+FILMS_ON_PAGE = 1200
+FILMS_PER_MAP = 600
+
+
+class LabelCurves(NamedTuple):
+    """ROC and precision-recall curves of one label, one an arm; `prevalence` is the share of positive films."""
+
+    roc: list[Curve]
+    precision_recall: list[Curve]
+    prevalence: float
+
+
+def label_curves(results: Sequence[Results], place: str, which: Selection) -> dict[str, LabelCurves]:
+    """Curves by label at one place, one an arm (its first seed and draw); labels with one class have none."""
+    found: dict[str, dict[Arm, tuple[Curve, Curve, float]]] = {}
+    dataset = place.partition("<")[0]
+    for one in results:
+        if one.places.get(dataset) != place:
+            continue
+        table = _selected(one, one.predictions, dataset, which)
+        if table is None:
+            continue
+        for arm, rows in _by_arm(table, one):
+            labels = pc.dictionary_encode(rows["label"]).combine_chunks()
+            codes = np.asarray(labels.indices)
+            truth = rows["truth"].to_numpy().astype(np.float64)
+            score = rows["score"].to_numpy().astype(np.float64)
+            for code, label in enumerate(labels.dictionary.to_pylist()):
+                mine = (codes == code) & ~np.isnan(truth)
+                if mine.any() and truth[mine].min() < truth[mine].max() and arm not in found.get(label, {}):
+                    both = roc(truth[mine], score[mine]), precision_recall(truth[mine], score[mine])
+                    drawn = (*(Curve(arm, *points) for points in both), float((truth[mine] > 0.5).mean()))
+                    found.setdefault(label, {})[arm] = drawn  # type: ignore[assignment]
+    ordered = {label: [by[arm] for arm in sorted(by, key=lambda arm: arm.order)] for label, by in found.items()}
+    return {
+        label: LabelCurves([one[0] for one in curves], [one[1] for one in curves], curves[0][2])
+        for label, curves in sorted(ordered.items())
+    }
+
+
+def labels_of_few(results: Sequence[Results], place: str, which: Selection) -> list[str]:
+    """Labels with fewer than `MINIMUM_PATIENTS` positive or negative patients at one place: no curve says anything.
+
+    Predictions that do not tell the patients count no label.
+    """
+    dataset = place.partition("<")[0]
+    for one in results:
+        table = _selected(one, one.predictions, dataset, which) if one.places.get(dataset) == place else None
+        if table is None or "patient_id" not in table.column_names:
+            continue
+        rows = next((rows for _, rows in _by_arm(table, one)), None)
+        if rows is not None:
+            known = rows.filter(pc.is_in(rows["truth"], pa.array([0.0, 1.0], rows["truth"].type)))
+            by = known.group_by(["label", "truth"]).aggregate([("patient_id", "count_distinct")]).to_pylist()
+            enough = Counter(row["label"] for row in by if row["patient_id_count_distinct"] >= MINIMUM_PATIENTS)
+            return sorted(label for label in set(rows["label"].to_pylist()) if enough[label] < 2)
+    return []
+
+
+def roc(truth: NDArray[np.float64], score: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False and true positive rates (N,), from all to nothing called negative; ties share one point.
+
+    Rows with NaN truth are left out. Raises ValueError where one class is absent.
+
+    >>> roc(np.array([0., 1.]), np.array([.2, .9]))[1].tolist()
+    [0.0, 1.0, 1.0]
+    """
+    hits, called, positive, negative = _called(truth, score)
+    return np.append(0.0, (called - hits) / negative), np.append(0.0, hits / positive)
+
+
+def precision_recall(
+    truth: NDArray[np.float64], score: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Recall and precision (N,), from the highest score down; ties share one point.
+
+    The first precision is repeated at recall 0; the area under the steps is the average precision. Rows with NaN truth
+    are left out; raises ValueError where one class is absent.
+
+    >>> [values.tolist() for values in precision_recall(np.array([0., 1.]), np.array([.2, .9]))]
+    [[0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]
+    """
+    hits, called, positive, _ = _called(truth, score)
+    precision = hits / called
+    return np.append(0.0, hits / positive), np.append(precision[0], precision)
+
+
+def _called(
+    truth: NDArray[np.float64], score: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
+    """Positives among the films called positive, films called positive, at each distinct score; both classes' sizes."""
+    known = ~np.isnan(truth)
+    positive, score = truth[known] > 0.5, score[known]
+    if positive.all() or not positive.any():
+        raise ValueError("a curve needs both classes")
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order])), positive.size - 1)
+    hits = np.cumsum(positive[order])[ends]
+    return hits, ends + 1, int(positive.sum()), int((~positive).sum())
+
+
+def embedding_map(
+    results: Sequence[Results],
+    dataset: str,
+    store: tuple[Path, Store] | None,
+    which: Selection,
+    *,
+    most: int,
+    films: bool,
+) -> dict[str, Any] | None:
+    """The map of `dataset`'s embeddings of the main split, at most `most` films; None where no embeddings were kept.
+
+    Every encoder is projected with its own principal components, fitted on all its films, and its own t-SNE of the
+    films shown, which are the same for all. Without a store there are neither films nor chart colours.
+    """
+    tables: dict[Arm, pa.Table] = {}
+    for one in results:
+        table = _selected(one, one.embeddings, dataset, which)
+        for arm, rows in _by_arm(table, one) if table is not None else []:
+            tables.setdefault(arm, rows)
+    tables = {arm: tables[arm] for arm in sorted(tables, key=lambda arm: arm.order) if tables[arm].num_rows > 2}
+    if not tables:
+        return None
+    shared = sorted(set.intersection(*(set(table["image_id"].to_pylist()) for table in tables.values())))
+    names = dict(zip(shared, hashed(shared), strict=True))
+    rng = np.random.default_rng(0)
+    shown = sorted(rng.choice(shared, size=min(most, len(shared)), replace=False).tolist())
+    projections = {}
+    for arm, table in tables.items():
+        places = {image: row for row, image in enumerate(table["image_id"].to_pylist())}
+        embeddings = _matrix(table)
+        projection = principal_components(embeddings)
+        rows = [places[image] for image in shown]
+        near = neighbourhoods(embeddings[rows]) if any(projection.shares) else None
+        projections[arm.title] = projection._replace(points=projection.points[rows], neighbourhoods=near)
+    colourings: list[Colouring] = []
+    pictures: list[str] = []
+    if store is not None:
+        there = _rows_of(store[1], shown)
+        colourings = _colourings(store[1], there)
+        pictures = _thumbnails(store[1], there) if films else []
+    return map_item(projections, colourings, [names[image] for image in shown], pictures)
+
+
+def _selected(results: Results, table: pa.Table | None, dataset: str, which: Selection) -> pa.Table | None:
+    """The rows of a data set, the main split and share of labels, and the first draw; None where there are none."""
+    if table is None or all(selection_of(one)._replace(fraction=which.fraction) != which for one in results.scores):
+        return None
+    for column, value in (
+        ("dataset", dataset),
+        ("split", which.split),
+        ("fraction", which.fraction),
+        ("draw", 0),
+    ):
+        if column in table.column_names:
+            table = table.filter(pc.equal(table[column], value))
+    return table if table.num_rows else None
+
+
+def _by_arm(table: pa.Table, results: Results) -> list[tuple[Arm, pa.Table]]:
+    """The rows of each arm; a file that names no arm holds its encoder's."""
+    base = results.base
+    if "control" not in table.column_names:
+        return [] if base is None else [(base, table)]
+    found: dict[Arm, pa.Table] = {}
+    for group in table.select(["chart", "control"]).group_by(["chart", "control"]).aggregate([]).to_pylist():
+        mask = pc.and_(pc.equal(table["chart"], group["chart"]), pc.equal(table["control"], group["control"]))
+        arm = _arm(group["chart"], group["control"], results) if group["control"] in SOURCES else base
+        if arm is not None:
+            found.setdefault(arm, table.filter(mask))
+    return list(found.items())
+
+
+def _arm(chart: str, control: str, results: Results) -> Arm | None:
+    """The floor or ceiling that the scores of `results` name so; some floors are the same whatever the chart."""
+    there = [one.arm for one in results.scores if one.arm.control == control]
+    return next((arm for arm in there if arm.chart == chart or control in ("untrained", "pixels")), None)
+
+
+def _matrix(table: pa.Table) -> np.ndarray[Any, np.dtype[Any]]:
+    """The embeddings (N, D) of a table with one list column `embedding`."""
+    column = table["embedding"].combine_chunks()
+    return np.asarray(column.flatten()).reshape(len(column), -1)
+
+
+def _rows_of(store: Store, images: Sequence[str]) -> list[int]:
+    places = {image: row for row, image in enumerate(store.cohort["image_id"].to_pylist())}
+    return [places[image] for image in images]
+
+
+def _thumbnails(store: Store, rows: Sequence[int]) -> list[str]:
+    cohort = store.cohort.take(rows)
+    pixels = store.images.gather(np.array(rows, dtype=np.int64))
+    return thumbnails(pixels, cohort["height"].to_pylist(), cohort["width"].to_pylist())
+
+
+def _colourings(store: Store, rows: Sequence[int]) -> list[Colouring]:
+    """Findings first, the most balanced before the others, then the chart's variables."""
+    cohort = store.cohort.take(rows)
+    metadata = from_metadata(store.cohort.schema.metadata)
+    findings, charts = [], []
+    for column in cohort.column_names:
+        values = cohort[column].to_pylist()
+        if column.startswith(LABEL_PREFIX):
+            findings.append(truth_colouring(column.removeprefix(LABEL_PREFIX), values))
+        elif column.startswith(EHR_PREFIX):
+            name = column.removeprefix(EHR_PREFIX)
+            variable = metadata.variables.get(name)
+            numeric = variable is not None and variable.kind == "numeric"
+            unit = (variable.unit if variable else None) or ""
+            charts.append(numeric_colouring(name, values, unit) if numeric else category_colouring(name, values))
+    findings.sort(key=lambda one: (abs(_share(one.words) - 0.5), one.name))
+    return findings[:1] + charts + sorted(findings[1:], key=lambda one: one.name)
+
+
+def _share(words: Sequence[str]) -> float:
+    return sum(word == "present" for word in words) / max(len(words), 1)
+
+
+def films_per_map(datasets: Mapping[str, Any] | Sequence[str]) -> int:
+    """How many films each of the maps may show."""
+    return min(FILMS_PER_MAP, FILMS_ON_PAGE // max(len(datasets), 1))

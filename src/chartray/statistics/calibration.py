@@ -1,0 +1,163 @@
+"""Whether scores are the probabilities they are read as: Brier score, calibration error, reliability curve."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from chartray.errors import InputError
+from chartray.statistics.metrics import checked
+from chartray.statistics.patient_bootstrap import Sampled
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+BINS = 10
+
+
+class Reliability(NamedTuple):
+    """Per label and bin, each (C, BINS): films, their mean score and the share of them that are positive.
+
+    The bins hold equal counts of films, from the lowest scores to the highest; films of one score share a bin, so that
+    ties leave some fuller and some empty (n 0, the others NaN).
+    """
+
+    n: Integers
+    score: Floats
+    observed: Floats
+
+
+class Calibrated(NamedTuple):
+    """Resamples of the Brier score and of the expected calibration error (R, C), their macro means (R,), and of the
+    share of positives in each bin, (R, C, BINS), NaN in draws that hold no film of the bin.
+    """
+
+    brier: Floats
+    ece: Floats
+    macro_brier: Floats
+    macro_ece: Floats
+    observed: Floats
+
+
+def are_probabilities(truth: ArrayLike, score: ArrayLike) -> NDArray[np.bool_]:
+    """(C,): whether every score of a film of known truth lies in [0, 1]."""
+    values, scores = checked(truth, score)
+    inside = (scores >= 0) & (scores <= 1)
+    return np.asarray((inside | np.isnan(values)).all(axis=0))
+
+
+def brier(truth: ArrayLike, score: ArrayLike) -> Floats:
+    """Mean of (score - truth)^2 over the films of known truth (G. Brier, Monthly Weather Review 78, 1950).
+
+    truth (N, C) of 1, 0 and NaN, which is ignored; score (N, C) in [0, 1], else InputError -> (C,), NaN without films.
+    """
+    values, scores = _probabilities(truth, score)
+    return _mean((scores - values) ** 2, values)
+
+
+def ece(truth: ArrayLike, score: ArrayLike) -> Floats:
+    """Expected calibration error over 10 bins of equal film count: sum over bins of n_b / n |observed_b - score_b|.
+
+    Arguments and result as `brier`; the bins are `reliability`'s. Noise alone makes it positive: `ece_by_chance`.
+    """
+    values, scores = _probabilities(truth, score)
+    members = _bins(values, scores)
+    gaps = _per_bin(members, scores - values).sum(axis=0)  # (C, BINS)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = np.abs(gaps).sum(axis=1) / (~np.isnan(values)).sum(axis=0)
+    return found
+
+
+def ece_by_chance(truth: ArrayLike, score: ArrayLike) -> Floats:
+    """The calibration error (C,) that these scores have on average where every film is positive with the probability
+    its score says, films independent: sum over bins of sqrt(2 / pi x sum of score (1 - score)) / n.
+
+    Arguments as `brier`. An error near this one is no sign of bad calibration.
+    """
+    values, scores = _probabilities(truth, score)
+    variance = _per_bin(_bins(values, scores), scores * (1 - scores)).sum(axis=0)  # (C, BINS)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = np.sqrt(2 / np.pi * variance).sum(axis=1) / (~np.isnan(values)).sum(axis=0)
+    return found
+
+
+def reliability(truth: ArrayLike, score: ArrayLike) -> Reliability:
+    """The reliability curve of each label over 10 bins of equal film count; arguments as `brier`."""
+    values, scores = _probabilities(truth, score)
+    members = _bins(values, scores)
+    n, score_sum, positive = (_per_bin(members, each).sum(axis=0) for each in (np.ones_like(values), scores, values))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Reliability(n.astype(np.int64), score_sum / n, positive / n)
+
+
+def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -> Calibrated:
+    """Brier score, calibration error and reliability in every resample; the bins keep their bounds on all films."""
+    values, scores = _probabilities(truth, score)
+    labels = values.shape[1]
+    known = (~np.isnan(values)).astype(np.float64)
+    squares = np.where(known == 1, (scores - values) ** 2, 0)
+    members = _bins(values, scores)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sums = sampled.totals(np.hstack([known, squares]))
+        n = sums[:, :labels]
+        briers = sums[:, labels:] / n
+        films, positive, scored = (
+            sampled.totals_of(_per_patient_and_bin(members, each, sampled)) for each in (known, values, scores)
+        )
+        errors = np.abs(scored - positive).reshape(-1, labels, BINS).sum(axis=2) / n
+        observed = positive / films  # (D, C BINS)
+    columns = observed.reshape(-1, labels, BINS)
+    return Calibrated(
+        brier=sampled.of_labels(briers),
+        ece=sampled.of_labels(errors),
+        macro_brier=sampled.of_macro(briers),
+        macro_ece=sampled.of_macro(errors),
+        observed=np.stack([sampled.of_labels(columns[:, :, each]) for each in range(BINS)], axis=-1),
+    )
+
+
+def _probabilities(truth: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
+    values, scores = checked(truth, score)
+    outside = ~np.isnan(values) & ((scores < 0) | (scores > 1))
+    if outside.any():
+        row, label = np.argwhere(outside)[0]
+        raise InputError(
+            f"expected probabilities in [0, 1], found {scores[row, label]:g} in row {row}, label {label}; "
+            "calibration of other scores means nothing"
+        )
+    return values, scores
+
+
+def _mean(each: Floats, values: Floats) -> Floats:
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = np.where(known, each, 0).sum(axis=0) / known.sum(axis=0)
+    return found
+
+
+def _bins(values: Floats, scores: Floats) -> Integers:
+    """(N, C): the bin of each film, -1 where its truth is unknown."""
+    found = np.full(values.shape, -1, dtype=np.int64)
+    for label in range(values.shape[1]):
+        known = ~np.isnan(values[:, label])
+        column = np.sort(scores[known, label])
+        if len(column):
+            firsts = column[len(column) * np.arange(1, BINS) // BINS]  # the score each bin but the first begins with
+            found[known, label] = np.searchsorted(firsts, scores[known, label], side="right")
+    return found
+
+
+def _per_bin(members: Integers, each: Floats) -> Floats:
+    """(N, C, BINS): each film's number in its own bin, 0 in the others."""
+    return np.where(members[:, :, None] == np.arange(BINS), np.nan_to_num(each)[:, :, None], 0.0)
+
+
+def _per_patient_and_bin(members: Integers, each: Floats, sampled: Sampled) -> Floats:
+    """(patients, C BINS): the sums of the films' numbers (N, C) in each bin of each label."""
+    patients = sampled.draws.shape[1]
+    found = np.empty((patients, members.shape[1], BINS))
+    for label, (bins, numbers) in enumerate(zip(members.T, each.T, strict=True)):
+        known = bins >= 0
+        cells = sampled.codes[known] * BINS + bins[known]
+        found[:, label] = np.bincount(cells, numbers[known], minlength=patients * BINS).reshape(patients, BINS)
+    return found.reshape(patients, -1)

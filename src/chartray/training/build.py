@@ -1,0 +1,78 @@
+"""What a run is built from its configuration: networks, optimizer, and the watch over its health."""
+
+from pathlib import Path
+
+import torch
+from torch.optim import AdamW
+
+from chartray.config import Config, TrainConfig
+from chartray.errors import InputError
+from chartray.networks import encoder as vit
+from chartray.networks.autoencoder import MaskedAutoencoder
+from chartray.networks.siamese import SelfDistillation, Siamese
+from chartray.training.health import Watch
+from chartray.training.schedules import Plan
+from chartray.training.step import Networks
+from chartray.training.training_data import Material
+
+
+def build_networks(material: Material, config: Config) -> Networks:
+    """The networks of an objective, with first weights drawn from the seed, or started from `encoder.init`."""
+    encoder = vit.build(vit.architecture(config.encoder, config.views.size), seed=config.seed)
+    if config.encoder.init is not None:
+        vit.initialise(encoder, Path(config.encoder.init))
+    side = vit.patch_side(encoder)
+    for name in ("size", "focal_size"):
+        if getattr(config.views, name) % side:
+            raise InputError(
+                f"expected views.{name} to be a multiple of the {side} px patch, found {getattr(config.views, name)}"
+            )
+    patches = (config.views.size // side) ** 2
+    if config.objective.name == "mae" and int(patches * config.views.mask_ratio) == 0:
+        raise InputError(
+            f"expected views.mask_ratio to mask at least one of {patches} patches for objective.name mae, "
+            f"found {config.views.mask_ratio}; the official ratio is 0.75"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.objective.name == "mae":
+            return MaskedAutoencoder(encoder, config.views.size, config.objective)
+        chart = material.chart_use(config.chart, encoder.embed_dim)
+        if config.objective.name == "dino":
+            return SelfDistillation(encoder, chart, config.objective)
+        return Siamese(encoder, chart, config.objective)
+
+
+def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
+    """AdamW; biases, norms and other 1-d parameters and the prototypes do not decay, unless `decay_everything`.
+
+    Position embeddings and class token decay, as in the official MSN code.
+    """
+    decaying: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in networks.trained_parameters().items():
+        free = parameter.ndim < 2 or name == "prototypes"
+        (rest if free and not config.decay_everything else decaying).append(parameter)
+    groups = [{"params": decaying, "decays": True}, {"params": rest, "decays": False}]
+    return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
+
+
+def new_watch(config: Config, schedule: Plan, untrained: tuple[float, float]) -> Watch:
+    """A watch that speaks once warm-up has ended and `health.patience_steps` have run.
+
+    `untrained` are effective rank and spread before the first step.
+    """
+    rank, spread = untrained
+    classes = min(config.objective.prototypes, config.train.batch_size)
+    earliest = max(schedule.warmup_steps, config.health.patience_steps)
+    if config.objective.name == "dino":
+        remedy = "lower objective.target_temperature or objective.centre_momentum"
+        return Watch(
+            classes=classes,
+            untrained_rank=rank,
+            untrained_spread=spread,
+            earliest=earliest,
+            shares_out=False,
+            remedy=remedy,
+        )
+    return Watch(classes=classes, untrained_rank=rank, untrained_spread=spread, earliest=earliest)

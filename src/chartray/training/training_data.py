@@ -1,0 +1,214 @@
+"""What a run trains on, worked out before the first step: films of the train split, their charts, grey statistics."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from chartray.config import NO_CHART, ChartConfig, Config
+from chartray.errors import InputError
+from chartray.features import Chart, fit_chart
+from chartray.networks import encoder as vit
+from chartray.networks.siamese import (
+    AnchorPredictsChart,
+    ChartBatch,
+    ChartBlock,
+    ChartJoinsAnchor,
+    NoChart,
+    chart_use,
+)
+from chartray.outputs.json_file import read_object
+from chartray.pixels.resampling import Grey, to_device
+from chartray.pixels.store import FLOW_FILE, Store
+from chartray.pixels.views import median_enlargement
+from chartray.schema import from_metadata, patient_key
+from chartray.training.controls import ChartTable, controlled
+from chartray.training.loader import film_sizes, grey_statistics, split_rows
+from chartray.training.patients import told
+from chartray.training.runtime import is_first_process, refuse_views_that_do_not_fit
+from chartray.training.schedules import Plan
+
+_ENLARGEMENT_TO_WARN_OF = 1.3
+
+
+class Material:
+    """The training films of a store: `rows` (M,), grey statistics, and the chart that goes with each."""
+
+    def __init__(
+        self,
+        store: Store,
+        rows: npt.NDArray[np.int64],
+        chart: Chart | None,
+        table: ChartTable,
+        unrepresentable: int,
+        config: Config,
+    ) -> None:
+        self.store, self.rows, self.chart, self.unrepresentable = store, rows, chart, unrepresentable
+        self.grey = Grey(*grey_statistics(store, rows))
+        self._table, self._control, self._seed = table, config.chart.control, config.seed
+        self._of_epoch: dict[int, ChartTable] = {}
+
+    def chart_batch(
+        self, places: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64], device: torch.device
+    ) -> ChartBatch:
+        """The chart rows of the films at `places` (B,), each as its epoch's control says."""
+        rows = np.empty((len(places), self._table.rows.shape[1]), np.float32)
+        observed = np.empty((len(places), self._table.observed.shape[1]), np.bool_)
+        for epoch in np.unique(epochs):
+            here, table = epochs == epoch, self._chart_table(int(epoch))
+            rows[here], observed[here] = table.rows[places[here]], table.observed[places[here]]
+        return ChartBatch(to_device(rows, device), to_device(observed, device))
+
+    def chart_use(self, config: ChartConfig, width: int) -> NoChart | ChartJoinsAnchor | AnchorPredictsChart:
+        """The module through which this chart enters."""
+        if self.chart is None:
+            return NoChart()
+        blocks = tuple(ChartBlock(b.variable, b.start, b.stop, b.kind == "categorical") for b in self.chart.blocks)
+        return chart_use(config, width, self.chart.ehr_in, blocks)
+
+    def patient_keys(self) -> list[str]:
+        """Which patients are pretrained on, as `schema.patient_key`, so that an evaluation can refuse them."""
+        metadata = from_metadata(self.store.cohort.schema.metadata)
+        patients = self.store.cohort.column("patient_id").take(pa.array(self.rows)).unique().to_pylist()
+        return sorted(patient_key(metadata.source, patient) for patient in patients)
+
+    def provenance(self, config: Config, schedule: Plan) -> dict[str, Any]:
+        """What the manifest says of data, chart and plan; what a parent's weights were shown counts too."""
+        metadata = from_metadata(self.store.cohort.schema.metadata)
+        flow = self.store.folder / FLOW_FILE
+        parent = None if config.encoder.init is None else vit.lineage(Path(config.encoder.init))
+        after_film = list(self.chart.after_film) if self.chart else []
+        sources = {name: list(metadata.variables[name].columns) for name in self.chart.variables} if self.chart else {}
+        return {
+            "store": str(self.store.folder),
+            "store_hash": self.store.hash,
+            "store_size": self.store.size,
+            "source": metadata.source,
+            "rules": metadata.rules,
+            "simulated": metadata.simulated,
+            "recipe": config.recipe,
+            "objective": config.objective.name,
+            "settings_hash": settings_hash(config),
+            "seed": config.seed,
+            "chart": config.chart.ehr,
+            "chart_use": config.chart.use if self.chart else None,
+            "control": config.chart.control,
+            "films_of": config.chart.films_of,
+            "ehr_in": self.chart.ehr_in if self.chart else 0,
+            "chart_columns": list(self.chart.columns) if self.chart else [],
+            "chart_variables": list(self.chart.variables) if self.chart else [],
+            "chart_sources": (parent or {}).get("chart_sources", {}) | sources,
+            "after_film": sorted({*after_film, *(parent or {}).get("after_film", [])}),
+            "init": parent,
+            "films": len(self.rows),
+            "films_without_representable_chart": self.unrepresentable,
+            "steps": schedule.steps,
+            "warmup_steps": schedule.warmup_steps,
+            "peak_learning_rate": schedule.peak_learning_rate,
+            "grey_mean": self.grey.mean,
+            "grey_std": self.grey.std,
+            "flow": read_object(flow, "the flow of a cohort") if flow.is_file() else None,
+        } | told(self.patient_keys())
+
+    def _chart_table(self, epoch: int) -> ChartTable:
+        if self._control != "shuffled":
+            epoch = 0
+        if epoch not in self._of_epoch:
+            # A batch may straddle two passes; more are never needed at once.
+            for old in sorted(self._of_epoch)[:-1]:
+                del self._of_epoch[old]
+            flags = list(self.chart.flag_columns) if self.chart else []
+            self._of_epoch[epoch] = controlled(self._table, self._control, flags, seed=self._seed, epoch=epoch)
+        return self._of_epoch[epoch]
+
+
+def prepare(store: Store, config: Config) -> Material:
+    """Chooses the training films and fits their chart; says what it found, and what is too small.
+
+    Raises InputError for an empty train split, a batch larger than it, a control without a chart, and through
+    `fit_chart` for a set that the cohort lacks or a variable that is known only after the film.
+    """
+    rows = split_rows(store, "train")
+    if not rows.size:
+        raise InputError(f"expected films in the train split of {store.folder}, found none; pretraining uses no others")
+    of_split = len(rows)
+    if config.chart.films_of is not None:
+        rows = rows[_representable(store, config.chart.films_of)[rows]]
+    chart, table = None, _empty_table(len(rows))
+    if config.chart.ehr != NO_CHART:
+        chart = fit_chart(store.cohort, config.chart.ehr, allow_after_film=config.chart.allow_after_film)
+        charts = chart.rows(store.cohort)
+        rows = rows[charts.representable[rows]]
+        codes = store.cohort.column("patient_id").combine_chunks().dictionary_encode().indices.to_numpy()
+        table = ChartTable(charts.values[rows], charts.observed[rows], codes[rows].astype(np.int64))
+    elif config.chart.control != "none":
+        raise InputError(f"expected a chart for --control {config.chart.control}, found --ehr none; name a feature set")
+    if config.chart.control == "mask-only" and config.chart.use == "predict":
+        raise InputError(
+            "control mask-only leaves no value to predict, so it controls nothing under chart.use predict; "
+            "use --control shuffled, or chart.use anchor"
+        )
+    if len(rows) < config.train.batch_size:
+        raise InputError(
+            f"expected at least train.batch_size = {config.train.batch_size} training films in {store.folder}, "
+            f"found {len(rows)}; lower --train.batch_size"
+        )
+    refuse_views_that_do_not_fit(config.train, config.views)
+    material = Material(store, rows, chart, table, of_split - len(rows), config)
+    _announce(material, config)
+    return material
+
+
+def _representable(store: Store, films_of: str) -> npt.NDArray[np.bool_]:
+    """Which films of the store (rows,) the chart `films_of` can represent; none of its values enters the training."""
+    variables = list(from_metadata(store.cohort.schema.metadata).variables)
+    representable: npt.NDArray[np.bool_] = (
+        fit_chart(store.cohort, films_of, allow_after_film=variables).rows(store.cohort).representable
+    )
+    return representable
+
+
+def settings_hash(config: Config) -> str:
+    """12 hex digits that two seeds, charts or controls of one experiment share, and two experiments do not.
+
+    How wide a chart enters and what its prediction weighs count, which chart and for what use do not: those are told by
+    name, and an arm without a chart is of the same settings.
+    """
+    knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
+    for name in ("checkpoint_every", "checkpoint_keep", "compile", "device"):
+        del knobs["train"][name]
+    knobs["chart"] = {"width": config.chart.width, "weight": config.chart.weight}
+    return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _announce(material: Material, config: Config) -> None:
+    if not is_first_process():
+        return
+    chart = f"chart {config.chart.ehr} (ehr-in {material.chart.ehr_in})" if material.chart else "no chart"
+    dropped = ""
+    if material.unrepresentable:
+        by = "it" if config.chart.films_of is None else f"the chart {config.chart.films_of} (chart.films_of)"
+        dropped = f", {material.unrepresentable} films dropped that {by} cannot represent"
+    after = (
+        f", KNOWN ONLY AFTER THE FILM: {', '.join(material.chart.after_film)}"
+        if material.chart and material.chart.after_film
+        else ""
+    )
+    print(f"{len(material.rows)} training films, {chart}, control {config.chart.control}{dropped}{after}", flush=True)
+    sizes = film_sizes(material.store)[material.rows[:4096]]
+    for view, times in median_enlargement(sizes, material.store.size, config.views, seed=config.seed).items():
+        if times > _ENLARGEMENT_TO_WARN_OF:
+            print(
+                f"warning: the median {view} view is enlarged {times:.2f} times from a {material.store.size} px store; "
+                "ingest with a larger --size, or lower views.size",
+                flush=True,
+            )
+
+
+def _empty_table(films: int) -> ChartTable:
+    return ChartTable(np.zeros((films, 0), np.float32), np.zeros((films, 0), np.bool_), np.zeros(films, np.int64))
