@@ -1,0 +1,153 @@
+"""What is compared: how an encoder was pretrained, or which baseline was scored beside it; and what it is called."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+# What is scored beside an encoder: baselines without pretraining, and one that reads its embedding and the chart.
+UNTRAINED, PIXELS, CHART_ONLY, IMAGE_CHART = BASELINES = ("untrained", "pixels", "chart-only", "image+chart")
+CHART_BASELINES = (CHART_ONLY, IMAGE_CHART)
+NO_CHART = "no chart"
+# The objective of runs that name none, and the one that titles leave unsaid.
+MSN = "msn"
+_DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
+_KINDS = ("chart", "none", "control", "baseline")
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True))
+class Arm:
+    """One column of every table: how an encoder was pretrained, or which baseline was scored beside it.
+
+    `chart` is the feature set (none: plain pretraining), `control` is none, shuffled, constant, mask-only or one of
+    BASELINES, `use` is anchor or predict; `on` is the title of the encoder whose embedding image + chart reads;
+    `settings` is the hash of all other knobs ("" where none was recorded). `note` stands in the title of arms that
+    differ in nothing but their settings (`disambiguated`).
+    """
+
+    chart: str = "none"
+    control: str = "none"
+    use: str = "anchor"
+    on: str = ""
+    objective: str = MSN
+    settings: str = ""
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """What a reader calls it.
+
+        >>> [Arm().title, Arm("sex,age").title, Arm("sex,age", "shuffled").title, Arm("none", objective="dino").title]
+        ['no chart', 'sex,age', 'sex,age, shuffled', 'DINO, no chart']
+        >>> [Arm("none", "untrained").title, Arm("sex,age", "image+chart", on="no chart").title]
+        ['untrained encoder', 'image + chart (sex,age, on no chart)']
+        """
+        return self._name + (f", {self.note}" if self.note else "")
+
+    @property
+    def _name(self) -> str:
+        if self.control == CHART_ONLY:
+            return "chart only" if self.chart == "none" else f"chart only ({self.chart})"
+        if self.control == IMAGE_CHART:
+            if not self.on:
+                return "image + chart" if self.chart == "none" else f"image + chart ({self.chart})"
+            # The encoder's own chart is named by the encoder.
+            own = self.chart == "none" or f"{self.on}, ".startswith(f"{self.chart}, ")
+            return f"image + chart (on {self.on})" if own else f"image + chart ({self.chart}, on {self.on})"
+        if self.control in BASELINES:
+            return {UNTRAINED: "untrained encoder", PIXELS: "plain pixels"}[self.control]
+        name = NO_CHART if self.chart == "none" else self.chart
+        name += ", predicted" if self.use == "predict" and self.chart != "none" else ""
+        name = name if self.control == "none" else f"{name}, {self.control}"
+        return name if self.objective == MSN else f"{self.objective.upper()}, {name}"
+
+    @property
+    def kind(self) -> str:
+        """chart, none, control or baseline: the order of the columns."""
+        if self.control in BASELINES:
+            return "baseline"
+        if self.control != "none":
+            return "control"
+        return "none" if self.chart == "none" else "chart"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it was scored beside an encoder rather than pretrained."""
+        return self.kind == "baseline"
+
+    @property
+    def order(self) -> tuple[int, int, bool, str]:
+        """Sorts charts first, then no chart, controls and baselines; MSN before other objectives."""
+        baseline = BASELINES.index(self.control) if self.is_baseline else 0
+        return _KINDS.index(self.kind), baseline, self.objective != MSN, self.title
+
+    def differs_in_chart_alone(self, other: "Arm") -> bool:
+        """Whether a difference between two arms speaks of the chart: objective and all other settings are the same."""
+        return (self.objective, self.settings) == (other.objective, other.settings)
+
+    def noted(self, note: str) -> "Arm":
+        """The same arm with a `note` in its title."""
+        return replace(self, note=note)
+
+
+def arm_of(
+    chart: str | None,
+    control: str | None,
+    use: str | None = None,
+    base: Arm | None = None,
+    *,
+    objective: str | None = None,
+    settings: str | None = None,
+) -> Arm:
+    """The arm that a run's provenance or a baseline's chart and control name; `base` is the encoder it was scored with.
+
+    The untrained encoder and plain pixels are one arm each for one kind of settings, whatever run they were scored
+    beside.
+    """
+    chart, control = chart or "none", control or "none"
+    objective, settings = (objective or MSN).lower(), settings or ""
+    if control in (UNTRAINED, PIXELS):
+        return Arm("none", control, settings=base.settings if base is not None else settings)
+    if control == IMAGE_CHART and base is not None:
+        return Arm(chart, control, on=base.title, objective=base.objective, settings=base.settings)
+    if control in BASELINES:
+        return Arm(chart, control)
+    # Without a chart there is nothing to use in one way or another.
+    return Arm(chart, control, (use or "anchor") if chart != "none" else "anchor", "", objective, settings)
+
+
+def disambiguated(arms: Iterable[Arm], recipes: Mapping[Arm, Iterable[str | None]] | None = None) -> dict[Arm, Arm]:
+    """The arms that would share a title, each with a note: its recipe where every such arm has its own, else the hash
+    of its settings. `recipes` are those of each arm's runs.
+
+    >>> a, b = Arm("sex", settings="1f" * 32), Arm("sex", settings="2e" * 32)
+    >>> [arm.title for arm in disambiguated([a, b]).values()]
+    ['sex, settings 1f1f1f', 'sex, settings 2e2e2e']
+    """
+    groups: dict[Arm, dict[Arm, None]] = {}
+    for arm in arms:
+        groups.setdefault(replace(arm, settings="", note=""), {})[arm] = None
+    found: dict[Arm, Arm] = {}
+    for members in (group for group in groups.values() if len(group) > 1):
+        known = {arm: set((recipes or {}).get(arm, ())) for arm in members}
+        named = [next(iter(each)) for each in known.values() if len(each) == 1 and None not in each]
+        own = len(set(named)) == len(members)
+        for arm in members:
+            words = f"recipe {next(iter(known[arm]))}" if own else f"settings {arm.settings[:6] or 'not recorded'}"
+            found[arm] = arm.noted(words)
+    return found
+
+
+def dataset_name(place: str) -> str:
+    """What a reader calls a data set, or a data set and the home of the probe that was scored there (`Row.place`).
+
+    >>> dataset_name("mimic"), dataset_name("mimic:second.store"), dataset_name("hannover")
+    ('MIMIC-CXR', 'MIMIC-CXR (second.store)', 'hannover')
+    >>> dataset_name("nih<nih"), dataset_name("nih<mimic")
+    ('NIH ChestX-ray14 (own probe)', 'NIH ChestX-ray14 (probe of MIMIC-CXR)')
+    """
+    dataset, _, home = place.partition("<")
+    source, colon, folder = dataset.partition(":")
+    name = _DATASETS.get(source, source) + (f" ({folder})" if colon else "")
+    return name + ("" if not home else " (own probe)" if home == dataset else f" (probe of {dataset_name(home)})")

@@ -1,0 +1,226 @@
+"""What evaluation.json, compare.json and audit.json say: how the rows beside them came about, as typed records."""
+
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from chartray.networks.description import Architecture, Provenance
+from chartray.results.arm import Arm, arm_of
+from chartray.results.schema import Number, Record, Texts, as_tuple
+
+# Raised whenever a field changes; other formats are refused.
+RESULTS_FORMAT: Final = 3
+# Of an encoder's provenance: two that agree in all of these are one encoder.
+IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "control")
+
+
+class EncoderEntry(Record):
+    """The encoder that was evaluated or audited."""
+
+    run: str = Field("", description="what it is called: its run, else its folder's name")
+    path: str = Field("", description="the RUN or encoder folder")
+    size: int | None = Field(None, description="side of the image it takes, in pixels")
+    grey_mean: float | None = Field(None, description="mean grey of its training images")
+    grey_std: float | None = Field(None, description="their standard deviation")
+    architecture: Architecture | None = Field(None, description="arguments of timm.create_model")
+    provenance: Provenance = Field(description="how it was pretrained")
+
+    @property
+    def arm(self) -> Arm:
+        """The arm that it is a run of."""
+        return arm_of_run(self.provenance)
+
+
+class Settings(Record):
+    """The choices of the command."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    protocol: str = Field("", description="linear, knn, finetune or published")
+    split: str = Field(description="the split that is scored")
+    uncertain: str = Field(description="what an uncertain label counts as")
+    blank: str = Field(description="what a blank label counts as")
+    resamples: int = Field(1000, description="resamples of the patients behind each interval")
+    level: float = Field(0.95, description="coverage of the intervals")
+    seed: int = Field(0, description="--seed")
+    data_percent: Annotated[tuple[float, ...], BeforeValidator(as_tuple)] = Field(
+        (1.0,), description="shares of the training patients"
+    )
+
+
+class MatchEntry(Record):
+    """A label of STORE and the column of another store that is the same finding."""
+
+    label: str = Field(description="the label of STORE")
+    there: str = Field(description="the label of the other store")
+
+
+class StoreEntry(Record):
+    """A store that was scored; the first is the one that everything was fitted on."""
+
+    dataset: str = Field(description="the data set")
+    path: str = Field("", description="the store's folder")
+    hash: str = Field(description="SHA-256 of the store's content")
+    release: str | None = Field(None, description="release of the data set")
+    rules: str | None = Field(None, description="the linking rules of its cohort")
+    simulated: bool = Field(False, description="whether it is simulated")
+    split: str | None = Field(None, description="the split that is scored")
+    part_of: str | None = Field(None, description="the data set that this one is a part of")
+    matches: Annotated[tuple[MatchEntry, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="labels of STORE that it has"
+    )
+    labels: Texts = Field((), description="audit: labels that are scored here")
+    unmatched: Texts = Field((), description="labels of STORE that it lacks")
+    unmatched_there: Texts = Field((), description="its labels that STORE lacks; not scored")
+    macro_labels: Texts = Field((), description="labels of the macro mean")
+    films: int | None = Field(None, description="images that are scored")
+    patients: int | None = Field(None, description="their patients")
+    films_read_by_radiologists: int | None = Field(None, description="images whose labels are radiologists' own")
+    blank_negatives: dict[str, int] | None = Field(
+        None, description="label -> images whose blank label counts as negative"
+    )
+    patients_seen_in_pretraining: int | None = Field(
+        None, description="scored patients that the encoder was pretrained on; null where it could not be checked"
+    )
+
+
+class Counts(Record):
+    """Images of patients."""
+
+    films: int = Field(description="images")
+    patients: int = Field(description="patients")
+
+
+class Part(Record):
+    """One training subset."""
+
+    train: Counts = Field(description="what was fitted on")
+    validate_: Counts = Field(alias="validate", description="what was chosen on")
+
+
+class FractionEntry(Record):
+    """A share of the training patients."""
+
+    fraction: float = Field(description="the share")
+    draws: Annotated[tuple[Part, ...], BeforeValidator(as_tuple)] = Field(description="each random subset")
+
+
+class SaliencyEntry(Record):
+    """The saliency maps beside the rows."""
+
+    films: int = Field(description="images that are shown")
+    reason: str | None = Field(None, description="why there are none")
+
+
+class Manifest(Record):
+    """What every manifest says."""
+
+    kind: ClassVar[str]
+
+    format: Literal[3] = Field(RESULTS_FORMAT, description="format of the folder")
+    command: Texts = Field((), description="the command line")
+    when: str = Field("", description="when it was made (UTC)")
+    versions: dict[str, str] = Field(default_factory=dict, description="Python and the packages that numbers depend on")
+    stores: Annotated[tuple[StoreEntry, ...], BeforeValidator(as_tuple)] = Field(
+        min_length=1, description="stores that are scored, the first fitted on"
+    )
+    settings: Settings = Field(description="the choices of the command")
+
+    @property
+    def home(self) -> str:
+        """The data set that everything was fitted on."""
+        return self.stores[0].dataset
+
+
+class EvaluationManifest(Manifest):
+    """evaluation.json, of `chartray evaluate`."""
+
+    kind = "evaluation.json"
+
+    run: str = Field(description="the encoder's run")
+    encoder: EncoderEntry = Field(description="the encoder")
+    after_film: Texts = Field((), description="variables known only after the image that pretraining was allowed")
+    labels: Texts = Field((), description="labels of STORE")
+    blank_negatives_learnt_from: dict[str, int] | None = Field(
+        None, description="label -> training images whose blank label counts as negative"
+    )
+    fractions: Annotated[tuple[FractionEntry, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="training subsets"
+    )
+    left_out: dict[str, str] = Field(default_factory=dict, description="baselines that were not scored, and why")
+    not_compared: Texts = Field((), description="external stores whose images could not be compared with training")
+    recipe: dict[str, str | int | float | bool | None] | None = Field(
+        None, description="published, finetune: how the layers were trained"
+    )
+    training: Annotated[tuple[dict[str, Number], ...], BeforeValidator(as_tuple)] = Field(
+        (), description="published, finetune: each epoch of the encoder's arm"
+    )
+    saliency: SaliencyEntry | None = Field(None, description="saliency maps")
+    test_split_touched: bool = Field(False, description="whether the test split was scored")
+    notes: Texts = Field((), description="what a reader should know")
+
+
+class MemberEntry(Record):
+    """One run of an arm that was compared."""
+
+    run: str = Field(description="its name")
+    folder: str = Field(description="folder of its evaluation")
+    seed: int | None = Field(None, description="seed of its pretraining")
+    provenance: Provenance = Field(description="which encoder it is")
+
+    @property
+    def arm(self) -> Arm:
+        """The arm that it is a run of."""
+        return arm_of_run(self.provenance)
+
+
+class ComparisonManifest(Manifest):
+    """compare.json, of `chartray compare`."""
+
+    kind = "compare.json"
+
+    arms: dict[str, Annotated[tuple[MemberEntry, ...], BeforeValidator(as_tuple)]] = Field(
+        description="name of an arm -> its runs"
+    )
+    macro_labels: dict[str, Texts] = Field(default_factory=dict, description="data set -> labels of the macro mean")
+
+
+class AttributeEntry(Record):
+    """A chart variable that was audited."""
+
+    name: str = Field(description="the variable")
+    levels: Texts = Field((), description="its levels")
+    edges: Annotated[tuple[float, ...], BeforeValidator(as_tuple)] = Field((), description="cuts of a number")
+    unit: str | None = Field(None, description="unit of a number")
+    known_at_film: bool = Field(True, description="whether it is known when the image is taken")
+
+
+class AuditManifest(Manifest):
+    """audit.json, of `chartray audit`."""
+
+    kind = "audit.json"
+
+    encoders: Annotated[tuple[EncoderEntry, ...], BeforeValidator(as_tuple)] = Field(
+        min_length=1, description="the encoder, then those it is set against"
+    )
+    attributes: Annotated[tuple[AttributeEntry, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="variables that were audited"
+    )
+    labels: Texts = Field((), description="disease labels")
+    blank_negatives_learnt_from: dict[str, int] | None = Field(
+        None, description="label -> training images whose blank label counts as negative"
+    )
+    leaks: int | None = Field(None, description="rows of leaks.jsonl with a count above 0; null: no leakage check")
+    left_out: dict[str, str] = Field(default_factory=dict, description="what was not audited, and why")
+    test_split_touched: bool = Field(False, description="whether the test split was scored")
+    notes: Texts = Field((), description="what a reader should know")
+
+
+def arm_of_run(made: Provenance) -> Arm:
+    """The arm of an encoder, by its provenance."""
+    return arm_of(made.chart, made.control, made.chart_use, objective=made.objective, settings=made.settings_hash)
+
+
+def identity(provenance: Provenance) -> dict[str, Any]:
+    """What tells an encoder from all others."""
+    return {name: getattr(provenance, name) for name in IDENTITY}

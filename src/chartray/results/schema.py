@@ -1,0 +1,344 @@
+"""What is measured, as typed frozen records: one class a kind of row, each field with its meaning, written once here.
+
+The records are the rows of the files of a results folder (`results.folder` writes and reads them). docs/results.md is
+generated from this module. A number that does not exist is None, null on disk; NaN becomes None.
+"""
+
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+
+from chartray.results.arm import Arm
+from chartray.results.verdict import Verdict
+
+MACRO = "macro"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_tuple(value: Any) -> Any:
+    """JSON has lists where frozen records have tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _verdict(value: Any) -> Any:
+    return Verdict(value) if type(value) is str and value in set(Verdict) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(as_tuple)]
+Said = Annotated[Verdict | None, BeforeValidator(_verdict)]
+
+# The fields of an arm as they stand in a row, in which the two arms of a comparison have the endings _a and _b.
+_ARM = {
+    "chart": "chart",
+    "control": "control",
+    "use": "chart_use",
+    "on": "on",
+    "objective": "objective",
+    "settings": "settings_hash",
+}
+
+
+class Record(BaseModel):
+    """A frozen row: unknown fields and values of another type are refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    arm_fields: ClassVar[dict[str, str]] = {}  # fields that hold an Arm, and the ending of its parts in the row
+
+    def replaced(self, **changes: Any) -> Self:
+        """The same row with other values in some fields."""
+        return self.model_copy(update=changes)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, row: Any) -> Any:
+        """The flat parts of each arm of a row become one Arm."""
+        if isinstance(row, dict):
+            for field, ending in cls.arm_fields.items():
+                if field not in row:
+                    parts = {name: row[flat + ending] for name, flat in _ARM.items() if flat + ending in row}
+                    flat = {flat + ending for flat in _ARM.values()}
+                    row = {name: value for name, value in row.items() if name not in flat} | {field: parts}
+        return row
+
+    @model_serializer(mode="wrap")
+    def _flatten(self, handler: Any) -> dict[str, Any]:
+        row: dict[str, Any] = handler(self)
+        for field, ending in self.arm_fields.items():
+            row.pop(field)
+            arm: Arm = getattr(self, field)
+            row |= {flat + ending: getattr(arm, name) for name, flat in _ARM.items()}
+        return row
+
+
+class Interval(Record):
+    """What every value or difference with an interval has."""
+
+    ci_low: Number = Field(None, description="lower end of the interval; null where there is none")
+    ci_high: Number = Field(None, description="upper end of the interval")
+    reason: str | None = Field(None, description="why there is no value or no interval, in words; null where there is")
+
+
+class Scored(Record):
+    """What every row of an evaluation says of how its value was reached."""
+
+    home: str = Field(description="the data set of STORE, whose training images everything was fitted on")
+    dataset: str = Field(description="the data set that is scored")
+    protocol: str = Field(description="linear, knn, finetune or published")
+    split: str = Field(description="the split that is scored: test or validate")
+    fraction: float = Field(1.0, description="share of the training and validation patients that was learnt from")
+    uncertain: str | None = Field(None, description="what an uncertain label (-1) counts as: ignore, zeros or ones")
+    blank: str | None = Field(None, description="what a blank label counts as: source, negative or ignore")
+    after_film: Texts = Field((), description="chart variables known only after the image that pretraining was allowed")
+
+    @property
+    def place(self) -> str:
+        """The data set, and whose probe was scored there, as a key."""
+        return f"{self.dataset}<{self.home}" if self.home else self.dataset
+
+
+class Score(Scored, Interval):
+    """A row of results.jsonl (by image), studies.jsonl (by study) or draws.jsonl (one draw, no interval).
+
+    One value of one arm: a metric of a label, or the macro mean over labels.
+    """
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
+
+    arm: Arm = Field(description="what was scored")
+    run: str = Field(description="the encoder's run; in rows of a baseline the run that it was scored beside")
+    store: str = Field("", description="name of the folder of the store that is scored")
+    label: str = Field(description="a label of STORE, or `macro`: the mean over `labels`")
+    metric: str = Field(description="auroc, average_precision, brier, ece, sensitivity or specificity")
+    value: Number = Field(None, description="the metric's value; null where it cannot be computed")
+    unit: Literal["film", "study"] = Field(
+        "film", description="what is scored: `film` is an image; a study's score is the mean of its images' scores"
+    )
+    n: int | None = Field(None, description="images (or studies) of known truth; of the macro all images")
+    n_positive: int | None = Field(None, description="positive ones among them; null for the macro")
+    n_blank: int | None = Field(None, description="negative ones whose label is blank")
+    n_patients: int | None = Field(None, description="patients of known truth")
+    n_positive_patients: int | None = Field(None, description="patients with a positive image")
+    n_negative_patients: int | None = Field(None, description="patients with a negative image")
+    labels: Texts | None = Field(None, description="macro rows: the labels that the mean is over")
+    resamples: int | None = Field(None, description="resamples of the patients behind the interval")
+    redrawn: int | None = Field(None, description="resamples that were drawn again because a class was missing")
+    level: float | None = Field(None, description="coverage of the interval, such as 0.95")
+    draws: int = Field(1, description="random training subsets that the value is a mean over; 1 at fraction 1")
+    draw: int | None = Field(None, description="draws.jsonl: which of them this row is of")
+    seed: int | None = Field(None, description="--seed of the evaluation")
+    run_seed: int | None = Field(None, description="seed of the pretraining")
+    holds_fixed: str | None = Field(None, description="what the interval holds fixed, in words")
+    threshold: Number = Field(None, description="sensitivity, specificity: the threshold, chosen on validation")
+    at_specificity: float | None = Field(None, description="the specificity on validation it was chosen for")
+    interval: str | None = Field(
+        None, description="sensitivity, specificity: bootstrap, or exact (Clopper and Pearson) where a share is 0 or 1"
+    )
+    delong_low: Number = Field(None, description="auroc: DeLong's interval, images taken as independent")
+    delong_high: Number = Field(None, description="its upper end")
+    delong_patient_low: Number = Field(None, description="auroc: DeLong's interval, clustered by patient")
+    delong_patient_high: Number = Field(None, description="its upper end")
+    by_chance: Number = Field(None, description="ece: the error that perfect probabilities of as many images show")
+    strength: Number = Field(None, description="linear: the probe's L2 penalty")
+    validation_auroc: Number = Field(None, description="linear: the validation AUROC that the penalty was chosen for")
+    neighbours: int | None = Field(None, description="knn: the number of neighbours")
+    chosen_by: str | None = Field(
+        None,
+        description="what the penalty or the number of neighbours was chosen on: validation, cross-validation (by "
+        "patient, in training, where validation has fewer than 10 patients of a class), other labels, nothing",
+    )
+
+    @property
+    def pretraining_seed(self) -> int | None:
+        """The seed that tells scores of one arm apart: of the evaluation for a baseline, else of the pretraining."""
+        return self.seed if self.arm.is_baseline or self.run_seed is None else self.run_seed
+
+
+class Comparison(Scored, Interval):
+    """A row of comparisons.jsonl: arm a minus arm b on the same patients, in one metric of one label or the macro."""
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
+
+    arm_a: Arm = Field(description="the first arm")
+    arm_b: Arm = Field(description="the second arm")
+    a: str = Field(description="name of the first arm, or of its run where the row is of one run")
+    b: str = Field(description="name of the second arm, baseline or run")
+    label: str = Field(description="a label, or `macro`")
+    metric: str = Field(description="auroc or average_precision")
+    difference: Number = Field(None, description="value of a minus value of b, each a mean over seeds and draws")
+    value_a: Number = Field(None, description="value of a")
+    value_b: Number = Field(None, description="value of b")
+    p: Number = Field(None, description="two-sided p of the difference, from the resamples")
+    p_holm: Number = Field(
+        None, description="Holm's p over the labels of this pair, data set, fraction and metric; the macro stands alone"
+    )
+    delong_p: Number = Field(None, description="auroc, one seed and one draw: DeLong's p, images independent")
+    delong_patient_p: Number = Field(None, description="the same clustered by patient")
+    level: float = Field(0.95, description="coverage of the interval")
+    levels: str = Field("", description="what was resampled: patients, and seeds, and draws")
+    seeds: int = Field(1, description="pretraining seeds behind each arm's mean")
+    run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
+    by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
+    verdict: Said = Field(
+        None, description="what may be said (`results.verdict`), from p_holm; null where there is no p"
+    )
+    claim: str | None = Field(None, description="why nothing may be claimed; null where a claim is possible")
+    note: str | None = Field(None, description="in what the two were not pretrained alike")
+
+
+class CalibrationBin(Interval):
+    """A row of calibration.jsonl: of the images of one bin of scores the mean score and the observed rate."""
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
+
+    arm: Arm = Field(description="what was scored")
+    run: str = Field(description="the encoder's run")
+    home: str = Field(description="the data set that the probe was fitted on")
+    dataset: str = Field(description="the data set that is scored")
+    protocol: str = Field(description="linear, knn, finetune or published")
+    split: str = Field(description="the split that is scored")
+    fraction: float = Field(1.0, description="share of the training patients that was learnt from")
+    draw: int = Field(0, description="the random training subset: the first")
+    label: str = Field(description="a label")
+    bin: int = Field(description="number of the bin, from 0, by rising score")
+    bins: int = Field(description="how many bins there are")
+    n: int = Field(description="images in the bin")
+    score: Number = Field(None, description="their mean score")
+    observed: Number = Field(None, description="share of them that is positive; the interval is of this")
+
+    @property
+    def place(self) -> str:
+        """The data set, and whose probe was scored there, as a key."""
+        return f"{self.dataset}<{self.home}" if self.home else self.dataset
+
+
+class AuditRow(Interval):
+    """What every row of audit.jsonl says; `part` tells the kinds apart."""
+
+    dataset: str = Field(description="the data set that is audited")
+    attribute: str = Field(description="a chart variable, or `coin (control)`: a random coin flip per patient")
+    split: str = Field(description="the split that is audited")
+    resamples: int = Field(description="resamples of the patients behind the interval")
+    seed: int = Field(description="--seed of the audit")
+    level_of_interval: float = Field(0.95, description="coverage of the interval")
+    holds_fixed: str = Field("", description="what the interval holds fixed, in words")
+
+
+class AttributeProbe(AuditRow):
+    """Part `readability`: how well an attribute is read from frozen features of the image by a linear probe."""
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
+
+    part: Literal["readability"] = Field("readability", description="the kind of the row")
+    arm: Arm = Field(description="whose features are read")
+    run: str = Field(description="the run, or the run that a baseline was scored beside")
+    unit: str | None = Field(None, description="unit of a numeric attribute")
+    known_at_film: bool = Field(True, description="whether the attribute is known when the image is taken")
+    level: str | None = Field(None, description="a level of the attribute; null: the macro over levels, or a number")
+    levels: Texts = Field((), description="macro rows: the levels that the mean is over")
+    metric: str = Field(description="auroc of a category; r2 or mae of a number")
+    value: Number = Field(None, description="the metric's value")
+    n: int = Field(description="images of which the attribute is known")
+    n_patients: int = Field(description="their patients")
+    n_level: int | None = Field(None, description="images of this level")
+    n_level_patients: int | None = Field(None, description="their patients")
+
+
+class AttributeDifference(AuditRow):
+    """Part `difference`: how much better an attribute is read from a than from b, paired by patient."""
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
+
+    part: Literal["difference"] = Field("difference", description="the kind of the row")
+    arm_a: Arm = Field(description="the first arm")
+    arm_b: Arm = Field(description="the second arm")
+    a: str = Field(description="name of the first arm or run")
+    b: str = Field(description="name of the second arm, baseline or run")
+    metric: str = Field(description="auroc or r2")
+    value_a: Number = Field(None, description="value of a")
+    value_b: Number = Field(None, description="value of b")
+    difference: Number = Field(None, description="value of a minus value of b")
+    p: Number = Field(None, description="two-sided p from the resamples")
+    p_holm: Number = Field(None, description="Holm's p over the attributes of this pair")
+    corrected_over: int = Field(0, description="how many attributes p_holm is corrected for")
+    seeds: int = Field(1, description="pretraining seeds behind each mean")
+    levels: str = Field("patients", description="what was resampled: patients, and seeds")
+    verdict: Said = Field(None, description="what may be said (`results.verdict`)")
+    claim: str | None = Field(None, description="why nothing may be claimed")
+
+
+class SubgroupRow(AuditRow):
+    """Part `group`: a metric of the disease probe in one subgroup, or (metric `gap`) the gap between subgroups."""
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
+
+    part: Literal["group"] = Field("group", description="the kind of the row")
+    arm: Arm = Field(description="the audited encoder")
+    run: str = Field(description="its run")
+    group: str | None = Field(None, description="the subgroup; null for a gap")
+    label: str = Field(description="a label, or `macro`: the mean over `labels`")
+    labels: Texts | None = Field(None, description="macro rows: the labels that every subgroup has")
+    metric: str = Field(description="auroc, calibration, false_negative_rate, or gap")
+    of: str | None = Field(None, description="gap: the metric it is a gap of")
+    value: Number = Field(None, description="the metric's value; a gap is the largest subgroup minus the smallest")
+    n: int | None = Field(None, description="images of the subgroup of known truth")
+    n_positive: int | None = Field(None, description="positive ones among them")
+    n_patients: int | None = Field(None, description="their patients")
+    specificity: float = Field(description="the specificity on validation that the threshold was chosen for")
+    interval: str | None = Field(None, description="false_negative_rate and its gap: bootstrap or exact")
+    largest: str | None = Field(None, description="gap: the subgroup with the largest value")
+    smallest: str | None = Field(None, description="gap: the subgroup with the smallest value")
+    expected: Number = Field(None, description="gap: its mean where patients swap subgroups at random")
+    expected_high: Number = Field(None, description="gap: the 95th percentile of that")
+    p: Number = Field(None, description="gap: share of random swaps with a gap as large")
+
+
+class RemovalRow(AuditRow):
+    """Part `removed`: disease AUROC before and after the attribute's directions are taken out of the embedding."""
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
+
+    part: Literal["removed"] = Field("removed", description="the kind of the row")
+    arm: Arm = Field(description="the audited encoder")
+    run: str = Field(description="its run")
+    label: str = Field(description="a label, or `macro`: the mean over `labels`")
+    labels: Texts | None = Field(None, description="macro rows: the labels that the mean is over")
+    metric: str = Field("auroc", description="auroc")
+    directions: int = Field(description="directions that were taken out (LEACE)")
+    before: Number = Field(None, description="disease AUROC with the attribute")
+    after: Number = Field(None, description="disease AUROC without it")
+    difference: Number = Field(None, description="after minus before")
+    p: Number = Field(None, description="two-sided p from the resamples")
+    attribute_metric: str = Field(description="auroc or r2: how the attribute is read")
+    attribute_before: Number = Field(None, description="how well a linear probe reads the attribute before")
+    attribute_after: Number = Field(None, description="and after; 0.5 by construction for a category")
+    neighbours_before: Number = Field(None, description="a category read by 50 nearest neighbours before (AUROC)")
+    neighbours_after: Number = Field(None, description="and after")
+
+
+class LeakExample(Record):
+    """A pair of images that two places share."""
+
+    row: int = Field(description="row of the first place's store")
+    other_row: int = Field(description="row of the second place's store")
+    distance: int = Field(description="bits in which their hashes of 256 bits differ")
+
+
+class Leak(Record):
+    """A row of leaks.jsonl: what two places share; `count` 0 where they share nothing."""
+
+    kind: str = Field(
+        description="patient, exact film, near film (an image scaled, mirrored or encoded anew), variable"
+    )
+    between: Texts = Field(description="the two places: pretraining, or one split of one store")
+    count: int = Field(description="patients, images of the second place, or variables")
+    examples: Annotated[tuple[str | LeakExample, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="keys of patients, names of variables, or rows of images; ten at most"
+    )
+    distance: int | None = Field(None, description="near film: the largest distance of hashes that counts")
+    note: str | None = Field(None, description="more, in words")
