@@ -11,7 +11,6 @@ from chartray import config as knobs
 from chartray.errors import InputError
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
-from chartray.evaluation.results import COMPARE_FILE, COMPARISONS_FILE, MANIFEST_FILE, RESULTS_FILE, open_results
 from chartray.outputs.replacing import reserved
 from chartray.pixels.ingest import ingest
 from chartray.records.chexpert import chexpert_cohort
@@ -20,6 +19,7 @@ from chartray.records.mimic import mimic_cohort
 from chartray.records.nih import nih_cohort
 from chartray.report.page import write_report
 from chartray.report.summary import five_lines
+from chartray.results.folder import COMPARE_FILE, COMPARISONS_FILE, MANIFEST_FILE, RESULTS_FILE, open_results
 from chartray.simulate.hospital import simulate
 from chartray.training.pretrain import pretrain
 

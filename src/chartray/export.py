@@ -19,13 +19,13 @@ from typing import Any, Literal
 from timm.models.vision_transformer import VisionTransformer
 
 from chartray.errors import InputError
-from chartray.evaluation.results import understood
 from chartray.model_card.card import model_card
 from chartray.networks import encoder
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
+from chartray.results.folder import understood
 
 CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 _OURS = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE}

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 from chartray.audit.attributes import chosen_attributes
 from chartray.config import NO_CHART
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.earlier import set_aside
 from chartray.evaluation.films import chosen_labels
-from chartray.evaluation.results import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
 from chartray.features.chart import fit_chart
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, reserved, settle
+from chartray.outputs.set_aside import set_aside
 from chartray.pixels.store import Store, read_index
+from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.schema import from_metadata
 from chartray.study_file import Arm, Scoring, Study, read_study

@@ -1,4 +1,4 @@
-"""Words that many errors need: the name that was probably meant, and a list that stays short."""
+"""Words that many sentences need: the name that was probably meant, a list that stays short, a plural."""
 
 import difflib
 from collections.abc import Sequence
@@ -22,3 +22,12 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     """
     shown = ", ".join(names[:most]) or "nothing"
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "label"), plural(1200, "image")
+    ('1 label', '1,200 images')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,12 +1,15 @@
 """Commands of the evidence: evaluate, compare, audit, and embeddings to look at elsewhere."""
 
-from math import isnan
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from chartray.commands.options import Count, Seed, ZeroOrMore
+from chartray.wording import plural
+
+if TYPE_CHECKING:
+    from chartray.results.schema import Comparison, Score
 from chartray.outputs.replacing import reserved
 
 Uncertain = Literal["ignore", "zeros", "ones"]
@@ -17,7 +20,6 @@ Precision = Literal["fp32", "bf16"]
 Stores = Annotated[list[Path] | None, Parameter(negative=())]
 # Of the metrics in results.jsonl these are printed.
 HEADLINES = ("auroc", "average_precision")
-FLOORS = ("untrained", "pixels", "chart-only", "image+chart")
 
 
 def evaluate(
@@ -86,8 +88,8 @@ def evaluate(
 
     need_inputs(encoders=[source], stores=[store, *(external or [])], out=out)
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
-    from chartray.evaluation.results import MANIFEST_FILE, matches_table, open_results
     from chartray.evaluation.sentences import said_first
+    from chartray.results.folder import open_evaluation
 
     with reserved(out):
         rows = evaluate_encoder(
@@ -119,13 +121,13 @@ def evaluate(
             looks=looks,
             floor_chart=floor_chart,
         )
-        manifest = open_results(out, [MANIFEST_FILE], f"expected an evaluation in {out}").manifest
-    for line in (*matches_table(manifest), *said_first(manifest, rows)):
+        manifest = open_evaluation(out).manifest
+    for line in said_first(manifest, [row.arm for row in rows]):
         print(line)
     for row in rows:
-        own, metric = row["control"] not in FLOORS, row["metric"]
-        if (row["label"] == "macro" and metric in HEADLINES) or (own and metric == "auroc"):
-            print(_spoken(row))
+        own = not row.arm.is_baseline
+        if (row.label == "macro" and row.metric in HEADLINES) or (own and row.metric == "auroc"):
+            print(_score_line(row))
     print(out)
 
 
@@ -146,8 +148,8 @@ def compare(results: list[Path], *, out: Path, resamples: Count = 1000, seed: Se
     with reserved(out):
         rows = compare_arms(results, out, resamples=resamples, seed=seed)
     for row in rows:
-        if row["label"] == "macro" and row["metric"] == "auroc":
-            print(_spoken_difference(row))
+        if row.label == "macro" and row.metric == "auroc":
+            print(_difference_line(row))
 
 
 def audit(
@@ -245,31 +247,22 @@ def embed(
         print(embed_store(source, store, out, split=split, device=device, precision=precision))
 
 
-def _spoken(row: dict[str, Any]) -> str:
+def _score_line(row: "Score") -> str:
     """A line of results: data set and split, fraction, arm, label, metric, value [interval], reason."""
-    from chartray.evaluation.sentences import arm_words
-
-    low, high = row["ci_low"], row["ci_high"]
-    value = "null" if row["value"] is None or isnan(row["value"]) else f"{row['value']:.3f}"
-    interval = "" if low is None or isnan(low) else f" [{low:.3f}, {high:.3f}]"
-    labels = len(row["labels"]) if row["label"] == "macro" else 0
-    over = f" of {labels} label{'' if labels == 1 else 's'}" if row["label"] == "macro" else ""
-    why = f" ({row['reason']})" if row["reason"] else ""
-    what = f"{row['dataset']} {row['split']} {row['fraction']:.0%}, {arm_words(row['chart'], row['control'])}"
-    return f"{what}: {row['label']}{over}, {row['metric']} {value}{interval}{why}"
+    value = "null" if row.value is None else f"{row.value:.3f}"
+    interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+    over = "" if row.labels is None else f" of {plural(len(row.labels), 'label')}"
+    why = f" ({row.reason})" if row.reason else ""
+    what = f"{row.dataset} {row.split} {row.fraction:.0%}, {row.arm.title}"
+    return f"{what}: {row.label}{over}, {row.metric} {value}{interval}{why}"
 
 
-def _spoken_difference(row: dict[str, Any]) -> str:
+def _difference_line(row: "Comparison") -> str:
     """A line of comparisons: data set, the two arms, difference [interval], and what may be said of it."""
-    from chartray.evaluation.sentences import NO_CHART
-    from chartray.results.verdict import Verdict
-
-    where = row["dataset"] if row["fraction"] == 1 else f"{row['dataset']} {row['fraction']:.0%}"
-    a, b = (NO_CHART if row[side] == "none" else row[side] for side in ("a", "b"))
-    pair = f"{where}: {a} minus {b}: macro AUROC"
-    if isnan(row["difference"]):
-        return f"{pair} null ({row['reason']})"
-    low, high = row["ci_low"], row["ci_high"]
-    interval = "" if isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-    said = row["claim"] or (Verdict(row["verdict"]).named(a, b) if row["verdict"] else row["reason"])
-    return f"{pair} {row['difference']:+.3f}{interval}; {said}"
+    where = row.dataset if row.fraction == 1 else f"{row.dataset} {row.fraction:.0%}"
+    pair = f"{where}: {row.a} minus {row.b}: macro AUROC"
+    if row.difference is None:
+        return f"{pair} null ({row.reason})"
+    interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
+    said = row.claim or (row.verdict.named(row.a, row.b) if row.verdict else row.reason)
+    return f"{pair} {row.difference:+.3f}{interval}; {said}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,11 @@ from chartray.evaluation.embed import device_of, embed, pixels
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
 from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
+from chartray.networks.description import Provenance
 from chartray.networks.encoder import PretrainedEncoder, untrained
 from chartray.pixels.store import Store
+from chartray.results.arm import CHART_BASELINES, CHART_ONLY, IMAGE_CHART, PIXELS, UNTRAINED, Arm, arm_of
+from chartray.results.manifest import arm_of_run
 from chartray.statistics.knn import NEIGHBOURS, choose_neighbours, held_out_scores, knn_scores
 from chartray.statistics.metrics import eligible
 from chartray.statistics.probe import ALL_LABELS, NOTHING, VALIDATION, Probe, fit_probe, patient_folds
@@ -23,13 +26,23 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Features = NDArray[np.float32]
 
-# The chart of the chart floors where the encoder saw none.
+# The chart of the chart baselines where the encoder saw none.
 DEFAULT_CHART = "demographic-norm"
-CHART_FLOORS = ("chart-only", "image+chart")
+
+
+class LabelFit(NamedTuple):
+    """How the fit of one label was chosen; the fields are those of `results.schema.Score`."""
+
+    strength: float | None = None
+    validation_auroc: float | None = None
+    neighbours: int | None = None
+    best_epoch: int | None = None
+    chosen_by: str | None = None
+    reason: str | None = None
 
 
 class Learnt(NamedTuple):
-    """Scores (N, C) of each test set (None: it lacks what the arm reads), and what result rows say of each label.
+    """Scores (N, C) of each test set (None: it lacks what the arm reads), and how each label was fitted.
 
     `validation` (M, C) are scores of the validation films, for thresholds. `probe` reproduces the scores from the
     features of the encoder, of `tuned` where the encoder was trained too; `history` has an entry for each epoch of such
@@ -37,7 +50,7 @@ class Learnt(NamedTuple):
     """
 
     scores: list[Floats | None]
-    notes: list[dict[str, Any]]
+    fits: list[LabelFit]
     validation: Floats | None = None
     probe: Probe | None = None
     tuned: PretrainedEncoder | None = None
@@ -59,13 +72,12 @@ class Part(NamedTuple):
 Learner = Callable[[Films, Films, Sequence[Films], Part], Learnt]
 
 
-class Arm(NamedTuple):
-    """One thing to score. `learn` fits on training films, chooses on validation films, scores the test sets; the films
-    are those of a part of the patients, which it is told.
+class Candidate(NamedTuple):
+    """An arm to score: `learn` fits on training images, chooses on validation images and scores the test sets; the
+    images are those of a part of the patients.
     """
 
-    control: str
-    chart: str
+    arm: Arm
     learn: Learner
 
 
@@ -117,12 +129,12 @@ def linear(features: Frozen, device: str) -> Learner:
         )
         found = [features.of(test) for test in tests]
         columns = (probe.strength.tolist(), probe.validation_auroc.tolist(), probe.chosen_by)
-        notes = [
-            {"strength": strength, "validation_auroc": value, "chosen_by": by}
+        fits = [
+            LabelFit(strength=strength, validation_auroc=value, chosen_by=by)
             for strength, value, by in zip(*columns, strict=True)
         ]
         scores = [None if each is None else probe.scores(each) for each in found]
-        return Learnt(scores, notes, probe.scores(checked), probe)
+        return Learnt(scores, fits, probe.scores(checked), probe)
 
     return learn
 
@@ -149,7 +161,7 @@ def nearest(features: Frozen, device: str) -> Learner:
             None if each is None else knn_scores(known, train.truth, each, neighbours=(chosen,), device=where)[0]
             for each in found
         ]
-        return Learnt(scores, [{"neighbours": chosen, "chosen_by": by}] * train.truth.shape[1], tried[best])
+        return Learnt(scores, [LabelFit(neighbours=chosen, chosen_by=by)] * train.truth.shape[1], tried[best])
 
     return learn
 
@@ -163,7 +175,7 @@ def encoder_features(
     )
 
 
-def floor_arms(
+def baselines_of(
     source: Path,
     encoder: PretrainedEncoder,
     own: Frozen,
@@ -175,34 +187,35 @@ def floor_arms(
     precision: str,
     seed: int,
     chart: str | None = None,
-) -> tuple[list[Arm], dict[str, str]]:
+) -> tuple[list[Candidate], dict[str, str]]:
     """The untrained encoder, plain pixels, the chart alone and image + chart; and why one was left out.
 
     `films` are the training films, the validation films, and those of each test set; `own` the encoder's features;
-    `chart` what the chart floors read, else `floor_chart` chooses.
+    `chart` what the chart baselines read, else `baseline_chart` chooses.
     """
     home = films[0].store
     fresh = encoder_features(
         untrained(source, seed=seed), films, device=device, precision=precision, title="embed, untrained"
     )
-    arms = [
-        Arm("untrained", "none", learner(fresh, device)),
-        Arm("pixels", "none", learner(Frozen(pixels, films), device)),
+    base = arm_of_run(Provenance.model_validate(encoder.provenance))
+    found = [
+        Candidate(arm_of("none", UNTRAINED, base=base), learner(fresh, device)),
+        Candidate(arm_of("none", PIXELS, base=base), learner(Frozen(pixels, films), device)),
     ]
-    read, reasons = floor_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels, named=chart)
+    read, reasons = baseline_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels, named=chart)
     if read is None:
-        return arms, dict.fromkeys(CHART_FLOORS, no_floor_chart(reasons))
+        return found, dict.fromkeys(CHART_BASELINES, no_baseline_chart(reasons))
     rows = Frozen(lambda store, rows: chart_features(read, store, rows, home), films)
-    arms.append(Arm("chart-only", read.ehr, learner(rows, device)))
-    arms.append(Arm("image+chart", read.ehr, learner(own.beside(rows), device)))
-    left_out = {f"{one} without {variable}": why for one in CHART_FLOORS for variable, why in reasons.items()}
+    found.append(Candidate(arm_of(read.ehr, CHART_ONLY, base=base), learner(rows, device)))
+    found.append(Candidate(arm_of(read.ehr, IMAGE_CHART, base=base), learner(own.beside(rows), device)))
+    left_out = {f"{one} without {variable}": why for one in CHART_BASELINES for variable, why in reasons.items()}
     left_out |= {
         f"{one} on {_dataset(store, home)}": f"the store lacks a variable of {read.ehr}"
         for store, values in ((each.store, rows.of(each)) for each in films)
         if values is None
-        for one in CHART_FLOORS
+        for one in CHART_BASELINES
     }
-    return arms, left_out
+    return found, left_out
 
 
 def _dataset(store: Store, home: Store) -> str:
@@ -217,10 +230,10 @@ def chart_variables(chart: str) -> list[str]:
     return [variable_of(item) for item in chart_items(chart)]
 
 
-def floor_chart(
+def baseline_chart(
     cohort: pa.Table, chart: str, labels: Sequence[str], *, named: str | None = None
 ) -> tuple[Chart | None, dict[str, str]]:
-    """The chart of the chart floors, if there is one, and for each of its variables that was left out the reason.
+    """The chart of the chart baselines, if there is one, and for each of its variables that was left out the reason.
 
     What of the run's chart the cohort holds, known when the film was taken, and not made from the column of a label;
     where nothing of it remains or the run has none, the same of demographic-norm. One that was `named` is read whole.
@@ -244,16 +257,18 @@ def floor_chart(
 
 
 def named_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> Chart:
-    """The chart that was asked for as that of the chart floors; raises InputError where the cohort cannot give all of
-    it as it was known when the film was taken, or a label is made from a column of it.
+    """The chart that was asked for as that of the chart baselines.
+
+    Raises InputError where the cohort cannot give all of it as it was known when the image was taken, or a label is
+    made from a column of it.
     """
     refuse_shared_columns(cohort, chart_variables(chart), labels)
     return fit_chart(cohort, chart)
 
 
-def no_floor_chart(reasons: Mapping[str, str]) -> str:
-    """Why no chart floor is scored, and what to do."""
-    return f"the cohort gives none of {', '.join(reasons)}; name a feature set that it gives with --floor-chart"
+def no_baseline_chart(reasons: Mapping[str, str]) -> str:
+    """Why no chart baseline is scored, and what to do."""
+    return f"the cohort gives none of {', '.join(reasons)}; name a feature set that it gives with --baseline-chart"
 
 
 def chart_features(chart: Chart, store: Store, rows: Integers, home: Store) -> Features | None:

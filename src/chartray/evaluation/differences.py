@@ -1,14 +1,15 @@
 """The rows of comparisons.jsonl: one arm minus another, paired by patient, and what may be said of it."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.evaluation.rows import MACRO, NO_MACRO, ONE_CLASS, TOO_FEW
+from chartray.evaluation.rows import NO_MACRO, ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import METRICS, Scored
-from chartray.results.verdict import verdict
+from chartray.results.schema import MACRO, Comparison
+from chartray.results.verdict import verdict, why_no_claim
 from chartray.statistics import metrics
 from chartray.statistics.delong import delong_difference
 from chartray.statistics.hierarchical_bootstrap import over_levels
@@ -58,46 +59,40 @@ def comparison_rows(
     labels: Sequence[str],
     counted: NDArray[np.bool_],
     pair: Pair,
-    level: float,
-    common: dict[str, Any],
+    about: Comparison,
     *,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """a minus b, paired by patient (and draw, and seed): the macro of each metric, then each label.
+) -> list[Comparison]:
+    """a minus b, paired by patient (and training subset, and seed): the macro of each metric, then each label.
 
-    `p_holm` is Holm's p over the labels of these two on this data set in one metric that have a p; the macro is a
-    family of its own, so its two p are equal. Other pairs, data sets, fractions and the other metric are not counted.
-    `verdict` follows p_holm, and is "no claim" where `common` has fewer than 3 `seeds`. `delong_p` takes films as
-    independent, `delong_patient_p` clustered by patient.
+    `about` says what all rows share. `p_holm` is Holm's p over the labels of these two on this data set in one metric
+    that have a p; the macro is a family of its own, so its two p are equal. Other pairs, data sets, fractions and the
+    other metric are not counted. The verdict follows p_holm (`results.verdict`).
     """
-    rows = []
-    common = common | {"levels": pair.levels}
+    rows: list[Comparison] = []
+    about = about.replaced(levels=pair.levels, claim=why_no_claim(about.seeds))
     for metric in METRICS:
+        of_metric = about.replaced(metric=metric)
         drawn = pair.resampled(metric, macro=True, seed=seed)
-        macro = metrics.difference(pair.a.macro[metric] - pair.b.macro[metric], drawn, level)
-        reason = None if counted.any() else NO_MACRO
-        rows.append(_comparison(common, MACRO, metric, macro, 0, reason))
-        rows[-1] |= {"value_a": pair.a.macro[metric], "value_b": pair.b.macro[metric]}
-        rows[-1]["p_holm"] = rows[-1]["p"]
+        macro = metrics.difference(pair.a.macro[metric] - pair.b.macro[metric], drawn, about.level)
+        values = (float(side.macro[metric]) for side in (pair.a, pair.b))
+        row = _comparison(of_metric, MACRO, macro, 0, values, None if counted.any() else NO_MACRO)
+        rows.append(row.replaced(p_holm=row.p))
         drawn = pair.resampled(metric, macro=False, seed=seed)
-        each = metrics.difference(pair.a.values[metric] - pair.b.values[metric], drawn, level)
+        each = metrics.difference(pair.a.values[metric] - pair.b.values[metric], drawn, about.level)
         found = []
         for index, label in enumerate(labels):
             reason = None if counted[index] else TOO_FEW
             if np.isnan(each.value[index]):
                 reason = ONE_CLASS
-            found.append(_comparison(common, label, metric, each, index, reason))
             values = (float(side.values[metric][index]) for side in (pair.a, pair.b))
-            found[-1] |= dict(zip(("value_a", "value_b"), values, strict=True))
-        for row, adjusted in zip(found, holm([row["p"] for row in found]).tolist(), strict=True):
-            row["p_holm"] = adjusted
-        if metric == "auroc":
-            for index, (row, both) in enumerate(zip(found, _delong(pair, len(labels)), strict=True)):
-                row |= {"delong_p": both[0], "delong_patient_p": both[1]} if counted[index] else {}
-        rows += found
-    for row in rows:
-        row["verdict"] = verdict(row["difference"], row["p_holm"], common["seeds"], level)
-    return rows
+            found.append(_comparison(of_metric, label, each, index, values, reason))
+        adjusted = holm([np.nan if row.p is None else row.p for row in found]).tolist()
+        delongs = _delong(pair, len(labels)) if metric == "auroc" else [(None, None)] * len(labels)
+        for index, (row, p_holm, both) in enumerate(zip(found, adjusted, delongs, strict=True)):
+            of_delong = {"delong_p": both[0], "delong_patient_p": both[1]} if counted[index] else {}
+            rows.append(row.replaced(p_holm=p_holm, **of_delong))
+    return [row.replaced(verdict=verdict(row.difference, row.p_holm, about.seeds, about.level)) for row in rows]
 
 
 def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:
@@ -112,15 +107,25 @@ def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:
 
 
 def _comparison(
-    common: dict[str, Any], label: str, metric: str, found: metrics.Difference, index: int, reason: str | None
-) -> dict[str, Any]:
+    about: Comparison,
+    label: str,
+    found: metrics.Difference,
+    index: int,
+    values: Iterable[float],
+    reason: str | None,
+) -> Comparison:
     value, low, high, p = (float(np.atleast_1d(each)[index]) for each in found)
     if reason is not None:
         low = high = p = np.nan
-    return (
-        common
-        | {"label": label, "metric": metric, "difference": value}
-        # The stretch of few members knows no bounds, a difference of two shares does.
-        | {"ci_low": float(np.maximum(low, -1)), "ci_high": float(np.minimum(high, 1)), "p": p}
-        | {"delong_p": None, "delong_patient_p": None, "reason": reason}
+    value_a, value_b = values
+    return about.replaced(
+        label=label,
+        difference=value,
+        value_a=value_a,
+        value_b=value_b,
+        # The correction for few members is not bounded, a difference of two shares is.
+        ci_low=float(np.maximum(low, -1)),
+        ci_high=float(np.minimum(high, 1)),
+        p=p,
+        reason=reason,
     )

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chartray.errors import InputError
-from chartray.evaluation import results
 from chartray.evaluation.embed import embed
 from chartray.evaluation.films import metadata_of
 from chartray.networks.encoder import PretrainedEncoder, load
 from chartray.outputs.parquet_file import write_table
 from chartray.outputs.replacing import settle
 from chartray.pixels.store import Store
+from chartray.results.folder import versions
 
 FORMAT = 2
 EMBEDDINGS_KEY = b"chartray.embeddings"
@@ -100,6 +100,6 @@ def _description(source: Path, encoder: PretrainedEncoder, store: Store) -> dict
         "source": str(source),
         "encoder": {key: value for key, value in encoder._asdict().items() if key != "model"},
         "store": {"folder": str(store.folder), "hash": store.hash, "dataset": metadata_of(store).source},
-        "versions": results.versions(),
+        "versions": versions(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -1,93 +1,37 @@
-"""`chartray evaluate`: what an encoder's features are worth, with intervals by patient, beside floors and ceilings.
+"""`chartray evaluate`: what an encoder's features are worth, with intervals by patient, beside baselines.
 
-Probes are fitted on the training films of STORE, chosen on its validation films, and scored on one split of STORE
-and of every external store. The folder that `evaluate` writes:
-
-results.jsonl        one object per arm, fraction, data set, label and metric, by film:
-    run                   the encoder's run (its provenance, else its folder's name); the same in the floors' rows
-    control               the encoder's own: none | shuffled | constant | mask-only; the floors beside it:
-                          untrained | pixels | chart-only | image+chart
-    chart                 the encoder's chart; for chart-only and image+chart the chart they read; else none
-    chart_use             how the encoder's pretraining used its chart: anchor | predict | null
-    objective, settings_hash, after_film    of the encoder's pretraining: msn | dino | mae | null; the same for two runs
-                          of one recipe; chart variables that it was allowed although known only after the film
-    home                  the data set of STORE, whose training films everything was fitted on
-    dataset, store        the data set that is scored, and its store's folder name
-    protocol, split       linear | knn | finetune | published; test | validate
-    label, metric         a label of STORE or `macro`; auroc | average_precision | brier | ece | sensitivity |
-                          specificity
-    value, ci_low, ci_high, level    null where it cannot be had; `reason` says why
-    reason                null | one class in the test films (no value) | too few patients (no interval) |
-                          one class in the training films: all films score alike | no label has ... (macro) | ...
-    unit, n, n_positive   film; films of known truth, of them positive (null for the macro, whose n is all films)
-    n_patients, n_positive_patients, n_negative_patients
-    labels                the macro's labels (macro rows only): 10 positive and 10 negative patients or more,
-                          the same for every arm and fraction
-    resamples, redrawn    draws of the patients the interval stands on, and draws passed over for lack of a class
-    fraction, draws       share of the training (and validation) patients, and how many draws of them the value is a
-                          mean over: 1 at fraction 1; else the interval is over scored patients and draws
-    holds_fixed           what the interval holds fixed, in words
-    seed, run_seed        --seed; the pretraining's seed
-    uncertain, blank      the label policies; blank: source (as each label's source says) | negative | ignore
-    n_blank               films of known truth whose label the source left blank, so that they count as negative
-    strength, validation_auroc, chosen_by    (linear) the probe's penalty, the AUROC it was chosen for, and on what:
-                          validation | cross-validation (by patient, inside the training films, where validation holds
-                          fewer than 10 patients of a class) | other labels | cross-validation of all labels together |
-                          nothing (the middle of the list); neighbours, chosen_by (knn). Null where draws differ
-    delong_...            (auroc) normal intervals beside the bootstrap; threshold, at_specificity (sensitivity,
-                          specificity): the threshold was chosen on validation films for that specificity; `interval` of
-                          these is bootstrap, or exact where all patients fall on one side (`clopper_pearson`)
-    by_chance             (ece) the calibration error that perfect probabilities of as many films would show
-studies.jsonl        the same rows by study, `unit` study: a study's score is the mean of its films' scores; of data
-                     sets where a study has more than one film
-draws.jsonl          the same rows by film for each `draw` of a fraction below 1, without intervals
-calibration.jsonl    reliability: a row an arm, fraction, data set, label and bin of scores
-thresholds.json      control -> label -> specificity and threshold, at the largest fraction, chosen on validation
-predictions.parquet  image_id, study_id, patient_id, label, truth (null: ignored), score, draw, dataset, split, run,
-                     control, chart, fraction; one row a film, label, arm, fraction and draw; within an arm film by film
-embeddings.parquet   dataset, split, image_id, patient_id, embedding (D float32): the encoder's features of every
-                     film that was used, training and validation films of STORE too (protocols linear and knn)
-probe.safetensors    the encoder's probe at the largest fraction: weight (C, D), bias (C,), mean (D,), scale (D,),
-                     strength (C,), validation_auroc (C,); labels in its metadata and in probe.json, with the formula.
-                     Where the encoder was trained too, the probe is on the features of `finetuned/`, an encoder folder
-comparisons.jsonl    {a, b, control_a, control_b, chart_a, chart_b, chart_use_a, chart_use_b, objective_a, objective_b,
-                     settings_hash_a, settings_hash_b, home, dataset, protocol, split, fraction, uncertain, blank,
-                     after_film, label, metric, difference, ci_low, ci_high, p, p_holm, delong_p, delong_patient_p,
-                     level, levels, seeds, claim, verdict, note, reason}:
-                     a is the run, b the name of a floor, difference = a - b, the same patients drawn for both;
-                     p_holm is Holm's p over the labels of one b, data set, fraction and metric (the macro apart);
-                     `claim` warns where seeds < 3
-evaluation.json      format, command, versions, when, source and provenance of the encoder, `after_film` (variables
-                     that pretraining was allowed although known only after the film), patients_seen_in_pretraining
-                     (of STORE's scored split: 0, or null where it could not be checked), settings, stores (path, hash,
-                     the same of theirs, dataset, films, patients, label matches, unmatched labels, macro labels,
-                     blank_negatives: label -> films whose blank label counts as negative),
-                     blank_negatives_learnt_from (the same of the training films), recipe and training (published,
-                     finetune: what each epoch of the encoder's arm reached), fractions (training and validation films
-                     and patients, of the first draw and of each), left_out (floors, with reasons), not_compared
-                     (external stores whose films could not be compared with those that are learnt from, in words),
-                     looks (films, or why there are none), notes
-looks/               attention, similar patches and similar films of the encoder at the first test set: see looks.py
+Probes are fitted on the training images of STORE, chosen on its validation images, and scored on one split of STORE
+and of every external store. docs/results.md says what stands in the folder that it writes.
 """
 
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from chartray.errors import InputError
-from chartray.evaluation import results
-from chartray.evaluation.baselines import CHART_FLOORS, Arm, Frozen, Part, encoder_features, floor_arms, linear, nearest
-from chartray.evaluation.earlier import check_replaceable, check_same
+from chartray.evaluation.assemble import Evaluated, encoder_entry, fraction_entry, write_results
+from chartray.evaluation.baselines import (
+    Candidate,
+    Frozen,
+    Learner,
+    Part,
+    baselines_of,
+    encoder_features,
+    linear,
+    nearest,
+)
 from chartray.evaluation.evaluation_data import Protocol, Settings, Task, make_task
 from chartray.evaluation.films import Films, nested_subset
 from chartray.evaluation.finetune.recipe import Recipe, recipe_of
 from chartray.evaluation.finetune.training import tuned
-from chartray.evaluation.folder import Evaluated, fraction_entry, write_results
 from chartray.evaluation.outcomes import Learning, Outcome, outcomes_of
 from chartray.evaluation.studies import by_study
 from chartray.networks.encoder import PretrainedEncoder, load, untrained
 from chartray.pixels.store import Store
+from chartray.results.arm import CHART_BASELINES, PIXELS, UNTRAINED, arm_of
+from chartray.results.folder import MANIFEST_FILE, check_replaceable, check_same
+from chartray.results.schema import Score
 from chartray.truth import Blank, Uncertain
 
 # Protocols of frozen features, which plain pixels and charts can stand in for.
@@ -124,7 +68,7 @@ def evaluate(
     resume: bool = False,
     looks: int = 12,
     floor_chart: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Score]:
     """Evaluates the encoder of a RUN (or encoder folder) and writes the Results folder `out`; returns its rows.
 
     Args:
@@ -164,7 +108,7 @@ def evaluate(
     shares = tuple(sorted({float(each) for each in data_percent}))
     policy = (uncertain, blank)
     settings = Settings(protocol, split, *policy, shares, resamples, level, seed, device, precision, draws, floor_chart)
-    check_replaceable(out, results.MANIFEST_FILE)
+    check_replaceable(out, MANIFEST_FILE)
     if floor_chart is not None and not (floors and protocol in ("linear", "knn")):
         raise InputError(f"expected --floor-chart only where chart floors are scored, with --floors under {FROZEN}")
     recipe = recipe_of(
@@ -181,26 +125,27 @@ def evaluate(
     trainings = _trainings(out, recipe, resume=resume)
     encoder, home = load(source), Store.open(store)
     run = str(encoder.provenance.get("run") or source.resolve().name)
-    check_same(out, results.MANIFEST_FILE, run=run, made=encoder.provenance, store=home.hash)
+    check_same(out, MANIFEST_FILE, encoder=encoder_entry(encoder, run, source), store=home.hash)
     task = make_task(source, encoder, home, [Store.open(each) for each in external], labels, settings)
     parts = {share: _parts(task, share, draws, seed) for share in shares}
     if recipe is not None:
         _refuse_without_early_stopping(parts)
-    arms, features, left_out = _arms(source, encoder, task, settings, recipe, floors, trainings)
+    candidates, features, left_out = _candidates(source, encoder, task, settings, recipe, floors, trainings)
     studies, tests = [by_study(test.films) for test in task.tests], [test.films for test in task.tests]
     outcomes: list[Outcome] = []
     for share in shares:
-        for arm in reversed(arms):  # the encoder's own comes last, so that what it learnt stays in hand
+        for candidate in reversed(candidates):  # the encoder's own comes last, so that what it learnt stays in hand
             learnings = [
-                Learning(train, validate, arm.learn(train, validate, tests, part))
+                Learning(train, validate, candidate.learn(train, validate, tests, part))
                 for part, train, validate in parts[share]
             ]
             learnt = learnings[0].learnt
-            outcomes += outcomes_of(arm, share, task, learnings, studies, settings)
+            outcomes += outcomes_of(candidate.arm, share, task, learnings, studies, settings)
+    arms = [candidate.arm for candidate in candidates]
     outcomes.sort(key=lambda each: (each.fraction, arms.index(each.arm)))
     fractions = [fraction_entry(share, [each[1:] for each in drawn]) for share, drawn in parts.items()]
     about = (source, run, encoder, task, settings, recipe)
-    rows = write_results(out, Evaluated(*about, arms, outcomes, learnt, features, fractions, left_out, looks))
+    rows = write_results(out, Evaluated(*about, candidates, outcomes, learnt, features, fractions, left_out, looks))
     shutil.rmtree(trainings, ignore_errors=True)
     return rows
 
@@ -241,37 +186,36 @@ def _trainings(out: Path, recipe: Recipe | None, *, resume: bool) -> Path:
     return folder
 
 
-def _arms(
+def _candidates(
     source: Path,
     encoder: PretrainedEncoder,
     task: Task,
     settings: Settings,
     recipe: Recipe | None,
-    with_floors: bool,
+    with_baselines: bool,
     trainings: Path,
-) -> tuple[list[Arm], Frozen | None, dict[str, str]]:
-    """The encoder first, then what stands beside it: beside a trained one the same training from scratch."""
-    control, chart = (str(encoder.provenance.get(key, "none")) for key in ("control", "chart"))
+) -> tuple[list[Candidate], Frozen | None, dict[str, str]]:
+    """The encoder first, then its baselines: of a fine-tuned one the same training from scratch."""
+    own = encoder_entry(encoder, "", source).arm
     seed, device, precision = settings.seed, settings.device, settings.precision
     if recipe is not None:
-        arms = [("fine-tune", control, chart, encoder)]
-        if with_floors:
-            arms.append(("fine-tune, untrained", "untrained", "none", untrained(source, seed=seed)))
-        options: dict[str, Any] = {"seed": seed, "device": device, "precision": precision, "trainings": trainings}
-        not_scored = dict.fromkeys(
-            ("pixels", *CHART_FLOORS), f"not scored under {settings.protocol}, only under {FROZEN}"
-        )
-        return (
-            [Arm(who, what, tuned(model, recipe, title=title, **options)) for title, who, what, model in arms],
-            None,
-            not_scored if with_floors else {},
-        )
+
+        def trained(model: PretrainedEncoder, title: str) -> Learner:
+            return tuned(model, recipe, seed=seed, device=device, precision=precision, title=title, trainings=trainings)
+
+        found = [Candidate(own, trained(encoder, "fine-tune"))]
+        if not with_baselines:
+            return found, None, {}
+        fresh = untrained(source, seed=seed)
+        found.append(Candidate(arm_of("none", UNTRAINED, base=own), trained(fresh, "fine-tune, untrained")))
+        why = f"not scored under {settings.protocol}, only under {FROZEN}"
+        return found, None, dict.fromkeys((PIXELS, *CHART_BASELINES), why)
     learner = {"linear": linear, "knn": nearest}[settings.protocol]
     frozen = encoder_features(encoder, task.films, device=device, precision=precision, title="embed")
-    own = Arm(control, chart, learner(frozen, device))
-    if not with_floors:
-        return [own], frozen, {}
-    beside, left_out = floor_arms(
+    candidate = Candidate(own, learner(frozen, device))
+    if not with_baselines:
+        return [candidate], frozen, {}
+    beside, left_out = baselines_of(
         source,
         encoder,
         frozen,
@@ -283,4 +227,4 @@ def _arms(
         seed=seed,
         chart=settings.floor_chart,
     )
-    return [own, *beside], frozen, left_out
+    return [candidate, *beside], frozen, left_out

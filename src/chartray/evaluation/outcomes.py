@@ -1,30 +1,31 @@
 """What the arms of one evaluation reached: every draw's scores, what they are worth, and the mean over draws."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.evaluation.baselines import Arm, Learnt
+from chartray.evaluation.baselines import LabelFit, Learnt
 from chartray.evaluation.evaluation_data import Settings, Task
 from chartray.evaluation.films import Films
 from chartray.evaluation.rows import ONE_CLASS_TRAINING
 from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import Studies, by_study
+from chartray.results.arm import Arm
 
 Floats = NDArray[np.float64]
 
 
-class Drawn(NamedTuple):
-    """What one draw of the training patients reached on one test set: scores (N, C of the probe) of its films, what
-    they are worth by film and by study (None: no study has two films), and what rows say of each label.
+class SubsetScores(NamedTuple):
+    """What one subset of the training patients reached on one test set: scores (N, C of the probe) of its films, what
+    they are worth by image and by study (None: no study has two images), and how each label was fitted.
     """
 
     scores: Floats
     films: Scored
     studies: Scored | None
-    notes: list[dict[str, Any]]
+    fits: list[LabelFit]
 
 
 class Outcome(NamedTuple):
@@ -34,9 +35,9 @@ class Outcome(NamedTuple):
     fraction: float
     test: EvaluationSet
     studies: Studies | None
-    drawn: list[Drawn]
+    drawn: list[SubsetScores]
     scored: Scored
-    notes: list[dict[str, Any]]
+    fits: list[LabelFit]
 
 
 class Learning(NamedTuple):
@@ -65,26 +66,30 @@ def outcomes_of(
         ]
         if drawn:
             scored = over_draws([each.films for each in drawn], seed=settings.seed)
-            found.append(Outcome(arm, fraction, test, grouped, drawn, scored, _over_notes([d.notes for d in drawn])))
+            found.append(Outcome(arm, fraction, test, grouped, drawn, scored, _over_fits([d.fits for d in drawn])))
     return found
 
 
 def _drawn(
     learning: Learning, scores: Floats, test: EvaluationSet, studies: Studies | None, settings: Settings
-) -> Drawn:
+) -> SubsetScores:
     train, validate, learnt = learning
     both = (train.truth == 1).any(axis=0) & (train.truth == 0).any(axis=0)
-    notes = [
-        note | ({} if able else {"reason": ONE_CLASS_TRAINING})
-        for note, able in zip(learnt.notes, both.tolist(), strict=True)
+    fits = [
+        fit if able else fit._replace(reason=ONE_CLASS_TRAINING)
+        for fit, able in zip(learnt.fits, both.tolist(), strict=True)
     ]
-    options: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed, "level": settings.level}
-    films = score(test, scores, thresholds=_thresholds(validate, learnt), **options)
+
+    def scored(of: EvaluationSet, these: Floats, thresholds: Floats | None) -> Scored:
+        options = (settings.resamples, settings.seed, settings.level)
+        return score(of, these, resamples=options[0], seed=options[1], level=options[2], thresholds=thresholds)
+
+    films = scored(test, scores, _thresholds(validate, learnt))
     if studies is None:
-        return Drawn(scores, films, None, notes)
+        return SubsetScores(scores, films, None, fits)
     # A study's score is a mean of scores, which spreads less: its threshold is chosen on studies too.
     limits = _thresholds(validate, learnt, by_study(validate))
-    return Drawn(scores, films, score(studies.of(test), studies.mean(scores), thresholds=limits, **options), notes)
+    return SubsetScores(scores, films, scored(studies.of(test), studies.mean(scores), limits), fits)
 
 
 def _thresholds(validate: Films, learnt: Learnt, studies: Studies | None = None) -> Floats | None:
@@ -95,22 +100,19 @@ def _thresholds(validate: Films, learnt: Learnt, studies: Studies | None = None)
     return choose_thresholds(studies.films.truth, studies.mean(learnt.validation))
 
 
-def _over_notes(notes: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """What rows over several draws say of each label: what all draws say, null where they differ, every `chosen_by`."""
-    if len(notes) == 1:
-        return notes[0]
+def _over_fits(subsets: Sequence[list[LabelFit]]) -> list[LabelFit]:
+    """How each label was fitted in all subsets: what all share, None where they differ, every `chosen_by`."""
+    if len(subsets) == 1:
+        return subsets[0]
     found = []
-    for each in zip(*notes, strict=True):
-        names = dict.fromkeys(name for note in each for name in note if name != "reason")
-        merged: dict[str, Any] = {}
-        for name in names:
-            values = list(dict.fromkeys(note.get(name) for note in each))
-            merged[name] = values[0] if len(values) == 1 else None
-            if name == "chosen_by":
-                merged[name] = " or ".join(sorted(values))
-        alike = sum("reason" in note for note in each)
-        if alike:
-            some = "" if alike == len(each) else f" in {alike} of {len(each)} draws"
-            merged["reason"] = ONE_CLASS_TRAINING + some
-        found.append(merged)
+    for each in zip(*subsets, strict=True):
+        same = {
+            name: values.pop() if len(values := {getattr(fit, name) for fit in each}) == 1 else None
+            for name in LabelFit._fields
+        }
+        by = sorted({fit.chosen_by for fit in each if fit.chosen_by is not None})
+        alike = sum(fit.reason is not None for fit in each)
+        some = "" if alike == len(each) else f" in {alike} of {len(each)} training subsets"
+        reason = ONE_CLASS_TRAINING + some if alike else None
+        found.append(LabelFit(**same)._replace(chosen_by=" or ".join(by) or None, reason=reason))
     return found

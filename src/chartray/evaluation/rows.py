@@ -1,99 +1,112 @@
-"""The rows of results.jsonl, studies.jsonl, draws.jsonl and calibration.jsonl: values, intervals and reasons."""
+"""From values, intervals and reasons to the rows of results.jsonl, studies.jsonl, draws.jsonl and calibration.jsonl."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chartray.evaluation.baselines import LabelFit
 from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, Scored
+from chartray.results.schema import MACRO, CalibrationBin, Score
 from chartray.statistics import metrics
 from chartray.statistics.calibration import BINS
 from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, one_sided
 
 Floats = NDArray[np.float64]
 
-MACRO = "macro"
 TOO_FEW = "too few patients"
-ONE_CLASS = "one class in the test films"
-ONE_CLASS_TRAINING = "one class in the training films: all films score alike"
+ONE_CLASS = "one class in the test images"
+ONE_CLASS_TRAINING = "one class in the training images: all images score alike"
 NO_MACRO = f"no label has {metrics.MINIMUM_PATIENTS} positive and {metrics.MINIMUM_PATIENTS} negative patients"
-NO_PROBABILITIES = "scores outside [0, 1] are no probabilities"
-NO_THRESHOLD = "no negative film in validation to choose a threshold on"
+NO_PROBABILITIES = "scores outside [0, 1] are not probabilities"
+NO_THRESHOLD = "no negative image in validation to choose a threshold on"
 # What an interval lets vary, and what it holds fixed.
 HOLDS_ENCODER = "holds the pretrained encoder fixed"
-HOLDS_FIT = f"{HOLDS_ENCODER}, and what was fitted to the training patients; the patients scored vary"
-HOLDS_DRAWS = f"{HOLDS_ENCODER}; the patients scored and the draws of training patients vary"
+HOLDS_FIT = f"{HOLDS_ENCODER}, and what was fitted to the training patients; the scored patients vary"
+HOLDS_DRAWS = f"{HOLDS_ENCODER}; the scored patients and the subsets of training patients vary"
 HOLDS_THRESHOLD = "; the threshold chosen on validation is held fixed"
 
 
-def result_rows(
-    test: EvaluationSet,
-    scored: Scored,
-    level: float,
-    common: dict[str, Any],
-    notes: Sequence[dict[str, Any]],
-    *,
-    unit: str = "film",
-) -> list[dict[str, Any]]:
-    """One row a label and metric, then the macro's; `notes` say more of each of the probe's labels.
+class _Counts(NamedTuple):
+    """How many images and patients stand behind a row; of the macro all of them."""
 
-    `unit` is what `test` has a row of: film or study. `scored` may be the mean over draws (`scoring.over_draws`).
+    n: int
+    n_patients: int
+    n_positive: int | None = None
+    n_blank: int | None = None
+    n_positive_patients: int | None = None
+    n_negative_patients: int | None = None
+
+
+class _Ends(NamedTuple):
+    """An interval and how it was made, where that is not a matter of course."""
+
+    ci_low: float | None = None
+    ci_high: float | None = None
+    interval: str | None = None
+
+
+def result_rows(
+    test: EvaluationSet, scored: Scored, level: float, about: Score, fits: Sequence[LabelFit]
+) -> list[Score]:
+    """One row a label and metric, then the macro's.
+
+    `about` says what all rows share; `fits` are of the probe's labels. `test` has a row an image, or a study where
+    `about.unit` says so. `scored` may be the mean over draws (`scoring.over_draws`).
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Score] = []
     counts = _counts(test)
+    about = about.replaced(draws=scored.draws, holds_fixed=HOLDS_FIT if scored.draws == 1 else HOLDS_DRAWS)
     for metric in (name for name in (*METRICS, *CALIBRATION, *AT_THRESHOLD) if name in scored.values):
         low, high = _ends(metric, scored.values[metric], scored.resampled[metric], level)
-        held = HOLDS_FIT if scored.draws == 1 else HOLDS_DRAWS
-        more = {"unit": unit, "draws": scored.draws, "holds_fixed": held}
+        of_metric = about.replaced(metric=metric)
         if metric in AT_THRESHOLD:
-            more |= {"holds_fixed": held + HOLDS_THRESHOLD, "at_specificity": SPECIFICITY}
-        for row in _label_rows(test, scored, metric, common | more, notes, counts):
-            index = len(rows) % (len(test.labels) + 1)
-            if test.counted[index]:
-                row |= {"ci_low": float(low[index]), "ci_high": float(high[index])}
-                row |= _at_the_edge(metric, row["value"], [counts[index]], level)
-            rows.append(row | _of_metric(scored, metric, index, interval=bool(test.counted[index])))
+            of_metric = of_metric.replaced(
+                holds_fixed=f"{about.holds_fixed}{HOLDS_THRESHOLD}", at_specificity=SPECIFICITY
+            )
+        for index, row in enumerate(_label_rows(test, scored, of_metric, fits, counts)):
+            counted = bool(test.counted[index])
+            ends = _Ends(float(low[index]), float(high[index])) if counted else _Ends()
+            if counted:
+                ends = _at_the_edge(metric, row.value, [counts[index]], level, ends)
+            rows.append(row.replaced(**ends._asdict(), **_of_metric(scored, metric, index, interval=counted)))
         low, high = _ends(metric, np.float64(scored.macro[metric]), scored.macro_resampled[metric], level)
-        macro = _macro_row(test, scored, metric, common | more, counts)
-        macro |= {"ci_low": float(low), "ci_high": float(high)}
-        counted = [each for each, here in zip(counts, test.counted.tolist(), strict=False) if here]
-        macro |= _at_the_edge(metric, scored.macro[metric], counted, level)
-        rows.append(macro | _of_metric(scored, metric, None, interval=False))
+        counted_labels = [each for each, here in zip(counts, test.counted.tolist(), strict=False) if here]
+        ends = _at_the_edge(metric, scored.macro[metric], counted_labels, level, _Ends(float(low), float(high)))
+        macro = _macro_row(test, scored, of_metric, counts[-1])
+        rows.append(macro.replaced(**ends._asdict(), **_of_metric(scored, metric, None, interval=False)))
     return rows
 
 
-def _at_the_edge(metric: str, value: float, counts: Sequence[dict[str, Any]], level: float) -> dict[str, Any]:
+def _at_the_edge(metric: str, value: float | None, counts: Sequence[_Counts], level: float, ends: _Ends) -> _Ends:
     """Of shares at a threshold how their interval was made, and where all patients fall on one side the exact one."""
     if metric not in AT_THRESHOLD:
-        return {}
-    side = "n_positive_patients" if metric == "sensitivity" else "n_negative_patients"
-    ends = one_sided(value, [each[side] for each in counts], level)
-    return {"interval": BOOTSTRAP} if ends is None else {"interval": EXACT, "ci_low": ends[0], "ci_high": ends[1]}
+        return ends
+    positive = metric == "sensitivity"
+    patients = [(each.n_positive_patients if positive else each.n_negative_patients) or 0 for each in counts]
+    exact = one_sided(float("nan") if value is None else value, patients, level)
+    return ends._replace(interval=BOOTSTRAP) if exact is None else _Ends(exact[0], exact[1], EXACT)
 
 
 def draw_rows(
-    test: EvaluationSet,
-    draws: Sequence[Scored],
-    common: dict[str, Any],
-    notes: Sequence[Sequence[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-    """What each draw of the training patients reached alone, without intervals; `notes` are each draw's."""
-    rows: list[dict[str, Any]] = []
+    test: EvaluationSet, draws: Sequence[Scored], about: Score, fits: Sequence[Sequence[LabelFit]]
+) -> list[Score]:
+    """What each subset of the training patients reached alone, without intervals; `fits` are each subset's."""
+    rows: list[Score] = []
     counts = _counts(test)
-    for draw, (scored, its) in enumerate(zip(draws, notes, strict=True)):
-        more = common | {"unit": "film", "draw": draw, "draws": len(draws)}
+    for draw, (scored, its) in enumerate(zip(draws, fits, strict=True)):
+        of_draw = about.replaced(draw=draw, draws=len(draws))
         for metric in METRICS:
-            rows += _label_rows(test, scored, metric, more, its, counts)
-            rows.append(_macro_row(test, scored, metric, more, counts))
+            rows += _label_rows(test, scored, of_draw.replaced(metric=metric), its, counts)
+            rows.append(_macro_row(test, scored, of_draw.replaced(metric=metric), counts[-1]))
     return rows
 
 
-def calibration_rows(test: EvaluationSet, scored: Scored, level: float, common: dict[str, Any]) -> list[dict[str, Any]]:
-    """The reliability curve: a row a label and bin that holds films; of several draws of training patients the first.
+def calibration_rows(test: EvaluationSet, scored: Scored, level: float, about: Score) -> list[CalibrationBin]:
+    """The reliability curve: a row a label and bin that holds images; of several training subsets the first.
 
-    `score` is the bin's mean score, `observed` its share of positive films, with an interval by patient unless the
-    label has too few patients.
+    The interval of the observed rate is by patient; there is none where the label has too few patients.
     """
     assert scored.reliability is not None
     assert scored.observed is not None
@@ -101,79 +114,81 @@ def calibration_rows(test: EvaluationSet, scored: Scored, level: float, common: 
     for index, label in enumerate(test.labels):
         for bin_ in np.flatnonzero(scored.reliability.n[index]).tolist():
             drawn = scored.observed[:, index, bin_]
-            drawn = drawn[~np.isnan(drawn)]  # draws that hold a film of this bin
+            drawn = drawn[~np.isnan(drawn)]  # resamples that hold an image of this bin
             ends = metrics.percentiles(drawn, level) if test.counted[index] else (np.nan, np.nan)
             rows.append(
-                common
-                | {"label": label, "draw": 0, "bin": bin_, "bins": BINS, "n": int(scored.reliability.n[index, bin_])}
-                | {"score": float(scored.reliability.score[index, bin_])}
-                | {"observed": float(scored.reliability.observed[index, bin_])}
-                | {"ci_low": float(ends[0]), "ci_high": float(ends[1])}
+                CalibrationBin(
+                    arm=about.arm,
+                    run=about.run,
+                    home=about.home,
+                    dataset=about.dataset,
+                    protocol=about.protocol,
+                    split=about.split,
+                    fraction=about.fraction,
+                    label=label,
+                    bin=bin_,
+                    bins=BINS,
+                    n=int(scored.reliability.n[index, bin_]),
+                    score=float(scored.reliability.score[index, bin_]),
+                    observed=float(scored.reliability.observed[index, bin_]),
+                    ci_low=float(ends[0]),
+                    ci_high=float(ends[1]),
+                )
             )
     return rows
 
 
-def _counts(test: EvaluationSet) -> list[dict[str, Any]]:
-    """Of how many films and patients each label's rows are, and last the macro's."""
+def _counts(test: EvaluationSet) -> list[_Counts]:
+    """Of how many images and patients each label's rows are, and last the macro's."""
     positive, negative = metrics.patients_per_class(test.films.truth, test.films.patients)
     codes = np.unique(test.films.patients, return_inverse=True)[1].reshape(-1)
     blank = test.films.blank_negatives
-    found: list[dict[str, Any]] = [
-        {
-            "n": int((~np.isnan(truth)).sum()),
-            "n_positive": int((truth == 1).sum()),
-            "n_blank": blank[index],
-            "n_patients": len(np.unique(codes[~np.isnan(truth)])),
-            "n_positive_patients": int(positive[index]),
-            "n_negative_patients": int(negative[index]),
-        }
+    found = [
+        _Counts(
+            n=int((~np.isnan(truth)).sum()),
+            n_patients=len(np.unique(codes[~np.isnan(truth)])),
+            n_positive=int((truth == 1).sum()),
+            n_blank=None if blank[index] is None else int(blank[index]),
+            n_positive_patients=int(positive[index]),
+            n_negative_patients=int(negative[index]),
+        )
         for index, truth in enumerate(test.films.truth.T)
     ]
-    macro = dict.fromkeys(found[0]) | {"n": len(codes), "n_patients": len(np.unique(codes))}
-    return [*found, macro]
+    return [*found, _Counts(n=len(codes), n_patients=len(np.unique(codes)))]
 
 
 def _label_rows(
-    test: EvaluationSet,
-    scored: Scored,
-    metric: str,
-    common: dict[str, Any],
-    notes: Sequence[dict[str, Any]],
-    counts: Sequence[dict[str, Any]],
-) -> list[dict[str, Any]]:
+    test: EvaluationSet, scored: Scored, about: Score, fits: Sequence[LabelFit], counts: Sequence[_Counts]
+) -> list[Score]:
     """One metric of each label, without intervals."""
     rows = []
     for index, label in enumerate(test.labels):
-        note = dict(notes[test.columns[index]])
-        reason = note.pop("reason", None)
-        if np.isnan(scored.values[metric][index]):
-            reason = _why_none(scored, metric, index)
+        fit = fits[test.columns[index]]
+        value = scored.values[about.metric][index]
+        reason = fit.reason
+        if np.isnan(value):
+            reason = _why_none(scored, about.metric, index)
         elif not test.counted[index]:
             reason = TOO_FEW
-        rows.append(
-            common
-            | {"label": label, "metric": metric, "value": float(scored.values[metric][index])}
-            | {"ci_low": None, "ci_high": None}
-            | counts[index]
-            | {"redrawn": int(scored.redrawn[index]), "reason": reason, "labels": None}
-            | note
-        )
+        said = fit._replace(reason=reason)._asdict() | counts[index]._asdict()
+        rows.append(about.replaced(label=label, value=float(value), redrawn=int(scored.redrawn[index]), **said))
     return rows
 
 
-def _macro_row(
-    test: EvaluationSet, scored: Scored, metric: str, common: dict[str, Any], counts: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    counted = [label for label, here in zip(test.labels, test.counted, strict=True) if here]
+def _macro_row(test: EvaluationSet, scored: Scored, about: Score, counts: _Counts) -> Score:
+    metric = about.metric
+    counted = tuple(label for label, here in zip(test.labels, test.counted, strict=True) if here)
     without = np.flatnonzero(test.counted & np.isnan(scored.values[metric])).tolist()
     reason = None if counted else NO_MACRO
     if without:
         reason = f"{test.labels[without[0]]}: {_why_none(scored, metric, without[0])}"
-    return (
-        common
-        | {"label": MACRO, "metric": metric, "value": scored.macro[metric], "ci_low": None, "ci_high": None}
-        | counts[-1]
-        | {"redrawn": scored.macro_redrawn, "reason": reason, "labels": counted}
+    return about.replaced(
+        label=MACRO,
+        value=float(scored.macro[metric]),
+        redrawn=int(scored.macro_redrawn),
+        reason=reason,
+        labels=counted,
+        **counts._asdict(),
     )
 
 
@@ -189,17 +204,19 @@ def _ends(metric: str, value: Floats | np.float64, resampled: Floats, level: flo
     return np.maximum(low, 0), np.minimum(high, 1)
 
 
-def _of_metric(scored: Scored, metric: str, index: int | None, *, interval: bool) -> dict[str, Any]:
-    """What only rows of one metric have: AUROC DeLong's intervals (where there is an `interval` at all), calibration
-    error what perfect probabilities of as many films would have by chance, shares at a threshold the threshold.
+def _of_metric(scored: Scored, metric: str, index: int | None, *, interval: bool) -> dict[str, float | None]:
+    """Fields that only rows of one metric have: DeLong's intervals of AUROC (where there is an `interval` at all), the
+    calibration error of perfect probabilities, the threshold of shares at a threshold.
     """
     if metric == "auroc":
         names = ("delong_low", "delong_high", "delong_patient_low", "delong_patient_high")
         if index is None or scored.delong is None or not interval:
-            return dict.fromkeys(names)
-        found = {name: float(each[index]) for name, each in zip(names, scored.delong, strict=True)}
-        # Classes that are perfectly apart have no variance by DeLong, which is no certainty.
-        return found if found["delong_low"] < found["delong_high"] else dict.fromkeys(names)
+            return {}
+        found: dict[str, float | None] = {
+            name: float(each[index]) for name, each in zip(names, scored.delong, strict=True)
+        }
+        # DeLong's variance is 0 where the classes are separated perfectly, which is no certainty.
+        return found if scored.delong.low[index] < scored.delong.high[index] else {}
     if metric == "ece":
         chance = None if index is None or scored.by_chance is None else float(scored.by_chance[index])
         return {"by_chance": chance}

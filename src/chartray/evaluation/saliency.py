@@ -1,18 +1,18 @@
-"""Looking at an encoder: attention rollout and token similarity on a few films, and which films it holds alike.
+"""Saliency of an encoder: attention rollout and token similarity on a few images, and which images it holds alike.
 
-`write_looks` writes the folder `looks/` of a Results folder. The films are of the first scored data set; no identifier
-of a patient or film is in it, only rows of the store and hashed names (schema.hashed over the scored films).
+`write_saliency` writes the folder `saliency/` of a results folder. The images are of the first scored data set; no
+identifier of a patient or image is in it, only rows of the store and hashed names (schema.hashed over the scored ones).
 
-looks.json          format, dataset, split, grid (g patches a side), places of the query patches, `films`: {dataset,
-                    row, key, height, width, label, why, score, present (labels)}, and `control`: how much the maps
-                    differ between films and from the untrained encoder's (mean correlations)
-looks.safetensors   film uint8 (n, S, S) squashed; rollout, rollout_untrained float32 (n, g, g), shares that sum to 1;
-                    similarity, similarity_untrained float32 (n, Q, g, g), cosines; queries int64 (n, Q, 2), row and
-                    column of a patch; gallery uint8 (m, s, s): the films of gallery.json, in the order of its `films`
-gallery.json        format, dataset, films (rows of the store), `queries`: {dataset, row, key, height, width, label,
-                    why, present, same_patient_rank, neighbours: [{..., cosine, present}]}; `agreement`: {label,
-                    neighbours, ci_low, ci_high, films, n, n_patients}; `same_patient`: {first, ci_low, ci_high,
-                    chance, n}
+saliency.json        format, dataset, split, grid (g patches a side), places of the query patches, `films`: {dataset,
+                     row, key, height, width, label, why, score, present (labels)}, and `control`: how much the maps
+                     differ between images and from the untrained encoder's (mean correlations)
+saliency.safetensors film uint8 (n, S, S) squashed; rollout, rollout_untrained float32 (n, g, g), shares that sum to 1;
+                     similarity, similarity_untrained float32 (n, Q, g, g), cosines; queries int64 (n, Q, 2), row and
+                     column of a patch; gallery uint8 (m, s, s): the images of gallery.json, in the order of `films`
+gallery.json         format, dataset, films (rows of the store), `queries`: {dataset, row, key, height, width, label,
+                     why, present, same_patient_rank, neighbours: [{..., cosine, present}]}; `agreement`: {label,
+                     neighbours, ci_low, ci_high, films, n, n_patients}; `same_patient`: {first, ci_low, ci_high,
+                     chance, n}
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch import Tensor
 
-from chartray.evaluation import results
 from chartray.evaluation.attention import look, pooled_rollout, token_similarity, unreadable
 from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.retrieval import Alike, agreement, nearest_of_others, same_patient_first
@@ -33,6 +32,8 @@ from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks.encoder import PretrainedEncoder, on_device
 from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
+from chartray.results.folder import write_object
+from chartray.results.manifest import SaliencyEntry
 from chartray.schema import hashed
 
 Floats = NDArray[np.float64]
@@ -40,8 +41,8 @@ Features = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
 
-LOOKS_FILE, ARRAYS_FILE, GALLERY_FILE = "looks.json", "looks.safetensors", "gallery.json"
-FORMAT = 1
+SALIENCY_FILE, ARRAYS_FILE, GALLERY_FILE = "saliency.json", "saliency.safetensors", "gallery.json"
+FORMAT = 2
 FILM_SIDE, GALLERY_SIDE = 224, 128
 GALLERY_QUERIES, GALLERY_NEIGHBOURS = 6, 5
 # Where the query patches lie, as shares of height and width: on a frontal film in a lung and in the heart's shadow.
@@ -84,7 +85,7 @@ def chosen_films(truth: Floats, scores: Floats, labels: Sequence[str], count: in
     return found
 
 
-def write_looks(
+def write_saliency(
     folder: Path,
     encoder: PretrainedEncoder,
     fresh: PretrainedEncoder,
@@ -97,8 +98,8 @@ def write_looks(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Writes `folder`; returns how many `films` it shows and, where none, the `reason`.
+) -> SaliencyEntry:
+    """Writes `folder`; says of how many images and, where of none, why.
 
     Args:
         folder: what to write.
@@ -116,7 +117,7 @@ def write_looks(
     reason = unreadable(encoder.model)
     chosen = chosen_films(test.films.truth, scores, test.labels, films)
     if reason is not None or not chosen:
-        return {"films": 0, "reason": reason or "no label has both present and absent films"}
+        return SaliencyEntry(films=0, reason=reason or "no label has both present and absent images")
     folder.mkdir(parents=True)
     names = _Names(test)
     rows = test.films.rows[[one.film for one in chosen]]
@@ -141,12 +142,12 @@ def write_looks(
         names.of(one.film) | {"label": one.label, "why": one.why, "score": _score(test, scores, one)} for one in chosen
     ]
     grid = arrays["rollout"].shape[1]
-    results.write_json(
-        folder / LOOKS_FILE,
+    write_object(
+        folder / SALIENCY_FILE,
         shared | {"grid": grid, "places": QUERY_PLACES, "control": control, "films": films_said},
     )
-    results.write_json(folder / GALLERY_FILE, shared | gallery)
-    return {"films": len(chosen), "reason": None}
+    write_object(folder / GALLERY_FILE, shared | gallery)
+    return SaliencyEntry(films=len(chosen))
 
 
 class _Names:

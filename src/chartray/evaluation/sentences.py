@@ -1,76 +1,71 @@
-"""What an evaluation says in words on the command line: its arms by name, and which chart the floors read."""
+"""What an evaluation says on the command line before its numbers: label matches, blanks, charts of the baselines."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from chartray.results.arm import CHART_BASELINES, CHART_ONLY, Arm
+from chartray.results.manifest import EvaluationManifest, StoreEntry
 from chartray.truth import counted
 
-CHART_FLOORS = ("chart-only", "image+chart")
-NO_CHART = "no chart"
 
+def chart_baselines_said(arms: Iterable[Arm], left_out: Mapping[str, str]) -> list[str]:
+    """Which chart the baselines among `arms` read and without what, or why none is scored.
 
-def arm_words(chart: str, control: str) -> str:
-    """An arm as a reader calls it.
-
-    >>> [arm_words("none", "none"), arm_words("sex,age", "none"), arm_words("sex,age", "shuffled")]
-    ['no chart', 'sex,age', 'sex,age, shuffled']
-    >>> [arm_words("none", "untrained"), arm_words("sex,age", "chart-only")]
-    ['untrained', 'chart-only (sex,age)']
-    """
-    if control in CHART_FLOORS:
-        return f"{control} ({chart})"
-    if control in ("untrained", "pixels"):
-        return control
-    name = NO_CHART if chart == "none" else chart
-    return name if control == "none" else f"{name}, {control}"
-
-
-def chart_floors_said(arms: Iterable[tuple[str, str]], left_out: Mapping[str, str]) -> list[str]:
-    """Which chart the floors among arms (chart, control) read and without what, or why none is scored.
-
-    >>> chart_floors_said([("none", "none"), ("sex", "chart-only")], {})
+    >>> chart_baselines_said([Arm(), Arm("sex", "chart-only")], {})
     ['chart-only and image+chart read the chart sex']
     """
-    read = dict.fromkeys(chart for chart, control in arms if control in CHART_FLOORS)
+    read = dict.fromkeys(arm.chart for arm in arms if arm.control in CHART_BASELINES)
     if read:
         without = [
-            f"{name.removeprefix('chart-only ')}: {why}"
+            f"{name.removeprefix(f'{CHART_ONLY} ')}: {why}"
             for name, why in left_out.items()
-            if name.startswith("chart-only ")
+            if name.startswith(f"{CHART_ONLY} ")
         ]
         return [
             f"chart-only and image+chart read the chart {' and '.join(read)}" + "".join(f"; {each}" for each in without)
         ]
-    if CHART_FLOORS[0] in left_out:
-        return [f"no {' and no '.join(CHART_FLOORS)}: {left_out[CHART_FLOORS[0]]}"]
+    if CHART_ONLY in left_out:
+        return [f"no {' and no '.join(CHART_BASELINES)}: {left_out[CHART_ONLY]}"]
     return []
 
 
-def said_first(manifest: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def said_first(manifest: EvaluationManifest, arms: Iterable[Arm]) -> list[str]:
     """What a reader must know of an evaluation before its numbers."""
-    arms = dict.fromkeys((str(row["chart"]), str(row["control"])) for row in rows)
     return [
-        *blanks_counted(manifest),
-        *chart_floors_said(arms, manifest["left_out"]),
-        *(f"note: {note}" for note in manifest["not_compared"]),
+        *matches_said(manifest),
+        *blanks_counted(manifest.settings.blank, manifest.stores, manifest.blank_negatives_learnt_from),
+        *chart_baselines_said(arms, manifest.left_out),
+        *(f"note: {note}" for note in manifest.not_compared),
     ]
 
 
-def blanks_counted(manifest: Mapping[str, Any]) -> list[str]:
-    """How many blank labels count as negative where the probe learns, and in each data set that was scored.
+def matches_said(manifest: EvaluationManifest) -> list[str]:
+    """Which label of each external store each label of an evaluation met, and which met none."""
+    lines = []
+    for entry in manifest.stores[1:]:
+        there = {match.label: match.there for match in entry.matches}
+        if entry.part_of:
+            continue  # it has the labels of the whole
+        lines.append(f"{entry.dataset}: {len(there)} of {len(manifest.labels)} labels matched by name")
+        width = max(len(label) for label in manifest.labels)
+        lines += [f"  {label:<{width}}  {there.get(label, '-')}" for label in manifest.labels]
+        if entry.unmatched_there:
+            lines.append(f"  only there, not scored: {', '.join(entry.unmatched_there)}")
+    return lines
 
-    >>> stores = [{"dataset": "mimic", "blank_negatives": {"Edema": 12}}, {"dataset": "nih", "blank_negatives": {}}]
-    >>> for line in blanks_counted({"stores": stores, "settings": {"blank": "source"}}): print(line)
-    blank labels counted as negative in mimic: Edema 12
-    blank labels counted as negative in nih: none
+
+def blanks_counted(blank: str, stores: Iterable[StoreEntry], learnt_from: Mapping[str, int] | None = None) -> list[str]:
+    """How many blank labels count as negative in training, and in each data set that was scored.
+
+    >>> stores = [StoreEntry(dataset="mimic", hash="", blank_negatives={"Edema": 12})]
+    >>> blanks_counted("source", stores)
+    ['blank labels counted as negative in mimic: Edema 12']
     """
-    blank = manifest["settings"]["blank"]
     asked = "" if blank == "source" else f" (--blank {blank})"
     places = [
-        (f"in {one['dataset']}", one["blank_negatives"])
-        for one in manifest["stores"]
-        if "blank_negatives" in one and not one.get("part_of")  # an earlier Chartray did not count them
+        (f"in {one.dataset}", one.blank_negatives)
+        for one in stores
+        if one.blank_negatives is not None and not one.part_of
     ]
-    if "blank_negatives_learnt_from" in manifest:
-        places.insert(0, ("in training", manifest["blank_negatives_learnt_from"]))
+    if learnt_from is not None:
+        places.insert(0, ("in training", dict(learnt_from)))
     return [f"blank labels counted as negative {where}{asked}: {counted(found) or 'none'}" for where, found in places]

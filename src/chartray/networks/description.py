@@ -65,6 +65,7 @@ class Provenance(_OfWeights):
     objective: _Text | None = None
     recipe: _Text | None = None
     control: _Text | None = None
+    films: int | None = Field(None, ge=0)
     chart_use: _Text | None = None
     films_of: _Text | None = None
     chart_variables: list[_Text] | None = None

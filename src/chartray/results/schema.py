@@ -51,8 +51,8 @@ class Record(BaseModel):
     arm_fields: ClassVar[dict[str, str]] = {}  # fields that hold an Arm, and the ending of its parts in the row
 
     def replaced(self, **changes: Any) -> Self:
-        """The same row with other values in some fields."""
-        return self.model_copy(update=changes)
+        """The same row with other values in some fields, checked as any row."""
+        return type(self).model_validate({name: getattr(self, name) for name in self.model_fields_set} | changes)
 
     @model_validator(mode="before")
     @classmethod
@@ -147,6 +147,7 @@ class Score(Scored, Interval):
     strength: Number = Field(None, description="linear: the probe's L2 penalty")
     validation_auroc: Number = Field(None, description="linear: the validation AUROC that the penalty was chosen for")
     neighbours: int | None = Field(None, description="knn: the number of neighbours")
+    best_epoch: int | None = Field(None, description="published, finetune: the epoch that validation chose")
     chosen_by: str | None = Field(
         None,
         description="what the penalty or the number of neighbours was chosen on: validation, cross-validation (by "

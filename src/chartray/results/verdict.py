@@ -34,7 +34,7 @@ class Verdict(StrEnum):
         return {Verdict.A_HIGHER: f"{a} is higher", Verdict.B_HIGHER: f"{b} is higher"}.get(self, str(self))
 
 
-def verdict(difference: float, p: float, seeds: int, level: float = 0.95) -> Verdict | None:
+def verdict(difference: float | None, p: float | None, seeds: int, level: float = 0.95) -> Verdict | None:
     """The verdict on a `difference` with a (corrected) `p`, over `seeds` of each arm; None where a claim lacks a p.
 
     >>> verdict(0.02, 0.001, seeds=1), verdict(0.02, 0.001, seeds=3), verdict(-0.02, 0.2, seeds=3)
@@ -42,7 +42,7 @@ def verdict(difference: float, p: float, seeds: int, level: float = 0.95) -> Ver
     """
     if why_no_claim(seeds):
         return Verdict.NO_CLAIM
-    if math.isnan(p):
+    if difference is None or p is None or math.isnan(p):
         return None
     if p > 1 - level:
         return Verdict.NO_DIFFERENCE

@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.baselines import Learner, Learnt, Part
+from chartray.evaluation.baselines import LabelFit, Learner, Learnt, Part
 from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.films import Films
 from chartray.evaluation.finetune import checkpoint
@@ -99,11 +99,11 @@ def tuned(
             folder=folder,
         )
         validation, *scores = (predict(encoder, found, each, precision=precision) for each in (validate, *tests))
-        notes: list[dict[str, Any]] = [
-            {"validation_auroc": value, "best_epoch": found.best_epoch} for value in found.validation_auroc.tolist()
+        fits = [
+            LabelFit(validation_auroc=value, best_epoch=found.best_epoch) for value in found.validation_auroc.tolist()
         ]
         kept = None if recipe.freeze else encoder._replace(model=found.model.cpu())
-        return Learnt([*scores], notes, validation, _as_probe(found), kept, found.history)
+        return Learnt([*scores], fits, validation, _as_probe(found), kept, found.history)
 
     return learn
 

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,35 +11,60 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
-from chartray.evaluation import results
+from chartray.networks.description import Provenance
+from chartray.results.arm import Arm
+from chartray.results.folder import PREDICTIONS_FILE, ResultsFolder
+from chartray.results.manifest import EvaluationManifest, Settings
 
 Floats = NDArray[np.float64]
 
 # What must be the same in all evaluations, or their numbers mean different things.
 SAME_SETTINGS = ("protocol", "split", "uncertain", "blank")
+# The columns of predictions.parquet that are read.
+_COLUMNS = {"image_id", "patient_id", "label", "truth", "score", "draw", "dataset", "control", "chart", "fraction"}
 # How many rows an error names.
 _ROWS_NAMED = 5
 
 
-class Run(NamedTuple):
-    """One evaluated run: `settings` of its evaluation, hashes of its `stores` by data set (the first: what was fitted
-    on), and the encoder as it was `made`, its provenance.
-    """
+class EvaluatedRun(NamedTuple):
+    """One evaluated run: the folder of its evaluation, opened."""
 
-    opened: results.ResultsFolder
-    name: str
-    chart: str
-    control: str
-    use: str | None
-    seed: int | None
-    settings: dict[str, Any]
-    stores: dict[str, str]
-    made: dict[str, Any]
+    opened: ResultsFolder[EvaluationManifest]
 
     @property
     def folder(self) -> Path:
         """Where its evaluation lies."""
         return self.opened.folder
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.opened.manifest.run
+
+    @property
+    def arm(self) -> Arm:
+        """The arm that it is a run of."""
+        return self.opened.manifest.encoder.arm
+
+    @property
+    def made(self) -> Provenance:
+        """How it was pretrained."""
+        return self.opened.manifest.encoder.provenance
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its pretraining."""
+        return self.made.seed
+
+    @property
+    def settings(self) -> Settings:
+        """The choices of its evaluation."""
+        return self.opened.manifest.settings
+
+    @property
+    def stores(self) -> dict[str, str]:
+        """Hashes of its stores by data set; the first is what was fitted on."""
+        return {one.dataset: one.hash for one in self.opened.manifest.stores}
 
 
 class Sheet(NamedTuple):
@@ -52,35 +77,17 @@ class Sheet(NamedTuple):
     scores: Floats
 
 
-def read_run(folder: Path) -> Run:
-    """The evaluation in a Results folder; raises InputError if there is none, it was damaged, or of another format."""
-    opened = results.open_results(
-        folder,
-        [results.MANIFEST_FILE],
-        f"expected an evaluation ({results.MANIFEST_FILE}) in {folder}, found none; run chartray evaluate",
-    )
-    manifest = opened.manifest
-    with results.understood(folder / results.MANIFEST_FILE):
-        made = manifest["encoder"]["provenance"]
-        chart, control = (str(made.get(key, "none")) for key in ("chart", "control"))
-        stores = {each["dataset"]: each["hash"] for each in manifest["stores"]}
-        settings = {name: manifest["settings"][name] for name in (*SAME_SETTINGS, "seed")}
-        return Run(
-            opened, manifest["run"], chart, control, made.get("chart_use"), made.get("seed"), settings, stores, made
-        )
-
-
-def read_sheets(runs: Sequence[Run]) -> dict[Path, dict[tuple[str, float], Sheet]]:
+def read_sheets(runs: Sequence[EvaluatedRun]) -> dict[Path, dict[tuple[str, float], Sheet]]:
     """Every run's own predictions, by folder, then data set and fraction.
 
     Raises InputError where settings, data sets, films, labels, truths, stores or drawn patients differ, or a score that
     is needed is NaN.
     """
     for run, setting in itertools.product(runs[1:], SAME_SETTINGS):
-        if run.settings[setting] != runs[0].settings[setting]:
+        if getattr(run.settings, setting) != getattr(runs[0].settings, setting):
             raise InputError(
-                f"expected one {setting} in all evaluations, found {runs[0].settings[setting]} in {runs[0].folder} "
-                f"and {run.settings[setting]} in {run.folder}; evaluate them alike"
+                f"expected one {setting} in all evaluations, found {getattr(runs[0].settings, setting)} in "
+                f"{runs[0].folder} and {getattr(run.settings, setting)} in {run.folder}; evaluate them alike"
             )
     sheets = {run.folder: _read_sheets(run) for run in runs}
     for where in _shared(runs, sheets):
@@ -92,17 +99,22 @@ def read_sheets(runs: Sequence[Run]) -> dict[Path, dict[tuple[str, float], Sheet
     return sheets
 
 
-def _read_sheets(run: Run) -> dict[tuple[str, float], Sheet]:
+def _read_sheets(run: EvaluatedRun) -> dict[tuple[str, float], Sheet]:
     """The encoder's own predictions, by data set and fraction."""
-    table = run.opened.files.table(results.PREDICTIONS_FILE)
-    with results.understood(run.folder / results.PREDICTIONS_FILE):
-        own = pc.and_(pc.equal(table["control"], run.control), pc.equal(table["chart"], run.chart))
-        table = table.filter(own)
-        keys = zip(table["dataset"].to_pylist(), table["fraction"].to_pylist(), strict=True)
-        return {key: _sheet(run, table, *key) for key in dict.fromkeys(keys)}
+    table = run.opened.table(PREDICTIONS_FILE)
+    absent = sorted(_COLUMNS - set(() if table is None else table.column_names))
+    if table is None or absent:
+        raise InputError(
+            f"expected predictions with {', '.join(absent)} in {run.folder / PREDICTIONS_FILE}, found none; evaluate "
+            "it again"
+        )
+    own = pc.and_(pc.equal(table["control"], run.arm.control), pc.equal(table["chart"], run.arm.chart))
+    table = table.filter(own)
+    keys = zip(table["dataset"].to_pylist(), table["fraction"].to_pylist(), strict=True)
+    return {key: _sheet(run, table, *key) for key in dict.fromkeys(keys)}
 
 
-def _sheet(run: Run, table: pa.Table, dataset: str, fraction: float) -> Sheet:
+def _sheet(run: EvaluatedRun, table: pa.Table, dataset: str, fraction: float) -> Sheet:
     part = table.filter(pc.and_(pc.equal(table["dataset"], dataset), pc.equal(table["fraction"], fraction)))
     drawn = part["draw"].to_numpy()
     draws = np.unique(drawn)
@@ -121,7 +133,7 @@ def _sheet(run: Run, table: pa.Table, dataset: str, fraction: float) -> Sheet:
         draw, film, label = unscored[0]
         raise InputError(
             f"expected a score of every film from {run.name}, found NaN for {len(np.unique(unscored[:, 1]))} films of "
-            f"{dataset} in {run.folder / results.PREDICTIONS_FILE}, the first in film {film}, label {labels[label]}, "
+            f"{dataset} in {run.folder / PREDICTIONS_FILE}, the first in film {film}, label {labels[label]}, "
             f"draw {draws[draw]}; evaluate it again"
         )
     return Sheet(names[0], patients[0], labels, truth[0], scores)
@@ -131,7 +143,9 @@ def _same(truth: Floats, other: Floats) -> NDArray[np.bool_]:
     return np.asarray((truth == other) | (np.isnan(truth) & np.isnan(other)))
 
 
-def _shared(runs: Sequence[Run], sheets: dict[Path, dict[tuple[str, float], Sheet]]) -> list[tuple[str, float]]:
+def _shared(
+    runs: Sequence[EvaluatedRun], sheets: dict[Path, dict[tuple[str, float], Sheet]]
+) -> list[tuple[str, float]]:
     """Data sets and fractions, which must be the same in all."""
     first = list(sheets[runs[0].folder])
     for run in runs[1:]:
@@ -145,7 +159,7 @@ def _shared(runs: Sequence[Run], sheets: dict[Path, dict[tuple[str, float], Shee
     return first
 
 
-def _refuse_other_films(dataset: str, first: Sheet, other: Sheet, run: Run, another: Run) -> None:
+def _refuse_other_films(dataset: str, first: Sheet, other: Sheet, run: EvaluatedRun, another: EvaluatedRun) -> None:
     if first.labels != other.labels:
         odd = sorted(set(first.labels) ^ set(other.labels)) or ["another order"]
         raise InputError(
@@ -188,7 +202,7 @@ def _rows(rows: NDArray[np.int64]) -> str:
     return f"row{'s' * (len(rows) > 1)} {shown}{more}"
 
 
-def _refuse_other_learning(first: Run, other: Run, *, subsets: bool) -> None:
+def _refuse_other_learning(first: EvaluatedRun, other: EvaluatedRun, *, subsets: bool) -> None:
     """What was fitted on must be the same too: the stores, and where a fraction is below 1 the patients drawn."""
     ours, theirs = (next(iter(run.stores)) for run in (first, other))
     if ours != theirs:
@@ -202,7 +216,7 @@ def _refuse_other_learning(first: Run, other: Run, *, subsets: bool) -> None:
                 f"expected one store of {dataset} in all evaluations, found hash {digest[:12]} in {first.folder} and "
                 f"{other.stores[dataset][:12]} in {other.folder}; evaluate on one store"
             )
-    ours, theirs = (str(run.settings["seed"]) for run in (first, other))
+    ours, theirs = (str(run.settings.seed) for run in (first, other))
     if subsets and ours != theirs:
         raise InputError(
             f"expected one --seed in all evaluations of a part of the training patients, found {ours} in "

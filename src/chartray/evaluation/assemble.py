@@ -1,0 +1,331 @@
+"""From what the arms of one evaluation reached to the records of its results folder, and the folder itself."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from safetensors.numpy import save as to_safetensors
+
+from chartray.evaluation.baselines import Candidate, Frozen, Learnt
+from chartray.evaluation.differences import Pair, comparison_rows
+from chartray.evaluation.evaluation_data import RADIOLOGISTS, Settings, Task, image_ids
+from chartray.evaluation.films import Films, blank_entry, label_names, metadata_of, read_by_radiologists
+from chartray.evaluation.finetune.recipe import Recipe
+from chartray.evaluation.outcomes import Outcome
+from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
+from chartray.evaluation.saliency import write_saliency
+from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
+from chartray.evaluation.studies import study_ids
+from chartray.networks.description import Architecture, Provenance
+from chartray.networks.encoder import PretrainedEncoder, save, untrained
+from chartray.results import folder as results
+from chartray.results.manifest import (
+    RESULTS_FORMAT,
+    Counts,
+    EncoderEntry,
+    EvaluationManifest,
+    FractionEntry,
+    MatchEntry,
+    Part,
+    SaliencyEntry,
+    StoreEntry,
+)
+from chartray.results.manifest import Settings as SettingsEntry
+from chartray.results.schema import Comparison, Score
+from chartray.statistics.probe import Probe
+
+
+class Evaluated(NamedTuple):
+    """One evaluation, done: the encoder of `source`, its candidate first, and what all of them reached.
+
+    `learnt` is what the encoder's arm learnt from the largest fraction (its first subset), `features` the encoder's
+    own; `saliency` is how many images its attention is shown on, at most.
+    """
+
+    source: Path
+    run: str
+    encoder: PretrainedEncoder
+    task: Task
+    settings: Settings
+    recipe: Recipe | None
+    candidates: Sequence[Candidate]
+    outcomes: Sequence[Outcome]
+    learnt: Learnt
+    features: Frozen | None
+    fractions: Sequence[FractionEntry]
+    left_out: dict[str, str]
+    saliency: int
+
+
+def write_results(out: Path, done: Evaluated) -> list[Score]:
+    """Writes the results folder `out`, whole or not at all; returns the rows of results.jsonl."""
+    level = done.settings.level
+    scores: list[Score] = []
+    studies, draws, curves = [], [], []
+    for each in done.outcomes:
+        about = score_of(each, done)
+        scores += result_rows(each.test, each.scored, level, about, each.fits)
+        studies += study_rows(each, about, done.settings)
+        curves += calibration_rows(each.test, each.drawn[0].films, level, about)
+        if each.fraction < 1:
+            draws += draw_rows(each.test, [d.films for d in each.drawn], about, [d.fits for d in each.drawn])
+    with results.written_folder(out, results.MANIFEST_FILE) as folder:
+        results.write_rows(folder, results.RESULTS_FILE, scores)
+        results.write_rows(folder, results.STUDIES_FILE, studies)
+        results.write_rows(folder, results.DRAWS_FILE, draws)
+        results.write_rows(folder, results.CALIBRATION_FILE, curves)
+        results.write_rows(folder, results.COMPARISONS_FILE, comparisons_of(done))
+        results.write_object(folder / results.THRESHOLDS_FILE, thresholds_of(done.outcomes))
+        tables = [table for each in done.outcomes for table in predictions_of(each, done.run)]
+        results.write_parquet(folder / results.PREDICTIONS_FILE, tables)
+        if done.features is not None:
+            results.write_parquet(folder / results.EMBEDDINGS_FILE, embeddings_of(done.task, done.features))
+        if done.learnt.probe is not None:
+            write_probe(folder, done.learnt.probe, done.task.labels, done.settings.data_percent[-1])
+        if done.learnt.tuned is not None:
+            save(folder / results.TUNED_FOLDER, done.learnt.tuned)
+        results.write_manifest(folder, manifest_of(done, saliency_of(folder, done)))
+    return scores
+
+
+def saliency_of(folder: Path, done: Evaluated) -> SaliencyEntry:
+    """Writes the saliency maps of a frozen encoder at the first test set; says of how many images, or why none."""
+    if not done.saliency:
+        return SaliencyEntry(films=0, reason="not asked for")
+    if done.features is None:
+        return SaliencyEntry(films=0, reason="saliency is computed for frozen features only")
+    own_arm, test = done.candidates[0].arm, done.task.tests[0]
+    own = next(each for each in reversed(done.outcomes) if each.arm == own_arm and each.test is test)
+    settings = done.settings
+    return write_saliency(
+        folder / results.SALIENCY_FOLDER,
+        done.encoder,
+        untrained(done.source, seed=settings.seed),
+        own.test,
+        own.drawn[0].scores[:, own.test.columns],
+        done.features.needed(own.test.films),
+        films=done.saliency,
+        device=settings.device,
+        resamples=settings.resamples,
+        level=settings.level,
+        seed=settings.seed,
+    )
+
+
+def score_of(outcome: Outcome, done: Evaluated) -> Score:
+    """What all rows of an outcome share; label and metric are still empty."""
+    settings, made = done.settings, Provenance.model_validate(done.encoder.provenance)
+    return Score(
+        arm=outcome.arm,
+        run=done.run,
+        home=done.task.home,
+        dataset=outcome.test.dataset,
+        store=outcome.test.store,
+        protocol=settings.protocol,
+        split=settings.split,
+        fraction=float(outcome.fraction),
+        label="",
+        metric="",
+        seed=settings.seed,
+        run_seed=made.seed,
+        uncertain=settings.uncertain,
+        blank=settings.blank,
+        resamples=settings.resamples,
+        level=settings.level,
+        after_film=tuple(made.after_film),
+    )
+
+
+def study_rows(outcome: Outcome, about: Score, settings: Settings) -> list[Score]:
+    """The rows of studies.jsonl; none where no study has more than one image."""
+    if outcome.studies is None:
+        return []
+    scored = over_draws([each.studies for each in outcome.drawn if each.studies is not None], seed=settings.seed)
+    test = outcome.studies.of(outcome.test)
+    return result_rows(test, scored, settings.level, about.replaced(unit="study"), outcome.fits)
+
+
+def thresholds_of(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """What thresholds.json says: control -> label -> specificity on validation and threshold, of STORE's labels, at
+    the largest fraction, of its first subset.
+    """
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    fraction = max(each.fraction for each in outcomes)
+    for each in outcomes:
+        limits = each.drawn[0].films.thresholds
+        if each.fraction == fraction and each.arm.control not in found and limits is not None:
+            named = zip(each.test.labels, limits.tolist(), strict=True)
+            found[each.arm.control] = {
+                label: {"specificity": SPECIFICITY, "threshold": None if np.isnan(limit) else limit}
+                for label, limit in named
+            }
+    return found
+
+
+def comparisons_of(done: Evaluated) -> list[Comparison]:
+    """The encoder against every baseline, on the same images at the same fraction and training subsets."""
+    own_arm, settings = done.candidates[0].arm, done.settings
+    made = Provenance.model_validate(done.encoder.provenance)
+    own = {(each.fraction, each.test.dataset): each for each in done.outcomes if each.arm == own_arm}
+    rows: list[Comparison] = []
+    for other in (each for each in done.outcomes if each.arm != own_arm):
+        about = Comparison(
+            arm_a=own_arm,
+            arm_b=other.arm,
+            a=done.run,
+            b=other.arm.control,
+            home=done.task.home,
+            dataset=other.test.dataset,
+            protocol=settings.protocol,
+            split=settings.split,
+            fraction=float(other.fraction),
+            label="",
+            metric="",
+            uncertain=settings.uncertain,
+            blank=settings.blank,
+            after_film=tuple(made.after_film),
+            level=settings.level,
+            seeds=1,
+            run_seed=made.seed,
+        )
+        a, test = own[other.fraction, other.test.dataset], other.test
+        pair = Pair(a.scored, other.scored, truth=test.films.truth, patients=test.films.patients)
+        rows += comparison_rows(test.labels, test.counted, pair, about, seed=settings.seed)
+    return rows
+
+
+def predictions_of(outcome: Outcome, run: str) -> list[pa.Table]:
+    """The rows of predictions.parquet, a table a training subset."""
+    test, arm = outcome.test, outcome.arm
+    columns: dict[str, str | float] = {"dataset": test.dataset, "split": test.films.split, "run": run}
+    columns |= {"control": arm.control, "chart": arm.chart, "fraction": outcome.fraction}
+    names = results.ImageNames(test.image_ids, study_ids(test.films), test.films.patients)
+    return [
+        results.prediction_table(names, test.labels, test.films.truth, each.scores[:, test.columns], columns, draw=draw)
+        for draw, each in enumerate(outcome.drawn)
+    ]
+
+
+def embeddings_of(task: Task, frozen: Frozen) -> list[pa.Table]:
+    """The rows of embeddings.parquet, a table a split."""
+    parts = [(test.dataset, test.films) for test in task.tests if not test.dataset.endswith(RADIOLOGISTS)]
+    learning = [(task.tests[0].dataset, films) for films in (task.train, task.validate)]
+    parts += [(name, films) for name, films in learning if films.split != task.tests[0].films.split]
+    return [
+        results.embedding_table(name, films.split, image_ids(films), films.patients, frozen.needed(films))
+        for name, films in parts
+    ]
+
+
+def write_probe(folder: Path, probe: Probe, labels: Sequence[str], fraction: float) -> None:
+    """The probe as safetensors (weight, bias, mean, scale, strength) and JSON (what they are)."""
+    arrays = {name: np.ascontiguousarray(value) for name, value in probe._asdict().items() if name != "chosen_by"}
+    # Not save_file, whose files their owner alone may read, whatever the umask says.
+    (folder / results.PROBE_FILE).write_bytes(to_safetensors(arrays, metadata={"labels": json.dumps(list(labels))}))
+    results.write_object(
+        folder / results.PROBE_DESCRIPTION_FILE,
+        {
+            "format": RESULTS_FORMAT,
+            "labels": list(labels),
+            "fraction": fraction,
+            "strength": _numbers(probe.strength),
+            "validation_auroc": _numbers(probe.validation_auroc),
+            "chosen_by": list(probe.chosen_by),
+            "formula": "probability = sigmoid(((features - mean) / scale) @ weight.T + bias)",
+        },
+    )
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def encoder_entry(encoder: PretrainedEncoder, run: str, path: Path) -> EncoderEntry:
+    """What a manifest says of an encoder."""
+    return EncoderEntry(
+        run=run,
+        path=str(path),
+        size=encoder.size,
+        grey_mean=encoder.grey_mean,
+        grey_std=encoder.grey_std,
+        architecture=Architecture.model_validate(dict(encoder.architecture)),
+        provenance=Provenance.model_validate(encoder.provenance),
+    )
+
+
+def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
+    """What evaluation.json says."""
+    task, settings = done.task, done.settings
+    notes = ["every row says in `holds_fixed` what its interval holds fixed"]
+    for test in task.tests:
+        count, of = int(read_by_radiologists(test.films).sum()), len(test.films.rows)
+        if 0 < count < of:
+            notes.append(
+                f"the labels of {count} of the {of} images of {test.dataset} are radiologists' own, the others come "
+                f"from a labeller; {test.dataset}{RADIOLOGISTS} holds the former alone"
+            )
+    if settings.split == "validate":
+        notes.append("scored on the images that the strengths were chosen on: values are optimistic; test untouched")
+    encoder = encoder_entry(done.encoder, done.run, done.source)
+    return EvaluationManifest(
+        command=results.command(),
+        when=results.now(),
+        versions=results.versions(),
+        run=done.run,
+        encoder=encoder,
+        after_film=tuple(encoder.provenance.after_film),
+        settings=SettingsEntry.model_validate(settings._asdict()),
+        labels=tuple(task.labels),
+        blank_negatives_learnt_from=blank_entry(task.train, task.labels),
+        stores=tuple(
+            _store_entry(test, task.labels, seen) for test, seen in zip(task.tests, task.patients_seen, strict=True)
+        ),
+        fractions=tuple(done.fractions),
+        left_out=done.left_out,
+        not_compared=tuple(task.not_compared),
+        recipe=None if done.recipe is None else done.recipe._asdict(),
+        training=tuple(dict(epoch) for epoch in done.learnt.history) if done.recipe is not None else (),
+        saliency=saliency,
+        test_split_touched=settings.split == "test",
+        notes=tuple(notes),
+    )
+
+
+def _store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None) -> StoreEntry:
+    store, metadata = test.films.store, metadata_of(test.films.store)
+    there = {match.there for match in test.matches}
+    count = counts(test.films)
+    return StoreEntry(
+        dataset=test.dataset,
+        path=str(store.folder),
+        hash=store.hash,
+        release=metadata.release,
+        rules=metadata.rules,
+        simulated=metadata.simulated,
+        split=test.films.split,
+        part_of=test.dataset.removesuffix(RADIOLOGISTS) if test.dataset.endswith(RADIOLOGISTS) else None,
+        matches=tuple(MatchEntry(label=match.label, there=match.there) for match in test.matches),
+        unmatched=tuple(label for label in labels if label not in test.labels),
+        unmatched_there=tuple(name for name in label_names(store.cohort) if name not in there),
+        macro_labels=tuple(label for label, here in zip(test.labels, test.counted, strict=True) if here),
+        films=count.films,
+        patients=count.patients,
+        films_read_by_radiologists=int(read_by_radiologists(test.films).sum()),
+        blank_negatives=blank_entry(test.films, test.labels),
+        patients_seen_in_pretraining=seen,
+    )
+
+
+def fraction_entry(fraction: float, parts: Sequence[tuple[Films, Films]]) -> FractionEntry:
+    """What the manifest says of a fraction: images and patients of each training subset."""
+    draws = tuple(Part(train=counts(train), validate=counts(validate)) for train, validate in parts)
+    return FractionEntry(fraction=fraction, draws=draws)
+
+
+def counts(films: Films) -> Counts:
+    """How many images of how many patients."""
+    return Counts(films=len(films.rows), patients=len(np.unique(films.patients)))
