@@ -1,6 +1,7 @@
 """Small stores and encoders to evaluate, and readers of what an evaluation writes."""
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from chartray.config import EncoderConfig
+from chartray.evaluation import compare as comparison
+from chartray.evaluation import evaluate as evaluation
 from chartray.networks import encoder
 from chartray.pixels.ingest import ingest
+from chartray.results.schema import Record
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
 
 SEX = Variable(kind="categorical", levels=("male", "female"), group="demographic", columns=("gender",))
@@ -83,6 +87,21 @@ def vit(folder: Path, *, seed: int = 0, weights: int | None = None, depth: int =
     made_of = encoder.architecture(config, 32)
     encoder.save(folder, encoder.PretrainedEncoder(built, 32, 0.45, 0.1, made_of, {"seed": seed} | provenance))
     return folder
+
+
+def said(rows: Sequence[Record]) -> list[dict[str, Any]]:
+    """Rows as they stand on disk."""
+    return [json.loads(row.model_dump_json()) for row in rows]
+
+
+def evaluate(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
+    """The rows of results.jsonl of an evaluation."""
+    return said(evaluation.evaluate(*arguments, **options))
+
+
+def compare(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
+    """The rows of comparisons.jsonl of a comparison."""
+    return said(comparison.compare(*arguments, **options))
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-
 from chartray.evaluation.results import RESULTS_FORMAT
+
 from chartray.outputs.json_file import write_json
 from chartray.outputs.seal import seal
 from chartray.pixels.shard_file import write_shard

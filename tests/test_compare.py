@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from chartray.errors import InputError
-from chartray.evaluation import results
-from chartray.evaluation.compare import compare
 from chartray.outputs.seal import SUMS_FILE, seal
+from chartray.results import folder as results
+from chartray.results.manifest import IDENTITY, RESULTS_FORMAT
 from chartray.statistics import metrics
 from chartray.statistics.delong import delong_difference
-from tests.evaluation_folders import one, read
+from tests.evaluation_folders import compare, one, read
 
 LABELS = ("Edema", "Mass", "Hernia")
 MACRO = {"label": "macro", "metric": "auroc"}
@@ -57,7 +57,7 @@ def evaluation(
             columns = {"dataset": "mimic", "split": "test", "run": f"{chart}-{seed}", "control": "none"}
             tables.append(
                 results.prediction_table(
-                    results.FilmNames(ids, [None] * len(ids), patients),
+                    results.ImageNames(ids, [None] * len(ids), patients),
                     LABELS,
                     found,
                     scores,
@@ -69,7 +69,7 @@ def evaluation(
     results.write_parquet(folder / results.PREDICTIONS_FILE, tables)
     made = {"chart": chart, "control": "none", "seed": seed}
     common = {"protocol": "linear", "split": "test", "uncertain": "ignore", "blank": "negative", "seed": 0}
-    manifest = {"format": results.RESULTS_FORMAT, "run": f"{chart}-{seed}", "encoder": {"provenance": made}}
+    manifest = {"format": RESULTS_FORMAT, "run": f"{chart}-{seed}", "encoder": {"provenance": made}}
     manifest |= {"settings": common | settings, "stores": [{"dataset": "mimic", "hash": "a" * 64, "path": "store"}]}
     (folder / results.MANIFEST_FILE).write_text(json.dumps(manifest))
     seal(folder)
@@ -111,7 +111,7 @@ def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_e
     compare(runs, tmp_path / "link", resamples=20)
     assert (tmp_path / "link").is_symlink()
     said = json.loads((tmp_path / "disk" / results.COMPARE_FILE).read_text())["arms"]["sex"][0]["provenance"]
-    assert (set(said), said["chart"], said["seed"]) == (set(results.IDENTITY), "sex", 0)
+    assert (set(said), said["chart"], said["seed"]) == (set(IDENTITY), "sex", 0)
     monkeypatch.chdir(tmp_path / "disk")
     (tmp_path / "disk" / ".old").mkdir()
     compare(runs, Path("."), resamples=20)

@@ -9,9 +9,7 @@ import pytest
 from chartray.audit.audit import audit
 from chartray.cli import run_command
 from chartray.errors import InputError
-from chartray.evaluation.compare import compare
-from chartray.evaluation.evaluate import evaluate
-from tests.evaluation_folders import hospital, vit
+from tests.evaluation_folders import compare, evaluate, hospital, vit
 
 QUICK: dict[str, Any] = {"resamples": 3, "floors": False}
 

@@ -21,7 +21,6 @@ from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.evaluation import films
 from chartray.evaluation.baselines import floor_chart
-from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.leakage import same_films
 from chartray.evaluation.sentences import blanks_counted
 from chartray.features import fit_chart
@@ -36,7 +35,7 @@ from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_
 from chartray.statistics import metrics
 from chartray.training.patients import told, write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
-from tests.evaluation_folders import hospital, one, read, vit
+from tests.evaluation_folders import evaluate, hospital, one, read, vit
 from tests.stores import replace_cohort
 from tests.test_features import mimic_like
 

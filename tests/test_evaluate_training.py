@@ -12,9 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from chartray.errors import InputError
-from chartray.evaluation.compare import compare
 from chartray.evaluation.embed import embed
-from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.films import Policy, films_of
 from chartray.evaluation.finetune.augmentation import augment, masked_loss
 from chartray.evaluation.finetune.recipe import recipe_of
@@ -23,7 +21,7 @@ from chartray.networks import encoder
 from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
-from tests.evaluation_folders import hospital, one, read, vit
+from tests.evaluation_folders import compare, evaluate, hospital, one, read, vit
 
 LABELS = ("Edema", "Pleural Effusion")
 

@@ -19,17 +19,16 @@ from PIL import Image
 import chartray
 from chartray.audit.audit import audit, spoken
 from chartray.errors import InputError
-from chartray.evaluation.compare import compare
-from chartray.evaluation.evaluate import evaluate
-from chartray.evaluation.results import RESULTS_FORMAT
 from chartray.export import export_encoder, shareable
 from chartray.model_card.folders import read_folders
 from chartray.networks import encoder as vit
 from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
 from chartray.records.cohort import assemble
+from chartray.results.manifest import RESULTS_FORMAT
 from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
 from chartray.training.patients import told, write_patients
+from tests.evaluation_folders import compare, evaluate
 
 from . import evaluation_folders
 from .test_networks import TINY, tiny

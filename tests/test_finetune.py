@@ -13,7 +13,6 @@ import torch
 from timm.layers import DropPath
 
 from chartray.errors import InputError
-from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.films import Films, Policy, films_of
 from chartray.evaluation.finetune import checkpoint, training
 from chartray.evaluation.finetune.augmentation import masked_loss, mixed
@@ -22,7 +21,7 @@ from chartray.evaluation.finetune.recipe import Recipe, halvings, learning_rate,
 from chartray.evaluation.finetune.training import FineTuned, fine_tune
 from chartray.networks import encoder
 from chartray.pixels.store import Store
-from tests.evaluation_folders import hospital, vit
+from tests.evaluation_folders import evaluate, hospital, vit
 
 LABELS = ("Edema", "Pleural Effusion")
 

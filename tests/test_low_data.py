@@ -12,11 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from chartray.errors import InputError
 from chartray.evaluation import films
-from chartray.evaluation.evaluate import evaluate
-from chartray.evaluation.results import matches_table
+from chartray.evaluation.sentences import matches_said
 from chartray.pixels.store import Store
 from chartray.statistics import knn, probe
-from tests.evaluation_folders import hospital, one, read, vit
+from tests.evaluation_folders import evaluate, hospital, one, read, vit
 from tests.stores import replace_cohort
 
 LABELS = ("Edema", "Pleural Effusion")
@@ -241,7 +240,7 @@ def test_the_table_of_labels_says_which_met_which(home: Path, tmp_path: Path) ->
     other = hospital(tmp_path / "nih", "nih", labels=("Effusion", "Pneumothorax"), patients=60)
     evaluate(vit(tmp_path / "encoder"), home, tmp_path / "out", resamples=5, floors=False, external=[other])
     manifest: dict[str, Any] = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert matches_table(manifest) == [
+    assert matches_said(manifest) == [
         "nih: 1 of 2 labels matched by name",
         "  Edema             -",
         "  Pleural Effusion  Effusion",

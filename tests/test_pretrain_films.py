@@ -8,7 +8,7 @@ import pytest
 
 from chartray.config import Config
 from chartray.errors import InputError
-from chartray.evaluation.alike import Run
+from chartray.evaluation.comparable import Run
 from chartray.evaluation.compare import _note
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from chartray.evaluation.results import RESULTS_FORMAT
 
 from chartray.errors import InputError
-from chartray.evaluation.results import RESULTS_FORMAT
 from chartray.outputs.json_file import write_json
 from chartray.outputs.seal import seal, sealed, sha256, verify
 from chartray.pixels.store import FLOW_FILE, Store

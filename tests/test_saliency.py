@@ -25,7 +25,6 @@ from chartray.evaluation.attention import (
     token_similarity,
     unreadable,
 )
-from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.films import Match, Policy, films_of, metadata_of
 from chartray.evaluation.retrieval import agreement, nearest_of_others, same_patient_first
 from chartray.evaluation.scoring import EvaluationSet
@@ -38,6 +37,7 @@ from chartray.report.inputs import Results
 from chartray.report.saliency import looks_section
 from chartray.schema import hashed
 from chartray.statistics.metrics import eligible
+from tests.evaluation_folders import evaluate
 
 from .evaluation_folders import vit
 
@@ -252,12 +252,14 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     found = []
     for name in ("once", "again"):
         out = tmp_path / name
-        told = saliency.write_looks(out, *encoders, test, scores, features, films=6, resamples=20, device="cpu")
+        told = saliency.write_saliency(out, *encoders, test, scores, features, films=6, resamples=20, device="cpu")
         assert told == {"films": 6, "reason": None}
         found.append(load_file(out / saliency.ARRAYS_FILE))
     assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
     assert {path.read_bytes() for path in tmp_path.glob("*/gallery.json")} == {(out / "gallery.json").read_bytes()}
-    described, gallery = (json.loads((out / name).read_text()) for name in (saliency.LOOKS_FILE, saliency.GALLERY_FILE))
+    described, gallery = (
+        json.loads((out / name).read_text()) for name in (saliency.SALIENCY_FILE, saliency.GALLERY_FILE)
+    )
     arrays = found[0]
     assert arrays["film"].shape == (6, 48, 48)
     assert arrays["rollout"].shape == arrays["rollout_untrained"].shape == (6, 4, 4)
@@ -275,12 +277,12 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     cohort = test.films.store.cohort
     for film in [*described["films"], *gallery["queries"], *gallery["queries"][0]["neighbours"]]:
         assert film["key"] == names[cohort["image_id"][film["row"]].as_py()]
-    said = (out / saliency.LOOKS_FILE).read_text() + (out / saliency.GALLERY_FILE).read_text()
+    said = (out / saliency.SALIENCY_FILE).read_text() + (out / saliency.GALLERY_FILE).read_text()
     assert "film-" not in said  # the ids of these films begin so
     assert not any(f'"{patient}"' in said for patient in set(test.films.patients))
     assert len(arrays["gallery"]) == len(gallery["films"]) == len(set(gallery["films"]))
     strange = encoders[0]._replace(model=small_vit(global_pool="map"))
-    why = saliency.write_looks(tmp_path / "no", strange, encoders[1], test, scores, features, films=6)
+    why = saliency.write_saliency(tmp_path / "no", strange, encoders[1], test, scores, features, films=6)
     assert why["films"] == 0
     assert "'map'" in why["reason"]
     assert not (tmp_path / "no").exists()
@@ -291,7 +293,7 @@ def write_looks(small_store: Path, folder: Path) -> EvaluationSet:
     encoder = vit(folder.parent / "vit", seed=1)
     features = np.random.default_rng(0).normal(size=(len(test.films.rows), 8)).astype(np.float32)
     scores = np.random.default_rng(1).random(test.films.truth.shape)
-    saliency.write_looks(
+    saliency.write_saliency(
         folder, load(encoder), untrained(encoder, seed=0), test, scores, features, films=6, resamples=20, device="cpu"
     )
     return test
@@ -331,7 +333,7 @@ def test_the_section_shows_films_with_words_and_nothing_where_films_stay_off_the
     most = np.unravel_index(arrays["rollout"][2].argmax(), (4, 4))
     assert f"row {most[0] + 1}, column {most[1] + 1} of 4" in section.encoders[0].films[2].panels[1].svg
     for damage in ('{"format": 9}', "{"):
-        (tmp_path / "results" / "looks" / saliency.LOOKS_FILE).write_text(damage)
+        (tmp_path / "results" / "looks" / saliency.SALIENCY_FILE).write_text(damage)
         with pytest.raises(InputError, match=r"looks/looks\.json as it was written, found other content"):
             looks_section([results], films=True)
         seal(tmp_path / "results")

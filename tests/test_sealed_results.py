@@ -21,10 +21,8 @@ from chartray.audit.audit import audit
 from chartray.check import check
 from chartray.cli import run_command
 from chartray.errors import InputError
-from chartray.evaluation.alike import read_run, read_sheets
-from chartray.evaluation.compare import compare
+from chartray.evaluation.comparable import read_run, read_sheets
 from chartray.evaluation.embed_store import embed_store
-from chartray.evaluation.evaluate import evaluate
 from chartray.export import export_encoder
 from chartray.model_card.folders import read_folders
 from chartray.networks.encoder import load
@@ -37,7 +35,7 @@ from chartray.report.audits import KnownArms, read_audit
 from chartray.report.inputs import read_results
 from chartray.report.page import write_report
 from chartray.report.saliency import looks_section
-from tests.evaluation_folders import hospital, vit
+from tests.evaluation_folders import compare, evaluate, hospital, vit
 
 QUICK: dict[str, Any] = {"resamples": 3, "floors": False, "labels": ["Edema", "Pleural Effusion"]}
 FLOW = {"source": "mimic", "steps": [], "links": {}, "splits": {}, "missing": {}}

@@ -15,12 +15,11 @@ from chartray.audit import attribute_probes, leace
 from chartray.audit import audit as audits
 from chartray.evaluation import baselines, embed, saliency
 from chartray.evaluation.embed_store import embed_store
-from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.finetune import training as finetuning
 from chartray.training import pretrain as pretraining
 from chartray.training import run_folder
 from tests.elsewhere import ELSEWHERE, Elsewhere, There, fabric_elsewhere
-from tests.evaluation_folders import hospital, vit
+from tests.evaluation_folders import evaluate, hospital, vit
 from tests.test_pretrain import small
 
 _CHOOSING_A_DEVICE: tuple[ModuleType, ...] = (embed, baselines, saliency, audits, attribute_probes, leace, finetuning)

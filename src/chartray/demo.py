@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from chartray import config as knobs
 from chartray.errors import InputError
@@ -19,7 +18,7 @@ from chartray.records.mimic import mimic_cohort
 from chartray.records.nih import nih_cohort
 from chartray.report.page import write_report
 from chartray.report.summary import five_lines
-from chartray.results.folder import COMPARE_FILE, COMPARISONS_FILE, MANIFEST_FILE, RESULTS_FILE, open_results
+from chartray.results.folder import COMPARE_FILE, MANIFEST_FILE, open_results
 from chartray.simulate.hospital import simulate
 from chartray.training.pretrain import pretrain
 
@@ -65,7 +64,12 @@ def _mission(out: Path, seed: int, patients: int, steps: int | None) -> Path:
         page = write_report(list(runs.values()), results, out / "report", stores=list(stores.values()))
     minutes = (time.monotonic() - began) / 60
     print(f"\n{page.resolve()} ({minutes:.1f} minutes). It says:")
-    for line in five_lines(_rows(results, RESULTS_FILE), _rows(results, COMPARISONS_FILE)):
+    opened = [
+        open_results(folder, (MANIFEST_FILE, COMPARE_FILE), f"expected results in {folder}") for folder in results
+    ]
+    scores = [row for one in opened for row in one.scores]
+    pairs = [row for one in opened for row in one.comparisons]
+    for line in five_lines(scores, pairs):
         print(f"  {line}")
     return page
 
@@ -107,11 +111,3 @@ def timed(part: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     print(f"-- {part}: {time.monotonic() - began:.0f} s", flush=True)
-
-
-def _rows(folders: list[Path], name: str) -> list[dict[str, Any]]:
-    opened = [
-        open_results(folder, (MANIFEST_FILE, COMPARE_FILE), f"expected results in {folder}, found none")
-        for folder in folders
-    ]
-    return [row for one in opened for row in one.rows(name)]
