@@ -22,10 +22,13 @@ from chartray.errors import InputError
 from chartray.export import export_encoder, shareable
 from chartray.model_card.folders import read_folders
 from chartray.networks import encoder as vit
+from chartray.networks.description import Provenance
 from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
 from chartray.records.cohort import assemble
-from chartray.results.manifest import RESULTS_FORMAT
+from chartray.results.folder import AUDIT_FILE, AUDIT_ROWS_FILE, write_manifest, write_rows, written_folder
+from chartray.results.manifest import RESULTS_FORMAT, AuditManifest, EncoderEntry, Settings, StoreEntry, arm_of_run
+from chartray.results.schema import SubgroupRow
 from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
 from chartray.training.patients import told, write_patients
 from tests.evaluation_folders import compare, evaluate
@@ -77,9 +80,12 @@ MADE: dict[str, Any] = {
 }
 
 
+OF_MADE = Provenance.model_validate({"seed": 0} | MADE)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An encoder, an evaluation of it with its floors, and its export."""
+    """An encoder, an evaluation of it with its baselines, and its export."""
     root = tmp_path_factory.mktemp("export")
     store = evaluation_folders.hospital(root / "hospital")
     source = evaluation_folders.vit(root / "encoder", **MADE)
@@ -98,19 +104,19 @@ def test_timm_loads_the_folder_and_gives_the_same_features(exported: dict[str, P
     again = chartray.load_encoder(exported["out"])
     torch.manual_seed(0)
     for size in (32, 48):  # any multiple of the patch
-        films = torch.rand(3, 1, size, size)
+        images = torch.rand(3, 1, size, size)
         with torch.inference_mode():
-            expected = ours(films)
-            torch.testing.assert_close(theirs(films), expected, atol=1e-6, rtol=0)
-            assert torch.equal(again(films), expected)
+            expected = ours(images)
+            torch.testing.assert_close(theirs(images), expected, atol=1e-6, rtol=0)
+            assert torch.equal(again(images), expected)
         assert expected.std() > 0.01
     given = timm.data.resolve_model_data_config(theirs)
     assert tuple(given["input_size"]) == (1, 32, 32)
     assert (given["mean"], given["std"], given["crop_mode"], given["crop_pct"]) == ([0.45], [0.1], "squash", 1.0)
-    # timm's own preparation of a film is the encoder's: the whole film, stretched, standardised.
-    film = np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)
-    prepared = timm.data.create_transform(**given)(Image.fromarray(film))
-    torch.testing.assert_close(prepared, (torch.from_numpy(film)[None] / 255 - 0.45) / 0.1, atol=1e-5, rtol=0)
+    # timm's own preparation of an image is the encoder's: the whole image, stretched, standardised.
+    image = np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)
+    prepared = timm.data.create_transform(**given)(Image.fromarray(image))
+    torch.testing.assert_close(prepared, (torch.from_numpy(image)[None] / 255 - 0.45) / 0.1, atol=1e-5, rtol=0)
     wide = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8) * 2, (40, 1)))
     left = timm.data.create_transform(**given)(wide)[0, :, :2].mean()
     right = timm.data.create_transform(**given)(wide)[0, :, -2:].mean()
@@ -123,12 +129,12 @@ def test_the_code_on_the_card_runs(exported: dict[str, Path], monkeypatch: pytes
     assert len(modes) == 1  # who may read the card may read the weights
     (code,) = re.findall(r"```python\n(.*?)```", (exported["out"] / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(exported["root"])
-    film = np.random.default_rng(1).integers(0, 255, (50, 40), dtype=np.uint8)
-    Image.fromarray(film).save("film.png")
+    image = np.random.default_rng(1).integers(0, 255, (50, 40), dtype=np.uint8)
+    Image.fromarray(image).save("image.png")
     found: dict[str, Any] = {}
     exec(code, found)
     assert found["features"].shape == (1, 32)
-    resized = Image.fromarray(film).resize((32, 32), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)
     grey = torch.from_numpy(np.array(resized))[None, None] / 255
     with torch.inference_mode():
         expected = chartray.load_encoder(exported["source"])((grey - 0.45) / 0.1)
@@ -152,14 +158,14 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
         if row["metric"] == "auroc" and row["ci_low"] is not None:
             assert f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in card.text
     pretraining = card.text[card.text.index("## What it was pretrained on") : card.text.index("## What was measured")]
-    assert "3,314 films of 1,500 patients" in pretraining
-    assert "| Variables known only after the film | mortality |" in pretraining
-    assert "| Started from | older |" in pretraining
+    assert "3,314 images of 1,500 patients" in pretraining
+    assert "| Variables known only after the image | mortality |" in pretraining
+    assert "| Initial weights | older |" in pretraining
     limits = card.text[card.text.index("## Limits") :]
     for words in (
         "Not for clinical use",
-        "Fewer than three seeds: no claim",
-        "known only after the film",
+        "no claim: fewer than 3 seeds",
+        "known only after the image",
         "never measured",
     ):
         assert words in limits
@@ -167,35 +173,49 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
     # What beats the encoder is said, with both numbers; a comparison ends in its verdict.
     macro = {row["control"]: row["value"] for row in rows if (row["label"], row["metric"]) == ("macro", "auroc")}
     assert macro["pixels"] > macro["none"] > macro["chart-only"]
-    assert f"plain pixels (32 x 32) scored higher than this encoder: macro AUROC {macro['pixels']:.3f}" in limits
-    assert "the chart alone scored higher" not in limits
-    assert re.search(
-        r"- demographic-norm against no chart on MIMIC-CXR: macro AUROC .*, 1 seed; \*\*no claim\*\*\.", card.text
-    )
-    # The macro mean has no positive films of its own; the floors say which chart they read.
+    assert f"plain pixels {macro['pixels']:.3f}, this encoder {macro['none']:.3f}" in limits
+    assert "macro AUROC: chart only" not in limits
+    claim = r"\*\*no claim: fewer than 3 seeds\*\*"
+    assert re.search(rf"- demographic-norm minus no chart on MIMIC-CXR: macro AUROC .*, 1 seed; {claim}\.", card.text)
+    # The macro mean has no positive images of its own; the baselines say which chart they read.
     (mean,) = [line for line in card.text.splitlines() if re.match(r"\| macro mean of \d labels \| –", line)]
     assert mean.count("|") == 8
-    assert "| the chart alone (demographic-norm) | this encoder and the chart (demographic-norm) |" in card.text
-    # A finding with one class in the test films has words, not a number.
+    assert "| chart only (demographic-norm) | image + chart (on demographic-norm) |" in card.text
+    # A finding with one class in the test images has words, not a number.
     pneumothorax = next(line for line in card.text.splitlines() if line.startswith("| Pneumothorax |"))
     assert "one class" in pneumothorax or "too few patients" in pneumothorax
     assert not re.search(r"\b(nan|None)\b", card.text.replace("[None]", ""))
 
 
 def test_a_grouping_without_a_gap_was_not_measured(exported: dict[str, Path], tmp_path: Path) -> None:
-    """Of those who died too few are in the test split to be shown: nothing was compared."""
-    gap = {"part": "group", "group": None, "label": "macro", "metric": "gap", "of": "auroc"}
-    rows = [gap | {"attribute": "sex", "value": 0.1}, gap | {"attribute": "died", "value": None}]
-    rows.append(rows[1] | {"group": "false", "metric": "auroc", "value": 0.7})
-    encoders = [{"run": MADE["run"], "provenance": {"seed": 0} | MADE}]
+    """Too few of those who died are in the test split: nothing was compared."""
+    gap = SubgroupRow(
+        dataset="mimic",
+        attribute="sex",
+        split="test",
+        resamples=20,
+        seed=0,
+        arm=arm_of_run(OF_MADE),
+        run=MADE["run"],
+        label="macro",
+        metric="gap",
+        of="auroc",
+        value=0.1,
+        specificity=0.9,
+    )
+    died = gap.replaced(attribute="died", value=None)
+    manifest = AuditManifest(
+        encoders=(EncoderEntry(run=MADE["run"], provenance=OF_MADE),),
+        stores=(StoreEntry(dataset="mimic", hash="abc"),),
+        settings=Settings(split="test", uncertain="ignore", blank="source"),
+    )
     audit = tmp_path / "audit"
-    audit.mkdir()
-    (audit / "audit.json").write_text(json.dumps({"format": RESULTS_FORMAT, "encoders": encoders}))
-    (audit / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    seal(audit)
+    with written_folder(audit, AUDIT_FILE) as folder:
+        write_rows(folder, AUDIT_ROWS_FILE, [gap, died, died.replaced(group="false", metric="auroc", value=0.7)])
+        write_manifest(folder, manifest)
     out = export_encoder(exported["source"], tmp_path / "out", results=[audit])
     text = (out / "README.md").read_text()
-    assert "Performance was measured by group for sex, and for no other grouping of patients." in text
+    assert "Performance in subgroups was measured by sex, and by no other attribute." in text
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -220,7 +240,7 @@ def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Pa
     first, second = [line for line in body.splitlines() if line][:2]
     assert first == "# out"
     leak = "3 patients are in pretraining and in mimic:test"
-    assert second == f"> **The audit found a leak, so that no score on this card can be trusted: {leak}.**"
+    assert second == f"> **The audit found leakage. No score on this card can be trusted: {leak}.**"
     # A leaderboard reads the head alone.
     assert not ModelCard(text).data.eval_results
     # Where the audit's own count and its rows differ, one of them was changed.
@@ -231,7 +251,7 @@ def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Pa
 
 
 def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], tmp_path: Path) -> None:
-    said = "No leak audit of MIMIC-CXR was made: nobody has checked whether patients or images that were scored"
+    said = "Leakage was not checked on MIMIC-CXR: scored patients or images may also be training data."
     text = (exported["out"] / "README.md").read_text()
     assert said in text
     assert text.index(said) < text.index("A Vision Transformer")
@@ -249,8 +269,13 @@ def test_nothing_of_the_machine_or_of_patients_is_in_an_export(exported: dict[st
     for place in ("/home/someone", "/data/runs", str(exported["root"]), "p000", "p119"):
         assert place not in said
     assert "chartray pretrain mimic.store --out first" in said
-    deep = {"store": None, "init": {"source": "/a/b", "init": {"command": "x /c/d"}}, "chart_sources": {"sex": ["a/b"]}}
-    assert shareable(deep) == deep | {"init": {"source": "b", "init": {"command": "x d"}}}
+    deep = {"store": None, "init": {"source": "/a/b", "init": {"source": "/c/d"}}, "chart_sources": {"sex": ["a/b"]}}
+    shared = shareable(Provenance.model_validate(deep | {"out": "/e/f", "command": "x /g/h"}))
+    assert shared.model_dump(exclude_unset=True) == deep | {
+        "init": {"source": "b", "init": {"source": "d"}},
+        "out": "f",
+        "command": "x h",
+    }
 
 
 def test_simulated_data_is_called_so_from_the_folder_to_the_card(exported: dict[str, Path], tmp_path: Path) -> None:
@@ -270,7 +295,7 @@ def test_simulated_data_is_called_so_from_the_folder_to_the_card(exported: dict[
     assert text.count("**Simulated data.**") == 2
     assert "simulated-data" in ModelCard(text).data.tags
     assert "**This is a control:** every patient was given another patient's chart." in text
-    assert "Nothing: no evaluation was given when this card was written." in text
+    assert "No evaluation was given when this card was written." in text
 
 
 def test_numbers_of_another_encoder_of_the_same_name_are_refused(exported: dict[str, Path], tmp_path: Path) -> None:
@@ -287,18 +312,18 @@ def test_numbers_of_another_encoder_of_the_same_name_are_refused(exported: dict[
 @pytest.mark.parametrize("name", ["evaluation.json", "compare.json", "audit.json"])
 def test_a_damaged_folder_of_results_is_one_sentence(exported: dict[str, Path], tmp_path: Path, name: str) -> None:
     for text, sentence in (
-        ('{"format": 2, "enc', r"expected .* \(JSON\) in .*"),
+        ('{"format": 3, "enc', r"expected .* \(JSON\) in .*"),
         ("[" * 100_000, r"expected .* \(JSON\) in .*"),
         ("[]", r"expected .* \(a JSON object\) in .*"),
-        ('{"format": 1}', "expected format 2 in .*"),
-        ('{"format": 2}', r"expected what Chartray writes in .*"),
+        ('{"format": 2}', "expected format 3 in .*"),
+        (f'{{"format": {RESULTS_FORMAT}}}', r"expected what Chartray writes in .*"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=r"expected SHA256SUMS in|as it was written, found other content"):
-            read_folders([tmp_path], MADE)
+            read_folders([tmp_path], OF_MADE)
         seal(tmp_path)
         with pytest.raises(InputError, match=sentence + name.replace(".", r"\.")) as caught:
-            read_folders([tmp_path], MADE)
+            read_folders([tmp_path], OF_MADE)
         assert "\n" not in str(caught.value)
     (tmp_path / name).unlink()
     for good in (exported["results"] / "evaluation.json", exported["results"] / "comparisons.jsonl"):
@@ -306,7 +331,7 @@ def test_a_damaged_folder_of_results_is_one_sentence(exported: dict[str, Path], 
     (tmp_path / "results.jsonl").write_text('{"fraction": 1.0}\n{"frac')
     seal(tmp_path)
     with pytest.raises(InputError, match=r"expected .* \(JSON\) in line 2 of .*results\.jsonl"):
-        read_folders([tmp_path], {"seed": 0} | MADE)
+        read_folders([tmp_path], OF_MADE)
 
 
 def test_an_export_goes_through_a_link_and_into_the_folder_one_stands_in(

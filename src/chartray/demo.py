@@ -87,7 +87,7 @@ def evaluate_arms(out: Path, runs: dict[str, Path], stores: dict[str, Path], see
 
 
 def make_stores(out: Path, seed: int, patients: int) -> dict[str, Path]:
-    """A hospital, three cohorts and three stores in `out`; the drawn films are deleted once they are stored."""
+    """A hospital, three cohorts and three stores in `out`; the simulated images are deleted once they are stored."""
     hospital = out / "hospital"
     simulate(hospital, patients=patients, seed=seed)
     cohorts: dict[str, Cohort] = {

@@ -3,12 +3,12 @@
 The folder that `export_encoder` writes:
 
 model.safetensors    the weights, float32
-config.json          timm's own form: `timm.create_model("local-dir:FOLDER", pretrained=True)`, and once uploaded
-                     "hf-hub:NAME"; a folder of this form is what Hugging Face calls a timm model
-encoder.json         Chartray's form: `chartray.load_encoder(FOLDER)`, `chartray evaluate FOLDER STORE`; no folder of
-                     the machine it was made on is in it
-README.md            the model card (model_card/), in the form huggingface alone
-SHA256SUMS           the SHA-256 of these files: `sha256sum -c SHA256SUMS` says whether the folder arrived whole
+config.json          timm's form: `timm.create_model("local-dir:FOLDER", pretrained=True)`, and once uploaded
+                     "hf-hub:NAME"
+encoder.json         Chartray's form: `chartray.load_encoder(FOLDER)`, `chartray evaluate FOLDER STORE`; it names no
+                     folder of the machine it was made on
+README.md            the model card (model_card/), in the form huggingface only
+SHA256SUMS           the SHA-256 of these files: `sha256sum -c SHA256SUMS` checks that the folder is complete
 """
 
 import json
@@ -21,15 +21,14 @@ from timm.models.vision_transformer import VisionTransformer
 from chartray.errors import InputError
 from chartray.model_card.card import model_card
 from chartray.networks import encoder
-from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
+from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE, Init, Provenance
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
-from chartray.results.folder import understood
 
 CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 _OURS = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE}
-# What a manifest says of the machine: its folders are nobody's business, so the last part of each stays.
+# Folders of the machine in a provenance: of each only the last part is shared.
 _PLACES = ("store", "out", "source")
 
 
@@ -47,7 +46,7 @@ def load_encoder(path: str | Path) -> VisionTransformer:
         "grey_mean": loaded.grey_mean,
         "grey_std": loaded.grey_std,
     }
-    # Else timm would prepare films as it prepares the photographs of the architecture's own weights.
+    # Else timm would prepare images as it prepares photographs for the architecture's own weights.
     preparation = timm_config(loaded)["pretrained_cfg"]
     sequences = {key: tuple(value) if isinstance(value, list) else value for key, value in preparation.items()}
     loaded.model.pretrained_cfg = loaded.model.default_cfg = sequences
@@ -66,8 +65,8 @@ def export_encoder(
     Args:
         source: RUN or encoder folder.
         out: a new folder; an earlier export is replaced.
-        results: Results folders of this encoder, and of comparisons it is part of: their numbers go into the card.
-        form: huggingface, with the card; timm: the weights and what loads them alone.
+        results: results folders of this encoder, and of comparisons it is part of: their numbers go on the card.
+        form: huggingface, with the card; timm, without.
 
     Raises:
         InputError: no encoder at `source`, weights that are not finite, results of another encoder, `out` holds other
@@ -79,8 +78,9 @@ def export_encoder(
         raise InputError("expected results only with the form huggingface, which has a card; leave them out")
     _check_replaceable(out)
     loaded = encoder.load(source)
-    shared = loaded._replace(provenance=shareable(loaded.provenance))
-    card = "" if form == "timm" else _card(shared, [Path(one) for one in results], out.resolve().name)
+    made = shareable(Provenance.model_validate(loaded.provenance))
+    shared = loaded._replace(provenance=made.model_dump(exclude_unset=True))
+    card = "" if form == "timm" else model_card(shared, [Path(one) for one in results], name=out.resolve().name)
     with replaced_folder(out) as partial:
         encoder.save(partial, shared)
         (partial / CONFIG_FILE).write_text(json.dumps(timm_config(shared), indent=2) + "\n", encoding="utf-8")
@@ -89,17 +89,10 @@ def export_encoder(
     return out
 
 
-def _card(encoder_: PretrainedEncoder, results: Sequence[Path], name: str) -> str:
-    if not results:
-        return model_card(encoder_, results, name=name)
-    with understood(*results):
-        return model_card(encoder_, results, name=name)
-
-
 def timm_config(loaded: PretrainedEncoder) -> dict[str, Any]:
-    """What timm's loader of folders and of the Hub reads: the architecture, and how a film is prepared.
+    """What timm's loader of folders and of the Hub reads: the architecture, and how an image is prepared.
 
-    `squash` and bilinear: the whole film, stretched to the square, as in pretraining; no pixel is cropped away.
+    `squash` and bilinear: the whole image, stretched to the square, as in pretraining; no pixel is cropped away.
     """
     arguments = {key: value for key, value in loaded.architecture.items() if key != "model_name"}
     return {
@@ -125,18 +118,20 @@ def timm_config(loaded: PretrainedEncoder) -> dict[str, Any]:
     }
 
 
-def shareable(provenance: dict[str, Any]) -> dict[str, Any]:
+def shareable(made: Provenance) -> Provenance:
     """The provenance, and that of the weights it started from, without the folders of the machine."""
-    found = {}
-    for name, value in provenance.items():
-        if isinstance(value, dict):
-            value = shareable(value)
-        elif name in _PLACES and isinstance(value, str):
-            value = Path(value).name
-        elif name == "command" and isinstance(value, str):
-            value = " ".join(Path(word).name if "/" in word else word for word in value.split())
-        found[name] = value
-    return found
+    said = made.model_dump(include=set(_PLACES), exclude_unset=True)
+    changes: dict[str, object] = {name: Path(place).name for name, place in said.items() if isinstance(place, str)}
+    if made.command is not None:
+        changes["command"] = " ".join(Path(word).name if "/" in word else word for word in made.command.split())
+    if made.init is not None:
+        changes["init"] = _shareable_init(made.init)
+    return made.model_copy(update=changes)
+
+
+def _shareable_init(init: Init) -> Init:
+    before = None if init.init is None else _shareable_init(init.init)
+    return init.model_copy(update={"source": Path(init.source).name} | ({} if before is None else {"init": before}))
 
 
 def _check_replaceable(out: Path) -> None:

@@ -22,6 +22,8 @@ BLANK_WORDS: dict[str, str] = {
     "negative": "count as negative",
     "ignore": "ignored",
 }
+# The policies of an uncertain label in words.
+UNCERTAIN_WORDS: dict[str, str] = {"ignore": "ignored", "zeros": "count as negative", "ones": "count as positive"}
 _MEANINGS = {
     "negative": "that count as negative",
     "positive": "that count as positive, as the mapping says",

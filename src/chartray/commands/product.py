@@ -79,11 +79,12 @@ def export(
     need_inputs(encoders=[source], folders=results or [], out=out)
     from chartray.export import export_encoder
     from chartray.model_card.earlier import refuse_to_lose
+    from chartray.networks.description import Provenance
     from chartray.networks.encoder import load
 
     with reserved(out):
         if out.exists():
-            refuse_to_lose(out, load(source).provenance, results or [])
+            refuse_to_lose(out, Provenance.model_validate(load(source).provenance), results or [])
         print(export_encoder(source, out, results=results or [], form=form))
 
 

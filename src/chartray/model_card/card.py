@@ -1,32 +1,34 @@
-"""The model card of an exported encoder: Hugging Face's form, every number from a Results folder, limits in words.
+"""The model card of an exported encoder, in Hugging Face's form: every number is from a results folder.
 
-A fact that no file holds is said to be unknown, never guessed; what was not measured is said not to be.
+A fact that no file holds is said to be unknown. What was not measured is said not to be.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from chartray.model_card.folders import Audit, Evaluation, audits_beside, read_folders
-from chartray.model_card.leakage import leaked, not_looked
+from chartray.model_card.folders import CardAudit, CardEvaluation, CardResults, audits_beside, read_folders
+from chartray.model_card.leakage import leaked, unchecked
 from chartray.model_card.numbers import (
     METRIC_NAMES,
-    beside_floors,
+    beside_baselines,
+    better_baselines,
     compared,
-    dataset_name,
+    count,
     dataset_of,
     datasets_of,
-    floors_above,
     readable,
 )
+from chartray.networks.description import Provenance
 from chartray.networks.encoder import PretrainedEncoder
+from chartray.results.arm import dataset_name
+from chartray.results.schema import MACRO, SubgroupRow
+from chartray.results.verdict import why_no_claim
 
-# What leaderboards know; the other metrics stand in the text.
+# What leaderboards know; the other metrics are in the text.
 _IN_HEAD = ("auroc", "average_precision")
-_INTERVAL = ("ci_low", "ci_high", "n", "n_patients")
 
 
 def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str) -> str:
@@ -40,10 +42,10 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
     Raises:
         InputError: a folder holds none of these, or results of another encoder.
     """
-    made = encoder.provenance
-    evaluations, comparisons, audits = read_folders(results, made)
-    looked = [*audits, *audits_beside(results, made)]
-    leak = leaked(looked, made)
+    made = Provenance.model_validate(encoder.provenance)
+    found = read_folders(results, made)
+    audits = [*found.audits, *audits_beside(results, made)]
+    leak = leaked(audits, made)
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("chartray.model_card", "."),
         trim_blocks=True,
@@ -53,9 +55,9 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
     ).get_template("model_card.md.j2")
     return template.render(
         # Leaderboards read the head alone: a score that leaked is not for them.
-        head=_head(name, made, [] if leak else evaluations),
+        head=_head(name, made, [] if leak else found.evaluations),
         leak=leak,
-        not_looked=not_looked(looked, evaluations),
+        unchecked=unchecked(audits, found.evaluations),
         name=name,
         encoder=encoder,
         width=encoder.model.num_features,
@@ -64,34 +66,37 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
         parameters=f"{sum(each.numel() for each in encoder.model.parameters()):,}",
         chart=_chart(made),
         pretraining=_pretraining(made),
-        simulated=_simulated(made, evaluations),
-        datasets=[found for one in evaluations for found in datasets_of(one)],
-        comparisons=[*compared(comparisons), *beside_floors(evaluations)],
-        readable=[row for audit in audits for row in readable(audit.rows, made)],
-        limits=_limits(made, evaluations, comparisons, audits),
+        simulated=_simulated(made, found.evaluations),
+        datasets=[data for one in found.evaluations for data in datasets_of(one)],
+        comparisons=[*compared(found.comparisons), *beside_baselines(found.evaluations)],
+        readable=[row for audit in found.audits for row in readable(audit, made)],
+        limits=_limits(made, found),
         provenance=_provenance(made),
-        protocols=sorted({str(one.manifest["settings"]["protocol"]) for one in evaluations}),
     )
 
 
-def _head(name: str, made: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> str:
+def _head(name: str, made: Provenance, evaluations: Sequence[CardEvaluation]) -> str:
     """The YAML head, without the lines of dashes; it names no licence, which is for the owner of the data to choose."""
-    found = [
-        EvalResult(
-            task_type="image-classification",
-            task_name=f"{one.manifest['settings']['protocol']} probe on the encoder",
-            dataset_type=str(row["dataset"]),
-            dataset_name=dataset_of(one.manifest, str(row["dataset"])),
-            dataset_split=str(row["split"]),
-            metric_type={"auroc": "roc_auc"}.get(row["metric"], row["metric"]),
-            metric_name=f"{'macro mean' if row['label'] == 'macro' else row['label']}, {METRIC_NAMES[row['metric']]}",
-            metric_value=round(row["value"], 4),
-            metric_args={key: round(row[key], 4) for key in _INTERVAL if row[key] is not None},
-        )
-        for one in evaluations
-        for row in one.rows
-        if row["control"] == made.get("control", "none") and row["value"] is not None and row["metric"] in _IN_HEAD
-    ]
+    found = []
+    for one in evaluations:
+        for row in one.scores:
+            if row.arm.is_baseline or row.value is None or row.metric not in _IN_HEAD:
+                continue
+            interval = {"ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n, "n_patients": row.n_patients}
+            label = "macro mean" if row.label == MACRO else row.label
+            found.append(
+                EvalResult(
+                    task_type="image-classification",
+                    task_name=f"{row.protocol} probe on the encoder",
+                    dataset_type=row.dataset,
+                    dataset_name=dataset_of(one.manifest, row.dataset),
+                    dataset_split=row.split,
+                    metric_type={"auroc": "roc_auc"}.get(row.metric, row.metric),
+                    metric_name=f"{label}, {METRIC_NAMES[row.metric]}",
+                    metric_value=round(row.value, 4),
+                    metric_args={key: round(value, 4) for key, value in interval.items() if value is not None},
+                )
+            )
     tags = ["timm", "image-feature-extraction", "chest-x-ray", "self-supervised", "chartray"]
     tags += ["simulated-data"] if _simulated(made, evaluations) else []
     head = ModelCardData(
@@ -104,112 +109,103 @@ def _head(name: str, made: Mapping[str, Any], evaluations: Sequence[Evaluation])
     return head.to_yaml()
 
 
-def _chart(made: Mapping[str, Any]) -> str:
-    """How the chart took part, in one sentence."""
-    chart, control = str(made.get("chart", "none")), str(made.get("control", "none"))
+def _chart(made: Provenance) -> str:
+    """How the chart took part."""
+    chart = made.chart or "none"
     if chart == "none":
-        return "Pretraining saw films alone, no chart."
+        return "Pretraining used images only, no chart."
     uses = {
         "anchor": "entered the anchor branch of pretraining",
         "predict": "was predicted from the anchor's embedding",
     }
-    variables = ", ".join(made.get("chart_variables") or [chart])
-    said = f"The patient's chart ({variables}) {uses.get(str(made.get('chart_use')), 'took part in pretraining')}."
     controls = {
         "shuffled": "**This is a control:** every patient was given another patient's chart.",
         "constant": "**This is a control:** every patient was given the same mean chart.",
-        "mask-only": "**This is a control:** of the chart only what was observed was told, not the values.",
+        "mask-only": "**This is a control:** the chart said which variables were observed, but not their values.",
     }
-    return " ".join([said, *([controls[control]] if control in controls else [])]) + " Using it needs the film alone."
+    variables = ", ".join(made.chart_variables or [chart])
+    said = f"The patient's chart ({variables}) {uses.get(made.chart_use or '', 'was used in pretraining')}."
+    return " ".join(filter(None, [said, controls.get(made.control or ""), "Using the encoder needs the image only."]))
 
 
-def _pretraining(made: Mapping[str, Any]) -> list[tuple[str, str]]:
-    after = ", ".join(made.get("after_film") or [])
-    init = made.get("init") or {}
-    films, patients = (
-        f"{made[key]:,}" if isinstance(made.get(key), int) else "unknown" for key in ("films", "patients")
-    )
+def _pretraining(made: Provenance) -> list[tuple[str, str]]:
+    data = dataset_name(made.source) + (", **simulated**" if made.simulated else "") if made.source else "unknown"
     return [
-        (
-            "Data",
-            dataset_name(str(made["source"])) + (", **simulated**" if made.get("simulated") else "")
-            if made.get("source")
-            else "unknown",
-        ),
-        ("Films and patients", f"{films} films of {patients} patients, the training split only"),
-        ("Linking rules", str(made.get("rules") or "unknown")),
-        ("Objective", f"{str(made.get('objective') or 'unknown').upper()}, recipe {made.get('recipe') or 'none'}"),
-        ("Optimizer steps", f"{made['steps']:,}" if isinstance(made.get("steps"), int) else "unknown"),
-        ("Chart", str(made.get("chart", "none"))),
-        ("Control", str(made.get("control", "none"))),
-        ("Variables known only after the film", after or "none"),
-        ("Started from", str(init.get("run") or init.get("source") or "fresh weights") if init else "fresh weights"),
-        ("Seed", str(made.get("seed", "unknown"))),
+        ("Data", data),
+        ("Images and patients", f"{count(made.films)} images of {count(made.patients)} patients (training split)"),
+        ("Linking rules", made.rules or "unknown"),
+        ("Objective", f"{(made.objective or 'unknown').upper()}, recipe {made.recipe or 'none'}"),
+        ("Optimizer steps", count(made.steps)),
+        ("Chart", made.chart or "none"),
+        ("Control", made.control or "none"),
+        ("Variables known only after the image", ", ".join(made.after_film) or "none"),
+        ("Initial weights", (made.init.run or made.init.source) if made.init else "random"),
+        ("Seed", "unknown" if made.seed is None else str(made.seed)),
     ]
 
 
-def _simulated(made: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> bool:
-    stores = [store for one in evaluations for store in one.manifest["stores"]]
-    return bool(made.get("simulated")) or any(store.get("simulated") for store in stores)
+def _simulated(made: Provenance, evaluations: Sequence[CardEvaluation]) -> bool:
+    return bool(made.simulated) or any(store.simulated for one in evaluations for store in one.manifest.stores)
 
 
-def _limits(
-    made: Mapping[str, Any],
-    evaluations: Sequence[Evaluation],
-    comparisons: Sequence[Mapping[str, Any]],
-    audits: Sequence[Audit],
-) -> list[str]:
-    found = []
-    if _simulated(made, evaluations):
-        found.append(
-            "**Simulated data.** Films, charts and findings were drawn by a program. No number here says anything of "
-            "patients, and the weights are of no use on real films."
+def _limits(made: Provenance, found: CardResults) -> list[str]:
+    limits = []
+    if _simulated(made, found.evaluations):
+        limits.append(
+            "**Simulated data.** A program drew the images, charts and findings. The numbers say nothing about "
+            "patients, and the weights are of no use on real images."
         )
-    found.append(
-        "**Not for clinical use.** This is no medical device. It gives numbers that describe a film, not findings; "
-        "nobody tested what happens when a decision rests on them."
+    limits.append(
+        "**Not for clinical use.** This is not a medical device. The encoder turns an image into numbers, not into "
+        "findings. Its effect on clinical decisions was never tested."
     )
-    if made.get("after_film"):
-        found.append(
-            f"Pretraining saw {', '.join(made['after_film'])}, known only after the film: what was gained through that "
-            "could not be had at the time of the film."
+    if made.after_film:
+        limits.append(
+            f"Pretraining used {', '.join(made.after_film)}, known only after the image was taken. What the encoder "
+            "gained from that would not be available at the time of the image."
         )
-    found.append(_seeds(max((int(row["seeds"]) for row in comparisons), default=1)))
-    # Where groups are too small to be shown nothing was compared.
-    gaps = [row for audit in audits for row in audit.rows if row["part"] == "group" and row["metric"] == "gap"]
-    measured = {str(row["attribute"]) for row in gaps if row["value"] is not None}
-    measured = {name for name in measured if not name.endswith("(control)")}
-    found.append(
-        f"Performance was measured by group for {', '.join(sorted(measured))}, and for no other grouping of patients."
-        if measured
-        else "Performance by sex, age, race, view or any other group was never measured for this card."
+    limits.append(_seeds(max((row.seeds for row in found.comparisons), default=1)))
+    limits.append(_subgroups(found.audits))
+    limits += [sentence for one in found.evaluations for sentence in better_baselines(one)]
+    if not found.audits:
+        limits.append(
+            "Whether the embedding reveals sex, age or other attributes of a patient was not measured. Assume that it "
+            "does."
+        )
+    if not found.evaluations:
+        limits.append("No evaluation was given when this card was written: performance is unknown.")
+    elif len({store.dataset for one in found.evaluations for store in one.manifest.stores}) == 1:
+        limits.append("All scored images come from one source. Performance at other hospitals is unknown.")
+    limits.append(
+        "Embeddings are derived from patients' images. The terms of those images decide whether they may be shared."
     )
-    found += [sentence for one in evaluations for sentence in floors_above(one)]
-    if not audits:
-        found.append(
-            "Whether the embedding gives away sex, age or other facts of a patient was not measured: assume so."
-        )
-    if not evaluations:
-        found.append("Nothing was measured: no evaluation was given when this card was written.")
-    elif len({store["dataset"] for one in evaluations for store in one.manifest["stores"]}) == 1:
-        found.append("All films that were scored come from one source: nothing is known of other hospitals.")
-    found.append("An embedding is made of a patient's film: whether it may be shared is a matter of that film's terms.")
-    return found
+    return limits
 
 
 def _seeds(seeds: int) -> str:
-    said = "One pretraining with one seed." if seeds < 2 else f"{seeds} seeds of each arm were compared; this is one."
-    return f"{said} " + ("Fewer than three seeds: no claim about the chart." if seeds < 3 else "Another seed differs.")
+    said = f"Pretraining seeds per arm: {seeds}"
+    if reason := why_no_claim(seeds):
+        return f"{said} ({reason})."
+    return f"{said}. This encoder is one of them; another seed gives other numbers."
 
 
-def _provenance(made: Mapping[str, Any]) -> list[tuple[str, str]]:
-    names = {
-        "chartray": "Chartray",
-        "git_commit": "git commit",
-        "torch": "PyTorch",
-        "timm": "timm",
-        "settings_hash": "hash of the settings",
-        "store_hash": "hash of the store",
-        "command": "command",
+def _subgroups(audits: Sequence[CardAudit]) -> str:
+    # Where subgroups are too small nothing was compared.
+    gaps = [row for audit in audits for row in audit.rows if isinstance(row, SubgroupRow) and row.metric == "gap"]
+    measured = {row.attribute for row in gaps if row.value is not None and not row.attribute.endswith("(control)")}
+    if not measured:
+        return "Performance in subgroups (sex, age, race, view or other) was never measured for this card."
+    return f"Performance in subgroups was measured by {', '.join(sorted(measured))}, and by no other attribute."
+
+
+def _provenance(made: Provenance) -> list[tuple[str, str]]:
+    facts = {
+        "Chartray": made.chartray,
+        "Git commit": made.git_commit,
+        "PyTorch": made.torch,
+        "timm": made.timm,
+        "Hash of the settings": made.settings_hash,
+        "Hash of the store": made.store_hash,
+        "Command": made.command,
     }
-    return [(title, f"`{made[key]}`") for key, title in names.items() if made.get(key)]
+    return [(title, f"`{fact}`") for title, fact in facts.items() if fact]

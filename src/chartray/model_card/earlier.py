@@ -1,45 +1,43 @@
-"""An export that stands at --out already: what another one would take from it is not taken unasked."""
+"""An export that stands at --out already: it is replaced only by one of the same encoder that loses no numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from chartray.errors import InputError
-from chartray.evaluation.results import IDENTITY
-from chartray.networks.description import DESCRIPTION_FILE
+from chartray.networks.description import DESCRIPTION_FILE, Provenance, checked
 from chartray.outputs.json_file import read_object
 from chartray.outputs.replacing import settle
+from chartray.results.manifest import IDENTITY
 
 _CARD_FILE = "README.md"
-# The card's headings of this level stand over numbers and over nothing else.
+# The card has headings of this level above numbers only.
 _NUMBERS = "\n### "
 
 
-def refuse_to_lose(out: Path, made: Mapping[str, Any], results: Sequence[Path]) -> None:
+def refuse_to_lose(out: Path, made: Provenance, results: Sequence[Path]) -> None:
     """Raises InputError if `out` is an export of another encoder than `made` describes, or its card has numbers and
     there are no `results` to write them from again.
     """
     settle(out)
     before = _provenance(out / DESCRIPTION_FILE)
-    differing = [key for key in IDENTITY if before is not None and before.get(key) != made.get(key)]
-    if before is not None and differing:
-        key = differing[0]
-        raise InputError(
-            f"expected an export of the same encoder as --out, found one with {key} {before.get(key)} instead of "
-            f"{made.get(key)} in {out}; choose another --out, or remove it first"
-        )
+    for key in IDENTITY if before is not None else ():
+        if getattr(before, key) != getattr(made, key):
+            raise InputError(
+                f"expected an export of the same encoder as --out, found one with {key} {getattr(before, key)} instead "
+                f"of {getattr(made, key)} in {out}; choose another --out, or remove it first"
+            )
     card = out / _CARD_FILE
     if not results and card.is_file() and _NUMBERS in card.read_text(encoding="utf-8", errors="replace"):
         raise InputError(
-            f"expected the results whose numbers stand on the card {card}, found no --results; name them with "
-            "--results, or choose another --out"
+            f"expected --results with the numbers of the card {card}, found none; name the results with --results, or "
+            "choose another --out"
         )
 
 
-def _provenance(description: Path) -> dict[str, Any] | None:
-    """What an earlier export says of its encoder; None where it is not to be read."""
+def _provenance(description: Path) -> Provenance | None:
+    """What an earlier export says of its encoder; None where that cannot be read."""
     try:
-        found = read_object(description, "the description of an encoder").get("provenance")
+        content = read_object(description, "the description of an encoder").get("provenance")
+        return checked(Provenance, content, str(description)) if isinstance(content, dict) else None
     except InputError:
         return None
-    return found if isinstance(found, dict) else None

@@ -1,46 +1,42 @@
-"""What a card says of leaks before any of its numbers: what audits found, or that none looked."""
+"""What a card says of leakage above its numbers: what audits found, or that none checked."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from chartray.audit.leakage import PRETRAINING
 from chartray.audit.sentences import leaks_said
-from chartray.model_card.folders import Audit, Evaluation
+from chartray.model_card.folders import CardAudit, CardEvaluation
 from chartray.model_card.numbers import cell, dataset_of
+from chartray.networks.description import Provenance
+from chartray.results.schema import Leak
 
 
-def leaked(audits: Sequence[Audit], made: Mapping[str, Any]) -> str:
+def leaked(audits: Sequence[CardAudit], made: Provenance) -> str:
     """One sentence that says what leaked, with this encoder or between the stores; empty where nothing did."""
-    rows = [row for audit in audits for row in audit.leaks or [] if row["count"] and _concerns(row, made)]
+    rows = [row for audit in audits for row in audit.leaks or () if row.count and _concerns(row, made)]
     found = list(dict.fromkeys(cell(line) for line in leaks_said(rows)))
     if not found:
         return ""
-    return f"The audit found a leak, so that no score on this card can be trusted: {'; '.join(found)}."
+    return f"The audit found leakage. No score on this card can be trusted: {'; '.join(found)}."
 
 
-def not_looked(audits: Sequence[Audit], evaluations: Sequence[Evaluation]) -> str:
-    """One sentence that names the data sets in which no audit looked for leaks; empty where audits saw all."""
-    searched = {
-        str(store.get("hash"))
-        for audit in audits
-        if audit.leaks is not None
-        for store in audit.manifest.get("stores", ())
-    }
+def unchecked(audits: Sequence[CardAudit], evaluations: Sequence[CardEvaluation]) -> str:
+    """One sentence that names the data sets that no audit checked for leakage; empty where audits checked all."""
+    checked = {store.hash for audit in audits if audit.leaks is not None for store in audit.manifest.stores}
     bare = dict.fromkeys(
-        dataset_of(one.manifest, str(store["dataset"]))
+        dataset_of(one.manifest, store.dataset)
         for one in evaluations
-        for store in one.manifest["stores"]
-        if str(store["hash"]) not in searched and not store.get("part_of")
+        for store in one.manifest.stores
+        if store.hash not in checked and not store.part_of
     )
     if not bare:
         return ""
     return (
-        f"No leak audit of {', '.join(map(cell, bare))} was made: nobody has checked whether patients or images that "
-        "were scored were also trained on; `chartray audit` does."
+        f"Leakage was not checked on {', '.join(map(cell, bare))}: scored patients or images may also be training "
+        "data. `chartray audit` checks this."
     )
 
 
-def _concerns(row: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
+def _concerns(row: Leak, made: Provenance) -> bool:
     """Whether a leak is of this encoder, or of the stores; an audit of several runs names those it is of."""
     others = f"{PRETRAINING} of "
-    return all(not str(place).startswith(others) or place == f"{others}{made.get('run')}" for place in row["between"])
+    return all(not place.startswith(others) or place == f"{others}{made.run}" for place in row.between)

@@ -1,11 +1,14 @@
 """What a card says in numbers: tables by data set, differences, what can be read from the embedding."""
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from chartray.model_card.folders import Evaluation
-from chartray.truth import BLANK_WORDS, counted
+from chartray.model_card.folders import CardAudit, CardEvaluation
+from chartray.networks.description import Provenance
+from chartray.results.arm import CHART_ONLY, PIXELS, UNTRAINED, dataset_name, disambiguated
+from chartray.results.manifest import EvaluationManifest, StoreEntry, identity
+from chartray.results.schema import MACRO, AttributeProbe, Comparison, Score
+from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS, counted
 
 METRIC_NAMES = {
     "auroc": "AUROC",
@@ -15,206 +18,193 @@ METRIC_NAMES = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
 }
-# Controls that are floors and ceilings beside the encoder.
-_BESIDE = {
-    "untrained": "the same architecture, untrained",
-    "pixels": "plain pixels (32 x 32)",
-    "chart-only": "the chart alone",
-    "image+chart": "this encoder and the chart",
-}
-_READ_A_CHART = ("chart-only", "image+chart")
-_DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
 
 
-class Table(NamedTuple):
+class CardTable(NamedTuple):
     """Values by label, the macro first."""
 
     columns: list[str]
     rows: list[list[str]]
 
 
-class DataSet(NamedTuple):
+class MeasuredDataSet(NamedTuple):
     """What was measured on one data set; `says` are sentences."""
 
     name: str
     says: list[str]
-    tables: list[Table]
+    tables: list[CardTable]
 
 
-def datasets_of(one: Evaluation) -> list[DataSet]:
+def datasets_of(one: CardEvaluation) -> list[MeasuredDataSet]:
     """What an evaluation measured, data set by data set."""
     found = []
-    for store in one.manifest["stores"]:
-        rows = [row for row in one.rows if row["dataset"] == store["dataset"]]
-        own = [row for row in rows if row["control"] not in _BESIDE]
-        tables = [_against_floors(rows), *([_own(own)] if {row["metric"] for row in own} > {"auroc"} else [])]
-        found.append(DataSet(dataset_of(one.manifest, store["dataset"]), _how(one, store, rows), tables))
+    for store in one.manifest.stores:
+        scores = [row for row in one.scores if row.dataset == store.dataset]
+        own = [row for row in scores if not row.arm.is_baseline]
+        tables = [_beside_baselines(scores), *([_own(own)] if {row.metric for row in own} > {"auroc"} else [])]
+        name = dataset_of(one.manifest, store.dataset)
+        found.append(MeasuredDataSet(name, _how(one.manifest, store, scores), tables))
     return found
 
 
-def _how(one: Evaluation, store: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    settings, home = one.manifest["settings"], one.manifest["stores"][0]
-    fitted = "its own training films" if store is home else f"the training films of {dataset_name(home['dataset'])}"
-    seen = store.get("patients_seen_in_pretraining")
-    share = 100 * max(settings["data_percent"])
-    holds = {str(row["holds_fixed"]) for row in rows if row["metric"] == "auroc" and row.get("holds_fixed")}
+def _how(manifest: EvaluationManifest, store: StoreEntry, scores: Sequence[Score]) -> list[str]:
+    settings, seen = manifest.settings, store.patients_seen_in_pretraining
+    share = 100 * max(settings.data_percent)
+    fixed = sorted({row.holds_fixed for row in scores if row.metric == "auroc" and row.holds_fixed})
     return [
-        f"{store['films']:,} films of {store['patients']:,} patients, the {store['split']} split. "
-        f"Protocol {settings['protocol']}, learnt from {share:g} % of the patients of {fitted}.",
-        f"Blank labels: {BLANK_WORDS.get(settings['blank'], settings['blank'])}{_blank(store)}; uncertain labels: "
-        f"{settings['uncertain']}.",
-        f"Intervals: {100 * settings['level']:g} %, {settings['resamples']:,} resamples of patients"
-        + (f"; {'; '.join(sorted(holds))}." if holds else "."),
-        "Whether scored patients were pretrained on is unknown."
+        f"{count(store.films)} images of {count(store.patients)} patients ({store.split} split).",
+        f"Protocol: {settings.protocol}, fitted on the training images of {dataset_name(manifest.home)} "
+        f"({share:g} % of the patients).",
+        f"Blank labels: {BLANK_WORDS.get(settings.blank, settings.blank)}{_blank(store)}.",
+        f"Uncertain labels: {UNCERTAIN_WORDS.get(settings.uncertain, settings.uncertain)}.",
+        f"Intervals: {100 * settings.level:g} %, {settings.resamples:,} resamples of the patients"
+        + (f"; {'; '.join(fixed)}." if fixed else "."),
+        "Whether the encoder was pretrained on scored patients is unknown."
         if seen is None
-        else f"{seen:,} of the scored patients were pretrained on.",
-        *_threshold(rows),
+        else f"The encoder was pretrained on {seen:,} of the scored patients.",
+        *_threshold(scores),
     ]
 
 
-def _blank(store: Mapping[str, Any]) -> str:
+def _blank(store: StoreEntry) -> str:
     """How many blanks count as negative."""
-    if "blank_negatives" not in store:
-        return " (how many count as negative was not counted)"
-    said = {cell(label): count for label, count in store["blank_negatives"].items()}
+    if store.blank_negatives is None:
+        return " (the number that counts as negative is unknown)"
+    said = {cell(label): blanks for label, blanks in store.blank_negatives.items()}
     return f" (counted as negative: {counted(said) or 'none'})"
 
 
-def _threshold(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    fixed = {row["at_specificity"] for row in rows if row.get("at_specificity") is not None}
+def _threshold(scores: Sequence[Score]) -> list[str]:
+    chosen = {row.at_specificity for row in scores if row.at_specificity is not None}
     return [
-        f"Sensitivity and specificity are at the threshold that had a specificity of {value:g} on the validation "
-        "films; where all patients fall on one side the interval is exact by patient (Clopper and Pearson)."
-        for value in sorted(fixed)
+        f"Sensitivity and specificity are at the threshold with a specificity of {value:g} on the validation images; "
+        "where either is 0 or 1 its interval is Clopper and Pearson's, by patient."
+        for value in sorted(chosen)
     ]
 
 
-def _against_floors(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """AUROC of the encoder, of the floors and of the ceiling."""
-    mine = [row for row in rows if row["metric"] == "auroc"]
-    controls = list(dict.fromkeys(row["control"] for row in mine))
-    by = {(row["label"], row["control"]): row for row in mine}
+def _beside_baselines(scores: Sequence[Score]) -> CardTable:
+    """AUROC of the encoder and of the baselines."""
+    aurocs = [row for row in scores if row.metric == "auroc"]
+    arms = sorted({row.arm for row in aurocs}, key=lambda arm: (arm.is_baseline, arm.order))
+    by = {(row.label, row.arm): row for row in aurocs}
     lines = []
-    for label in _labels(mine):
-        there = [by.get((label, control)) for control in controls]
+    for label in _labels(aurocs):
+        there = [by.get((label, arm)) for arm in arms]
         first = next(row for row in there if row is not None)
-        # The macro mean is over labels, each with its own positive films.
-        count = "–" if first["n_positive"] is None else f"{first['n_positive']:,} of {first['n']:,}"
-        lines.append([_title(first), count, *(_value(row) for row in there)])
-    charts = {row["control"]: cell(str(row["chart"])) for row in mine if row["control"] in _READ_A_CHART}
-    titles = (_BESIDE.get(one, "**this encoder**") + (f" ({charts[one]})" if one in charts else "") for one in controls)
-    columns = ["AUROC", "Positive films", *titles]
-    return Table(columns, lines)
+        # The macro mean is over labels, each with its own positive images.
+        positive = "–" if first.n_positive is None else f"{first.n_positive:,} of {count(first.n)}"
+        lines.append([_title(first), positive, *map(_value, there)])
+    titles = [cell(arm.title) if arm.is_baseline else "**this encoder**" for arm in arms]
+    return CardTable(["AUROC", "Positive images", *titles], lines)
 
 
-def _own(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _own(scores: Sequence[Score]) -> CardTable:
     """The encoder's other metrics."""
-    metrics = [name for name in METRIC_NAMES if name != "auroc" and any(row["metric"] == name for row in rows)]
-    by = {(row["label"], row["metric"]): row for row in rows}
-    firsts = {row["label"]: row for row in rows}
+    metrics = [name for name in METRIC_NAMES if name != "auroc" and any(row.metric == name for row in scores)]
+    by = {(row.label, row.metric): row for row in scores}
+    firsts = {row.label: row for row in scores}
     lines = [
-        [_title(firsts[label]), *(_value(by.get((label, metric))) for metric in metrics)] for label in _labels(rows)
+        [_title(firsts[label]), *(_value(by.get((label, metric))) for metric in metrics)] for label in _labels(scores)
     ]
-    return Table(["This encoder", *(METRIC_NAMES[metric] for metric in metrics)], lines)
+    return CardTable(["This encoder", *(METRIC_NAMES[metric] for metric in metrics)], lines)
 
 
-def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _labels(scores: Sequence[Score]) -> list[str]:
     """The labels in their order, the macro mean first."""
-    return sorted(dict.fromkeys(row["label"] for row in rows), key=lambda label: label != "macro")
+    return sorted(dict.fromkeys(row.label for row in scores), key=lambda label: label != MACRO)
 
 
-def _title(row: Mapping[str, Any]) -> str:
-    return f"macro mean of {len(row['labels'] or [])} labels" if row["label"] == "macro" else cell(row["label"])
+def _title(row: Score) -> str:
+    return f"macro mean of {len(row.labels or ())} labels" if row.label == MACRO else cell(row.label)
 
 
-def _value(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["value"] is None:
-        return "not scored" if row is None else cell(str(row.get("reason") or "not defined"))
-    if row["ci_low"] is None:
-        return f"{row['value']:.3f} (no interval: {cell(str(row.get('reason') or 'unknown'))})"
-    return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+def _value(row: Score | AttributeProbe | None) -> str:
+    if row is None or row.value is None:
+        return "not scored" if row is None else cell(row.reason or "not defined")
+    if row.ci_low is None or row.ci_high is None:
+        return f"{row.value:.3f} (no interval: {cell(row.reason or 'unknown reason')})"
+    return f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
 
 
-def compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence a comparison of arms, in the words of its verdict."""
+def compared(rows: Sequence[Comparison]) -> list[str]:
+    """One sentence for each comparison of two arms, with its verdict."""
+    found = []
+    for row in rows:
+        alike = disambiguated([row.arm_a, row.arm_b])
+        titles = [alike.get(arm, arm).title for arm in (row.arm_a, row.arm_b)]
+        a, b = titles if row.arm_a != row.arm_b else (row.a, row.b)
+        found.append(_compared(row, cell(a), cell(b), dataset_name(row.dataset)))
+    return found
+
+
+def beside_baselines(evaluations: Sequence[CardEvaluation]) -> list[str]:
+    """One sentence for each baseline and data set."""
     return [
-        f"{_arm(row['a'])} against {_arm(row['b'])} on {dataset_name(row['dataset'])}: macro AUROC {_difference(row)}, "
-        f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}; **{_verdict(row)}**."
-        for row in rows
-    ]
-
-
-def _arm(name: str) -> str:
-    """An arm of a comparison; its name begins with its chart."""
-    return cell(re.sub(r"^none(?= \(|$)", "no chart", name))
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    words = {"a higher": "the first is higher", "b higher": "the second is higher"}
-    found = next((str(row[name]) for name in ("verdict", "claim", "reason") if row.get(name)), "no verdict")
-    return words.get(found, found)
-
-
-def beside_floors(evaluations: Sequence[Evaluation]) -> list[str]:
-    """One sentence a floor and data set."""
-    return [
-        f"This encoder against {_BESIDE.get(row['b'], row['b'])} on {dataset_of(one.manifest, row['dataset'])}: "
-        f"macro AUROC {_difference(row)}; one pretraining, so this speaks of this encoder alone and **no claim** is "
-        "made of the method."
+        _compared(row, "this encoder", cell(row.arm_b.title), dataset_of(one.manifest, row.dataset))
         for one in evaluations
         for row in one.comparisons
-        if (row["label"], row["metric"]) == ("macro", "auroc")
+        if (row.label, row.metric) == (MACRO, "auroc")
     ]
 
 
-def floors_above(one: Evaluation) -> list[str]:
-    """Where something that learnt nothing from films, or nothing at all, scores higher than the encoder."""
-    macro = [
-        row for row in one.rows if (row["label"], row["metric"]) == ("macro", "auroc") and row["value"] is not None
-    ]
-    own = {row["dataset"]: row["value"] for row in macro if row["control"] not in _BESIDE}
+def _compared(row: Comparison, a: str, b: str, place: str) -> str:
+    said = row.claim or (row.verdict.named(a, b) if row.verdict is not None else "no verdict")
+    seeds = f"{row.seeds} seed{'' if row.seeds == 1 else 's'}"
+    return f"{a} minus {b} on {place}: macro AUROC {_difference(row)}, {seeds}; **{said}**." + (
+        f" Note: {cell(row.note)}." if row.note else ""
+    )
+
+
+def _difference(row: Comparison) -> str:
+    if row.difference is None or row.ci_low is None or row.ci_high is None:
+        return f"not compared ({row.reason or 'no value'})"
+    p = "" if row.p is None else ", p < 0.001" if row.p < 0.001 else f", p = {row.p:.3f}"
+    return f"{row.difference:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]{p}"
+
+
+def better_baselines(one: CardEvaluation) -> list[str]:
+    """A sentence for each baseline that pretraining should beat and whose macro AUROC is above the encoder's."""
+    macro = [(row, row.value) for row in one.scores if (row.label, row.metric) == (MACRO, "auroc")]
+    own = {row.dataset: value for row, value in macro if not row.arm.is_baseline and value is not None}
     return [
-        f"On {dataset_of(one.manifest, row['dataset'])} {_BESIDE[row['control']]} scored higher than this encoder: "
-        f"macro AUROC {row['value']:.3f} against {own[row['dataset']]:.3f}."
-        for row in macro
-        if row["control"] in ("untrained", "pixels", "chart-only") and row["value"] > own.get(row["dataset"], 1.0)
+        f"On {dataset_of(one.manifest, row.dataset)} a baseline has the higher macro AUROC: {cell(row.arm.title)} "
+        f"{value:.3f}, this encoder {own[row.dataset]:.3f}."
+        for row, value in macro
+        if row.arm.control in (UNTRAINED, PIXELS, CHART_ONLY)
+        and value is not None
+        and value > own.get(row.dataset, 1.0)
     ]
 
 
-def _difference(row: Mapping[str, Any]) -> str:
-    if row["difference"] is None or row["ci_low"] is None:
-        return f"not compared ({row.get('reason') or 'no value'})"
-    p = "" if row.get("p") is None else f", p = {row['p']:.3f}"
-    return f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]{p}"
-
-
-def readable(rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> list[list[str]]:
+def readable(audit: CardAudit, made: Provenance) -> list[list[str]]:
     """How well attributes are read: attribute, data set, metric, value from the embedding, value from plain pixels."""
-    mine = [row for row in rows if row["part"] == "readability" and row["level"] is None and row["metric"] != "mae"]
-    pixels = {(row["dataset"], row["attribute"], row["metric"]): row for row in mine if row["control"] == "pixels"}
-    own = [row for row in mine if (row["run"], row["control"]) == (made.get("run"), made.get("control", "none"))]
+    runs = {one.run for one in audit.manifest.encoders if identity(one.provenance) == identity(made)}
+    probes = [row for row in audit.rows if isinstance(row, AttributeProbe)]
+    probes = [row for row in probes if row.level is None and row.metric != "mae"]
+    pixels = {(row.dataset, row.attribute, row.metric): row for row in probes if row.arm.control == PIXELS}
     return [
         [
-            cell(row["attribute"]),
-            dataset_name(row["dataset"]),
-            {"auroc": "AUROC", "r2": "R²"}.get(row["metric"], row["metric"]),
+            cell(row.attribute),
+            dataset_name(row.dataset),
+            {"auroc": "AUROC", "r2": "R²"}.get(row.metric, row.metric),
             _value(row),
-            _value(pixels.get((row["dataset"], row["attribute"], row["metric"]))),
+            _value(pixels.get((row.dataset, row.attribute, row.metric))),
         ]
-        for row in own
+        for row in probes
+        if row.run in runs and not row.arm.is_baseline
     ]
 
 
-def dataset_of(manifest: Mapping[str, Any], dataset: str) -> str:
+def dataset_of(manifest: EvaluationManifest, dataset: str) -> str:
     """A data set of an evaluation, as a reader calls it, and whether it is simulated."""
-    store: dict[str, Any] = next((one for one in manifest["stores"] if one["dataset"] == dataset), {})
-    return dataset_name(dataset) + (" (simulated)" if store.get("simulated") else "")
+    simulated = any(store.simulated for store in manifest.stores if store.dataset == dataset)
+    return dataset_name(dataset) + (" (simulated)" if simulated else "")
 
 
-def dataset_name(dataset: str) -> str:
-    """What a reader calls a data set."""
-    source, colon, rest = dataset.partition(":")
-    return _DATASETS.get(source, source) + (f" ({rest})" if colon else "")
+def count(number: int | None) -> str:
+    """A number of images, patients or steps."""
+    return "unknown" if number is None else f"{number:,}"
 
 
 def cell(text: str) -> str:

@@ -66,6 +66,14 @@ class Provenance(_OfWeights):
     recipe: _Text | None = None
     control: _Text | None = None
     films: int | None = Field(None, ge=0)
+    steps: int | None = Field(None, ge=0)
+    rules: _Text | None = None
+    simulated: bool | None = None
+    command: _Text | None = None
+    chartray: _Text | None = None
+    git_commit: _Text | None = None
+    torch: _Text | None = None
+    timm: _Text | None = None
     chart_use: _Text | None = None
     films_of: _Text | None = None
     chart_variables: list[_Text] | None = None

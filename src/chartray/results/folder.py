@@ -128,9 +128,14 @@ class ResultsFolder(NamedTuple, Generic[ManifestT]):
 
         Raises InputError where they are not those that the manifest counts.
         """
-        if LEAKS_FILE not in self.files:
-            return None
-        return self.rows(LEAKS_FILE, Leak)
+        rows = self.rows(LEAKS_FILE, Leak) if LEAKS_FILE in self.files else None
+        counted = self.manifest.leaks if isinstance(self.manifest, AuditManifest) else None
+        if counted is not None and (rows is None or sum(row.count > 0 for row in rows) != counted):
+            raise InputError(
+                f"expected {counted} leak{'' if counted == 1 else 's'} in {self.folder / LEAKS_FILE}, as {AUDIT_FILE} "
+                "beside it counts, found another number; make this audit again"
+            )
+        return rows
 
     def rows(self, name: str, kind: type[Row]) -> list[Row]:
         """The records of a file of rows, none where this kind of result has no such file."""
