@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 # What is scored beside an encoder: baselines without pretraining, and one that reads its embedding and the chart.
@@ -16,7 +15,7 @@ _DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ra
 _KINDS = ("chart", "none", "control", "baseline")
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@dataclass(frozen=True)
 class Arm:
     """One column of every table: how an encoder was pretrained, or which baseline was scored beside it.
 
