@@ -77,8 +77,8 @@ def _blank(store: StoreEntry) -> str:
 def _threshold(scores: Sequence[Score]) -> list[str]:
     chosen = {row.at_specificity for row in scores if row.at_specificity is not None}
     return [
-        f"Sensitivity and specificity are at the threshold with a specificity of {value:g} on the validation images; "
-        "where either is 0 or 1 its interval is Clopper and Pearson's, by patient."
+        f"Sensitivity and specificity are at the threshold with a specificity of {value:g} on the validation images. "
+        "Where all patients fall on one side of it, the interval is exact (Clopper and Pearson, by patient)."
         for value in sorted(chosen)
     ]
 
@@ -141,7 +141,7 @@ def compared(rows: Sequence[Comparison]) -> list[str]:
 def beside_baselines(evaluations: Sequence[CardEvaluation]) -> list[str]:
     """One sentence for each baseline and data set."""
     return [
-        _compared(row, "this encoder", cell(row.arm_b.title), dataset_of(one.manifest, row.dataset))
+        _compared(row, "This encoder", cell(row.arm_b.title), dataset_of(one.manifest, row.dataset))
         for one in evaluations
         for row in one.comparisons
         if (row.label, row.metric) == (MACRO, "auroc")

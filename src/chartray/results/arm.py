@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 # What is scored beside an encoder: baselines without pretraining, and one that reads its embedding and the chart.
@@ -17,21 +18,20 @@ _KINDS = ("chart", "none", "control", "baseline")
 
 @dataclass(frozen=True)
 class Arm:
-    """One column of every table: how an encoder was pretrained, or which baseline was scored beside it.
+    """One column of every table: how an encoder was pretrained, or which baseline was scored beside it."""
 
-    `chart` is the feature set (none: plain pretraining), `control` is none, shuffled, constant, mask-only or one of
-    BASELINES, `use` is anchor or predict; `on` is the title of the encoder whose embedding image + chart reads;
-    `settings` is the hash of all other knobs ("" where none was recorded). `note` stands in the title of arms that
-    differ in nothing but their settings (`disambiguated`).
-    """
-
-    chart: str = "none"
-    control: str = "none"
-    use: str = "anchor"
-    on: str = ""
-    objective: str = MSN
-    settings: str = ""
-    note: str = ""
+    chart: str = Field(default="none", description="the feature set of the chart; none: without a chart")
+    control: str = Field(
+        default="none",
+        description=f"none, a control (shuffled, constant, mask-only) or a baseline ({', '.join(BASELINES)})",
+    )
+    use: str = Field(default="anchor", description="how pretraining used the chart: anchor or predict")
+    on: str = Field(default="", description="image+chart: title of the encoder whose embedding it reads")
+    objective: str = Field(default=MSN, description="objective of the pretraining: msn, dino or mae")
+    settings: str = Field(default="", description="hash of all other settings of the pretraining; empty: not recorded")
+    note: str = Field(
+        default="", description="in the title of arms that differ only in their settings (`disambiguated`)"
+    )
 
     @property
     def title(self) -> str:

@@ -1,6 +1,6 @@
-"""What is measured, as typed frozen records: one class a kind of row, each field with its meaning, written once here.
+"""What is measured, as typed frozen records: one class for each kind of row, each field with its meaning.
 
-The records are the rows of the files of a results folder (`results.folder` writes and reads them). docs/results.md is
+The records are the rows of the files of a results folder, which `results.folder` writes and reads. docs/results.md is
 generated from this module. A number that does not exist is None, null on disk; NaN becomes None.
 """
 
@@ -34,7 +34,7 @@ Numbers = Annotated[tuple[float, ...], BeforeValidator(as_tuple)]
 Said = Annotated[Verdict | None, BeforeValidator(_verdict)]
 
 # The fields of an arm as they stand in a row, in which the two arms of a comparison have the endings _a and _b.
-_ARM = {
+ARM_COLUMNS = {
     "chart": "chart",
     "control": "control",
     "use": "chart_use",
@@ -61,8 +61,8 @@ class Record(BaseModel):
         if isinstance(row, dict):
             for field, ending in cls.arm_fields.items():
                 if field not in row:
-                    parts = {name: row[flat + ending] for name, flat in _ARM.items() if flat + ending in row}
-                    flat = {flat + ending for flat in _ARM.values()}
+                    parts = {name: row[flat + ending] for name, flat in ARM_COLUMNS.items() if flat + ending in row}
+                    flat = {flat + ending for flat in ARM_COLUMNS.values()}
                     row = {name: value for name, value in row.items() if name not in flat} | {field: parts}
         return row
 
@@ -72,7 +72,7 @@ class Record(BaseModel):
         for field, ending in self.arm_fields.items():
             row.pop(field)
             arm: Arm = getattr(self, field)
-            row |= {flat + ending: getattr(arm, name) for name, flat in _ARM.items()}
+            row |= {flat + ending: getattr(arm, name) for name, flat in ARM_COLUMNS.items()}
         return row
 
 
@@ -216,6 +216,54 @@ class CalibrationBin(Interval):
     def place(self) -> str:
         """The data set, and whose probe was scored there, as a key."""
         return f"{self.dataset}<{self.home}" if self.home else self.dataset
+
+
+class Prediction(Record):
+    """A row of predictions.parquet of an evaluation: a label of an image, by one arm, fraction and training subset."""
+
+    image_id: str = Field(description="the image")
+    study_id: str | None = Field(None, description="its study; null where the cohort does not say")
+    patient_id: str = Field(description="its patient")
+    label: str = Field(description="a label of STORE")
+    truth: float | None = Field(None, description="1 or 0; null: ignored")
+    score: float = Field(description="what the arm's probe says; higher is more likely")
+    draw: int = Field(0, description="the random training subset, from 0")
+    dataset: str = Field(description="the data set that is scored")
+    split: str = Field(description="the split that is scored")
+    run: str = Field(description="the encoder's run")
+    control: str = Field(description="the arm's control or baseline")
+    chart: str = Field(description="the arm's chart")
+    fraction: float = Field(description="share of the training patients that was learnt from")
+
+
+class AuditPrediction(Record):
+    """A row of predictions.parquet of an audit: every number of the audit can be computed from these."""
+
+    part: Literal["readability", "disease", "removed"] = Field(description="which part of the audit it is of")
+    run: str = Field(description="the encoder's run")
+    control: str = Field(description="the arm's control or baseline")
+    chart: str = Field(description="the arm's chart")
+    dataset: str = Field(description="the data set that is audited")
+    split: str = Field(description="the split that is audited")
+    attribute: str | None = Field(None, description="the attribute that is read or removed")
+    target: str = Field(description="the level of the attribute, or the disease label")
+    image_id: str = Field(description="the image")
+    patient_id: str = Field(description="its patient")
+    truth: float | None = Field(None, description="the truth; null: not known")
+    score: float = Field(description="what the probe says")
+
+
+class Embedding(Record):
+    """A row of embeddings.parquet: the encoder's features of an image (protocols linear and knn).
+
+    All images that were used are there, training and validation images of STORE too.
+    """
+
+    dataset: str = Field(description="the data set")
+    split: str = Field(description="the image's split")
+    image_id: str = Field(description="the image")
+    patient_id: str = Field(description="its patient")
+    embedding: Numbers = Field(description="the class token, D numbers (float32)")
 
 
 class AuditRow(Interval):
