@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from chartray.config import EncoderConfig
+from chartray.config.pretrain import EncoderConfig
 from chartray.networks import encoder
 from chartray.pixels.ingest import ingest
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata

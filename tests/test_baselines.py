@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chartray import config as knobs
 from chartray.cli import run_command
+from chartray.config import pretrain as knobs
 from chartray.errors import InputError, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store

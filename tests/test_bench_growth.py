@@ -11,7 +11,7 @@ import pytest
 from benchmarks.speed import growth_stages
 from benchmarks.speed.growth import GROWTH_FILE, LEAST_ROWS, PLOT_FILE, STAGES, exponent, run_growth
 from benchmarks.speed.growth_stages import STORED_SIDE, write_store_of
-from chartray.config import load
+from chartray.config.pretrain import load
 from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.training.loader import FilmLoader, split_rows

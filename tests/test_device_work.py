@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from chartray.config import ViewsConfig
+from chartray.config.pretrain import ViewsConfig
 from chartray.pixels.resampling import Grey
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views, plan_views

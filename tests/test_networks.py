@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from chartray.config import ChartConfig, EncoderConfig, ObjectiveConfig
+from chartray.config.pretrain import ChartConfig, EncoderConfig, ObjectiveConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.networks import siamese

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import Block
 
-from chartray import config as knobs
-from chartray.config import Config
+from chartray.config import pretrain as knobs
+from chartray.config.pretrain import Config
 from chartray.errors import InputError, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.objectives.msn import identity

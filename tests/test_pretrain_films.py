@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from chartray.config import Config
+from chartray.config.pretrain import Config
 from chartray.errors import InputError
 from chartray.evaluation.alike import Run
 from chartray.evaluation.compare import _note

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chartray import config as knobs
+from chartray.config import pretrain as knobs
 from chartray.errors import InputError
 from chartray.training import runtime
 
@@ -20,7 +20,7 @@ JOBS = {
 }
 LAUNCH = """
 import torch
-from chartray import config
+from chartray.config import pretrain as config
 from chartray.training.runtime import all_sum, is_first_process, launch
 fabric = launch(config.load("tiny-cpu").train)
 fabric.barrier()

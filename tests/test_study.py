@@ -175,7 +175,7 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
     assert plan[0] == "# 1 arm x 3 seeds: differences between arms can be claims"
     runs = [shlex.split(line) for line in plan if line.startswith("chartray pretrain")]
     assert [run[run.index("--seed") + 1] for run in runs] == ["3", "4", "5"]
-    from chartray.config import load, parse_overrides
+    from chartray.config.pretrain import load, parse_overrides
 
     after = runs[0][runs[0].index("--recipe") + 2 : -1]
     again = load("tiny-cpu", None, parse_overrides(after))

@@ -105,7 +105,7 @@ def gathered(folder: Path, rows: int) -> Work:
 
 def trained(folder: Path, rows: int) -> Work:
     """Four steps of `tiny-cpu` with a chart, from the store's opening to the encoder that is written."""
-    from chartray.config import load
+    from chartray.config.pretrain import load
     from chartray.training.pretrain import pretrain
 
     overrides = {"train.steps": _STEPS, "train.batch_size": 32, "chart.ehr": "age", "train.device": "cpu"}

@@ -15,7 +15,7 @@ from benchmarks.speed.pil_views import PILFilms, PILViews, endless_batches
 from benchmarks.speed.reference import reference_step
 from benchmarks.speed.simulated_store import make_films
 from benchmarks.speed.training_step import TARGETS, Rounds, Sizes, sizes_of, work_done
-from chartray.config import ViewsConfig
+from chartray.config.pretrain import ViewsConfig
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.training.pretrain import Loop, assemble

@@ -15,8 +15,8 @@ from benchmarks.speed.measuring import Measured, Once, Row, side_by_side
 from benchmarks.speed.options import Options
 from benchmarks.speed.reference import reference_step
 from benchmarks.speed.simulated_store import make_films
-from chartray import config as knobs
-from chartray.config import Config
+from chartray.config import pretrain as knobs
+from chartray.config.pretrain import Config
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views

@@ -12,7 +12,7 @@ from chartray.checks import variables as of_variables
 from chartray.checks.files import files
 from chartray.checks.finding import Finding, films
 from chartray.checks.images import images
-from chartray.config import load
+from chartray.config.pretrain import load
 from chartray.errors import InputError
 from chartray.outputs.json_file import read_json
 from chartray.pixels.store import FLOW_FILE, Store

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chartray import config as knobs
+from chartray.config import pretrain as knobs
 from chartray.errors import InputError
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.audit.attributes import chosen_attributes
-from chartray.config import NO_CHART
+from chartray.config.pretrain import NO_CHART
 from chartray.errors import InputError, UnhealthyRun
 from chartray.evaluation.earlier import set_aside
 from chartray.evaluation.films import chosen_labels

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from chartray import config as knobs
-from chartray.config import Config, Section
+from chartray.config import pretrain as knobs
+from chartray.config.pretrain import Config, Section
 from chartray.errors import InputError
 from chartray.wording import nearest
 from chartray.yaml_file import read_yaml

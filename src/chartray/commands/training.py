@@ -34,7 +34,7 @@ def pretrain(
         config: A YAML file of knobs, between the recipe and the command line.
         resume: Continue the run in OUT from its last checkpoint; without one, start.
     """
-    from chartray import config as knobs
+    from chartray.config import pretrain as knobs
 
     given = knobs.parse_overrides(overrides)
     given |= {"chart.ehr": ehr} if ehr is not None else {}
@@ -61,7 +61,7 @@ def knobs(recipe: str = "msn") -> None:
     Args:
         recipe: msn, published, dino, mae or tiny-cpu.
     """
-    from chartray import config as all_knobs
+    from chartray.config import pretrain as all_knobs
 
     resolved = all_knobs.load(recipe)
     for knob, (meaning, _) in all_knobs.knobs().items():

@@ -5,7 +5,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from chartray.config import ObjectiveConfig
+from chartray.config.pretrain import ObjectiveConfig
 from chartray.networks.encoder import patch_side, tokens_of
 from chartray.networks.siamese import AllSum
 

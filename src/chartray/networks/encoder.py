@@ -14,7 +14,7 @@ from timm.layers import Attention, set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from chartray.config import EncoderConfig
+from chartray.config.pretrain import EncoderConfig
 from chartray.errors import InputError
 from chartray.networks.description import (
     DESCRIPTION_FILE,

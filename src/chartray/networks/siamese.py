@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chartray.config import ChartConfig, ObjectiveConfig
+from chartray.config.pretrain import ChartConfig, ObjectiveConfig
 
 AllSum = Callable[[Tensor], Tensor]
 

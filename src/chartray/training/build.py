@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch.optim import AdamW
 
-from chartray.config import Config, TrainConfig
+from chartray.config.pretrain import Config, TrainConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder

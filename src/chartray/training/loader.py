@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from chartray.config import ViewsConfig
+from chartray.config.pretrain import ViewsConfig
 from chartray.pixels.store import Store
 from chartray.pixels.views import ViewPlan, plan_views
 from chartray.randomness import permutation

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from chartray.config import Config
+from chartray.config.pretrain import Config
 from chartray.networks.encoder import class_token
 from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store

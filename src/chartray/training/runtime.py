@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from chartray.config import TrainConfig, ViewsConfig
+from chartray.config.pretrain import TrainConfig, ViewsConfig
 from chartray.errors import InputError
 from chartray.memory import keep_freed_memory
 

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from chartray.config import TrainConfig
+from chartray.config.pretrain import TrainConfig
 
 
 class Plan(NamedTuple):

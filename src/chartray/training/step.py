@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chartray.config import ObjectiveConfig
+from chartray.config.pretrain import ObjectiveConfig
 from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.encoder import class_token
 from chartray.networks.siamese import AnchorAndTarget, ChartBatch, SelfDistillation, Siamese

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from chartray.config import NO_CHART, ChartConfig, Config
+from chartray.config.pretrain import NO_CHART, ChartConfig, Config
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
 from chartray.networks import encoder as vit
