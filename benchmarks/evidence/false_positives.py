@@ -10,7 +10,7 @@ import argparse
 
 import numpy as np
 
-from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.metrics import difference, resample
 
 RESAMPLES = 400
@@ -28,12 +28,12 @@ def ways(drawn: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng((7, seed))
     members = rng.integers(0, len(drawn), size=(drawn.shape[1], len(drawn)))
     mean = drawn.mean(axis=0)
-    distance = over_levels(np.full_like(mean, mean.mean()), [drawn], seed=seed) - mean.mean()
+    distance = hierarchical_bootstrap(np.full_like(mean, mean.mean()), [drawn], seed=seed) - mean.mean()
     return {
         "patients alone": mean,
         "seeds with replacement": drawn[members, np.arange(drawn.shape[1])[:, None]].mean(axis=1),
         "stretched": mean + distance,
-        "stretched, nothing counted twice (used)": over_levels(mean, [drawn], seed=seed),
+        "stretched, nothing counted twice (used)": hierarchical_bootstrap(mean, [drawn], seed=seed),
     }
 
 

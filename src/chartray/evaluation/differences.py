@@ -11,7 +11,7 @@ from chartray.evaluation.scoring import METRICS, Scored
 from chartray.results.verdict import verdict
 from chartray.statistics import metrics
 from chartray.statistics.delong import delong_difference
-from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.holm import holm
 
 Floats = NDArray[np.float64]
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
             groups.append((a - b).mean(axis=1))
         elif self.seeds == "apart":
             groups += [a.mean(axis=1), -b.mean(axis=1)]
-        return over_levels(mean, groups, seed=seed)
+        return hierarchical_bootstrap(mean, groups, seed=seed)
 
 
 def comparison_rows(
@@ -112,7 +112,7 @@ def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:
 
 
 def _comparison(
-    common: dict[str, Any], label: str, metric: str, found: metrics.Difference, index: int, reason: str | None
+    common: dict[str, Any], label: str, metric: str, found: metrics.PairedDifference, index: int, reason: str | None
 ) -> dict[str, Any]:
     value, low, high, p = (float(np.atleast_1d(each)[index]) for each in found)
     if reason is not None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, Scored
 from chartray.statistics import metrics
 from chartray.statistics.calibration import BINS
-from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, one_sided
+from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_interval
 
 Floats = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def _at_the_edge(metric: str, value: float, counts: Sequence[dict[str, Any]], le
     if metric not in AT_THRESHOLD:
         return {}
     side = "n_positive_patients" if metric == "sensitivity" else "n_negative_patients"
-    ends = one_sided(value, [each[side] for each in counts], level)
+    ends = clopper_pearson_interval(value, [each[side] for each in counts], level)
     return {"interval": BOOTSTRAP} if ends is None else {"interval": EXACT, "ci_low": ends[0], "ci_high": ends[1]}
 
 

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
 from chartray.statistics.metrics import checked
-from chartray.statistics.patient_bootstrap import Sampled
+from chartray.statistics.patient_bootstrap import PatientBootstrap
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -90,7 +90,7 @@ def reliability(truth: ArrayLike, score: ArrayLike) -> Reliability:
         return Reliability(n.astype(np.int64), score_sum / n, positive / n)
 
 
-def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -> Calibrated:
+def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: PatientBootstrap) -> Calibrated:
     """Brier score, calibration error and reliability in every resample; the bins keep their bounds on all films."""
     values, scores = _probabilities(truth, score)
     labels = values.shape[1]
@@ -152,9 +152,9 @@ def _per_bin(members: Integers, each: Floats) -> Floats:
     return np.where(members[:, :, None] == np.arange(BINS), np.nan_to_num(each)[:, :, None], 0.0)
 
 
-def _per_patient_and_bin(members: Integers, each: Floats, sampled: Sampled) -> Floats:
+def _per_patient_and_bin(members: Integers, each: Floats, sampled: PatientBootstrap) -> Floats:
     """(patients, C BINS): the sums of the films' numbers (N, C) in each bin of each label."""
-    patients = sampled.draws.shape[1]
+    patients = sampled.counts.shape[1]
     found = np.empty((patients, members.shape[1], BINS))
     for label, (bins, numbers) in enumerate(zip(members.T, each.T, strict=True)):
         known = bins >= 0

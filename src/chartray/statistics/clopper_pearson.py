@@ -13,7 +13,7 @@ from statistics import fmean
 EXACT, BOOTSTRAP = "exact", "bootstrap"
 
 
-def reach(patients: Sequence[int], level: float) -> float:
+def clopper_pearson_width(patients: Sequence[int], level: float) -> float:
     """How far the interval of a share of 0 or 1 reaches inwards.
 
     Args:
@@ -21,16 +21,16 @@ def reach(patients: Sequence[int], level: float) -> float:
             hold together (Bonferroni), and so does their mean.
         level: of the interval, in (0, 1).
 
-    >>> round(reach([12], 0.95), 4)
+    >>> round(clopper_pearson_width([12], 0.95), 4)
     0.2646
     """
     tail = (1 - level) / 2 / len(patients)
     return fmean(1 - math.pow(tail, 1 / each) for each in patients)
 
 
-def one_sided(value: float, patients: Sequence[int], level: float) -> tuple[float, float] | None:
+def clopper_pearson_interval(value: float, patients: Sequence[int], level: float) -> tuple[float, float] | None:
     """The exact interval of a share of 0 or 1; None for any other, whose resamples differ, or without patients."""
     if value not in (0.0, 1.0) or not patients or min(patients) < 1:
         return None
-    inwards = reach(patients, level)
+    inwards = clopper_pearson_width(patients, level)
     return (0.0, inwards) if value == 0 else (1 - inwards, 1.0)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def over_levels(mean: Floats, groups: Sequence[Floats], *, seed: int) -> Floats:
+def hierarchical_bootstrap(mean: Floats, groups: Sequence[Floats], *, seed: int) -> Floats:
     """Resamples in which not the patients alone vary, but the members that a mean is over too.
 
     A hierarchical bootstrap. `mean` (R, ...) are resamples of the mean by patient, which hold the members fixed. Each

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 _RANK = 1e-10
 
 
-class Eraser(NamedTuple):
+class LeaceEraser(NamedTuple):
     """mean (D,); `found` (D, k) measures how far a film goes along each of k directions, `taken` (D, k) undoes it."""
 
     mean: Floats
@@ -38,7 +38,7 @@ class Eraser(NamedTuple):
         return erased
 
 
-def fit_eraser(features: ArrayLike, concept: ArrayLike) -> Eraser:
+def fit_leace(features: ArrayLike, concept: ArrayLike) -> LeaceEraser:
     """The eraser of a concept (N, K), a column a level or a number, from features (N, D); films with NaN are left out.
 
     Raises InputError for shapes that do not fit or fewer than two films whose concept is known.
@@ -61,4 +61,4 @@ def fit_eraser(features: ArrayLike, concept: ArrayLike) -> Eraser:
     sides, strength, _ = np.linalg.svd(shared, full_matrices=False)
     # Correlations this small are rounding errors; an absolute bound, or noise alone would pass for a direction.
     sides = sides[:, strength > _RANK]
-    return Eraser(mean, (axes / scale) @ sides, (axes * scale) @ sides)
+    return LeaceEraser(mean, (axes / scale) @ sides, (axes * scale) @ sides)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
-from chartray.statistics.patient_bootstrap import Sampled, patient_codes, patient_draws
+from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, resample_patients
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -51,7 +51,7 @@ class Resamples(NamedTuple):
         return Intervals(*percentiles(self.auroc, level), *percentiles(self.average_precision, level))
 
 
-class Difference(NamedTuple):
+class PairedDifference(NamedTuple):
     """a minus b: its value, percentile interval and two-sided bootstrap p; each (C,), or () for the macro."""
 
     value: Floats
@@ -63,10 +63,10 @@ class Difference(NamedTuple):
 class PairedDifferences(NamedTuple):
     """What `paired_bootstrap` returns."""
 
-    auroc: Difference
-    average_precision: Difference
-    macro_auroc: Difference
-    macro_average_precision: Difference
+    auroc: PairedDifference
+    average_precision: PairedDifference
+    macro_auroc: PairedDifference
+    macro_average_precision: PairedDifference
 
 
 class _Steps(NamedTuple):
@@ -162,7 +162,7 @@ def resample(
 
 def sample(
     truth: ArrayLike, patients: ArrayLike, *, resamples: int = 1000, seed: int = 0, macro: ArrayLike | None = None
-) -> Sampled:
+) -> PatientBootstrap:
     """The draws of patients that every metric of films with this truth (N, C) shares; arguments as `resample`'s."""
     values = np.asarray(truth, dtype=np.float64)
     codes = patient_codes(patients, len(values))
@@ -171,13 +171,15 @@ def sample(
     usable = np.array([len(np.unique(column[~np.isnan(column)])) == 2 for column in values.T], dtype=bool)
     counted = (eligible(values, codes) if macro is None else np.asarray(macro, dtype=bool)) & usable
     if usable.any():
-        return Sampled(codes, usable, counted, *patient_draws(values, codes, usable, counted, resamples, seed))
+        return PatientBootstrap(
+            codes, usable, counted, *resample_patients(values, codes, usable, counted, resamples, seed)
+        )
     once = np.ones((1, int(codes.max()) + 1 if len(codes) else 0), dtype=np.int32)
     nowhere = np.zeros((resamples, len(usable)), dtype=np.int64)
-    return Sampled(codes, usable, counted, once, nowhere, np.zeros(resamples, dtype=np.int64))
+    return PatientBootstrap(codes, usable, counted, once, nowhere, np.zeros(resamples, dtype=np.int64))
 
 
-def resample_in(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -> Resamples:
+def resample_in(truth: ArrayLike, score: ArrayLike, sampled: PatientBootstrap) -> Resamples:
     """Both metrics in draws made before: scores that share `sampled` are paired."""
     values, scores = checked(truth, score)
 
@@ -224,7 +226,7 @@ def paired_bootstrap(
     )
 
 
-def difference(value: ArrayLike, resampled: Floats, level: float = 0.95) -> Difference:
+def difference(value: ArrayLike, resampled: Floats, level: float = 0.95) -> PairedDifference:
     """The interval and p of a difference from its resamples (R, ...).
 
     p is twice the smaller share of resamples on either side of zero, one added above and below the line so that it is
@@ -234,7 +236,7 @@ def difference(value: ArrayLike, resampled: Floats, level: float = 0.95) -> Diff
     count = len(resampled)
     below, above = (resampled <= 0).sum(axis=0), (resampled >= 0).sum(axis=0)
     p = np.minimum(1.0, 2 * (np.minimum(below, above) + 1) / (count + 1))
-    return Difference(np.asarray(value, dtype=np.float64), low, high, np.where(np.isnan(low), np.nan, p))
+    return PairedDifference(np.asarray(value, dtype=np.float64), low, high, np.where(np.isnan(low), np.nan, p))
 
 
 def percentiles(resampled: Floats, level: float) -> tuple[Floats, Floats]:

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
 from chartray.statistics.metrics import checked
-from chartray.statistics.patient_bootstrap import Sampled
+from chartray.statistics.patient_bootstrap import PatientBootstrap
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def at_threshold(truth: ArrayLike, score: ArrayLike, thresholds: ArrayLike) -> O
 
 
 def resample_at_threshold(
-    truth: ArrayLike, score: ArrayLike, thresholds: ArrayLike, sampled: Sampled
+    truth: ArrayLike, score: ArrayLike, thresholds: ArrayLike, sampled: PatientBootstrap
 ) -> tuple[OperatingPoint, OperatingPoint]:
     """Both shares in every resample (R, C), and their macro means (R,); the thresholds are held fixed."""
     limits = np.asarray(thresholds, dtype=np.float64)

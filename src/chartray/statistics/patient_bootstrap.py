@@ -17,7 +17,7 @@ _DRAWS_AT_A_TIME = 100
 _DRAWS_PER_RESAMPLE = 100
 
 
-class Sampled(NamedTuple):
+class PatientBootstrap(NamedTuple):
     """R resamples of the patients of N films with C labels, for any metric: which draws each label takes.
 
     `codes` (N,) patients as `patient_codes` numbers them, `usable` (C,) labels with both classes, `counted` (C,) the
@@ -76,7 +76,7 @@ def patient_codes(patients: ArrayLike, films: int) -> Integers:
     return np.unique(names, return_inverse=True)[1].astype(np.int64).reshape(-1)
 
 
-def patient_draws(
+def resample_patients(
     truth: Floats, codes: Integers, usable: NDArray[np.bool_], counted: NDArray[np.bool_], resamples: int, seed: int
 ) -> tuple[NDArray[np.int32], Integers, Integers]:
     """Draws of patients with replacement, of which each label takes those that hold both its classes.
