@@ -356,5 +356,5 @@ def test_ridge_is_that_of_scikit_learn_and_leaves_out_what_is_missing() -> None:
     train, held_out = generator.normal(0, 1, (30, 25)), generator.normal(0, 1, (400, 25))
     noise = fit_ridge(train, train[:, 0] * 0 + generator.normal(0, 1, 30), held_out, generator.normal(0, 1, 400))
     assert noise.strength >= 100  # nothing to read: a strong penalty does best on validation
-    with pytest.raises(InputError, match="two different numbers"):
+    with pytest.raises(InputError, match="two different values"):
         fit_ridge(train, np.full(30, 4.0), held_out, held_out[:, 0])

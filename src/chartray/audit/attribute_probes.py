@@ -5,7 +5,6 @@ films under test. A film of which the attribute is not known is left out.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import Films
 from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
 from chartray.statistics import metrics
-from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, stream
+from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, patient_counts
 from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
 
@@ -89,7 +88,7 @@ def judge_of(attribute: Attribute, place: Place, *, resamples: int, seed: int) -
 def every_draw(patients: NDArray[np.str_], resamples: int, seed: int) -> PatientBootstrap:
     """The first draws of the stream, whatever classes they hold: for what is made of sums over films."""
     codes = patient_codes(patients, len(patients))
-    draws = np.concatenate(list(islice(stream(int(codes.max()) + 1, seed), -(-resamples // 100))))[:resamples]
+    draws = patient_counts(int(codes.max()) + 1, resamples, seed)
     rows, always = np.arange(len(draws)), np.array([True])
     return PatientBootstrap(codes, always, always, draws, rows[:, None], rows)
 
