@@ -116,7 +116,7 @@ def test_intervals_and_the_macro_follow_from_the_predictions(linear: Path) -> No
     row = one(comparisons, b="pixels", dataset="mimic", label="macro", metric="auroc", fraction=1.0)
     assert row["a"] == "demographic-0"
     assert row["difference"] == pytest.approx(values[0] - values[1])
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(map(float, ends)))
     assert row["seeds"] == 1
     assert row["claim"] == "no claim: fewer than 3 seeds"
 

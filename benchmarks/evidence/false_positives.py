@@ -2,7 +2,7 @@
 
     python benchmarks/evidence/false_positives.py [--data-sets 1000] [--effect 0]
 
-Patients are simulated. The seeds of both arms come from one distribution, so the true difference is 0, unless `--effect`
+Patients are simulated. The seeds of both arms come from one distribution: the true difference is 0, unless `--effect`
 says by how much the second arm separates better. The table compares ways to treat the seeds.
 """
 
