@@ -84,6 +84,7 @@ def commands() -> Callable[[tuple[str, ...]], int]:
     import chartray.evaluation.compare
     import chartray.evaluation.embed_store
     import chartray.evaluation.evaluate
+    import chartray.experiment
     import chartray.export
     import chartray.records.chexpert
     import chartray.records.mimic
@@ -91,7 +92,6 @@ def commands() -> Callable[[tuple[str, ...]], int]:
     import chartray.records.table
     import chartray.report.page
     import chartray.simulate.hospital
-    import chartray.study
     import chartray.training.pretrain  # noqa: F401
     from chartray.cli import app, run_command
     from chartray.pixels.ingest import ingest

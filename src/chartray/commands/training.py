@@ -79,9 +79,9 @@ def study(file: Path, *, out: Path, plan: bool = False, jobs: Count = 1) -> None
         plan: Only print the commands that the study stands for, a line each, for a cluster's queue.
         jobs: Steps that run at the same time, each in its own process; with several GPUs each process gets one.
     """
-    from chartray.study import run_study, study_plan
+    from chartray.experiment import experiment_plan, run_experiment
 
     if plan:
-        print("\n".join(study_plan(file, out)))
+        print("\n".join(experiment_plan(file, out)))
         return
-    print(run_study(file, out, jobs=jobs))
+    print(run_experiment(file, out, jobs=jobs))
