@@ -52,7 +52,7 @@ class ChartRows(NamedTuple):
     observed: npt.NDArray[np.bool_]
 
 
-class Block(NamedTuple):
+class ChartBlock(NamedTuple):
     """Where a variable stands in a chart row: values in columns start:stop, its flag at `flag` (None: none)."""
 
     variable: str
@@ -86,14 +86,14 @@ class Chart(BaseModel):
         return tuple(encoding.variable for encoding in self.encodings)
 
     @property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[ChartBlock, ...]:
         """Where each variable stands in the row."""
-        blocks: list[Block] = []
+        blocks: list[ChartBlock] = []
         start = 0
         for encoding in self.encodings:
             stop = start + len(encoding.columns)
             flag = stop if encoding.flagged else None
-            blocks.append(Block(encoding.variable, encoding.kind, start, stop, flag))
+            blocks.append(ChartBlock(encoding.variable, encoding.kind, start, stop, flag))
             start += encoding.width
         return tuple(blocks)
 

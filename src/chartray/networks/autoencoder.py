@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from chartray.config.pretrain import ObjectiveConfig
 from chartray.networks.encoder import patch_side, tokens_of
-from chartray.networks.siamese import AllSum
 
 
 class MaskedAutoencoder(nn.Module):
@@ -51,9 +50,6 @@ class MaskedAutoencoder(nn.Module):
 
     def move_target(self, momentum: float) -> None:
         """Nothing follows the encoder."""
-
-    def span_processes(self, all_sum: AllSum) -> None:
-        """Nothing here looks at more than one film: the mean over processes is that of the global batch."""
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer sees, by name."""
