@@ -249,7 +249,7 @@ def test_one_level_unknown_names_and_runs_of_one_name_are_refused(home: Path, tm
 
 def test_folders_of_other_things_are_not_written_over(home: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="other things"):
+    with pytest.raises(InputError, match="is not empty and holds no audit"):
         audit(vit(tmp_path / "encoder"), home, tmp_path)
 
 

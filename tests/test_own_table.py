@@ -141,7 +141,7 @@ def test_features_replace_only_features(hospital: Path, capsys: pytest.CaptureFi
     published.parent.mkdir(parents=True)
     published.write_text("path,male,female\n")
     assert run_command(["features", "c.parquet", "--out", "published"]) == 2
-    assert "expected a new folder or earlier feature files as --out, found other things in" in capsys.readouterr().err
+    assert "is not empty and holds no earlier feature files" in capsys.readouterr().err
     assert published.read_text() == "path,male,female\n"
     assert run_command(["features", "c.parquet", "--out", "films.csv"]) == 2
 

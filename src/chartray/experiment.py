@@ -26,6 +26,7 @@ from chartray.evaluation.films import chosen_labels
 from chartray.evaluation.results import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
 from chartray.experiment_processes import run_all
 from chartray.features.chart import fit_chart
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, reserved, settle
 from chartray.pixels.store import Store, read_index
@@ -61,23 +62,23 @@ class ExperimentStep(NamedTuple):
         return shlex.join(["chartray", *self.tokens])
 
 
-def run_experiment(file: Path, out: Path, *, resume: bool = True, jobs: int = 1) -> Path:
+def run_experiment(file: Path, out: Path, *, jobs: int = 1) -> Path:
     """Runs the experiment of `file` in `out` and returns the report; after a kill the same call continues.
 
     `jobs`: steps that run at the same time, each in its own process. Raises, before anything is written, InputError for
     a file that describes no experiment, a missing store, a chart, label or attribute that its store lacks, or an `out`
-    that holds other files (any files, if `resume` is false) or is in use; then UnhealthyRun for an arm that collapsed,
+    that holds other files or is in use; then UnhealthyRun for an arm that collapsed,
     Stopped where several jobs were asked to stop.
     """
     if jobs < 1:
         raise InputError(f"expected at least 1 of --jobs, found {jobs}; 1 does one step after the other")
     out = Path(out).resolve()
     with reserved(out):
-        return _run(Path(file), out, resume=resume, jobs=jobs)
+        return _run(Path(file), out, jobs=jobs)
 
 
-def _run(file: Path, out: Path, *, resume: bool, jobs: int) -> Path:
-    _claim(out, resume=resume)
+def _run(file: Path, out: Path, *, jobs: int) -> Path:
+    _claim(out)
     experiment = read_experiment(file)
     steps, keys = _checked(experiment, file, out)
     _say(_claims(experiment))
@@ -301,7 +302,7 @@ def _report(
     options = {"run": runs, "store": stores, "audit": of_audits, "title": title, "films": films}
 
     def does() -> None:
-        from chartray.report.page import write_report
+        from chartray.report.write import write_report
 
         write_report(runs, of_results, out / "report", stores=stores, audits=of_audits, title=title, films=films)
 
@@ -366,14 +367,15 @@ def _key(step: ExperimentStep, keys: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _claim(out: Path, *, resume: bool) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        begun = {"steps", ".study.yaml.lock", ".study.yaml.partial"}  # killed before its first step
-        there = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-        if "study.yaml" not in there and not (there <= begun and not any((out / "steps").glob("*"))):
-            raise InputError(f"{out} is not empty and holds no experiment; choose another folder")
-        if not resume:
-            raise InputError(f"{out} holds an experiment already; continue it, or choose another folder")
+def _claim(out: Path) -> None:
+    # What a command leaves that was killed before its first step.
+    begun = {"steps", ".study.yaml.lock", ".study.yaml.partial"}
+
+    def foreign(names: set[str]) -> str:
+        ours = "study.yaml" in names or (names <= begun and not any((out / "steps").glob("*")))
+        return "" if ours else "no experiment"
+
+    refuse_other(out, foreign)
 
 
 def _claims(experiment: Experiment) -> str:

@@ -21,14 +21,11 @@ from timm.models.vision_transformer import VisionTransformer
 from chartray.errors import InputError
 from chartray.evaluation.results import understood
 from chartray.model_card.card import model_card
+from chartray.model_card.earlier import CARD_FILE, CONFIG_FILE, check_export_replaceable
 from chartray.networks import encoder
-from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.networks.encoder import PretrainedEncoder
-from chartray.outputs.replacing import replaced_folder, settle
-from chartray.outputs.seal import SUMS_FILE
+from chartray.outputs.replacing import replaced_folder
 
-CONFIG_FILE, CARD_FILE = "config.json", "README.md"
-_OURS = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE}
 # What a manifest says of the machine: its folders are nobody's business, so the last part of each stays.
 _PLACES = ("store", "out", "source")
 
@@ -77,7 +74,7 @@ def export_encoder(
         raise InputError(f"expected the form timm or huggingface, found {form!r}")
     if form == "timm" and results:
         raise InputError("expected results only with the form huggingface, which has a card; leave them out")
-    _check_replaceable(out)
+    check_export_replaceable(out)
     loaded = encoder.load(source)
     shared = loaded._replace(provenance=shareable(loaded.provenance))
     card = "" if form == "timm" else _card(shared, [Path(one) for one in results], out.resolve().name)
@@ -137,10 +134,3 @@ def shareable(provenance: dict[str, Any]) -> dict[str, Any]:
             value = " ".join(Path(word).name if "/" in word else word for word in value.split())
         found[name] = value
     return found
-
-
-def _check_replaceable(out: Path) -> None:
-    settle(out)
-    if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
-        return
-    raise InputError(f"expected a new folder or an earlier export as --out, found other things in {out}")

@@ -91,6 +91,7 @@ def commands() -> Callable[[tuple[str, ...]], int]:
     import chartray.records.nih
     import chartray.records.table
     import chartray.report.page
+    import chartray.report.write
     import chartray.simulate.hospital
     import chartray.training.pretrain  # noqa: F401
     from chartray.cli import app, run_command

@@ -82,11 +82,14 @@ def evaluate(
         floor_chart: (linear, knn) The feature set that chart-only and image+chart read; default: the run's own chart,
             of a run without one demographic-norm.
     """
-    from chartray.commands.opening import need_inputs
+    from chartray.commands.opening import need_inputs, need_scoring
+    from chartray.evaluation.earlier import check_replaceable
+    from chartray.evaluation.results import MANIFEST_FILE, matches_table, open_results
 
     need_inputs(encoders=[source], stores=[store, *(external or [])], out=out)
+    check_replaceable(out, MANIFEST_FILE)
+    need_scoring(store, labels=labels.split(",") if labels else None, floor_chart=floor_chart)
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
-    from chartray.evaluation.results import MANIFEST_FILE, matches_table, open_results
     from chartray.evaluation.sentences import said_first
 
     with reserved(out):
@@ -188,9 +191,13 @@ def audit(
         device: auto, cpu or cuda.
         precision: Of the encoder: fp32 or bf16.
     """
-    from chartray.commands.opening import need_inputs
+    from chartray.commands.opening import need_inputs, need_scoring
+    from chartray.evaluation.earlier import check_replaceable
+    from chartray.evaluation.results import AUDIT_FILE
 
     need_inputs(encoders=[source, *(against or [])], stores=[store, *(external or [])], out=out)
+    check_replaceable(out, AUDIT_FILE)
+    need_scoring(store, attributes=attributes.split(",") if attributes else None, floor_chart=floor_chart)
     from chartray.audit.audit import audit as audit_encoder
     from chartray.audit.sentences import spoken
 
@@ -237,8 +244,10 @@ def embed(
         precision: Of the encoder: fp32 or bf16.
     """
     from chartray.commands.opening import need_inputs
+    from chartray.evaluation.earlier import check_embeddings_replaceable
 
     need_inputs(encoders=[source], stores=[store], out=out)
+    check_embeddings_replaceable(out)
     from chartray.evaluation.embed_store import embed_store
 
     with reserved(out):

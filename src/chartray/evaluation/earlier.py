@@ -8,9 +8,12 @@ from typing import Any
 
 from chartray.errors import InputError
 from chartray.evaluation import results
-from chartray.outputs.replacing import refuse_file_above, replaced_folder, settle
+from chartray.outputs.guard import refuse_other, refuse_other_file
+from chartray.outputs.parquet_file import metadata_of_parquet
+from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
 
+EMBEDDINGS_KEY = b"chartray.embeddings"
 # By its manifest a kind of result is known; with it lie these files and folders, and nothing else.
 _KINDS = {results.MANIFEST_FILE: "an evaluation", results.COMPARE_FILE: "a comparison", results.AUDIT_FILE: "an audit"}
 _HOLDS = {
@@ -37,21 +40,22 @@ def check_replaceable(out: Path, manifest: str) -> None:
     """Raises InputError if `out` exists and is neither empty nor an earlier result of the kind that `manifest` is the
     file of, with nothing else in it; or if it can be no folder where it is.
     """
-    settle(out)
-    if not out.exists():
-        refuse_file_above(out)
-        return
-    there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else {out.name}
-    if out.is_dir() and (
-        not any(out.iterdir()) or (manifest in there and there <= _HOLDS[manifest] | {manifest, SUMS_FILE})
-    ):
-        return
-    kinds = [words for name, words in _KINDS.items() if name in there and name != manifest]
-    others = sorted(there - _HOLDS[manifest] - {*_KINDS, SUMS_FILE}) if manifest in there else []
-    found = " and ".join(kinds) or (f"{others[0]} beside one" if others else "other things")
-    raise InputError(
-        f"expected a new folder or {_KINDS[manifest]} to be replaced as --out, found {found} in {out}; choose another"
-    )
+
+    def foreign(names: set[str]) -> str:
+        there = {name for name in names if not name.startswith(".")}
+        if manifest in there and there <= _HOLDS[manifest] | {manifest, SUMS_FILE}:
+            return ""
+        kinds = [words for name, words in _KINDS.items() if name in there and name != manifest]
+        others = sorted(there - _HOLDS[manifest] - {*_KINDS, SUMS_FILE}) if manifest in there else []
+        wanted = _KINDS[manifest]
+        return " and ".join(kinds) or (f"{others[0]} beside {wanted}" if others else f"no {wanted.split()[-1]}")
+
+    refuse_other(out, foreign)
+
+
+def check_embeddings_replaceable(out: Path) -> None:
+    """Raises InputError if `out` exists and is no file that `embed` wrote."""
+    refuse_other_file(out, "earlier embeddings", lambda file: EMBEDDINGS_KEY in metadata_of_parquet(file))
 
 
 def check_same(out: Path, manifest: str, *, run: str, made: Mapping[str, Any], store: str) -> None:

@@ -6,13 +6,21 @@ from typing import Any
 
 from chartray.errors import InputError
 from chartray.evaluation.results import IDENTITY
-from chartray.networks.description import DESCRIPTION_FILE
+from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_object
 from chartray.outputs.replacing import settle
+from chartray.outputs.seal import SUMS_FILE
 
-_CARD_FILE = "README.md"
+CARD_FILE, CONFIG_FILE = "README.md", "config.json"
+_FILES = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE}
 # The card's headings of this level stand over numbers and over nothing else.
 _NUMBERS = "\n### "
+
+
+def check_export_replaceable(out: Path) -> None:
+    """Raises InputError unless `out` is a new or empty folder, or an earlier export."""
+    refuse_other(out, lambda names: "" if names <= _FILES else "other files than an earlier export")
 
 
 def refuse_to_lose(out: Path, made: Mapping[str, Any], results: Sequence[Path]) -> None:
@@ -28,7 +36,7 @@ def refuse_to_lose(out: Path, made: Mapping[str, Any], results: Sequence[Path]) 
             f"expected an export of the same encoder as --out, found one with {key} {before.get(key)} instead of "
             f"{made.get(key)} in {out}; choose another --out, or remove it first"
         )
-    card = out / _CARD_FILE
+    card = out / CARD_FILE
     if not results and card.is_file() and _NUMBERS in card.read_text(encoding="utf-8", errors="replace"):
         raise InputError(
             f"expected the results whose numbers stand on the card {card}, found no --results; name them with "
