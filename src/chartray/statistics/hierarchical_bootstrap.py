@@ -37,13 +37,17 @@ def hierarchical_bootstrap(mean: Floats, levels: Sequence[Floats], *, seed: int)
         members = len(level)
         if members < 2:
             continue
-        values = level.mean(axis=1)  # (K, ...)
-        interaction = level - level.mean(axis=0) - (values - values.mean(axis=0))[:, None]
-        twice += (interaction**2).mean(axis=1).sum(axis=0) / (members - 1) / members
-        deviation += _deviations(values, len(mean), (seed, place))
+        twice += interaction_variance(level) / members
+        deviation += _deviations(level.mean(axis=1), len(mean), (seed, place))
     with np.errstate(invalid="ignore", divide="ignore"):
         kept = np.where(variance > 0, np.sqrt(np.maximum(0, 1 - twice / variance)), 1.0)
     return np.asarray(centre + kept * (mean - centre) + deviation)
+
+
+def interaction_variance(level: Floats) -> Floats:
+    """Variance over members of what patients add to one and not to another, from resamples (K, R, ...) of each."""
+    apart = level - level.mean(axis=0)
+    return np.asarray(apart.var(axis=1).sum(axis=0) / (len(level) - 1))
 
 
 def _deviations(values: Floats, resamples: int, stream: tuple[int, int]) -> Floats:

@@ -49,9 +49,7 @@ def knn_scores(
     together = max(1, _SIMILARITIES // max(len(train), max(counts) * truth.shape[1]))
     for start in range(0, len(query), together):
         cosine, nearest = (query[start : start + together] @ train.T).topk(max(counts), dim=1)  # (m, k)
-        votes = torch.exp((cosine - cosine[:, :1]) / TEMPERATURE)[
-            ..., None
-        ]  # relative to the nearest, against overflow
+        votes = torch.exp((cosine - cosine[:, :1]) / TEMPERATURE)[..., None]  # relative to the nearest: no overflow
         in_favour, cast = (votes * positive[nearest]).cumsum(dim=1), (votes * known[nearest]).cumsum(dim=1)
         shares = (in_favour + rate) / (cast + 1)
         for index, count in enumerate(counts):
