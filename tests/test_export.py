@@ -154,13 +154,13 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
             assert f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in card.text
     pretraining = card.text[card.text.index("## What it was pretrained on") : card.text.index("## What was measured")]
     assert "3,314 films of 1,500 patients" in pretraining
-    assert "| Variables known only after the film | mortality |" in pretraining
+    assert "| Variables known only after the image | mortality |" in pretraining
     assert "| Started from | older |" in pretraining
     limits = card.text[card.text.index("## Limits") :]
     for words in (
         "Not for clinical use",
         "Fewer than three seeds: no claim",
-        "known only after the film",
+        "known only after the image",
         "never measured",
     ):
         assert words in limits
@@ -241,7 +241,7 @@ def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], t
         audit(source, exported["store"], tmp_path / name / "audit", attributes=["sex"], resamples=5, floors=False)
         results = [exported["results"], tmp_path / name / "audit"]
         text = (export_encoder(source, tmp_path / name / "out", results=results) / "README.md").read_text()
-        assert ("can be trusted: pretraining saw mortality, known only after the film" in text) == bool(after)
+        assert ("can be trusted: pretraining saw mortality, known only after the image" in text) == bool(after)
         assert ("leak" in text.lower()) == bool(after)
 
 

@@ -59,7 +59,8 @@ def _imported(*modules: str) -> None:
 
 def split(folder: Path, rows: int) -> Work:
     """A split by a hash of the patient."""
-    from chartray.records.cohort import SPLIT_SHARES, split_by_patient
+    from chartray.records.cohort import split_by_patient
+    from chartray.schema import SPLIT_SHARES
 
     patients = pa.array(np.arange(rows) // _FILMS_PER_PATIENT).cast(pa.string())
     return lambda: split_by_patient(patients, SPLIT_SHARES)

@@ -30,7 +30,7 @@ _SINGLE = ("sex", "age-norm", "view", "position", "mortality", "icu")
 
 
 class FeatureFiles(NamedTuple):
-    """For each set its rows written and films left out for a missing value; for the other sets what the cohort lacks
+    """For each set its rows written and images left out for a missing value; for the other sets what the cohort lacks
     ("age", "sex with the levels male, female alone (it has M, F; ...)").
 
     `wanting` has the same the other way round: what the cohort lacks, and the sets that are not written for it.
@@ -44,7 +44,7 @@ class FeatureFiles(NamedTuple):
 def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
     """The published csv files, one a set: `path` relative to the image folder, then METHOD's columns.
 
-    A film with a missing value is left out of a file and counted. Sets whose variables the cohort lacks, or has in
+    An image with a missing value is left out of a file and counted. Sets whose variables the cohort lacks, or has in
     another kind or with other levels, are not written. A boolean icu or mortality is written as icu / not_icu, died /
     alive. Raises InputError if no set can be written, or if `out` holds other things than earlier feature files.
     """
