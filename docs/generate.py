@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from chartray.cli import app
-from chartray.config import Config, Section
+from chartray.config.pretrain import Config, Section
 
 HERE = Path(__file__).parent
 WIDTH = 100

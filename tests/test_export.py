@@ -260,7 +260,7 @@ def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], t
         audit(source, exported["store"], tmp_path / name / "audit", attributes=["sex"], resamples=5, floors=False)
         results = [exported["results"], tmp_path / name / "audit"]
         text = (export_encoder(source, tmp_path / name / "out", results=results) / "README.md").read_text()
-        assert ("can be trusted: pretraining saw mortality, known only after the film" in text) == bool(after)
+        assert ("can be trusted: pretraining saw mortality, known only after the image" in text) == bool(after)
         assert ("leak" in text.lower()) == bool(after)
 
 
@@ -362,7 +362,7 @@ def test_what_cannot_be_exported_is_refused(exported: dict[str, Path], tmp_path:
     assert not (tmp_path / "plain" / "README.md").exists()
     assert export_encoder(source, tmp_path / "plain") == tmp_path / "plain"  # an earlier export is replaced
     for folder in (exported["store"], exported["results"]):
-        with pytest.raises(InputError, match="expected a new folder or an earlier export"):
+        with pytest.raises(InputError, match="is not empty and holds other files than an earlier export"):
             export_encoder(source, folder)
     other = evaluation_folders.vit(tmp_path / "other", **MADE | {"run": "second", "seed": 5})
     for folder in ("results", "arms"):

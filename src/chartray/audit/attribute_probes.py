@@ -5,7 +5,6 @@ films under test. A film of which the attribute is not known is left out.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import Films
 from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
 from chartray.statistics import metrics
-from chartray.statistics.patient_bootstrap import Sampled, patient_codes, stream
+from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, patient_counts
 from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
 
@@ -44,7 +43,7 @@ class Judge(NamedTuple):
     place: Place
     truth: Floats
     counted: NDArray[np.bool_]
-    sampled: Sampled
+    sampled: PatientBootstrap
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -86,12 +85,12 @@ def judge_of(attribute: Attribute, place: Place, *, resamples: int, seed: int) -
     return Judge(attribute, place, truth, np.array([enough]), every_draw(patients, resamples, seed))
 
 
-def every_draw(patients: NDArray[np.str_], resamples: int, seed: int) -> Sampled:
+def every_draw(patients: NDArray[np.str_], resamples: int, seed: int) -> PatientBootstrap:
     """The first draws of the stream, whatever classes they hold: for what is made of sums over films."""
     codes = patient_codes(patients, len(patients))
-    draws = np.concatenate(list(islice(stream(int(codes.max()) + 1, seed), -(-resamples // 100))))[:resamples]
+    draws = patient_counts(int(codes.max()) + 1, resamples, seed)
     rows, always = np.arange(len(draws)), np.array([True])
-    return Sampled(codes, always, always, draws, rows[:, None], rows)
+    return PatientBootstrap(codes, always, always, draws, rows[:, None], rows)
 
 
 def read(

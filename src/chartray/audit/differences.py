@@ -15,7 +15,7 @@ from chartray.audit.attribute_probes import HOLDS_FIXED, Reading
 from chartray.audit.attributes import COIN
 from chartray.results.verdict import verdict, why_no_claim
 from chartray.statistics import metrics
-from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.holm import holm
 
 SEEDS_VARY = "the probes are held fixed; the patients of the scored films and the seeds of pretraining vary"
@@ -110,7 +110,7 @@ def _row(a: Side, b: Side, name: str, common: dict[str, Any], confidence: float,
     drawn, seeds = ours.mean(axis=0) - theirs.mean(axis=0), min(len(ours), len(theirs))
     if seeds > 1 and able:
         paired = sorted(map(str, a.seeds)) == sorted(map(str, b.seeds))
-        drawn = over_levels(
+        drawn = hierarchical_bootstrap(
             drawn, [_in_order(a, ours) - _in_order(b, theirs)] if paired else [ours, -theirs], seed=seed
         )
     found = metrics.difference(values[0] - values[1], drawn, confidence)

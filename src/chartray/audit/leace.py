@@ -21,8 +21,8 @@ from chartray.evaluation.films import Films
 from chartray.evaluation.rows import MACRO, NO_MACRO, ONE_CLASS, TOO_FEW
 from chartray.statistics import metrics
 from chartray.statistics.knn import knn_scores
-from chartray.statistics.leace import fit_eraser
-from chartray.statistics.patient_bootstrap import Sampled
+from chartray.statistics.leace import fit_leace
+from chartray.statistics.patient_bootstrap import PatientBootstrap
 from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
 
@@ -41,7 +41,7 @@ class Before(NamedTuple):
     test: Films
     labels: list[str]
     counted: NDArray[np.bool_]
-    sampled: Sampled
+    sampled: PatientBootstrap
     scores: Floats
     resamples: metrics.Resamples
 
@@ -75,7 +75,7 @@ def removed(
 ) -> Removed:
     """Removes one attribute; `attribute_scores` (N, K) and `judge` are those of the untouched embedding."""
     where = device_of(device)
-    eraser = fit_eraser(frozen.needed(train), _concept(attribute, train))
+    eraser = fit_leace(frozen.needed(train), _concept(attribute, train))
     x, checked, tested = (eraser.erase(frozen.needed(films)) for films in (train, validate, known.test))
     probe = fit_probe(
         x,
@@ -172,7 +172,7 @@ def _rows(known: Before, scores: Floats, base: dict[str, Any], confidence: float
     return rows
 
 
-def _difference(found: metrics.Difference, index: int, reason: str | None) -> dict[str, Any]:
+def _difference(found: metrics.PairedDifference, index: int, reason: str | None) -> dict[str, Any]:
     value, low, high, p = (float(np.atleast_1d(part)[index]) for part in found)
     if reason is not None:
         low = high = p = np.nan

@@ -23,8 +23,8 @@ from chartray.audit.attribute_probes import Place, every_draw
 from chartray.audit.attributes import Attribute, level_codes
 from chartray.evaluation.rows import MACRO, NO_THRESHOLD
 from chartray.statistics import metrics
-from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, one_sided, reach
-from chartray.statistics.patient_bootstrap import Sampled, patient_codes
+from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_interval, clopper_pearson_width
+from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -165,7 +165,7 @@ def _swapped(codes: Integers, patients: NDArray[np.str_], seed: int) -> Integers
 
 
 def _of_label(
-    diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, every: Sampled
+    diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, every: PatientBootstrap
 ) -> dict[str, tuple[Floats, Floats, Floats]]:
     """Each metric of one label: by group (G,), resampled by patient (R, G), and with groups swapped (SWAPS, G)."""
     truth, scores = diagnosis.truth[:, index], diagnosis.scores[:, index]
@@ -185,7 +185,7 @@ def _of_label(
     return found
 
 
-def _alike(every: Sampled, within: Floats) -> Sampled:
+def _alike(every: PatientBootstrap, within: Floats) -> PatientBootstrap:
     """The same draws for every group (N, G) of every label, so that their gaps and means are of one draw.
 
     A draw without a film (AUROC: a class) of the group is NaN there, and left out of the intervals it would enter.
@@ -254,7 +254,7 @@ def _rows(
             | {"ci_low": float(low), "ci_high": float(high), "n": 0, "n_patients": 0, "reason": None}
         )
         if metric == MISSES and able:
-            ends = one_sided(float(value[group]), positive[:, group].tolist(), confidence)
+            ends = clopper_pearson_interval(float(value[group]), positive[:, group].tolist(), confidence)
             rows[-1] |= {"interval": BOOTSTRAP if ends is None else EXACT}
             rows[-1] |= {} if ends is None else {"ci_low": ends[0], "ci_high": ends[1]}
     usable = np.flatnonzero(~np.isnan(value))
@@ -277,7 +277,7 @@ def _rows(
             gap["interval"] = EXACT if alike else BOOTSTRAP
             if alike:  # no group is further from their common value than its own interval, all of these together
                 together = 1 - (1 - confidence) / len(usable)
-                gap["ci_high"] = max(reach(positive[:, group].tolist(), together) for group in usable)
+                gap["ci_high"] = max(clopper_pearson_width(positive[:, group].tolist(), together) for group in usable)
     return [*rows, gap]
 
 

@@ -1,4 +1,4 @@
-"""Assembles the report: one HTML page that needs nothing but itself, and the figures as SVG and PDF beside it."""
+"""What the report says: the content of one self-contained HTML page, and its figures as SVG and PDF beside it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,6 @@ import jinja2
 from bokeh.resources import Resources
 from markupsafe import Markup, escape
 
-from chartray.errors import InputError
-from chartray.outputs.replacing import replaced_folder, settle
-from chartray.outputs.seal import SUMS_FILE
 from chartray.report import (
     apart,
     audit_section,
@@ -29,9 +26,8 @@ from chartray.report import (
     summary,
     tables,
 )
-from chartray.report import inputs as files
 from chartray.report.arms import Arm
-from chartray.report.audits import Audit, KnownArms, read_audit
+from chartray.report.audits import Audit
 from chartray.report.inputs import Results, Run
 from chartray.report.rows import Comparison, Score, shown
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
@@ -50,63 +46,9 @@ _MARKS = {
     "*": "M14 .8l1.5 3.3l3.6.4l-2.7 2.4l.8 3.6l-3.2-1.9l-3.2 1.9l.8-3.6l-2.7-2.4l3.6-.4z",
     "h": "M14 1.4l4 2.3v4.6l-4 2.3l-4-2.3v-4.6z",
 }
-_PAGE, _FIGURES = "report.html", "figures"
-# By these a store, a run, results or an audit are known: a report is never written into one.
-_OF_OTHERS = {"store.json", "manifest.json", "results.jsonl", "comparisons.jsonl", "evaluation.json", "audit.json"}
 
 
-def write_report(
-    runs: Sequence[Path],
-    results: Sequence[Path],
-    out: Path,
-    *,
-    stores: Sequence[Path] = (),
-    audits: Sequence[Path] = (),
-    title: str | None = None,
-    films: bool = True,
-) -> Path:
-    """Writes `out`/report.html and `out`/figures/*.svg, *.pdf; returns the page.
-
-    `runs` are folders of pretraining, `results` folders of evaluation, `stores` the data sets that they were scored
-    on (those that the runs' manifests name are found by themselves), `audits` folders of audits. With `films` false no
-    film is on the page. Raises InputError for a folder that is none of these, when there is nothing to report, or
-    where `out` holds other things than an earlier report.
-    """
-    settle(out)
-    _check_replaceable(out)
-    if not runs and not results and not audits:
-        raise InputError("expected at least one run, results or audit folder to report on, found none; name one")
-    read_runs = sorted((files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.seed or 0))
-    read_results = [files.read_results(Path(one)) for one in results]
-    read_runs, read_results = apart.report_names(read_runs, read_results)
-    known = KnownArms(read_runs, read_results)
-    read_audits = [read_audit(Path(one), known) for one in audits]
-    with replaced_folder(out, kept=_is_of_others) as partial:
-        context = _context(read_runs, read_results, read_audits, partial, stores, title, with_films=films)
-        text = _environment().get_template("page.html.j2").render(context)
-        (partial / _PAGE).write_text(text, encoding="utf-8")
-    return out / _PAGE
-
-
-def _check_replaceable(out: Path) -> None:
-    """Raises InputError if `out` exists and is neither empty nor an earlier report."""
-    if not out.exists():
-        return
-    if out.is_dir():
-        there = {path.name for path in out.iterdir()}
-        if not there or (_PAGE in there and not there & _OF_OTHERS):
-            return
-    raise InputError(
-        f"expected a new folder or an earlier report as --out, found other things in {out}; choose another"
-    )
-
-
-def _is_of_others(name: str) -> bool:
-    """Whether a file beside an earlier report is somebody else's, and stays."""
-    return name not in (_PAGE, SUMS_FILE) and not name.startswith(f"{_FIGURES}/")
-
-
-def _context(
+def page_content(
     runs: Sequence[Run],
     results: Sequence[Results],
     audits: Sequence[Audit],
@@ -116,6 +58,7 @@ def _context(
     *,
     with_films: bool,
 ) -> dict[str, Any]:
+    """What the template shows; the figures are written to `out`."""
     every = [score for one in results for score in one.scores]
     which = summary.selection(every)
     scores = summary.chosen(every, which)
@@ -275,7 +218,8 @@ def _asset(name: str) -> str:
     return resources.files("chartray.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Jinja's environment of the report's templates."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("chartray.report", "."),
         autoescape=True,
