@@ -200,10 +200,10 @@ def audit(
     check_replaceable(out, AUDIT_FILE)
     need_scoring(store, attributes=attributes.split(",") if attributes else None, floor_chart=floor_chart)
     from chartray.audit.audit import audit as audit_encoder
-    from chartray.audit.sentences import spoken
+    from chartray.audit.sentences import audit_sentences
 
     with reserved(out):
-        rows = audit_encoder(
+        found = audit_encoder(
             source,
             store,
             out,
@@ -220,7 +220,7 @@ def audit(
             device=device,
             precision=precision,
         )
-    for line in spoken(rows):
+    for line in audit_sentences(*found):
         print(line)
     print(out)
 

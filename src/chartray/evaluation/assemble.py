@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from safetensors.numpy import save as to_safetensors
 
 from chartray.evaluation.baselines import Candidate, Frozen, Learnt
@@ -231,12 +232,16 @@ def write_probe(folder: Path, probe: Probe, labels: Sequence[str], fraction: flo
             "format": RESULTS_FORMAT,
             "labels": list(labels),
             "fraction": fraction,
-            "strength": probe.strength.tolist(),
-            "validation_auroc": probe.validation_auroc.tolist(),
+            "strength": _numbers(probe.strength),
+            "validation_auroc": _numbers(probe.validation_auroc),
             "chosen_by": list(probe.chosen_by),
             "formula": "probability = sigmoid(((features - mean) / scale) @ weight.T + bias)",
         },
     )
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def encoder_entry(encoder: PretrainedEncoder, run: str, path: Path) -> EncoderEntry:
@@ -277,7 +282,7 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
         labels=tuple(task.labels),
         blank_negatives_learnt_from=blank_entry(task.train, task.labels),
         stores=tuple(
-            _store_entry(test, task.labels, seen) for test, seen in zip(task.tests, task.patients_seen, strict=True)
+            store_entry(test, task.labels, seen) for test, seen in zip(task.tests, task.patients_seen, strict=True)
         ),
         fractions=tuple(done.fractions),
         left_out=done.left_out,
@@ -290,7 +295,8 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
     )
 
 
-def _store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None) -> StoreEntry:
+def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = None) -> StoreEntry:
+    """What a manifest says of a scored store; `labels` are the probe's, `seen` its patients that were pretrained on."""
     store, metadata = test.films.store, metadata_of(test.films.store)
     there = {match.there for match in test.matches}
     count = counts(test.films)
