@@ -114,7 +114,7 @@ def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_e
     compare(runs, tmp_path / "link", resamples=20)
     assert (tmp_path / "link").is_symlink()
     said = json.loads((tmp_path / "disk" / results.COMPARE_FILE).read_text())["arms"]["sex"][0]["provenance"]
-    assert (set(said), said["chart"], said["seed"]) == (set(IDENTITY), "sex", 0)
+    assert (set(said), said["chart"], said["seed"]) == ({*IDENTITY, "chart_use", "objective"}, "sex", 0)
     monkeypatch.chdir(tmp_path / "disk")
     (tmp_path / "disk" / ".old").mkdir()
     compare(runs, Path("."), resamples=20)
@@ -132,9 +132,9 @@ def test_seeds_are_a_level_and_the_verdict_says_what_was_shown(tmp_path: Path) -
         (row["a"], row["b"]): row["verdict"] for row in rows if row["label"] == "macro" and row["metric"] == "auroc"
     }
     assert said == {
-        ("sex", "none"): "a higher",
+        ("sex", "no chart"): "a higher",
         ("sex", "age"): "no difference shown",
-        ("none", "age"): "b higher",
+        ("no chart", "age"): "b higher",
     }
     for row in rows:
         if row["p_holm"] is None or np.isnan(row["p_holm"]):

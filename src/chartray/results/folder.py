@@ -4,6 +4,7 @@ What stands in each file is in `results.schema` (rows) and `results.manifest` (h
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -287,8 +288,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def write_object(file: Path, content: Mapping[str, Any]) -> None:
-    """Another JSON object of the folder; NaN is refused."""
-    file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Another JSON object of the folder; NaN becomes null."""
+    file.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_parquet(file: Path, tables: Sequence[pa.Table]) -> None:
