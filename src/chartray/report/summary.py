@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from chartray.report import rows as files
-from chartray.report.apart import refuse_another_value, told_apart
-from chartray.report.arms import NO_CHART, Arm
-from chartray.report.rows import MACRO, Comparison, Score, shown
+from chartray.report.disambiguate import names_of, refuse_another_value
+from chartray.results.arm import IMAGE_CHART, NO_CHART, PIXELS, UNTRAINED, Arm, dataset_name
+from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM, Verdict, verdict_of_interval, why_no_claim
 
 _NOT_MEASURED = "not measured"
@@ -53,7 +52,7 @@ class Selection(NamedTuple):
 
 
 # How evaluation reads labels unless told otherwise; earlier ones counted every blank as negative.
-_USUAL_LABELS = (("ignore", "source"), ("ignore", "negative"))
+_USUAL_LABELS = (("ignore", "baseline"), ("ignore", "negative"))
 
 
 def selection_of(one: Score | Comparison) -> Selection:
@@ -86,13 +85,13 @@ def chosen(scores: Iterable[Score], which: Selection) -> list[Score]:
     Raises InputError where two scores of one thing differ.
     """
     scores = [one for one in scores if selection_of(one) == which]
-    plain_ceiling = any(one.arm.control == "image+chart" and NO_CHART in one.arm.on for one in scores)
+    plain_ceiling = any(one.arm.control == IMAGE_CHART and NO_CHART in one.arm.on for one in scores)
     found: dict[tuple[Any, ...], Score] = {}
     for one in scores:
-        if plain_ceiling and one.arm.control == "image+chart" and NO_CHART not in one.arm.on:
+        if plain_ceiling and one.arm.control == IMAGE_CHART and NO_CHART not in one.arm.on:
             continue
-        run = "" if one.arm.kind == "source" and one.arm.control != "image+chart" else one.run
-        first = found.setdefault((one.arm, run, one.seed, one.place, one.label, one.metric), one)
+        run = "" if one.arm.kind == "baseline" and one.arm.control != IMAGE_CHART else one.run
+        first = found.setdefault((one.arm, run, one.pretraining_seed, one.place, one.label, one.metric), one)
         refuse_another_value(first, one)
     return list(found.values())
 
@@ -113,7 +112,7 @@ def plain(value: float | None, low: float | None = None, high: float | None = No
 
 def seeds_of(scores: Iterable[Score], arm: Arm, place: str | None = None) -> int:
     """How many seeds an arm was pretrained with, of those that were scored at `place` if one is given."""
-    return len({one.seed for one in scores if one.arm == arm and place in (None, one.place)})
+    return len({one.pretraining_seed for one in scores if one.arm == arm and place in (None, one.place)})
 
 
 def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Statement]:
@@ -132,7 +131,7 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
         found.append(_against_untrained(arm, _against(arm, "untrained", pairs), seeds_of(rows, arm)))
     for arm in trained:
         beside = _against(arm, "pixels", pairs)
-        if any(one.low is None or one.low <= 0 for one in beside):
+        if any(one.ci_low is None or one.ci_low <= 0 for one in beside):
             found.append(_against_floor(arm, "plain pixels", beside, seeds_of(rows, arm))._replace(topic="pixels"))
     charts = [arm for arm in arms if arm.kind == "chart"]
     rivals = [arm for arm in arms if arm.kind in ("none", "control")]
@@ -155,12 +154,12 @@ def five_lines(results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mappi
     rows = [one for one in chosen(scores, which) if one.metric == "auroc" and one.label == MACRO]
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)
     places = list(dict.fromkeys(one.place for one in rows))
-    trained = [arm for arm in arms if arm.kind != "source"]
-    runs = len({(one.arm, one.run, one.seed) for one in rows if one.arm in trained})
-    beside = [arm.title for arm in arms if arm.kind == "source"]
+    trained = [arm for arm in arms if arm.kind != "baseline"]
+    runs = len({(one.arm, one.run, one.pretraining_seed) for one in rows if one.arm in trained})
+    beside = [arm.title for arm in arms if arm.kind == "baseline"]
     # The title of a control has a comma of its own.
     first = f"{_plural(runs, 'pretraining run')} ({'; '.join(arm.title for arm in trained) or 'none'})"
-    first += f", {which.protocol} probe, {which.split} films of {', '.join(map(shown, places)) or 'no data set'}"
+    first += f", {which.protocol} probe, {which.split} films of {', '.join(map(dataset_name, places)) or 'no data set'}"
     lines = [first + (f"; beside them {', '.join(beside)}." if beside else ".")]
     lines.append(_macro_line(rows, trained, places))
     said = verdicts(scores, pairs)
@@ -192,14 +191,14 @@ def outcome(one: Comparison) -> Outcome:
 
 def verdict_of(one: Comparison) -> Verdict | None:
     """The verdict that a comparison gave, else that of its interval; None where it has none."""
-    if one.difference is None or one.low is None or one.high is None:
+    if one.difference is None or one.ci_low is None or one.ci_high is None:
         return None
-    return Verdict(one.verdict) if one.verdict else verdict_of_interval(one.low, one.high, one.seeds)
+    return Verdict(one.verdict) if one.verdict else verdict_of_interval(one.ci_low, one.ci_high, one.seeds)
 
 
 def reversed_comparison(one: Comparison) -> Comparison:
     """b - a."""
-    negative = [None if value is None else -value for value in (one.difference, one.high, one.low)]
+    negative = [None if value is None else -value for value in (one.difference, one.ci_high, one.ci_low)]
     verdict = str(Verdict(one.verdict).reversed) if one.verdict else ""
     by_seed = tuple(-value for value in one.by_seed)
     return one._replace(
@@ -226,7 +225,7 @@ def over_seeds(comparisons: Sequence[Comparison]) -> Comparison:
     if most > 1 or count == 1:
         return first
     values = [one.difference for one in best if one.difference is not None]
-    lows, highs = [one.low for one in best], [one.high for one in best]
+    lows, highs = [one.ci_low for one in best], [one.ci_high for one in best]
     low = min((value for value in lows if value is not None), default=None) if None not in lows else None
     high = max((value for value in highs if value is not None), default=None) if None not in highs else None
     average = fmean(values) if values else None
@@ -294,7 +293,7 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
     bare = [place for place in dict.fromkeys(one.place for one in rows) if place in elsewhere - compared]
     if bare:
         said = said._replace(
-            sentence=f"{said.sentence.removesuffix('.')}; not compared on {', '.join(map(shown, bare))}."
+            sentence=f"{said.sentence.removesuffix('.')}; not compared on {', '.join(map(dataset_name, bare))}."
         )
     return _with_few(said, rare, fewest)
 
@@ -334,7 +333,7 @@ def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison
 
 
 def _parts(pairs: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:
-    return tuple((shown(one.place), signed(one.difference, one.low, one.high)) for one in pairs)
+    return tuple((dataset_name(one.place), signed(one.difference, one.ci_low, one.ci_high)) for one in pairs)
 
 
 def _joined(parts: Sequence[tuple[str, str]]) -> str:
@@ -348,10 +347,10 @@ def _macro_line(rows: Sequence[Score], arms: Sequence[Arm], places: Sequence[str
         for arm in arms:
             there = [one for one in rows if one.arm == arm and one.place == place]
             if there:
-                low, high = (there[0].low, there[0].high) if len(there) == 1 else (None, None)
+                low, high = (there[0].ci_low, there[0].ci_high) if len(there) == 1 else (None, None)
                 cells.append(f"{arm.title} {plain(mean(there), low, high)}")
         if cells:
-            texts.append(f"{shown(place)}: {', '.join(cells)}")
+            texts.append(f"{dataset_name(place)}: {', '.join(cells)}")
     return "Macro AUROC: " + ("; ".join(texts) if texts else "no value") + "."
 
 
