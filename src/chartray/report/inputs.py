@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from chartray.config import Config, load_saved
 from chartray.errors import InputError
-from chartray.networks.description import Provenance, checked
+from chartray.networks.description import Provenance
 from chartray.outputs.json_file import read_json
 from chartray.outputs.opening import SealedFolder
 from chartray.outputs.seal import sha256
@@ -24,6 +23,7 @@ from chartray.results.folder import (
     PREDICTIONS_FILE,
     open_kind,
     open_results,
+    parsed_record,
 )
 from chartray.results.manifest import AuditManifest, EvaluationManifest, Manifest, StoreEntry, arm_of_run
 from chartray.results.schema import (
@@ -192,7 +192,7 @@ class AuditResults:
 def read_run(folder: Path) -> PretrainingRun:
     """Raises InputError where `folder` is no run, or one of its files is damaged or of another form."""
     file = folder / "manifest.json"
-    manifest = checked(RunManifest, read_json(file, "the manifest of a run of `chartray pretrain`"), str(file))
+    manifest = parsed_record(RunManifest, read_json(file, "the manifest of a run of `chartray pretrain`"), str(file))
     config, metrics = folder / "config.yaml", folder / "metrics.jsonl"
     for written, digest in ((config, manifest.config_sha256), (metrics, manifest.metrics_sha256)):
         if digest is not None and (not written.is_file() or sha256(written) != digest):
