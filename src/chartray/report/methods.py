@@ -18,7 +18,6 @@ from chartray.truth import BLANK_WORDS
 
 _FACTS = {
     "chartray": "Chartray",
-    "python": "Python",
     "torch": "PyTorch",
     "timm": "timm",
     "git_commit": "git commit",
