@@ -14,6 +14,8 @@ from PIL import Image
 from chartray.config import EncoderConfig
 from chartray.evaluation import compare as comparison
 from chartray.evaluation import evaluate as evaluation
+from chartray.evaluation.films import Films, Match
+from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks import encoder
 from chartray.pixels.ingest import ingest
 from chartray.results.schema import Record
@@ -102,6 +104,12 @@ def evaluate(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
 def compare(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
     """The rows of comparisons.jsonl of a comparison."""
     return said(comparison.compare(*arguments, **options))
+
+
+def evaluation_set(films: Films, labels: Sequence[str] = ()) -> EvaluationSet:
+    """Images that are scored, all labels in the macro mean."""
+    every = np.arange(len(labels))
+    return EvaluationSet("d", "", films, [], [Match(label, label) for label in labels], every, every >= 0)
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -14,17 +14,23 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
 
 from chartray.audit.arms import AuditArm
-from chartray.audit.attribute_probes import Judge, Place, Reading
-from chartray.audit.attributes import COIN, Attribute, chosen_attributes, level_codes
-from chartray.audit.audit import audit, spoken
-from chartray.audit.differences import difference_rows, sides
-from chartray.audit.subgroups import Diagnosis, group_rows
+from chartray.audit.attribute_probes import AttributeResult, AttributeTruth, Resampling
+from chartray.audit.attributes import COIN, Attribute, chosen_attributes, subgroup_codes
+from chartray.audit.audit import AuditRows, audit
+from chartray.audit.differences import compared_sides, difference_rows
+from chartray.audit.sentences import audit_sentences
+from chartray.audit.subgroups import Diagnosis, subgroup_rows
 from chartray.errors import InputError
 from chartray.evaluation.films import Films, Policy, films_of
+from chartray.networks.description import Provenance
 from chartray.pixels.store import Store
+from chartray.results.arm import Arm
+from chartray.results.folder import open_kind
+from chartray.results.manifest import AuditManifest, arm_of_run
+from chartray.results.schema import AttributeProbe, Leak, RemovalRow
 from chartray.statistics.leace import fit_eraser
 from chartray.statistics.ridge import fit_ridge
-from tests.evaluation_folders import hospital, one, read, vit
+from tests.evaluation_folders import evaluation_set, hospital, one, read, said, vit
 
 RESAMPLES = 60
 
@@ -41,15 +47,12 @@ def folder(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = hospital(out / "nih", "nih", seed=1, labels=("Edema", "Effusion"), patients=60)
     made = {"chart": "demographic-norm", "control": "none", "source": "mimic"}
     runs = [vit(out / name / "encoder", seed=seed, run=name, **made) for seed, name in enumerate(("real", "other"))]
-    rows = audit(runs[0], home, out / "out", against=[runs[1]], external=[other], resamples=RESAMPLES)
-    written = read(out / "out", "audit.jsonl") + [{"part": "leak"} | row for row in read(out / "out", "leaks.jsonl")]
-    notes = [{"part": "note", "note": note} for note in json.loads((out / "out" / "audit.json").read_text())["notes"]]
-    assert [plain(row) for row in rows] == written + notes
+    found = audit(runs[0], home, out / "out", against=[runs[1]], external=[other], resamples=RESAMPLES)
+    assert said(found.rows) == read(out / "out", "audit.jsonl")
+    assert said(found.leaks) == read(out / "out", "leaks.jsonl")
+    opened = open_kind(out / "out", AuditManifest, "an audit")
+    assert AuditRows(opened.audit_rows, opened.leaks or [], list(opened.manifest.notes)) == found
     return out / "out"
-
-
-def plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
 
 
 def films(folder: Path, **wanted: Any) -> pa.Table:
@@ -80,14 +83,14 @@ def test_readings_and_differences_follow_from_the_predictions(folder: Path) -> N
         assert row["n"] == len(truth)
         checked += 1
     assert checked == 2 * 2 * (1 + 2 + 1) + 2 * (1 + 2 + 1) * 2 + 2 * (1 + 2 + 1) * 2  # data sets x arms x metrics
-    found = one(rows, part="difference", b="pixels", attribute="sex", dataset="mimic")
+    found = one(rows, part="difference", b="plain pixels", attribute="sex", dataset="mimic")
     a, b = (
         one(rows, part="readability", run="real", control=control, attribute="sex", dataset="mimic")["value"]
         for control in ("none", "pixels")
     )
     assert found["difference"] == pytest.approx(a - b)
     pair = [row for row in rows if row["part"] == "difference" and row["b"] == "other" and row["dataset"] == "mimic"]
-    assert [row["attribute"] for row in pair] == ["sex", "age"]  # the coin is no question
+    assert [row["attribute"] for row in pair] == ["sex", "age"]  # the coin is the negative control
     assert min(row["p_holm"] for row in pair) == pytest.approx(min(1, 2 * min(row["p"] for row in pair)))
     assert {row["corrected_over"] for row in pair} == {2}
     assert {(row["verdict"], row["claim"]) for row in pair} == {("no claim", "no claim: fewer than 3 seeds")}
@@ -95,42 +98,43 @@ def test_readings_and_differences_follow_from_the_predictions(folder: Path) -> N
 
 def test_seeds_of_an_arm_are_compared_as_one_and_vary_in_its_interval() -> None:
     def arm(chart: str, seed: int) -> AuditArm:
-        return AuditArm(f"{chart}-{seed}", chart, "none", lambda _: "", True, {"seed": seed, "settings_hash": "x"})
+        made = Provenance(chart=chart, control="none", seed=seed, settings_hash="x")
+        return AuditArm(arm_of_run(made), f"{chart}-{seed}", lambda _: "", made)
 
     generator = np.random.default_rng(0)
     sex = Attribute("sex", ("male", "female"), (), None, True)
-    place = Place("d", None, [])
-    judge = Judge(sex, place, np.zeros((0, 1)), np.array([True]), None)
-    patients = generator.normal(0, 0.01, 2000)  # how the drawn patients move every run alike
+    test = evaluation_set(Films(None, "test", np.arange(0), np.array([]), np.zeros((0, 0))))
+    truth = AttributeTruth(sex, test, np.zeros((0, 1)), np.array([True]), None, Resampling(2000, 0))
+    patients = generator.normal(0, 0.01, 2000)  # how resampling moves every run alike
 
-    def reading(value: float) -> dict[str, Reading]:
+    def result(value: float) -> dict[str, AttributeResult]:
         drawn = {"auroc": value + patients + generator.normal(0, 0.001, 2000)}
-        return {"sex": Reading(judge, np.zeros((0, 1)), {"auroc": value}, {}, drawn, {})}
+        return {"sex": AttributeResult(truth, np.zeros((0, 1)), {"auroc": value}, drawn, {}, {})}
 
     arms = [arm(chart, seed) for chart in ("sex", "none") for seed in range(3)]
     values = [0.80, 0.84, 0.76, 0.70, 0.74, 0.66]  # 0.1 apart at every seed, though seeds differ by as much
-    pairs = list(sides(arms, [reading(value) for value in values]))
+    pairs = list(compared_sides(arms, [result(value) for value in values]))
     assert [(a.name, b.name) for a, b in pairs] == [
         *(("sex-0", each.run) for each in arms[1:]),
-        ("sex", "none"),
+        ("sex", "no chart"),
     ]
-    (row,) = difference_rows(*pairs[-1], {}, confidence=0.95, seed=0)
-    assert row["difference"] == pytest.approx(0.1)
-    assert (row["seeds"], row["levels"], row["verdict"], row["claim"]) == (3, "patients and seeds", "a higher", None)
-    mixed = [reading(value) for value in (0.80, 0.84, 0.76, 0.74, 0.70, 0.80)]
-    (row,) = difference_rows(*list(sides(arms, mixed))[-1], {}, confidence=0.95, seed=0)
-    assert row["ci_low"] < 0 < row["ci_high"]
-    assert row["verdict"] == "no difference shown"
-    two = [each for each in arms if each.made["seed"] < 2]
-    (row,) = difference_rows(*list(sides(two, mixed[:4]))[-1], {}, confidence=0.95, seed=0)
-    assert (row["verdict"], row["claim"]) == ("no claim", "no claim: fewer than 3 seeds")
+    (row,) = difference_rows(*pairs[-1])
+    assert row.difference == pytest.approx(0.1)
+    assert (row.seeds, row.levels, row.verdict, row.claim) == (3, "patients and seeds", "a higher", None)
+    mixed = [result(value) for value in (0.80, 0.84, 0.76, 0.74, 0.70, 0.80)]
+    (row,) = difference_rows(*list(compared_sides(arms, mixed))[-1])
+    assert row.ci_low < 0 < row.ci_high
+    assert row.verdict == "no difference shown"
+    two = [each for each in arms if each.seed < 2]
+    (row,) = difference_rows(*list(compared_sides(two, mixed[:4]))[-1])
+    assert (row.verdict, row.claim) == ("no claim", "no claim: fewer than 3 seeds")
 
 
-def test_a_toss_is_read_at_chance_and_the_chart_never_holds_what_is_read_from_it(folder: Path) -> None:
+def test_the_coin_is_predicted_at_chance_and_the_chart_never_holds_the_attribute(folder: Path) -> None:
     rows = read(folder, "audit.jsonl")
     for control in ("none", "untrained", "pixels", "chart-only"):
-        tossed = one(rows, part="readability", run="real", control=control, attribute=COIN, dataset="mimic", level=None)
-        assert tossed["ci_low"] < 0.5 < tossed["ci_high"], control
+        coin = one(rows, part="readability", run="real", control=control, attribute=COIN, dataset="mimic", level=None)
+        assert coin["ci_low"] < 0.5 < coin["ci_high"], control
     from_chart = one(rows, part="readability", control="chart-only", attribute="sex", dataset="mimic", level=None)
     assert 0.3 < from_chart["value"] < 0.7  # by age alone; with sex itself in the chart it would be 1
 
@@ -177,37 +181,40 @@ def test_small_groups_are_suppressed_with_the_reason(folder: Path) -> None:
     assert all("with or without the finding" in row["reason"] for row in few)
 
 
-def test_removal_is_complete_and_a_toss_costs_disease_next_to_nothing(folder: Path) -> None:
+def test_removal_is_complete_and_removing_the_coin_costs_disease_next_to_nothing(folder: Path) -> None:
     rows = [row for row in read(folder, "audit.jsonl") if row["part"] == "removed" and row["label"] == "macro"]
     for name in ("sex", COIN):
         row = one(rows, attribute=name)
         assert row["directions"] == 1
         assert row["attribute_after"] == 0.5
-    assert one(rows, attribute="age")["attribute_after"] < 0.02  # R2 of films never fitted on: 0 and noise
-    tossed = one(rows, attribute=COIN)
-    assert tossed["before"] > 0.7
-    assert abs(tossed["difference"]) < 0.03
+    assert one(rows, attribute="age")["attribute_after"] < 0.02  # R2 of images never fitted on: 0 and noise
+    coin = one(rows, attribute=COIN)
+    assert coin["before"] > 0.7
+    assert abs(coin["difference"]) < 0.03
     after = films(folder, part="removed", attribute=COIN, target="Edema")
     assert roc_auc_score(*columns(after)) > 0.7
 
 
 def test_the_end_is_said_in_sentences(folder: Path) -> None:
-    rows = read(folder, "audit.jsonl") + [{"part": "leak"} | row for row in read(folder, "leaks.jsonl")]
-    said = spoken(rows)
-    own = next(row for row in rows if row["part"] == "readability" and row["attribute"] == "sex")
-    how = "is read" if own["ci_low"] > 0.5 else "is not shown to be read"
-    (sex,) = [line for line in said if line.startswith(f"sex {how} from the embedding of real with AUROC 0.")]
-    below = list(itertools.takewhile(lambda line: line.startswith("  "), said[said.index(sex) + 1 :]))
+    opened = open_kind(folder, AuditManifest, "an audit")
+    rows, leaks = opened.audit_rows, opened.leaks or []
+    lines = audit_sentences(rows, leaks, [])
+    own = next(row for row in rows if isinstance(row, AttributeProbe) and row.attribute == "sex")
+    can = "can be predicted" if own.ci_low > 0.5 else "is not shown to be predictable"
+    (sex,) = [line for line in lines if line.startswith(f"sex {can} from the embedding of real: AUROC 0.")]
+    below = list(itertools.takewhile(lambda line: line.startswith("  "), lines[lines.index(sex) + 1 :]))
     assert any("difference" in line for line in below)
     assert all(len(line) < 200 for line in [sex, *below])
     assert any("no claim: fewer than 3 seeds" in line for line in below)  # one seed speaks of no chart
-    assert any(line.startswith("without the directions of age (1) disease AUROC is") for line in said)
-    assert any("a toss cannot be read, as it should be" in line for line in said)
-    assert said[-1].startswith("no leak found")
-    unread = one(rows, part="removed", attribute="age", label="macro") | {"attribute_after": float("nan")}
-    assert spoken([unread])[0].endswith("]")
-    leaking = spoken([{"part": "leak", "kind": "patient", "between": ["pretraining", "m:test"], "count": 3}])
-    assert leaking == ["LEAK: 3 patients are in pretraining and in m:test"]
+    assert any(line.startswith("after removal of age (LEACE, 1 direction) disease AUROC is") for line in lines)
+    assert any(
+        line.startswith("negative control passed: a random coin flip per patient has AUROC 0.") for line in lines
+    )
+    assert lines[-1].startswith("no leakage found: no patient appears in two splits")
+    (age,) = [row for row in rows if isinstance(row, RemovalRow) and (row.attribute, row.label) == ("age", "macro")]
+    assert audit_sentences([age.replaced(attribute_after=None)], [], [])[0].endswith("]")
+    leak = Leak(kind="patient", between=("pretraining", "m:test"), count=3)
+    assert audit_sentences([], [leak], []) == ["LEAK: 3 patients are in pretraining and in m:test"]
 
 
 def test_the_manifest_says_what_was_done(folder: Path) -> None:
@@ -216,7 +223,7 @@ def test_the_manifest_says_what_was_done(folder: Path) -> None:
     assert [store["dataset"] for store in manifest["stores"]] == ["mimic", "nih"]
     assert manifest["leaks"] == 0
     assert manifest["test_split_touched"] is True
-    assert any("does not say which patients" in note for note in manifest["notes"])
+    assert any(note.startswith("patients that real was pretrained on were not compared") for note in manifest["notes"])
 
 
 def test_a_brightness_that_is_an_attribute_is_read_and_known_to_be_better_read(home: Path, tmp_path: Path) -> None:
@@ -239,7 +246,7 @@ def test_one_level_unknown_names_and_runs_of_one_name_are_refused(home: Path, tm
     cohort = one_sex.cohort
     male = pa.array(["male"] * cohort.num_rows)
     one_sex.__dict__["cohort"] = cohort.set_column(cohort.schema.get_field_index("ehr.sex"), "ehr.sex", male)
-    with pytest.raises(InputError, match=r"two observed levels of the attribute 'sex'.*found male in \d+ films"):
+    with pytest.raises(InputError, match=r"two levels or more of the attribute 'sex'.*found male in \d+ images"):
         chosen_attributes(one_sex, ["ehr.sex"])
     chosen, left_out = chosen_attributes(one_sex, None)
     assert [each.name for each in chosen] == ["age", COIN]
@@ -256,8 +263,8 @@ def test_folders_of_other_things_are_not_written_over(home: Path, tmp_path: Path
 def test_the_coin_is_the_patients_and_even() -> None:
     coin = Attribute(COIN, ("heads", "tails"), (), None, True)
     patients = np.repeat([f"p{number}" for number in range(2000)], 2)
-    place = Films(FakeStore(), "test", np.arange(4000), patients, np.zeros((4000, 0)))
-    codes = level_codes(coin, place)
+    images = Films(FakeStore(), "test", np.arange(4000), patients, np.zeros((4000, 0)))
+    codes = subgroup_codes(coin, images)
     assert (codes[::2] == codes[1::2]).all()
     assert abs(codes.mean() - 0.5) < 0.03
 
@@ -271,18 +278,19 @@ class FakeStore:
 
 
 def unfair(gap: float, seed: int = 0) -> list[dict[str, Any]]:
-    """Group rows of 300 patients with two films; scores of group `b` are worse by `gap` of noise."""
+    """Subgroup rows of 300 patients with two images; scores of group `b` are worse by `gap` of noise."""
     generator = np.random.default_rng(seed)
     patients = np.repeat([f"p{number}" for number in range(300)], 2)
-    tossed = np.repeat(generator.integers(0, 2, 300), 2)
+    codes = np.repeat(generator.integers(0, 2, 300), 2)
     truth = generator.integers(0, 2, 600).astype(float)
-    score = truth + generator.normal(0, 1 + gap * tossed, 600)
+    score = truth + generator.normal(0, 1 + gap * codes, 600)
     attribute = Attribute("group", ("a", "b"), (), None, True)
     here = Films(None, "test", np.arange(600), patients, truth[:, None])
-    diagnosis = Diagnosis(Place("d", here, []), ["Edema"], truth[:, None], score[:, None], np.array([1.5]))
+    diagnosis = Diagnosis(evaluation_set(here, ["Edema"]), score[:, None], np.array([1.5]))
+    arm = AuditArm(Arm(), "real", lambda _: "")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chartray.audit.subgroups.level_codes", lambda *_: tossed)
-        return group_rows(diagnosis, attribute, {}, resamples=100, seed=0, confidence=0.95)
+        patch.setattr("chartray.audit.subgroups.subgroup_codes", lambda *_: codes)
+        return said(subgroup_rows(arm, diagnosis, attribute, Resampling(100, 0)))
 
 
 def test_a_gap_is_larger_than_chance_where_groups_differ_and_not_where_they_do_not() -> None:

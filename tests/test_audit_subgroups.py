@@ -1,4 +1,4 @@
-"""Gaps between groups of patients: what their intervals cover, what is suppressed and why, draws that are shared."""
+"""Gaps between subgroups of patients: what their intervals cover, what is suppressed and why, draws that are shared."""
 
 from typing import Any
 
@@ -7,26 +7,29 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
-from chartray.audit.attribute_probes import Place, every_draw
+from chartray.audit.arms import AuditArm
+from chartray.audit.attribute_probes import Resampling, first_resamples
 from chartray.audit.attributes import Attribute
-from chartray.audit.subgroups import Diagnosis, group_rows
+from chartray.audit.subgroups import Diagnosis, subgroup_rows
 from chartray.evaluation.films import Films
-from tests.evaluation_folders import one
+from chartray.results.arm import Arm
+from tests.evaluation_folders import evaluation_set, one, said
 
 LEVELS = ("a", "b", "c", "d")
 
 
 def grouped(
-    truth: np.ndarray, score: np.ndarray, codes: np.ndarray, patients: np.ndarray, threshold: float = 0.5, **more: Any
+    truth: np.ndarray, score: np.ndarray, codes: np.ndarray, patients: np.ndarray, threshold: float = 0.5, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Rows of the groups that `codes` (N,) say, for labels L0, L1, ... of truth and score (N, C)."""
     attribute = Attribute("group", LEVELS[: codes.max() + 1], (), None, True)
     films = Films(None, "test", np.arange(len(codes)), patients, truth)
     labels = [f"L{index}" for index in range(truth.shape[1])]
-    diagnosis = Diagnosis(Place("d", films, []), labels, truth, score, np.full(truth.shape[1], threshold))
+    diagnosis = Diagnosis(evaluation_set(films, labels), score, np.full(truth.shape[1], threshold))
+    arm = AuditArm(Arm(), "real", lambda _: "")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chartray.audit.subgroups.level_codes", lambda *_: codes)
-        return group_rows(diagnosis, attribute, {}, **{"resamples": 100, "seed": 0, "confidence": 0.95} | more)
+        patch.setattr("chartray.audit.subgroups.subgroup_codes", lambda *_: codes)
+        return said(subgroup_rows(arm, diagnosis, attribute, Resampling(100, seed)))
 
 
 @pytest.mark.parametrize(("groups", "gap"), [(2, 0.0), (4, 0.0), (4, 0.1)])
@@ -81,7 +84,7 @@ def test_cells_of_few_patients_with_a_known_truth_are_suppressed() -> None:
     rows = sparse()
     row = one(rows, group="b", label="L0", metric="calibration")
     assert (row["n_patients"], row["reason"]) == (5, "fewer than 10 patients: suppressed")
-    assert np.isnan([row["value"], row["ci_low"], row["ci_high"]]).all()
+    assert [row["value"], row["ci_low"], row["ci_high"]] == [None] * 3
     gap = one(rows, label="L0", metric="gap", of="calibration")
     assert {gap["largest"], gap["smallest"]} == {"a", "c"}
     macro = one(rows, label="macro", metric="calibration", group="a")
@@ -91,8 +94,8 @@ def test_cells_of_few_patients_with_a_known_truth_are_suppressed() -> None:
 def test_a_group_of_enough_patients_without_a_macro_says_why() -> None:
     row = one(sparse(), label="macro", metric="auroc", group="b")
     assert row["n_patients"] == 30
-    assert np.isnan(row["value"])
-    assert row["reason"] == "every label is suppressed in this group"
+    assert row["value"] is None
+    assert row["reason"] == "every label is suppressed in this subgroup"
 
 
 def test_misses_without_a_threshold_have_a_reason() -> None:
@@ -101,8 +104,8 @@ def test_misses_without_a_threshold_have_a_reason() -> None:
     people = np.arange(80).astype(str)
     rows = grouped(truth, generator.random((80, 1)), np.arange(80) % 2, people, threshold=np.nan)
     row = one(rows, group="a", label="L0", metric="false_negative_rate")
-    assert np.isnan(row["value"])
-    assert row["reason"] == "no negative film in validation to choose a threshold on"
+    assert row["value"] is None
+    assert row["reason"] == "no negative image in validation to choose a threshold on"
     assert one(rows, group="a", label="L0", metric="auroc")["reason"] is None
 
 
@@ -115,7 +118,9 @@ def test_all_labels_and_groups_share_the_draws_of_patients(monkeypatch: pytest.M
     score = generator.random((60, 2))
     rows = grouped(truth, score, codes, np.array([f"{each:02}" for each in people]))
     drawn = np.full((100, 2), np.nan)
-    for index, weights in enumerate(every_draw(np.array([f"{each:02}" for each in people]), 100, 0).draws):
+    for index, weights in enumerate(
+        first_resamples(np.array([f"{each:02}" for each in people]), Resampling(100, 0)).draws
+    ):
         for group in (0, 1):
             inside = (codes == group) & (weights > 0)
             if all(len(np.unique(truth[inside, label])) == 2 for label in (0, 1)):

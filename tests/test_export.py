@@ -17,7 +17,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import chartray
-from chartray.audit.audit import audit, spoken
+from chartray.audit.audit import audit
+from chartray.audit.sentences import audit_sentences
 from chartray.errors import InputError
 from chartray.export import export_encoder, shareable
 from chartray.model_card.folders import read_folders
@@ -230,10 +231,10 @@ def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Pa
     keys = [patient_key("mimic", patient) for patient in tested[:3]]
     evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []} | told(keys))
     write_patients(root / "first", keys)
-    rows = audit(
+    found = audit(
         root / "first" / "encoder", exported["store"], root / "audit", attributes=["sex"], resamples=20, floors=False
     )
-    assert "LEAK: 3 patients are in pretraining and in mimic:test" in spoken(rows)
+    assert "LEAK: 3 patients are in pretraining and in mimic:test" in audit_sentences(*found)
     results = [root / "results" / "first-main", *([root / "audit"] if named else [])]
     text = (export_encoder(root / "first" / "encoder", root / "out", results=results) / "README.md").read_text()
     body = text.partition("---\n")[2].partition("---\n")[2]
@@ -260,7 +261,7 @@ def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], t
         audit(source, exported["store"], tmp_path / name / "audit", attributes=["sex"], resamples=5, floors=False)
         results = [exported["results"], tmp_path / name / "audit"]
         text = (export_encoder(source, tmp_path / name / "out", results=results) / "README.md").read_text()
-        assert ("can be trusted: pretraining saw mortality, known only after the film" in text) == bool(after)
+        assert ("can be trusted: pretraining used mortality, known only after the image" in text) == bool(after)
         assert ("leak" in text.lower()) == bool(after)
 
 

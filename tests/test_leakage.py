@@ -1,4 +1,4 @@
-"""The leak gate: each kind of leak is planted and found, alone; hashes against brute force and on real films."""
+"""The leakage check: each kind is planted and found, alone; hashes against brute force and on real images."""
 
 import io
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from chartray.audit.leakage import Pretrained, leaks
+from chartray.audit.leakage import Pretrained, find_leaks
+from chartray.networks.description import Provenance
 from chartray.pixels.hashes import NEAR, content_hashes, distances, near_pairs, perceptual_hashes
 from chartray.pixels.ingest import ingest
 from chartray.pixels.read import read_image
@@ -24,6 +25,7 @@ from chartray.records.cohort import write_cohort
 from chartray.records.mimic import mimic_cohort
 from chartray.schema import patient_key
 from chartray.simulate.hospital import simulate
+from tests.evaluation_folders import said
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZE = 64
@@ -73,24 +75,25 @@ def run(store: Store, *, extra: tuple[str, ...] = (), **made: Any) -> Pretrained
     """A run that was pretrained on the training patients of `store`, and on some more."""
     table = store.cohort.filter(pa.compute.equal(store.cohort["split"], "train"))
     keys = frozenset(patient_key("mimic", name) for name in (*table["patient_id"].to_pylist(), *extra))
-    return Pretrained("run-0", {"source": "mimic", "store_hash": store.hash, "chart": "none"} | made, keys)
+    said_of = {"source": "mimic", "store_hash": store.hash, "chart": "none"} | made
+    return Pretrained("run-0", Provenance.model_validate(said_of), keys)
 
 
 def found(runs: list[Pretrained], stores: dict[str, Store]) -> list[dict[str, Any]]:
-    return [row for row in leaks(runs, list(stores.items()))[0] if row["count"]]
+    return said([row for row in find_leaks(runs, list(stores.items()))[0] if row.count])
 
 
 def test_nothing_is_found_where_nothing_is_shared_and_what_was_compared_is_said(hospital: dict[str, Store]) -> None:
-    rows, notes = leaks([run(hospital["mimic"])], list(hospital.items()))
-    assert [row for row in rows if row["count"]] == []
+    rows, notes = find_leaks([run(hospital["mimic"])], list(hospital.items()))
+    assert [row for row in rows if row.count] == []
     assert notes == []
-    compared = {(row["kind"], *row["between"]) for row in rows}
+    compared = {(row.kind, *row.between) for row in rows}
     assert ("patient", "pretraining", "mimic:test") in compared
     assert ("near film", "mimic:train", "chexpert:test") in compared
     assert ("near film", "chexpert:train", "mimic:test") in compared
     assert ("variable", "pretraining", "chart") in compared
     assert ("patient", "mimic:train", "chexpert:test") not in compared  # names of two sources mean different people
-    assert not any(row["between"] == ["mimic:train", "chexpert:train"] for row in rows)
+    assert not any(row.between == ("mimic:train", "chexpert:train") for row in rows)
 
 
 def test_a_patient_of_the_test_split_who_was_pretrained_on_is_found(hospital: dict[str, Store]) -> None:
@@ -180,12 +183,12 @@ def test_a_chart_variable_known_only_after_the_film_is_found_by_its_cohort_or_by
 
 
 def test_what_could_not_be_compared_is_noted(hospital: dict[str, Store]) -> None:
-    silent = Pretrained("run-0", {"source": "mimic", "store_hash": "another"}, None)
-    _, notes = leaks([silent], list(hospital.items()))
-    assert any("does not say which patients" in note for note in notes)
+    silent = Pretrained("run-0", Provenance(source="mimic", store_hash="another"), None)
+    _, notes = find_leaks([silent], list(hospital.items()))
+    assert any("patients that run-0 was pretrained on were not compared" in note for note in notes)
     assert any("none of these stores" in note for note in notes)
-    started = run(hospital["mimic"], init="weights.safetensors")
-    assert any("started from weights" in note for note in leaks([started], list(hospital.items()))[1])
+    started = run(hospital["mimic"], init={"source": "weights.safetensors"})
+    assert any("started from other weights" in note for note in find_leaks([started], list(hospital.items()))[1])
 
 
 @settings(max_examples=25, deadline=None)

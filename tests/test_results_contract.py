@@ -1,6 +1,9 @@
 """The results contract: what is written is what is read, and a row of another shape is refused in one sentence."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,13 @@ from pydantic import BaseModel
 
 from chartray.errors import InputError
 from chartray.results.arm import Arm
-from chartray.results.folder import ROWS, parsed_record
-from chartray.results.schema import Record
+from chartray.results.folder import EMBEDDINGS_FILE, PREDICTIONS_FILE, ROWS, open_evaluation, parsed_record
+from chartray.results.manifest import AuditManifest, ComparisonManifest, EvaluationManifest
+from chartray.results.schema import Embedding, Prediction, Record
+
+from .evaluation_folders import evaluate, hospital, vit
+
+MANIFESTS = (EvaluationManifest.kind, ComparisonManifest.kind, AuditManifest.kind)
 
 RECORDS = sorted({record for kinds in ROWS.values() for record in kinds}, key=lambda record: record.__name__)
 CHART, PLAIN = Arm("sex,age", settings="12"), Arm(settings="12")
@@ -61,3 +69,39 @@ def test_a_row_of_another_shape_is_one_sentence(tmp_path: Path) -> None:
     for changed, said in (({"chart": 3}, "arm.chart"), ({"value": "high"}, "value"), ({"extra": 1}, "extra")):
         with pytest.raises(InputError, match=rf"line 4 of results\.jsonl; {said}: .*; make this folder again"):
             parsed_record(record, row | changed, "line 4 of results.jsonl")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a small evaluation."""
+    root = tmp_path_factory.mktemp("contract")
+    store = hospital(root / "hospital", patients=60)
+    evaluate(vit(root / "encoder", run="first", chart="none"), store, root / "results", resamples=20, device="cpu")
+    return root / "results"
+
+
+def test_every_column_of_the_tables_is_in_the_contract(evaluated: Path) -> None:
+    opened = open_evaluation(evaluated)
+    for name, record in ((PREDICTIONS_FILE, Prediction), (EMBEDDINGS_FILE, Embedding)):
+        table = opened.table(name)
+        assert table is not None
+        assert set(table.column_names) == set(record.model_fields)
+        first = {column: values[0] for column, values in table.slice(0, 1).to_pydict().items()}
+        assert parsed_record(record, first, name)
+
+
+def test_every_file_of_results_has_its_section_in_the_documentation(evaluated: Path) -> None:
+    code = "import sys; sys.path.insert(0, 'docs'); import generate; print(generate.results_page())"
+    root = Path(__file__).parent.parent
+    page = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    sections = set(re.findall(r"^## (\S+)$", page, re.MULTILINE))
+    written = {f"{path.name}/" if path.is_dir() else path.name for path in evaluated.iterdir()}
+    # probe.json is told of with the probe.
+    assert {*written, *ROWS, *MANIFESTS} - {"SHA256SUMS", "probe.json"} <= sections
+    for record in RECORDS:
+        for name in json.loads(filled(record).model_dump_json()):
+            assert f"| `{name}` |" in page, name
+    assert "|  |" not in page  # every field has a meaning
+    assert {link.lower() for link in re.findall(r"\]\(#(\w+)\)", page)} <= {
+        title.lower() for title in re.findall(r"^### (\w+)$", page, re.MULTILINE)
+    }

@@ -1,47 +1,58 @@
-"""Whose embedding is read: the encoder, the runs it is set against, and the floors and ceilings beside them."""
+"""Whose features attributes are predicted from: the encoder, the runs beside it, and the baselines."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chartray.audit.attributes import COIN, Attribute
 from chartray.errors import InputError
+from chartray.evaluation.assemble import encoder_entry
 from chartray.evaluation.baselines import (
-    CHART_FLOORS,
     Frozen,
+    baseline_chart,
     chart_features,
     chart_items,
     encoder_features,
-    floor_chart,
-    no_floor_chart,
+    no_baseline_chart,
 )
 from chartray.evaluation.embed import pixels
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import fit_chart
 from chartray.features.sets import variable_of
+from chartray.networks.description import Provenance
 from chartray.networks.encoder import PretrainedEncoder, load, untrained
 from chartray.pixels.store import Store
+from chartray.results.arm import CHART_BASELINES, CHART_ONLY, IMAGE_CHART, PIXELS, UNTRAINED, Arm, arm_of
+from chartray.results.manifest import EncoderEntry
 from chartray.schema import CohortMetadata
 
 Integers = NDArray[np.int64]
-NO_OTHER_CHART = "the chart holds nothing but the attribute"
+NO_OTHER_CHART = "the chart has no other variable"
 
 
 class AuditArm(NamedTuple):
-    """One thing that attributes are read from. `features` gives them for an attribute, or says why there are none.
+    """An encoder, or a baseline beside it. `features` gives its features for an attribute, or why it has none.
 
-    `pretrained`: it learnt from films, so that another seed would have given another one. `made`: its provenance.
+    `run` is the encoder's run, also of its baselines; `provenance` is None for a baseline.
     """
 
+    arm: Arm
     run: str
-    chart: str
-    control: str
     features: Callable[[Attribute], Frozen | str]
-    pretrained: bool
-    made: dict[str, Any]
+    provenance: Provenance | None = None
+
+    @property
+    def name(self) -> str:
+        """The run, or what a baseline is called."""
+        return self.arm.title if self.provenance is None else self.run
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its pretraining."""
+        return None if self.provenance is None else self.provenance.seed
 
 
 def run_name(encoder: PretrainedEncoder, source: Path) -> str:
@@ -50,13 +61,13 @@ def run_name(encoder: PretrainedEncoder, source: Path) -> str:
 
 
 def encoder_arms(
-    source: Path, against: Sequence[Path], films: Sequence[Films], *, device: str, precision: str
-) -> tuple[list[AuditArm], Frozen]:
-    """The encoder first, with its features, then each run it is set against.
+    source: Path, against: Sequence[Path], images: Sequence[Films], *, device: str, precision: str
+) -> tuple[list[AuditArm], list[EncoderEntry], Frozen]:
+    """The encoder and each run it is compared with, their entries of the manifest, and the encoder's own features.
 
     Raises InputError for two encoders of one name: their rows could not be told apart.
     """
-    named: dict[str, PretrainedEncoder] = {}
+    named: dict[str, tuple[PretrainedEncoder, EncoderEntry]] = {}
     for path in (source, *against):
         encoder = load(path)
         if (name := run_name(encoder, path)) in named:
@@ -64,24 +75,22 @@ def encoder_arms(
                 f"expected runs of different names, found {name!r} again at {path}; name each run once, or pretrain "
                 "into folders of different names"
             )
-        named[name] = encoder
+        named[name] = encoder, encoder_entry(encoder, name, path)
     arms: list[AuditArm] = []
     own: Frozen | None = None
-    for name, encoder in named.items():
-        frozen = encoder_features(encoder, films, device=device, precision=precision, title=f"embed, {name}")
+    for name, (encoder, entry) in named.items():
+        frozen = encoder_features(encoder, images, device=device, precision=precision, title=f"embed, {name}")
         own = own or frozen
-        made = encoder.provenance
-        chart, control = (str(made.get(key, "none")) for key in ("chart", "control"))
-        arms.append(AuditArm(name, chart, control, _same(frozen), True, made))
+        arms.append(AuditArm(entry.arm, name, _always(frozen), entry.provenance))
     assert own is not None
-    return arms, own
+    return arms, [entry for _, entry in named.values()], own
 
 
-def floor_arms(
+def baseline_arms(
     source: Path,
     own: AuditArm,
     frozen: Frozen,
-    films: Sequence[Films],
+    images: Sequence[Films],
     *,
     device: str,
     precision: str,
@@ -90,52 +99,54 @@ def floor_arms(
 ) -> tuple[list[AuditArm], dict[str, str]]:
     """The untrained encoder, plain pixels, the chart alone and image + chart; and what was left out, with the reason.
 
-    `chart` is what the chart floors read, else `evaluation.baselines.floor_chart` chooses.
-
-    An attribute is never among the variables of the chart it is read from, nor is one made from its source columns.
+    `chart` is what the chart baselines read; by default `evaluation.baselines.baseline_chart` chooses it. The chart
+    never holds the attribute that is predicted from it, nor a variable made from the attribute's source columns.
     """
-    home = films[0].store
+    home = images[0].store
     fresh = encoder_features(
-        untrained(source, seed=seed), films, device=device, precision=precision, title="embed, untrained"
+        untrained(source, seed=seed), images, device=device, precision=precision, title="embed, untrained"
     )
-    arms = [
-        AuditArm(own.run, "none", "untrained", _same(fresh), False, {}),
-        AuditArm(own.run, "none", "pixels", _same(Frozen(pixels, films)), False, {}),
-    ]
-    read, left_out = floor_chart(home.cohort, own.chart, [], named=chart)
-    if read is None:
-        return arms, dict.fromkeys(CHART_FLOORS, no_floor_chart(left_out))
-    metadata = metadata_of(home)
-    made: dict[str, Frozen | str] = {}
 
-    def without(attribute: Attribute) -> Frozen | str:
+    def beside(chart: str, control: str, features: Callable[[Attribute], Frozen | str]) -> AuditArm:
+        return AuditArm(arm_of(chart, control, base=own.arm), own.run, features)
+
+    arms = [
+        beside("none", UNTRAINED, _always(fresh)),
+        beside("none", PIXELS, _always(Frozen(pixels, images))),
+    ]
+    read, left_out = baseline_chart(home.cohort, own.arm.chart, [], named=chart)
+    if read is None:
+        return arms, dict.fromkeys(CHART_BASELINES, no_baseline_chart(left_out))
+    metadata = metadata_of(home)
+    fitted: dict[str, Frozen | str] = {}
+
+    def chart_without(attribute: Attribute) -> Frozen | str:
         items = [item for item in chart_items(read.ehr) if not _same_fact(variable_of(item), attribute.name, metadata)]
         if not items:
             return NO_OTHER_CHART
         words = ",".join(items)
-        if words not in made:
+        if words not in fitted:
             smaller = fit_chart(home.cohort, words)
 
             def rows(store: Store, rows: Integers) -> NDArray[np.float32] | None:
                 return chart_features(smaller, store, rows, home)
 
-            made[words] = Frozen(rows, films)
-        return made[words]
+            fitted[words] = Frozen(rows, images)
+        return fitted[words]
 
-    beside: dict[int, Frozen] = {}
+    joined: dict[int, Frozen] = {}
 
-    def with_image(attribute: Attribute) -> Frozen | str:
-        rows = without(attribute)
+    def image_and_chart(attribute: Attribute) -> Frozen | str:
+        rows = chart_without(attribute)
         if isinstance(rows, str):
             return rows
-        return beside.setdefault(id(rows), frozen.beside(rows))
+        return joined.setdefault(id(rows), frozen.beside(rows))
 
-    arms.append(AuditArm(own.run, read.ehr, "chart-only", without, False, {}))
-    arms.append(AuditArm(own.run, read.ehr, "image+chart", with_image, False, {}))
+    arms += [beside(read.ehr, CHART_ONLY, chart_without), beside(read.ehr, IMAGE_CHART, image_and_chart)]
     return arms, left_out
 
 
-def _same(frozen: Frozen) -> Callable[[Attribute], Frozen | str]:
+def _always(frozen: Frozen) -> Callable[[Attribute], Frozen | str]:
     return lambda attribute: frozen
 
 

@@ -1,22 +1,24 @@
-"""How well an attribute is read from frozen features of the film: linear probes of levels, ridge regression of numbers.
+"""How well an attribute can be predicted from frozen features of the image: logistic probes, ridge for numbers.
 
-Probes are fitted on the training films, their strength is chosen on the validation films, and they are scored on the
-films under test. A film of which the attribute is not known is left out.
+Probes are fitted on the training images, their penalty is chosen on the validation images, and they are scored on the
+evaluation split. Images of which the attribute is unknown are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chartray.audit.arms import AuditArm
-from chartray.audit.attributes import Attribute, truth_of_attribute, why_not_held
-from chartray.evaluation.baselines import Frozen
+from chartray.audit.attributes import Attribute, attribute_values, why_not_available
+from chartray.evaluation.baselines import Features, Frozen
 from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import Films
 from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
+from chartray.evaluation.scoring import EvaluationSet
+from chartray.results.schema import AttributeProbe
 from chartray.statistics import metrics
 from chartray.statistics.patient_bootstrap import Sampled, patient_codes, stream
 from chartray.statistics.probe import fit_probe
@@ -25,114 +27,124 @@ from chartray.statistics.ridge import fit_ridge
 Floats = NDArray[np.float64]
 
 SUPPRESSED = f"fewer than {metrics.MINIMUM_PATIENTS} patients with or without it: suppressed"
-ONE_NUMBER = "one number in all films scored: R2 is of how numbers differ"
-HOLDS_FIXED = "the encoder and the probe are held fixed; the patients of the scored films vary"
+ONE_NUMBER = "all scored images have the same value, so R2 is undefined"
+HOLDS_FIXED = "the encoder and the probe are held fixed; the scored patients vary"
 
 
-class Place(NamedTuple):
-    """The films that are scored in one store, and their ids."""
+class Resampling(NamedTuple):
+    """How intervals are made: resamples of the patients, their seed, and the coverage."""
 
-    dataset: str
-    films: Films
-    image_ids: list[str]
+    resamples: int
+    seed: int
+    level: float = 0.95
 
 
-class Judge(NamedTuple):
-    """The truth of an attribute on one place (N, K), the targets its macro counts (K,), the draws all arms share."""
+class AttributeTruth(NamedTuple):
+    """An attribute on one evaluation split: `values` (N, K), `counted` (K,) the targets of its macro mean.
+
+    `sampled` are the resamples, the same for all arms.
+    """
 
     attribute: Attribute
-    place: Place
-    truth: Floats
+    test: EvaluationSet
+    values: Floats
     counted: NDArray[np.bool_]
     sampled: Sampled
+    resampling: Resampling
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What readability is measured in, the first one compared."""
+        """The metrics of a probe of it; the first one is compared between arms."""
         return ("auroc",) if self.attribute.levels else ("r2", "mae")
 
 
-class Reading(NamedTuple):
-    """What was read: scores (N, K); by metric the value and resamples (R,) over all levels, and of each (R, K)."""
+class AttributeResult(NamedTuple):
+    """How well one arm predicts an attribute: scores (N, K), and by metric the value and its resamples (R,).
 
-    judge: Judge
+    `by_level` (K,) and `by_level_resampled` (R, K) are those of each level of a category.
+    """
+
+    truth: AttributeTruth
     scores: Floats
     value: dict[str, float]
-    values: dict[str, Floats]
     resampled: dict[str, Floats]
-    each: dict[str, Floats]
+    by_level: dict[str, Floats]
+    by_level_resampled: dict[str, Floats]
 
     def reason(self, metric: str) -> str | None:
         """Why the metric has no value, or none that may be compared."""
-        if not self.judge.counted.any():
+        if not self.truth.counted.any():
             return TOO_FEW
         return ONE_NUMBER if metric == "r2" and np.isnan(self.value[metric]) else None
 
 
-def judge_of(attribute: Attribute, place: Place, *, resamples: int, seed: int) -> Judge:
-    """The draws of patients depend on the seed and on whose attribute is known, never on the arm."""
-    truth = truth_of_attribute(attribute, place.films)
-    patients = place.films.patients
+def attribute_truth(attribute: Attribute, test: EvaluationSet, resampling: Resampling) -> AttributeTruth:
+    """The resamples depend on the seed and on which patients have a known attribute, never on the arm."""
+    values, patients = attribute_values(attribute, test.films), test.films.patients
+    resamples, seed, _ = resampling
     if attribute.levels:
-        counted = metrics.eligible(truth, patients)
-        return Judge(
-            attribute,
-            place,
-            truth,
-            counted,
-            metrics.sample(truth, patients, resamples=resamples, seed=seed, macro=counted),
-        )
-    enough = len(np.unique(patients[np.isfinite(truth[:, 0])])) >= metrics.MINIMUM_PATIENTS
-    return Judge(attribute, place, truth, np.array([enough]), every_draw(patients, resamples, seed))
+        counted = metrics.eligible(values, patients)
+        sampled = metrics.sample(values, patients, resamples=resamples, seed=seed, macro=counted)
+    else:
+        enough = len(np.unique(patients[np.isfinite(values[:, 0])])) >= metrics.MINIMUM_PATIENTS
+        counted, sampled = np.array([enough]), first_resamples(patients, resampling)
+    return AttributeTruth(attribute, test, values, counted, sampled, resampling)
 
 
-def every_draw(patients: NDArray[np.str_], resamples: int, seed: int) -> Sampled:
-    """The first draws of the stream, whatever classes they hold: for what is made of sums over films."""
+def first_resamples(patients: NDArray[np.str_], resampling: Resampling) -> Sampled:
+    """The first draws of the stream, whatever classes they hold: for metrics that are made of sums over images."""
     codes = patient_codes(patients, len(patients))
-    draws = np.concatenate(list(islice(stream(int(codes.max()) + 1, seed), -(-resamples // 100))))[:resamples]
+    count = resampling.resamples
+    blocks = islice(stream(int(codes.max()) + 1, resampling.seed), -(-count // 100))
+    draws = np.concatenate(list(blocks))[:count]
     rows, always = np.arange(len(draws)), np.array([True])
     return Sampled(codes, always, always, draws, rows[:, None], rows)
 
 
-def read(
-    arm: AuditArm, attributes: Sequence[Attribute], train: Films, validate: Films, places: Sequence[Place], device: str
+def predict_attributes(
+    arm: AuditArm,
+    attributes: Sequence[Attribute],
+    train: Films,
+    validate: Films,
+    tests: Sequence[EvaluationSet],
+    device: str,
 ) -> dict[tuple[str, str], Floats | str]:
-    """Scores (N, K) of each attribute on each place by (attribute, data set), or why there are none.
+    """Scores (N, K) of each attribute on each split by (attribute, data set), or why there are none.
 
-    Attributes that are read from the same features are solved together.
+    Attributes that are predicted from the same features are fitted together.
     """
     found: dict[tuple[str, str], Floats | str] = {}
     together: dict[int, tuple[Frozen, list[Attribute]]] = {}
     for attribute in attributes:
         features = arm.features(attribute)
         if isinstance(features, str):
-            found |= {(attribute.name, place.dataset): features for place in places}
+            found |= {(attribute.name, test.dataset): features for test in tests}
         else:
             together.setdefault(id(features), (features, []))[1].append(attribute)
     for features, members in together.values():
-        held = [(place, features.of(place.films)) for place in places]
-        for attribute, columns in _fitted(features, members, train, validate, device):
-            for place, values in held:
-                key = (attribute.name, place.dataset)
-                if reason := why_not_held(attribute, place.films.store):
+        available = [(test, features.of(test.films)) for test in tests]
+        for attribute, predict in _fitted(features, members, train, validate, device):
+            for test, x in available:
+                key = (attribute.name, test.dataset)
+                if reason := why_not_available(attribute, test.films.store):
                     found[key] = reason
-                elif values is None:
-                    found[key] = f"the store lacks a variable of {arm.chart}"
+                elif x is None:
+                    found[key] = f"the store lacks a variable of {arm.arm.chart}"
                 else:
-                    found[key] = columns(values)
+                    found[key] = predict(x)
     return found
 
 
 def _fitted(
     features: Frozen, attributes: Sequence[Attribute], train: Films, validate: Films, device: str
-) -> list[tuple[Attribute, Any]]:
+) -> list[tuple[Attribute, Callable[[Features], Floats]]]:
     """For each attribute the function from features (N, D) to scores (N, K)."""
     x, checked = features.needed(train), features.needed(validate)
-    fitted: list[tuple[Attribute, Any]] = []
+    fitted: list[tuple[Attribute, Callable[[Features], Floats]]] = []
     categories = [attribute for attribute in attributes if attribute.levels]
     if categories:
         truth, validation = (
-            np.hstack([truth_of_attribute(attribute, films) for attribute in categories]) for films in (train, validate)
+            np.hstack([attribute_values(attribute, images) for attribute in categories]) for images in (train, validate)
         )
         probe = fit_probe(
             x,
@@ -150,38 +162,38 @@ def _fitted(
             first = last
     for attribute in attributes:
         if not attribute.levels:
-            numbers, known = (truth_of_attribute(attribute, films)[:, 0] for films in (train, validate))
+            numbers, known = (attribute_values(attribute, images)[:, 0] for images in (train, validate))
             ridge = fit_ridge(x, numbers, checked, known)
-            fitted.append((attribute, lambda values, ridge=ridge: ridge.predict(values)[:, None]))
+            fitted.append((attribute, _column(ridge.predict)))
     return fitted
 
 
-def _columns(scores: Any, first: int, last: int) -> Any:
-    return lambda values: scores(values)[:, first:last]
+def _columns(scores: Callable[[Features], Floats], first: int, last: int) -> Callable[[Features], Floats]:
+    return lambda x: scores(x)[:, first:last]
 
 
-def reading_of(judge: Judge, scores: Floats) -> Reading:
-    """Scores against the truth: values and resamples."""
-    if judge.attribute.levels:
-        values = metrics.auroc(judge.truth, scores)
-        drawn = metrics.resample_in(judge.truth, scores, judge.sampled)
-        macro = float(values[judge.counted].mean()) if judge.counted.any() else np.nan
-        return Reading(
-            judge,
-            scores,
-            {"auroc": macro},
-            {"auroc": values},
-            {"auroc": drawn.macro_auroc},
-            {"auroc": drawn.auroc},
+def _column(predict: Callable[[Features], Floats]) -> Callable[[Features], Floats]:
+    return lambda x: predict(x)[:, None]
+
+
+def attribute_result(truth: AttributeTruth, scores: Floats) -> AttributeResult:
+    """Values and resamples of scores (N, K)."""
+    known_values = truth.values
+    if truth.attribute.levels:
+        values = metrics.auroc(known_values, scores)
+        drawn = metrics.resample_in(known_values, scores, truth.sampled)
+        macro = float(values[truth.counted].mean()) if truth.counted.any() else np.nan
+        return AttributeResult(
+            truth, scores, {"auroc": macro}, {"auroc": drawn.macro_auroc}, {"auroc": values}, {"auroc": drawn.auroc}
         )
-    known = np.isfinite(judge.truth[:, 0])
-    centre = float(judge.truth[known, 0].mean()) if known.any() else 0.0
-    y = np.where(known, judge.truth[:, 0] - centre, 0.0)
-    error = np.where(known, judge.truth[:, 0] - scores[:, 0], 0.0)
+    known = np.isfinite(known_values[:, 0])
+    centre = float(known_values[known, 0].mean()) if known.any() else 0.0
+    y = np.where(known, known_values[:, 0] - centre, 0.0)
+    error = np.where(known, known_values[:, 0] - scores[:, 0], 0.0)
     sums = np.column_stack([known, y, y**2, error**2, np.abs(error)]).astype(np.float64)
     value = _of_sums(sums.sum(axis=0, keepdims=True))
-    drawn_numbers = _of_sums(judge.sampled.totals(sums))
-    return Reading(judge, scores, {name: float(each[0]) for name, each in value.items()}, {}, drawn_numbers, {})
+    resampled = _of_sums(truth.sampled.totals(sums))
+    return AttributeResult(truth, scores, {name: float(each[0]) for name, each in value.items()}, resampled, {}, {})
 
 
 def _of_sums(sums: Floats) -> dict[str, Floats]:
@@ -193,66 +205,71 @@ def _of_sums(sums: Floats) -> dict[str, Floats]:
         return {"r2": 1 - squared / spread, "mae": absolute / n}
 
 
-def rows_of(arm: AuditArm, reading: Reading, common: dict[str, Any], confidence: float) -> list[dict[str, Any]]:
-    """One row a metric, and one a level where there are more than two; `level` null is the macro over them."""
-    judge, attribute = reading.judge, reading.judge.attribute
-    base = _base(arm, judge, common)
-    known = np.isfinite(judge.truth).any(axis=1)
-    counts = {"n": int(known.sum()), "n_patients": len(np.unique(judge.place.films.patients[known]))}
+def probe_rows(arm: AuditArm, result: AttributeResult) -> list[AttributeProbe]:
+    """One row a metric, and one a level where there are more than two; `level` None is the macro mean over levels."""
+    truth, attribute = result.truth, result.truth.attribute
+    patients, level_of_interval = truth.test.films.patients, truth.resampling.level
+    known = np.isfinite(truth.values).any(axis=1)
+    base = _row(arm, truth).replaced(n=int(known.sum()), n_patients=len(np.unique(patients[known])))
+    counted = tuple(name for name, here in zip(attribute.targets, truth.counted, strict=True) if here and name)
     rows = []
-    for metric in judge.metrics:
-        reason = reading.reason(metric)
-        drawn = reading.resampled[metric]
-        drawn = drawn[~np.isnan(drawn)]  # draws of one number have no R2
-        low, high = metrics.percentiles(drawn, confidence) if reason is None and len(drawn) else (np.nan, np.nan)
-        interval = (float(low), float(high))
+    for metric in truth.metrics:
+        reason = result.reason(metric)
+        drawn = result.resampled[metric]
+        drawn = drawn[~np.isnan(drawn)]  # resamples of one number have no R2
+        low, high = metrics.percentiles(drawn, level_of_interval) if reason is None and len(drawn) else (None, None)
         rows.append(
-            base
-            | {"level": None, "metric": metric, "value": reading.value[metric] if reason != TOO_FEW else np.nan}
-            | {"ci_low": interval[0], "ci_high": interval[1]}
-            | counts
-            | {
-                "levels": [str(t) for t, c in zip(attribute.targets, judge.counted, strict=True) if c and t],
-                "reason": reason,
-            }
+            base.replaced(
+                metric=metric,
+                value=None if reason == TOO_FEW else result.value[metric],
+                ci_low=None if low is None else float(low),
+                ci_high=None if high is None else float(high),
+                levels=counted,
+                reason=reason,
+            )
         )
         if len(attribute.targets) < 2:
             continue
-        lows, highs = metrics.percentiles(reading.each[metric], confidence)
+        lows, highs = metrics.percentiles(result.by_level_resampled[metric], level_of_interval)
         for index, level in enumerate(attribute.targets):
-            truth = judge.truth[:, index]
-            positive = truth == 1
-            reason = ONE_CLASS if np.isnan(reading.values[metric][index]) else None
-            reason = reason or (None if judge.counted[index] else SUPPRESSED)
+            positive = truth.values[:, index] == 1
+            value = float(result.by_level[metric][index])
+            reason = ONE_CLASS if np.isnan(value) else None if truth.counted[index] else SUPPRESSED
+            shown = reason is None
             rows.append(
-                base
-                | {"level": level, "metric": metric}
-                | {"value": float(reading.values[metric][index]) if reason is None else np.nan}
-                | {"ci_low": float(lows[index]) if reason is None else np.nan}
-                | {"ci_high": float(highs[index]) if reason is None else np.nan}
-                | counts
-                | {"n_level": int(positive.sum())}
-                | {"n_level_patients": len(np.unique(judge.place.films.patients[positive])), "reason": reason}
+                base.replaced(
+                    level=level,
+                    metric=metric,
+                    value=value if shown else None,
+                    ci_low=float(lows[index]) if shown else None,
+                    ci_high=float(highs[index]) if shown else None,
+                    n_level=int(positive.sum()),
+                    n_level_patients=len(np.unique(patients[positive])),
+                    reason=reason,
+                )
             )
     return rows
 
 
-def unread_row(arm: AuditArm, judge: Judge, reason: str, common: dict[str, Any]) -> dict[str, Any]:
-    """The row of an attribute that an arm cannot be asked about."""
-    nothing = dict.fromkeys(("value", "ci_low", "ci_high"), np.nan)
-    counts = {"n": 0, "n_patients": 0, "reason": reason}
-    return _base(arm, judge, common) | {"level": None, "metric": judge.metrics[0]} | nothing | counts
+def missing_row(arm: AuditArm, truth: AttributeTruth, reason: str) -> AttributeProbe:
+    """The row of an attribute that cannot be predicted from an arm."""
+    return _row(arm, truth).replaced(reason=reason)
 
 
-def _base(arm: AuditArm, judge: Judge, common: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "part": "readability",
-        "run": arm.run,
-        "chart": arm.chart,
-        "control": arm.control,
-        "dataset": judge.place.dataset,
-        "attribute": judge.attribute.name,
-        "unit": judge.attribute.unit,
-        "known_at_film": judge.attribute.known_at_film,
-        "holds_fixed": HOLDS_FIXED,
-    } | common
+def _row(arm: AuditArm, truth: AttributeTruth) -> AttributeProbe:
+    return AttributeProbe(
+        arm=arm.arm,
+        run=arm.run,
+        dataset=truth.test.dataset,
+        attribute=truth.attribute.name,
+        unit=truth.attribute.unit,
+        known_at_film=truth.attribute.known_at_film,
+        split=truth.test.films.split,
+        resamples=truth.resampling.resamples,
+        seed=truth.resampling.seed,
+        level_of_interval=truth.resampling.level,
+        holds_fixed=HOLDS_FIXED,
+        metric=truth.metrics[0],
+        n=0,
+        n_patients=0,
+    )

@@ -1,4 +1,4 @@
-"""What may be read from a film beside disease: the chart variables of a cohort, and a coin that cannot be."""
+"""What an image may reveal beside disease: the chart variables of a cohort, and a coin flip as negative control."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from chartray.wording import nearest
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# One toss for each patient, drawn from the hash of its name: no film shows it, so it must be read at AUROC 0.5.
+# A random coin flip per patient, from a hash of the patient's id. No image shows it, so its AUROC must be 0.5.
 COIN = "coin (control)"
 _COIN_LEVELS = ("heads", "tails")
-# Groups of age: the working ages, and those in which most films of a hospital are taken.
+# Age bands in years: working age is split once, and so are the ages in which most images of a hospital are taken.
 AGE_BANDS = (40.0, 60.0, 80.0)
 
 
 class Attribute(NamedTuple):
-    """A variable to read: a category with its `levels` observed in training, or a number (no levels).
+    """A variable to predict: a category with the `levels` that training has, or a number (no levels).
 
-    `edges` cut a number into groups, right-open: 40 falls into [40, 60).
+    `edges` cut a number into subgroups; 40 falls into [40, 60).
     """
 
     name: str
@@ -39,13 +39,13 @@ class Attribute(NamedTuple):
 
     @property
     def targets(self) -> tuple[str | None, ...]:
-        """What is read one by one: each level against the rest, one of two levels, or the number itself."""
+        """What a probe predicts: each level against the rest, the first of two levels, or the number itself."""
         if len(self.levels) > 2:
             return self.levels
         return self.levels[:1] or (None,)
 
     @property
-    def groups(self) -> tuple[str, ...]:
+    def subgroups(self) -> tuple[str, ...]:
         """The levels, or the bands of a number."""
         if self.levels:
             return self.levels
@@ -54,10 +54,10 @@ class Attribute(NamedTuple):
 
 
 def chosen_attributes(home: Store, names: Sequence[str] | None) -> tuple[list[Attribute], dict[str, str]]:
-    """The attributes of `names`, or all of the store's variables with two observed levels in training; last the coin.
+    """The attributes of `names`, or all variables of the store with two levels in training; the coin comes last.
 
-    Also why variables were left out that nobody named. Raises InputError if a named one is absent or has one level in
-    the training films, or none is left.
+    Without `names`, also the variables that were left out, and why. Raises InputError if a named variable is absent or
+    constant in the training split, or if none is left.
     """
     present = metadata_of(home).variables
     train = home.cohort.filter(pc.equal(home.cohort["split"], "train"))
@@ -77,7 +77,7 @@ def chosen_attributes(home: Store, names: Sequence[str] | None) -> tuple[list[At
             found.append(attribute)
             continue
         reason = (
-            f"expected at least two observed levels of the attribute {name!r} in the training films of {home.folder}, "
+            f"expected two levels or more of the attribute {name!r} in the training split of {home.folder}, "
             f"found {seen}; leave it out of --attributes"
         )
         if names:
@@ -85,20 +85,20 @@ def chosen_attributes(home: Store, names: Sequence[str] | None) -> tuple[list[At
         left_out[name] = reason
     if not found:
         raise InputError(
-            f"expected chart variables to audit in the cohort of {home.folder}, found none with two observed levels "
+            f"expected a chart variable with two levels or more in the training split of {home.folder}, found none "
             f"among {', '.join(present) or 'no variables'}"
         )
     return [*found, Attribute(COIN, _COIN_LEVELS, (), None, True)], left_out
 
 
 def _attribute(name: str, variable: Variable, train: pa.Table) -> tuple[Attribute | None, str]:
-    """The attribute, or None and what was found of it."""
+    """The attribute; or None, and what the training split has of it."""
     column = train[EHR_PREFIX + name]
     observed = len(column) - column.null_count
     if variable.kind == "numeric":
         numbers = np.array(column.drop_null().to_pylist(), dtype=np.float64)
         if len(np.unique(numbers)) < 2:
-            return None, f"{len(np.unique(numbers))} in {observed} films that have one"
+            return None, f"{len(np.unique(numbers))} in {observed} images with a value"
         bands = (
             AGE_BANDS if (name, variable.unit) == ("age", "years") else np.quantile(numbers, (1 / 3, 2 / 3)).tolist()
         )
@@ -108,18 +108,18 @@ def _attribute(name: str, variable: Variable, train: pa.Table) -> tuple[Attribut
     order = variable.levels or ("true", "false")
     levels = tuple(level for level in order if counts.get(level))
     if len(levels) < 2:
-        held = ", ".join(f"{level} in {counts[level]} films" for level in levels)
-        return None, held or f"none in {train.num_rows} films"
+        held = ", ".join(f"{level} in {counts[level]} images" for level in levels)
+        return None, held or f"none in {train.num_rows} images"
     return Attribute(name, levels, (), None, variable.known_at_film), ""
 
 
-def why_not_held(attribute: Attribute, store: Store) -> str | None:
-    """Why the films of a store cannot be asked about the attribute; None if it holds it in the same form and unit."""
+def why_not_available(attribute: Attribute, store: Store) -> str | None:
+    """Why an attribute cannot be evaluated on a store; None if the store has it in the same form and unit."""
     if attribute.name == COIN:
         return None
     variable = metadata_of(store).variables.get(attribute.name)
     if variable is None:
-        return "the store does not hold the attribute"
+        return "the store does not have this variable"
     if (variable.kind == "numeric") != (not attribute.levels):
         return f"expected a {'category' if attribute.levels else 'number'} as in training, found {variable.kind}"
     if not attribute.levels and variable.unit != attribute.unit:
@@ -127,11 +127,11 @@ def why_not_held(attribute: Attribute, store: Store) -> str | None:
     return None
 
 
-def level_codes(attribute: Attribute, films: Films) -> Integers:
-    """(N,): which group a film is in (its level, or the band of its number), -1 where that is not known."""
+def subgroup_codes(attribute: Attribute, images: Films) -> Integers:
+    """(N,): the number of each image's subgroup (its level, or the band of its number), -1 where it is unknown."""
     if attribute.name == COIN:
-        return np.array([_tossed(films, patient) for patient in films.patients.tolist()], dtype=np.int64)
-    column = _column(attribute, films)
+        return np.array([_coin_flip(images, patient) for patient in images.patients.tolist()], dtype=np.int64)
+    column = _column(attribute, images)
     if attribute.levels:
         found = pc.index_in(column.cast(pa.string()), value_set=pa.array(attribute.levels, pa.string()))
         codes: Integers = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -141,18 +141,18 @@ def level_codes(attribute: Attribute, films: Films) -> Integers:
     return np.where(np.isfinite(numbers), bands, -1)
 
 
-def truth_of_attribute(attribute: Attribute, films: Films) -> Floats:
-    """(N, K): 1 and 0 for each level of `targets`, or the number (N, 1); NaN where it was not observed."""
+def attribute_values(attribute: Attribute, images: Films) -> Floats:
+    """(N, K): 1 and 0 for each level of `targets`, or the number (N, 1); NaN where it is unknown."""
     if not attribute.levels:
-        return _numbers(_column(attribute, films))[:, None]
-    codes = level_codes(attribute, films)
+        return _numbers(_column(attribute, images))[:, None]
+    codes = subgroup_codes(attribute, images)
     truth: Floats = (codes[:, None] == np.arange(len(attribute.targets))).astype(np.float64)
     truth[codes < 0] = np.nan
     return truth
 
 
-def _column(attribute: Attribute, films: Films) -> pa.Array:
-    column = films.store.cohort[EHR_PREFIX + attribute.name].take(pa.array(films.rows))
+def _column(attribute: Attribute, images: Films) -> pa.Array:
+    column = images.store.cohort[EHR_PREFIX + attribute.name].take(pa.array(images.rows))
     return column.combine_chunks()
 
 
@@ -161,5 +161,5 @@ def _numbers(column: pa.Array) -> Floats:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _tossed(films: Films, patient: str) -> int:
-    return hashlib.sha256(f"coin/{patient_key(metadata_of(films.store).source, patient)}".encode()).digest()[0] % 2
+def _coin_flip(images: Films, patient: str) -> int:
+    return hashlib.sha256(f"coin/{patient_key(metadata_of(images.store).source, patient)}".encode()).digest()[0] % 2

@@ -1,80 +1,88 @@
-"""`chartray audit`: what an encoder knows beside disease, whom its probes serve, and whether anything leaked.
+"""`chartray audit`: what an encoder reveals of patients beside disease, how its probes serve subgroups, and leakage.
 
-The folder that `audit` writes:
-
-audit.jsonl          rows {part, run, chart, control, dataset, attribute, ...} of four parts:
-    readability      how well `attribute` is read from frozen features of the film alone, by the encoder, every run of
-                     `against`, and untrained | pixels | chart-only | image+chart (these two without the attribute
-                     itself in the chart): level (a category; null: the macro over levels, or a number), metric auroc |
-                     r2 | mae, value, ci_low, ci_high, n, n_patients, reason. The attribute `coin (control)` is a toss
-                     for each patient: what reads it above chance is no reading
-    difference       the encoder a minus each other arm b, and where runs are seeds of arms the mean of a's over them
-                     minus b's: difference, ci_low, ci_high, p, p_holm (over attributes, `corrected_over` so many),
-                     seeds, levels, claim, verdict
-                     `a higher` | `b higher` | `no difference shown` | `no claim` (`audit.differences`)
-    group            the disease probe in each group of an attribute, and the gaps (`audit.subgroups`)
-    removed          disease before and after the attribute is taken out (`audit.leace`)
-leaks.jsonl          patients and films on both sides of a wall (`audit.leakage`); `count` 0: none
-predictions.parquet  part (readability | disease | removed), run, control, chart, dataset, split, attribute, target (the
-                     level or label), image_id, patient_id, truth, score: every number above can be computed again
-audit.json           format, command, versions, when, encoders, settings, stores, attributes, labels, left_out, notes
+Writes an Audit folder: audit.jsonl (parts readability, difference, group and removed), leaks.jsonl, predictions.parquet
+and audit.json. Their fields are those of `results.schema` and `results.manifest`; predictions.parquet holds every score
+that the numbers were computed from.
 """
 
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from chartray.audit.arms import AuditArm, encoder_arms, floor_arms, run_name
+from chartray.audit.arms import AuditArm, baseline_arms, encoder_arms, run_name
 from chartray.audit.attribute_probes import (
-    Judge,
-    Place,
-    Reading,
-    judge_of,
-    read,
-    reading_of,
-    rows_of,
-    unread_row,
+    AttributeResult,
+    AttributeTruth,
+    Resampling,
+    attribute_result,
+    attribute_truth,
+    missing_row,
+    predict_attributes,
+    probe_rows,
 )
-from chartray.audit.attributes import Attribute, chosen_attributes, why_not_held
-from chartray.audit.differences import difference_rows, seeds_said, sides
-from chartray.audit.leace import before, removed
-from chartray.audit.leakage import leaks, pretrained
-from chartray.audit.places import Scored, labels_left_out, places_scored, store_entry, unheld, unshown
-from chartray.audit.sentences import spoken
-from chartray.audit.subgroups import SPECIFICITY, Diagnosis, group_rows
+from chartray.audit.attributes import Attribute, chosen_attributes, why_not_available
+from chartray.audit.differences import compared_sides, difference_rows, notes_on_seeds
+from chartray.audit.leace import disease_scores, remove_attribute
+from chartray.audit.leakage import find_leaks, pretrained
+from chartray.audit.splits import attributes_left_out, evaluation_splits, labels_left_out, labels_outside_chart
+from chartray.audit.subgroups import SPECIFICITY, Diagnosis, subgroup_rows
 from chartray.errors import InputError
-from chartray.evaluation import results
+from chartray.evaluation.assemble import encoder_entry, store_entry
 from chartray.evaluation.baselines import Frozen, named_chart
-from chartray.evaluation.earlier import check_replaceable, check_same, whole_folder
 from chartray.evaluation.embed import device_of
-from chartray.evaluation.films import Films, Match, blank_entry, chosen_labels, films_of, metadata_of
-from chartray.evaluation.sentences import blanks_counted, chart_floors_said
-from chartray.networks.encoder import load
+from chartray.evaluation.films import Films, Match, blank_entry, chosen_labels, films_of
+from chartray.evaluation.scoring import EvaluationSet
+from chartray.evaluation.sentences import blanks_counted, chart_baselines_said
+from chartray.networks.encoder import PretrainedEncoder, load
 from chartray.pixels.store import Store
+from chartray.results import folder as results
+from chartray.results.manifest import AttributeEntry, AuditManifest, Settings
+from chartray.results.schema import AuditRow, Leak
 from chartray.statistics.operating_point import threshold_at_specificity
-from chartray.statistics.probe import Probe, fit_probe
+from chartray.statistics.probe import fit_probe
 from chartray.truth import Blank, Policy, Uncertain
 
 Floats = NDArray[np.float64]
 
-__all__ = ["audit", "spoken"]
 
-CONFIDENCE = 0.95
+class AuditRows(NamedTuple):
+    """What an audit found: the rows of audit.jsonl, those of leaks.jsonl, and notes."""
+
+    rows: list[AuditRow]
+    leaks: list[Leak]
+    notes: list[str]
 
 
-class _Terms(NamedTuple):
-    """What every part is computed under."""
+class _Data(NamedTuple):
+    """The disease labels, what probes are fitted on, chosen on and scored on, and how.
 
-    resamples: int
-    seed: int
+    `truths` are the attributes on every split that has them, by (attribute, data set).
+    """
+
+    labels: list[str]
+    train: Films
+    validate: Films
+    tests: list[EvaluationSet]
+    attributes: list[Attribute]
+    truths: dict[tuple[str, str], AttributeTruth]
+    resampling: Resampling
     device: str
-    common: dict[str, Any]
+
+    @property
+    def images(self) -> list[Films]:
+        """All that features are needed of."""
+        return [self.train, self.validate, *(test.films for test in self.tests)]
+
+
+class _Found(NamedTuple):
+    """Rows of audit.jsonl, and tables of predictions.parquet."""
+
+    rows: list[AuditRow]
+    tables: list[pa.Table]
 
 
 def audit(
@@ -94,103 +102,81 @@ def audit(
     precision: str = "fp32",
     floors: bool = True,
     floor_chart: str | None = None,
-) -> list[dict[str, Any]]:
-    """Audits the encoder of a RUN (or encoder folder), writes the Audit folder `out`, returns the rows of both files
-    and one {part: note} for each of its notes.
+) -> AuditRows:
+    """Audits the encoder of a RUN (or encoder folder), writes the Audit folder `out`, and returns what it found.
 
-    Disease labels made from a chart column that the encoder was shown are left out, as the manifest says.
+    Disease labels that were made from a column of the encoder's chart are left out, as the manifest says.
 
     Args:
         source: RUN or encoder folder.
-        store: the STORE whose training films probes are fitted on.
+        store: the STORE whose training images probes are fitted on.
         out: the folder to write; an earlier audit of this encoder on this STORE is replaced.
-        against: other runs to set it against: without the chart, with shuffled charts, of other seeds.
-        external: further stores to score with the same probes, and to look for leaks in.
-        attributes: variables of the chart to read; default all with two observed levels in training.
-        split: which split is scored; the test split is touched only if this says so.
+        against: other runs to compare it with: without the chart, with shuffled charts, of other seeds.
+        external: further stores to score with the same probes, and to check for leakage.
+        attributes: variables of the chart to predict; default all with two levels in training.
+        split: the split that is scored; the test split is used only if this says so.
         uncertain: what -1 counts as in a disease label: ignore, zeros or ones.
         blank: what a blank label counts as: source (as the cohort says of each label), negative or ignore.
-        resamples: draws of the patients behind each interval.
-        seed: of the draws, the swaps of groups and the untrained encoder.
+        resamples: resamples of the patients behind each interval.
+        seed: of the resamples, the swaps of subgroups and the untrained encoder.
         device: auto, cpu or cuda.
         precision: fp32 or bf16, of the encoders.
-        floors: read the floors and ceilings too.
+        floors: score the baselines too.
         floor_chart: the feature set that chart-only and image+chart read, without the attribute itself; default as in
             `evaluate`.
 
     Raises:
-        InputError: `out` holds other things, an unknown attribute, one with one level, two runs of one name, a store
-            whose labels the encoder was all shown, or what evaluation refuses.
+        InputError: `out` holds other things, an attribute is unknown or constant, two runs have one name, all labels
+            of a store were made from the encoder's chart, or evaluation refuses it.
     """
-    check_replaceable(out, results.AUDIT_FILE)
+    results.check_replaceable(out, results.AUDIT_FILE)
     _check(split, resamples)
     home = Store.open(store)
     chosen, left_out = chosen_attributes(home, attributes)
     if floor_chart is not None:
         if not floors:
-            raise InputError("expected --floor-chart only where chart floors are scored, found it with --no-floors")
+            raise InputError("expected --baseline-chart only with --baselines, found it with --no-baselines")
         named_chart(home.cohort, floor_chart, [])
     encoder = load(source)
-    run = run_name(encoder, source)
-    check_same(out, results.AUDIT_FILE, run=run, made=encoder.provenance, store=home.hash)
-    labels = [each.label for each in unshown(encoder, home, [Match(one, one) for one in chosen_labels(home, None)])]
+    entry = encoder_entry(encoder, run_name(encoder, source), source)
+    results.check_same(out, results.AUDIT_FILE, encoder=entry, store=home.hash)
     policy = Policy(uncertain, blank)
-    train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
-    scored = places_scored(encoder, home, [Store.open(each) for each in external], labels, split, policy)
-    places = [each.place for each in scored]
-    left_out |= labels_left_out(scored) | unheld(chosen, places)
-    films = [train, validate, *(place.films for place in places)]
-    arms, own = encoder_arms(source, against, films, device=device, precision=precision)
-    pretrainings = [pretrained(arm.run, path, arm.made) for arm, path in zip(arms, (source, *against), strict=True)]
+    stores = [home, *(Store.open(each) for each in external)]
+    data = _data(encoder, stores, chosen, split, policy, Resampling(resamples, seed), device)
+    left_out |= labels_left_out(data.tests) | attributes_left_out(chosen, data.tests)
+    arms, entries, own = encoder_arms(source, against, data.images, device=device, precision=precision)
+    runs = [pretrained(each) for each in entries]
     if floors:
-        more, reasons = floor_arms(
-            source, arms[0], own, films, device=device, precision=precision, seed=seed, chart=floor_chart
+        beside, reasons = baseline_arms(
+            source, arms[0], own, data.images, device=device, precision=precision, seed=seed, chart=floor_chart
         )
-        arms += more
+        arms += beside
         left_out |= reasons
-    common = {"split": split, "resamples": resamples, "seed": seed, "level_of_interval": CONFIDENCE}
-    terms = _Terms(resamples, seed, device, common)
-    judges = _judges(chosen, places, terms)
-    rows, tables, readings = _readability(arms, chosen, judges, train, validate, places, terms)
-    more_rows, more_tables = _disease(arms[0], own, train, validate, scored, chosen, judges, readings, terms)
-    leaked, uncompared = leaks(pretrainings, _named(scored))
-    notes = [
-        *chart_floors_said([(arm.chart, arm.control) for arm in arms], left_out),
-        *_notes(arms, home, split),
-        *_too_few(len(chosen) - 1, resamples),
-        *seeds_said(arms),
-        *uncompared,
-    ]
-    said = {
-        "settings": common | {"uncertain": uncertain, "blank": blank, "precision": precision, "floors": floors},
-        "stores": [store_entry(each) for each in scored],
-        "blank_negatives_learnt_from": blank_entry(train, labels),
-    }
-    notes += blanks_counted(said)
-    with whole_folder(out, results.AUDIT_FILE) as folder:
-        results.write_jsonl(folder / results.AUDIT_ROWS_FILE, rows + more_rows)
-        results.write_jsonl(folder / results.LEAKS_FILE, leaked)
-        results.write_parquet(folder / results.PREDICTIONS_FILE, tables + more_tables)
-        manifest = {
-            "format": results.RESULTS_FORMAT,
-            "command": sys.argv,
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": results.versions(),
-            "encoders": [
-                {"run": arm.run, "path": str(path), "provenance": arm.made}
-                for arm, path in zip(arms, (source, *against), strict=False)
-            ],
-            **said,
-            "attributes": [attribute._asdict() for attribute in chosen],
-            "labels": labels,
-            "leaks": sum(row["count"] > 0 for row in leaked),
-            "left_out": left_out,
-            "test_split_touched": split == "test",
-            "notes": notes,
-        }
-        results.write_json(folder / results.AUDIT_FILE, manifest)
-    told = [{"part": "leak"} | row for row in leaked] + [{"part": "note", "note": note} for note in notes]
-    return rows + more_rows + told
+    probed, own_results = _attributes(arms, data)
+    disease = _disease(arms[0], own, data, own_results)
+    leaks, uncompared = find_leaks(runs, [(test.dataset, test.films.store) for test in data.tests])
+    manifest = AuditManifest(
+        command=results.command(),
+        when=results.now(),
+        versions=results.versions(),
+        encoders=tuple(entries),
+        stores=tuple(store_entry(test, data.labels) for test in data.tests),
+        settings=_settings(split, policy, data.resampling, precision, floors),
+        attributes=tuple(AttributeEntry.model_validate(attribute._asdict()) for attribute in chosen),
+        labels=tuple(data.labels),
+        blank_negatives_learnt_from=blank_entry(data.train, data.labels),
+        leaks=sum(row.count > 0 for row in leaks),
+        left_out=left_out,
+        test_split_touched=split == "test",
+    )
+    manifest = manifest.replaced(notes=(*_notes(arms, manifest), *notes_on_seeds(arms), *uncompared))
+    rows = probed.rows + disease.rows
+    with results.written_folder(out, results.AUDIT_FILE) as folder:
+        results.write_rows(folder, results.AUDIT_ROWS_FILE, rows)
+        results.write_rows(folder, results.LEAKS_FILE, leaks)
+        results.write_parquet(folder / results.PREDICTIONS_FILE, probed.tables + disease.tables)
+        results.write_manifest(folder, manifest)
+    return AuditRows(rows, leaks, list(manifest.notes))
 
 
 def _check(split: str, resamples: int) -> None:
@@ -200,161 +186,137 @@ def _check(split: str, resamples: int) -> None:
         raise InputError(f"expected at least 1 resample, found {resamples}")
 
 
-def _judges(chosen: Sequence[Attribute], places: Sequence[Place], terms: _Terms) -> dict[tuple[str, str], Judge]:
-    """The truth of every attribute on every place that holds it."""
-    return {
-        (attribute.name, place.dataset): judge_of(attribute, place, resamples=terms.resamples, seed=terms.seed)
-        for attribute in chosen
-        for place in places
-        if why_not_held(attribute, place.films.store) is None
-    }
-
-
-def _readability(
-    arms: Sequence[AuditArm],
-    chosen: Sequence[Attribute],
-    judges: dict[tuple[str, str], Judge],
-    train: Films,
-    validate: Films,
-    places: Sequence[Place],
-    terms: _Terms,
-) -> tuple[list[dict[str, Any]], list[pa.Table], dict[str, Reading]]:
-    """Rows of the parts readability and difference, predictions, and the encoder's own readings at home."""
-    rows: list[dict[str, Any]] = []
-    tables: list[pa.Table] = []
-    read_by: list[dict[str, list[Reading]]] = []
-    for arm in arms:
-        scores = read(arm, chosen, train, validate, places, terms.device)
-        here: dict[str, list[Reading]] = {place.dataset: [] for place in places}
-        for (name, dataset), judge in judges.items():
-            found = scores[name, dataset]
-            if isinstance(found, str):
-                rows.append(unread_row(arm, judge, found, terms.common))
-                continue
-            reading = reading_of(judge, found)
-            rows += rows_of(arm, reading, terms.common, CONFIDENCE)
-            here[dataset].append(reading)
-            targets = [target or name for target in judge.attribute.targets]
-            tables.append(_table("readability", arm, judge.place, name, targets, judge.truth, found))
-        read_by.append(here)
-    for place in places:
-        here_by = [{reading.judge.attribute.name: reading for reading in each[place.dataset]} for each in read_by]
-        for a, b in sides(arms, here_by):
-            rows += difference_rows(a, b, terms.common, confidence=CONFIDENCE, seed=terms.seed)
-    own = {reading.judge.attribute.name: reading for reading in read_by[0][places[0].dataset]}
-    return rows, tables, own
-
-
-def _disease(
-    arm: AuditArm,
-    frozen: Frozen,
-    train: Films,
-    validate: Films,
-    scored: Sequence[Scored],
-    chosen: Sequence[Attribute],
-    judges: dict[tuple[str, str], Judge],
-    readings: dict[str, Reading],
-    terms: _Terms,
-) -> tuple[list[dict[str, Any]], list[pa.Table]]:
-    """Rows of the parts group (every place) and removed (STORE), and predictions of disease."""
-    of_run = {"run": arm.run, "chart": arm.chart, "control": arm.control}
-    probe = _disease_probe(frozen, train, validate, terms.device)
-    thresholds = threshold_at_specificity(validate.truth, probe.scores(frozen.needed(validate)), SPECIFICITY)
-    rows: list[dict[str, Any]] = []
-    tables: list[pa.Table] = []
-    for place, labels, columns in scored:
-        scores = probe.scores(frozen.needed(place.films))[:, columns]
-        diagnosis = Diagnosis(place, labels, place.films.truth, scores, thresholds[columns])
-        tables.append(_table("disease", arm, place, None, labels, place.films.truth, scores))
-        for attribute in chosen:
-            if (attribute.name, place.dataset) in judges:
-                rows += group_rows(
-                    diagnosis,
-                    attribute,
-                    of_run | terms.common,
-                    resamples=terms.resamples,
-                    seed=terms.seed,
-                    confidence=CONFIDENCE,
-                )
-    home = scored[0]
-    untouched = probe.scores(frozen.needed(home.place.films))
-    known = before(home.place.films, home.labels, untouched, resamples=terms.resamples, seed=terms.seed)
-    for attribute in chosen:
-        found = removed(
-            attribute,
-            frozen,
-            train,
-            validate,
-            known,
-            judges[attribute.name, home.place.dataset],
-            readings[attribute.name].scores,
-            of_run | {"dataset": home.place.dataset} | terms.common,
-            device=terms.device,
-            confidence=CONFIDENCE,
-        )
-        rows += found.rows
-        truth = home.place.films.truth
-        tables.append(_table("removed", arm, home.place, attribute.name, home.labels, truth, found.scores))
-    return rows, tables
-
-
-def _disease_probe(frozen: Frozen, train: Films, validate: Films, device: str) -> Probe:
-    return fit_probe(
-        frozen.needed(train),
-        train.truth,
-        frozen.needed(validate),
-        validate.truth,
-        patients=train.patients,
-        validation_patients=validate.patients,
-        device=device_of(device),
+def _settings(split: str, policy: Policy, resampling: Resampling, precision: str, baselines: bool) -> Settings:
+    return Settings.model_validate(
+        policy._asdict() | resampling._asdict() | {"split": split, "precision": precision, "floors": baselines}
     )
 
 
+def _data(
+    encoder: PretrainedEncoder,
+    stores: Sequence[Store],
+    attributes: list[Attribute],
+    split: str,
+    policy: Policy,
+    resampling: Resampling,
+    device: str,
+) -> _Data:
+    """The first of `stores` is the one that probes are fitted on."""
+    home = stores[0]
+    every = [Match(label, label) for label in chosen_labels(home, None)]
+    labels = [match.label for match in labels_outside_chart(encoder, home, every)]
+    train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
+    tests = evaluation_splits(encoder, stores, labels, split, policy)
+    truths = {
+        (attribute.name, test.dataset): attribute_truth(attribute, test, resampling)
+        for attribute in attributes
+        for test in tests
+        if why_not_available(attribute, test.films.store) is None
+    }
+    return _Data(labels, train, validate, tests, attributes, truths, resampling, device)
+
+
+def _attributes(arms: Sequence[AuditArm], data: _Data) -> tuple[_Found, dict[str, AttributeResult]]:
+    """Rows of the parts readability and difference, predictions, and the encoder's own results on STORE."""
+    rows: list[AuditRow] = []
+    tables: list[pa.Table] = []
+    by_arm: list[dict[str, dict[str, AttributeResult]]] = []
+    for arm in arms:
+        predicted = predict_attributes(arm, data.attributes, data.train, data.validate, data.tests, data.device)
+        here: dict[str, dict[str, AttributeResult]] = {test.dataset: {} for test in data.tests}
+        for (name, dataset), truth in data.truths.items():
+            scores = predicted[name, dataset]
+            if isinstance(scores, str):
+                rows.append(missing_row(arm, truth, scores))
+                continue
+            here[dataset][name] = result = attribute_result(truth, scores)
+            rows += probe_rows(arm, result)
+            targets = [target or name for target in truth.attribute.targets]
+            tables.append(_table("readability", arm, truth.test, name, targets, truth.values, scores))
+        by_arm.append(here)
+    for test in data.tests:
+        for a, b in compared_sides(arms, [found[test.dataset] for found in by_arm]):
+            rows += difference_rows(a, b)
+    return _Found(rows, tables), by_arm[0][data.tests[0].dataset]
+
+
+def _disease(arm: AuditArm, frozen: Frozen, data: _Data, own: dict[str, AttributeResult]) -> _Found:
+    """Rows of the parts group (every split) and removed (STORE), and predictions of disease."""
+    checked = frozen.needed(data.validate)
+    probe = fit_probe(
+        frozen.needed(data.train),
+        data.train.truth,
+        checked,
+        data.validate.truth,
+        patients=data.train.patients,
+        validation_patients=data.validate.patients,
+        device=device_of(data.device),
+    )
+    thresholds = threshold_at_specificity(data.validate.truth, probe.scores(checked), SPECIFICITY)
+    rows: list[AuditRow] = []
+    tables: list[pa.Table] = []
+    for test in data.tests:
+        scores = probe.scores(frozen.needed(test.films))[:, test.columns]
+        diagnosis = Diagnosis(test, scores, thresholds[test.columns])
+        tables.append(_table("disease", arm, test, None, test.labels, test.films.truth, scores))
+        for attribute in data.attributes:
+            if (attribute.name, test.dataset) in data.truths:
+                rows += subgroup_rows(arm, diagnosis, attribute, data.resampling)
+    home = data.tests[0]
+    whole = disease_scores(home, probe.scores(frozen.needed(home.films)), data.resampling)
+    for attribute in data.attributes:
+        found = remove_attribute(arm, frozen, data.train, data.validate, whole, own[attribute.name], data.device)
+        rows += found.rows
+        tables.append(_table("removed", arm, home, attribute.name, home.labels, home.films.truth, found.scores))
+    return _Found(rows, tables)
+
+
 def _table(
-    part: str, arm: AuditArm, place: Place, attribute: str | None, targets: Sequence[str], truth: Floats, scores: Floats
+    part: str,
+    arm: AuditArm,
+    test: EvaluationSet,
+    attribute: str | None,
+    targets: Sequence[str],
+    truth: Floats,
+    scores: Floats,
 ) -> pa.Table:
-    """One row a film and target, film by film; truth that is not known is null."""
-    films, count = truth.shape
-    same = {"part": part, "run": arm.run, "control": arm.control, "chart": arm.chart, "dataset": place.dataset}
-    same |= {"split": place.films.split}
-    columns = {name: pa.repeat(pa.scalar(value), films * count) for name, value in same.items()}
-    columns["attribute"] = pa.repeat(pa.scalar(attribute, pa.string()), films * count)
-    columns["target"] = pa.array(list(targets) * films, pa.string())
-    columns["image_id"] = pa.array(np.repeat(np.array(place.image_ids, dtype=object), count), pa.string())
-    columns["patient_id"] = pa.array(np.repeat(place.films.patients.astype(object), count), pa.string())
+    """One row an image and target, image by image; unknown truth is null."""
+    images, count = truth.shape
+    same = {"part": part, "run": arm.run, "control": arm.arm.control, "chart": arm.arm.chart}
+    same |= {"dataset": test.dataset, "split": test.films.split}
+    columns = {name: pa.repeat(pa.scalar(value), images * count) for name, value in same.items()}
+    columns["attribute"] = pa.repeat(pa.scalar(attribute, pa.string()), images * count)
+    columns["target"] = pa.array(list(targets) * images, pa.string())
+    columns["image_id"] = pa.array(np.repeat(np.array(test.image_ids, dtype=object), count), pa.string())
+    columns["patient_id"] = pa.array(np.repeat(test.films.patients.astype(object), count), pa.string())
     known = truth.ravel()
     columns["truth"] = pa.array(known, pa.float64(), mask=np.isnan(known))
     columns["score"] = pa.array(scores.ravel(), pa.float64())
     return pa.table(columns)
 
 
-def _named(scored: Sequence[Scored]) -> list[tuple[str, Store]]:
-    return [(each.place.dataset, each.place.films.store) for each in scored]
-
-
-def _notes(arms: Sequence[AuditArm], home: Store, split: str) -> list[str]:
-    source = metadata_of(home).source
-    notes = [
-        f"{arm.run} was pretrained on {arm.made['source']}, the probes are fitted on {source}"
-        for arm in arms
-        if arm.pretrained and arm.made.get("source") not in (None, source)
-    ]
-    own = arms[0].made
+def _notes(arms: Sequence[AuditArm], manifest: AuditManifest) -> list[str]:
+    runs = [(arm, arm.provenance) for arm in arms if arm.provenance is not None]
+    settings = manifest.settings
+    notes = chart_baselines_said([arm.arm for arm in arms], manifest.left_out)
+    notes += blanks_counted(settings.blank, manifest.stores, manifest.blank_negatives_learnt_from)
     notes += [
-        f"{arm.run} was pretrained with other settings than {arms[0].run}, so the chart is not all that differs"
-        for arm in arms[1:]
-        if arm.pretrained and arm.made.get("settings_hash") != own.get("settings_hash")
+        f"{arm.run} was pretrained on {made.source}, but the probes are fitted on {manifest.home}"
+        for arm, made in runs
+        if made.source not in (None, manifest.home)
     ]
-    if split == "validate":
-        notes.append("scored on the films that strengths and thresholds were chosen on: optimistic; test untouched")
+    notes += [
+        f"{arm.run} was pretrained with other settings than {arms[0].run}, so they differ in more than the chart"
+        for arm, _ in runs[1:]
+        if arm.arm.settings != arms[0].arm.settings
+    ]
+    if settings.split == "validate":
+        notes.append("scored on the validation images, on which penalties and thresholds were chosen: optimistic")
+    attributes = len(manifest.attributes) - 1  # the coin is not compared
+    least = 2 * attributes / (settings.resamples + 1)
+    if least >= 1 - settings.level:
+        notes.append(
+            f"{settings.resamples} resamples are too few to show a difference in {attributes} attributes: the smallest "
+            f"possible p after Holm's correction is {least:.2f}"
+        )
     return notes
-
-
-def _too_few(attributes: int, resamples: int) -> list[str]:
-    least = 2 * attributes / (resamples + 1)
-    if least < 1 - CONFIDENCE:
-        return []
-    return [
-        f"{resamples} resamples cannot show a difference of {attributes} attributes: the smallest p after Holm's "
-        f"correction is {least:.2f}"
-    ]

@@ -1,24 +1,27 @@
-"""How much disease is still read once an attribute's directions are taken out of the embedding.
+"""How well disease is predicted once an attribute's directions are removed from the embedding (LEACE).
 
-The directions are found on the training films (LEACE, `statistics.leace`) and taken from all films; disease and the
-attribute are then probed afresh. After it no linear probe of the training films finds the attribute, so
-`attribute_after` of a category is 0.5 by construction; whether curved borders still find it is what
+The directions are found on the training images (`statistics.leace`) and removed from all images; disease and the
+attribute are then probed again. After it no linear probe of the training images finds the attribute, so
+`attribute_after` of a category is 0.5 by construction. Whether a nonlinear reader still finds it is what
 `neighbours_before` and `neighbours_after` say (AUROC of 50 weighted nearest neighbours). A fall of disease AUROC has
-two readings: the probe leant on the attribute, or disease and attribute share a direction for good reason (age and a
-large heart). The coin, of which nothing is in the film, shows what removing a direction costs by itself.
+two explanations: the probe relied on the attribute, or disease and attribute share a direction for a good reason (age
+and a large heart). The coin, which no image shows, gives the cost of removing any one direction.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.audit.attribute_probes import Judge, reading_of
-from chartray.audit.attributes import Attribute, level_codes, truth_of_attribute
-from chartray.evaluation.baselines import Frozen
+from chartray.audit.arms import AuditArm
+from chartray.audit.attribute_probes import AttributeResult, AttributeTruth, Resampling, attribute_result
+from chartray.audit.attributes import Attribute, attribute_values, subgroup_codes
+from chartray.evaluation.baselines import Features, Frozen
 from chartray.evaluation.embed import device_of
 from chartray.evaluation.films import Films
-from chartray.evaluation.rows import MACRO, NO_MACRO, ONE_CLASS, TOO_FEW
+from chartray.evaluation.rows import NO_MACRO, ONE_CLASS, TOO_FEW
+from chartray.evaluation.scoring import EvaluationSet
+from chartray.results.schema import MACRO, RemovalRow
 from chartray.statistics import metrics
 from chartray.statistics.knn import knn_scores
 from chartray.statistics.leace import fit_eraser
@@ -29,54 +32,50 @@ from chartray.statistics.ridge import fit_ridge
 Floats = NDArray[np.float64]
 
 NEIGHBOURS = 50
-# Training films that neighbours are looked for among, evenly spaced: the distances grow with their number.
+# Neighbours are searched for among at most so many training images, evenly spaced: distances grow with their number.
 NEIGHBOURHOOD = 20_000
 _SCORE_DIGITS = 6
-HOLDS_FIXED = "the encoder, both probes and the directions are held fixed; the patients of the scored films vary"
+HOLDS_FIXED = "the encoder, both probes and the directions are held fixed; the scored patients vary"
 
 
-class Before(NamedTuple):
-    """Disease on the scored films as the embedding is: scores (N, C), resamples, and the draws that stay the same."""
+class DiseaseScores(NamedTuple):
+    """Disease on the evaluation split before removal: scores (N, C), and their resamples, which removal shares."""
 
-    test: Films
-    labels: list[str]
-    counted: NDArray[np.bool_]
+    test: EvaluationSet
     sampled: Sampled
     scores: Floats
-    resamples: metrics.Resamples
+    resampled: metrics.Resamples
 
 
-class Removed(NamedTuple):
-    """Rows, and the scores (N, C) of disease after it."""
+class RemovalResult(NamedTuple):
+    """Rows, and the disease scores (N, C) after removal."""
 
-    rows: list[dict[str, Any]]
+    rows: list[RemovalRow]
     scores: Floats
 
 
-def before(test: Films, labels: list[str], scores: Floats, *, resamples: int, seed: int) -> Before:
-    """Disease scores (N, C) of the untouched embedding, judged."""
-    counted = metrics.eligible(test.truth, test.patients)
-    sampled = metrics.sample(test.truth, test.patients, resamples=resamples, seed=seed, macro=counted)
-    return Before(test, labels, counted, sampled, scores, metrics.resample_in(test.truth, scores, sampled))
+def disease_scores(test: EvaluationSet, scores: Floats, resampling: Resampling) -> DiseaseScores:
+    """Scores (N, C) of the whole embedding, resampled."""
+    truth, (resamples, seed, _) = test.films.truth, resampling
+    sampled = metrics.sample(truth, test.films.patients, resamples=resamples, seed=seed, macro=test.counted)
+    return DiseaseScores(test, sampled, scores, metrics.resample_in(truth, scores, sampled))
 
 
-def removed(
-    attribute: Attribute,
+def remove_attribute(
+    arm: AuditArm,
     frozen: Frozen,
     train: Films,
     validate: Films,
-    known: Before,
-    judge: Judge,
-    attribute_scores: Floats,
-    common: dict[str, Any],
-    *,
+    disease: DiseaseScores,
+    found: AttributeResult,
     device: str,
-    confidence: float,
-) -> Removed:
-    """Removes one attribute; `attribute_scores` (N, K) and `judge` are those of the untouched embedding."""
-    where = device_of(device)
-    eraser = fit_eraser(frozen.needed(train), _concept(attribute, train))
-    x, checked, tested = (eraser.erase(frozen.needed(films)) for films in (train, validate, known.test))
+) -> RemovalResult:
+    """Removes one attribute from an arm's embedding; `disease` and `found` are of the whole embedding."""
+    truth, where = found.truth, device_of(device)
+    attribute = truth.attribute
+    whole = [frozen.needed(images) for images in (train, validate, disease.test.films)]
+    eraser = fit_eraser(whole[0], _concept(attribute, train))
+    x, checked, tested = (eraser.erase(each) for each in whole)
     probe = fit_probe(
         x,
         train.truth,
@@ -86,35 +85,39 @@ def removed(
         validation_patients=validate.patients,
         device=where,
     )
+    after = attribute_result(truth, _attribute_scores(attribute, train, validate, x, checked, tested, where))
+    base = RemovalRow(
+        arm=arm.arm,
+        run=arm.run,
+        dataset=disease.test.dataset,
+        attribute=attribute.name,
+        split=disease.test.films.split,
+        resamples=truth.resampling.resamples,
+        seed=truth.resampling.seed,
+        level_of_interval=truth.resampling.level,
+        holds_fixed=HOLDS_FIXED,
+        label=MACRO,
+        directions=eraser.directions,
+        attribute_metric=truth.metrics[0],
+        attribute_before=_value(found),
+        attribute_after=_value(after),
+        neighbours_before=_neighbours(truth, train, whole[0], whole[2], where) if attribute.levels else None,
+        neighbours_after=_neighbours(truth, train, x, tested, where) if attribute.levels else None,
+    )
     scores = probe.scores(tested)
-    metric = judge.metrics[0]
-    found = {
-        "directions": eraser.directions,
-        "attribute_metric": metric,
-        "attribute_before": _told(judge, attribute_scores),
-        "attribute_after": _told(judge, _attribute_scores(attribute, train, validate, x, checked, tested, where)),
-    }
-    if attribute.levels:
-        for name, ours, theirs in (
-            ("neighbours_before", frozen.needed(train), frozen.needed(known.test)),
-            ("neighbours_after", x, tested),
-        ):
-            found[name] = _neighbours(attribute, train, judge, ours, theirs, where)
-    base = {"part": "removed", "attribute": attribute.name, "metric": "auroc", "holds_fixed": HOLDS_FIXED}
-    return Removed(_rows(known, scores, base | found | common, confidence), scores)
+    return RemovalResult(_rows(disease, scores, base), scores)
 
 
-def _told(judge: Judge, scores: Floats) -> float:
-    """How well the attribute is read, NaN of fewer than 10 patients."""
-    reading = reading_of(judge, scores)
-    return reading.value[judge.metrics[0]] if judge.counted.any() else np.nan
+def _value(found: AttributeResult) -> float | None:
+    """The metric of an attribute, None with fewer than 10 patients."""
+    return found.value[found.truth.metrics[0]] if found.truth.counted.any() else None
 
 
-def _concept(attribute: Attribute, films: Films) -> Floats:
-    """(N, K): all levels but the last, or the number; NaN where it is not known."""
+def _concept(attribute: Attribute, images: Films) -> Floats:
+    """(N, K): all levels but the last, or the number; NaN where it is unknown."""
     if not attribute.levels:
-        return truth_of_attribute(attribute, films)
-    codes = level_codes(attribute, films)
+        return attribute_values(attribute, images)
+    codes = subgroup_codes(attribute, images)
     concept: Floats = (codes[:, None] == np.arange(len(attribute.levels) - 1)).astype(np.float64)
     concept[codes < 0] = np.nan
     return concept
@@ -123,57 +126,64 @@ def _concept(attribute: Attribute, films: Films) -> Floats:
 def _attribute_scores(
     attribute: Attribute, train: Films, validate: Films, x: Floats, checked: Floats, tested: Floats, device: str
 ) -> Floats:
-    truth, validation = (truth_of_attribute(attribute, films) for films in (train, validate))
+    values, validation = (attribute_values(attribute, images) for images in (train, validate))
     if not attribute.levels:
-        return fit_ridge(x, truth[:, 0], checked, validation[:, 0]).predict(tested)[:, None]
+        return fit_ridge(x, values[:, 0], checked, validation[:, 0]).predict(tested)[:, None]
     probe = fit_probe(
         x,
-        truth,
+        values,
         checked,
         validation,
         patients=train.patients,
         validation_patients=validate.patients,
         device=device,
     )
-    # What is left of the weights is rounding, and so would be the order of films by it: they tie.
+    # The weights that remain are rounding error, which must not order the images.
     return np.round(probe.scores(tested), _SCORE_DIGITS)
 
 
-def _neighbours(attribute: Attribute, train: Films, judge: Judge, ours: Any, theirs: Any, device: str) -> float:
-    if not judge.counted.any():
-        return float("nan")
-    every = np.unique(np.linspace(0, len(ours) - 1, min(len(ours), NEIGHBOURHOOD)).astype(np.int64))
-    truth = truth_of_attribute(attribute, train)[every]
-    scores = knn_scores(ours[every], truth, theirs, neighbours=(NEIGHBOURS,), device=device)[0]
-    return float(metrics.auroc(judge.truth, scores)[judge.counted].mean())
+def _neighbours(
+    truth: AttributeTruth, train: Films, known: Features | Floats, tested: Features | Floats, device: str
+) -> float | None:
+    if not truth.counted.any():
+        return None
+    every = np.unique(np.linspace(0, len(known) - 1, min(len(known), NEIGHBOURHOOD)).astype(np.int64))
+    values = attribute_values(truth.attribute, train)[every]
+    scores = knn_scores(known[every], values, tested, neighbours=(NEIGHBOURS,), device=device)[0]
+    return float(metrics.auroc(truth.values, scores)[truth.counted].mean())
 
 
-def _rows(known: Before, scores: Floats, base: dict[str, Any], confidence: float) -> list[dict[str, Any]]:
-    truth = known.test.truth
-    drawn = metrics.resample_in(truth, scores, known.sampled)
-    values = [metrics.auroc(truth, each) for each in (known.scores, scores)]
-    each = metrics.difference(values[1] - values[0], drawn.auroc - known.resamples.auroc, confidence)
-    counted = known.counted
-    macros = [float(value[counted].mean()) if counted.any() else np.nan for value in values]
-    macro = metrics.difference(macros[1] - macros[0], drawn.macro_auroc - known.resamples.macro_auroc, confidence)
+def _rows(disease: DiseaseScores, scores: Floats, base: RemovalRow) -> list[RemovalRow]:
+    """The macro mean's row, then a row a label."""
+    truth, counted, labels = disease.test.films.truth, disease.test.counted, disease.test.labels
+    drawn = metrics.resample_in(truth, scores, disease.sampled)
+    before, after = (metrics.auroc(truth, each) for each in (disease.scores, scores))
+    means = [float(value[counted].mean()) if counted.any() else np.nan for value in (before, after)]
+    macro = metrics.difference(
+        means[1] - means[0], drawn.macro_auroc - disease.resampled.macro_auroc, base.level_of_interval
+    )
     rows = [
-        base
-        | {"label": MACRO, "before": macros[0], "after": macros[1]}
-        | _difference(macro, 0, None if counted.any() else NO_MACRO)
-        | {"labels": [label for label, here in zip(known.labels, counted, strict=True) if here]}
-    ]
-    for index, label in enumerate(known.labels):
-        reason = None if counted[index] else ONE_CLASS if np.isnan(values[0][index]) else TOO_FEW
-        rows.append(
-            base
-            | {"label": label, "before": float(values[0][index]), "after": float(values[1][index])}
-            | _difference(each, index, reason)
+        _with_difference(
+            base.replaced(
+                before=means[0],
+                after=means[1],
+                labels=tuple(label for label, here in zip(labels, counted, strict=True) if here),
+            ),
+            macro,
+            0,
+            None if counted.any() else NO_MACRO,
         )
+    ]
+    each = metrics.difference(after - before, drawn.auroc - disease.resampled.auroc, base.level_of_interval)
+    for index, label in enumerate(labels):
+        reason = None if counted[index] else ONE_CLASS if np.isnan(before[index]) else TOO_FEW
+        row = base.replaced(label=label, before=float(before[index]), after=float(after[index]))
+        rows.append(_with_difference(row, each, index, reason))
     return rows
 
 
-def _difference(found: metrics.Difference, index: int, reason: str | None) -> dict[str, Any]:
+def _with_difference(row: RemovalRow, found: metrics.Difference, index: int, reason: str | None) -> RemovalRow:
     value, low, high, p = (float(np.atleast_1d(part)[index]) for part in found)
     if reason is not None:
-        low = high = p = np.nan
-    return {"difference": value, "ci_low": low, "ci_high": high, "p": p, "reason": reason}
+        return row.replaced(difference=value, reason=reason)
+    return row.replaced(difference=value, ci_low=low, ci_high=high, p=p)

@@ -1,25 +1,24 @@
-"""The leak gate: patients and films that stand on both sides of a wall, and chart variables known only after the film.
+"""The leakage check: patients and images that appear in two splits, and chart variables known only after the image.
 
-A place is pretraining, or one split of one store. Two places are compared where one learns and the other judges:
-pretraining and training films against validation and test films, and validation against test, within a store and
-between stores. What is shared by two places of one kind (two training splits) is no leak.
+A split is one of a store, or the pretraining of a run. Two splits are compared where one serves training and the other
+evaluation: pretraining and training with validation and test, and validation with test, within a store and between
+stores. What two splits of one use share (two training splits) is no leakage.
 
-Rows of leaks.jsonl, one for each pair of places that was compared, `count` 0 where they share nothing: {kind, between:
-[place, place], count, examples, distance}
-    patient       a patient of the first place is in the second; `count` patients of one source (one name in two sources
-                  means two people); examples are keys (`schema.patient_key`)
-    exact film    a film of the second place has the pixels of one of the first; `count` films of the second
-    near film     likewise, the same picture encoded, scaled, brightened or mirrored (as pretraining's flips do):
-                  hashes of 256 bits differ by `distance` or less (pixels.hashes); exact ones are not counted again. A
-                  crop of 1 % a side or more, or a turn, hides a film from it
-    variable      chart variables of pretraining that are known only after the film; examples are their names
-Examples of films are rows of their stores.
+Kinds of `results.schema.Leak`, one row for each pair of splits that was compared, `count` 0 where they share nothing:
+    patient       patients of the first split in the second; only within one source, since one id in two sources means
+                  two people. Examples are `schema.patient_key`s
+    exact film    images of the second split that are pixel for pixel in the first
+    near film     images of the second split that look like one of the first, encoded anew, scaled, brightened or
+                  mirrored (as the flips of pretraining do): their hashes of 256 bits differ by `distance` or less
+                  (`pixels.hashes`). Exact copies are not counted again. A crop of 1 % a side or more, or a rotation,
+                  goes undetected
+    variable      chart variables of pretraining that are known only after the image; examples are their names
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -28,104 +27,124 @@ from numpy.typing import NDArray
 from chartray.evaluation.baselines import chart_variables
 from chartray.evaluation.films import metadata_of
 from chartray.evaluation.leakage import patients_of
+from chartray.networks.description import Provenance
 from chartray.pixels import hashes
 from chartray.pixels.store import Store
 from chartray.progress import progress
+from chartray.results.manifest import EncoderEntry
+from chartray.results.schema import Leak, LeakExample
 from chartray.schema import SPLITS, patient_key
 from chartray.training.patients import PATIENTS_FILE
 
 Integers = NDArray[np.int64]
 
 PRETRAINING = "pretraining"
-# What a place is for; only places of different use are compared, in this order.
-_LEARNS, _CHOOSES, _JUDGES = range(3)
-_USE = dict(zip(SPLITS, (_LEARNS, _CHOOSES, _JUDGES), strict=True))
+# What a split is used for; only splits of different use are compared, in this order.
+_TRAINING, _SELECTION, _EVALUATION = range(3)
+_USE = dict(zip(SPLITS, (_TRAINING, _SELECTION, _EVALUATION), strict=True))
 _EXAMPLES = 10
 _BATCH = 256
 
 
 class Pretrained(NamedTuple):
-    """What a run says of its pretraining: its name and provenance, and the keys of its patients (None: it does not)."""
+    """What a run says of its pretraining: its name and provenance, and the keys of its patients (None: unknown)."""
 
     run: str
-    made: dict[str, Any]
+    provenance: Provenance
     patients: frozenset[str] | None
 
 
-class _Place(NamedTuple):
+class _StoreSplit(NamedTuple):
     name: str
     use: int
     store: int
     rows: Integers
 
 
-def pretrained(run: str, source: Path, made: dict[str, Any]) -> Pretrained:
-    """What is known of the pretraining of the encoder at `source`, a RUN or the encoder folder inside one."""
-    return Pretrained(run, made, patients_of(source, made))
+class _Patients(NamedTuple):
+    """The keys of a split's patients, all of one source."""
+
+    split: str
+    use: int
+    source: str
+    keys: frozenset[str]
 
 
-def leaks(runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of leaks.jsonl for encoders and the stores (named) they are audited on; notes on what was not compared."""
-    places = [place for index, (name, store) in enumerate(stores) for place in _places(name, index, store)]
-    rows, notes = _patients(runs, stores, places)
-    rows += _films(stores, places)
+def pretrained(entry: EncoderEntry) -> Pretrained:
+    """What is known of the pretraining of an encoder."""
+    said = entry.provenance.model_dump(include={"patients", "patients_sha256"})
+    return Pretrained(entry.run, entry.provenance, patients_of(Path(entry.path), said))
+
+
+def find_leaks(runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> tuple[list[Leak], list[str]]:
+    """Rows of leaks.jsonl for encoders and the (named) stores they are audited on; notes on what was not compared."""
+    splits = [split for index, (name, store) in enumerate(stores) for split in _splits(name, index, store)]
+    rows, notes = _patients(runs, stores, splits)
+    rows += _images(stores, splits)
     rows += [_variables(run, runs, stores) for run in runs]
     known = {store.hash for _, store in stores}
-    for run in runs:
-        if run.made.get("store_hash") not in known:
-            notes.append(
-                f"the films that {run.run} was pretrained on are in none of these stores, so they were not compared; "
-                "name its store with --external"
-            )
+    notes += [
+        f"the images that {run.run} was pretrained on are in none of these stores, so they were not compared; add the "
+        "store with --external"
+        for run in runs
+        if run.provenance.store_hash not in known
+    ]
     return rows, notes
 
 
-def _places(name: str, index: int, store: Store) -> Iterator[_Place]:
+def _splits(name: str, index: int, store: Store) -> Iterator[_StoreSplit]:
     splits = np.array(store.cohort["split"].to_pylist(), dtype=object)
     for split in SPLITS:
         rows = np.flatnonzero(splits == split).astype(np.int64)
         if len(rows):
-            yield _Place(f"{name}:{split}", _USE[split], index, rows)
+            yield _StoreSplit(f"{name}:{split}", _USE[split], index, rows)
 
 
 def _patients(
-    runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]], places: Sequence[_Place]
-) -> tuple[list[dict[str, Any]], list[str]]:
+    runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]], splits: Sequence[_StoreSplit]
+) -> tuple[list[Leak], list[str]]:
     notes: list[str] = []
-    learnt: list[tuple[str, int, str, frozenset[str]]] = []
+    found: list[_Patients] = []
     for run in runs:
         if run.patients is None:
-            notes.append(f"{run.run} does not say which patients it was pretrained on ({PATIENTS_FILE} beside it)")
+            notes.append(
+                f"patients that {run.run} was pretrained on were not compared: there is no {PATIENTS_FILE} beside it"
+            )
             continue
-        if run.made.get("init") is not None:
-            notes.append(f"{run.run} started from weights, which do not say whom they were shown")
-        learnt.append((_pretraining(run, runs), _LEARNS, str(run.made.get("source")), run.patients))
-    for place in places:
-        store = stores[place.store][1]
+        if run.provenance.init is not None:
+            notes.append(f"{run.run} started from other weights; the patients of their pretraining were not compared")
+        found.append(_Patients(_pretraining(run, runs), _TRAINING, str(run.provenance.source), run.patients))
+    for split in splits:
+        store = stores[split.store][1]
         source = metadata_of(store).source
-        names = pc.unique(store.cohort["patient_id"].take(place.rows)).to_pylist()
-        learnt.append((place.name, place.use, source, frozenset(patient_key(source, name) for name in names)))
+        ids = pc.unique(store.cohort["patient_id"].take(split.rows)).to_pylist()
+        keys = frozenset(patient_key(source, patient) for patient in ids)
+        found.append(_Patients(split.name, split.use, source, keys))
     rows = []
-    for (first, use, source, ours), (second, other, another, theirs) in combinations(learnt, 2):
-        if use != other and source == another:
-            shared = sorted(ours & theirs)
-            between = [first, second] if use < other else [second, first]
-            rows.append(_row("patient", between, len(shared), shared[:_EXAMPLES]))
+    for a, b in combinations(found, 2):
+        if a.use != b.use and a.source == b.source:
+            first, second = (a, b) if a.use < b.use else (b, a)
+            shared = sorted(first.keys & second.keys)
+            examples = tuple(shared[:_EXAMPLES])
+            rows.append(Leak(kind="patient", between=(first.split, second.split), count=len(shared), examples=examples))
     return rows, notes
 
 
-def _films(stores: Sequence[tuple[str, Store]], places: Sequence[_Place]) -> list[dict[str, Any]]:
+def _images(stores: Sequence[tuple[str, Store]], splits: Sequence[_StoreSplit]) -> list[Leak]:
     hashed = [_hashed(name, store) for name, store in stores]
-    rows: list[dict[str, Any]] = []
-    for first, second in combinations(places, 2):
+    rows: list[Leak] = []
+    for first, second in combinations(splits, 2):
         if first.use == second.use:
             continue
         a, b = (first, second) if first.use < second.use else (second, first)
         exact = _exact(a, b, hashed)
-        rows.append(_row("exact film", [a.name, b.name], len(exact), _shown(exact), 0))
-        found = _near(a, b, hashed, {row for _, row, _ in exact})
-        largest = max((distance for _, _, distance in found), default=hashes.NEAR)
-        rows.append(_row("near film", [a.name, b.name], len(found), _shown(found), largest))
+        near = _near(a, b, hashed, {example.other_row for example in exact})
+        furthest = max((example.distance for example in near), default=hashes.NEAR)
+        for kind, found, distance in (("exact film", exact, 0), ("near film", near, furthest)):
+            examples = tuple(found[:_EXAMPLES])
+            rows.append(
+                Leak(kind=kind, between=(a.name, b.name), count=len(found), examples=examples, distance=distance)
+            )
     return rows
 
 
@@ -137,11 +156,11 @@ class _Hashed(NamedTuple):
 
 
 def _hashed(name: str, store: Store) -> _Hashed:
-    """Every film of a store is read once."""
+    """Every image of a store is read once."""
     content: list[bytes] = []
     perceptual, mirrored = (np.empty((len(store), 4), dtype=np.uint64) for _ in range(2))
     pictured = np.empty(len(store), dtype=bool)
-    with progress(f"hash, {name}", len(store), "films") as advance:
+    with progress(f"hash, {name}", len(store), "images") as advance:
         for start in range(0, len(store), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(store)))
             images = store.images.gather(rows)
@@ -152,50 +171,44 @@ def _hashed(name: str, store: Store) -> _Hashed:
     return _Hashed(np.frombuffer(b"".join(content), dtype="V16"), perceptual, mirrored, pictured)
 
 
-def _exact(a: _Place, b: _Place, hashed: Sequence[_Hashed]) -> list[tuple[int, int, int]]:
-    """(row of a, row of b, 0) for each film of `b` whose pixels a film of `a` has."""
+def _exact(a: _StoreSplit, b: _StoreSplit, hashed: Sequence[_Hashed]) -> list[LeakExample]:
+    """A pair for each image of `b` whose pixels an image of `a` has."""
     ours = {content: row for row, content in zip(a.rows.tolist(), _bytes(hashed[a.store], a), strict=True)}
     theirs = zip(b.rows.tolist(), _bytes(hashed[b.store], b), strict=True)
-    return [(ours[content], row, 0) for row, content in theirs if content in ours]
+    return [LeakExample(row=ours[content], other_row=row, distance=0) for row, content in theirs if content in ours]
 
 
-def _bytes(hashed: _Hashed, place: _Place) -> list[bytes]:
-    return [content.tobytes() for content in hashed.content[place.rows]]
+def _bytes(hashed: _Hashed, split: _StoreSplit) -> list[bytes]:
+    return [content.tobytes() for content in hashed.content[split.rows]]
 
 
-def _near(a: _Place, b: _Place, hashed: Sequence[_Hashed], exact: set[int]) -> list[tuple[int, int, int]]:
-    """(row of a, row of b, bits) for each film of `b` that is nearly one of `a`, mirrored or not: the nearest."""
+def _near(a: _StoreSplit, b: _StoreSplit, hashed: Sequence[_Hashed], exact: set[int]) -> list[LeakExample]:
+    """A pair for each image of `b` that is nearly one of `a`, mirrored or not: the nearest one."""
     rows_a = a.rows[hashed[a.store].pictured[a.rows]]
     rows_b = np.array([row for row in b.rows.tolist() if row not in exact], dtype=np.int64)
     rows_b = rows_b[hashed[b.store].pictured[rows_b]]
-    nearest: dict[int, tuple[int, int, int]] = {}
+    nearest: dict[int, LeakExample] = {}
     for theirs in (hashed[b.store].perceptual, hashed[b.store].mirrored):
         left, right, bits = hashes.near_pairs(hashed[a.store].perceptual[rows_a], theirs[rows_b])
         for i, j, distance in zip(left.tolist(), right.tolist(), bits.tolist(), strict=True):
-            if j not in nearest or distance < nearest[j][2]:
-                nearest[j] = (int(rows_a[i]), int(rows_b[j]), distance)
+            if j not in nearest or distance < nearest[j].distance:
+                nearest[j] = LeakExample(row=int(rows_a[i]), other_row=int(rows_b[j]), distance=distance)
     return [nearest[j] for j in sorted(nearest)]
 
 
-def _shown(pairs: Sequence[tuple[int, int, int]]) -> list[dict[str, int]]:
-    return [{"row": row, "other_row": other, "distance": bits} for row, other, bits in pairs[:_EXAMPLES]]
-
-
-def _variables(run: Pretrained, runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> dict[str, Any]:
-    """Variables of the run's chart that it says, or the cohort of its source says, are known only after the film."""
-    after = {str(name): None for name in run.made.get("after_film") or ()}
-    shown = run.made.get("chart_variables") or chart_variables(str(run.made.get("chart", "none")))
+def _variables(run: Pretrained, runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> Leak:
+    """Variables of the run's chart that are known only after the image, by the run or by the cohort of its source."""
+    made = run.provenance
+    after = dict.fromkeys(made.after_film)
     for _, store in stores:
         metadata = metadata_of(store)
-        if metadata.source == run.made.get("source"):
+        if metadata.source == made.source:
             known = metadata.variables
-            after |= {name: None for name in shown if name in known and not known[name].known_at_film}
-    return _row("variable", [_pretraining(run, runs), "chart"], len(after), list(after))
+            shown = made.chart_variables or chart_variables(made.chart or "none")
+            after |= dict.fromkeys(name for name in shown if name in known and not known[name].known_at_film)
+    examples = tuple(after)
+    return Leak(kind="variable", between=(_pretraining(run, runs), "chart"), count=len(after), examples=examples)
 
 
 def _pretraining(run: Pretrained, runs: Sequence[Pretrained]) -> str:
     return PRETRAINING if len(runs) == 1 else f"{PRETRAINING} of {run.run}"
-
-
-def _row(kind: str, between: list[str], count: int, examples: Sequence[Any], bits: int | None = None) -> dict[str, Any]:
-    return {"kind": kind, "between": between, "count": count, "examples": list(examples), "distance": bits}

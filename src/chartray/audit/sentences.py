@@ -1,11 +1,19 @@
-"""What an audit found, in sentences: what a person reads at the end of `chartray audit`."""
+"""What an audit found, in the sentences at the end of `chartray audit`."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from chartray.audit.attributes import COIN
-from chartray.evaluation.rows import MACRO
-from chartray.results.verdict import Verdict, after_correction
+from chartray.results.schema import (
+    MACRO,
+    AttributeDifference,
+    AttributeProbe,
+    AuditRow,
+    Interval,
+    Leak,
+    RemovalRow,
+    SubgroupRow,
+)
+from chartray.results.verdict import after_correction
 
 _METRICS = {"auroc": "AUROC", "r2": "R2"}
 _GAPS = {
@@ -13,146 +21,130 @@ _GAPS = {
     "calibration": "calibration (mean score - observed rate)",
     "false_negative_rate": "the rate of missed findings",
 }
-# Half widths of a normal's central 99.9 % and 95 %: in 95 % intervals 1 healthy audit in 20 would read its coin.
+# Half widths of a normal's central 99.9 % and 95 %: with 95 % intervals 1 sound audit in 20 would fail its control.
 _STRICTER = 3.2905 / 1.9600
-_KINDS = {"exact film": "films, pixel by pixel,", "near film": "films, nearly alike,"}
+_IMAGES = {"exact film": "identical to", "near film": "nearly identical to"}
 
 
-def spoken(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The rows of `audit` in words, on the first data set: readings and differences, gaps, removal, leaks, then notes.
+def audit_sentences(rows: Sequence[AuditRow], leaks: Sequence[Leak], notes: Sequence[str]) -> list[str]:
+    """An audit of the first data set in words: attributes and differences, gaps, removal, leakage, then notes.
 
-    A difference or a gap that was not shown is said to be none shown. Leaks that were found come first, and again last:
-    no number between them can be trusted before they are mended.
+    Leakage comes first, and again last: no number can be trusted before it is removed.
     """
-    audited = [row for row in rows if row["part"] not in ("leak", "note")]
-    dataset = audited[0]["dataset"] if audited else None
-    home = [row for row in audited if row["dataset"] == dataset]
-    leaked = [row for row in rows if row["part"] == "leak"]
-    found = _found([row for row in leaked if row["count"]])
-    lines = [line for name in _attributes(home) for line in _reading(home, name)]
-    lines += [line for name in _attributes(home) if (line := _gaps(home, name))]
-    lines += [_removed(row) for row in home if row["part"] == "removed" and row["label"] == MACRO]
-    lines += [] if found else _none_found(leaked)
-    lines += [f"note: {row['note']}" for row in rows if row["part"] == "note"]
+    home = [row for row in rows if row.dataset == rows[0].dataset]
+    names = list(dict.fromkeys(row.attribute for row in home))
+    found = [f"LEAK: {line}" for line in leak_sentences([leak for leak in leaks if leak.count])]
+    lines = [line for name in names for line in _attribute([row for row in home if row.attribute == name])]
+    lines += [line for name in names if (line := _gaps(home, name))]
+    lines += [_removal(row) for row in home if isinstance(row, RemovalRow) and row.label == MACRO]
+    lines += [] if found else _no_leakage(leaks)
+    lines += [f"note: {note}" for note in notes]
     return [*found, *lines, *(found if lines else [])]
 
 
-def _attributes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["attribute"] for row in rows))
-
-
-def _reading(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
-    """The encoder's reading of an attribute, then what every other arm makes of it."""
-    read = [row for row in rows if row["part"] == "readability" and row["attribute"] == name and row["level"] is None]
-    read = [row for row in read if row["metric"] in _METRICS]
-    if not read:
+def _attribute(rows: Sequence[AuditRow]) -> list[str]:
+    """How well the encoder predicts an attribute, then how the other arms do."""
+    probes = [row for row in rows if isinstance(row, AttributeProbe) and row.level is None and row.metric in _METRICS]
+    if not probes:
         return []
-    own, metric = read[0], _METRICS[read[0]["metric"]]
-    if own["reason"]:
-        return [f"{name}: cannot be told from the embedding of {own['run']} ({own['reason']})"]
-    chance = 0.5 if own["metric"] == "auroc" else 0.0
-    reached = f"from the embedding of {own['run']} with {metric} {_interval(own, 'value')}"
+    own, name = probes[0], probes[0].attribute
+    if own.reason or own.value is None or own.ci_low is None or own.ci_high is None:
+        return [f"{name} was not predicted from the embedding of {own.run} ({own.reason})"]
     if name == COIN:
-        # Resamples too few for the tails of 99.9 % give its width by the normal's.
-        half = (own["ci_high"] - own["ci_low"]) / 2 * _STRICTER
-        if abs(own["value"] - 0.5) <= half:
-            return [f"{name} is not read {reached}: a toss cannot be read, as it should be"]
-        outside = f"0.5 is outside {own['value']:.3f} +- {half:.3f}, 99.9 %"
-        return [f"{name} is read {reached}: a toss was read ({outside}), so trust no other"]
-    how = "is read" if own["ci_low"] > chance else "is not shown to be read"
-    line = f"{name} {how} {reached}"
-    parts: list[str] = []
-    differences = [row for row in rows if row["part"] == "difference" and row["attribute"] == name]
-    for row in differences:
-        if row["reason"] is None:
-            difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-            who = (
-                row["b"]
-                if row["seeds"] == 1
-                else f"over {row['seeds']} seeds {row['a']} {row['value_a']:.3f}, {row['b']}"
-            )
-            parts.append(f"{who} {row['value_b']:.3f}: difference {difference}, {_verdict(row)}")
-    left = {row["control"]: row["reason"] for row in read[1:] if row["reason"]}
-    parts += [f"{control}: {reason}" for control, reason in left.items()]
-    parts += list(dict.fromkeys(row["claim"] for row in differences if row.get("claim")))
+        return [_control(own, own.value, own.ci_low, own.ci_high)]
+    chance = 0.5 if own.metric == "auroc" else 0.0
+    can = "can be predicted" if own.ci_low > chance else "is not shown to be predictable"
+    differences = [row for row in rows if isinstance(row, AttributeDifference)]
+    parts = [_difference(row) for row in differences if row.reason is None]
+    left = {row.arm.title: row.reason for row in probes[1:] if row.reason}
+    parts += [f"{title}: {reason}" for title, reason in left.items()]
+    parts += list(dict.fromkeys(row.claim for row in differences if row.claim))
+    line = f"{name} {can} from the embedding of {own.run}: {_METRICS[own.metric]} {_interval(own.value, own)}"
     return [line, *(f"  {part}" for part in parts)]
 
 
-def _verdict(row: dict[str, Any]) -> str:
-    said = Verdict(row["verdict"]).named(row["a"], row["b"])
-    return after_correction(said, row["ci_low"], row["ci_high"], row["corrected_over"], "attribute")
+def _control(own: AttributeProbe, value: float, low: float, high: float) -> str:
+    """Whether the coin is predicted. With few resamples the tails of 99.9 % are the normal's."""
+    half = (high - low) / 2 * _STRICTER
+    reached = f"a random coin flip per patient has AUROC {_interval(value, own)} from the embedding of {own.run}"
+    if abs(value - 0.5) <= half:
+        return f"negative control passed: {reached}"
+    outside = f"0.5 is outside {value:.3f} +- {half:.3f}, 99.9 %"
+    return f"negative control failed: the results are unreliable; {reached} ({outside})"
 
 
-def _gaps(rows: Sequence[dict[str, Any]], name: str) -> str | None:
-    """The gaps of the mean over labels, each beside what random groups would show."""
+def _difference(row: AttributeDifference) -> str:
+    said = "" if row.verdict is None else row.verdict.named(row.a, row.b)
+    said = after_correction(said, row.ci_low, row.ci_high, row.corrected_over, "attribute")
+    a = "" if row.seeds == 1 else f"mean of {row.seeds} seeds, {row.a} {_number(row.value_a)}, "
+    return f"{a}{row.b} {_number(row.value_b)}: difference {_interval(row.difference, row, '+')}, {said}"
+
+
+def _gaps(rows: Sequence[AuditRow], name: str) -> str | None:
+    """The gaps of the mean over labels, each with the gap that random subgroups would have."""
     parts = []
     for row in rows:
-        if row["part"] == "group" and row["attribute"] == name and row["metric"] == "gap" and row["label"] == MACRO:
-            if row["reason"] or not _known(row["p"]):
+        if isinstance(row, SubgroupRow) and (row.attribute, row.metric, row.label) == (name, "gap", MACRO):
+            if row.reason or row.p is None or row.of is None:
                 continue
-            chance = "no more than random groups" if row["p"] >= 0.05 else "random groups"
-            ends = f"{row['smallest']} lowest, {row['largest']} highest"
-            parts.append(
-                f"{_GAPS[row['of']]} differs by {_interval(row, 'value')} ({ends}; {chance}: {row['expected']:.3f})"
-            )
-    return f"between groups of {name}: " + "; ".join(parts) if parts else None
+            chance = f"random subgroups: {_number(row.expected)}{', no larger gap shown' if row.p >= 0.05 else ''}"
+            ends = f"{row.smallest} lowest, {row.largest} highest"
+            parts.append(f"{_GAPS[row.of]} {_interval(row.value, row)} ({ends}; {chance})")
+    return f"largest gap between subgroups of {name}: " + "; ".join(parts) if parts else None
 
 
-def _removed(row: dict[str, Any]) -> str:
-    readers = {"attribute_after": "by a linear probe", "neighbours_after": "by neighbours"}
-    left = [f"{row[name]:.3f} {who}" for name, who in readers.items() if _known(row.get(name))]
-    read = (
-        f"; {row['attribute']} is then read with {_METRICS[row['attribute_metric']]} {', '.join(left)}" if left else ""
+def _removal(row: RemovalRow) -> str:
+    readers = (("a linear probe", row.attribute_after), ("nearest neighbours", row.neighbours_after))
+    left = [f"{value:.3f} by {who}" for who, value in readers if value is not None]
+    metric = _METRICS[row.attribute_metric]
+    then = f"; {row.attribute} is then predicted with {metric} {', '.join(left)}" if left else ""
+    directions = f"{row.directions} direction{'' if row.directions == 1 else 's'}"
+    removed = f"after removal of {row.attribute} (LEACE, {directions})"
+    if row.reason:
+        return f"{removed} there is no disease AUROC ({row.reason}){then}"
+    difference = _interval(row.difference, row, "+")
+    return f"{removed} disease AUROC is {_number(row.after)} instead of {_number(row.before)}: {difference}{then}"
+
+
+def _no_leakage(leaks: Sequence[Leak]) -> list[str]:
+    patients, images = (
+        len({leak.between for leak in leaks if leak.kind in kinds}) for kinds in (("patient",), _IMAGES)
     )
-    removed = f"without the directions of {row['attribute']} ({row['directions']})"
-    if row["reason"]:
-        return f"{removed} disease AUROC cannot be told ({row['reason']}){read}"
-    difference = f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-    return f"{removed} disease AUROC is {row['after']:.3f} instead of {row['before']:.3f}: {difference}{read}"
+    if not patients + images:
+        return ["leakage was not checked: no two splits could be compared"] if leaks else []
+    said = [
+        f"no {what} appears in two splits ({_pairs(count)} compared)" if count else f"{what}s were not compared"
+        for what, count in (("patient", patients), ("image", images))
+    ]
+    return [f"no leakage found: {', '.join(said)}"]
 
 
-def _known(value: float | None) -> bool:
-    return value is not None and value == value
-
-
-def _none_found(rows: Sequence[dict[str, Any]]) -> list[str]:
-    patients, films = (
-        len({tuple(row["between"]) for row in rows if row["kind"] in kinds}) for kinds in (("patient",), _KINDS)
-    )
-    if not patients + films:
-        return ["no leak looked for: no two places could be compared"] if rows else []
-    said = [f"no patient shared in {_pairs(patients)}"] if patients else ["no patients compared"]
-    said.append(f"no film shared in {_pairs(films)}" if films else "no films compared")
-    return [f"no leak found: {', '.join(said)}"]
-
-
-def _found(found: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"LEAK: {line}" for line in leaks_said(found)]
-
-
-def leaks_said(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def leak_sentences(leaks: Sequence[Leak]) -> list[str]:
     """Rows of leaks.jsonl that share something, in words.
 
-    >>> leaks_said([{"kind": "patient", "between": ["pretraining", "mimic:test"], "count": 1, "examples": []}])
+    >>> leak_sentences([Leak(kind="patient", between=("pretraining", "mimic:test"), count=1)])
     ['1 patient is in pretraining and in mimic:test']
     """
     lines = []
-    for row in found:
-        first, second = row["between"]
-        one = row["count"] == 1
-        if row["kind"] == "variable":
-            lines.append(f"{first} saw {', '.join(row['examples'])}, known only after the film")
-        elif row["kind"] == "patient":
-            lines.append(f"{row['count']} patient{' is' if one else 's are'} in {first} and in {second}")
+    for leak in leaks:
+        (first, second), one = leak.between, leak.count == 1
+        if leak.kind == "variable":
+            lines.append(f"{first} used {', '.join(map(str, leak.examples))}, known only after the image")
+        elif leak.kind == "patient":
+            lines.append(f"{leak.count} patient{' is' if one else 's are'} in {first} and in {second}")
         else:
-            kind = _KINDS[row["kind"]].replace("films", "film", int(one))
-            lines.append(f"{row['count']} {kind} of {second} {'is' if one else 'are'} in {first} too")
+            alike = f"{'is' if one else 'are'} {_IMAGES[leak.kind]} {'one' if one else 'some'} of {first}"
+            lines.append(f"{leak.count} image{'' if one else 's'} of {second} {alike}")
     return lines
 
 
 def _pairs(count: int) -> str:
-    return f"{count} pair{'s' if count > 1 else ''} of places"
+    return f"{count} pair{'s' if count > 1 else ''}"
 
 
-def _interval(row: dict[str, Any], value: str) -> str:
-    return f"{row[value]:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+def _number(value: float | None, sign: str = "") -> str:
+    return "nothing" if value is None else f"{value:{sign}.3f}"
+
+
+def _interval(value: float | None, row: Interval, sign: str = "") -> str:
+    return f"{_number(value, sign)} [{_number(row.ci_low, sign)}, {_number(row.ci_high, sign)}]"

@@ -1,27 +1,30 @@
-"""Does the disease probe serve all groups of patients alike? AUROC, calibration and misses of each, and the gaps.
+"""Does the disease probe work equally well in all subgroups? AUROC, calibration, missed findings, and their gaps.
 
-auroc                of the label within the group's films; suppressed under 10 patients with or without the finding
-calibration          mean score - observed rate in the group (calibration in the large): above 0 the probe overstates
-false_negative_rate  share of the group's positive films not called, at the threshold that was chosen on all validation
-                     films for a specificity of 0.9; where it is 0 or 1 the interval is exact (`clopper_pearson`), and
-                     so is that of a gap of groups that are all 0 or all 1: `interval` is bootstrap or exact
-gap                  of one of these, the largest group minus the smallest. A gap is a maximum and so never negative,
-                     however fair the probe; `expected` is therefore its mean where patients swap their groups at
-                     random, `expected_high` the 95th percentile of that and `p` the share of such gaps as large.
-                     Its interval is the resamples' upper percentile, mirrored at the value (noise makes gaps larger,
-                     resampling once more); it begins at 0 where `p` shows no gap (coverage: benchmarks/LOG.md)
-macro                the mean over the labels that all groups with a value have; all labels share the draws of patients
+auroc                of a label among the subgroup's images; suppressed under 10 patients with or without the finding
+calibration          mean score - observed rate in the subgroup (calibration in the large): above 0 the probe overstates
+false_negative_rate  share of the subgroup's positive images below the threshold, which was chosen on all validation
+                     images for a specificity of 0.9; where it is 0 or 1 the interval is exact (`clopper_pearson`), and
+                     so is that of a gap of subgroups that are all 0 or all 1: `interval` is bootstrap or exact
+gap                  of one of these, the largest subgroup minus the smallest. A gap is a maximum, so it is positive
+                     even for a fair probe. `expected` is its mean where patients swap subgroups at random,
+                     `expected_high` the 95th percentile of that and `p` the share of such gaps as large. The interval
+                     is the resamples' upper percentile, mirrored at the value (noise makes gaps larger, and resampling
+                     does so once more); it begins at 0 where `p` shows no gap (coverage: benchmarks/LOG.md)
+macro                the mean over the labels that all subgroups with a value have; labels share the resamples
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.audit.attribute_probes import Place, every_draw
-from chartray.audit.attributes import Attribute, level_codes
-from chartray.evaluation.rows import MACRO, NO_THRESHOLD
+from chartray.audit.arms import AuditArm
+from chartray.audit.attribute_probes import Resampling, first_resamples
+from chartray.audit.attributes import Attribute, subgroup_codes
+from chartray.evaluation.rows import NO_THRESHOLD
+from chartray.evaluation.scoring import EvaluationSet
+from chartray.results.schema import MACRO, SubgroupRow
 from chartray.statistics import metrics
 from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, one_sided, reach
 from chartray.statistics.patient_bootstrap import Sampled, patient_codes
@@ -35,23 +38,29 @@ SWAPS = 200
 SUPPRESSED = f"fewer than {metrics.MINIMUM_PATIENTS} patients: suppressed"
 SUPPRESSED_CLASS = f"fewer than {metrics.MINIMUM_PATIENTS} patients with or without the finding: suppressed"
 SUPPRESSED_POSITIVE = f"fewer than {metrics.MINIMUM_PATIENTS} patients with the finding: suppressed"
-NO_LABEL = "every label is suppressed in this group"
-ONE_GROUP = "fewer than two groups with a value"
-HOLDS_FIXED = "the encoder, the probe and its threshold are held fixed; the patients of the scored films vary"
+NO_LABEL = "every label is suppressed in this subgroup"
+ONE_GROUP = "fewer than two subgroups with a value"
+HOLDS_FIXED = "the encoder, the probe and its threshold are held fixed; the scored patients vary"
 
 
 class Diagnosis(NamedTuple):
-    """Disease on one place: labels, truth and scores (N, C), the probe's thresholds (C,) chosen on validation."""
+    """Disease on one evaluation split: scores (N, C), and the probe's thresholds (C,) chosen on validation."""
 
-    place: Place
-    labels: list[str]
-    truth: Floats
+    test: EvaluationSet
     scores: Floats
     thresholds: Floats
 
 
+class _Values(NamedTuple):
+    """A metric by subgroup (G,), resampled by patient (R, G), and with subgroups swapped at random (SWAPS, G)."""
+
+    value: Floats
+    resampled: Floats
+    at_random: Floats
+
+
 class _Sorted(NamedTuple):
-    """One label's films by rising score: `order`, truth, and where each film's run of equal scores starts and ends."""
+    """One label's images by rising score: `order`, truth, and where each run of equal scores starts and ends."""
 
     order: Integers
     positive: NDArray[np.bool_]
@@ -59,62 +68,63 @@ class _Sorted(NamedTuple):
     stops: Integers
 
 
-def group_rows(
-    diagnosis: Diagnosis,
-    attribute: Attribute,
-    common: dict[str, Any],
-    *,
-    resamples: int,
-    seed: int,
-    confidence: float,
-) -> list[dict[str, Any]]:
-    """A row a group, label and metric, and a `gap` row a label and metric; label `macro` is the mean over the labels
-    that all groups with a value have.
+def subgroup_rows(
+    arm: AuditArm, diagnosis: Diagnosis, attribute: Attribute, resampling: Resampling
+) -> list[SubgroupRow]:
+    """A row a subgroup, label and metric, and a `gap` row a label and metric; label `macro` is the mean over the labels
+    that all subgroups with a value have.
     """
-    if not diagnosis.labels:  # a store that shares no label with the probe
+    test = diagnosis.test
+    if not test.labels:  # a store that shares no label with the probe
         return []
-    codes = level_codes(attribute, diagnosis.place.films)
-    patients = diagnosis.place.films.patients
-    names = attribute.groups
-    base = {"part": "group", "dataset": diagnosis.place.dataset, "attribute": attribute.name} | common
-    base |= {"holds_fixed": HOLDS_FIXED, "specificity": SPECIFICITY}
-    sizes = np.array([len(np.unique(patients[codes == group])) for group in range(len(names))])
+    codes, patients = subgroup_codes(attribute, test.films), test.films.patients
+    names = attribute.subgroups
+    base = SubgroupRow(
+        arm=arm.arm,
+        run=arm.run,
+        dataset=test.dataset,
+        attribute=attribute.name,
+        split=test.films.split,
+        resamples=resampling.resamples,
+        seed=resampling.seed,
+        level_of_interval=resampling.level,
+        holds_fixed=HOLDS_FIXED,
+        label=MACRO,
+        metric=AUROC,
+        specificity=SPECIFICITY,
+    )
     shown, known, having = _shown(diagnosis, codes, len(names))  # metric -> (C, G); patients known, with it (C, G)
-    every = every_draw(patients, resamples, seed)
-    swapped = _swapped(codes, patients, seed)
-    rows: list[dict[str, Any]] = []
-    gathered: dict[str, list[tuple[Floats, Floats, Floats]]] = {metric: [] for metric in METRICS}
-    for index, label in enumerate(diagnosis.labels):
-        found = _of_label(diagnosis, index, codes, swapped, len(names), every)
+    sampled = first_resamples(patients, resampling)
+    swapped = _swapped(codes, patients, resampling.seed)
+    rows: list[SubgroupRow] = []
+    gathered: dict[str, list[_Values]] = {metric: [] for metric in METRICS}
+    for index, label in enumerate(test.labels):
+        found = _of_label(diagnosis, index, codes, swapped, len(names), sampled)
         for metric in METRICS:
-            value, drawn, at_random = found[metric]
             mask = shown[metric][index]
-            value, drawn = np.where(mask, value, np.nan), np.where(mask, drawn, np.nan)
-            gathered[metric].append((value, drawn, np.where(mask, at_random, np.nan)))
-            rows += _rows(base, label, metric, names, gathered[metric][-1], confidence, having[[index]])
-            for row in rows[-len(names) - 1 : -1]:
-                group = names.index(row["group"])
-                row |= _counts(diagnosis.truth[:, index], codes == group, patients)
-                row["reason"] = (
-                    None if mask[group] else _reason(metric, known[index, group], diagnosis.thresholds[index])
-                )
+            values = _Values(*(np.where(mask, each, np.nan) for each in found[metric]))
+            gathered[metric].append(values)
+            of_metric = base.replaced(label=label, metric=metric)
+            for group, row in enumerate(_value_rows(of_metric, names, values, having[[index]])):
+                reason = None if mask[group] else _reason(metric, known[index, group], diagnosis.thresholds[index])
+                rows.append(_with_counts(row, test.films.truth[:, index], codes == group, patients, reason))
+            rows.append(_gap_row(of_metric, names, values, having[[index]]))
+    sizes = np.array([len(np.unique(patients[codes == group])) for group in range(len(names))])
     for metric in METRICS:
-        # Labels that every group has which has any: else groups would differ by which labels they are a mean of.
+        # Labels that every subgroup with a value has: else subgroups would differ by the labels that are averaged.
         stacked = [np.stack(each) for each in zip(*gathered[metric], strict=True)]
         some = ~np.isnan(stacked[0]).all(axis=0)
         whole = ~np.isnan(stacked[0][:, some]).any(axis=1) if some.any() else np.zeros(len(stacked[0]), dtype=bool)
-        if whole.any():
-            means = tuple(each[whole].mean(axis=0) for each in stacked)
-            rows += _rows(base, MACRO, metric, names, (means[0], means[1], means[2]), confidence, having[whole])
-            counted = [label for label, here in zip(diagnosis.labels, whole, strict=True) if here]
-            for row in rows[-len(names) - 1 :]:
-                row["labels"] = counted
-                if row["group"] is not None:
-                    group = names.index(row["group"])
-                    row |= {"n": int((codes == group).sum()), "n_patients": int(sizes[group])}
-                    row["reason"] = (
-                        None if some[group] else SUPPRESSED if sizes[group] < metrics.MINIMUM_PATIENTS else NO_LABEL
-                    )
+        if not whole.any():
+            continue
+        values = _Values(*(each[whole].mean(axis=0) for each in stacked))
+        counted = tuple(label for label, here in zip(test.labels, whole, strict=True) if here)
+        of_metric = base.replaced(metric=metric, labels=counted)
+        for group, row in enumerate(_value_rows(of_metric, names, values, having[whole])):
+            few = sizes[group] < metrics.MINIMUM_PATIENTS
+            reason = None if some[group] else SUPPRESSED if few else NO_LABEL
+            rows.append(row.replaced(n=int((codes == group).sum()), n_patients=int(sizes[group]), reason=reason))
+        rows.append(_gap_row(of_metric, names, values, having[whole]))
     return rows
 
 
@@ -122,7 +132,7 @@ def _shown(
     diagnosis: Diagnosis, codes: Integers, groups: int
 ) -> tuple[dict[str, NDArray[np.bool_]], Integers, Integers]:
     """Which cells (C, G) of each metric may be shown; how many patients of each have a known truth, and the finding."""
-    truth, patients, least = diagnosis.truth, diagnosis.place.films.patients, metrics.MINIMUM_PATIENTS
+    truth, patients, least = diagnosis.test.films.truth, diagnosis.test.films.patients, metrics.MINIMUM_PATIENTS
     positive, negative, known = (np.zeros((truth.shape[1], groups), dtype=np.int64) for _ in range(3))
     for group in range(groups):
         inside = np.where((codes == group)[:, None], truth, np.nan)
@@ -146,16 +156,16 @@ def _reason(metric: str, patients: int, threshold: float) -> str:
 
 
 def _swapped(codes: Integers, patients: NDArray[np.str_], seed: int) -> Integers:
-    """(SWAPS, N): groups of the films where every patient has the groups of another one's films, drawn at random.
+    """(SWAPS, N): subgroups of the images where every patient has those of another patient, drawn at random.
 
-    A patient with more films than the other repeats them: films of one patient stay in one group where they were.
+    A patient with more images than the other repeats them, so images of one patient that were together stay together.
     """
     who = patient_codes(patients, len(codes))
     order = np.argsort(who, kind="stable")
     counts = np.bincount(who)
     firsts = np.cumsum(counts) - counts
     place = np.empty(len(codes), dtype=np.int64)
-    place[order] = np.arange(len(codes)) - np.repeat(firsts, counts)  # which film of its patient
+    place[order] = np.arange(len(codes)) - np.repeat(firsts, counts)  # which image of its patient
     generator = np.random.default_rng(seed)
     found = np.empty((SWAPS, len(codes)), dtype=np.int64)
     for swap in range(SWAPS):
@@ -165,38 +175,38 @@ def _swapped(codes: Integers, patients: NDArray[np.str_], seed: int) -> Integers
 
 
 def _of_label(
-    diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, every: Sampled
-) -> dict[str, tuple[Floats, Floats, Floats]]:
-    """Each metric of one label: by group (G,), resampled by patient (R, G), and with groups swapped (SWAPS, G)."""
-    truth, scores = diagnosis.truth[:, index], diagnosis.scores[:, index]
+    diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, sampled: Sampled
+) -> dict[str, _Values]:
+    """Each metric of one label."""
+    truth, scores = diagnosis.test.films.truth[:, index], diagnosis.scores[:, index]
     inside = codes[:, None] == np.arange(groups)
     within = np.where(inside, truth[:, None], np.nan)  # (N, G)
     repeated = np.repeat(scores[:, None], groups, axis=1)
-    areas = metrics.resample_in(within, repeated, _alike(every, within)).auroc
+    areas = metrics.resample_in(within, repeated, _same_draws(sampled, within)).auroc
     sums = _sums(truth, scores, diagnosis.thresholds[index])  # (N, 5)
     weights = np.hstack([sums * inside[:, [group]] for group in range(groups)])  # (N, 5 G)
-    drawn = _shares(every.totals(weights).reshape(-1, groups, 5))
+    drawn = _shares(sampled.totals(weights).reshape(-1, groups, 5))
     value = _shares(weights.sum(axis=0).reshape(1, groups, 5))
     random = _shares(np.stack([(swapped == group).astype(np.float64) @ sums for group in range(groups)], axis=1))
     at_random = np.stack([_areas(_sort(truth, scores), swapped == group) for group in range(groups)], axis=1)
-    found = {AUROC: (metrics.auroc(within, repeated), areas, at_random)}
+    found = {AUROC: _Values(metrics.auroc(within, repeated), areas, at_random)}
     for metric in (CALIBRATION, MISSES):
-        found[metric] = (value[metric][0], drawn[metric], random[metric])
+        found[metric] = _Values(value[metric][0], drawn[metric], random[metric])
     return found
 
 
-def _alike(every: Sampled, within: Floats) -> Sampled:
-    """The same draws for every group (N, G) of every label, so that their gaps and means are of one draw.
+def _same_draws(sampled: Sampled, within: Floats) -> Sampled:
+    """The same draws for every subgroup (N, G) of every label, so that a gap or a mean is of one draw.
 
-    A draw without a film (AUROC: a class) of the group is NaN there, and left out of the intervals it would enter.
+    A draw without an image (AUROC: a class) of the subgroup is NaN there, and is left out of the subgroup's interval.
     """
     usable = (within == 1).any(axis=0) & (within == 0).any(axis=0)
-    chosen = np.repeat(every.chosen_macro[:, None], within.shape[1], axis=1)
-    return every._replace(usable=usable, counted=np.zeros_like(usable), chosen=chosen)
+    chosen = np.repeat(sampled.chosen_macro[:, None], within.shape[1], axis=1)
+    return sampled._replace(usable=usable, counted=np.zeros_like(usable), chosen=chosen)
 
 
 def _sums(truth: Floats, scores: Floats, threshold: float) -> Floats:
-    """(N, 5): known, score, positive, positive with a threshold, of those not called."""
+    """(N, 5): known, score, positive, positive with a threshold, missed among those."""
     known = ~np.isnan(truth)
     positive = known & (truth == 1)
     able = positive & ~np.isnan(threshold)
@@ -219,72 +229,75 @@ def _sort(truth: Floats, scores: Floats) -> _Sorted:
     )
 
 
-def _areas(films: _Sorted, members: NDArray[np.bool_]) -> Floats:
-    """AUROC (W,) within each of W sets of films (W, N): the share of pairs in order, ties half (Mann and Whitney)."""
-    inside = members[:, films.order]
-    negative = np.zeros((len(members), len(films.order) + 1))
-    np.cumsum(inside & ~films.positive, axis=1, out=negative[:, 1:])
-    hits = inside & films.positive
-    below = (negative[:, films.starts] + negative[:, films.stops]) / 2
+def _areas(images: _Sorted, members: NDArray[np.bool_]) -> Floats:
+    """AUROC (W,) within each of W sets of images (W, N): the share of pairs in order, ties half (Mann and Whitney)."""
+    inside = members[:, images.order]
+    negative = np.zeros((len(members), len(images.order) + 1))
+    np.cumsum(inside & ~images.positive, axis=1, out=negative[:, 1:])
+    hits = inside & images.positive
+    below = (negative[:, images.starts] + negative[:, images.stops]) / 2
     pairs = hits.sum(axis=1) * negative[:, -1]
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = np.einsum("wn,wn->w", hits.astype(np.float64), below) / pairs
     return found
 
 
-def _rows(
-    base: dict[str, Any],
-    label: str,
-    metric: str,
-    names: Sequence[str],
-    found: tuple[Floats, Floats, Floats],
-    confidence: float,
-    positive: Integers,
-) -> list[dict[str, Any]]:
-    """One row a group, then the gap's; `positive` (L, G) are patients with the finding, of each label of a mean."""
-    value, drawn, at_random = found
-    tail = ((1 - confidence) / 2, (1 + confidence) / 2)
+def _value_rows(row: SubgroupRow, names: Sequence[str], values: _Values, positive: Integers) -> list[SubgroupRow]:
+    """One row a subgroup; `positive` (L, G) are patients with the finding, of each label of a mean."""
+    level = row.level_of_interval
     rows = []
     for group, name in enumerate(names):
-        able = not np.isnan(value[group])
-        low, high = np.nanquantile(drawn[:, group], tail) if able else (np.nan, np.nan)
-        rows.append(
-            base
-            | {"label": label, "group": name, "metric": metric, "value": float(value[group]) if able else np.nan}
-            | {"ci_low": float(low), "ci_high": float(high), "n": 0, "n_patients": 0, "reason": None}
-        )
-        if metric == MISSES and able:
-            ends = one_sided(float(value[group]), positive[:, group].tolist(), confidence)
-            rows[-1] |= {"interval": BOOTSTRAP if ends is None else EXACT}
-            rows[-1] |= {} if ends is None else {"ci_low": ends[0], "ci_high": ends[1]}
-    usable = np.flatnonzero(~np.isnan(value))
-    gap = base | {"label": label, "group": None, "metric": "gap", "of": metric, "reason": ONE_GROUP}
-    gap |= dict.fromkeys(("value", "ci_low", "ci_high", "expected", "expected_high", "p"), np.nan)
-    if len(usable) > 1:
-        high = float(np.nanquantile(np.ptp(drawn[:, usable], axis=1), tail[1]))
-        chance = np.ptp(at_random[:, usable], axis=1)
-        chance = chance[~np.isnan(chance)]
-        size = float(np.ptp(value[usable]))
-        gap |= {"value": size, "ci_low": max(0.0, 2 * size - high), "ci_high": max(high, size), "reason": None}
-        gap |= {"largest": names[usable[value[usable].argmax()]], "smallest": names[usable[value[usable].argmin()]]}
-        if len(chance):
-            gap |= {"expected": float(chance.mean()), "expected_high": float(np.quantile(chance, 0.95))}
-            gap["p"] = float(((chance >= size).sum() + 1) / (len(chance) + 1))
-            if gap["p"] >= 1 - confidence:
-                gap["ci_low"] = 0.0  # of several groups the mirrored end leaves 0 out too often
-        if metric == MISSES:
-            alike = size == 0 and value[usable[0]] in (0.0, 1.0)
-            gap["interval"] = EXACT if alike else BOOTSTRAP
-            if alike:  # no group is further from their common value than its own interval, all of these together
-                together = 1 - (1 - confidence) / len(usable)
-                gap["ci_high"] = max(reach(positive[:, group].tolist(), together) for group in usable)
-    return [*rows, gap]
+        value = float(values.value[group])
+        found = row.replaced(group=name, value=value)
+        if not np.isnan(value):
+            low, high = np.nanquantile(values.resampled[:, group], _tails(level))
+            found = found.replaced(ci_low=float(low), ci_high=float(high))
+            if row.metric == MISSES:
+                ends = one_sided(value, positive[:, group].tolist(), level)
+                found = found.replaced(interval=BOOTSTRAP if ends is None else EXACT)
+                found = found if ends is None else found.replaced(ci_low=ends[0], ci_high=ends[1])
+        rows.append(found)
+    return rows
 
 
-def _counts(truth: Floats, inside: NDArray[np.bool_], patients: NDArray[np.str_]) -> dict[str, int]:
+def _gap_row(row: SubgroupRow, names: Sequence[str], values: _Values, positive: Integers) -> SubgroupRow:
+    """The largest subgroup minus the smallest, in the metric of `row`."""
+    level, usable = row.level_of_interval, np.flatnonzero(~np.isnan(values.value))
+    metric, row = row.metric, row.replaced(metric="gap", of=row.metric)
+    if len(usable) < 2:
+        return row.replaced(reason=ONE_GROUP)
+    shown = values.value[usable]
+    size = float(np.ptp(shown))
+    high = float(np.nanquantile(np.ptp(values.resampled[:, usable], axis=1), _tails(level)[1]))
+    low, high = max(0.0, 2 * size - high), max(high, size)
+    row = row.replaced(value=size, largest=names[usable[shown.argmax()]], smallest=names[usable[shown.argmin()]])
+    chance = np.ptp(values.at_random[:, usable], axis=1)
+    chance = chance[~np.isnan(chance)]
+    if len(chance):
+        p = float(((chance >= size).sum() + 1) / (len(chance) + 1))
+        if p >= 1 - level:
+            low = 0.0  # with several subgroups the mirrored end leaves 0 out too often
+        row = row.replaced(expected=float(chance.mean()), expected_high=float(np.quantile(chance, 0.95)), p=p)
+    if metric == MISSES:
+        alike = size == 0 and shown[0] in (0.0, 1.0)
+        row = row.replaced(interval=EXACT if alike else BOOTSTRAP)
+        if alike:  # no subgroup is further from their common value than its own interval, all of these together
+            together = 1 - (1 - level) / len(usable)
+            high = max(reach(positive[:, group].tolist(), together) for group in usable)
+    return row.replaced(ci_low=low, ci_high=high)
+
+
+def _tails(level: float) -> tuple[float, float]:
+    return (1 - level) / 2, (1 + level) / 2
+
+
+def _with_counts(
+    row: SubgroupRow, truth: Floats, inside: NDArray[np.bool_], patients: NDArray[np.str_], reason: str | None
+) -> SubgroupRow:
     known = inside & ~np.isnan(truth)
-    return {
-        "n": int(known.sum()),
-        "n_positive": int((truth[known] == 1).sum()),
-        "n_patients": len(np.unique(patients[known])),
-    }
+    return row.replaced(
+        n=int(known.sum()),
+        n_positive=int((truth[known] == 1).sum()),
+        n_patients=len(np.unique(patients[known])),
+        reason=reason,
+    )

@@ -194,10 +194,10 @@ def audit(
 
     need_inputs(encoders=[source, *(against or [])], stores=[store, *(external or [])], out=out)
     from chartray.audit.audit import audit as audit_encoder
-    from chartray.audit.sentences import spoken
+    from chartray.audit.sentences import audit_sentences
 
     with reserved(out):
-        rows = audit_encoder(
+        found = audit_encoder(
             source,
             store,
             out,
@@ -214,7 +214,7 @@ def audit(
             device=device,
             precision=precision,
         )
-    for line in spoken(rows):
+    for line in audit_sentences(*found):
         print(line)
     print(out)
 

@@ -282,7 +282,7 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
         labels=tuple(task.labels),
         blank_negatives_learnt_from=blank_entry(task.train, task.labels),
         stores=tuple(
-            _store_entry(test, task.labels, seen) for test, seen in zip(task.tests, task.patients_seen, strict=True)
+            store_entry(test, task.labels, seen) for test, seen in zip(task.tests, task.patients_seen, strict=True)
         ),
         fractions=tuple(done.fractions),
         left_out=done.left_out,
@@ -295,7 +295,8 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
     )
 
 
-def _store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None) -> StoreEntry:
+def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = None) -> StoreEntry:
+    """What a manifest says of a scored store; `labels` are the probe's, `seen` its patients that were pretrained on."""
     store, metadata = test.films.store, metadata_of(test.films.store)
     there = {match.there for match in test.matches}
     count = counts(test.films)

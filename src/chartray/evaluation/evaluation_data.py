@@ -1,6 +1,6 @@
 """What one evaluation learns from and what it scores, checked before anything is computed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -109,7 +109,8 @@ def make_task(
     if settings.floor_chart is not None:
         named_chart(home.cohort, settings.floor_chart, names)
     train, validate = (films_of(home, split, names, settings.policy) for split in ("train", "validate"))
-    tests = [_evaluation_set(home, [Match(name, name) for name in names], names, settings, set())]
+    scored = (names, settings.split, settings.policy)
+    tests = [evaluation_set(home, [Match(name, name) for name in names], *scored, set())]
     for store in external:
         taken = {test.dataset for test in tests}
         twice = any(test.films.store.hash == store.hash for test in tests)
@@ -118,7 +119,7 @@ def make_task(
                 f"expected each --external store once, and folders of different names for stores of one source, found "
                 f"{store.folder} again; leave it out, or rename its folder"
             )
-        tests.append(_evaluation_set(store, matched_labels(names, store), names, settings, taken))
+        tests.append(evaluation_set(store, matched_labels(names, store), *scored, taken))
     # Scored on validation films, the home store is judged by what was chosen on; so may others be.
     learnt = [train, validate] if settings.split == "test" else [train]
     not_compared = [why for test in tests[1:] if (why := refuse_learnt(learnt, test.films)) is not None]
@@ -133,10 +134,11 @@ def make_task(
     return Task(names, train, validate, tests, seen, not_compared)
 
 
-def _evaluation_set(
-    store: Store, matches: list[Match], labels: list[str], settings: Settings, taken: set[str]
+def evaluation_set(
+    store: Store, matches: list[Match], labels: Sequence[str], split: str, policy: Policy, taken: Collection[str]
 ) -> EvaluationSet:
-    films = films_of(store, settings.split, [match.there for match in matches], settings.policy)
+    """A split of a store with the labels of a probe that it has; names of data sets in `taken` are not used again."""
+    films = films_of(store, split, [match.there for match in matches], policy)
     source = metadata_of(store).source
     return EvaluationSet(
         dataset=source if source not in taken else f"{source}:{store.folder.name}",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from chartray.audit.leakage import PRETRAINING
-from chartray.audit.sentences import leaks_said
+from chartray.audit.sentences import leak_sentences
 from chartray.model_card.folders import CardAudit, CardEvaluation
 from chartray.model_card.numbers import cell, dataset_of
 from chartray.networks.description import Provenance
@@ -13,7 +13,7 @@ from chartray.results.schema import Leak
 def leaked(audits: Sequence[CardAudit], made: Provenance) -> str:
     """One sentence that says what leaked, with this encoder or between the stores; empty where nothing did."""
     rows = [row for audit in audits for row in audit.leaks or () if row.count and _concerns(row, made)]
-    found = list(dict.fromkeys(cell(line) for line in leaks_said(rows)))
+    found = list(dict.fromkeys(cell(line) for line in leak_sentences(rows)))
     if not found:
         return ""
     return f"The audit found leakage. No score on this card can be trusted: {'; '.join(found)}."

@@ -23,61 +23,67 @@ class _Strict(BaseModel):
 class Architecture(_Strict):
     """The arguments of `timm.create_model` that Chartray sets; sizes far beyond the largest ViT are refused."""
 
-    model_name: str = Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)
-    img_size: int = Field(ge=1, le=8192)
-    num_heads: int | None = Field(None, ge=1, le=256)
-    depth: int | None = Field(None, ge=1, le=256)
-    embed_dim: int | None = Field(None, ge=1, le=16_384)
-    patch_size: int | None = Field(None, ge=1, le=1024)
+    model_name: str = Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100, description="timm's name")
+    img_size: int = Field(ge=1, le=8192, description="side of the image, in pixels")
+    num_heads: int | None = Field(None, ge=1, le=256, description="attention heads; null: timm's")
+    depth: int | None = Field(None, ge=1, le=256, description="blocks; null: timm's")
+    embed_dim: int | None = Field(None, ge=1, le=16_384, description="width; null: timm's")
+    patch_size: int | None = Field(None, ge=1, le=1024, description="side of a patch, in pixels; null: timm's")
 
 
 class _OfWeights(BaseModel):
     """What is said of pretraining in an encoder's own provenance and in that of the weights it started from."""
 
-    source: _Text | None = None
-    run: _Text | None = None
-    chart: _Text | None = None
-    after_film: list[_Text] = Field(default_factory=list)
-    chart_sources: dict[str, list[_Text]] | None = None
-    patients: int | None = Field(None, ge=0)
-    patients_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    source: _Text | None = Field(None, description="the data set")
+    run: _Text | None = Field(None, description="name of the run")
+    chart: _Text | None = Field(None, description="the feature set of the chart; none: without a chart")
+    after_film: list[_Text] = Field(
+        default_factory=list, description="chart variables that are known only after the image"
+    )
+    chart_sources: dict[str, list[_Text]] | None = Field(None, description="chart variable -> columns it is made from")
+    patients: int | None = Field(None, ge=0, description="patients it was pretrained on")
+    patients_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the list of these patients"
+    )
 
 
 class Init(_Strict, _OfWeights):
-    """The weights a run started from: where they lay (`source`), and what they were shown."""
+    """The weights a run started from."""
 
-    source: _Text
-    dataset: _Text | None = None
-    init: "Init | None" = None
+    source: _Text = Field(description="the folder or file of the weights")
+    dataset: _Text | None = Field(None, description="the data set they were pretrained on")
+    init: "Init | None" = Field(None, description="the weights that they started from themselves")
 
 
 class Provenance(_OfWeights):
-    """What later code goes by; whatever else a manifest says stands beside it as plain values."""
+    """How an encoder was pretrained; whatever else a manifest says is kept as plain values."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     __pydantic_extra__: dict[str, _Plain | list[_Plain]] = Field(init=False)
 
-    init: Init | None = None
-    seed: int | None = None
-    store: _Text | None = None
-    store_hash: _Text | None = None
-    settings_hash: _Text | None = None
-    objective: _Text | None = None
-    recipe: _Text | None = None
-    control: _Text | None = None
-    films: int | None = Field(None, ge=0)
-    steps: int | None = Field(None, ge=0)
-    rules: _Text | None = None
-    simulated: bool | None = None
-    command: _Text | None = None
-    chartray: _Text | None = None
-    git_commit: _Text | None = None
-    torch: _Text | None = None
-    timm: _Text | None = None
-    chart_use: _Text | None = None
-    films_of: _Text | None = None
-    chart_variables: list[_Text] | None = None
-    chart_columns: list[_Text] | None = None
+    init: Init | None = Field(None, description="the weights it started from; null: random ones")
+    seed: int | None = Field(None, description="seed of the pretraining")
+    store: _Text | None = Field(None, description="folder of the store")
+    store_hash: _Text | None = Field(None, description="SHA-256 of the store's content")
+    settings_hash: _Text | None = Field(
+        None, description="the same for runs that differ in chart, control or seed alone"
+    )
+    objective: _Text | None = Field(None, description="msn, dino or mae")
+    recipe: _Text | None = Field(None, description="name of the recipe")
+    control: _Text | None = Field(None, description="none, shuffled, constant or mask-only")
+    films: int | None = Field(None, ge=0, description="images it was pretrained on")
+    steps: int | None = Field(None, ge=0, description="optimizer steps")
+    rules: _Text | None = Field(None, description="the linking rules of the cohort")
+    simulated: bool | None = Field(None, description="whether the data are simulated")
+    command: _Text | None = Field(None, description="the command line")
+    chartray: _Text | None = Field(None, description="version of Chartray")
+    git_commit: _Text | None = Field(None, description="commit of Chartray's checkout, if it is one")
+    torch: _Text | None = Field(None, description="version of PyTorch")
+    timm: _Text | None = Field(None, description="version of timm")
+    chart_use: _Text | None = Field(None, description="how the chart was used: anchor or predict")
+    films_of: _Text | None = Field(None, description="the feature set that the images were restricted to")
+    chart_variables: list[_Text] | None = Field(None, description="variables of the chart")
+    chart_columns: list[_Text] | None = Field(None, description="columns of the chart that f reads")
 
 
 class Description(_Strict):
