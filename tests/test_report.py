@@ -548,7 +548,10 @@ def test_whether_scored_patients_were_pretrained_on_is_said_as_it_was_checked(
     text = words_of(write_report([run], [folder], tmp_path / "out", films=False))
     assert said() in text
     entries = json.loads((folder / "evaluation.json").read_text())["stores"]
-    seen = [entries[0] | {"patients_seen_in_pretraining": 0}, entries[0] | {"dataset": "nih", "patients_seen_in_pretraining": None}]
+    seen = [
+        entries[0] | {"patients_seen_in_pretraining": 0},
+        entries[0] | {"dataset": "nih", "patients_seen_in_pretraining": None},
+    ]
     edited(folder / "evaluation.json", stores=seen)
     assert "Checked by patient: none was in the pretraining data: demographic-norm on MIMIC-CXR." in said()
     assert "or was pretrained on another source: demographic-norm on NIH ChestX-ray14." in said()
