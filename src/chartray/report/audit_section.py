@@ -171,7 +171,7 @@ def _data_set(name: str, audits: Sequence[AuditResults], styles: Mapping[Arm, St
 
 
 def _suppressed(groups: Sequence[SubgroupRow]) -> list[tuple[str, str | None]]:
-    """Subgroups (attribute, group) too small to be shown: by their macro row, or by every row where no macro is made."""
+    """Subgroups (attribute, group) too small to be shown: by their macro row, or by every row where there is none."""
     found = []
     for key in dict.fromkeys((row.attribute, row.group) for row in groups):
         mine = [row for row in groups if (row.attribute, row.group) == key]
