@@ -32,6 +32,7 @@ from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
 from chartray.report.inputs import read_results
 from chartray.report.saliency import saliency_section
+from chartray.results.manifest import SaliencyEntry
 from chartray.results.saliency import Gallery, LabelAgreement, SaliencyControl
 from chartray.schema import hashed
 from chartray.statistics.metrics import eligible
@@ -222,12 +223,12 @@ def test_chosen_films_are_the_extremes_of_each_finding_once() -> None:
     scores = np.array([[0.9, 0.2, 0.5], [0.1, 0.3, 0.5], [0.9, 0.1, 0.5], [0.4, 0.8, 0.5], [0.3, 0.9, 0.5], [0.2] * 3])
     found = saliency.chosen_films(truth, scores, ["Edema", "Mass", "No Finding"], 12)
     assert [(one.film, one.label, one.why.removesuffix(" it")) for one in found] == [
-        (0, "Edema", "highest score of the films with"),
-        (1, "Edema", "lowest score of the films with"),
-        (3, "Edema", "highest score of the films without"),
-        (4, "Mass", "highest score of the films without"),
-        (2, "No Finding", "highest score of the films with"),
-        (5, "No Finding", "lowest score of the films with"),
+        (0, "Edema", "highest score of the images with"),
+        (1, "Edema", "lowest score of the images with"),
+        (3, "Edema", "highest score of the images without"),
+        (4, "Mass", "highest score of the images without"),
+        (2, "No Finding", "highest score of the images with"),
+        (5, "No Finding", "lowest score of the images with"),
     ]
     assert saliency.chosen_films(truth, scores, ["Edema", "Mass", "No Finding"], 2) == found[:2]
     assert saliency.chosen_films(np.ones((3, 1)), np.ones((3, 1)), ["Edema"], 12) == []
@@ -251,7 +252,7 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     for name in ("once", "again"):
         out = tmp_path / name
         told = saliency.write_saliency(out, *encoders, test, scores, features, films=6, resamples=20, device="cpu")
-        assert told == {"films": 6, "reason": None}
+        assert told == SaliencyEntry(films=6)
         found.append(load_file(out / saliency.ARRAYS_FILE))
     assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
     assert {path.read_bytes() for path in tmp_path.glob("*/gallery.json")} == {(out / "gallery.json").read_bytes()}
@@ -281,8 +282,8 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     assert len(arrays["gallery"]) == len(gallery["films"]) == len(set(gallery["films"]))
     strange = encoders[0]._replace(model=small_vit(global_pool="map"))
     why = saliency.write_saliency(tmp_path / "no", strange, encoders[1], test, scores, features, films=6)
-    assert why["films"] == 0
-    assert "'map'" in why["reason"]
+    assert why.films == 0
+    assert "'map'" in str(why.reason)
     assert not (tmp_path / "no").exists()
 
 
@@ -352,17 +353,17 @@ def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:
     arrays = {"rollout": np.repeat(one, 3, axis=0), "rollout_untrained": rng.random((3, 4, 4))}
     arrays |= {"similarity": np.ones((3, 2, 4, 4)), "similarity_untrained": np.ones((3, 2, 4, 4))}
     found = saliency.control_of(arrays)
-    assert found["rollout_between_films"] == pytest.approx(1)
-    assert abs(found["rollout_with_untrained"] or 0) < 0.6
-    assert found["similarity_between_films"] is None  # constant maps correlate with nothing
+    assert found.rollout_between_films == pytest.approx(1)
+    assert abs(found.rollout_with_untrained or 0) < 0.6
+    assert found.similarity_between_films is None  # constant maps correlate with nothing
     arrays["rollout_untrained"] = arrays["rollout"]
-    assert saliency.control_of(arrays)["rollout_with_untrained"] == pytest.approx(1)
+    assert saliency.control_of(arrays).rollout_with_untrained == pytest.approx(1)
 
 
 def test_evaluate_writes_looks_unless_told_not_to(small_store: Path, tmp_path: Path) -> None:
     source = vit(tmp_path / "vit", seed=1)
     for number in (4, 0):
         evaluate(source, small_store, tmp_path / "out", looks=number, resamples=20, floors=False, device="cpu")
-        told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["looks"]
+        told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["saliency"]
         assert told["films"] == number
-        assert (tmp_path / "out" / "looks").is_dir() is (number > 0)
+        assert (tmp_path / "out" / "saliency").is_dir() is (number > 0)
