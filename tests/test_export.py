@@ -261,7 +261,7 @@ def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], t
         audit(source, exported["store"], tmp_path / name / "audit", attributes=["sex"], resamples=5, floors=False)
         results = [exported["results"], tmp_path / name / "audit"]
         text = (export_encoder(source, tmp_path / name / "out", results=results) / "README.md").read_text()
-        assert ("can be trusted: pretraining saw mortality, known only after the film" in text) == bool(after)
+        assert ("can be trusted: pretraining used mortality, known only after the image" in text) == bool(after)
         assert ("leak" in text.lower()) == bool(after)
 
 

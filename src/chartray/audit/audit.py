@@ -34,10 +34,10 @@ from chartray.errors import InputError
 from chartray.evaluation.assemble import encoder_entry, store_entry
 from chartray.evaluation.baselines import Frozen, named_chart
 from chartray.evaluation.embed import device_of
-from chartray.evaluation.films import Films, Match, blank_entry, chosen_labels, films_of, metadata_of
+from chartray.evaluation.films import Films, Match, blank_entry, chosen_labels, films_of
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.evaluation.sentences import blanks_counted, chart_baselines_said
-from chartray.networks.encoder import load
+from chartray.networks.encoder import PretrainedEncoder, load
 from chartray.pixels.store import Store
 from chartray.results import folder as results
 from chartray.results.manifest import AttributeEntry, AuditManifest, Settings
@@ -58,8 +58,12 @@ class AuditRows(NamedTuple):
 
 
 class _Data(NamedTuple):
-    """What probes are fitted on, chosen on and scored on, and how."""
+    """The disease labels, what probes are fitted on, chosen on and scored on, and how.
 
+    `truths` are the attributes on every split that has them, by (attribute, data set).
+    """
+
+    labels: list[str]
     train: Films
     validate: Films
     tests: list[EvaluationSet]
@@ -67,6 +71,11 @@ class _Data(NamedTuple):
     truths: dict[tuple[str, str], AttributeTruth]
     resampling: Resampling
     device: str
+
+    @property
+    def images(self) -> list[Films]:
+        """All that features are needed of."""
+        return [self.train, self.validate, *(test.films for test in self.tests)]
 
 
 class _Found(NamedTuple):
@@ -131,57 +140,43 @@ def audit(
     encoder = load(source)
     entry = encoder_entry(encoder, run_name(encoder, source), source)
     results.check_same(out, results.AUDIT_FILE, encoder=entry, store=home.hash)
-    every = [Match(label, label) for label in chosen_labels(home, None)]
-    labels = [match.label for match in labels_outside_chart(encoder, home, every)]
-    policy, resampling = Policy(uncertain, blank), Resampling(resamples, seed)
-    train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
-    tests = evaluation_splits(encoder, home, [Store.open(each) for each in external], labels, split, policy)
-    left_out |= labels_left_out(tests) | attributes_left_out(chosen, tests)
-    images = [train, validate, *(test.films for test in tests)]
-    arms, entries, own = encoder_arms(source, against, images, device=device, precision=precision)
+    policy = Policy(uncertain, blank)
+    stores = [home, *(Store.open(each) for each in external)]
+    data = _data(encoder, stores, chosen, split, policy, Resampling(resamples, seed), device)
+    left_out |= labels_left_out(data.tests) | attributes_left_out(chosen, data.tests)
+    arms, entries, own = encoder_arms(source, against, data.images, device=device, precision=precision)
     runs = [pretrained(each) for each in entries]
     if floors:
         beside, reasons = baseline_arms(
-            source, arms[0], own, images, device=device, precision=precision, seed=seed, chart=floor_chart
+            source, arms[0], own, data.images, device=device, precision=precision, seed=seed, chart=floor_chart
         )
         arms += beside
         left_out |= reasons
-    data = _Data(train, validate, tests, chosen, _truths(chosen, tests, resampling), resampling, device)
     probed, own_results = _attributes(arms, data)
     disease = _disease(arms[0], own, data, own_results)
-    leaks, uncompared = find_leaks(runs, [(test.dataset, test.films.store) for test in tests])
-    stores = tuple(store_entry(test, labels) for test in tests)
-    blanks = blank_entry(train, labels)
-    notes = [
-        *chart_baselines_said([arm.arm for arm in arms], left_out),
-        *_notes(arms, home, split),
-        *_too_few(len(chosen) - 1, resampling),
-        *notes_on_seeds(arms),
-        *uncompared,
-        *blanks_counted(blank, stores, blanks),
-    ]
+    leaks, uncompared = find_leaks(runs, [(test.dataset, test.films.store) for test in data.tests])
     manifest = AuditManifest(
         command=results.command(),
         when=results.now(),
         versions=results.versions(),
         encoders=tuple(entries),
-        stores=stores,
-        settings=_settings(split, policy, resampling, precision, floors),
+        stores=tuple(store_entry(test, data.labels) for test in data.tests),
+        settings=_settings(split, policy, data.resampling, precision, floors),
         attributes=tuple(AttributeEntry.model_validate(attribute._asdict()) for attribute in chosen),
-        labels=tuple(labels),
-        blank_negatives_learnt_from=blanks,
+        labels=tuple(data.labels),
+        blank_negatives_learnt_from=blank_entry(data.train, data.labels),
         leaks=sum(row.count > 0 for row in leaks),
         left_out=left_out,
         test_split_touched=split == "test",
-        notes=tuple(notes),
     )
+    manifest = manifest.replaced(notes=(*_notes(arms, manifest), *notes_on_seeds(arms), *uncompared))
     rows = probed.rows + disease.rows
     with results.written_folder(out, results.AUDIT_FILE) as folder:
         results.write_rows(folder, results.AUDIT_ROWS_FILE, rows)
         results.write_rows(folder, results.LEAKS_FILE, leaks)
         results.write_parquet(folder / results.PREDICTIONS_FILE, probed.tables + disease.tables)
         results.write_manifest(folder, manifest)
-    return AuditRows(rows, leaks, notes)
+    return AuditRows(rows, leaks, list(manifest.notes))
 
 
 def _check(split: str, resamples: int) -> None:
@@ -197,16 +192,28 @@ def _settings(split: str, policy: Policy, resampling: Resampling, precision: str
     )
 
 
-def _truths(
-    attributes: Sequence[Attribute], tests: Sequence[EvaluationSet], resampling: Resampling
-) -> dict[tuple[str, str], AttributeTruth]:
-    """Every attribute on every split that has it, by (attribute, data set)."""
-    return {
+def _data(
+    encoder: PretrainedEncoder,
+    stores: Sequence[Store],
+    attributes: list[Attribute],
+    split: str,
+    policy: Policy,
+    resampling: Resampling,
+    device: str,
+) -> _Data:
+    """The first of `stores` is the one that probes are fitted on."""
+    home = stores[0]
+    every = [Match(label, label) for label in chosen_labels(home, None)]
+    labels = [match.label for match in labels_outside_chart(encoder, home, every)]
+    train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
+    tests = evaluation_splits(encoder, stores, labels, split, policy)
+    truths = {
         (attribute.name, test.dataset): attribute_truth(attribute, test, resampling)
         for attribute in attributes
         for test in tests
         if why_not_available(attribute, test.films.store) is None
     }
+    return _Data(labels, train, validate, tests, attributes, truths, resampling, device)
 
 
 def _attributes(arms: Sequence[AuditArm], data: _Data) -> tuple[_Found, dict[str, AttributeResult]]:
@@ -288,29 +295,28 @@ def _table(
     return pa.table(columns)
 
 
-def _notes(arms: Sequence[AuditArm], home: Store, split: str) -> list[str]:
-    source = metadata_of(home).source
+def _notes(arms: Sequence[AuditArm], manifest: AuditManifest) -> list[str]:
     runs = [(arm, arm.provenance) for arm in arms if arm.provenance is not None]
-    notes = [
-        f"{arm.run} was pretrained on {made.source}, but the probes are fitted on {source}"
+    settings = manifest.settings
+    notes = chart_baselines_said([arm.arm for arm in arms], manifest.left_out)
+    notes += blanks_counted(settings.blank, manifest.stores, manifest.blank_negatives_learnt_from)
+    notes += [
+        f"{arm.run} was pretrained on {made.source}, but the probes are fitted on {manifest.home}"
         for arm, made in runs
-        if made.source not in (None, source)
+        if made.source not in (None, manifest.home)
     ]
     notes += [
         f"{arm.run} was pretrained with other settings than {arms[0].run}, so they differ in more than the chart"
         for arm, _ in runs[1:]
         if arm.arm.settings != arms[0].arm.settings
     ]
-    if split == "validate":
+    if settings.split == "validate":
         notes.append("scored on the validation images, on which penalties and thresholds were chosen: optimistic")
+    attributes = len(manifest.attributes) - 1  # the coin is not compared
+    least = 2 * attributes / (settings.resamples + 1)
+    if least >= 1 - settings.level:
+        notes.append(
+            f"{settings.resamples} resamples are too few to show a difference in {attributes} attributes: the smallest "
+            f"possible p after Holm's correction is {least:.2f}"
+        )
     return notes
-
-
-def _too_few(attributes: int, resampling: Resampling) -> list[str]:
-    least = 2 * attributes / (resampling.resamples + 1)
-    if least < 1 - resampling.level:
-        return []
-    return [
-        f"{resampling.resamples} resamples are too few to show a difference in {attributes} attributes: the smallest "
-        f"possible p after Holm's correction is {least:.2f}"
-    ]

@@ -38,21 +38,20 @@ def _in_chart(encoder: PretrainedEncoder, store: Store, label: str) -> bool:
 
 def evaluation_splits(
     encoder: PretrainedEncoder,
-    home: Store,
-    external: Sequence[Store],
+    stores: Sequence[Store],
     labels: Sequence[str],
     split: str,
     policy: Policy,
 ) -> list[EvaluationSet]:
-    """The split of STORE, then of each external store, which may have no label in common with STORE."""
+    """The split of each store; all but the first may have no label of the probe."""
     found: list[EvaluationSet] = []
-    for store in (home, *external):
+    for store in stores:
         taken = {test.dataset for test in found}
         source = metadata_of(store).source
         if source in taken and f"{source}:{store.folder.name}" in taken:
             raise InputError(f"expected each store once, found {store.folder} again after --external")
-        matches = [Match(label, label) for label in labels] if store is home else shared_labels(labels, store)
-        if store is not home and matches:
+        matches = [Match(label, label) for label in labels] if store is stores[0] else shared_labels(labels, store)
+        if store is not stores[0] and matches:
             matches = labels_outside_chart(encoder, store, matches)
         found.append(evaluation_set(store, matches, labels, split, policy, taken))
     return found

@@ -69,7 +69,6 @@ class StoreEntry(Record):
     matches: Annotated[tuple[MatchEntry, ...], BeforeValidator(as_tuple)] = Field(
         (), description="labels of STORE that it has"
     )
-    labels: Texts = Field((), description="audit: labels that are scored here")
     unmatched: Texts = Field((), description="labels of STORE that it lacks")
     unmatched_there: Texts = Field((), description="its labels that STORE lacks; not scored")
     macro_labels: Texts = Field((), description="labels of the macro mean")
