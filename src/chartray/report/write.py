@@ -7,9 +7,8 @@ from chartray.errors import InputError
 from chartray.outputs.guard import refuse_other
 from chartray.outputs.replacing import replaced_folder
 from chartray.outputs.seal import SUMS_FILE
-from chartray.report import apart
+from chartray.report import disambiguate
 from chartray.report import inputs as files
-from chartray.report.audits import KnownArms, read_audit
 
 _PAGE, _FIGURES = "report.html", "figures"
 # A folder with one of these is a store, a run, results or an audit: a report is never written into one.
@@ -28,23 +27,24 @@ def write_report(
 ) -> Path:
     """Writes `out`/report.html and `out`/figures/*.svg, *.pdf; returns the page.
 
-    `runs` are folders of pretraining, `results` folders of evaluation, `stores` the data sets that they were scored
-    on (those that the runs' manifests name are found by themselves), `audits` folders of audits. With `films` false the
-    page shows no image. Raises InputError for a folder that is none of these, when there is nothing to report, or where
-    `out` is not empty and holds no earlier report.
+    `runs` are folders of pretraining, `results` folders of evaluations and comparisons, `stores` the data sets that
+    were scored (those that the runs' manifests name are found without), `audits` folders of audits. With `films`
+    false the page shows no image. Raises InputError for a folder that is none of these, when there is nothing to
+    report, or where `out` is not empty and holds no earlier report.
     """
     check_report_replaceable(out)
     if not runs and not results and not audits:
         raise InputError("expected at least one run, results or audit folder to report on, found none; name one")
-    read_runs = sorted((files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.seed or 0))
+    read_runs = sorted(
+        (files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.manifest.seed or 0)
+    )
     read_results = [files.read_results(Path(one)) for one in results]
-    read_runs, read_results = apart.report_names(read_runs, read_results)
-    known = KnownArms(read_runs, read_results)
-    read_audits = [read_audit(Path(one), known) for one in audits]
+    read_audits = [files.read_audit(Path(one)) for one in audits]
+    named = disambiguate.under_names(read_runs, read_results, read_audits)
     from chartray.report.page import environment, page_content  # matplotlib and Bokeh take two seconds
 
     with replaced_folder(out, kept=_is_of_others) as partial:
-        content = page_content(read_runs, read_results, read_audits, partial, stores, title, with_films=films)
+        content = page_content(*named, partial, stores, title, with_images=films)
         text = environment().get_template("page.html.j2").render(content)
         (partial / _PAGE).write_text(text, encoding="utf-8")
     return out / _PAGE

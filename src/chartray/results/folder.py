@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from chartray.errors import InputError
 from chartray.outputs.guard import refuse_other
@@ -85,6 +85,7 @@ _HOLDS = {
     AUDIT_FILE: {AUDIT_ROWS_FILE, LEAKS_FILE, PREDICTIONS_FILE},
 }
 Row = TypeVar("Row", bound=Record)
+Parsed = TypeVar("Parsed", bound=BaseModel)
 ManifestT = TypeVar("ManifestT", bound=Manifest, covariant=True)
 
 
@@ -163,7 +164,7 @@ def _row(row: dict[str, Any], name: str, where: str, kind: type[Row]) -> Row:
     return found
 
 
-def parsed_record(record: type[Row], content: dict[str, Any], where: str) -> Row:
+def parsed_record(record: type[Parsed], content: dict[str, Any], where: str) -> Parsed:
     """`content` as a record; raises InputError that says `where` and what of it Chartray would not write."""
     try:
         return record.model_validate(content)
