@@ -10,21 +10,31 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from chartray.evaluation.results import RESULTS_FORMAT
 
 from chartray.errors import InputError
 from chartray.outputs.json_file import write_json
 from chartray.outputs.seal import seal, sealed, sha256, verify
 from chartray.pixels.store import FLOW_FILE, Store
-from chartray.report import inputs
-from chartray.report.apart import report_names
-from chartray.report.arms import arm_of
 from chartray.report.cohorts import common_values, data_section
+from chartray.report.disambiguate import under_names
+from chartray.report.inputs import read_results, read_run
 from chartray.report.methods import command_words, methods, scoring, seen_in_pretraining
 from chartray.report.methods_pretraining import seeds_by_arm
-from chartray.report.page import write_report
 from chartray.report.summary import selection
-from tests.report_folders import LABELS, hospital, write_audit, write_results, write_run, write_store
+from chartray.report.write import write_report
+from chartray.results.arm import arm_of
+from chartray.results.schema import Comparison
+from chartray.results.verdict import Verdict
+from tests.report_folders import (
+    LABELS,
+    encoder_of,
+    hospital,
+    write_audit,
+    write_comparison,
+    write_results,
+    write_run,
+    write_store,
+)
 from tests.stores import edit_index, index_of
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
@@ -155,50 +165,57 @@ def test_the_first_screen_says_what_may_be_said(outline: Outline) -> None:
     assert "No claim about the chart, demographic-norm against no chart: 1 seed, 3 needed" in text
     assert "count as negative" in text
     assert "by emergency registration" in text
-    assert "Known only after the film" not in text
+    assert "Known only after the image" not in text
 
 
 def test_evidence_beyond_the_auroc_is_on_the_page(outline: Outline, folders: dict[str, list[Path]]) -> None:
     text = re.sub(r"\s+", " ", " ".join(outline.texts))
     for words in ("Sensitivity at 90 % specificity by label", "Brier score by label", "Calibration error by label"):
         assert words in text
-    assert "60 studies of 120 films" in text
+    assert "60 studies of 120 images" in text
     for folder in folders["results"]:
-        for row in inputs.read_lines(folder / "studies.jsonl"):
+        for row in lines_of(folder / "studies.jsonl"):
             if row["label"] == "macro" and row["control"] != "image+chart":
                 assert f"{row['value']:.3f} {row['ci_low']:.3f}–{row['ci_high']:.3f}" in text
-    assert "below 100 % the mean over 5 draws of patients. With fewer than all patients an interval holds the" in text
-    assert "demographic-norm minus untrained encoder AUROC +0.030 [-0.010, +0.070] 0.200 no difference shown" in text
+    assert "below 100 % the mean over 5 random patient subsets" in text
+    assert "Below 100 %, an interval holds the pretrained encoder fixed" in text
+    assert "demographic-norm minus untrained encoder AUROC +0.030 [-0.010, +0.070] 0.200 no claim" in text
     assert "Suppressed, fewer than 10 patients: sex other." in text
     assert "other (4 patients)" not in text
     assert "male over female; by chance up to 0.060" in text
 
 
-def test_the_leak_gate_says_what_is_shared_or_that_nothing_is(
-    outline: Outline, folders: dict[str, list[Path]], tmp_path: Path
-) -> None:
+def test_leakage_is_listed_or_denied(outline: Outline, folders: dict[str, list[Path]], tmp_path: Path) -> None:
     text = re.sub(r"\s+", " ", " ".join(outline.texts))
     assert (
-        "Leak gate: open. What must stand apart does not: 3 patients shared by pretraining and MIMIC-CXR test" in text
+        "Leakage found. These are shared but must not be: 3 patients shared by pretraining and MIMIC-CXR test" in text
     )
     clean = words_of(write_report([], [], tmp_path / "out", audits=folders["audits"][:1]))
-    assert "Leak gate: none found of patients on two sides of a wall" in clean
+    assert "No leakage found in MIMIC-CXR: no patient appears in two splits" in clean
     assert "shared by" not in clean
 
 
-def test_results_of_older_evaluations_have_no_empty_sections(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+def test_results_without_evidence_have_no_empty_sections(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     store, run = Store.open(folders["stores"][0]), folders["runs"][0]
-    folder = write_results(tmp_path / "results", run, {"mimic": store}, 0, floors=False)
+    folder = write_results(tmp_path / "results", run, {"mimic": store}, 0, baselines=False)
     text = words_of(write_report([run], [folder], tmp_path / "out", films=False))
-    for words in ("By study", "Reliability", "With fewer labels", "Audit", "Brier", "Sensitivity at", "Cross-check"):
+    for words in (
+        "By study",
+        "Reliability",
+        "With fewer training patients",
+        "Audit",
+        "Brier",
+        "Sensitivity at",
+        "Cross-check",
+    ):
         assert words not in text
     assert "ROC and precision-recall curves" in text
 
 
-def test_variables_from_after_the_film_are_named_first(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+def test_variables_known_after_the_image_are_named_first(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Store.open(folders["stores"][0]), "sex,mortality", "none", 0, steps=20)
     text = write_report([run], [], tmp_path / "out").read_text()
-    warning = text.index("Known only after the film:</b> pretraining was allowed to see mortality")
+    warning = text.index("Known only after the image:</b> pretraining was allowed to use mortality")
     assert warning < text.index('id="training"')
     assert "No results were given" in text
 
@@ -223,14 +240,14 @@ def test_figures_are_svg_and_pdf(page: Path) -> None:
     assert [label for label in LABELS if label in drawn] == [label for label in LABELS if label != "Fracture"]
 
 
-def test_films_can_be_left_out_and_same_folders_give_the_same_page(page: Path, tmp_path: Path) -> None:
+def test_images_can_be_left_out_and_same_folders_give_the_same_page(page: Path, tmp_path: Path) -> None:
     assert page.read_text().count("data:image/jpeg") == 2 * 120  # the test films of two data sets
     small = hospital(tmp_path / "small", films=120, datasets=1, arms=1)
     texts = [write_report([], small["results"], tmp_path / name, films=False).read_text() for name in ("a", "b")]
     assert "data:image/jpeg" not in texts[0]
     assert "data-island" in texts[0]
-    assert "Point at a film to see it" not in texts[0]
-    assert "Point at a film to see it" in page.read_text()
+    assert "Point at a point to see its image" not in texts[0]
+    assert "Point at a point to see its image" in page.read_text()
     # Bokeh numbers the maps of a process one after the other.
     first, second = (re.sub(r"\bp\d{4,}\b", "p", text) for text in texts)
     assert first == second
@@ -260,16 +277,17 @@ def test_a_file_that_was_written_over_is_named(name: str, folders: dict[str, lis
     run = tmp_path / "run"
     shutil.copytree(folders["runs"][0], run)
     (run / name).write_bytes(b"PAR1\x15\x04\x15\xde")
-    words = "(other bytes|not UTF-8|was it written over)"
-    with pytest.raises(InputError, match=rf"expected .*run/{name}, found .*{words}"):
+    words = "(other bytes|not UTF-8|as the run wrote it, found other content)"
+    with pytest.raises(InputError, match=rf"expected .*run/{name}.*{words}"):
         write_report([run], [], tmp_path / "out")
 
 
 def test_a_line_without_its_fields_is_named(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(folders["results"][0], results)
-    rewrite(results, "results.jsonl", [{"dataset": "nih", "label": "Edema", "metric": "auroc"}, {"label": "Edema"}])
-    with pytest.raises(InputError, match=r"expected the field 'dataset' in line 2 of .*results.jsonl"):
+    whole, *_ = lines_of(results / "results.jsonl")
+    rewrite(results, "results.jsonl", [whole, {name: value for name, value in whole.items() if name != "dataset"}])
+    with pytest.raises(InputError, match=r"line 2 of .*results.jsonl; dataset: Field required; make this folder again"):
         write_report([], [results], tmp_path / "out")
 
 
@@ -291,11 +309,11 @@ def test_the_flow_of_a_data_set_comes_from_its_store_where_no_run_tells_it(
     write_json(store / FLOW_FILE, flow)
     edit_index(store, files=index_of(store)["files"] | {FLOW_FILE: sha256(store / FLOW_FILE)})
     found = data_section("chexpert", (store, Store.open(store)), [])
-    assert found.cautions == ["Edema: 9 films count as negative"]
+    assert found.notes == ["Edema: 9 films count as negative"]
     assert [(one.rows_in, one.rows_out, one.why) for one in found.steps] == [(70, 61, "no file name")]
     assert found.absent_labels == ["Lung Lesion"]
     assert (
-        sum(one.films for one in found.splits)
+        sum(one.images for one in found.splits)
         == len(Store.open(store))
         == found.missing[0].observed + found.missing[0].missing
     )
@@ -318,6 +336,14 @@ def rewrite(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
     seal(folder)
 
 
+def lines_of(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+# A difference over three seeds that shows none.
+OPEN = {"seeds": 3, "claim": None, "verdict": "no difference shown"}
+
+
 def words_of(page: Path) -> str:
     found = Outline()
     found.feed(page.read_text(encoding="utf-8"))
@@ -326,9 +352,9 @@ def words_of(page: Path) -> str:
 
 def test_a_part_of_a_store_leaves_the_whole_its_store(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     store = Store.open(folders["stores"][0])
-    folder = write_results(tmp_path / "results", folders["runs"][0], {"mimic": store}, 0, floors=False, resamples=9)
+    folder = write_results(tmp_path / "results", folders["runs"][0], {"mimic": store}, 0, baselines=False, resamples=9)
     (folder / "predictions.parquet").unlink()
-    rows = inputs.read_lines(folder / "results.jsonl")
+    rows = lines_of(folder / "results.jsonl")
     rows += [row | {"dataset": "mimic:radiologists"} for row in rows if row["dataset"] == "mimic"]
     rewrite(folder, "results.jsonl", rows)
     stores = json.loads((folder / "evaluation.json").read_text())["stores"]
@@ -336,8 +362,8 @@ def test_a_part_of_a_store_leaves_the_whole_its_store(folders: dict[str, list[Pa
     edited(folder / "evaluation.json", stores=[*stores, part])
     page = write_report([], [folder], tmp_path / "out")
     text = words_of(page)
-    assert "MIMIC-CXR (radiologists) 18 films of 17 patients" in text
-    assert "MIMIC-CXR 120 films of 60 patients" in text
+    assert "MIMIC-CXR (radiologists) 18 images of 17 patients" in text
+    assert "MIMIC-CXR 120 images of 60 patients" in text
     assert page.read_text().count("data:image/jpeg") == 120
 
 
@@ -353,7 +379,9 @@ def test_a_report_is_never_written_over_other_things(kind: str, folders: dict[st
         out.mkdir()
         (out / "notes.txt").write_text("other things")
     before = sorted(out.rglob("*"))
-    with pytest.raises(InputError, match=r"expected a new folder or an earlier report as --out, found other things in"):
+    with pytest.raises(
+        InputError, match=r"is not empty and holds no earlier report|expected a folder as --out, found the file"
+    ):
         write_report(folders["runs"][:1], [], out)
     assert sorted(out.rglob("*")) == before
 
@@ -390,7 +418,7 @@ def test_labels_of_few_patients_have_no_curves_and_are_named(outline: Outline, p
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered")
 def test_that_no_label_has_curves_is_said(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", "mimic", 40, np.random.default_rng(3))
-    results = write_results(tmp_path / "results", folders["runs"][0], {"mimic": store}, 0, floors=False, resamples=9)
+    results = write_results(tmp_path / "results", folders["runs"][0], {"mimic": store}, 0, baselines=False, resamples=9)
     (results / "embeddings.parquet").unlink()
     seal(results)
     text = words_of(write_report([], [results], tmp_path / "out"))
@@ -427,10 +455,10 @@ def test_run_and_results_of_one_name_are_told_apart_in_a_command(given: str, tol
     assert command_words(f"/opt/bin/chartray {given}") == f"chartray {told}"
 
 
-def test_an_open_leak_gate_is_the_first_thing_that_is_said(outline: Outline) -> None:
+def test_leakage_is_said_first(outline: Outline) -> None:
     text = " ".join(outline.texts)
-    assert text.index("Leak gate open:") < text.index("Macro AUROC")
-    assert "3 patients shared by pretraining and MIMIC-CXR test. No value that" in " ".join(text.split())
+    assert text.index("Leakage found:") < text.index("Macro AUROC")
+    assert "3 patients shared by pretraining and MIMIC-CXR test. Do not trust any value" in " ".join(text.split())
 
 
 def test_an_interval_without_zero_beside_no_difference_says_why(folders: dict[str, list[Path]], tmp_path: Path) -> None:
@@ -438,17 +466,17 @@ def test_an_interval_without_zero_beside_no_difference_says_why(folders: dict[st
     shutil.copytree(folders["audits"][0], audit)
     lines = [json.loads(line) for line in (audit / "audit.jsonl").read_text().splitlines()]
     for row in lines:
-        row |= {"ci_low": 0.01, "corrected_over": 12} if row["part"] == "difference" else {}
+        row |= {"ci_low": 0.01, "corrected_over": 12} | OPEN if row["part"] == "difference" else {}
     rewrite(audit, "audit.jsonl", lines)
     text = words_of(write_report([], [folders["results"][0]], tmp_path / "out", audits=[audit], films=False))
     assert "+0.030 [+0.010, +0.070] 0.200 no difference shown after correction over 12 attributes" in text
-    assert "one that does not is no finding by itself" in text
+    assert "One that leaves out zero is not enough for a claim" in text
 
 
 def test_an_audit_draws_and_lists_only_what_can_be_compared(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     audit = tmp_path / "audit"
     shutil.copytree(folders["audits"][0], audit)
-    rows = [row for row in inputs.read_lines(audit / "audit.jsonl") if row.get("group") != "female"]
+    rows = [row for row in lines_of(audit / "audit.jsonl") if row.get("group") != "female"]
     none = {"value": None, "ci_low": None, "ci_high": None, "reason": "too few patients"}
     rows += [row | none | {"attribute": "race"} for row in rows if row["part"] == "readability"]
     none = {"difference": None, "ci_low": None, "ci_high": None, "p": None, "p_holm": None, "verdict": None}
@@ -456,7 +484,7 @@ def test_an_audit_draws_and_lists_only_what_can_be_compared(folders: dict[str, l
     rows += [row | none | {"attribute": "race"} for row in pairs]
     rows += [pairs[0] | none | {"attribute": "age"}]
     # Three seeds of an arm: their mean stands for the single encoders, and one seed is not held against another.
-    rows += [pairs[0] | {"difference": 0.123, "ci_low": 0.1, "ci_high": 0.2, "seeds": 3, "claim": None}]
+    rows += [pairs[0] | {"difference": 0.123, "ci_low": 0.1, "ci_high": 0.2} | OPEN]
     own = {name: pairs[0].get(name.replace("_b", "_a")) for name in pairs[0] if name.endswith("_b")}
     rows += [pairs[0] | own | {"b": "another seed", "difference": 0.321, "ci_low": 0.3, "ci_high": 0.4}]
     rewrite(audit, "audit.jsonl", rows)
@@ -475,13 +503,13 @@ def test_an_audit_draws_and_lists_only_what_can_be_compared(folders: dict[str, l
 def test_an_external_and_an_own_probe_have_a_section_each(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     mimic, chexpert = (Store.open(folder) for folder in folders["stores"])
     run = folders["runs"][0]
-    away = write_results(tmp_path / "away", run, {"mimic": mimic, "chexpert": chexpert}, 0, floors=False)
-    own = write_results(tmp_path / "own", run, {"chexpert": chexpert}, 1, floors=False)
+    away = write_results(tmp_path / "away", run, {"mimic": mimic, "chexpert": chexpert}, 0, baselines=False)
+    own = write_results(tmp_path / "own", run, {"chexpert": chexpert}, 1, baselines=False)
     page = write_report([], [away, own], tmp_path / "out", films=False)
     text = words_of(page)
     values = []
     for folder in (away, own):
-        rows = inputs.read_lines(folder / "results.jsonl")
+        rows = lines_of(folder / "results.jsonl")
         values += [
             row["value"]
             for row in rows
@@ -497,7 +525,7 @@ def test_an_external_and_an_own_probe_have_a_section_each(folders: dict[str, lis
 
 def test_a_store_of_other_content_under_one_name_is_refused(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     store = Store.open(folders["stores"][0])
-    both = [write_results(tmp_path / name, folders["runs"][0], {"mimic": store}, 0, floors=False) for name in "ab"]
+    both = [write_results(tmp_path / name, folders["runs"][0], {"mimic": store}, 0, baselines=False) for name in "ab"]
     entries = json.loads((both[1] / "evaluation.json").read_text())["stores"]
     edited(both[1] / "evaluation.json", stores=[entries[0] | {"hash": "another"}])
     with pytest.raises(InputError, match=r"expected one store of mimic in all results, found the hash .* and another"):
@@ -508,22 +536,26 @@ def test_whether_scored_patients_were_pretrained_on_is_said_as_it_was_checked(
     folders: dict[str, list[Path]], tmp_path: Path
 ) -> None:
     store, run = Store.open(folders["stores"][0]), folders["runs"][0]
-    folder = write_results(tmp_path / "results", run, {"mimic": store}, 0, floors=False)
+    folder = write_results(tmp_path / "results", run, {"mimic": store}, 0, baselines=False)
 
     def said() -> str:
-        return " ".join(seen_in_pretraining(report_names([], [inputs.read_results(folder)])[1]))
+        return " ".join(seen_in_pretraining(under_names([], [read_results(folder)])[1]))
 
-    assert "the evaluation recorded nothing of it" in said()
-    edited(folder / "evaluation.json", patients_seen_in_pretraining=0)
-    assert said() == "Checked by patient, none was pretrained on."
-    edited(folder / "evaluation.json", patients_seen_in_pretraining=None)
-    assert said().startswith("Not checked whether scored patients were pretrained on, as the encoder came without")
+    assert said().startswith(
+        "Not checked whether scored patients were in the pretraining data: the encoder came without"
+    )
+    (store_entry,) = json.loads((folder / "evaluation.json").read_text())["stores"]
+    edited(folder / "evaluation.json", stores=[store_entry | {"patients_seen_in_pretraining": 0}])
+    assert said() == "Checked by patient: none was in the pretraining data."
     text = words_of(write_report([run], [folder], tmp_path / "out", films=False))
     assert said() in text
     entries = json.loads((folder / "evaluation.json").read_text())["stores"]
-    seen = [entries[0] | {"patients_seen_in_pretraining": 0}, entries[0] | {"dataset": "nih"}]
+    seen = [
+        entries[0] | {"patients_seen_in_pretraining": 0},
+        entries[0] | {"dataset": "nih", "patients_seen_in_pretraining": None},
+    ]
     edited(folder / "evaluation.json", stores=seen)
-    assert "Checked by patient, none was pretrained on: demographic-norm on MIMIC-CXR." in said()
+    assert "Checked by patient: none was in the pretraining data: demographic-norm on MIMIC-CXR." in said()
     assert "or was pretrained on another source: demographic-norm on NIH ChestX-ray14." in said()
     assert "saw the training split only" not in text
 
@@ -535,7 +567,7 @@ def test_weights_that_were_started_from_stand_at_the_top(folders: dict[str, list
     text = write_report([run], [], tmp_path / "out").read_text()
     warning = text.index("sex started from the weights of first (pretrained with the chart mortality)")
     assert warning < text.index('id="training"')
-    assert "pretraining was allowed to see mortality" in text
+    assert "pretraining was allowed to use mortality" in text
     assert "/home/somebody" not in text
 
 
@@ -546,7 +578,7 @@ def test_runs_that_differ_are_not_described_by_the_first(folders: dict[str, list
         for chart, seed in (("sex", 0), ("sex", 1), ("none", 0))
     )
     edited(third / "manifest.json", objective="dino", films=999)
-    read, _ = report_names([inputs.read_run(one) for one in (first, second, third)], [])
+    read, _, _ = under_names([read_run(one) for one in (first, second, third)], [])
     assert seeds_by_arm(read) == "sex: 2 seeds; DINO, no chart: 1 seed"
     assert seeds_by_arm(read[:2]) == "sex; 2 seeds"
     listed = [
@@ -556,7 +588,7 @@ def test_runs_that_differ_are_not_described_by_the_first(folders: dict[str, list
     text = methods(read, scoring([], [], selection([])), [])
     assert "of the arms sex were pretrained with MSN" in text
     assert (
-        "of the arms DINO, no chart were pretrained with DINO for 20 optimizer steps of 64 films on 999 films" in text
+        "of the arms DINO, no chart were pretrained with DINO for 20 optimizer steps of 64 images on 999 images" in text
     )
     assert methods(read[:2], scoring([], [], selection([])), []).count("were pretrained with") == 1
     lead = words_of(write_report([first, second, third], [], tmp_path / "out"))
@@ -564,26 +596,41 @@ def test_runs_that_differ_are_not_described_by_the_first(folders: dict[str, list
 
 
 def test_holm_corrected_differences_are_on_the_page(folders: dict[str, list[Path]], tmp_path: Path) -> None:
-    row = {"control_a": "none", "chart_a": "demographic-norm", "control_b": "none", "chart_b": "none", "seeds": 1}
-    row |= {"dataset": "mimic", "protocol": "linear", "split": "test", "fraction": 1.0, "metric": "auroc"}
-    row |= {"uncertain": "ignore", "blank": "negative"}
-    numbers = {"difference": 0.0414, "ci_low": 0.011, "ci_high": 0.073, "p": 0.0121, "p_holm": 0.0484}
-    (tmp_path / "compare").mkdir()
-    lines = [row | {"label": label} | numbers for label in ("macro", "Edema")]
-    del lines[0]["p_holm"]
-    manifest = {"format": RESULTS_FORMAT, "arms": {}, "settings": {}}
-    (tmp_path / "compare" / "compare.json").write_text(json.dumps(manifest))
-    rewrite(tmp_path / "compare", "comparisons.jsonl", lines)
-    store = {"mimic": Store.open(folders["stores"][0])}
-    scored = [write_results(tmp_path / run.name, run, store, 0, floors=False) for run in folders["runs"][:2]]
-    text = words_of(write_report([], [*scored, tmp_path / "compare"], tmp_path / "out", films=False))
+    runs, store = folders["runs"][:2], Store.open(folders["stores"][0])
+    arms = [encoder_of(run).arm for run in runs]
+    macro = Comparison(
+        **{"arm_a": arms[0], "arm_b": arms[1], "a": arms[0].title, "b": arms[1].title, "home": "mimic"},
+        **{"dataset": "mimic", "protocol": "linear", "split": "test", "uncertain": "ignore", "blank": "negative"},
+        **{"label": "macro", "metric": "auroc", "difference": 0.0414, "ci_low": 0.011, "ci_high": 0.073, "p": 0.0121},
+        p_holm=0.0121,
+        verdict=Verdict.NO_CLAIM,
+    )
+    compared = write_comparison(
+        tmp_path / "compare", runs, store, [macro, macro.replaced(label="Edema", p_holm=0.0484)]
+    )
+    scored = [write_results(tmp_path / run.name, run, {"mimic": store}, 0, baselines=False) for run in runs]
+    text = words_of(write_report([], [*scored, compared], tmp_path / "out", films=False))
     assert "demographic-norm minus no chart, label by label" in text
-    assert "The p of a label is Holm-corrected in the column beside it" in text
+    assert "“p, Holm” is corrected for the number of labels" in text
     assert "Edema +0.041 [+0.011, +0.073] 0.012 0.048 no claim" in text
     assert "Macro mean +0.041 [+0.011, +0.073] 0.012 – no claim" in text
 
 
-def test_a_cell_of_few_films_is_counted_and_not_shown() -> None:
+def test_few_seeds_claim_nothing_anywhere_on_the_page(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    """Whatever a folder recorded: tables, forests and the audit go by the seeds."""
+    results, audit = (Path(shutil.copytree(folders[kind][0], tmp_path / kind)) for kind in ("results", "audits"))
+    for folder, name in ((results, "comparisons.jsonl"), (audit, "audit.jsonl")):
+        rows = lines_of(folder / name)
+        higher = {"verdict": "a higher", "claim": None, "ci_low": 0.01, "ci_high": 0.2, "seeds": 2}
+        rewrite(folder, name, [row | higher if "chart_b" in row else row for row in rows])
+    page = write_report([], [results], tmp_path / "out", audits=[audit], films=False)
+    text = words_of(page)
+    assert "[+0.010, +0.200]" in text
+    assert not re.search(r"Shown|is higher|beats", text)
+    assert "(2 seeds, no claim)" in page.read_text()
+
+
+def test_a_cell_of_few_images_is_counted_and_not_shown() -> None:
     counts = {"absent": 3, "?": 10, "Jane Doe": 9, "MRN 12": 1}
     assert common_values(counts) == "absent 3, “?” 10, rare values 10"
     many = {f"value {place}": 20 - place for place in range(8)}
@@ -597,33 +644,35 @@ def test_simulated_data_are_called_so_first_and_in_the_methods(
     run = write_run(tmp_path / "run", Store.open(folders["stores"][0]), "sex", "none", 0, steps=20)
     edited(run / "manifest.json", simulated=True)
     text = words_of(write_report([run], [], tmp_path / "out"))
-    assert text.index("Simulated data: films, charts and findings of MIMIC-CXR were drawn") < text.index("Flow of rows")
-    assert "Films, charts and findings of MIMIC-CXR were simulated. Encoders" in text
+    assert text.index("Simulated data: images, charts and findings of MIMIC-CXR are simulated") < text.index(
+        "Flow of rows"
+    )
+    assert "Images, charts and findings of MIMIC-CXR were simulated. Encoders" in text
     results = tmp_path / "results"
     shutil.copytree(folders["results"][0], results)
     stores = json.loads((results / "evaluation.json").read_text())["stores"]
     edited(results / "evaluation.json", stores=[stores[0], *(one | {"simulated": True} for one in stores[1:])])
     text = words_of(write_report([], [results], tmp_path / "some"))
-    assert "findings of CheXpert were drawn by a program. Their numbers" in text
+    assert "findings of CheXpert are simulated. Their numbers" in text
 
 
 def test_the_methods_say_what_strengths_were_really_chosen_on(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(folders["results"][0], results)
-    rows = inputs.read_lines(results / "results.jsonl")
+    rows = lines_of(results / "results.jsonl")
     for row in rows:
         row["chosen_by"] = "validation" if row["label"] == "Edema" else "cross-validation"
     rewrite(results, "results.jsonl", rows)
     text = words_of(write_report([], [results], tmp_path / "out"))
     words = (
-        "its strength was chosen by cross-validation by patient inside the training films (3 of 4 labels) and on the "
-        "validation films (1 of 4 labels)"
+        "its strength was chosen by cross-validation by patient inside the training images (3 of 4 labels) and on the "
+        "validation images (1 of 4 labels)"
     )
     assert text.count(words) == 2  # under the findings, and in the paragraph
     assert "the validation split chose" not in text
     rows = [row | {"chosen_by": "validation"} for row in rows]
     rewrite(results, "results.jsonl", rows)
-    assert "its strength was chosen on the validation films" in words_of(write_report([], [results], tmp_path / "out"))
+    assert "its strength was chosen on the validation images" in words_of(write_report([], [results], tmp_path / "out"))
 
 
 def test_the_methods_hold_the_recipe_of_fine_tuning_and_the_rates_of_pretraining(
@@ -632,17 +681,15 @@ def test_the_methods_hold_the_recipe_of_fine_tuning_and_the_rates_of_pretraining
     recipe = {"freeze": False, "optimizer": "adamw", "learning_rate": 1e-4, "layer_decay": 0.75, "drop_path": 0.1}
     results = tmp_path / "results"
     shutil.copytree(folders["results"][0], results)
-    rows = [row | {"protocol": "finetune"} for row in inputs.read_lines(results / "results.jsonl")]
+    rows = [row | {"protocol": "finetune"} for row in lines_of(results / "results.jsonl")]
     rewrite(results, "results.jsonl", rows)
     edited(results / "evaluation.json", recipe=recipe | {"mixup": 0.0, "warmup_epochs": 5.0, "max_epochs": 50})
-    edited(
-        results / "evaluation.json",
-        encoder={"provenance": {"chart": "demographic-norm", "control": "none", "chart_use": "anchor", "seed": 7}},
-    )
+    encoder = json.loads((results / "evaluation.json").read_text())["encoder"]
+    edited(results / "evaluation.json", encoder=encoder | {"provenance": encoder["provenance"] | {"seed": 7}})
     run = write_run(tmp_path / "run", Store.open(folders["stores"][0]), "none", "none", 0, steps=20)
     edited(run / "manifest.json", peak_learning_rate=0.002, warmup_steps=24)
     text = words_of(write_report([run], [results], tmp_path / "out"))
-    assert "AdamW had a peak learning rate of 0.002 after 24 warm-up steps." in text
+    assert "AdamW had a peak learning rate of 0.002 after 24 warm-up steps, weight decay" in text
     assert "AdamW, learning rate 0.0001, 5 epochs of warm-up, drop path 0.1, at most 50 epochs, layer-wise rate" in text
     assert "Also scored, pretrained elsewhere: demographic-norm, seed 7." in text
 
@@ -652,9 +699,7 @@ def test_several_seeds_of_few_patients_keep_their_reason(folders: dict[str, list
     for seed in range(2):
         results.append(tmp_path / f"results-{seed}")
         shutil.copytree(folders["results"][0], results[-1])
-        rows = [
-            row | {"run": f"run-{seed}", "run_seed": seed} for row in inputs.read_lines(results[-1] / "results.jsonl")
-        ]
+        rows = [row | {"run": f"run-{seed}", "run_seed": seed} for row in lines_of(results[-1] / "results.jsonl")]
         for row in rows:
             if row["label"] == "Edema":
                 row |= {"ci_low": None, "ci_high": None, "reason": "too few patients"}
@@ -669,12 +714,12 @@ def test_several_seeds_of_few_patients_keep_their_reason(folders: dict[str, list
     assert "too few patients" in first
 
 
-def test_a_small_group_without_a_macro_is_nowhere_but_in_one_sentence(
+def test_a_small_subgroup_without_a_macro_is_named_once_and_shown_nowhere(
     folders: dict[str, list[Path]], tmp_path: Path
 ) -> None:
     audit = tmp_path / "audit"
     shutil.copytree(folders["audits"][0], audit)
-    rows = inputs.read_lines(audit / "audit.jsonl")
+    rows = lines_of(audit / "audit.jsonl")
     for row in rows:
         if row["part"] == "group":
             row["label"] = "Edema"  # no label is shown in all groups, so there is no macro
@@ -686,9 +731,9 @@ def test_a_small_group_without_a_macro_is_nowhere_but_in_one_sentence(
     assert not re.search(r"sex other Edema|other Edema AUROC 7", text)
 
 
-def test_the_leak_gate_says_what_it_cannot_see(outline: Outline) -> None:
+def test_the_leakage_check_says_what_it_cannot_recognise(outline: Outline) -> None:
     text = " ".join("".join(outline.texts).split())
-    assert "a film cropped by 1 % a side or more, or turned, is not recognised" in text
+    assert "A copy that was rotated, or cropped by 1 % a side or more, is not recognised" in text
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
@@ -697,8 +742,6 @@ def test_a_run_of_other_settings_or_numbers_than_it_wrote_is_refused(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(folders["runs"][0], run)
-    written = {f"{Path(file).stem}_sha256": sha256(run / file) for file in ("config.yaml", "metrics.jsonl")}
-    edited(run / "manifest.json", **written)
     write_report([run], [], tmp_path / "out")
     whole = (run / name).read_text()
     (run / name).write_text(whole.replace("3", "4", 1))

@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
-from chartray.outputs.json_file import write_json
 from chartray.outputs.seal import seal
-from chartray.report.page import write_report
+from chartray.report.write import write_report
 from tests.report_folders import hospital
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -63,7 +60,7 @@ FIRST_POINT = """() => {
   const canvas = document.querySelector(".canvas").getBoundingClientRect();
   const frame = view.frame.bbox, box = view.canvas_view.el.getBoundingClientRect();
   return {x: box.left + view.frame.x_scale.compute(data.x[0]), y: box.top + view.frame.y_scale.compute(data.y[0]),
-          film: data.film[0]};
+          image: data.image[0]};
 }"""
 
 
@@ -124,7 +121,7 @@ def without_macro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = hospital(root, films=120, datasets=1, arms=1)["results"][0]
     for name in ("predictions.parquet", "embeddings.parquet"):
         (folder / name).unlink()
-    why = "no label has 10 positive and 10 negative patients in the films that radiologists read"
+    why = "no label has 10 positive and 10 negative patients in the images that radiologists read"
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     none = {"value": None, "ci_low": None, "ci_high": None, "reason": why}
     rows = [row | none if row["label"] == "macro" else row for row in rows]
@@ -152,20 +149,7 @@ LONG = "sex,age,view,smoker,triage,icu,crp,leuko"
 def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of arms that are named by a chart of eight variables."""
     root = tmp_path_factory.mktemp("long")
-    folders = hospital(root, films=120, datasets=1, arms=3, evidence=True)
-    for file in (each for suffix in ("json", "jsonl", "yaml") for each in root.rglob(f"*.{suffix}")):
-        text = file.read_text().replace("demographic-norm", LONG)
-        file.write_text(text)
-        if file.name == "manifest.json":
-            said = json.loads(text)
-            said.pop("sha256", None)
-            write_json(file, said)
-    for file in root.rglob("predictions.parquet"):
-        table = pq.read_table(file)
-        charts = pc.replace_substring(table["chart"], "demographic-norm", LONG)
-        pq.write_table(table.set_column(table.column_names.index("chart"), "chart", charts), file)
-    for folder in (*folders["results"], *folders["audits"]):
-        seal(folder)
+    folders = hospital(root, films=120, datasets=1, arms=3, evidence=True, chart=LONG)
     out = tmp_path_factory.mktemp("report")
     return write_report(folders["runs"], folders["results"], out, stores=folders["stores"], audits=folders["audits"])
 
@@ -183,18 +167,18 @@ def test_names_of_many_variables_break_after_a_comma(opened: Opened, long_names:
     tab.close()
 
 
-def test_pointing_at_a_point_shows_its_film(opened: Opened) -> None:
+def test_pointing_at_a_point_shows_its_image(opened: Opened) -> None:
     opened.tab.locator(".canvas").scroll_into_view_if_needed()
     point = opened.tab.evaluate(FIRST_POINT)
     opened.tab.mouse.move(point["x"] - 40, point["y"] - 40)
     opened.tab.mouse.move(point["x"], point["y"], steps=4)
-    film = opened.tab.locator(".bk-Tooltip img")
-    film.wait_for(state="visible", timeout=5000)
-    assert film.get_attribute("src").startswith("data:image/jpeg;base64,")
+    image = opened.tab.locator(".bk-Tooltip img")
+    image.wait_for(state="visible", timeout=5000)
+    assert image.get_attribute("src").startswith("data:image/jpeg;base64,")
     # What is shown is a picture, not a broken one.
-    assert film.evaluate("(one) => one.naturalWidth") > 20
+    assert image.evaluate("(one) => one.naturalWidth") > 20
     opened.tab.mouse.click(point["x"], point["y"])
-    assert opened.tab.locator(".film .frame img").get_attribute("src").startswith("data:image/jpeg;base64,")
+    assert opened.tab.locator(".picture .frame img").get_attribute("src").startswith("data:image/jpeg;base64,")
 
 
 def test_the_layout_and_the_encoder_can_be_chosen(opened: Opened) -> None:
@@ -225,10 +209,10 @@ def test_the_keyboard_reaches_every_control_and_is_seen_there(opened: Opened) ->
     tab.keyboard.press("Enter")
     assert tab.locator("details").first.get_attribute("open") is not None
     tab.locator(".canvas").focus()
-    before = tab.locator(".film p").text_content()
+    before = tab.locator(".picture p").text_content()
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowRight")
-    assert tab.locator(".film p").text_content() not in ("", before)
+    assert tab.locator(".picture p").text_content() not in ("", before)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -3,8 +3,7 @@
 import pytest
 
 from chartray.errors import InputError
-from chartray.report import rows as rows_of
-from chartray.report.apart import told_apart
+from chartray.report.disambiguate import names_of
 from chartray.report.summary import (
     at,
     chosen,
@@ -15,19 +14,26 @@ from chartray.report.summary import (
     selection,
     verdicts,
 )
+from chartray.results.arm import Arm, arm_of, dataset_name
+from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import verdict, verdict_of_interval
 
-
-def row(chart: str, control: str, value: float | None, seed: int = 0, **more: object) -> dict[str, object]:
-    base = {"run": f"{chart}-{control}-{seed}", "chart": chart, "control": control, "dataset": "mimic", "seed": 0}
-    base |= {"run_seed": seed, "label": "macro", "metric": "auroc", "value": value, "ci_low": None, "ci_high": None}
-    return base | {"protocol": "linear", "split": "test", "fraction": 1.0, "n": 100} | more
+POLICY = {"home": "mimic", "dataset": "mimic", "protocol": "linear", "split": "test"}
 
 
-def pair(a: tuple[str, str], b: tuple[str, str], low: float, high: float, **more: object) -> dict[str, object]:
-    names = {"chart_a": a[0], "control_a": a[1], "chart_b": b[0], "control_b": b[1], "dataset": "mimic"}
+def row(chart: str, control: str, value: float | None, seed: int = 0, **more: object) -> Score:
+    parts = {name: more.pop(name) for name in ("objective", "settings") if name in more}
+    base = arm_of("none", "none", **parts) if control == "untrained" else None
+    about = POLICY | {"run": f"{chart}-{control}-{seed}", "seed": 0, "run_seed": seed, "n": 100}
+    about |= {"arm": arm_of(chart, control, base=base, **parts), "label": MACRO, "metric": "auroc", "value": value}
+    return Score(**about | more)
+
+
+def pair(a: tuple[str, str], b: tuple[str, str], low: float, high: float, **more: object) -> Comparison:
+    sides = {f"arm_{side}": arm_of(*names, **more.pop(f"of_{side}", {})) for side, names in (("a", a), ("b", b))}
     numbers = {"difference": (low + high) / 2, "ci_low": low, "ci_high": high, "p": 0.5, "seeds": 1}
-    return names | {"label": "macro", "metric": "auroc", "protocol": "linear", "fraction": 1.0} | numbers | more
+    names = {"a": "-".join(a), "b": "-".join(b), "label": MACRO, "metric": "auroc"}
+    return Comparison(**POLICY | sides | names | numbers | more)
 
 
 CHART, NONE, SHUFFLED, UNTRAINED = ("sex", "none"), ("none", "none"), ("sex", "shuffled"), ("none", "untrained")
@@ -35,18 +41,22 @@ CHART, NONE, SHUFFLED, UNTRAINED = ("sex", "none"), ("none", "none"), ("sex", "s
 SPLITS = (("test", 0.01), ("validate", 0.09))
 
 
-def rows(seeds: int) -> list[dict[str, object]]:
+def rows(seeds: int) -> list[Score]:
     found = [row(*arm, 0.7, seed) for arm in (CHART, NONE, SHUFFLED) for seed in range(seeds)]
-    return [*found, row(*UNTRAINED, 0.6) | {"run": "sex-none-0"}]
+    return [*found, row(*UNTRAINED, 0.6, run="sex-none-0")]
 
 
-def said(seeds: int, pairs: list[dict[str, object]]) -> dict[str, str]:
+def said(seeds: int, pairs: list[Comparison]) -> dict[str, str]:
     return spoken(rows(seeds), pairs)
 
 
-def spoken(scores: list[dict[str, object]], pairs: list[dict[str, object]]) -> dict[str, str]:
-    named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
-    return {one.sentence: one.outcome for one in verdicts(*named[:2])}
+def named(scores: list[Score], pairs: list[Comparison] | None = None) -> tuple[list[Score], list[Comparison]]:
+    names = names_of(scores, pairs or [])
+    return names.rows(scores), names.rows(pairs or [])
+
+
+def spoken(scores: list[Score], pairs: list[Comparison]) -> dict[str, str]:
+    return {one.sentence: one.outcome for one in verdicts(*named(scores, pairs))}
 
 
 @pytest.mark.parametrize(
@@ -71,12 +81,12 @@ def test_fewer_seeds_claim_nothing_however_wide_the_gap() -> None:
         assert "beats" not in about
 
 
-def test_few_seeds_claim_nothing_against_a_floor_either() -> None:
+def test_few_seeds_claim_nothing_against_a_baseline_either() -> None:
     """As `comparisons.jsonl` has it: they speak of one encoder, not of how it was pretrained."""
 
-    def standing(seeds: int, *pairs: dict[str, object]) -> set[str]:
-        named = told_apart(rows_of.scores(rows(seeds)), [rows_of.comparison(one) for one in pairs])
-        return {one.standing for one in verdicts(*named[:2]) if "untrained" in one.sentence and "sex)" in one.sentence}
+    def standing(seeds: int, *pairs: Comparison) -> set[str]:
+        said = verdicts(*named(rows(seeds), list(pairs)))
+        return {one.standing for one in said if "untrained" in one.sentence and "sex)" in one.sentence}
 
     better, open_ = (pair(CHART, UNTRAINED, low, 0.06, seeds=1) for low in (0.02, -0.02))
     worse = pair(CHART, UNTRAINED, -0.06, -0.02, seeds=2)
@@ -101,7 +111,7 @@ def test_data_sets_that_disagree_are_both_named() -> None:
 
 
 def test_an_interval_that_is_missing_is_no_result() -> None:
-    sentences = said(3, [pair(CHART, NONE, 0.1, 0.2, seeds=3) | {"ci_low": None, "ci_high": None}])
+    sentences = said(3, [pair(CHART, NONE, 0.1, 0.2, seeds=3).replaced(ci_low=None, ci_high=None)])
     assert sentences["sex against no chart: no interval on MIMIC-CXR +0.150."] == "unknown"
     assert said(3, [])["sex against no chart was not compared."] == "unknown"
 
@@ -110,31 +120,33 @@ def test_an_interval_that_is_missing_is_no_result() -> None:
 def test_what_was_not_measured_does_not_differ_from_what_was(low: float, outcome: str) -> None:
     none = {"difference": None, "ci_low": None, "ci_high": None}
     pairs = [pair(CHART, UNTRAINED, low, low + 0.04, seeds=3)]
-    pairs += [pair(CHART, UNTRAINED, 0.0, 0.0, seeds=3, dataset=name) | none for name in ("nih", "chexpert")]
+    pairs += [pair(CHART, UNTRAINED, 0.0, 0.0, seeds=3, dataset=name).replaced(**none) for name in ("nih", "chexpert")]
     sentence, found = next(one for one in said(3, pairs).items() if "untrained" in one[0] and "sex" in one[0])
     assert found == outcome
     assert sentence.endswith("against the untrained encoder: no interval on NIH ChestX-ray14, CheXpert.")
 
 
 def test_seeds_compared_one_by_one_keep_the_outermost_ends() -> None:
-    pairs = [rows_of.comparison(pair(CHART, NONE, low, low + 0.04)) for low in (0.01, -0.01, 0.03)]
+    pairs = [(pair(CHART, NONE, low, low + 0.04)) for low in (0.01, -0.01, 0.03)]
     together = over_seeds(pairs)
-    assert (together.low, together.high, together.seeds) == (-0.01, 0.07, 3)
+    assert (together.ci_low, together.ci_high, together.seeds) == (-0.01, 0.07, 3)
     assert together.difference == pytest.approx(0.03)
-    hierarchical = rows_of.comparison(pair(CHART, NONE, 0.0, 0.1, seeds=3))
+    hierarchical = pair(CHART, NONE, 0.0, 0.1, seeds=3)
     assert over_seeds([*pairs, hierarchical]) == hierarchical
 
 
-def test_a_floor_beside_several_runs_is_one_measurement() -> None:
-    beside = [row(*UNTRAINED, 0.6) | {"run": run} for run in ("sex-none-0", "none-none-0")]
-    scores = rows_of.scores([*rows(1), *beside])
+def test_a_baseline_beside_several_runs_is_one_measurement() -> None:
+    beside = [row(*UNTRAINED, 0.6, run=run) for run in ("sex-none-0", "none-none-0")]
+    scores = [*rows(1), *beside]
     kept = [one for one in chosen(scores, selection(scores)) if one.arm.control == "untrained"]
     assert len(kept) == 1
 
 
-def test_the_ceiling_is_image_and_chart_on_the_encoder_without_one() -> None:
-    both = [row("sex", "image+chart", 0.8) | {"run": run} for run in ("sex-none-0", "none-none-0")]
-    scores = rows_of.scores([*rows(1), *both])
+def test_the_upper_reference_is_image_and_chart_on_the_encoder_without_one() -> None:
+    bases = {"sex-none-0": arm_of(*CHART), "none-none-0": arm_of(*NONE)}
+    arms = {run: arm_of("sex", "image+chart", base=base) for run, base in bases.items()}
+    both = [row("sex", "image+chart", 0.8, run=run, arm=arm) for run, arm in arms.items()]
+    scores = [*rows(1), *both]
     titles = {one.arm.title for one in chosen(scores, selection(scores))}
     assert "image + chart (sex, on no chart)" in titles
     assert "image + chart (on sex)" not in titles
@@ -142,7 +154,7 @@ def test_the_ceiling_is_image_and_chart_on_the_encoder_without_one() -> None:
 
 def test_the_linear_probe_on_the_test_split_with_all_labels_speaks() -> None:
     others = [row(*CHART, 0.9, protocol="knn"), row(*CHART, 0.9, split="validate"), row(*CHART, 0.9, fraction=0.1)]
-    scores = rows_of.scores([*others, *rows(1)])
+    scores = [*others, *rows(1)]
     assert selection(scores)[:3] == ("linear", "test", 1.0)
     assert all(one.value != 0.9 for one in chosen(scores, selection(scores)))
 
@@ -151,7 +163,7 @@ def test_five_lines_say_who_what_and_how_surely() -> None:
     lines = five_lines(rows(1), [pair(CHART, UNTRAINED, 0.04, 0.10), pair(CHART, NONE, -0.02, 0.03)])
     assert len(lines) == 5
     assert lines[0].startswith(
-        "3 pretraining runs (sex; no chart; sex, shuffled), linear probe, test films of MIMIC-CXR"
+        "3 pretraining runs (sex; no chart; sex, shuffled), linear probe, test images of MIMIC-CXR"
     )
     assert "sex 0.700" in lines[1]
     assert lines[2] == (
@@ -192,8 +204,8 @@ def test_test_and_validate_of_one_run_are_not_two_seeds() -> None:
         "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed. "
         "Observed difference in macro AUROC: MIMIC-CXR +0.020 [+0.010, +0.030].": "no claim"
     }
-    named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
-    kept = at(named[1], selection(named[0]))
+    found = named(scores, pairs)
+    kept = at(found[1], selection(found[0]))
     assert [(one.split, over_seeds([one]).seeds) for one in kept] == [("test", 1)]
 
 
@@ -201,9 +213,9 @@ def test_labels_read_otherwise_are_not_another_seed() -> None:
     read = [{"uncertain": uncertain, "blank": "negative"} for uncertain in ("zeros", "ignore", "ones")]
     scores = [row(*arm, 0.7, seed, **how) for arm in (CHART, NONE) for seed in (0,) for how in read]
     pairs = [pair(CHART, NONE, 0.1 * place, 0.1 * place + 0.02, **how) for place, how in enumerate(read, start=1)]
-    which = selection(rows_of.scores(scores))
+    which = selection(scores)
     assert (which.uncertain, which.blank) == ("ignore", "negative")
-    assert len(chosen(rows_of.scores(scores), which)) == 2
+    assert len(chosen(scores, which)) == 2
     about = next(one for one in spoken(scores, pairs) if "against no chart" in one)
     assert about == (
         "No claim about the chart, sex against no chart: 1 seed, 3 needed. "
@@ -218,13 +230,13 @@ def test_a_probe_of_its_own_and_one_from_elsewhere_are_told_apart() -> None:
         pair(CHART, UNTRAINED, low, low + 0.02, dataset="nih", home=home, seeds=3)
         for home, low in (("mimic", -0.05), ("nih", 0.01))
     ]
-    named = told_apart(rows_of.scores(scores), [rows_of.comparison(one) for one in pairs])
-    kept = chosen(named[0], selection(named[0]))
-    assert {(rows_of.shown(one.place), one.value) for one in kept if one.dataset == "nih"} == {
+    found = named(scores, pairs)[0]
+    kept = chosen(found, selection(found))
+    assert {(dataset_name(one.place), one.value) for one in kept if one.dataset == "nih"} == {
         ("NIH ChestX-ray14 (probe of MIMIC-CXR)", 0.6),
         ("NIH ChestX-ray14 (own probe)", 0.8),
     }
-    assert "MIMIC-CXR" in {rows_of.shown(one.place) for one in kept}
+    assert "MIMIC-CXR" in {dataset_name(one.place) for one in kept}
     sentence = next(iter(spoken(scores, pairs)))
     assert "beats the untrained encoder in macro AUROC: NIH ChestX-ray14 (own probe) +0.020" in sentence
     assert (
@@ -233,18 +245,18 @@ def test_a_probe_of_its_own_and_one_from_elsewhere_are_told_apart() -> None:
 
 
 def test_two_values_of_one_thing_are_refused_not_dropped() -> None:
-    scores = rows_of.scores([row(*CHART, 0.7), row(*CHART, 0.6)])
+    scores = [row(*CHART, 0.7), row(*CHART, 0.6)]
     with pytest.raises(InputError, match=r"expected one auroc of macro on MIMIC-CXR .* found 0.7 and 0.6"):
         chosen(scores, selection(scores))
-    again = rows_of.scores([row(*CHART, 0.7), row(*CHART, 0.7)])
+    again = [row(*CHART, 0.7), row(*CHART, 0.7)]
     assert len(chosen(again, selection(again))) == 1
 
 
 def test_objectives_are_arms_and_only_the_chart_may_differ_in_a_claim() -> None:
     scores = [row(*arm, 0.7, seed, objective="msn") for arm in (CHART, NONE) for seed in range(3)]
     scores += [row(*NONE, 0.5, seed, objective="dino") for seed in range(3)]
-    pairs = [pair(CHART, NONE, 0.1, 0.2, seeds=3, objective_a="msn", objective_b="dino")]
-    read = rows_of.scores(scores)
+    pairs = [pair(CHART, NONE, 0.1, 0.2, seeds=3, of_b={"objective": "dino"})]
+    read = scores
     assert {one.arm.title for one in read} == {"sex", "no chart", "DINO, no chart"}
     sentences = spoken(scores, pairs)
     assert list(sentences) == ["sex against no chart was not compared."]
@@ -254,30 +266,31 @@ def test_objectives_are_arms_and_only_the_chart_may_differ_in_a_claim() -> None:
 
 def test_settings_that_differ_are_named_and_never_averaged() -> None:
     scores = [
-        row(*CHART, value, seed, settings_hash=made)
+        row(*CHART, value, seed, settings=made)
         for seed, made, value in ((0, "aaaaaa111111", 0.6), (1, "bbbbbb222222", 0.8))
     ]
-    named, _, _ = told_apart(rows_of.scores(scores), [])
-    assert {one.arm.title: one.value for one in named} == {"sex, settings aaaaaa": 0.6, "sex, settings bbbbbb": 0.8}
-    alike = rows_of.scores([one | {"settings_hash": "aaaaaa111111"} for one in scores])
-    named, _, _ = told_apart(alike, [])
-    assert {one.arm.title for one in named} == {"sex"}
-    assert len({one.arm for one in named}) == 1
+    assert {one.arm.title: one.value for one in named(scores)[0]} == {
+        "sex, settings aaaaaa": 0.6,
+        "sex, settings bbbbbb": 0.8,
+    }
+    alike = named([row(*CHART, value, seed, settings="aaaaaa111111") for seed, value in ((0, 0.6), (1, 0.8))])[0]
+    assert {one.arm for one in alike} == {Arm("sex", settings="aaaaaa111111")}
+    assert alike[0].arm.title == "sex"
     # Another chart with other settings differs in more than the chart.
-    others = [row(*NONE, 0.5, seed, settings_hash="cccccc333333") for seed in range(3)]
-    mine = [row(*CHART, 0.6, seed, settings_hash="aaaaaa111111") for seed in range(3)]
-    hashes = {"settings_hash_a": "aaaaaa111111", "settings_hash_b": "cccccc333333"}
+    others = [row(*NONE, 0.5, seed, settings="cccccc333333") for seed in range(3)]
+    mine = [row(*CHART, 0.6, seed, settings="aaaaaa111111") for seed in range(3)]
+    hashes = {"of_a": {"settings": "aaaaaa111111"}, "of_b": {"settings": "cccccc333333"}}
     assert spoken([*mine, *others], [pair(CHART, NONE, 0.1, 0.2, seeds=3, **hashes)]) == {}
 
 
-def test_a_floor_beside_two_settings_is_one_only_where_it_is_the_same() -> None:
-    def floors(second: float) -> set[str]:
+def test_a_baseline_beside_two_settings_is_one_only_where_it_is_the_same() -> None:
+    def titles(second: float) -> set[str]:
         values = (("aaaaaa111111", 0.6), ("bbbbbb222222", second))
-        scores = [row(*UNTRAINED, value, run=made, settings_hash=made) for made, value in values]
-        return {one.arm.title for one in told_apart(rows_of.scores(scores), [])[0]}
+        scores = [row(*UNTRAINED, value, run=made, settings=made) for made, value in values]
+        return {one.arm.title for one in named(scores)[0]}
 
-    assert floors(0.6) == {"untrained encoder"}
-    assert floors(0.5) == {"untrained encoder, settings aaaaaa", "untrained encoder, settings bbbbbb"}
+    assert titles(0.6) == {"untrained encoder"}
+    assert titles(0.5) == {"untrained encoder, settings aaaaaa", "untrained encoder, settings bbbbbb"}
 
 
 def test_the_seeds_of_the_quoted_comparison_count() -> None:
@@ -311,7 +324,7 @@ def test_a_claim_names_where_the_pair_was_not_compared() -> None:
     ]
 
 
-def test_a_floor_that_fewer_seeds_were_set_against_is_said_so() -> None:
+def test_a_baseline_that_fewer_seeds_were_set_against_is_said_so() -> None:
     pairs = [pair(CHART, UNTRAINED, 0.01, 0.03, seeds=3), pair(CHART, UNTRAINED, 0.02, 0.04, dataset="nih", run_seed=0)]
     sentence = next(one for one in said(4, pairs) if "untrained" in one and "(sex" in one)
     assert sentence == (
@@ -327,6 +340,6 @@ def test_one_difference_gets_one_verdict_from_every_mouth() -> None:
     """p = .001 with one seed was `no claim` in compare, `a higher` in audit and `Shown (1 seed)` on the page."""
     for seeds, wanted in ((1, "no claim"), (3, "a higher")):
         assert verdict(0.02, 0.001, seeds) == wanted == verdict_of_interval(0.01, 0.03, seeds)
-        one = rows_of.comparison(pair(CHART, NONE, 0.01, 0.03, seeds=seeds, verdict=verdict(0.02, 0.001, seeds)))
+        one = pair(CHART, NONE, 0.01, 0.03, seeds=seeds, verdict=verdict(0.02, 0.001, seeds))
         assert outcome(one) == {"no claim": "no claim", "a higher": "better"}[wanted]
         assert outcome(reversed_comparison(one)) == {"no claim": "no claim", "a higher": "worse"}[wanted]

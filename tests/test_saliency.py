@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jinja2
@@ -29,12 +28,12 @@ from chartray.evaluation.films import Match, Policy, films_of, metadata_of
 from chartray.evaluation.retrieval import agreement, nearest_of_others, same_patient_first
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks.encoder import load, tokens_of, untrained
-from chartray.outputs.opening import SealedFolder
 from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
-from chartray.report.arms import arm_of
-from chartray.report.inputs import Results
-from chartray.report.saliency import looks_section
+from chartray.report.inputs import read_results
+from chartray.report.saliency import saliency_section
+from chartray.results.manifest import SaliencyEntry
+from chartray.results.saliency import Gallery, LabelAgreement, SaliencyControl
 from chartray.schema import hashed
 from chartray.statistics.metrics import eligible
 from tests.evaluation_folders import evaluate
@@ -224,12 +223,12 @@ def test_chosen_films_are_the_extremes_of_each_finding_once() -> None:
     scores = np.array([[0.9, 0.2, 0.5], [0.1, 0.3, 0.5], [0.9, 0.1, 0.5], [0.4, 0.8, 0.5], [0.3, 0.9, 0.5], [0.2] * 3])
     found = saliency.chosen_films(truth, scores, ["Edema", "Mass", "No Finding"], 12)
     assert [(one.film, one.label, one.why.removesuffix(" it")) for one in found] == [
-        (0, "Edema", "highest score of the films with"),
-        (1, "Edema", "lowest score of the films with"),
-        (3, "Edema", "highest score of the films without"),
-        (4, "Mass", "highest score of the films without"),
-        (2, "No Finding", "highest score of the films with"),
-        (5, "No Finding", "lowest score of the films with"),
+        (0, "Edema", "highest score of the images with"),
+        (1, "Edema", "lowest score of the images with"),
+        (3, "Edema", "highest score of the images without"),
+        (4, "Mass", "highest score of the images without"),
+        (2, "No Finding", "highest score of the images with"),
+        (5, "No Finding", "lowest score of the images with"),
     ]
     assert saliency.chosen_films(truth, scores, ["Edema", "Mass", "No Finding"], 2) == found[:2]
     assert saliency.chosen_films(np.ones((3, 1)), np.ones((3, 1)), ["Edema"], 12) == []
@@ -253,7 +252,7 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     for name in ("once", "again"):
         out = tmp_path / name
         told = saliency.write_saliency(out, *encoders, test, scores, features, films=6, resamples=20, device="cpu")
-        assert told == {"films": 6, "reason": None}
+        assert told == SaliencyEntry(films=6)
         found.append(load_file(out / saliency.ARRAYS_FILE))
     assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
     assert {path.read_bytes() for path in tmp_path.glob("*/gallery.json")} == {(out / "gallery.json").read_bytes()}
@@ -283,45 +282,34 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     assert len(arrays["gallery"]) == len(gallery["films"]) == len(set(gallery["films"]))
     strange = encoders[0]._replace(model=small_vit(global_pool="map"))
     why = saliency.write_saliency(tmp_path / "no", strange, encoders[1], test, scores, features, films=6)
-    assert why["films"] == 0
-    assert "'map'" in why["reason"]
+    assert why.films == 0
+    assert "'map'" in str(why.reason)
     assert not (tmp_path / "no").exists()
 
 
-def write_looks(small_store: Path, folder: Path) -> EvaluationSet:
-    test = scored(Store.open(small_store))
-    encoder = vit(folder.parent / "vit", seed=1)
-    features = np.random.default_rng(0).normal(size=(len(test.films.rows), 8)).astype(np.float32)
-    scores = np.random.default_rng(1).random(test.films.truth.shape)
-    saliency.write_saliency(
-        folder, load(encoder), untrained(encoder, seed=0), test, scores, features, films=6, resamples=20, device="cpu"
-    )
-    return test
-
-
-def test_the_section_shows_films_with_words_and_nothing_where_films_stay_off_the_page(
+def test_the_section_shows_images_with_words_and_nothing_where_images_stay_off_the_page(
     small_store: Path, tmp_path: Path
 ) -> None:
-    test = write_looks(small_store, tmp_path / "results" / "looks")
-    arm = arm_of("sex & <age>", "none", "anchor", objective="msn", settings="1")
-    seal(tmp_path / "results")
-    results = Results(tmp_path / "results", [], [], {}, files=SealedFolder(tmp_path / "results"))
-    object.__setattr__(results, "scores", [SimpleNamespace(arm=arm)])
-    assert looks_section([results], films=False) is None
-    assert looks_section([Results(tmp_path, [], [], {})], films=True) is None
-    section = looks_section([results], films=True)
+    folder = tmp_path / "results"
+    source = vit(tmp_path / "vit", seed=1, run="chart", chart="sex & <age>", control="none", chart_use="anchor")
+    evaluate(source, small_store, folder, looks=6, resamples=20, floors=False, device="cpu")
+    cohort = Store.open(small_store).cohort
+    assert saliency_section([read_results(folder)], with_images=False) is None
+    section = saliency_section([read_results(folder)], with_images=True)
     assert section is not None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("chartray.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.get_template("saliency.html.j2").render(looks=section)
+    page = environment.get_template("saliency.html.j2").render(saliency=section)
     assert "sex &amp; &lt;age&gt;" in page
     assert "<age>" not in page
-    assert not any(name in page for name in [*test.image_ids, *(f">{one}<" for one in set(test.films.patients))])
-    parsed = ElementTree.fromstring(f"<div>{''.join(p.svg for f in section.encoders[0].films for p in f.panels)}</div>")
-    pictures = parsed.findall("svg")
-    assert len(pictures) == 6 * 7
-    assert all(picture.get("aria-label") and picture.get("role") == "img" for picture in pictures)
+    names = [f">{one}<" for column in ("image_id", "patient_id") for one in cohort[column].to_pylist()]
+    assert not any(name in page for name in names)
+    pictures = "".join(one.svg for image in section.encoders[0].images for one in image.pictures)
+    parsed = ElementTree.fromstring(f"<div>{pictures}</div>")
+    drawn = parsed.findall("svg")
+    assert len(drawn) == 6 * 7
+    assert all(one.get("aria-label") and one.get("role") == "img" for one in drawn)
     held = {image.get("id") for image in parsed.iter("image") if image.get("id")}
     assert {use.get("href", "")[1:] for use in parsed.iter("use")} == held
     assert len(held) == 6
@@ -329,32 +317,34 @@ def test_the_section_shows_films_with_words_and_nothing_where_films_stay_off_the
     assert 'src="http' not in page
     assert 'href="http' not in page
     # The brightest patch of the picture is the one that the words name.
-    arrays = load_file(tmp_path / "results" / "looks" / saliency.ARRAYS_FILE)
+    arrays = load_file(folder / "saliency" / saliency.ARRAYS_FILE)
     most = np.unravel_index(arrays["rollout"][2].argmax(), (4, 4))
-    assert f"row {most[0] + 1}, column {most[1] + 1} of 4" in section.encoders[0].films[2].panels[1].svg
+    assert f"row {most[0] + 1}, column {most[1] + 1} of 4" in section.encoders[0].images[2].pictures[1].svg
     for damage in ('{"format": 9}', "{"):
-        (tmp_path / "results" / "looks" / saliency.SALIENCY_FILE).write_text(damage)
-        with pytest.raises(InputError, match=r"looks/looks\.json as it was written, found other content"):
-            looks_section([results], films=True)
-        seal(tmp_path / "results")
-        object.__setattr__(results, "files", SealedFolder(tmp_path / "results"))
-        with pytest.raises(InputError, match=r"expected (looks|.* \(JSON\) in .*looks\.json)"):
-            looks_section([results], films=True)
+        (folder / "saliency" / saliency.SALIENCY_FILE).write_text(damage)
+        with pytest.raises(InputError, match=r"saliency/saliency\.json as it was written, found other content"):
+            saliency_section([read_results(folder)], with_images=True)
+        seal(folder)
+        with pytest.raises(InputError, match=r"expected what Chartray w\w+ .*in .*saliency\.json"):
+            saliency_section([read_results(folder)], with_images=True)
 
 
 def test_words_say_when_maps_show_nothing_learnt() -> None:
     from chartray.report.saliency import _control, _says_alike
 
-    control = {"rollout_between_films": 0.95, "rollout_with_untrained": 0.2}
-    first, second = _control(control | {"similarity_between_films": None, "similarity_with_untrained": None})
-    assert "most of a map is the same whatever the film" in first
-    assert second == "Rollout maps correlate with those of the untrained encoder on the same film with r = 0.20."
-    row = {"label": "Edema", "neighbours": 0.3, "ci_low": 0.1, "ci_high": 0.5, "films": 0.25, "n": 9, "n_patients": 5}
-    (none,) = _says_alike({"agreement": [row, row | {"ci_low": None, "ci_high": None}], "same_patient": {}})
+    first, second = _control(SaliencyControl(rollout_between_films=0.95, rollout_with_untrained=0.2))
+    assert "most of a map is the same whatever the image" in first
+    assert second == "Rollout maps correlate with those of the untrained encoder on the same image with r = 0.20."
+    row = LabelAgreement(label="Edema", neighbours=0.3, ci_low=0.1, ci_high=0.5, films=0.25, n=9, n_patients=5)
+
+    def said(*rows: LabelAgreement) -> str:
+        (words,) = _says_alike(Gallery(dataset="mimic", split="test", agreement=rows))
+        return words
+
+    none = said(row, row.replaced(ci_low=None, ci_high=None))
     assert none.startswith("For no finding is it shown")
-    assert "0 of 2 findings, of which 1 have too few patients for an interval" in none
-    (some,) = _says_alike({"agreement": [row | {"ci_low": 0.26}], "same_patient": {}})
-    assert some.startswith("For Edema the five nearest films")
+    assert "0 of 2 findings; 1 have no interval" in none
+    assert said(row.replaced(ci_low=0.26)).startswith("For Edema, the five nearest images")
 
 
 def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:
@@ -363,17 +353,17 @@ def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:
     arrays = {"rollout": np.repeat(one, 3, axis=0), "rollout_untrained": rng.random((3, 4, 4))}
     arrays |= {"similarity": np.ones((3, 2, 4, 4)), "similarity_untrained": np.ones((3, 2, 4, 4))}
     found = saliency.control_of(arrays)
-    assert found["rollout_between_films"] == pytest.approx(1)
-    assert abs(found["rollout_with_untrained"] or 0) < 0.6
-    assert found["similarity_between_films"] is None  # constant maps correlate with nothing
+    assert found.rollout_between_films == pytest.approx(1)
+    assert abs(found.rollout_with_untrained or 0) < 0.6
+    assert found.similarity_between_films is None  # constant maps correlate with nothing
     arrays["rollout_untrained"] = arrays["rollout"]
-    assert saliency.control_of(arrays)["rollout_with_untrained"] == pytest.approx(1)
+    assert saliency.control_of(arrays).rollout_with_untrained == pytest.approx(1)
 
 
 def test_evaluate_writes_looks_unless_told_not_to(small_store: Path, tmp_path: Path) -> None:
     source = vit(tmp_path / "vit", seed=1)
     for number in (4, 0):
         evaluate(source, small_store, tmp_path / "out", looks=number, resamples=20, floors=False, device="cpu")
-        told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["looks"]
+        told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["saliency"]
         assert told["films"] == number
-        assert (tmp_path / "out" / "looks").is_dir() is (number > 0)
+        assert (tmp_path / "out" / "saliency").is_dir() is (number > 0)

@@ -31,10 +31,9 @@ from chartray.outputs.parquet_file import read_table
 from chartray.outputs.replacing import settle
 from chartray.outputs.seal import SUMS_FILE, seal, verify
 from chartray.records.cohort_files import flow_file, read_cohort_table, read_flow, settle_cohort, write_cohort_files
-from chartray.report.audits import KnownArms, read_audit
-from chartray.report.inputs import read_results
-from chartray.report.page import write_report
-from chartray.report.saliency import looks_section
+from chartray.report.inputs import read_audit, read_results
+from chartray.report.saliency import saliency_section
+from chartray.report.write import write_report
 from tests.evaluation_folders import compare, evaluate, hospital, vit
 
 QUICK: dict[str, Any] = {"resamples": 3, "floors": False, "labels": ["Edema", "Pleural Effusion"]}
@@ -69,9 +68,9 @@ def said_of_evaluation(folder: Path) -> list[object]:
     results = read_results(folder)
     numbers = [sheets[where].scores.tobytes() + sheets[where].truth.tobytes() for where in sheets]
     tables = [results.predictions, results.embeddings]
-    rows = [results.scores, results.comparisons, results.evaluation, results.studies, results.calibration]
-    looks, card = looks_section([results], films=True), read_folders([folder], run.made)
-    return [run.settings, run.stores, *numbers, *tables, repr(rows), repr(looks), card]
+    rows = [results.scores, results.comparisons, results.manifest, results.studies, results.calibration]
+    maps, card = saliency_section([results], with_images=True), read_folders([folder], run.made)
+    return [run.settings, run.stores, *numbers, *tables, repr(rows), repr(maps), card]
 
 
 def said_of_comparison(folder: Path) -> list[object]:
@@ -82,7 +81,7 @@ def said_of_comparison(folder: Path) -> list[object]:
 
 def said_of_audit(folder: Path) -> list[object]:
     manifest = json.loads((folder.parent / "kept" / "audit.json").read_text())
-    found = read_audit(folder, KnownArms([], []))
+    found = read_audit(folder)
     return [repr(found), read_folders([folder], manifest["encoders"][0]["provenance"])]
 
 

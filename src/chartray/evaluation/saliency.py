@@ -2,17 +2,11 @@
 
 `write_saliency` writes the folder `saliency/` of a results folder. The images are of the first scored data set; no
 identifier of a patient or image is in it, only rows of the store and hashed names (schema.hashed over the scored ones).
+saliency.json and gallery.json are records of `results.saliency`, and beside them lies
 
-saliency.json        format, dataset, split, grid (g patches a side), places of the query patches, `films`: {dataset,
-                     row, key, height, width, label, why, score, present (labels)}, and `control`: how much the maps
-                     differ between images and from the untrained encoder's (mean correlations)
 saliency.safetensors film uint8 (n, S, S) squashed; rollout, rollout_untrained float32 (n, g, g), shares that sum to 1;
                      similarity, similarity_untrained float32 (n, Q, g, g), cosines; queries int64 (n, Q, 2), row and
                      column of a patch; gallery uint8 (m, s, s): the images of gallery.json, in the order of `films`
-gallery.json         format, dataset, films (rows of the store), `queries`: {dataset, row, key, height, width, label,
-                     why, present, same_patient_rank, neighbours: [{..., cosine, present}]}; `agreement`: {label,
-                     neighbours, ci_low, ci_high, films, n, n_patients}; `same_patient`: {first, ci_low, ci_high,
-                     chance, n}
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +28,19 @@ from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
 from chartray.results.folder import write_object
 from chartray.results.manifest import SaliencyEntry
+from chartray.results.saliency import (
+    ARRAYS_FILE,
+    GALLERY_FILE,
+    SALIENCY_FILE,
+    Gallery,
+    LabelAgreement,
+    MappedImage,
+    NearImage,
+    QueryImage,
+    SaliencyControl,
+    SaliencyMaps,
+    SamePatient,
+)
 from chartray.schema import hashed
 
 Floats = NDArray[np.float64]
@@ -41,14 +48,12 @@ Features = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
 
-SALIENCY_FILE, ARRAYS_FILE, GALLERY_FILE = "saliency.json", "saliency.safetensors", "gallery.json"
-FORMAT = 2
 FILM_SIDE, GALLERY_SIDE = 224, 128
 GALLERY_QUERIES, GALLERY_NEIGHBOURS = 6, 5
 # Where the query patches lie, as shares of height and width: on a frontal film in a lung and in the heart's shadow.
 QUERY_PLACES = ((0.4, 0.3), (0.65, 0.58))
 NORMAL = "No Finding"
-_CLEAREST = "highest score of the films with it"
+_CLEAREST = "highest score of the images with it"
 _FILMS_AT_A_TIME = 4
 
 
@@ -75,8 +80,8 @@ def chosen_films(truth: Floats, scores: Floats, labels: Sequence[str], count: in
         value = scores[:, column]
         for films, order, why in (
             (present, -value, _CLEAREST),
-            (present, value, "lowest score of the films with it"),
-            (absent, -value, "highest score of the films without it"),
+            (present, value, "lowest score of the images with it"),
+            (absent, -value, "highest score of the images without it"),
         ):
             taken = {one.film for one in found}
             left = [film for film in films[np.argsort(order[films], kind="stable")].tolist() if film not in taken]
@@ -124,29 +129,39 @@ def write_saliency(
     arrays, control = _maps(encoder, fresh, test.films.store, rows, device_of(device))
     arrays["film"] = _squashed(test.films.store, rows, FILM_SIDE)
     found = nearest_of_others(features, test.films.patients, _queries(chosen), GALLERY_NEIGHBOURS)
-    gallery, shown = _gallery(found, chosen, names)
+    queries = _gallery_of(found, chosen, names)
+    shown = list(dict.fromkeys(image.row for query in queries for image in (query, *query.neighbours)))
     arrays["gallery"] = _squashed(test.films.store, np.array(shown, dtype=np.int64), GALLERY_SIDE)
     drawn: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
     patients, truth = test.films.patients, test.films.truth
     shared_by = agreement(features, patients, truth, GALLERY_NEIGHBOURS, **drawn)
-    gallery["agreement"] = [
-        {"label": label} | each._asdict()
-        for label, each in zip(test.labels, shared_by, strict=True)
-        if each is not None
-    ]
-    gallery["same_patient"] = same_patient_first(features, patients, **drawn)
+    same_patient = same_patient_first(features, patients, **drawn)
+    about: dict[str, Any] = {"dataset": test.dataset, "split": test.films.split}
+    gallery = Gallery(
+        **about,
+        films=tuple(shown),
+        queries=tuple(queries),
+        agreement=tuple(
+            LabelAgreement(label=label, **each._asdict())
+            for label, each in zip(test.labels, shared_by, strict=True)
+            if each is not None
+        ),
+        same_patient=SamePatient.model_validate(same_patient) if same_patient else None,
+    )
+    maps = SaliencyMaps(
+        **about,
+        grid=arrays["rollout"].shape[1],
+        places=QUERY_PLACES,
+        control=control,
+        films=tuple(
+            MappedImage(**names.of(one.film), label=one.label, why=one.why, score=_score(test, scores, one))
+            for one in chosen
+        ),
+    )
     # Not save_file, whose files their owner alone may read, whatever the umask says.
     (folder / ARRAYS_FILE).write_bytes(save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
-    shared = {"format": FORMAT, "dataset": test.dataset, "split": test.films.split}
-    films_said = [
-        names.of(one.film) | {"label": one.label, "why": one.why, "score": _score(test, scores, one)} for one in chosen
-    ]
-    grid = arrays["rollout"].shape[1]
-    write_object(
-        folder / SALIENCY_FILE,
-        shared | {"grid": grid, "places": QUERY_PLACES, "control": control, "films": films_said},
-    )
-    write_object(folder / GALLERY_FILE, shared | gallery)
+    write_object(folder / SALIENCY_FILE, maps.model_dump(mode="json"))
+    write_object(folder / GALLERY_FILE, gallery.model_dump(mode="json"))
     return SaliencyEntry(films=len(chosen))
 
 
@@ -180,21 +195,26 @@ def _queries(chosen: Sequence[Chosen]) -> list[int]:
     return [one.film for one in first[:GALLERY_QUERIES]]
 
 
-def _gallery(found: Sequence[Alike], chosen: Sequence[Chosen], names: _Names) -> tuple[dict[str, Any], list[int]]:
-    why = {one.film: {"label": one.label, "why": one.why} for one in chosen}
-    queries = []
-    for one in found:
-        beside = [names.of(film) | {"cosine": cosine} for film, cosine in zip(one.neighbours, one.cosines, strict=True)]
-        said = {"same_patient_rank": one.same_patient_rank, "neighbours": beside}
-        queries.append(names.of(one.query) | why[one.query] | said)
-    rows = [film["row"] for query in queries for film in (query, *query["neighbours"])]
-    shown = list(dict.fromkeys(rows))
-    return {"films": shown, "queries": queries}, shown
+def _gallery_of(found: Sequence[Alike], chosen: Sequence[Chosen], names: _Names) -> list[QueryImage]:
+    of_film = {one.film: one for one in chosen}
+    return [
+        QueryImage(
+            **names.of(one.query),
+            label=of_film[one.query].label,
+            why=of_film[one.query].why,
+            same_patient_rank=one.same_patient_rank,
+            neighbours=tuple(
+                NearImage(**names.of(film), cosine=cosine)
+                for film, cosine in zip(one.neighbours, one.cosines, strict=True)
+            ),
+        )
+        for one in found
+    ]
 
 
 def _maps(
     encoder: PretrainedEncoder, fresh: PretrainedEncoder, store: Store, rows: NDArray[np.int64], device: str
-) -> tuple[Arrays, dict[str, float | None]]:
+) -> tuple[Arrays, SaliencyControl]:
     arrays: Arrays = {}
     for name, model in (("", encoder), ("_untrained", fresh)):
         parts = [_look(model, images) for images in batches(store, rows, _FILMS_AT_A_TIME, device)]
@@ -221,7 +241,7 @@ def _look(encoder: PretrainedEncoder, images: Tensor) -> Mapping[str, NDArray[An
     }
 
 
-def control_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, float | None]:
+def control_of(arrays: Mapping[str, NDArray[Any]]) -> SaliencyControl:
     """Whether the maps say anything of the film, and anything that training brought: mean correlations of maps.
 
     `between_films` near 1: all films have the same map. `with_untrained` near 1: an untrained encoder shows the same
@@ -241,7 +261,7 @@ def control_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, float | None]:
         found[f"{key}_between_films"] = mean(pairs)
         same = [(maps[film, q], others[film, q]) for film in range(len(maps)) for q in range(maps.shape[1])]
         found[f"{key}_with_untrained"] = mean(same)
-    return found
+    return SaliencyControl(**found)
 
 
 def _squashed(store: Store, rows: NDArray[np.int64], side: int) -> Pixels:

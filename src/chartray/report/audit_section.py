@@ -1,51 +1,51 @@
-"""The audit's section: the leak gate, what the embedding tells of patients, groups, and attributes taken out."""
+"""The audit's section: leakage, attributes read from the embedding, subgroups, and attributes removed from it."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from chartray.report.arms import Arm
-from chartray.report.audits import Audit, Group, Leak, Reading, ReadingDifference, Removed
-from chartray.report.figures import Drawn, Panel, Style, drawn, only, save_grid, slug
-from chartray.report.plots import Interval, forest_panel, together
-from chartray.report.rows import MACRO, shown
-from chartray.report.summary import plain, signed
+from chartray.report.figures import DrawnPanel, Panel, Style, drawn, only, save_grid, slug
+from chartray.report.inputs import AuditResults
+from chartray.report.plots import Mark, forest_panel, together
+from chartray.report.summary import plain, signed, verdict_of
 from chartray.report.tables import p_value
-from chartray.results.verdict import Verdict, after_correction
+from chartray.results.arm import Arm, dataset_name
+from chartray.results.schema import MACRO, AttributeDifference, AttributeProbe, Leak, RemovalRow, SubgroupRow
+from chartray.results.verdict import after_correction, why_no_claim
 from chartray.schema import SPLITS
 
 _METRICS = {"auroc": "AUROC", "r2": "R²", "mae": "mean absolute error"}
-_GROUP_METRICS = {
+_SUBGROUP_METRICS = {
     "auroc": "AUROC",
     "calibration": "Calibration: mean score minus observed share",
     "false_negative_rate": "False-negative rate",
 }
 _KINDS = {
     "patient": "patients",
-    "exact film": "exact copies of films",
-    "near film": "near copies of films",
-    "variable": "chart variables known only after the film",
+    "exact film": "exact copies of images",
+    "near film": "near copies of images",
+    "variable": "chart variables known only after the image",
 }
 
-# How the audit says that so few patients stand behind a row that not even their number is told.
+# How the audit begins its reason for a subgroup so small that not even its size is shown.
 _FEW = "fewer than 10 patients: suppressed"
 
-Row = TypeVar("Row", Reading, Group)
+Row = TypeVar("Row", AttributeProbe, SubgroupRow)
 
 
-class ReadingRow(NamedTuple):
-    """One attribute (or one of its levels) as every arm reads it."""
+class ProbeLine(NamedTuple):
+    """How well one attribute (or one of its levels) is read from every arm."""
 
     attribute: str
     level: str
     metric: str
-    films: int | None
+    images: int | None
     cells: tuple[str, ...]
 
 
-class DifferenceRow(NamedTuple):
-    """How much better one arm reads an attribute than another."""
+class DifferenceLine(NamedTuple):
+    """How much better an attribute is read from one arm than from another."""
 
     attribute: str
     pair: str
@@ -55,8 +55,8 @@ class DifferenceRow(NamedTuple):
     verdict: str
 
 
-class GroupRow(NamedTuple):
-    """A group's metric for each arm."""
+class SubgroupLine(NamedTuple):
+    """A subgroup's metric for each arm."""
 
     attribute: str
     group: str
@@ -66,8 +66,8 @@ class GroupRow(NamedTuple):
     cells: tuple[str, ...]
 
 
-class GapRow(NamedTuple):
-    """The largest group minus the smallest of one attribute, label and metric."""
+class GapLine(NamedTuple):
+    """The largest subgroup value minus the smallest, of one attribute, label and metric."""
 
     attribute: str
     label: str
@@ -75,12 +75,12 @@ class GapRow(NamedTuple):
     cells: tuple[str, ...]
 
 
-class RemovedRow(NamedTuple):
-    """AUROC of a label before and after an attribute's directions were taken out."""
+class RemovalLine(NamedTuple):
+    """AUROC of a label before and after an attribute's directions were removed."""
 
     arm: str
     attribute: str
-    directions: int | None
+    directions: int
     attribute_before: str
     attribute_after: str
     label: str
@@ -90,148 +90,153 @@ class RemovedRow(NamedTuple):
 
 
 class DataSetAudit(NamedTuple):
-    """The audit on one data set; lists are empty where a part was not audited. `suppressed` are groups too small."""
+    """The audit on one data set; lists are empty where a part was not audited. `suppressed` are subgroups too small."""
 
     name: str
     arms: list[Arm]
-    encoders: list[Arm]
-    readability: list[Drawn]
-    readings: list[ReadingRow]
-    differences: list[DifferenceRow]
+    probe_figures: list[DrawnPanel]
+    probes: list[ProbeLine]
+    differences: list[DifferenceLine]
     not_measured: str
-    groups: list[Drawn]
-    group_arms: list[Arm]
-    group_rows: list[GroupRow]
-    gaps: list[GapRow]
+    subgroup_figures: list[DrawnPanel]
+    subgroup_arms: list[Arm]
+    subgroups: list[SubgroupLine]
+    gaps: list[GapLine]
     suppressed: list[str]
-    removed: list[RemovedRow]
+    removals: list[RemovalLine]
     no_claim: bool
     slug: str
 
     @property
     def has_rows(self) -> bool:
-        """Whether anything but leaks was looked for here."""
+        """Whether anything but leakage was looked for here."""
         return bool(
-            self.readings or self.differences or self.not_measured or self.group_rows or self.suppressed or self.removed
+            self.probes or self.differences or self.not_measured or self.subgroups or self.suppressed or self.removals
         )
 
 
 class AuditSection(NamedTuple):
-    """What `audit.html.j2` draws; `shared` are leaks in words, `compared` the places that the leak gate looked at.
+    """What `audit.html.j2` draws; `shared` are leaks in words, `compared` the data sets that the check looked at.
 
-    `gate` is false where no leak gate was run; `notes` say what it could not compare.
+    `checked` is false where there was no leakage check; `notes` say what it could not compare.
     """
 
-    gate: bool
+    checked: bool
     shared: list[str]
     compared: str
     notes: list[str]
     data_sets: list[DataSetAudit]
 
 
-def audit_section(audits: Sequence[Audit], look: Mapping[Arm, Style], out: Path) -> AuditSection | None:
+def audit_section(audits: Sequence[AuditResults], styles: Mapping[Arm, Style], out: Path) -> AuditSection | None:
     """The section of some audits, with figures/readability-DATASET and groups-DATASET; None where there are none."""
     if not audits:
         return None
     names = dict.fromkeys(row for one in audits for row in one.datasets)
     leaks = [leak for one in audits for leak in one.leaks or []]
     return AuditSection(
-        gate=any(one.leaks is not None for one in audits),
-        shared=list(dict.fromkeys(_leak_words(leak) for leak in leaks if leak.shared != 0)),
-        compared=", ".join(map(shown, names)),
-        notes=list(dict.fromkeys(str(note) for one in audits for note in one.manifest.get("notes") or [])),
-        data_sets=[part for name in names if (part := _data_set(name, audits, look, out)).has_rows],
+        checked=any(one.leaks is not None for one in audits),
+        shared=list(dict.fromkeys(_leak_words(leak) for leak in leaks if leak.count)),
+        compared=", ".join(map(dataset_name, names)),
+        notes=list(dict.fromkeys(note for one in audits for note in one.manifest.notes)),
+        data_sets=[part for name in names if (part := _data_set(name, audits, styles, out)).has_rows],
     )
 
 
-def _data_set(name: str, audits: Sequence[Audit], look: Mapping[Arm, Style], out: Path) -> DataSetAudit:
-    readings = [row for one in audits for row in one.readings if row.dataset == name]
+def _data_set(name: str, audits: Sequence[AuditResults], styles: Mapping[Arm, Style], out: Path) -> DataSetAudit:
+    probes = [row for one in audits for row in one.probes if row.dataset == name]
     differences = _of_arms([row for one in audits for row in one.differences if row.dataset == name])
-    groups = [row for one in audits for row in one.groups if row.dataset == name]
-    removed = [row for one in audits for row in one.removed if row.dataset == name]
-    arms, of_groups = _arms(readings), _arms(groups)
-    values = [row for row in groups if row.metric != "gap"]
-    gone = _suppressed(values)
+    subgroups = [row for one in audits for row in one.subgroups if row.dataset == name]
+    removals = [row for one in audits for row in one.removals if row.dataset == name]
+    arms, of_subgroups = _arms(probes), _arms(subgroups)
+    values = [row for row in subgroups if row.metric != "gap"]
+    small = _suppressed(values)
+    shown = [row for row in values if (row.attribute, row.group) not in small]
     return DataSetAudit(
         name=name,
         arms=arms,
-        encoders=[arm for arm in arms if arm.kind != "source"],
-        readability=_readability(readings, look, out, name),
-        readings=_reading_rows(readings, arms),
-        differences=[_difference_row(row) for row in differences if row.difference is not None],
+        probe_figures=_probe_figures(probes, styles, out, name),
+        probes=_probe_lines(probes, arms),
+        differences=[_difference_line(row) for row in differences if row.difference is not None],
         not_measured=_not_measured(differences),
-        groups=_group_figures([row for row in values if (row.attribute, row.group) not in gone], look, out, name),
-        group_arms=of_groups,
-        group_rows=_group_rows([row for row in values if (row.attribute, row.group) not in gone], of_groups),
-        gaps=_gap_rows([row for row in groups if row.metric == "gap"], of_groups),
-        suppressed=[f"{attribute} {group}" for attribute, group in gone],
-        removed=[_removed_row(row) for row in sorted(removed, key=lambda row: row.label != MACRO)],
-        no_claim=any(row.claim for row in differences),
+        subgroup_figures=_subgroup_figures(shown, styles, out, name),
+        subgroup_arms=of_subgroups,
+        subgroups=_subgroup_lines(shown, of_subgroups),
+        gaps=_gap_lines([row for row in subgroups if row.metric == "gap"], of_subgroups),
+        suppressed=[f"{attribute} {group}" for attribute, group in small],
+        removals=[_removal_line(row) for row in sorted(removals, key=lambda row: row.label != MACRO)],
+        no_claim=any(why_no_claim(row.seeds) for row in differences),
         slug=slug(name),
     )
 
 
-def _suppressed(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """Groups (attribute, group) too small to be shown: by their macro row, or by every row where no macro is made."""
+def _suppressed(groups: Sequence[SubgroupRow]) -> list[tuple[str, str | None]]:
+    """Subgroups (attribute, group) too small to be shown: by their macro row, or by every row where there is none."""
     found = []
     for key in dict.fromkeys((row.attribute, row.group) for row in groups):
         mine = [row for row in groups if (row.attribute, row.group) == key]
-        judged = [row for row in mine if row.label == MACRO] or mine
-        if all(row.reason.startswith(_FEW) for row in judged):
+        deciding = [row for row in mine if row.label == MACRO] or mine
+        if all((row.reason or "").startswith(_FEW) for row in deciding):
             found.append(key)
     return found
 
 
-def _arms(rows: Iterable[Reading | Group]) -> list[Arm]:
+def _arms(rows: Iterable[AttributeProbe | SubgroupRow]) -> list[Arm]:
     return sorted({row.arm for row in rows}, key=lambda arm: arm.order)
 
 
-def _readability(readings: Sequence[Reading], look: Mapping[Arm, Style], out: Path, name: str) -> list[Drawn]:
-    """A forest for each of AUROC and R²: attributes down, arms under each other; levels and errors are in the table."""
+def _probe_figures(
+    probes: Sequence[AttributeProbe], styles: Mapping[Arm, Style], out: Path, name: str
+) -> list[DrawnPanel]:
+    """A forest for each of AUROC and R²: an attribute a row; levels and errors are in the table."""
     panels = []
     for metric, chance in (("auroc", 0.5), ("r2", 0.0)):
-        rows = [row for row in readings if row.metric == metric and not row.level]
+        rows = [row for row in probes if row.metric == metric and not row.level]
         lines = _lines(rows, lambda row: row.attribute)
         if lines:
             title = f"{_METRICS[metric]} of attributes"
-            panels.append(forest_panel(title, lines, look, axis=_METRICS[metric], chance=chance))
-    return _saved(panels, f"readability-{slug(name)}", look, {row.arm for row in readings}, out)
+            panels.append(forest_panel(title, lines, styles, axis=_METRICS[metric], chance=chance))
+    return _saved(panels, f"readability-{slug(name)}", styles, {row.arm for row in probes}, out)
 
 
-def _group_figures(groups: Sequence[Group], look: Mapping[Arm, Style], out: Path, name: str) -> list[Drawn]:
+def _subgroup_figures(
+    groups: Sequence[SubgroupRow], styles: Mapping[Arm, Style], out: Path, name: str
+) -> list[DrawnPanel]:
     """A forest for each attribute and metric, macro over labels where there is one, else of the first label."""
     panels: list[Panel] = []
-    keys = dict.fromkeys((row.attribute, row.metric) for row in groups if row.metric in _GROUP_METRICS)
+    keys = dict.fromkeys((row.attribute, row.metric) for row in groups if row.metric in _SUBGROUP_METRICS)
     for attribute, metric in keys:
         rows = [row for row in groups if (row.attribute, row.metric) == (attribute, metric) and row.value is not None]
         label = MACRO if any(row.label == MACRO for row in rows) else next((row.label for row in rows), MACRO)
         lines = _lines([row for row in rows if row.label == label], _group_name)
-        # One group alone compares nothing; its value is in the table.
+        # One subgroup alone compares nothing; its value is in the table.
         if len(lines) > 1:
             what = "macro" if label == MACRO else label
             title = f"{attribute}: {_short(metric)}, {what}"
             chance = 0.0 if metric == "calibration" else None
-            panels.append(forest_panel(title, lines, look, axis=_GROUP_METRICS[metric], chance=chance))
-    return _saved(panels, f"groups-{slug(name)}", look, {row.arm for row in groups}, out)
+            panels.append(forest_panel(title, lines, styles, axis=_SUBGROUP_METRICS[metric], chance=chance))
+    return _saved(panels, f"groups-{slug(name)}", styles, {row.arm for row in groups}, out)
 
 
-def _group_name(row: Group) -> str:
-    return row.group + (f" ({row.n_patients:,} patients)" if row.n_patients is not None else "")
+def _group_name(row: SubgroupRow) -> str:
+    return f"{row.group}" + (f" ({row.n_patients:,} patients)" if row.n_patients is not None else "")
 
 
-def _saved(panels: Sequence[Panel], name: str, look: Mapping[Arm, Style], arms: set[Arm], out: Path) -> list[Drawn]:
+def _saved(
+    panels: Sequence[Panel], name: str, styles: Mapping[Arm, Style], arms: set[Arm], out: Path
+) -> list[DrawnPanel]:
     if panels:
-        save_grid(panels, only(look, arms), out / "figures" / name, columns=2)
+        save_grid(panels, only(styles, arms), out / "figures" / name, columns=2)
     return [drawn(panel, f"{name}-{number}") for number, panel in enumerate(panels)]
 
 
-def _lines(rows: Sequence[Row], key: Callable[[Row], str]) -> list[tuple[str, list[Interval]]]:
+def _lines(rows: Sequence[Row], key: Callable[[Row], str]) -> list[tuple[str, list[Mark]]]:
     """Marks by row of a forest and arm, several runs of an arm together; values that are null are left out."""
-    found: dict[str, dict[Arm, list[Interval]]] = {}
+    found: dict[str, dict[Arm, list[Mark]]] = {}
     for row in rows:
         if row.value is not None:
-            low, high = (math.nan, math.nan) if row.low is None or row.high is None else (row.low, row.high)
-            mark = Interval(row.arm, row.value, low, high)
+            low, high = (math.nan, math.nan) if row.ci_low is None or row.ci_high is None else (row.ci_low, row.ci_high)
+            mark = Mark(row.arm, row.value, low, high)
             found.setdefault(key(row), {}).setdefault(row.arm, []).append(mark)
     return [
         (name, [together(marks) for _, marks in sorted(by.items(), key=lambda item: item[0].order)])
@@ -250,35 +255,34 @@ def _cells(rows: Sequence[Row], arms: Sequence[Arm]) -> tuple[str, ...]:
             found.append(f"{mean:.3f} ({' · '.join(f'{value:.3f}' for value in values)})")
         elif values:
             only_one = next(row for row in mine if row.value is not None)
-            found.append(plain(only_one.value, only_one.low, only_one.high))
+            found.append(plain(only_one.value, only_one.ci_low, only_one.ci_high))
         else:
             found.append(next((row.reason for row in mine if row.reason), "–"))
     return tuple(found)
 
 
-def _reading_rows(readings: Sequence[Reading], arms: Sequence[Arm]) -> list[ReadingRow]:
+def _probe_lines(probes: Sequence[AttributeProbe], arms: Sequence[Arm]) -> list[ProbeLine]:
     found = []
-    for attribute, level, metric in dict.fromkeys((row.attribute, row.level, row.metric) for row in readings):
-        rows = [row for row in readings if (row.attribute, row.level, row.metric) == (attribute, level, metric)]
-        films = next((row.n for row in rows if row.n is not None), None)
-        films = None if all(row.reason == "too few patients" for row in rows) else films
-        told = [row._replace(reason=f"cannot be told ({row.reason})") if row.reason else row for row in rows]
-        found.append(ReadingRow(attribute, level, _METRICS.get(metric, metric), films, _cells(told, arms)))
+    for attribute, level, metric in dict.fromkeys((row.attribute, row.level, row.metric) for row in probes):
+        rows = [row for row in probes if (row.attribute, row.level, row.metric) == (attribute, level, metric)]
+        images = None if all(row.reason == "too few patients" for row in rows) else rows[0].n
+        said = [row.replaced(reason=f"cannot be told ({row.reason})") if row.reason else row for row in rows]
+        found.append(ProbeLine(attribute, level or "", _METRICS.get(metric, metric), images, _cells(said, arms)))
     return found
 
 
-def _group_rows(groups: Sequence[Group], arms: Sequence[Arm]) -> list[GroupRow]:
+def _subgroup_lines(groups: Sequence[SubgroupRow], arms: Sequence[Arm]) -> list[SubgroupLine]:
     found = []
     for key in dict.fromkeys((row.attribute, row.group, row.label, row.metric) for row in groups):
         rows = [row for row in groups if (row.attribute, row.group, row.label, row.metric) == key]
         attribute, group, label, metric = key
         patients = next((row.n_patients for row in rows if row.n_patients is not None), None)
-        patients = None if any(row.reason.startswith(_FEW) for row in rows) else patients
-        found.append(GroupRow(attribute, group, label, _short(metric), patients, _cells(rows, arms)))
+        patients = None if any((row.reason or "").startswith(_FEW) for row in rows) else patients
+        found.append(SubgroupLine(attribute, group or "", label, _short(metric), patients, _cells(rows, arms)))
     return found
 
 
-def _gap_rows(gaps: Sequence[Group], arms: Sequence[Arm]) -> list[GapRow]:
+def _gap_lines(gaps: Sequence[SubgroupRow], arms: Sequence[Arm]) -> list[GapLine]:
     """Gaps that have a value, the macro means before the labels."""
     found = []
     gaps = sorted((row for row in gaps if row.value is not None), key=lambda row: row.label != MACRO)
@@ -287,51 +291,49 @@ def _gap_rows(gaps: Sequence[Group], arms: Sequence[Arm]) -> list[GapRow]:
         cells = []
         for arm in arms:
             one = next((row for row in rows if row.arm == arm), None)
-            words = "–" if one is None else plain(one.value, one.low, one.high)
-            words += f"; {' over '.join(one.ends)}" if one is not None and one.ends else ""
+            words = "–" if one is None else plain(one.value, one.ci_low, one.ci_high)
+            words += f"; {one.largest} over {one.smallest}" if one is not None and one.largest else ""
             chance = None if one is None else one.expected_high
             words += f"; by chance up to {chance:.3f}" if chance is not None else ""
             cells.append(words)
-        found.append(GapRow(key[0], key[1], _short(key[2]), tuple(cells)))
+        found.append(GapLine(key[0], key[1], _short(key[2] or ""), tuple(cells)))
     return found
 
 
 def _short(metric: str) -> str:
-    return _GROUP_METRICS.get(metric, metric).partition(":")[0]
+    return _SUBGROUP_METRICS.get(metric, metric).partition(":")[0]
 
 
-def _of_arms(differences: Sequence[ReadingDifference]) -> list[ReadingDifference]:
-    """Arm against arm: a difference over several seeds stands for those of its single encoders, and comes first; two
-    seeds of one arm differ by no chart.
+def _of_arms(differences: Sequence[AttributeDifference]) -> list[AttributeDifference]:
+    """Arm against arm: a difference over several seeds replaces those of single encoders, and comes first. Two seeds of
+    one arm are not compared.
     """
     several = [row for row in differences if row.seeds > 1]
-    told = {(row.a, row.b, row.attribute) for row in several}
-    single = [row for row in differences if row.seeds == 1 and row.a != row.b]
-    return several + [row for row in single if (row.a, row.b, row.attribute) not in told]
+    told = {(row.arm_a, row.arm_b, row.attribute) for row in several}
+    single = [row for row in differences if row.seeds == 1 and row.arm_a != row.arm_b]
+    return several + [row for row in single if (row.arm_a, row.arm_b, row.attribute) not in told]
 
 
-def _difference_row(row: ReadingDifference) -> DifferenceRow:
-    attribute = row.attribute + (f", {row.level}" if row.level else "")
-    pair = f"{row.a.title} minus {row.b.title}" + (f" ({row.seeds} seeds)" if row.seeds > 1 else "")
-    said = Verdict(row.verdict).named(row.a.title, row.b.title) if row.verdict else ""
-    return DifferenceRow(
-        attribute,
-        pair,
+def _difference_line(row: AttributeDifference) -> DifferenceLine:
+    a, b, said = row.arm_a.title, row.arm_b.title, verdict_of(row)
+    return DifferenceLine(
+        row.attribute,
+        f"{a} minus {b}" + (f" ({row.seeds} seeds)" if row.seeds > 1 else ""),
         _METRICS.get(row.metric, row.metric),
-        signed(row.difference, row.low, row.high),
+        signed(row.difference, row.ci_low, row.ci_high),
         p_value(row.p_holm),
-        after_correction(said, row.low, row.high, row.corrected_over, "attribute"),
+        after_correction(said.named(a, b) if said else "", row.ci_low, row.ci_high, row.corrected_over, "attribute"),
     )
 
 
-def _not_measured(rows: Sequence[ReadingDifference]) -> str:
-    """The attributes whose reading could not be compared, in one sentence; "" where all could."""
-    pairs = {(row.a, row.b) for row in rows}
+def _not_measured(rows: Sequence[AttributeDifference]) -> str:
+    """The attributes that could not be compared, in one sentence; "" where all could."""
+    pairs = {(row.arm_a, row.arm_b) for row in rows}
     found: dict[str, set[tuple[Arm, Arm]]] = {}
     for row in rows:
         if row.difference is None:
-            words = row.attribute + (f", {row.level}" if row.level else "")
-            found.setdefault(f"{words} ({_METRICS.get(row.metric, row.metric)})", set()).add((row.a, row.b))
+            name = f"{row.attribute} ({_METRICS.get(row.metric, row.metric)})"
+            found.setdefault(name, set()).add((row.arm_a, row.arm_b))
     if not found:
         return ""
     texts = [
@@ -346,8 +348,8 @@ def _not_measured(rows: Sequence[ReadingDifference]) -> str:
     return f"Not measured: {'; '.join(texts)}."
 
 
-def _removed_row(row: Removed) -> RemovedRow:
-    return RemovedRow(
+def _removal_line(row: RemovalRow) -> RemovalLine:
+    return RemovalLine(
         row.arm.title,
         row.attribute,
         row.directions,
@@ -356,7 +358,7 @@ def _removed_row(row: Removed) -> RemovedRow:
         row.label,
         plain(row.before),
         plain(row.after),
-        signed(row.difference, row.low, row.high),
+        signed(row.difference, row.ci_low, row.ci_high),
     )
 
 
@@ -365,18 +367,18 @@ def _read(probe: float | None, neighbours: float | None) -> str:
 
 
 def place_words(place: str) -> str:
-    """A place of the leak gate as a reader calls it.
+    """A place of the leakage check as a reader calls it.
 
     >>> place_words("mimic:test"), place_words("pretraining"), place_words("pretraining of real-0")
     ('MIMIC-CXR test', 'pretraining', 'pretraining of real-0')
     """
     dataset, _, split = place.rpartition(":")
-    return f"{shown(dataset)} {split}" if dataset and split in SPLITS else place
+    return f"{dataset_name(dataset)} {split}" if dataset and split in SPLITS else place
 
 
 def _leak_words(leak: Leak) -> str:
     if leak.kind == "variable" and leak.note:
         return leak.note
-    count = "" if leak.shared is None else f"{leak.shared:,} "
+    count = f"{leak.count:,} "
     places = " and ".join(map(place_words, leak.between))
     return f"{count}{_KINDS.get(leak.kind, leak.kind)} shared by {places}"

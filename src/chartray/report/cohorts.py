@@ -1,31 +1,31 @@
-"""On which data: flow of the cohort, links to admissions, films and patients by split, missing cells, quarantine."""
+"""On which data: flow of the cohort, links to admissions, images and patients by split, missing cells, quarantine."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.outputs.json_file import read_json
-from chartray.pixels.store import Store
-from chartray.report.audits import Audit
-from chartray.report.inputs import Results, Run
+from chartray.pixels.store import FLOW_FILE, Store
+from chartray.report.inputs import AuditResults, CohortFlow, PretrainingRun, Results
+from chartray.results.folder import parsed_record
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
 from chartray.truth import blank_cells, meaning
 
-# Entries of the flow that are no cell's text: empty cells, and groups of cells that were not told.
+# Entries of the flow that are not the text of a cell: empty cells, and groups of cells that are not told.
 _RARE = "(rare values)"
 _TOLD = ("absent", "(unreadable)", "(dates, long numbers or long texts)")
-# A cell that could not be used may hold anything, a name too: it is on the page if that many films share it.
-FILMS_TO_SHOW_A_VALUE = 10
+# A cell that could not be used may hold anything, also a name: it is on the page if that many images share it.
+IMAGES_TO_SHOW_A_VALUE = 10
 VALUES_SHOWN = 6
 
 
-class FlowStep(NamedTuple):
+class FlowRow(NamedTuple):
     """One step of the flow; `percent` is what is left of the first step's rows."""
 
     step: str
@@ -36,28 +36,28 @@ class FlowStep(NamedTuple):
 
 
 class SplitSize(NamedTuple):
-    """Films and patients of one split."""
+    """Images and patients of one split."""
 
     split: str
-    films: int
+    images: int
     patients: int
 
 
 class MissingCells(NamedTuple):
-    """A chart variable: films where it is observed, films where it is not, and which cells could not be used."""
+    """A chart variable: images where it is observed, images where it is not, and which cells could not be used."""
 
     name: str
     kind: str
     observed: int
     missing: int
     percent: float
-    after_film: bool
+    after_image: bool
     values: str
 
 
 class LabelCounts(NamedTuple):
-    """A label over all splits: present, absent, uncertain; of how many films the source left it `blank`, which `means`
-    something or nothing; of how many it is `unknown` for another reason: a cell that could not be read, or none.
+    """A label over all splits: images where it is present, absent, uncertain; `blank` in the source, and what that
+    `means`; and `unknown` for another reason: a cell that could not be read, or no row.
     """
 
     label: str
@@ -75,8 +75,8 @@ class DataSection(NamedTuple):
     name: str
     release: str
     rules: str
-    steps: list[FlowStep]
-    cautions: list[str]
+    steps: list[FlowRow]
+    notes: list[str]
     links: list[tuple[str, int]]
     splits: list[SplitSize]
     missing: list[MissingCells]
@@ -89,17 +89,17 @@ class DataSection(NamedTuple):
 
 
 def open_stores(
-    folders: Sequence[Path], runs: Sequence[Run], results: Sequence[Results]
+    folders: Sequence[Path], runs: Sequence[PretrainingRun], results: Sequence[Results]
 ) -> dict[str, tuple[Path, Store]]:
     """The stores by data set: those given, and those that evaluations and manifests name and that are still there.
 
     Raises InputError where a given folder is no store.
     """
-    # A part of a store (the films that radiologists read) has the hash of the whole.
-    entries = [entry for one in results for entry in one.evaluation.get("stores") or [] if not entry.get("part_of")]
-    by_hash = {str(entry["hash"]): str(entry["dataset"]) for entry in entries}
-    named = [Path(entry["path"]) for entry in entries]
-    named += [Path(run.manifest["store"]) for run in runs if run.manifest.get("store")]
+    # A part of a store (the images that radiologists read) has the hash of the whole.
+    entries = [entry for one in results for entry in one.stores if not entry.part_of]
+    by_hash = {entry.hash: entry.dataset for entry in entries}
+    named = [Path(entry.path) for entry in entries]
+    named += [Path(run.manifest.store) for run in runs if run.manifest.store]
     found: dict[str, tuple[Path, Store]] = {}
     for folder in dict.fromkeys([*folders, *(folder for folder in named if (folder / "store.json").is_file())]):
         store = Store.open(folder)
@@ -111,30 +111,31 @@ def open_stores(
 def parts_of_stores(results: Sequence[Results]) -> dict[str, str]:
     """The data sets that are a part of a store, and their sizes in words, as the evaluation counted them."""
     found: dict[str, str] = {}
-    for entry in (entry for one in results for entry in one.evaluation.get("stores") or [] if entry.get("part_of")):
-        films, patients = entry.get("films"), entry.get("patients")
-        known = isinstance(films, int) and isinstance(patients, int)
-        found.setdefault(str(entry["dataset"]), f"{films:,} films of {patients:,} patients" if known else "")
+    for entry in (entry for one in results for entry in one.stores if entry.part_of):
+        known = entry.films is not None and entry.patients is not None
+        found.setdefault(entry.dataset, f"{entry.films:,} images of {entry.patients:,} patients" if known else "")
     return found
 
 
 def simulated(
-    runs: Sequence[Run],
+    runs: Sequence[PretrainingRun],
     results: Sequence[Results],
-    audits: Sequence[Audit],
+    audits: Sequence[AuditResults],
     opened: Mapping[str, tuple[Path, Store]],
 ) -> list[str]:
-    """The data sets that a program drew, as stores, manifests and encoders say."""
-    made = [run.manifest for run in runs] + [one.provenance for one in results]
-    made += [encoder.get("provenance") or {} for one in audits for encoder in one.manifest.get("encoders") or []]
-    entries = [entry for one in results for entry in one.evaluation.get("stores") or []]
-    found = {str(one["source"]): None for one in made if one.get("simulated") and one.get("source")}
-    found |= {str(entry["dataset"]): None for entry in entries if entry.get("simulated") and not entry.get("part_of")}
+    """The data sets that are simulated, as stores, manifests and encoders say."""
+    found = [run.manifest.source for run in runs if run.manifest.simulated]
+    encoders = [one.provenance for one in results if one.provenance is not None]
+    encoders += [encoder.provenance for one in audits for encoder in one.manifest.encoders]
+    found += [made.source for made in encoders if made.source and (made.model_extra or {}).get("simulated")]
+    stores = [store for one in results for store in one.manifest.stores]
+    stores += [store for one in audits for store in one.manifest.stores]
+    found += [store.dataset for store in stores if store.simulated and not store.part_of]
     metadata = {name: from_metadata(store.cohort.schema.metadata) for name, (_, store) in opened.items()}
-    return list(found | {name: None for name, its in metadata.items() if its.simulated})
+    return list(dict.fromkeys([*found, *(name for name, its in metadata.items() if its.simulated)]))
 
 
-def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Run]) -> DataSection:
+def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[PretrainingRun]) -> DataSection:
     """Everything known about data set `name`, from its store and from the runs that were pretrained on it."""
     flow = _flow(name, store[0] if store else None, runs)
     cohort = store[1].cohort if store else None
@@ -142,15 +143,15 @@ def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Run
     quarantine = _quarantine(store[1]) if store else Counter()
     return DataSection(
         name=name,
-        release=str(flow.get("release") or metadata.release or ""),
-        rules=str(flow.get("rules") or (metadata.rules if cohort is not None else "")),
+        release=flow.release or metadata.release or "",
+        rules=flow.rules or (metadata.rules if cohort is not None else ""),
         steps=_steps(flow),
-        cautions=[f"{each['of']}: {each['what']}" for each in flow.get("cautions") or []],
-        links=[(str(key), int(count)) for key, count in (flow.get("links") or {}).items()],
+        notes=[f"{each.of}: {each.what}" for each in flow.cautions],
+        links=list(flow.links.items()),
         splits=_splits(cohort) if cohort is not None else [],
-        missing=_missing(cohort, metadata, flow.get("missing") or {}) if cohort is not None else [],
+        missing=_missing(cohort, metadata, flow.missing) if cohort is not None else [],
         labels=_labels(cohort) if cohort is not None else [],
-        absent_labels=[str(label) for label in flow.get("absent_labels") or metadata.absent_labels],
+        absent_labels=flow.absent_labels or list(metadata.absent_labels),
         quarantine=quarantine.most_common(),
         quarantined=sum(quarantine.values()),
         side=store[1].size if store else None,
@@ -171,13 +172,13 @@ def without_identifiers(reason: str) -> str:
 
 
 def common_values(counts: Mapping[str, int]) -> str:
-    """Cells that could not be used, by value; a value of few films could name one of them and is only counted.
+    """Cells that could not be used, by value; a value of few images could identify one of them and is only counted.
 
     >>> common_values({"absent": 9, "?": 12, "Jane Doe 1.4.1950": 1, "(rare values)": 2})
     'absent 9, “?” 12, rare values 3'
     """
     told = [(value, count) for value, count in counts.items() if value in _TOLD]
-    common = [one for one in counts.items() if one[0] not in (*_TOLD, _RARE) and one[1] >= FILMS_TO_SHOW_A_VALUE]
+    common = [one for one in counts.items() if one[0] not in (*_TOLD, _RARE) and one[1] >= IMAGES_TO_SHOW_A_VALUE]
     common.sort(key=lambda one: -one[1])
     texts = [f"{value.strip('()')} {count:,}" for value, count in told]
     texts += [f"“{value}” {count:,}" for value, count in common[:VALUES_SHOWN]]
@@ -188,29 +189,20 @@ def common_values(counts: Mapping[str, int]) -> str:
     return ", ".join(texts)
 
 
-def _flow(name: str, folder: Path | None, runs: Sequence[Run]) -> Mapping[str, Any]:
+def _flow(name: str, folder: Path | None, runs: Sequence[PretrainingRun]) -> CohortFlow:
     for run in runs:
-        flow = run.manifest.get("flow")
-        if isinstance(flow, dict) and (run.manifest.get("source") or flow.get("source")) == name:
-            return flow
-    file = folder / "cohort.flow.json" if folder else None
+        if run.manifest.flow is not None and run.manifest.source == name:
+            return run.manifest.flow
+    file = folder / FLOW_FILE if folder else None
     if file is not None and file.is_file():
-        return read_json(file, "the flow of a store's cohort")
-    return {}
+        return parsed_record(CohortFlow, read_json(file, "the flow of a store's cohort"), str(file))
+    return CohortFlow(source=name)
 
 
-def _steps(flow: Mapping[str, Any]) -> list[FlowStep]:
-    steps = flow.get("steps") or []
-    most = max([int(step["rows_in"]) for step in steps] + [int(step["rows_out"]) for step in steps] + [1])
+def _steps(flow: CohortFlow) -> list[FlowRow]:
+    most = max([rows for step in flow.steps for rows in (step.rows_in, step.rows_out)] + [1])
     return [
-        FlowStep(
-            str(step["step"]),
-            int(step["rows_in"]),
-            int(step["rows_out"]),
-            str(step.get("why", "")),
-            100 * int(step["rows_out"]) / most,
-        )
-        for step in steps
+        FlowRow(step.step, step.rows_in, step.rows_out, step.why, 100 * step.rows_out / most) for step in flow.steps
     ]
 
 
@@ -222,13 +214,13 @@ def _splits(cohort: pa.Table) -> list[SplitSize]:
     return found
 
 
-def _missing(cohort: pa.Table, metadata: CohortMetadata, values: Mapping[str, Any]) -> list[MissingCells]:
+def _missing(cohort: pa.Table, metadata: CohortMetadata, values: Mapping[str, Mapping[str, int]]) -> list[MissingCells]:
     found = []
     for name, variable in metadata.variables.items():
         column = cohort[EHR_PREFIX + name]
         missing = column.null_count
         unusable = values.get(name) or values.get(EHR_PREFIX + name) or {}
-        text = common_values({str(value): int(count) for value, count in unusable.items()})
+        text = common_values(unusable)
         percent = 100 * missing / max(len(column), 1)
         found.append(
             MissingCells(name, variable.kind, len(column) - missing, missing, percent, not variable.known_at_film, text)

@@ -1,7 +1,7 @@
 """From predictions.parquet to ROC and precision-recall curves, and from embeddings.parquet and the stores to maps."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from chartray.pixels.store import Store
-from chartray.report.arms import SOURCES, Arm
 from chartray.report.embedding_map import (
     Colouring,
+    EmbeddingMap,
     category_colouring,
     map_item,
     neighbourhoods,
@@ -25,16 +25,19 @@ from chartray.report.embedding_map import (
 from chartray.report.inputs import Results
 from chartray.report.plots import Curve
 from chartray.report.summary import Selection, selection_of
+from chartray.results.arm import PIXELS, UNTRAINED, Arm
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, from_metadata, hashed
 from chartray.statistics.metrics import MINIMUM_PATIENTS
 
-# All films of all maps together: about 2.5 kB each, so that the page stays under 8 MB with Bokeh's 1.3 MB.
-FILMS_ON_PAGE = 1200
-FILMS_PER_MAP = 600
+# All images of all maps together: about 2.5 kB each, so that the page stays under 8 MB with Bokeh's 1.3 MB.
+IMAGES_ON_PAGE = 1200
+IMAGES_PER_MAP = 600
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class LabelCurves(NamedTuple):
-    """ROC and precision-recall curves of one label, one an arm; `prevalence` is the share of positive films."""
+    """ROC and precision-recall curves of one label, one an arm; `prevalence` is the share of positive images."""
 
     roc: list[Curve]
     precision_recall: list[Curve]
@@ -70,14 +73,11 @@ def label_curves(results: Sequence[Results], place: str, which: Selection) -> di
 
 
 def labels_of_few(results: Sequence[Results], place: str, which: Selection) -> list[str]:
-    """Labels with fewer than `MINIMUM_PATIENTS` positive or negative patients at one place: no curve says anything.
-
-    Predictions that do not tell the patients count no label.
-    """
+    """Labels with fewer than `MINIMUM_PATIENTS` positive or negative patients at one place: they get no curve."""
     dataset = place.partition("<")[0]
     for one in results:
         table = _selected(one, one.predictions, dataset, which) if one.places.get(dataset) == place else None
-        if table is None or "patient_id" not in table.column_names:
+        if table is None:
             continue
         rows = next((rows for _, rows in _by_arm(table, one)), None)
         if rows is not None:
@@ -88,46 +88,32 @@ def labels_of_few(results: Sequence[Results], place: str, which: Selection) -> l
     return []
 
 
-def roc(truth: NDArray[np.float64], score: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False and true positive rates (N,), from all to nothing called negative; ties share one point.
-
-    Rows with NaN truth are left out. Raises ValueError where one class is absent.
+def roc(truth: NDArray[np.float64], score: NDArray[np.float64]) -> Points:
+    """False and true positive rates, from the highest score down; NaN truth is left out, both classes are needed.
 
     >>> roc(np.array([0., 1.]), np.array([.2, .9]))[1].tolist()
     [0.0, 1.0, 1.0]
     """
-    hits, called, positive, negative = _called(truth, score)
-    return np.append(0.0, (called - hits) / negative), np.append(0.0, hits / positive)
+    from sklearn.metrics import roc_curve  # 3 s to import: only a page with curves pays for it
+
+    known = ~np.isnan(truth)
+    false, true, _ = roc_curve(truth[known], score[known], drop_intermediate=False)
+    return false, true
 
 
-def precision_recall(
-    truth: NDArray[np.float64], score: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Recall and precision (N,), from the highest score down; ties share one point.
+def precision_recall(truth: NDArray[np.float64], score: NDArray[np.float64]) -> Points:
+    """Recall and precision, arguments as `roc`.
 
-    The first precision is repeated at recall 0; the area under the steps is the average precision. Rows with NaN truth
-    are left out; raises ValueError where one class is absent.
+    At recall 0 stands the first precision, where scikit-learn puts 1, a value that no threshold reaches.
 
     >>> [values.tolist() for values in precision_recall(np.array([0., 1.]), np.array([.2, .9]))]
     [[0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]
     """
-    hits, called, positive, _ = _called(truth, score)
-    precision = hits / called
-    return np.append(0.0, hits / positive), np.append(precision[0], precision)
+    from sklearn.metrics import precision_recall_curve
 
-
-def _called(
-    truth: NDArray[np.float64], score: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
-    """Positives among the films called positive, films called positive, at each distinct score; both classes' sizes."""
     known = ~np.isnan(truth)
-    positive, score = truth[known] > 0.5, score[known]
-    if positive.all() or not positive.any():
-        raise ValueError("a curve needs both classes")
-    order = np.argsort(-score, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(score[order])), positive.size - 1)
-    hits = np.cumsum(positive[order])[ends]
-    return hits, ends + 1, int(positive.sum()), int((~positive).sum())
+    precision, recall, _ = precision_recall_curve(truth[known], score[known])
+    return recall[::-1], np.append(precision[-2], precision[-2::-1])
 
 
 def embedding_map(
@@ -137,12 +123,12 @@ def embedding_map(
     which: Selection,
     *,
     most: int,
-    films: bool,
-) -> dict[str, Any] | None:
-    """The map of `dataset`'s embeddings of the main split, at most `most` films; None where no embeddings were kept.
+    with_images: bool,
+) -> EmbeddingMap | None:
+    """The map of `dataset`'s embeddings of the main split, at most `most` images; None where there are no embeddings.
 
-    Every encoder is projected with its own principal components, fitted on all its films, and its own t-SNE of the
-    films shown, which are the same for all. Without a store there are neither films nor chart colours.
+    Every encoder is projected with its own principal components, fitted on all its images, and its own t-SNE of the
+    images shown, which are the same for all. Without a store there are neither images nor chart colours.
     """
     tables: dict[Arm, pa.Table] = {}
     for one in results:
@@ -169,7 +155,7 @@ def embedding_map(
     if store is not None:
         there = _rows_of(store[1], shown)
         colourings = _colourings(store[1], there)
-        pictures = _thumbnails(store[1], there) if films else []
+        pictures = _thumbnails(store[1], there) if with_images else []
     return map_item(projections, colourings, [names[image] for image in shown], pictures)
 
 
@@ -177,35 +163,31 @@ def _selected(results: Results, table: pa.Table | None, dataset: str, which: Sel
     """The rows of a data set, the main split and share of labels, and the first draw; None where there are none."""
     if table is None or all(selection_of(one)._replace(fraction=which.fraction) != which for one in results.scores):
         return None
-    for column, value in (
-        ("dataset", dataset),
-        ("split", which.split),
-        ("fraction", which.fraction),
-        ("draw", 0),
-    ):
-        if column in table.column_names:
-            table = table.filter(pc.equal(table[column], value))
+    wanted = {"dataset": dataset, "split": which.split, "fraction": which.fraction, "draw": 0}
+    # Embeddings are the same for all shares and draws, so that their table names neither.
+    for column in wanted.keys() & {*table.column_names}:
+        table = table.filter(pc.equal(table[column], wanted[column]))
     return table if table.num_rows else None
 
 
 def _by_arm(table: pa.Table, results: Results) -> list[tuple[Arm, pa.Table]]:
-    """The rows of each arm; a file that names no arm holds its encoder's."""
+    """The rows of each arm; embeddings, which name no arm, are the encoder's."""
     base = results.base
     if "control" not in table.column_names:
         return [] if base is None else [(base, table)]
     found: dict[Arm, pa.Table] = {}
     for group in table.select(["chart", "control"]).group_by(["chart", "control"]).aggregate([]).to_pylist():
         mask = pc.and_(pc.equal(table["chart"], group["chart"]), pc.equal(table["control"], group["control"]))
-        arm = _arm(group["chart"], group["control"], results) if group["control"] in SOURCES else base
+        arm = _arm(group["chart"], group["control"], results)
         if arm is not None:
             found.setdefault(arm, table.filter(mask))
     return list(found.items())
 
 
 def _arm(chart: str, control: str, results: Results) -> Arm | None:
-    """The floor or ceiling that the scores of `results` name so; some floors are the same whatever the chart."""
-    there = [one.arm for one in results.scores if one.arm.control == control]
-    return next((arm for arm in there if arm.chart == chart or control in ("untrained", "pixels")), None)
+    """The arm of an evaluation that its predictions name so; some baselines are the same whatever the chart."""
+    there = dict.fromkeys(one.arm for one in results.scores if one.arm.control == control)
+    return next((arm for arm in there if arm.chart == chart or control in (UNTRAINED, PIXELS)), None)
 
 
 def _matrix(table: pa.Table) -> np.ndarray[Any, np.dtype[Any]]:
@@ -248,6 +230,6 @@ def _share(words: Sequence[str]) -> float:
     return sum(word == "present" for word in words) / max(len(words), 1)
 
 
-def films_per_map(datasets: Mapping[str, Any] | Sequence[str]) -> int:
-    """How many films each of the maps may show."""
-    return min(FILMS_PER_MAP, FILMS_ON_PAGE // max(len(datasets), 1))
+def images_per_map(datasets: Sequence[str]) -> int:
+    """How many images each of the maps may show."""
+    return min(IMAGES_PER_MAP, IMAGES_ON_PAGE // max(len(datasets), 1))

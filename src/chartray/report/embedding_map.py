@@ -1,11 +1,11 @@
-"""The map: test embeddings by neighbourhood (t-SNE) and on principal axes; pointing at a point shows its film."""
+"""The map: test embeddings by neighbourhood (t-SNE) and on principal axes; pointing at a point shows its image."""
 
 import base64
 import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +25,7 @@ _CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 _TRUTH_COLOURS = {"present": "#d55e00", "uncertain": "#cc79a7", "absent": "#0072b2", "not mentioned": _MISSING_COLOUR}
 # The page's style sheet does not reach into Bokeh's tooltips.
 _TOOLTIP = """<div style="display: flex; gap: 10px; width: {width}px; white-space: normal; font-size: 13px">
-{film}<div>@caption</div></div>"""
+{image}<div>@caption</div></div>"""
 
 
 class Colouring(NamedTuple):
@@ -47,6 +47,40 @@ class Projection(NamedTuple):
     points: NDArray[np.float64]
     shares: tuple[float, float]
     neighbourhoods: NDArray[np.float64] | None = None
+
+
+class MapLayout(TypedDict):
+    """One way to lay out the points of an encoder."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+
+
+class MapEncoder(TypedDict):
+    """An encoder and its layouts, the first one the page's choice."""
+
+    name: str
+    layouts: list[MapLayout]
+
+
+class MapColouring(TypedDict):
+    """A colouring as map.js reads it: `colours` are the entry of the legend of each point."""
+
+    name: str
+    group: str
+    legend: list[tuple[str, str]]
+    colours: list[int]
+
+
+class EmbeddingMap(TypedDict):
+    """What map.js needs to draw one map: Bokeh's JSON, and the choices of encoder and colour."""
+
+    item: object
+    source: str
+    images: bool
+    encoders: list[MapEncoder]
+    colourings: list[MapColouring]
 
 
 def principal_components(embeddings: NDArray[Any]) -> Projection:
@@ -133,7 +167,7 @@ def numeric_colouring(name: str, values: Sequence[float | None], unit: str = "")
 def thumbnails(
     images: NDArray[np.uint8], heights: Sequence[int | None], widths: Sequence[int | None], side: int = THUMBNAIL_SIDE
 ) -> list[str]:
-    """Squashed films (B, S, S) in their true proportions, the longer side `side` pixels, as JPEG data URIs."""
+    """Squashed images (B, S, S) in their true proportions, the longer side `side` pixels, as JPEG data URIs."""
     found = []
     for image, height, width in zip(images, heights, widths, strict=True):
         scale = side / max(height or 1, width or 1)
@@ -147,12 +181,9 @@ def thumbnails(
 
 
 def map_item(
-    projections: Mapping[str, Projection], colourings: Sequence[Colouring], names: Sequence[str], films: Sequence[str]
-) -> dict[str, Any]:
-    """What the page's script needs to draw one map: Bokeh's JSON and the choices of encoder and colour.
-
-    `projections` by encoder, each (N, 2); `names` (N,) hashed; `films` (N,) data URIs, or empty for none.
-    """
+    projections: Mapping[str, Projection], colourings: Sequence[Colouring], names: Sequence[str], images: Sequence[str]
+) -> EmbeddingMap:
+    """One map of `projections` by encoder, each (N, 2); `names` (N,) hashed; `images` (N,) data URIs, or empty."""
     first = next(iter(projections.values()))
     facts = [
         [f"{one.name}: {one.words[row]}" for one in colourings if one.group == "chart"] for row in range(len(names))
@@ -162,20 +193,20 @@ def map_item(
         for row in range(len(names))
     ]
     captions = [
-        " · ".join([f"film {name}", *about, f"findings: {', '.join(present) or 'none marked'}"])
+        " · ".join([f"image {name}", *about, f"findings: {', '.join(present) or 'none marked'}"])
         for name, about, present in zip(names, facts, found, strict=True)
     ]
     start = first.points if first.neighbourhoods is None else first.neighbourhoods
     data: dict[str, Any] = {"x": start[:, 0].round(3), "y": start[:, 1].round(3), "caption": captions}
     data["colour"] = colourings[0].colours if colourings else [_MISSING_COLOUR] * len(names)
-    if films:
-        data["film"] = list(films)
+    if images:
+        data["image"] = list(images)
     source = ColumnDataSource(data)
-    plot = _plot(source, bool(films))
+    plot = _plot(source, bool(images))
     return {
         "item": json_item(plot),
         "source": source.id,
-        "films": bool(films),
+        "images": bool(images),
         "encoders": [{"name": name, "layouts": _layouts(one)} for name, one in projections.items()],
         "colourings": [
             {"name": one.name, "group": one.group, "legend": one.legend, "colours": _coded(one)} for one in colourings
@@ -183,8 +214,7 @@ def map_item(
     }
 
 
-def _layouts(one: Projection) -> list[dict[str, Any]]:
-    """The ways to lay out the points of one encoder, the first one the page's choice."""
+def _layouts(one: Projection) -> list[MapLayout]:
     first, second = (f"{100 * share:.0f}" for share in one.shares)
     ways = [("Neighbourhoods (t-SNE)", one.neighbourhoods)]
     ways += [(f"Principal components ({first} % and {second} % of variance)", one.points)]
@@ -195,9 +225,9 @@ def _layouts(one: Projection) -> list[dict[str, Any]]:
     ]
 
 
-def _plot(source: ColumnDataSource, films: bool) -> Any:
-    """A Bokeh figure of the points of `source`, their captions and films shown when pointed at."""
-    picture = '<img src="@film" alt="" style="align-self: start">' if films else ""
+def _plot(source: ColumnDataSource, images: bool) -> Any:
+    """A Bokeh figure of the points of `source`; pointing at one shows its caption and image."""
+    picture = '<img src="@image" alt="" style="align-self: start">' if images else ""
     plot = figure(
         height=460,
         sizing_mode="stretch_width",
@@ -218,7 +248,7 @@ def _plot(source: ColumnDataSource, films: bool) -> Any:
     )
     points.nonselection_glyph = points.glyph
     points.selection_glyph = points.glyph.clone(size=15, line_color="#111111", line_width=2.0)
-    tooltip = _TOOLTIP.format(film=picture, width=290 if films else 200)
+    tooltip = _TOOLTIP.format(image=picture, width=290 if images else 200)
     plot.add_tools(HoverTool(tooltips=tooltip, attachment="horizontal", limit=1))
     return plot
 

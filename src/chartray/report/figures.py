@@ -20,13 +20,13 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chartray.report.arms import Arm
+from chartray.results.arm import Arm
 
 # Inches under the axes for tick labels and the axis title.
 BOTTOM = 0.48
 PAPER, INK, MUTED, RULE = "#fbfbf9", "#1b2430", "#5b6675", "#d5dae1"
-# Mostly Okabe and Ito's colours: the arms of a usual study stay apart in deuteranopia and protanopia (tests say how
-# far), in light and dark; marker and line style say the same again without colour.
+# Mostly Okabe and Ito's colours: usual arms can be told apart in deuteranopia and protanopia (tests say how far), in
+# light and dark; marker and line style say the same without colour.
 _CHART_COLOURS = ("#0072b2", "#56b4e9", "#44aa99", "#117733")
 _FIXED: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
     "none": ("#d55e00", "s", "--"),
@@ -71,7 +71,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Style(NamedTuple):
-    """How an arm looks everywhere on the page."""
+    """Colour, marker and line of an arm, the same everywhere on the page."""
 
     colour: str
     marker: str
@@ -89,7 +89,7 @@ class Panel(NamedTuple):
     left: float = 0.62
 
 
-class Drawn(NamedTuple):
+class DrawnPanel(NamedTuple):
     """A panel on the page: its title, what to look for, and the SVG element."""
 
     title: str
@@ -102,27 +102,27 @@ def slug(place: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in place.lower())
 
 
-def only(look: Mapping[Arm, Style], arms: Iterable[Arm]) -> dict[Arm, Style]:
-    """The looks of some arms, for a legend."""
+def only(styles: Mapping[Arm, Style], arms: Iterable[Arm]) -> dict[Arm, Style]:
+    """The styles of some arms, for a legend."""
     wanted = set(arms)
-    return {arm: style for arm, style in look.items() if arm in wanted}
+    return {arm: style for arm, style in styles.items() if arm in wanted}
 
 
-def drawn(panel: Panel, name: str, note: str = "") -> Drawn:
+def drawn(panel: Panel, name: str, note: str = "") -> DrawnPanel:
     """A panel for the page alone; `name` is unique on the page."""
-    return Drawn(panel.title, note, single(panel, name))
+    return DrawnPanel(panel.title, note, single(panel, name))
 
 
-def saved(panel: Panel, name: str, look: Mapping[Arm, Style], out: Path) -> Drawn:
+def saved(panel: Panel, name: str, styles: Mapping[Arm, Style], out: Path) -> DrawnPanel:
     """A panel for the page, and as `out`/figures/`name`.svg and .pdf."""
-    save_grid([panel], look, out / "figures" / name, columns=1)
+    save_grid([panel], styles, out / "figures" / name, columns=1)
     return drawn(panel, name)
 
 
-def styles(arms: Sequence[Arm]) -> dict[Arm, Style]:
-    """A look for each arm, the same in every figure: charts in blues, no chart vermilion, floors grey.
+def arm_styles(arms: Sequence[Arm]) -> dict[Arm, Style]:
+    """A style for each arm, the same in every figure: charts blue, no chart vermilion, untrained and pixels grey.
 
-    Arms that would look alike (no chart under MSN and under DINO) differ in marker and line.
+    Arms that would have one style (no chart under MSN and under DINO) differ in marker and line.
     """
     found: dict[Arm, Style] = {}
     for arm in sorted(set(arms), key=lambda arm: arm.order):
@@ -172,15 +172,15 @@ def single(panel: Panel, name: str) -> str:
     return themed(text.getvalue(), name, panel.description)
 
 
-def save_grid(panels: Sequence[Panel], look: Mapping[Arm, Style], stem: Path, *, columns: int) -> list[Path]:
+def save_grid(panels: Sequence[Panel], styles: Mapping[Arm, Style], stem: Path, *, columns: int) -> list[Path]:
     """All panels as one figure with a legend: `stem`.svg and `stem`.pdf."""
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     width, height = panels[0].width, max(panel.height for panel in panels) + 0.2
     _small_font()
     with mpl.rc_context(_STYLE | {"svg.hashsalt": stem.name}):
-        legend_columns = max(1, min(len(look), int(width * columns / 2.4)))
-        legend_height = 0.2 * math.ceil(len(look) / legend_columns) + 0.15
+        legend_columns = max(1, min(len(styles), int(width * columns / 2.4)))
+        legend_height = 0.2 * math.ceil(len(styles) / legend_columns) + 0.15
         figure = Figure(figsize=(width * columns, height * rows + legend_height))
         for place, panel in enumerate(panels):
             row, column = divmod(place, columns)
@@ -191,7 +191,7 @@ def save_grid(panels: Sequence[Panel], look: Mapping[Arm, Style], stem: Path, *,
             mpl.lines.Line2D(
                 [], [], color=style.colour, marker=style.marker, linestyle=style.line, ms=5, label=arm.title
             )
-            for arm, style in look.items()
+            for arm, style in styles.items()
         ]
         figure.legend(handles=handles, loc="lower left", ncols=legend_columns)
         stem.parent.mkdir(parents=True, exist_ok=True)

@@ -3,82 +3,96 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from chartray.report.arms import Arm
-from chartray.report.figures import Drawn, Panel, Style, drawn, only, save_grid, saved, slug
-from chartray.report.plots import Interval, forest_panel
-from chartray.report.rows import MACRO, Comparison, Score
+from chartray.report.figures import DrawnPanel, Panel, Style, drawn, only, save_grid, saved, slug
+from chartray.report.plots import Mark, forest_panel
 from chartray.report.summary import over_seeds
 from chartray.report.tables import arms_of, intervals
+from chartray.results.arm import Arm
+from chartray.results.schema import MACRO, Comparison, Score
+from chartray.results.verdict import why_no_claim
+
+
+class Forests(NamedTuple):
+    """The forests of one place."""
+
+    macro: DrawnPanel | None
+    labels: list[DrawnPanel]
+    differences: DrawnPanel | None
 
 
 def forest_figures(
-    place: str, scores: Sequence[Score], comparisons: Sequence[Comparison], look: Mapping[Arm, Style], out: Path
-) -> dict[str, Any]:
-    """The forests of one place: macro, labels, differences (and those by label), saved in `out`/figures."""
+    place: str, scores: Sequence[Score], comparisons: Sequence[Comparison], styles: Mapping[Arm, Style], out: Path
+) -> Forests:
+    """Macro values, values by label and differences of one place; saved in `out`/figures."""
     there = [one for one in scores if one.place == place and one.metric == "auroc"]
     arms = arms_of(there)
-    mine = only(look, arms)
-    found: dict[str, Any] = {"macro": None, "labels": [], "differences": None}
-    macro = _macro_panel(there, arms, look)
-    if macro:
-        found["macro"] = saved(macro, f"macro-{slug(place)}", mine, out)
-    labels = _label_panels(there, arms, look)
+    mine = only(styles, arms)
+    macro, labels = _macro_panel(there, arms, styles), _label_panels(there, arms, styles)
     if labels:
-        found["labels"] = [drawn(panel, f"label-{slug(place)}-{number}") for number, panel in enumerate(labels)]
         save_grid(labels, mine, out / "figures" / f"labels-{slug(place)}", columns=3)
     differences = _difference_panel(place, comparisons, mine)
-    if differences:
-        found["differences"] = saved(differences, f"differences-{slug(place)}", mine, out)
-    return found
+    return Forests(
+        macro=saved(macro, f"macro-{slug(place)}", mine, out) if macro else None,
+        labels=[drawn(panel, f"label-{slug(place)}-{number}") for number, panel in enumerate(labels)],
+        differences=saved(differences, f"differences-{slug(place)}", mine, out) if differences else None,
+    )
 
 
-def differences_by_label(rows: Sequence[Comparison], look: Mapping[Arm, Style], metric: str, name: str) -> Drawn | None:
+def differences_by_label(
+    rows: Sequence[Comparison], styles: Mapping[Arm, Style], metric: str, name: str
+) -> DrawnPanel | None:
     """One pair's differences in `metric` (in words), a line a label, macro mean first; None where no label has one."""
     lines = [(_label(one.label), [_mark(one)]) for one in rows if one.difference is not None]
-    if len(lines) < 2 or rows[0].a not in look:
+    if len(lines) < 2 or rows[0].arm_a not in styles:
         return None
     first = rows[0]
-    title = f"{metric} of {first.a.title} minus {first.b.title}"
-    return drawn(forest_panel(title, lines, look, axis=f"difference in {metric}", zero=True), name)
+    title = f"{metric} of {first.arm_a.title} minus {first.arm_b.title}"
+    return drawn(forest_panel(title, lines, styles, axis=f"difference in {metric}", zero=True), name)
 
 
 def _label(label: str) -> str:
     return "Macro mean" if label == MACRO else label
 
 
-def _mark(one: Comparison) -> Interval:
-    low, high = (one.low, one.high) if one.low is not None and one.high is not None else (math.nan, math.nan)
+def _mark(one: Comparison) -> Mark:
+    low, high = (
+        (one.ci_low, one.ci_high) if one.ci_low is not None and one.ci_high is not None else (math.nan, math.nan)
+    )
     value = math.nan if one.difference is None else one.difference
     seeds = one.by_seed if len(one.by_seed) > 1 else ()
-    return Interval(one.a, value, low, high, seeds, outermost=one.seeds > 1 and not one.levels)
+    return Mark(one.arm_a, value, low, high, seeds, outermost=one.seeds > 1 and not one.levels)
 
 
-def _macro_panel(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Arm, Style]) -> Panel | None:
+def _macro_panel(scores: Sequence[Score], arms: Sequence[Arm], styles: Mapping[Arm, Style]) -> Panel | None:
     macro = [one for one in scores if one.label == MACRO]
     rows = [(arm.title, intervals(macro, [arm])) for arm in arms]
     rows = [(title, marks) for title, marks in rows if marks]
     if not rows:
         return None
-    return forest_panel("Macro AUROC", rows, look, axis="macro AUROC", reference=_plain(macro, arms))
+    return forest_panel("Macro AUROC", rows, styles, axis="macro AUROC", reference=_plain(macro, arms))
 
 
-def _label_panels(scores: Sequence[Score], arms: Sequence[Arm], look: Mapping[Arm, Style]) -> list[Panel]:
+def _label_panels(scores: Sequence[Score], arms: Sequence[Arm], styles: Mapping[Arm, Style]) -> list[Panel]:
     labels = sorted({one.label for one in scores if one.value is not None and one.label != MACRO})
-    ends = [end for one in scores if one.label in labels for end in (one.value, one.low, one.high) if end is not None]
+    ends = [
+        end for one in scores if one.label in labels for end in (one.value, one.ci_low, one.ci_high) if end is not None
+    ]
     low, high = (min(ends) - 0.02, max(ends) + 0.02) if ends else (0.0, 1.0)
     found = []
     for label in labels:
         mine = [one for one in scores if one.label == label]
         marks = intervals(mine, arms)
-        panel = forest_panel(label, [("", marks)], look, axis="AUROC", reference=_plain(mine, arms), limits=(low, high))
+        panel = forest_panel(
+            label, [("", marks)], styles, axis="AUROC", reference=_plain(mine, arms), limits=(low, high)
+        )
         found.append(panel._replace(width=3.6))
     return found
 
 
-def _plain(scores: Sequence[Score], arms: Sequence[Arm]) -> Interval | None:
-    """Plain pretraining, against which charts are seen: its interval for one seed, its mean alone for several.
+def _plain(scores: Sequence[Score], arms: Sequence[Arm]) -> Mark | None:
+    """Plain pretraining, the reference for charts: its interval for one seed, its mean alone for several.
 
     That of the first such arm: MSN where there is one.
     """
@@ -89,18 +103,18 @@ def _plain(scores: Sequence[Score], arms: Sequence[Arm]) -> Interval | None:
     return marks[0]._replace(low=math.nan, high=math.nan)
 
 
-def _difference_panel(name: str, comparisons: Sequence[Comparison], look: Mapping[Arm, Style]) -> Panel | None:
+def _difference_panel(name: str, comparisons: Sequence[Comparison], styles: Mapping[Arm, Style]) -> Panel | None:
     """The differences in macro AUROC of `name`: all pairs, seeds together."""
     pairs: dict[tuple[Arm, Arm], list[Comparison]] = {}
     for one in comparisons:
         shown = (one.place, one.label, one.metric) == (name, MACRO, "auroc") and one.difference is not None
-        if shown and one.a in look and one.b in look:
-            pairs.setdefault((one.a, one.b), []).append(one)
-    rows: list[tuple[str, list[Interval]]] = []
+        if shown and one.arm_a in styles and one.arm_b in styles:
+            pairs.setdefault((one.arm_a, one.arm_b), []).append(one)
+    rows: list[tuple[str, list[Mark]]] = []
     for a, b in sorted(pairs, key=lambda pair: (pair[0].order, pair[1].order)):
         one = over_seeds(pairs[a, b])
-        seeds = f" ({one.seeds} seeds)" if one.seeds > 1 else ""
-        rows.append((f"{a.title} − {b.title}{seeds}", [_mark(one)]))
+        seeds = f"{one.seeds} seed{'s' if one.seeds > 1 else ''}{', no claim' if why_no_claim(one.seeds) else ''}"
+        rows.append((f"{a.title} − {b.title} ({seeds})", [_mark(one)]))
     if not rows:
         return None
-    return forest_panel("Differences in macro AUROC", rows, look, axis="difference in macro AUROC", zero=True)
+    return forest_panel("Differences in macro AUROC", rows, styles, axis="difference in macro AUROC", zero=True)

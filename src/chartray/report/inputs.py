@@ -1,78 +1,149 @@
-"""What the report reads: run folders of pretraining and results folders of evaluation, checked and typed."""
+"""What the report reads: runs of pretraining, and the results folders of evaluate, compare and audit, as records."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
 
+from chartray.config.pretrain import Config, load_saved
 from chartray.errors import InputError
-from chartray.evaluation.results import (
-    CALIBRATION_FILE,
-    COMPARE_FILE,
-    COMPARISONS_FILE,
-    EMBEDDINGS_FILE,
-    MANIFEST_FILE,
-    PREDICTIONS_FILE,
-    RESULTS_FILE,
-    STUDIES_FILE,
-    ResultsFolder,
-    open_results,
-    understood,
-)
+from chartray.networks.description import Provenance
 from chartray.outputs.json_file import read_json
 from chartray.outputs.opening import SealedFolder
 from chartray.outputs.seal import sha256
-from chartray.report.arms import Arm, arm_of
-from chartray.report.rows import Bin, Comparison, Score, bins, comparison, scores
-from chartray.yaml_file import read_yaml
+from chartray.results.arm import Arm
+from chartray.results.folder import (
+    AUDIT_FILE,
+    COMPARE_FILE,
+    EMBEDDINGS_FILE,
+    MANIFEST_FILE,
+    PREDICTIONS_FILE,
+    open_kind,
+    open_results,
+    parsed_record,
+)
+from chartray.results.manifest import AuditManifest, EvaluationManifest, Manifest, StoreEntry, arm_of_run
+from chartray.results.schema import (
+    AttributeDifference,
+    AttributeProbe,
+    CalibrationBin,
+    Comparison,
+    Leak,
+    RemovalRow,
+    Score,
+    SubgroupRow,
+)
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class FlowStep(_Told):
+    """One step of a cohort's flow: rows in, rows out, and why the others were left out."""
+
+    step: str
+    rows_in: int
+    rows_out: int
+    why: str = ""
+
+
+class FlowNote(_Told):
+    """What a reader should know of a variable or label."""
+
+    of: str
+    what: str
+
+
+class CohortFlow(_Told):
+    """How a cohort came about: FLOW_FILE of a store, and the same in the manifest of a run."""
+
+    source: str
+    release: str | None = None
+    rules: str | None = None
+    steps: list[FlowStep] = Field(default_factory=list)
+    cautions: list[FlowNote] = Field(default_factory=list)
+    links: dict[str, int] = Field(default_factory=dict)
+    missing: dict[str, dict[str, int]] = Field(default_factory=dict)
+    absent_labels: list[str] = Field(default_factory=list)
+
+
+class RunManifest(Provenance):
+    """manifest.json of a RUN: the provenance of its encoder, how far it came, and the flow of its cohort."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    status: str
+    command: str
+    chartray: str
+    torch: str
+    timm: str
+    git_commit: str | None = None
+    source: str
+    simulated: bool = False
+    films: int
+    steps: int
+    warmup_steps: int
+    peak_learning_rate: float
+    ehr_in: int
+    config_sha256: str
+    metrics_sha256: str | None = None  # written when the run ends
+    flow: CohortFlow | None = None
 
 
 @dataclass(frozen=True)
-class Run:
-    """A folder of pretraining."""
+class PretrainingRun:
+    """A folder of pretraining; `metrics` are the numbers of each step of metrics.jsonl."""
 
     folder: Path
-    config: dict[str, Any]
-    manifest: dict[str, Any]
-    metrics: list[dict[str, Any]]
+    config: Config
+    manifest: RunManifest
+    metrics: list[dict[str, float | None]]
     arm: Arm
-
-    @property
-    def seed(self) -> int | None:
-        """The seed of pretraining."""
-        seed = self.manifest.get("seed", self.config.get("seed"))
-        return None if seed is None else int(seed)
 
 
 @dataclass(frozen=True)
 class Results:
-    """A folder of an evaluation; `scores` are of films, `studies` of studies, `calibration` reliability curves.
+    """A folder of an evaluation or a comparison, its rows under the names of the page.
 
-    Evaluations that wrote no studies.jsonl or calibration.jsonl have none.
+    `scores` are by image, `studies` by study, `calibration` the reliability curves; a comparison has `comparisons`
+    alone.
     """
 
-    folder: Path
-    scores: list[Score]
-    comparisons: list[Comparison]
-    evaluation: dict[str, Any]
+    manifest: Manifest
+    files: SealedFolder
+    scores: list[Score] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     studies: list[Score] = field(default_factory=list)
-    calibration: list[Bin] = field(default_factory=list)
-    files: SealedFolder | None = None
+    calibration: list[CalibrationBin] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.files.folder
+
+    @property
+    def evaluation(self) -> EvaluationManifest | None:
+        """What an evaluation says of itself; None for a comparison."""
+        return self.manifest if isinstance(self.manifest, EvaluationManifest) else None
+
+    @property
+    def stores(self) -> tuple[StoreEntry, ...]:
+        """The stores that were scored; none for a comparison, which scores nothing itself."""
+        return self.manifest.stores if self.evaluation else ()
 
     @property
     def base(self) -> Arm | None:
         """The encoder that was evaluated."""
-        return next((one.arm for one in self.scores if one.arm.kind != "source"), None)
+        return next((one.arm for one in self.scores if not one.arm.is_baseline), None)
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """What the evaluated encoder says of its pretraining."""
-        found = (self.evaluation.get("encoder") or {}).get("provenance")
-        return found if isinstance(found, dict) else {}
+    def provenance(self) -> Provenance | None:
+        """How the evaluated encoder was pretrained."""
+        return self.evaluation.encoder.provenance if self.evaluation else None
 
     @property
     def places(self) -> dict[str, str]:
@@ -90,131 +161,93 @@ class Results:
         return self._table(EMBEDDINGS_FILE)
 
     def _table(self, name: str) -> pa.Table | None:
-        return self.files.table(name) if self.files is not None and name in self.files else None
+        return self.files.table(name) if name in self.files else None
 
 
-def read_run(folder: Path) -> Run:
-    """Raises InputError where `folder` has no manifest.json, or one of its files is damaged."""
-    manifest = read_json(folder / "manifest.json", "the manifest of a run of `chartray pretrain`")
-    config_file, metrics_file = folder / "config.yaml", folder / "metrics.jsonl"
-    for file, digest in ((config_file, "config_sha256"), (metrics_file, "metrics_sha256")):
-        if digest in manifest and (not file.is_file() or sha256(file) != manifest[digest]):
+@dataclass(frozen=True)
+class AuditResults:
+    """A folder of an audit, its rows under the names of the page; `leaks` is None without a leakage check."""
+
+    manifest: AuditManifest
+    probes: list[AttributeProbe]
+    differences: list[AttributeDifference]
+    subgroups: list[SubgroupRow]
+    removals: list[RemovalRow]
+    leaks: list[Leak] | None
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets that were audited."""
+        parts = (self.probes, self.differences, self.subgroups, self.removals)
+        names = [row.dataset for rows in parts for row in rows]
+        return list(dict.fromkeys([*names, *(store.dataset for store in self.manifest.stores)]))
+
+    @property
+    def arms(self) -> set[Arm]:
+        """Every arm that was audited."""
+        pairs = {arm for one in self.differences for arm in (one.arm_a, one.arm_b)}
+        return pairs | {row.arm for rows in (self.probes, self.subgroups, self.removals) for row in rows}
+
+
+def read_run(folder: Path) -> PretrainingRun:
+    """Raises InputError where `folder` is no run, or one of its files is damaged or of another form."""
+    file = folder / "manifest.json"
+    manifest = parsed_record(RunManifest, read_json(file, "the manifest of a run of `chartray pretrain`"), str(file))
+    config, metrics = folder / "config.yaml", folder / "metrics.jsonl"
+    for written, digest in ((config, manifest.config_sha256), (metrics, manifest.metrics_sha256)):
+        if digest is not None and (not written.is_file() or sha256(written) != digest):
             raise InputError(
-                f"expected {file} as the run wrote it, found {'other content' if file.is_file() else 'no file'} (its "
-                "manifest.json has the SHA-256): it was damaged or edited; take a whole copy of the run"
+                f"expected {written} as the run wrote it, found {'other content' if written.is_file() else 'no file'} "
+                "(its manifest.json has the SHA-256): it was damaged or edited; take a whole copy of the run"
             )
-    config = read_yaml(config_file, "a run's config.yaml") if config_file.is_file() else {}
-    metrics = list(read_lines(metrics_file)) if metrics_file.is_file() else []
-    with understood(folder):
-        arm = arm_of(
-            manifest.get("chart"),
-            manifest.get("control"),
-            manifest.get("chart_use") or (config.get("chart") or {}).get("use"),
-            objective=manifest.get("objective") or (config.get("objective") or {}).get("name"),
-            settings=manifest.get("settings_hash"),
-        )
-    return Run(folder, config, manifest, metrics, arm)
+    steps = _steps(metrics) if metrics.is_file() else []
+    return PretrainingRun(folder, load_saved(config), manifest, steps, arm_of_run(manifest))
 
 
 def read_results(folder: Path) -> Results:
-    """The folder of an evaluation, or of a comparison (which has comparisons.jsonl alone).
-
-    Raises InputError where `folder` is neither, was damaged or edited, or a line lacks data set, label or metric.
-    """
+    """The folder of an evaluation or of a comparison; raises InputError where `folder` is neither, or was damaged."""
     opened = open_results(
         folder,
         (MANIFEST_FILE, COMPARE_FILE),
         f"expected results of `chartray evaluate` or `compare` in {folder}, found none; check the path of the results",
     )
-    rows, pairs, studies, curves = (
-        _rows(opened, name) for name in (RESULTS_FILE, COMPARISONS_FILE, STUDIES_FILE, CALIBRATION_FILE)
+    rows = opened.scores, opened.comparisons, opened.studies, opened.calibration
+    return Results(opened.manifest, opened.files, *rows)
+
+
+def read_audit(folder: Path) -> AuditResults:
+    """The folder of `chartray audit`; raises InputError where it is none, or was damaged."""
+    opened = open_kind(
+        folder, AuditManifest, f"expected an audit ({AUDIT_FILE}) of `chartray audit` in {folder}, found none; check it"
     )
-    with understood(folder):
-        evaluation = opened.manifest if opened.kind == MANIFEST_FILE else {}
-        known = _known(folder, opened.manifest, [*rows, *pairs])
-        rows, pairs, studies, curves = ([known | _given(row) for row in of] for of in (rows, pairs, studies, curves))
-        results = Results(
-            folder,
-            scores(rows),
-            [comparison(pair) for pair in pairs],
-            evaluation,
-            scores(studies),
-            files=opened.files,
-        )
-        return replace(results, calibration=bins(curves, results.base))
+    rows = opened.audit_rows
+    return AuditResults(
+        opened.manifest,
+        [row for row in rows if isinstance(row, AttributeProbe)],
+        [row for row in rows if isinstance(row, AttributeDifference)],
+        [row for row in rows if isinstance(row, SubgroupRow)],
+        [row for row in rows if isinstance(row, RemovalRow)],
+        opened.leaks,
+    )
 
 
-def _rows(opened: ResultsFolder, name: str) -> list[dict[str, Any]]:
-    """The rows of a file of an evaluation, none where it was not written; raises InputError where a field is absent."""
-    found = opened.rows(name)
-    needed = ("dataset", "label") if name == CALIBRATION_FILE else ("dataset", "label", "metric")
-    for line, row in enumerate(found, start=1):
-        absent = [field for field in needed if field not in row]
-        if absent:
-            has = ", ".join(sorted(row))
-            raise InputError(f"expected the field {absent[0]!r} in line {line} of {opened.folder / name}, found {has}")
-    return found
-
-
-def _known(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What evaluation.json or compare.json says of all rows of a folder.
-
-    The home data set is the first that is scored; raises InputError where a comparison is of probes of several.
-    """
-    made = (record.get("encoder") or {}).get("provenance") or {}
-    settings = record.get("settings") or {}
-    stores = record.get("stores") or []
-    members = [one for arm in (record.get("arms") or {}).values() for one in arm]
-    homes = {home for one in members if (home := _home(Path(one["folder"])))}
-    if len(homes) > 1:
-        raise InputError(
-            f"expected probes of one data set in the comparison {folder}, found {' and '.join(sorted(homes))}; "
-            "compare evaluations that were fitted on one"
-        )
-    first = str(stores[0]["dataset"]) if stores else str(rows[0]["dataset"]) if rows else ""
-    known = {"home": homes.pop() if homes else first, "run_seed": made.get("seed")}
-    known |= {name: settings.get(name) for name in ("split", "uncertain", "blank")}
-    return known | {name: made.get(name) for name in ("chart_use", "objective", "settings_hash")}
-
-
-def _home(folder: Path) -> str | None:
-    """The data set that a compared evaluation was fitted on; None where it is no longer there."""
-    if not (folder / MANIFEST_FILE).is_file():
-        return None
-    manifest = open_results(folder, [MANIFEST_FILE], f"expected an evaluation in {folder}").manifest
-    return str(manifest["stores"][0]["dataset"])
-
-
-def _given(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if value is not None}
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a line that is no JSON object is refused by number.
-
-    The last line may be cut short (a run that was killed while it wrote): it is left out.
-    """
-    lines = _text(file).splitlines()
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise InputError(f"expected one JSON object a line in {file}, found {error} in line {number}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"expected one JSON object a line in {file}, found {type(row).__name__} in line {number}")
-        found.append(row)
-    return found
-
-
-def _text(file: Path) -> str:
+def _steps(file: Path) -> list[dict[str, float | None]]:
+    """The numbers of each step; the last line may be cut short (a run that was killed while it wrote)."""
     try:
-        return file.read_text(encoding="utf-8")
+        lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"expected text in {file}, found {error}; was it written over?") from None
     except OSError as error:
         raise InputError(f"expected to read {file}, found: {error.strerror}") from None
+    found: list[dict[str, float | None]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            step = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            raise InputError(f"expected a JSON object in line {number} of {file}, found other content") from None
+        if not isinstance(step, dict) or not all(isinstance(value, int | float | None) for value in step.values()):
+            raise InputError(f"expected a JSON object of numbers in line {number} of {file}, found other content")
+        found.append(step)
+    return found

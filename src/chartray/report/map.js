@@ -1,4 +1,4 @@
-// The maps: choices of encoder and colour, arrow keys, and the chosen film beside the map.
+// The maps: choices of encoder and colour, arrow keys, and the chosen image beside the map.
 (() => {
   "use strict";
   const named = (name) => document.createElement(name);
@@ -43,17 +43,17 @@
     const source = view.model.document.get_model_by_id(what.source);
     const [encoder, layout, colour] = ["encoder", "layout", "colour"].map((name) => box.querySelector(`[data-choice=${name}]`));
     const image = box.querySelector(".frame img"), empty = box.querySelector(".frame span");
-    const caption = box.querySelector(".film p"), range = view.model;
+    const caption = box.querySelector(".picture p"), range = view.model;
 
     function show(row) {
       if (row === undefined) return;
-      const film = source.data.film;
-      if (film) {
-        image.src = film[row];
+      const images = source.data.image;
+      if (images) {
+        image.src = images[row];
         image.hidden = false;
         empty.hidden = true;
       } else {
-        empty.textContent = "Films were left out";
+        empty.textContent = "Images were left out";
       }
       caption.textContent = source.data.caption[row];
     }

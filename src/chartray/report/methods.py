@@ -1,23 +1,23 @@
-"""The methods paragraph and the reproducibility block, written from manifests and from the evaluation's record."""
+"""The methods paragraph and the reproducibility block, written from the manifests of runs, evaluations and audits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from chartray.evaluation.sentences import blanks_counted
-from chartray.report.audits import Audit
-from chartray.report.inputs import Results, Run
+from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.report.methods_evidence import evidence_sentences
 from chartray.report.methods_pretraining import pretraining
 from chartray.report.methods_probe import chosen_words, learnt_words
-from chartray.report.rows import MACRO, Score, shown
 from chartray.report.summary import Selection
+from chartray.results.arm import dataset_name
+from chartray.results.manifest import EvaluationManifest, StoreEntry
+from chartray.results.schema import MACRO, Score
 from chartray.statistics.metrics import MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS
 
 _FACTS = {
     "chartray": "Chartray",
-    "python": "Python",
     "torch": "PyTorch",
     "timm": "timm",
     "git_commit": "git commit",
@@ -26,22 +26,20 @@ _FACTS = {
     "objective": "objective",
     "settings_hash": "hash of the settings",
     "source": "pretrained on",
-    "films": "training films",
+    "films": "training images",
     "patients": "training patients",
     "steps": "optimizer steps",
     "chart": "chart",
     "control": "control",
     "chart_use": "use of the chart",
     "status": "status",
-    "after_film": "variables from after the film",
+    "after_film": "variables known only after the image",
     "ehr_in": "width of the chart row",
-    "device": "device",
-    "precision": "precision",
     "command": "command",
 }
 
 
-class Scoring(NamedTuple):
+class ScoringFacts(NamedTuple):
     """How the main results were scored: what a reader must know to trust a number."""
 
     protocol: str
@@ -70,33 +68,31 @@ class Facts(NamedTuple):
     differing: list[tuple[str, list[str]]]
 
 
-def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selection) -> Scoring:
+def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selection) -> ScoringFacts:
     """`scores` are those of the selection `which`."""
-    records = [one.evaluation for one in results]
-    return Scoring(
+    evaluations = [one.evaluation for one in results if one.evaluation is not None]
+    return ScoringFacts(
         protocol=which.protocol,
         split=which.split,
         fraction=f"{100 * which.fraction:g} %",
         blank=_one({one.blank for one in scores if one.blank}),
-        blanks=list(dict.fromkeys(line for record in records if record for line in _blanks(record))),
+        blanks=list(dict.fromkeys(line for one in evaluations for line in _blanks(one))),
         uncertain=_one({one.uncertain for one in scores if one.uncertain}),
         resamples=_one({f"{one.resamples:,}" for one in scores if one.resamples}),
         macro_labels=macro_labels(scores),
         too_few=_too_few(scores),
         unmatched=_unmatched(results),
         fitted_on=_fitted_on(results),
-        left_out=_left_out(records),
-        notes=list(dict.fromkeys(str(note) for record in records for note in record.get("notes") or [])),
+        left_out={name: why for one in evaluations for name, why in one.left_out.items()},
+        notes=list(dict.fromkeys(note for one in evaluations for note in one.notes)),
         seen=seen_in_pretraining(results),
         holds_fixed=_holds_fixed(scores),
         chosen=chosen_words(scores, which.protocol),
     )
 
 
-def _blanks(record: Mapping[str, Any]) -> list[str]:
-    """How many blanks count as negative, as an evaluation counted them; none where it did not."""
-    known = isinstance(record.get("settings"), dict) and "blank" in record["settings"] and "stores" in record
-    return blanks_counted(record) if known else []
+def _blanks(evaluation: EvaluationManifest) -> list[str]:
+    return blanks_counted(evaluation.settings.blank, evaluation.stores, evaluation.blank_negatives_learnt_from)
 
 
 def _holds_fixed(scores: Sequence[Score]) -> str:
@@ -114,13 +110,13 @@ def macro_labels(scores: Sequence[Score]) -> dict[str, list[str]]:
     return found
 
 
-def facts(runs: Sequence[Run]) -> Facts:
+def facts(runs: Sequence[PretrainingRun]) -> Facts:
     """The reproducibility block."""
-    names = [f"{run.arm.title}, seed {run.seed}" for run in runs]
+    names = [f"{run.arm.title}, seed {run.manifest.seed}" for run in runs]
     shared, differing = [], []
     for key, title in _FACTS.items():
         in_words = command_words if key == "command" else text
-        values = [in_words(run.manifest.get(key)) for run in runs]
+        values = [in_words(getattr(run.manifest, key)) for run in runs]
         if not any(values):
             continue
         if (len(set(values)) == 1 and len(runs) > 1) or len(runs) == 1:
@@ -131,17 +127,19 @@ def facts(runs: Sequence[Run]) -> Facts:
 
 
 def methods(
-    runs: Sequence[Run],
-    how: Scoring,
+    runs: Sequence[PretrainingRun],
+    how: ScoringFacts,
     datasets: Sequence[str],
     results: Sequence[Results] = (),
-    audits: Sequence[Audit] = (),
+    audits: Sequence[AuditResults] = (),
     simulated: Sequence[str] = (),
 ) -> str:
-    """A paragraph for a paper; a fact that no file holds is left out, never guessed. `simulated` are data sets that
-    a program drew.
-    """
-    drawn = [f"Films, charts and findings of {', '.join(map(shown, simulated))} were simulated."] if simulated else []
+    """A paragraph for a paper; a fact that no file holds is left out. `simulated` are the simulated data sets."""
+    drawn = (
+        [f"Images, charts and findings of {', '.join(map(dataset_name, simulated))} were simulated."]
+        if simulated
+        else []
+    )
     scored = _evaluation(how, datasets, results)
     return " ".join([*drawn, *pretraining(runs, results), *scored, *evidence_sentences(results, audits)])
 
@@ -150,37 +148,37 @@ def seen_in_pretraining(results: Sequence[Results]) -> list[str]:
     """Whether scored patients were pretrained on: what each evaluation checked, or why it could not."""
     found: dict[str, dict[str, list[str]]] = {}
     for one in results:
-        for store in one.evaluation.get("stores") or [] if one.base is not None else []:
-            titles = found.setdefault(_seen({**one.evaluation, **store}), {}).setdefault(_place(one, store), [])
+        for store in one.stores if one.base is not None else ():
+            titles = found.setdefault(_seen(store.patients_seen_in_pretraining), {}).setdefault(_place(one, store), [])
             titles += [one.base.title] if one.base is not None and one.base.title not in titles else []
     if len(found) == 1:
         return [f"{next(iter(found))}."]
     return [
-        words + ": " + "; ".join(f"{' / '.join(titles)} on {shown(place)}" for place, titles in there.items()) + "."
+        words
+        + ": "
+        + "; ".join(f"{' / '.join(titles)} on {dataset_name(place)}" for place, titles in there.items())
+        + "."
         for words, there in found.items()
     ]
 
 
-def _seen(record: Mapping[str, Any]) -> str:
-    count = record.get("patients_seen_in_pretraining")
+def _seen(count: int | None) -> str:
     if count == 0:
-        return "Checked by patient, none was pretrained on"
+        return "Checked by patient: none was in the pretraining data"
     if count is not None:
-        return f"{count:,} of the scored patients were pretrained on"
-    if "patients_seen_in_pretraining" not in record:
-        return "Not checked whether scored patients were pretrained on, as the evaluation recorded nothing of it"
+        return f"{count:,} of the scored patients were in the pretraining data"
     return (
-        "Not checked whether scored patients were pretrained on, as the encoder came without the list of its patients, "
-        "started from other weights, or was pretrained on another source"
+        "Not checked whether scored patients were in the pretraining data: the encoder came without the list of its "
+        "patients, started from other weights, or was pretrained on another source"
     )
 
 
-def _evaluation(how: Scoring, datasets: Sequence[str], results: Sequence[Results]) -> list[str]:
+def _evaluation(how: ScoringFacts, datasets: Sequence[str], results: Sequence[Results]) -> list[str]:
     found = []
     if datasets:
         by = learnt_words(how.protocol, how.chosen, results)
-        where = ", ".join(map(shown, datasets))
-        found.append(f"Embeddings of the target encoder were scored on the {how.split} films of {where} {by}.")
+        where = ", ".join(map(dataset_name, datasets))
+        found.append(f"Embeddings of the target encoder were scored on the {how.split} images of {where} {by}.")
     if how.resamples:
         found.append(f"Intervals are 95 % percentile intervals of {how.resamples} bootstrap resamples of patients.")
     if how.blank or how.uncertain:
@@ -201,50 +199,43 @@ def _too_few(scores: Sequence[Score]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for one in scores:
         labels = found.setdefault(one.place, [])
-        if one.metric == "auroc" and one.label != MACRO and one.low is None and one.label not in labels:
+        if one.metric == "auroc" and one.label != MACRO and one.ci_low is None and one.label not in labels:
             labels.append(one.label)
     return {place: labels for place, labels in found.items() if labels}
 
 
 def _unmatched(results: Sequence[Results]) -> dict[str, list[str]]:
-    stores = [(one, store) for one in results for store in one.evaluation.get("stores") or []]
-    return {_place(one, store): list(store["unmatched"]) for one, store in stores if store.get("unmatched")}
+    return {_place(one, store): list(store.unmatched) for one in results for store in one.stores if store.unmatched}
 
 
 def _fitted_on(results: Sequence[Results]) -> dict[str, list[str]]:
-    """For each place, on which data sets' training films the probes were fitted."""
+    """For each place, on which data sets' training images the probes were fitted."""
     found: dict[str, list[str]] = {}
     for one in results:
-        stores = one.evaluation.get("stores") or []
-        for store in stores:
-            homes, home = found.setdefault(_place(one, store), []), str(stores[0]["dataset"])
-            homes += [home] if home not in homes else []
+        for store in one.stores:
+            homes = found.setdefault(_place(one, store), [])
+            homes += [one.manifest.home] if one.manifest.home not in homes else []
     return found
 
 
-def _place(results: Results, store: Mapping[str, Any]) -> str:
-    dataset = str(store["dataset"])
-    return results.places.get(dataset, dataset)
-
-
-def _left_out(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    return {str(name): str(why) for record in records for name, why in (record.get("left_out") or {}).items()}
+def _place(results: Results, store: StoreEntry) -> str:
+    return results.places.get(store.dataset, store.dataset)
 
 
 def _one(values: set[str]) -> str:
     return ", ".join(sorted(values))
 
 
-def command_words(value: Any) -> str:
-    """A command as anyone would type it: `chartray ...` with files and folders as they were given from where one stood;
-    of those given from the root of a machine only as much of the end as tells them apart.
+def command_words(value: str | Sequence[str]) -> str:
+    """A command as one would type it: `chartray ...` with relative paths as they were given; of absolute paths only as
+    much of the end as tells them apart.
 
     >>> command_words(["/opt/venv/bin/chartray", "evaluate", "/data/runs/none", "k.store", "--out=/tmp/results/none"])
     'chartray evaluate runs/none k.store --out=results/none'
     >>> command_words("chartray evaluate runs/chart /Users/someone/k.store --out results/chart")
     'chartray evaluate runs/chart k.store --out results/chart'
     """
-    words = list(map(str, value if isinstance(value, list) else str(value or "").split()))
+    words = value.split() if isinstance(value, str) else list(value)
     if not words:
         return ""
     program = PurePath(words[0]).name or words[0]
@@ -255,10 +246,10 @@ def command_words(value: Any) -> str:
 
 
 def _endings(places: Sequence[str]) -> dict[str, str]:
-    """What is told of each place: all of it, or of one on a machine its shortest end that no other place has."""
+    """What is shown of each path: all of it if it is relative, else its shortest end that no other path has."""
     parts = {place: PurePath(place).parts for place in places}
     told = {place: place for place, each in parts.items() if not _of_a_machine(each)}
-    # Whose folder it lies in is nobody's business.
+    # The name of the user stays off the page.
     inside = {
         place: each[3:] if each[1:2] in (("home",), ("Users",)) and len(each) > 3 else each[1:]
         for place, each in parts.items()
@@ -275,10 +266,10 @@ def _of_a_machine(parts: tuple[str, ...]) -> bool:
     return parts[:1] == ("/",) or ".." in parts or parts[:1] == ("~",)
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A value of a manifest in words; nothing for null and empty."""
     if value is None or value == [] or value == "":
         return ""
     if isinstance(value, list):
-        return " ".join(str(part) for part in value)
+        return " ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value > 9999 else str(value)

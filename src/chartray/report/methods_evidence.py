@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from chartray.report.audits import Audit
-from chartray.report.inputs import Results
-from chartray.report.rows import Comparison, Score
+from chartray.report.inputs import AuditResults, Results
+from chartray.results.schema import Comparison, Score
 
 _ATTRIBUTE_METRICS = {
     "auroc": "AUROC for categories",
@@ -13,7 +12,7 @@ _ATTRIBUTE_METRICS = {
 }
 
 
-def evidence_sentences(results: Sequence[Results], audits: Sequence[Audit]) -> list[str]:
+def evidence_sentences(results: Sequence[Results], audits: Sequence[AuditResults]) -> list[str]:
     """Sentences for a paper on what these folders hold, and on nothing else."""
     scores = [score for one in results for score in one.scores]
     comparisons = [pair for one in results for pair in one.comparisons]
@@ -34,20 +33,20 @@ def _measured(scores: Sequence[Score], *, studies: bool) -> list[str]:
     metrics = {one.metric for one in scores}
     if metrics & {"brier", "ece"}:
         found.append(
-            "Calibration was judged by the Brier score and by the expected calibration error over bins of equally many "
-            "films; the interval of the latter is its upper percentile, mirrored at the value."
+            "Calibration was measured by the Brier score and the expected calibration error over bins of equally many "
+            "images; the interval of the latter is its upper percentile, mirrored at the value."
         )
     wanted = next((one.at_specificity for one in scores if one.at_specificity is not None), None)
     if wanted is not None:
-        reached = f"{100 * wanted:g} % specificity on the validation films"
+        reached = f"{100 * wanted:g} % specificity on the validation images"
         found.append(f"Sensitivity is reported at thresholds that reached {reached}.")
     if any(one.delong_low is not None for one in scores):
         found.append(
-            "DeLong's variance was computed as a cross-check, with films as independent and with films clustered by "
+            "DeLong's variance was computed as a cross-check, with images as independent and with images clustered by "
             "patient."
         )
     if studies:
-        found.append("Scores of a study are the mean of its films' scores.")
+        found.append("The score of a study is the mean of its images' scores.")
     return found
 
 
@@ -57,34 +56,31 @@ def _compared(comparisons: Sequence[Comparison]) -> list[str]:
     levels = list(dict.fromkeys(one.levels for one in comparisons if one.levels))
     above = any("seeds" in one for one in levels)
     how = "a hierarchical bootstrap of patients and seeds" if above else "a paired bootstrap of patients"
-    found = [f"Differences between arms were tested by {how} on the same films."]
+    found = [f"Differences between arms were tested by {how} on the same images."]
     if any(one.p_holm is not None for one in comparisons):
         found.append("P values of labels were corrected by Holm's method within one pair of arms, data set and metric.")
     if any(one.delong_p is not None for one in comparisons):
-        found.append("DeLong's test of paired AUROCs was made beside it.")
+        found.append("DeLong's test of paired AUROCs was computed too.")
     return found
 
 
-def _audited(audits: Sequence[Audit]) -> list[str]:
-    readings = [row for one in audits for row in one.readings]
-    groups = [row for one in audits for row in one.groups]
-    removed = [row for one in audits for row in one.removed]
+def _audited(audits: Sequence[AuditResults]) -> list[str]:
+    probes = [row for one in audits for row in one.probes]
+    subgroups = [row for one in audits for row in one.subgroups]
     found = []
-    if readings:
-        names = _listed(dict.fromkeys(row.attribute for row in readings))
-        metrics = _listed(_ATTRIBUTE_METRICS.get(one, one) for one in dict.fromkeys(row.metric for row in readings))
-        found.append(f"How well the frozen embedding tells {names} was measured by {metrics}.")
-    if groups:
-        names = _listed(dict.fromkeys(row.attribute for row in groups))
-        found.append(f"Scores were set apart by groups of {names}; groups under 10 patients were suppressed.")
-    if removed:
-        found.append(
-            "Findings were scored again after the directions of each attribute were taken out of the embedding."
-        )
+    if probes:
+        names = _listed(dict.fromkeys(row.attribute for row in probes))
+        metrics = _listed(_ATTRIBUTE_METRICS.get(one, one) for one in dict.fromkeys(row.metric for row in probes))
+        found.append(f"How well {names} can be read from the frozen embedding was measured by {metrics}.")
+    if subgroups:
+        names = _listed(dict.fromkeys(row.attribute for row in subgroups))
+        found.append(f"Scores were compared between subgroups by {names}; subgroups under 10 patients were suppressed.")
+    if any(one.removals for one in audits):
+        found.append("Findings were scored again after each attribute's directions were removed from the embedding.")
     if any(one.leaks is not None for one in audits):
         found.append(
-            "Patients and exact or near copies of films (encoded, scaled, brightened or mirrored otherwise, but not "
-            "cropped or turned) were looked for across pretraining, training, validation and test."
+            "Pretraining, training, validation and test were searched for shared patients and for exact or near copies "
+            "of images (re-encoded, scaled, brightened or mirrored; cropped or rotated copies are not recognised)."
         )
     return found
 

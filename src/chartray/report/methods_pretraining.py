@@ -1,16 +1,16 @@
 """The methods paragraph's first half: how the encoders were pretrained, as the runs' manifests say."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from chartray.report.inputs import Results, Run
-from chartray.report.rows import shown
+from chartray.networks.description import Init
+from chartray.report.inputs import PretrainingRun, Results
+from chartray.results.arm import dataset_name
 
 _SOFTWARE = {"chartray": "Chartray", "torch": "PyTorch", "timm": "timm"}
 
 
-def pretraining(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
+def pretraining(runs: Sequence[PretrainingRun], results: Sequence[Results]) -> list[str]:
     """Sentences on the runs, and on encoders that were scored without their runs; none without runs."""
     if not runs:
         return []
@@ -20,30 +20,22 @@ def pretraining(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
     if len({run.arm for run in runs}) > 1:
         found.append(f"Arms: {seeds_by_arm(runs)}.")
     else:
-        seeds = len({run.seed for run in runs})
+        seeds = len({run.manifest.seed for run in runs})
         found.append(f"{'One seed was' if seeds == 1 else f'{seeds} seeds were'} run.")
     others = _seeds_scored(runs, results)
     found += [f"Also scored, pretrained elsewhere: {others}."] if others else []
-    versions = {
-        (str(run.manifest.get(key)), title) for run in runs for key, title in _SOFTWARE.items() if run.manifest.get(key)
-    }
-    if versions:
-        found.append(
-            "Software: "
-            + ", ".join(f"{title} {version}" for version, title in sorted(versions, key=lambda one: one[::-1]))
-            + "."
-        )
-    return found
+    versions = {f"{title} {getattr(run.manifest, key)}" for run in runs for key, title in _SOFTWARE.items()}
+    return [*found, f"Software: {', '.join(sorted(versions))}."]
 
 
-def seeds_by_arm(runs: Sequence[Run]) -> str:
+def seeds_by_arm(runs: Sequence[PretrainingRun]) -> str:
     """The arms of some runs with the seeds of each: 'sex; no chart; 3 seeds each', or 'sex: 3 seeds; no chart: 1 seed'.
 
     Seeds are counted once, however many runs share one.
     """
     seeds: dict[str, set[int | None]] = {}
     for run in runs:
-        seeds.setdefault(run.arm.title, set()).add(run.seed)
+        seeds.setdefault(run.arm.title, set()).add(run.manifest.seed)
     counts = {title: f"{len(there)} seed{'' if len(there) == 1 else 's'}" for title, there in seeds.items()}
     if len(set(counts.values())) == 1:
         # A chart of several variables has commas of its own.
@@ -51,39 +43,35 @@ def seeds_by_arm(runs: Sequence[Run]) -> str:
     return "; ".join(f"{title}: {count}" for title, count in counts.items())
 
 
-def started_from(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
+def started_from(runs: Sequence[PretrainingRun], results: Sequence[Results]) -> list[str]:
     """Which encoders began with given weights: 'sex started from the weights of RUN (pretrained with sex)'."""
-    records = [(run.arm, run.manifest, run.config) for run in runs]
-    records += [(one.base, one.provenance, {}) for one in results if one.base is not None]
-    found = []
-    for arm, record, config in records:
-        init = record.get("init") or (config.get("encoder") or {}).get("init")
-        if not init:
-            continue
-        init = init if isinstance(init, Mapping) else {"source": init}
-        # The name alone: the folders of the machine are nobody's business.
-        name = init.get("run") or Path(str(init.get("source") or "an unnamed file")).name
-        chart = f" (pretrained with the chart {init['chart']})" if init.get("chart") not in (None, "none") else ""
-        found.append(f"{arm.title} started from the weights of {name}{chart}")
+    inits = [(run.arm, run.manifest.init) for run in runs]
+    inits += [(one.base, one.provenance.init) for one in results if one.base is not None and one.provenance is not None]
+    found = [f"{arm.title} started from the weights of {_weights(init)}" for arm, init in inits if init is not None]
     return list(dict.fromkeys(found))
 
 
-def _seeds_scored(runs: Sequence[Run], results: Sequence[Results]) -> str:
+def _weights(init: Init) -> str:
+    # The name alone: the folders of the machine stay off the page.
+    chart = f" (pretrained with the chart {init.chart})" if init.chart not in (None, "none") else ""
+    return f"{init.run or Path(init.source).name}{chart}"
+
+
+def _seeds_scored(runs: Sequence[PretrainingRun], results: Sequence[Results]) -> str:
     """The encoders that were scored but whose runs are not among these, by arm and seed."""
-    there = {(run.arm.title, run.seed) for run in runs}
-    scored: dict[str, list[Any]] = {}
+    there = {(run.arm.title, run.manifest.seed) for run in runs}
+    scored: dict[str, set[int]] = {}
     for one in results:
-        if one.base is not None and (one.base.title, one.provenance.get("seed")) not in there:
-            scored.setdefault(one.base.title, []).append(one.provenance.get("seed"))
-    known = {title: sorted({seed for seed in seeds if seed is not None}) for title, seeds in scored.items()}
+        seed = one.provenance.seed if one.provenance is not None else None
+        if one.base is not None and seed is not None and (one.base.title, seed) not in there:
+            scored.setdefault(one.base.title, set()).add(seed)
     return "; ".join(
-        f"{title}, seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, seeds))}"
-        for title, seeds in known.items()
-        if seeds
+        f"{title}, seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, sorted(seeds)))}"
+        for title, seeds in scored.items()
     )
 
 
-def _by_run(runs: Sequence[Run], say: Callable[[Run, str], str]) -> list[str]:
+def _by_run(runs: Sequence[PretrainingRun], say: Callable[[PretrainingRun, str], str]) -> list[str]:
     """What `say` says of all runs, or of each group of arms of which it says something else."""
     same: dict[str, list[str]] = {}
     for run in runs:
@@ -96,61 +84,51 @@ def _by_run(runs: Sequence[Run], say: Callable[[Run, str], str]) -> list[str]:
         titles = same[say(run, "")]
         # Runs of one arm may differ too: then each is named with its seed.
         alone = sum(run.arm.title in others for others in same.values()) == 1
-        found[say(run, "; ".join(titles) if alone else f"{run.arm.title}, seed {run.seed}")] = None
+        found[say(run, "; ".join(titles) if alone else f"{run.arm.title}, seed {run.manifest.seed}")] = None
     return [sentence for sentence in found if sentence]
 
 
-def _trained_how(run: Run, who: str) -> str:
-    encoder, train = run.config.get("encoder") or {}, run.config.get("train") or {}
-    name = encoder.get("name") or "Vision Transformer"
-    sizes = [f"{encoder[key]} {words}" for key, words in (("depth", "blocks"), ("heads", "heads")) if encoder.get(key)]
-    shape = [f"width {encoder['width']}"] if encoder.get("width") else []
-    shape += [f"patch {encoder['patch_size']} px"] if encoder.get("patch_size") else []
-    said = f"Encoders ({name}{': ' + ', '.join(sizes + shape) if sizes or shape else ''})"
+def _trained_how(run: PretrainingRun, who: str) -> str:
+    encoder, made = run.config.encoder, run.manifest
+    shape = [
+        f"{encoder.depth} blocks" if encoder.depth else "",
+        f"{encoder.heads} heads" if encoder.heads else "",
+        f"width {encoder.width}" if encoder.width else "",
+        f"patch {encoder.patch_size} px" if encoder.patch_size else "",
+    ]
+    sizes = ", ".join(filter(None, shape))
+    said = f"Encoders ({encoder.name}{f': {sizes}' if sizes else ''})"
     said += f" of the arms {who}" if who else ""
-    objective = run.manifest.get("objective") or (run.config.get("objective") or {}).get("name")
-    said += f" were pretrained with {str(objective or 'a self-supervised objective').upper()}"
-    steps, films = run.manifest.get("steps"), run.manifest.get("films")
-    said += f" for {steps:,} optimizer steps" if isinstance(steps, int) else ""
-    said += f" of {train['batch_size']} films" if train.get("batch_size") else ""
-    said += f" on {films:,} films" if isinstance(films, int) else ""
-    patients = run.manifest.get("patients")
-    said += f" of {patients:,} patients" if isinstance(patients, int) else ""
-    said += f" of {shown(str(run.manifest['source']))}" if run.manifest.get("source") else ""
-    return said + ", the training split only."
+    said += f" were pretrained with {run.arm.objective.upper()} for {made.steps:,} optimizer steps"
+    said += f" of {run.config.train.batch_size} images on {made.films:,} images"
+    said += f" of {made.patients:,} patients" if made.patients is not None else ""
+    return f"{said} of {dataset_name(made.source)}, the training split only."
 
 
-def _views(run: Run, who: str) -> str:
-    views = run.config.get("views") or {}
-    if not views.get("size"):
-        return ""
-    focal = f" and {views['focal_count']} focal views of {views['focal_size']} px" if views.get("focal_count") else ""
+def _views(run: PretrainingRun, who: str) -> str:
+    views = run.config.views
+    focal = f" and {views.focal_count} focal views of {views.focal_size} px" if views.focal_count else ""
     kinds = {"msn": "a target view and a masked view", "mae": "one view, most of it masked,"}
     kind = kinds.get(run.arm.objective, "two global views")
-    return f"Each film gave {kind} of {views['size']} px{focal if run.arm.objective != 'mae' else ''}" + (
+    return f"Each image gave {kind} of {views.size} px{focal if run.arm.objective != 'mae' else ''}" + (
         f" ({who})." if who else "."
     )
 
 
-def _optimised(run: Run, who: str) -> str:
-    train = run.config.get("train") or {}
-    peak, warm = run.manifest.get("peak_learning_rate"), run.manifest.get("warmup_steps")
-    if not isinstance(peak, int | float):
-        return ""
-    said = f"AdamW had a peak learning rate of {peak:g}"
-    said += f" after {warm:,} warm-up steps" if isinstance(warm, int) and warm else ""
-    first, last = train.get("weight_decay"), train.get("final_weight_decay")
-    if first is not None:
-        said += f", weight decay {first:g}" + (f" to {last:g}" if last not in (None, first) else "")
-    said += f", gradients clipped at a norm of {train['clip']:g}" if train.get("clip") else ""
-    if train.get("ema") is not None and run.arm.objective != "mae":
-        end = train.get("final_ema")
-        said += f"; the target network followed with a moving average of {train['ema']:g}"
-        said += f" to {end:g}" if end not in (None, train["ema"]) else ""
+def _optimised(run: PretrainingRun, who: str) -> str:
+    train, made = run.config.train, run.manifest
+    said = f"AdamW had a peak learning rate of {made.peak_learning_rate:g}"
+    said += f" after {made.warmup_steps:,} warm-up steps" if made.warmup_steps else ""
+    said += f", weight decay {train.weight_decay:g}"
+    said += f" to {train.final_weight_decay:g}" if train.final_weight_decay not in (None, train.weight_decay) else ""
+    said += f", gradients clipped at a norm of {train.clip:g}" if train.clip else ""
+    if run.arm.objective != "mae":
+        said += f"; the target network followed with a moving average of {train.ema:g}"
+        said += f" to {train.final_ema:g}" if train.final_ema != train.ema else ""
     return said + (f" ({who})." if who else ".")
 
 
-def _chart_sentences(runs: Sequence[Run]) -> list[str]:
+def _chart_sentences(runs: Sequence[PretrainingRun]) -> list[str]:
     charts = any(run.arm.chart != "none" for run in runs)
     controls = list(dict.fromkeys(run.arm.control for run in runs if run.arm.control != "none"))
     found = []
@@ -160,11 +138,11 @@ def _chart_sentences(runs: Sequence[Run]) -> list[str]:
             there = list(dict.fromkeys(run.arm.chart for run in runs if run.arm.chart != "none" and run.arm.use == use))
             if there:
                 found.append(
-                    f"The chart ({', '.join(there)}) {way}; the target branch and inference used the film alone."
+                    f"The chart ({', '.join(there)}) {way}; the target branch and inference used the image alone."
                 )
     if controls:
         found.append(f"Controls: {', '.join(controls)} chart rows.")
-    after = sorted({name for run in runs for name in run.manifest.get("after_film") or []})
+    after = sorted({name for run in runs for name in run.manifest.after_film})
     if after:
-        found.append(f"Variables known only after the film were allowed by name: {', '.join(after)}.")
+        found.append(f"Variables known only after the image were allowed by name: {', '.join(after)}.")
     return found

@@ -1,25 +1,22 @@
-"""Assembles the report: one HTML page that needs nothing but itself, and the figures as SVG and PDF beside it."""
+"""What the report says: the content of one self-contained HTML page, and its figures as SVG and PDF beside it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from bokeh.resources import Resources
 from markupsafe import Markup, escape
 
-from chartray.errors import InputError
-from chartray.outputs.replacing import replaced_folder, settle
-from chartray.outputs.seal import SUMS_FILE
 from chartray.report import (
-    apart,
     audit_section,
     cohorts,
     curve_data,
     curves,
+    disambiguate,
     embedding_map,
     figures,
     forests,
@@ -29,16 +26,13 @@ from chartray.report import (
     summary,
     tables,
 )
-from chartray.report import inputs as files
-from chartray.report.arms import Arm
-from chartray.report.audits import Audit, KnownArms, read_audit
-from chartray.report.inputs import Results, Run
-from chartray.report.rows import Comparison, Score, shown
+from chartray.report.inputs import AuditResults, PretrainingRun, Results
+from chartray.results.arm import Arm, dataset_name
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.statistics.metrics import MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS
 
-# The marks of figures.styles in a 28 x 12 box, for the page's own legends.
+# The marks of figures.arm_styles in a 28 x 12 box, for the page's own legends.
 _MARKS = {
     "o": "M14 2a4 4 0 1 1 0 8a4 4 0 1 1 0-8z",
     "s": "M10.4 2.4h7.2v7.2h-7.2z",
@@ -50,91 +44,61 @@ _MARKS = {
     "*": "M14 .8l1.5 3.3l3.6.4l-2.7 2.4l.8 3.6l-3.2-1.9l-3.2 1.9l.8-3.6l-2.7-2.4l3.6-.4z",
     "h": "M14 1.4l4 2.3v4.6l-4 2.3l-4-2.3v-4.6z",
 }
-_PAGE, _FIGURES = "report.html", "figures"
-# By these a store, a run, results or an audit are known: a report is never written into one.
-_OF_OTHERS = {"store.json", "manifest.json", "results.jsonl", "comparisons.jsonl", "evaluation.json", "audit.json"}
 
 
-def write_report(
-    runs: Sequence[Path],
-    results: Sequence[Path],
-    out: Path,
-    *,
-    stores: Sequence[Path] = (),
-    audits: Sequence[Path] = (),
-    title: str | None = None,
-    films: bool = True,
-) -> Path:
-    """Writes `out`/report.html and `out`/figures/*.svg, *.pdf; returns the page.
+class DataSetSection(NamedTuple):
+    """What `data_set.html.j2` draws of one place that was scored."""
 
-    `runs` are folders of pretraining, `results` folders of evaluation, `stores` the data sets that they were scored
-    on (those that the runs' manifests name are found by themselves), `audits` folders of audits. With `films` false no
-    film is on the page. Raises InputError for a folder that is none of these, when there is nothing to report, or
-    where `out` holds other things than an earlier report.
-    """
-    settle(out)
-    _check_replaceable(out)
-    if not runs and not results and not audits:
-        raise InputError("expected at least one run, results or audit folder to report on, found none; name one")
-    read_runs = sorted((files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.seed or 0))
-    read_results = [files.read_results(Path(one)) for one in results]
-    read_runs, read_results = apart.report_names(read_runs, read_results)
-    known = KnownArms(read_runs, read_results)
-    read_audits = [read_audit(Path(one), known) for one in audits]
-    with replaced_folder(out, kept=_is_of_others) as partial:
-        context = _context(read_runs, read_results, read_audits, partial, stores, title, with_films=films)
-        text = _environment().get_template("page.html.j2").render(context)
-        (partial / _PAGE).write_text(text, encoding="utf-8")
-    return out / _PAGE
+    name: str
+    dataset: str
+    number: int
+    arms: list[Arm]
+    encoders: list[Arm]
+    headlines: list[tables.Headline]
+    score_tables: list[tables.ScoreTable]
+    delong: str
+    studies: tables.StudyTable | None
+    other: list[tables.OtherRow]
+    by_label: list[tables.DifferenceTable]
+    by_label_figures: list[figures.DrawnPanel | None]
+    forest: forests.Forests
+    roc_curves: list[curves.LabelFigure]
+    reliability: list[figures.DrawnPanel]
+    shares: curves.Shares | None
+    map: embedding_map.EmbeddingMap | None
+    few: list[str]
 
 
-def _check_replaceable(out: Path) -> None:
-    """Raises InputError if `out` exists and is neither empty nor an earlier report."""
-    if not out.exists():
-        return
-    if out.is_dir():
-        there = {path.name for path in out.iterdir()}
-        if not there or (_PAGE in there and not there & _OF_OTHERS):
-            return
-    raise InputError(
-        f"expected a new folder or an earlier report as --out, found other things in {out}; choose another"
-    )
-
-
-def _is_of_others(name: str) -> bool:
-    """Whether a file beside an earlier report is somebody else's, and stays."""
-    return name not in (_PAGE, SUMS_FILE) and not name.startswith(f"{_FIGURES}/")
-
-
-def _context(
-    runs: Sequence[Run],
+def page_content(
+    runs: Sequence[PretrainingRun],
     results: Sequence[Results],
-    audits: Sequence[Audit],
+    audits: Sequence[AuditResults],
     out: Path,
     stores: Sequence[Path],
     title: str | None,
     *,
-    with_films: bool,
+    with_images: bool,
 ) -> dict[str, Any]:
+    """What the template shows; the figures are written to `out`."""
     every = [score for one in results for score in one.scores]
     which = summary.selection(every)
     scores = summary.chosen(every, which)
-    apart.refuse_other_macro_labels(scores)
+    disambiguate.refuse_other_macro_labels(scores)
     comparisons = summary.at([pair for one in results for pair in one.comparisons], which)
     studies = summary.chosen([score for one in results for score in one.studies], which)
     seen = {run.arm for run in runs} | {score.arm for score in scores} | {arm for one in audits for arm in one.arms}
     arms = sorted(seen, key=lambda arm: arm.order)
-    look = figures.styles(arms)
+    styles = figures.arm_styles(arms)
     opened = cohorts.open_stores([Path(store) for store in stores], runs, results)
     names = list(dict.fromkeys([*tables.datasets(every), *opened]))
     parts = cohorts.parts_of_stores(results)
-    # The films of a part are on the map, and in the tables, of the whole.
+    # The images of a part are on the map, and in the tables, of the whole.
     whole = [name for name in tables.datasets(every) if name not in parts]
-    most = curve_data.films_per_map(whole)
+    most = curve_data.images_per_map(whole)
     data = [cohorts.data_section(name, opened.get(name), runs) for name in names if name not in parts]
     how = methods.scoring(results, scores, which)
     simulated = cohorts.simulated(runs, results, audits, opened)
-    sections: list[dict[str, Any]] = []
+    sections: list[DataSetSection] = []
     mapped: set[str] = set()
     for name in tables.places(every):
         dataset = name.partition("<")[0]
@@ -142,124 +106,115 @@ def _context(
         maps = None
         if dataset in whole and dataset not in mapped:
             store = opened.get(dataset)
-            maps = curve_data.embedding_map(results, dataset, store, which, most=most, films=with_films)
+            maps = curve_data.embedding_map(results, dataset, store, which, most=most, with_images=with_images)
             mapped.add(dataset)
-        drawn = forests.forest_figures(name, scores, comparisons, look, out)
-        here = figures.only(look, (one.arm for one in scores if one.place == name))
+        here = figures.only(styles, (one.arm for one in scores if one.place == name))
         few = curve_data.labels_of_few(results, name, which)
         by_label = {
             label: found for label, found in curve_data.label_curves(results, name, which).items() if label not in few
         }
-        drawn["curves"] = curves.label_figures(name, by_label, here, out)
-        drawn["reliability"] = curves.reliability_figures(results, name, which, look, out, without=few)
-        drawn["shares"] = curves.share_figures(every, name, which, look, out)
-        section = _section(name, dataset, scores, every, studies, comparisons, look)
-        sections.append(section | drawn | {"map": maps, "few": few, "number": len(sections)})
+        differences = tables.difference_tables(comparisons, name)
+        by_metric = [tables.score_table(scores, name, metric) for metric in tables.METRICS]
+        there = tables.arms_of([one for one in scores if one.place == name])
+        sections.append(
+            DataSetSection(
+                name=name,
+                dataset=dataset,
+                number=len(sections),
+                arms=there,
+                encoders=[arm for arm in there if not arm.is_baseline],
+                headlines=tables.headlines(scores, name, tables.axis_start(scores)),
+                score_tables=[table for table in by_metric if table.rows],
+                delong=tables.delong_words(scores, name),
+                studies=tables.study_table(scores, studies, name),
+                other=tables.other_rows(every, name),
+                by_label=differences,
+                by_label_figures=[
+                    forests.differences_by_label(
+                        table.pairs, styles, table.metric, f"by-label-{figures.slug(name)}-{number}"
+                    )
+                    for number, table in enumerate(differences)
+                ],
+                forest=forests.forest_figures(name, scores, comparisons, styles, out),
+                roc_curves=curves.label_figures(name, by_label, here, out),
+                reliability=curves.reliability_figures(results, name, which, styles, out, without=few),
+                shares=curves.share_figures(every, name, which, styles, out),
+                map=maps,
+                few=few,
+            )
+        )
     return {
         "title": title or _title(arms, names),
-        "unfinished": [run for run in runs if run.manifest.get("status", "complete") != "complete"],
+        "unfinished": [run for run in runs if run.manifest.status != "complete"],
         "commands": list(
-            dict.fromkeys(methods.command_words(one.evaluation.get("command")) for one in results if one.evaluation)
+            dict.fromkeys(methods.command_words(one.manifest.command) for one in results if one.evaluation)
         ),
         "written": datetime.now(UTC).strftime("%-d %B %Y"),
         "runs": runs,
         "axis_start": tables.axis_start(scores),
         "several_seeds": any(summary.seeds_of(scores, arm) > 1 for arm in arms),
-        "arms": [(arm, look[arm]) for arm in arms],
-        "look": look,
+        "arms": [(arm, styles[arm]) for arm in arms],
+        "styles": styles,
         "marks": _MARKS,
         "lead": _lead(runs, names, how),
         "sizes": {part.name: _size(part, how.split) for part in data} | parts,
         "has_plain": any(arm.kind == "none" for arm in arms),
         "trained": [run.arm for run in runs],
         "verdicts": summary.verdicts(every, comparisons),
-        "after_film": _after_film(runs, results),
+        "after_image": _after_image(runs, results),
         "simulated": simulated,
         "all_simulated": set(names) - set(parts) <= set(simulated),
         "started_from": methods_pretraining.started_from(runs, results),
         "scoring": how,
         "blank_words": BLANK_WORDS,
         "datasets": sections,
-        "audit": audit_section.audit_section(audits, look, out),
-        "looks": saliency.looks_section(results, films=with_films),
+        "audit": audit_section.audit_section(audits, styles, out),
+        "saliency": saliency.saliency_section(results, with_images=with_images),
         "data": data,
-        "training": curves.training_figures(runs, look, out),
+        "training": curves.training_figures(runs, styles, out),
         "facts": methods.facts(runs),
         "methods": methods.methods(runs, how, tables.datasets(every), results, audits, simulated),
         "fewest_patients": MINIMUM_PATIENTS,
         "seeds_needed": SEEDS_FOR_A_CLAIM,
-        "style": _asset("style.css"),
+        "css": _asset("style.css"),
         "script": _asset("map.js"),
-        "bokeh": _bokeh() if any(section["map"] for section in sections) else "",
+        "bokeh": _bokeh() if any(section.map for section in sections) else "",
         "island": embedding_map.json_island,
-    }
-
-
-def _section(
-    name: str,
-    dataset: str,
-    scores: Sequence[Score],
-    every: Sequence[Score],
-    studies: Sequence[Score],
-    comparisons: Sequence[Comparison],
-    look: Mapping[Arm, figures.Style],
-) -> dict[str, Any]:
-    found = [tables.score_table(scores, name, metric) for metric in tables.METRICS]
-    by_label = tables.difference_tables(comparisons, name)
-    arms = tables.arms_of([one for one in scores if one.place == name])
-    return {
-        "name": name,
-        "dataset": dataset,
-        "by_label": by_label,
-        "by_label_figures": [
-            forests.differences_by_label(table.pairs, look, table.metric, f"by-label-{figures.slug(name)}-{number}")
-            for number, table in enumerate(by_label)
-        ],
-        "arms": arms,
-        "encoders": [arm for arm in arms if arm.kind != "source"],
-        "headlines": tables.headlines(scores, name, tables.axis_start(scores)),
-        "tables": [table for table in found if table.rows],
-        "delong": tables.delong_words(scores, name),
-        "studies": tables.study_table(scores, studies, name),
-        "other": tables.other_rows(every, name),
     }
 
 
 def _title(arms: Sequence[Arm], names: Sequence[str]) -> str:
     charts = [arm.chart for arm in arms if arm.kind == "chart"]
     subject = f"What {' and '.join(dict.fromkeys(charts))} was worth" if charts else "Pretraining without the chart"
-    return f"{subject} on {', '.join(map(shown, names))}" if names else subject
+    return f"{subject} on {', '.join(map(dataset_name, names))}" if names else subject
 
 
-def _lead(runs: Sequence[Run], names: Sequence[str], how: methods.Scoring) -> str:
+def _lead(runs: Sequence[PretrainingRun], names: Sequence[str], how: methods.ScoringFacts) -> str:
     """What was run, on which data, in one or two sentences."""
     parts = []
     if runs:
         count = len(runs)
-        sources = ", ".join(
-            dict.fromkeys(shown(str(run.manifest["source"])) for run in runs if run.manifest.get("source"))
-        )
+        sources = ", ".join(dict.fromkeys(dataset_name(run.manifest.source) for run in runs))
         text = f"{count} pretraining run{'' if count == 1 else 's'} ({methods_pretraining.seeds_by_arm(runs)})"
-        parts.append(text + (f" on the training films of {sources}." if sources else "."))
+        parts.append(f"{text} on the training images of {sources}.")
     if how.macro_labels:
-        parts.append(f"Scored with the film alone on {', '.join(map(shown, names))}.")
+        parts.append(f"Scored with the image alone on {', '.join(map(dataset_name, names))}.")
     return " ".join(parts)
 
 
 def _size(part: cohorts.DataSection, split: str) -> str:
     there = [one for one in part.splits if one.split == split]
-    return f"{there[0].films:,} films of {there[0].patients:,} patients" if there else ""
+    return f"{there[0].images:,} images of {there[0].patients:,} patients" if there else ""
 
 
-def _after_film(runs: Sequence[Run], results: Sequence[Results]) -> list[str]:
-    records = [run.manifest for run in runs]
-    records += [record for one in results for record in (one.evaluation, one.provenance)]
-    records += [record["init"] for record in list(records) if isinstance(record.get("init"), dict)]
-    return sorted({str(name) for record in records for name in record.get("after_film") or []})
+def _after_image(runs: Sequence[PretrainingRun], results: Sequence[Results]) -> list[str]:
+    made = [run.manifest for run in runs] + [one.provenance for one in results if one.provenance is not None]
+    names = [name for one in made for name in (*one.after_film, *(one.init.after_film if one.init else ()))]
+    return sorted({*names, *(name for one in results if one.evaluation for name in one.evaluation.after_film)})
 
 
 def breakable(text: str) -> Markup:
-    """Text in which a line may end after each comma: the names of charts are lists without a space.
+    """Text in which a line may end after each comma, since the names of charts are lists without a space.
 
     >>> str(breakable("sex,age & 1,234"))
     'sex,<wbr>age &amp; 1,234'
@@ -275,7 +230,8 @@ def _asset(name: str) -> str:
     return resources.files("chartray.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Jinja's environment of the report's templates."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("chartray.report", "."),
         autoescape=True,
@@ -284,6 +240,6 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
-    environment.filters["shown"] = shown
+    environment.filters["shown"] = dataset_name
     environment.filters["breakable"] = breakable
     return environment

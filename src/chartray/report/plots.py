@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from chartray.report.arms import Arm
 from chartray.report.figures import BOTTOM, INK, MUTED, PAPER, Panel, Style
+from chartray.results.arm import Arm
 
 # Letters of a row's name in a forest that fit on one line; a longer name is broken.
 _NAME = 52
@@ -22,12 +22,11 @@ class Series(NamedTuple):
     """One run's values of one quantity over the steps."""
 
     arm: Arm
-    seed: int | None
     steps: NDArray[np.float64]
     values: NDArray[np.float64]
 
 
-class Interval(NamedTuple):
+class Mark(NamedTuple):
     """A value with its interval (NaN where there is none).
 
     Of several seeds it is their mean and `seeds` are their values; with `outermost` it ends where the outermost of the
@@ -50,7 +49,7 @@ class Curve(NamedTuple):
     y: NDArray[np.float64]
 
 
-class Reliability(NamedTuple):
+class ReliabilityCurve(NamedTuple):
     """A reliability curve (bins,): mean score, observed share and its interval (NaN where there is none)."""
 
     arm: Arm
@@ -60,7 +59,7 @@ class Reliability(NamedTuple):
     high: NDArray[np.float64]
 
 
-def together(marks: Sequence[Interval]) -> Interval:
+def together(marks: Sequence[Mark]) -> Mark:
     """Marks of one arm, one a seed, as one: the mean, the seeds, the outermost ends of their intervals."""
     if len(marks) == 1:
         return marks[0]
@@ -68,15 +67,15 @@ def together(marks: Sequence[Interval]) -> Interval:
     if any(math.isnan(mark.low) or math.isnan(mark.high) for mark in marks):
         low = high = math.nan
     values = tuple(mark.value for mark in marks)
-    return Interval(marks[0].arm, math.fsum(values) / len(values), low, high, values, outermost=True)
+    return Mark(marks[0].arm, math.fsum(values) / len(values), low, high, values, outermost=True)
 
 
-def training_panel(title: str, series: Sequence[Series], look: Mapping[Arm, Style], unit: str) -> Panel:
+def training_panel(title: str, series: Sequence[Series], styles: Mapping[Arm, Style], unit: str) -> Panel:
     """A quantity over optimizer steps, all runs overlaid; a thin line is raw, nothing is smoothed."""
 
     def draw(axes: Axes) -> None:
         for one in series:
-            style = look[one.arm]
+            style = styles[one.arm]
             mark = style.marker if one.steps.size <= 40 else ""
             axes.plot(*thinned(one.steps, one.values), color=style.colour, linestyle=style.line, marker=mark, ms=3)
         axes.set_xlabel("optimizer step")
@@ -88,13 +87,13 @@ def training_panel(title: str, series: Sequence[Series], look: Mapping[Arm, Styl
     return Panel(title, f"{title} over optimizer steps: {ends}", draw)
 
 
-def roc_panel(title: str, curves: Sequence[Curve], look: Mapping[Arm, Style]) -> Panel:
+def roc_panel(title: str, curves: Sequence[Curve], styles: Mapping[Arm, Style]) -> Panel:
     """ROC curves of one label, one an arm."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         for curve in reversed(curves):
-            style = look[curve.arm]
+            style = styles[curve.arm]
             x, y = thinned(curve.x, curve.y, 150)
             axes.plot(x, y, color=style.colour, linestyle=style.line, linewidth=1.5)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
@@ -104,24 +103,26 @@ def roc_panel(title: str, curves: Sequence[Curve], look: Mapping[Arm, Style]) ->
     return Panel(title, f"ROC curves for {title}", draw, 2.6, 2.6, 0.55)
 
 
-def precision_recall_panel(title: str, curves: Sequence[Curve], look: Mapping[Arm, Style], prevalence: float) -> Panel:
-    """Precision over recall of one label, one curve an arm; the line of a coin is at the `prevalence`."""
+def precision_recall_panel(
+    title: str, curves: Sequence[Curve], styles: Mapping[Arm, Style], prevalence: float
+) -> Panel:
+    """Precision over recall of one label, one curve an arm; the line of chance is at the `prevalence`."""
 
     def draw(axes: Axes) -> None:
         axes.axhline(prevalence, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         for curve in reversed(curves):
-            style = look[curve.arm]
+            style = styles[curve.arm]
             x, y = thinned(curve.x, curve.y, 150)
             axes.step(x, y, where="pre", color=style.colour, linestyle=style.line, linewidth=1.5)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
         axes.set_xlabel("recall (sensitivity)")
         axes.set_ylabel("precision")
 
-    words = f"Precision-recall curves for {title}; a share of {prevalence:.3f} of the films is positive"
+    words = f"Precision-recall curves for {title}; a share of {prevalence:.3f} of the images is positive"
     return Panel(title, words, draw, 2.6, 2.6, 0.55)
 
 
-def reliability_panel(title: str, curves: Sequence[Reliability], look: Mapping[Arm, Style]) -> Panel:
+def reliability_panel(title: str, curves: Sequence[ReliabilityCurve], styles: Mapping[Arm, Style]) -> Panel:
     """Observed share over mean score, a point a bin with its interval; on the diagonal scores are probabilities."""
     ends = [np.r_[one.score, one.observed, one.high[~np.isnan(one.high)]] for one in curves]
     most = min(1.0, 1.04 * max((float(each.max()) for each in ends if each.size), default=1.0))
@@ -129,7 +130,7 @@ def reliability_panel(title: str, curves: Sequence[Reliability], look: Mapping[A
     def draw(axes: Axes) -> None:
         axes.plot([0, most], [0, most], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         for one in reversed(curves):
-            style = look[one.arm]
+            style = styles[one.arm]
             axes.vlines(one.score, one.low, one.high, color=style.colour, linewidth=1.0, alpha=0.55)
             axes.plot(
                 one.score, one.observed, color=style.colour, linestyle=style.line, lw=1.2, marker=style.marker, ms=3.5
@@ -145,14 +146,14 @@ def reliability_panel(title: str, curves: Sequence[Reliability], look: Mapping[A
 
 
 def shares_panel(
-    title: str, points: Mapping[Arm, Sequence[tuple[float, Interval]]], look: Mapping[Arm, Style], axis: str
+    title: str, points: Mapping[Arm, Sequence[tuple[float, Mark]]], styles: Mapping[Arm, Style], axis: str
 ) -> Panel:
     """A value over the share of the training patients (fractions of 1), with intervals; seeds are small dots."""
     shares = sorted({share for found in points.values() for share, _ in found})
 
     def draw(axes: Axes) -> None:
         for place, (arm, found) in enumerate(points.items()):
-            style = look[arm]
+            style = styles[arm]
             # Marks of one share stand beside each other, so that no interval hides another.
             x = np.array([100 * share for share, _ in found]) * 1.045 ** (place - (len(points) - 1) / 2)
             axes.plot(x, [one.value for _, one in found], color=style.colour, linestyle=style.line, lw=1.2)
@@ -179,19 +180,18 @@ def shares_panel(
 
 def forest_panel(
     title: str,
-    rows: Sequence[tuple[str, Sequence[Interval]]],
-    look: Mapping[Arm, Style],
+    rows: Sequence[tuple[str, Sequence[Mark]]],
+    styles: Mapping[Arm, Style],
     *,
     axis: str,
-    reference: Interval | None = None,
+    reference: Mark | None = None,
     zero: bool = False,
     chance: float | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Panel:
     """Values with intervals: a named row for each entry, its intervals under each other, seeds as dots on theirs.
 
-    `reference` is drawn as a band through all rows (plain MSN); with `zero` a line at no difference, and a dashed one
-    at `chance`.
+    `reference` is a band through all rows (plain MSN); `zero` draws a line at no difference, `chance` a dashed one.
     """
     names = [_wrapped(name) for name, _ in rows]
     heads = [0.33 + 0.15 * (len(lines) - 1) if lines else 0.1 for lines in names]
@@ -199,9 +199,9 @@ def forest_panel(
 
     def draw(axes: Axes) -> None:
         if reference is not None and not math.isnan(reference.low):
-            axes.axvspan(reference.low, reference.high, color=look[reference.arm].colour, alpha=0.10, linewidth=0)
+            axes.axvspan(reference.low, reference.high, color=styles[reference.arm].colour, alpha=0.10, linewidth=0)
         if reference is not None:
-            axes.axvline(reference.value, color=look[reference.arm].colour, linewidth=0.9, linestyle=(0, (3, 2)))
+            axes.axvline(reference.value, color=styles[reference.arm].colour, linewidth=0.9, linestyle=(0, (3, 2)))
         if chance is not None:
             axes.axvline(chance, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
         if zero:
@@ -215,7 +215,7 @@ def forest_panel(
                 at = top + 0.15 * (line + 1)
                 axes.text(0, at, part, transform=place, va="center", ha="left", color=INK, size=9, bbox=ground)
             for line, one in enumerate(intervals):
-                _interval(axes, one, top + head + 0.17 * line, look[one.arm])
+                _interval(axes, one, top + head + 0.17 * line, styles[one.arm])
             top += height
         axes.set_ylim(top + 0.02, -0.02)
         axes.set_yticks([])
@@ -243,7 +243,7 @@ def _wrapped(name: str) -> list[str]:
     return [line.replace(f"{mark} ", "").replace(mark, "") for line in lines]
 
 
-def _interval(axes: Axes, one: Interval, y: float, style: Style) -> None:
+def _interval(axes: Axes, one: Mark, y: float, style: Style) -> None:
     if not math.isnan(one.low):
         # The outermost ends of several seeds' intervals are no interval themselves: they are drawn fainter.
         width, alpha = (1.2, 0.5) if one.outermost else (1.8, 1.0)

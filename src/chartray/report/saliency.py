@@ -1,7 +1,7 @@
-"""Looks on the page: attention rollout and similar patches over films, and the films that an encoder holds alike.
+"""Saliency on the page: attention rollout and similar patches over images, and the images that an encoder holds alike.
 
-Everything is read from the folder `looks/` of a Results folder (evaluation/saliency.py says what is in it). Films are
-told by their hashed names; where films are to stay off the page, nothing of this is on it.
+Everything is read from the folder `saliency/` of an evaluation (`results.saliency` says what is in it). Images go by
+hashed names; where images are left off the page, this section is too.
 """
 
 import base64
@@ -9,52 +9,64 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chartray.errors import InputError
-from chartray.evaluation.results import LOOKS_FOLDER, understood
 from chartray.outputs.opening import SealedFolder
-from chartray.report.arms import Arm
 from chartray.report.embedding_map import thumbnails
 from chartray.report.inputs import Results
-from chartray.report.rows import shown
+from chartray.results.arm import Arm, dataset_name
+from chartray.results.folder import SALIENCY_FOLDER, parsed_record
+from chartray.results.saliency import (
+    ARRAYS_FILE,
+    GALLERY_FILE,
+    SALIENCY_FILE,
+    ChosenImage,
+    Gallery,
+    LabelAgreement,
+    MappedImage,
+    NearImage,
+    QueryImage,
+    SaliencyControl,
+    SaliencyMaps,
+    ShownImage,
+)
 
-FORMAT = 1
-# Each encoder's films and maps take about 0.2 MB.
+# Each encoder's images and maps take about 0.2 MB.
 MOST_ENCODERS = 3
-FILM_SIDE, GALLERY_SIDE = 168, 112
-# Light where much: the order of light holds in print and to the colour-blind.
+IMAGE_SIDE, GALLERY_SIDE = 168, 112
+# From dark to light: the order holds in print and for the colour-blind.
 _COLOURS = "viridis"
 _FEW = "no interval"
-# Half of the variance: from there on "most" is said of a correlation.
+# A correlation that explains half of the variance: from there on the page says "most".
 _MOST = 0.5**0.5
 
-Maps = NDArray[np.float32]
+MapValues = NDArray[np.float32]
+Described = TypeVar("Described", SaliencyMaps, Gallery)
 
 
-class Panel(NamedTuple):
+class SaliencyPicture(NamedTuple):
     """A picture with its caption."""
 
     caption: str
     svg: str
 
 
-class FilmLook(NamedTuple):
-    """One film and its maps."""
+class ImageMaps(NamedTuple):
+    """One image and its maps."""
 
     name: str
     headline: str
     detail: str
-    panels: list[Panel]
+    pictures: list[SaliencyPicture]
 
 
-class GalleryFilm(NamedTuple):
-    """A film of the gallery: `shared` and `other` findings that it has, shared with the query or not."""
+class GalleryImage(NamedTuple):
+    """An image of the gallery: the findings that it shares with the query, and its `other` ones."""
 
     name: str
     picture: str
@@ -65,20 +77,20 @@ class GalleryFilm(NamedTuple):
 
 
 class GalleryRow(NamedTuple):
-    """A film and those that the encoder holds most alike."""
+    """An image and those that the encoder holds most alike."""
 
-    query: GalleryFilm
-    neighbours: list[GalleryFilm]
+    query: GalleryImage
+    neighbours: list[GalleryImage]
     note: str
 
 
 class AgreementRow(NamedTuple):
-    """How often neighbours share a finding, in words; `more` where the interval lies above the rate of all films."""
+    """How often neighbours share a finding, in words; `more` where the interval lies above the rate of all images."""
 
     label: str
     neighbours: str
     interval: str
-    films: str
+    images: str
     n: str
     more: bool
 
@@ -92,13 +104,13 @@ class Scale(NamedTuple):
     high: str
 
 
-class EncoderLooks(NamedTuple):
-    """What one encoder is seen to do; `says` and `says_alike` are sentences."""
+class EncoderSaliency(NamedTuple):
+    """The maps and the gallery of one encoder; `says` and `says_alike` are sentences."""
 
     title: str
     dataset: str
     split: str
-    films: list[FilmLook]
+    images: list[ImageMaps]
     scales: list[Scale]
     says: list[str]
     gallery: list[GalleryRow]
@@ -106,91 +118,85 @@ class EncoderLooks(NamedTuple):
     says_alike: list[str]
 
 
-class LooksSection(NamedTuple):
+class SaliencySection(NamedTuple):
     """The section `saliency.html.j2` draws; `left_out` names arms that are not shown."""
 
-    encoders: list[EncoderLooks]
+    encoders: list[EncoderSaliency]
     left_out: list[str]
     style: str
 
 
-def looks_section(results: Sequence[Results], *, films: bool) -> LooksSection | None:
-    """The looks of the first evaluation of each arm, at most three arms; None where there are none or `films` is off.
+def saliency_section(results: Sequence[Results], *, with_images: bool) -> SaliencySection | None:
+    """The saliency of the first evaluation of each arm, at most three arms; None where there is none or no image is
+    to be shown.
 
-    Raises InputError where a looks folder is damaged or of another format.
+    Raises InputError where a saliency folder is damaged or of another format.
     """
     found: dict[Arm, Results] = {}
-    for one in results if films else ():
-        if one.base is not None and one.files is not None and one.files.below(LOOKS_FOLDER):
+    for one in results if with_images else ():
+        if one.base is not None and one.files.below(SALIENCY_FOLDER):
             found.setdefault(one.base, one)
     arms = sorted(found, key=lambda arm: arm.order)
     if not arms:
         return None
-    encoders = []
-    for place, arm in enumerate(arms[:MOST_ENCODERS]):
-        files = found[arm].files
-        if files is not None:
-            with understood(files.folder / LOOKS_FOLDER):
-                encoders.append(_encoder(place, arm.title, files))
+    encoders = [_encoder(place, arm.title, found[arm].files) for place, arm in enumerate(arms[:MOST_ENCODERS])]
     style = resources.files("chartray.report").joinpath("saliency.css").read_text(encoding="utf-8")
-    return LooksSection(encoders, [arm.title for arm in arms[MOST_ENCODERS:]], style)
+    return SaliencySection(encoders, [arm.title for arm in arms[MOST_ENCODERS:]], style)
 
 
-def _encoder(place: int, title: str, files: SealedFolder) -> EncoderLooks:
-    folder = files.folder / LOOKS_FOLDER
-    described, gallery = (files.object(f"{LOOKS_FOLDER}/{name}") for name in ("looks.json", "gallery.json"))
-    arrays = files.arrays(f"{LOOKS_FOLDER}/looks.safetensors")
-    if described.get("format") != FORMAT:
-        raise InputError(
-            f"expected looks of format {FORMAT} in {folder}, found {described.get('format')}; evaluate again"
-        )
-    share = arrays["rollout"].shape[1] * arrays["rollout"].shape[2]
-    even = {name: arrays[name] * share for name in ("rollout", "rollout_untrained")}
+def _encoder(place: int, title: str, files: SealedFolder) -> EncoderSaliency:
+    def read(record: type[Described], name: str) -> Described:
+        inside = f"{SALIENCY_FOLDER}/{name}"
+        return parsed_record(record, files.object(inside), str(files.folder / inside))
+
+    described, gallery = read(SaliencyMaps, SALIENCY_FILE), read(Gallery, GALLERY_FILE)
+    arrays = files.arrays(f"{SALIENCY_FOLDER}/{ARRAYS_FILE}")
+    patches = described.grid**2
+    even = {name: arrays[name] * patches for name in ("rollout", "rollout_untrained")}
     top = float(max(np.quantile(np.concatenate(list(even.values())), 0.995), 1.2))
-    films = [
-        _film(f"look-{place}-{index}", index, film, arrays | even, top) for index, film in enumerate(described["films"])
+    images = [
+        _image_maps(f"saliency-{place}-{index}", index, image, arrays | even, top)
+        for index, image in enumerate(described.films)
     ]
-    dataset = shown(str(described["dataset"]))
-    return EncoderLooks(
+    return EncoderSaliency(
         title=title,
-        dataset=dataset,
-        split=str(described["split"]),
-        films=films,
+        dataset=dataset_name(described.dataset),
+        split=described.split,
+        images=images,
         scales=_scales(top),
-        says=_control(described["control"]),
+        says=_control(described.control),
         gallery=_gallery(gallery, arrays["gallery"]),
-        agreement=[_agreement(row) for row in gallery["agreement"]],
+        agreement=[_agreement(row) for row in gallery.agreement],
         says_alike=_says_alike(gallery),
     )
 
 
-def _film(name: str, index: int, film: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], top: float) -> FilmLook:
-    key, box = str(film["key"]), _box(film, FILM_SIDE)
-    picture = thumbnails(arrays["film"][index : index + 1], [film["height"]], [film["width"]], 2 * FILM_SIDE)[0]
-    panels = [Panel("The film", _svg(box, f"Film {key}", _image(picture, box, name)))]
+def _image_maps(name: str, index: int, image: MappedImage, arrays: Mapping[str, NDArray[Any]], top: float) -> ImageMaps:
+    key, box = image.key, _box(image, IMAGE_SIDE)
+    picture = thumbnails(arrays["film"][index : index + 1], [image.height], [image.width], 2 * IMAGE_SIDE)[0]
+    pictures = [SaliencyPicture("The image", _svg(box, f"Image {key}", _image(picture, box, name)))]
     for array, caption in (("rollout", "Attention rollout"), ("rollout_untrained", "the same, untrained")):
         values = arrays[array][index]
         row, column = np.unravel_index(int(values.argmax()), values.shape)
-        alt = f"{caption} over film {key}: most at patch row {row + 1}, column {column + 1} of {len(values)}, "
+        alt = f"{caption} over image {key}: most at patch row {row + 1}, column {column + 1} of {len(values)}, "
         alt += f"{values.max():.2f} times an even share"
-        panels.append(Panel(caption, _svg(box, alt, _over(name, values, 0, top, box))))
+        pictures.append(SaliencyPicture(caption, _svg(box, alt, _over(name, values, 0, top, box))))
     for number, (row, column) in enumerate(arrays["queries"][index].tolist()):
         for array, words in (("similarity", ""), ("similarity_untrained", ", untrained")):
             values = arrays[array][index, number]
-            alt = f"Cosine of every patch of film {key} with the patch in row {row + 1}, column {column + 1}{words}: "
+            alt = f"Cosine of every patch of image {key} with the patch in row {row + 1}, column {column + 1}{words}: "
             alt += f"median {np.median(values):.2f}"
             mark = _mark(row, column, len(values), box)
             caption = f"patches like ◻{words}"
-            panels.append(Panel(caption, _svg(box, alt, _over(name, values, -1, 1, box) + mark)))
-    label = str(film["label"])
-    also = [one for one in film["present"] if one != label]
-    detail = f"probe’s score {film['score']:.2f}" + (f"; also present: {', '.join(also)}" if also else "")
-    return FilmLook(key, f"{label}: {film['why']}", detail, panels)
+            pictures.append(SaliencyPicture(caption, _svg(box, alt, _over(name, values, -1, 1, box) + mark)))
+    also = [one for one in image.present if one != image.label]
+    detail = f"probe’s score {image.score:.2f}" + (f"; also present: {', '.join(also)}" if also else "")
+    return ImageMaps(key, f"{image.label}: {image.why}", detail, pictures)
 
 
-def _box(film: Mapping[str, Any], side: int) -> tuple[int, int]:
-    """Width and height of a film in its true proportions, the longer `side`; square where its size is not known."""
-    height, width = film.get("height") or 1, film.get("width") or 1
+def _box(image: ShownImage, side: int) -> tuple[int, int]:
+    """Width and height of an image in its true proportions, the longer `side`; square where its size is not known."""
+    height, width = image.height or 1, image.width or 1
     scale = side / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -198,7 +204,7 @@ def _box(film: Mapping[str, Any], side: int) -> tuple[int, int]:
 def _svg(box: tuple[int, int], alt: str, content: str) -> str:
     words = html.escape(alt, quote=True)
     size = f'viewBox="0 0 {box[0]} {box[1]}" width="{box[0]}" height="{box[1]}"'
-    return f'<svg class="look" role="img" aria-label="{words}" {size}>{content}</svg>'
+    return f'<svg class="saliency-map" role="img" aria-label="{words}" {size}>{content}</svg>'
 
 
 def _image(uri: str, box: tuple[int, int], name: str = "", more: str = "") -> str:
@@ -206,8 +212,8 @@ def _image(uri: str, box: tuple[int, int], name: str = "", more: str = "") -> st
     return f'<image {identity}href="{uri}" width="{box[0]}" height="{box[1]}" preserveAspectRatio="none"{more}/>'
 
 
-def _over(name: str, values: Maps, low: float, high: float, box: tuple[int, int]) -> str:
-    """A map over the film `name`, patch by patch: nothing is smoothed, so nothing looks finer than it is."""
+def _over(name: str, values: MapValues, low: float, high: float, box: tuple[int, int]) -> str:
+    """A map over the image `name`, patch by patch: nothing is smoothed, so nothing looks finer than it is."""
     more = ' opacity="0.72" style="image-rendering: pixelated"'
     return f'<use href="#{name}"/>' + _image(_png(values, low, high), box, more=more)
 
@@ -233,86 +239,84 @@ def _scales(top: float) -> list[Scale]:
     svg = f'<svg viewBox="0 0 120 10" width="120" height="10" aria-hidden="true">{bar}</svg>'
     return [
         Scale("Rollout, as a multiple of an even share", svg, "0", f"{top:.1f} or more"),
-        Scale("Likeness of patches, cosine", svg, "−1", "1"),
+        Scale("Similarity of patches, cosine", svg, "−1", "1"),
     ]
 
 
-def _control(control: Mapping[str, float | None]) -> list[str]:
-    """Whether the maps say anything of the film, and anything that training brought."""
+def _control(control: SaliencyControl) -> list[str]:
+    """Whether the maps depend on the image, and on what was learnt."""
     found = []
-    for key, name in (("rollout", "Rollout"), ("similarity", "Likeness")):
-        between, fresh = control.get(f"{key}_between_films"), control.get(f"{key}_with_untrained")
+    for name, between, untrained in (
+        ("Rollout", control.rollout_between_films, control.rollout_with_untrained),
+        ("Similarity", control.similarity_between_films, control.similarity_with_untrained),
+    ):
         if between is not None:
-            end = ": most of a map is the same whatever the film" if between >= _MOST else ""
-            found.append(f"{name} maps of two films correlate with r = {_signed(between)} on average{end}.")
-        if fresh is not None:
-            most = ": most of what they show, an encoder that has learnt nothing shows too"
-            end = most if fresh >= _MOST else ""
+            end = ": most of a map is the same whatever the image" if between >= _MOST else ""
+            found.append(f"{name} maps of two images correlate with r = {_signed(between)} on average{end}.")
+        if untrained is not None:
+            end = ": most of what they show was not learnt" if untrained >= _MOST else ""
             found.append(
-                f"{name} maps correlate with those of the untrained encoder on the same film with "
-                f"r = {_signed(fresh)}{end}."
+                f"{name} maps correlate with those of the untrained encoder on the same image with "
+                f"r = {_signed(untrained)}{end}."
             )
     return found
 
 
-def _gallery(gallery: Mapping[str, Any], pixels: NDArray[np.uint8]) -> list[GalleryRow]:
-    places = {row: place for place, row in enumerate(gallery["films"])}
+def _gallery(gallery: Gallery, pixels: NDArray[np.uint8]) -> list[GalleryRow]:
+    places = {row: place for place, row in enumerate(gallery.films)}
 
-    def film(one: Mapping[str, Any], beside: Sequence[str], headline: str) -> GalleryFilm:
-        place = places[one["row"]]
-        picture = thumbnails(pixels[place : place + 1], [one["height"]], [one["width"]], GALLERY_SIDE)[0]
-        shared = [label for label in one["present"] if label in beside]
-        other = [label for label in one["present"] if label not in beside]
-        alt = f"Film {one['key']}: {', '.join(one['present']) or 'no finding noted'}"
-        return GalleryFilm(one["key"], picture, alt, headline, shared, other)
+    def image(one: QueryImage | NearImage, query: ChosenImage, headline: str) -> GalleryImage:
+        place = places[one.row]
+        picture = thumbnails(pixels[place : place + 1], [one.height], [one.width], GALLERY_SIDE)[0]
+        shared = [label for label in one.present if label in query.present]
+        other = [label for label in one.present if label not in query.present]
+        alt = f"Image {one.key}: {', '.join(one.present) or 'no finding noted'}"
+        return GalleryImage(one.key, picture, alt, headline, shared, other)
 
     found = []
-    for query in gallery["queries"]:
-        beside = [film(one, query["present"], f"cosine {one['cosine']:.3f}") for one in query["neighbours"]]
-        rank = query["same_patient_rank"]
+    for query in gallery.queries:
+        near = [image(one, query, f"cosine {one.cosine:.3f}") for one in query.neighbours]
+        rank = query.same_patient_rank
         note = (
-            "This patient has no other film here."
+            "This patient has no other image here."
             if rank is None
-            else f"The nearest film of the same patient has rank {rank:,}."
+            else f"The nearest image of the same patient has rank {rank:,}."
         )
-        found.append(GalleryRow(film(query, query["present"], query["label"]), beside, note))
+        found.append(GalleryRow(image(query, query, query.label), near, note))
     return found
 
 
-def _agreement(row: Mapping[str, Any]) -> AgreementRow:
-    low, high = row["ci_low"], row["ci_high"]
-    known = low is not None and high is not None
+def _agreement(row: LabelAgreement) -> AgreementRow:
+    known = row.ci_low is not None and row.ci_high is not None
     return AgreementRow(
-        label=str(row["label"]),
-        neighbours=_percent(row["neighbours"]),
-        interval=f"[{_percent(low)}, {_percent(high)}]" if known else _FEW,
-        films=_percent(row["films"]),
-        n=f"{row['n']:,} of {row['n_patients']:,} patients",
-        more=known and low > row["films"],
+        label=row.label,
+        neighbours=_percent(row.neighbours),
+        interval=f"[{_percent(row.ci_low)}, {_percent(row.ci_high)}]" if known else _FEW,
+        images=_percent(row.films),
+        n=f"{row.n:,} of {row.n_patients:,} patients",
+        more=row.ci_low is not None and known and row.ci_low > row.films,
     )
 
 
-def _says_alike(gallery: Mapping[str, Any]) -> list[str]:
-    rows = [_agreement(row) for row in gallery["agreement"]]
-    more, able = [row.label for row in rows if row.more], [row for row in rows if row.interval != _FEW]
+def _says_alike(gallery: Gallery) -> list[str]:
+    rows = [_agreement(row) for row in gallery.agreement]
+    more, without = [row.label for row in rows if row.more], [row for row in rows if row.interval == _FEW]
     found = []
     if rows:
-        least = (
-            f", of which {len(rows) - len(able)} have too few patients for an interval or none that differ"
-            if len(able) < len(rows)
-            else ""
-        )
-        which = f"For {', '.join(more)} the" if more else "For no finding is it shown that the"
+        few = f"; {len(without)} have no interval, with too few patients or no variation" if without else ""
+        which = f"For {', '.join(more)}, the" if more else "For no finding is it shown that the"
         found.append(
-            f"{which} five nearest films of other patients share the finding more often than films in general have it "
-            f"({len(more)} of {len(rows)} findings{least}; 95 % intervals by patient, not corrected for their number)."
+            f"{which} five nearest images of other patients share the finding more often than its rate among all "
+            f"images ({len(more)} of {len(rows)} findings{few}; 95 % intervals by patient, not corrected for the "
+            "number of findings)."
         )
-    same = gallery["same_patient"]
-    if same:
-        interval = "" if same["ci_low"] is None else f" [{_percent(same['ci_low'])}, {_percent(same['ci_high'])}]"
+    same = gallery.same_patient
+    if same is not None:
+        known = same.ci_low is not None and same.ci_high is not None
+        interval = f" [{_percent(same.ci_low)}, {_percent(same.ci_high)}]" if known else ""
         found.append(
-            f"Of {same['n']:,} films whose patient has another film here, {_percent(same['first'])}{interval} have "
-            f"such a film as their nearest; by chance it would be {_percent(same['chance'])}."
+            f"Of {same.n:,} images whose patient has another image here, {_percent(same.first)}{interval} have an "
+            f"image of the same patient as their nearest; by chance {_percent(same.chance)} would."
         )
     return found
 
@@ -321,5 +325,5 @@ def _signed(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"

@@ -1,13 +1,12 @@
-"""What the numbers say, in sentences: a claim only where an interval carries it, none about the chart on few seeds."""
+"""What the numbers say, in sentences: a claim only where the verdict on a comparison allows it (`results.verdict`)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from chartray.report import rows as files
-from chartray.report.apart import refuse_another_value, told_apart
-from chartray.report.arms import NO_CHART, Arm
-from chartray.report.rows import MACRO, Comparison, Score, shown
+from chartray.report.disambiguate import names_of, refuse_another_value
+from chartray.results.arm import IMAGE_CHART, NO_CHART, PIXELS, UNTRAINED, Arm, dataset_name
+from chartray.results.schema import MACRO, AttributeDifference, Comparison, Score
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM, Verdict, verdict_of_interval, why_no_claim
 
 _NOT_MEASURED = "not measured"
@@ -29,7 +28,7 @@ _OUTCOMES: dict[Verdict, Outcome] = {
 
 
 class Statement(NamedTuple):
-    """A sentence with its standing: `outcome` colours it, `parts` are (data set, difference with interval)."""
+    """A sentence with its standing, which `outcome` colours; `parts` are (data set, difference with interval)."""
 
     outcome: Outcome
     sentence: str
@@ -52,7 +51,7 @@ class Selection(NamedTuple):
     blank: str | None = None
 
 
-# How evaluation reads labels unless told otherwise; earlier ones counted every blank as negative.
+# How evaluation reads uncertain and blank labels by default, and then with --blank negative.
 _USUAL_LABELS = (("ignore", "source"), ("ignore", "negative"))
 
 
@@ -62,9 +61,9 @@ def selection_of(one: Score | Comparison) -> Selection:
 
 
 def selection(scores: Sequence[Score]) -> Selection:
-    """The linear probe if there is one, the test split if it was scored, the largest share of the labels.
+    """The linear probe if there is one, the test split if it was scored, the largest share of the training patients.
 
-    Uncertain labels ignored and blank ones as their source says, if they were read so, else as they were read first.
+    Uncertain labels ignored and blank ones as their source says, if they were read so; else as they were read first.
     """
     protocols = list(dict.fromkeys(one.protocol for one in scores)) or ["linear"]
     protocol = "linear" if "linear" in protocols else protocols[0]
@@ -81,18 +80,18 @@ def selection(scores: Sequence[Score]) -> Selection:
 def chosen(scores: Iterable[Score], which: Selection) -> list[Score]:
     """The scores of a selection, each (arm, run, seed, place, label, metric) once.
 
-    A floor that was scored beside several runs with one seed is one measurement, not several. Image + chart is kept
-    on the encoder that saw no chart, where there is one: that is the ceiling that pretraining with the chart faces.
-    Raises InputError where two scores of one thing differ.
+    A baseline that was scored beside several runs with one seed is one measurement. Image + chart is kept on the
+    encoder that saw no chart, where there is one: this is the upper reference for pretraining with the chart. Raises
+    InputError where two scores of one thing differ.
     """
     scores = [one for one in scores if selection_of(one) == which]
-    plain_ceiling = any(one.arm.control == "image+chart" and NO_CHART in one.arm.on for one in scores)
-    found: dict[tuple[Any, ...], Score] = {}
+    on_no_chart = any(one.arm.control == IMAGE_CHART and NO_CHART in one.arm.on for one in scores)
+    found: dict[tuple[Arm, str, int | None, str, str, str], Score] = {}
     for one in scores:
-        if plain_ceiling and one.arm.control == "image+chart" and NO_CHART not in one.arm.on:
+        if on_no_chart and one.arm.control == IMAGE_CHART and NO_CHART not in one.arm.on:
             continue
-        run = "" if one.arm.kind == "source" and one.arm.control != "image+chart" else one.run
-        first = found.setdefault((one.arm, run, one.seed, one.place, one.label, one.metric), one)
+        run = "" if one.arm.is_baseline and one.arm.control != IMAGE_CHART else one.run
+        first = found.setdefault((one.arm, run, one.pretraining_seed, one.place, one.label, one.metric), one)
         refuse_another_value(first, one)
     return list(found.values())
 
@@ -113,14 +112,14 @@ def plain(value: float | None, low: float | None = None, high: float | None = No
 
 def seeds_of(scores: Iterable[Score], arm: Arm, place: str | None = None) -> int:
     """How many seeds an arm was pretrained with, of those that were scored at `place` if one is given."""
-    return len({one.seed for one in scores if one.arm == arm and place in (None, one.place)})
+    return len({one.pretraining_seed for one in scores if one.arm == arm and place in (None, one.place)})
 
 
 def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Statement]:
     """The sentences of the first screen: against the untrained encoder, against no chart, against the controls.
 
-    `scores` and `comparisons` as told apart. Arms are set against each other where they differ in the chart alone.
-    Plain pixels are spoken of only where pretraining does not beat them everywhere: that is news nobody may miss.
+    `scores` and `comparisons` are under the names of the page. Arms are compared where they differ in the chart alone.
+    Plain pixels are named only where pretraining does not beat them everywhere.
     """
     which = selection(scores)
     rows = [one for one in chosen(scores, which) if one.label == MACRO and one.metric == "auroc"]
@@ -128,12 +127,12 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
     pairs = _macro_pairs(at(comparisons, which))
     found = []
     trained = [arm for arm in arms if arm.kind in ("chart", "none")]
-    for arm in trained if any(arm.control == "untrained" for arm in arms) else []:
-        found.append(_against_untrained(arm, _against(arm, "untrained", pairs), seeds_of(rows, arm)))
+    for arm in trained if any(arm.control == UNTRAINED for arm in arms) else []:
+        found.append(_against_untrained(arm, _against(arm, UNTRAINED, pairs), seeds_of(rows, arm)))
     for arm in trained:
-        beside = _against(arm, "pixels", pairs)
-        if any(one.low is None or one.low <= 0 for one in beside):
-            found.append(_against_floor(arm, "plain pixels", beside, seeds_of(rows, arm))._replace(topic="pixels"))
+        beside = _against(arm, PIXELS, pairs)
+        if any(one.ci_low is None or one.ci_low <= 0 for one in beside):
+            found.append(_against_baseline(arm, "plain pixels", beside, seeds_of(rows, arm))._replace(topic="pixels"))
     charts = [arm for arm in arms if arm.kind == "chart"]
     rivals = [arm for arm in arms if arm.kind in ("none", "control")]
     for arm in charts:
@@ -145,35 +144,33 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
     return found
 
 
-def five_lines(results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Five lines that say what an experiment found; rows as in results.jsonl and comparisons.jsonl.
-
-    Raises KeyError where a row of `results` lacks dataset, label or metric.
-    """
-    scores, pairs, _ = told_apart(files.scores(results), [files.comparison(row) for row in comparisons])
+def five_lines(results: Sequence[Score], comparisons: Sequence[Comparison]) -> list[str]:
+    """Five lines that say what an experiment found, from the rows of its evaluations and comparisons."""
+    names = names_of(results, comparisons)
+    scores, pairs = names.rows(results), names.rows(comparisons)
     which = selection(scores)
     rows = [one for one in chosen(scores, which) if one.metric == "auroc" and one.label == MACRO]
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)
     places = list(dict.fromkeys(one.place for one in rows))
-    trained = [arm for arm in arms if arm.kind != "source"]
-    runs = len({(one.arm, one.run, one.seed) for one in rows if one.arm in trained})
-    beside = [arm.title for arm in arms if arm.kind == "source"]
+    trained = [arm for arm in arms if not arm.is_baseline]
+    runs = len({(one.arm, one.run, one.pretraining_seed) for one in rows if one.arm in trained})
+    beside = [arm.title for arm in arms if arm.is_baseline]
     # The title of a control has a comma of its own.
     first = f"{_plural(runs, 'pretraining run')} ({'; '.join(arm.title for arm in trained) or 'none'})"
-    first += f", {which.protocol} probe, {which.split} films of {', '.join(map(shown, places)) or 'no data set'}"
-    lines = [first + (f"; beside them {', '.join(beside)}." if beside else ".")]
+    first += (
+        f", {which.protocol} probe, {which.split} images of {', '.join(map(dataset_name, places)) or 'no data set'}"
+    )
+    lines = [first + (f"; baselines: {', '.join(beside)}." if beside else ".")]
     lines.append(_macro_line(rows, trained, places))
     said = verdicts(scores, pairs)
     untrained, about = ([one for one in said if one.topic == topic] for topic in ("untrained", "chart"))
-    lines.append(untrained[0].sentence if untrained else "The untrained encoder was not scored beside these runs.")
-    lines.append(
-        about[0].sentence if about else "No pair of runs differs in the chart alone: nothing is said about it."
-    )
+    lines.append(untrained[0].sentence if untrained else "The untrained encoder was not scored.")
+    lines.append(about[0].sentence if about else "No two arms differ in the chart alone, so the chart was not tested.")
     if len(about) > 1:
         lines.append(about[1].sentence)
     else:
         lines.append(
-            "No control (shuffled, constant, mask-only) was run, so a gain could come from the added layer alone."
+            "No control (shuffled, constant, mask-only) was run: a gain could come from the added layer alone."
         )
     return lines
 
@@ -190,20 +187,33 @@ def outcome(one: Comparison) -> Outcome:
     return "unknown" if said is None else _OUTCOMES[said]
 
 
-def verdict_of(one: Comparison) -> Verdict | None:
-    """The verdict that a comparison gave, else that of its interval; None where it has none."""
-    if one.difference is None or one.low is None or one.high is None:
+def verdict_of(one: Comparison | AttributeDifference) -> Verdict | None:
+    """The verdict that a comparison recorded, else that of its interval; None where it has no interval.
+
+    Whatever was recorded, fewer than `SEEDS_FOR_A_CLAIM` seeds allow no claim.
+    """
+    if one.difference is None or one.ci_low is None or one.ci_high is None:
         return None
-    return Verdict(one.verdict) if one.verdict else verdict_of_interval(one.low, one.high, one.seeds)
+    if one.verdict is None or why_no_claim(one.seeds):
+        return verdict_of_interval(one.ci_low, one.ci_high, one.seeds)
+    return one.verdict
 
 
 def reversed_comparison(one: Comparison) -> Comparison:
     """b - a."""
-    negative = [None if value is None else -value for value in (one.difference, one.high, one.low)]
-    verdict = str(Verdict(one.verdict).reversed) if one.verdict else ""
-    by_seed = tuple(-value for value in one.by_seed)
-    return one._replace(
-        a=one.b, b=one.a, difference=negative[0], low=negative[1], high=negative[2], verdict=verdict, by_seed=by_seed
+    difference, low, high = (None if value is None else -value for value in (one.difference, one.ci_high, one.ci_low))
+    return one.replaced(
+        arm_a=one.arm_b,
+        arm_b=one.arm_a,
+        a=one.b,
+        b=one.a,
+        value_a=one.value_b,
+        value_b=one.value_a,
+        difference=difference,
+        ci_low=low,
+        ci_high=high,
+        verdict=None if one.verdict is None else one.verdict.reversed,
+        by_seed=tuple(-value for value in one.by_seed),
     )
 
 
@@ -219,19 +229,23 @@ def over_seeds(comparisons: Sequence[Comparison]) -> Comparison:
     a pair that was compared twice with one seed counts once.
     """
     most = max(one.seeds for one in comparisons)
-    best = list(
-        {one if one.seed is None else one.seed: one for one in reversed(comparisons) if one.seeds == most}.values()
-    )[::-1]
+    of_most = [one for one in comparisons if one.seeds == most]
+    best = list({(one if one.run_seed is None else one.run_seed): one for one in reversed(of_most)}.values())[::-1]
     first, count = best[0], len(best)
     if most > 1 or count == 1:
         return first
     values = [one.difference for one in best if one.difference is not None]
-    lows, highs = [one.low for one in best], [one.high for one in best]
-    low = min((value for value in lows if value is not None), default=None) if None not in lows else None
-    high = max((value for value in highs if value is not None), default=None) if None not in highs else None
-    average = fmean(values) if values else None
-    alone = first._replace(p=None, p_holm=None, delong_p=None, verdict="", levels="")
-    return alone._replace(difference=average, low=low, high=high, seeds=count, by_seed=tuple(values))
+    lows = [one.ci_low for one in best if one.ci_low is not None]
+    highs = [one.ci_high for one in best if one.ci_high is not None]
+    return first.replaced(
+        difference=fmean(values) if values else None,
+        ci_low=min(lows) if len(lows) == count else None,
+        ci_high=max(highs) if len(highs) == count else None,
+        seeds=count,
+        by_seed=tuple(values),
+        levels="",
+        **dict.fromkeys(("p", "p_holm", "delong_p", "delong_patient_p", "verdict")),
+    )
 
 
 def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], list[Comparison]]:
@@ -240,7 +254,7 @@ def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], lis
     for one in comparisons:
         if one.label == MACRO and one.metric == "auroc":
             for way in (one, reversed_comparison(one)):
-                found.setdefault((way.a, way.b), {}).setdefault(way.place, []).append(way)
+                found.setdefault((way.arm_a, way.arm_b), {}).setdefault(way.place, []).append(way)
     return {pair: [over_seeds(same) for same in by.values()] for pair, by in found.items()}
 
 
@@ -248,26 +262,26 @@ def _against_untrained(arm: Arm, pairs: Sequence[Comparison], seeds: int) -> Sta
     if not pairs:
         sentence = f"Pretraining ({arm.title}) was not compared with the untrained encoder."
         return Statement("unknown", sentence, topic="untrained")
-    return _against_floor(arm, "the untrained encoder", pairs, seeds)._replace(topic="untrained")
+    return _against_baseline(arm, "the untrained encoder", pairs, seeds)._replace(topic="untrained")
 
 
-def _against_floor(arm: Arm, floor: str, pairs: Sequence[Comparison], seeds: int) -> Statement:
-    """`seeds` were scored; where fewer were set against the floor, the sentence speaks of these alone."""
+def _against_baseline(arm: Arm, baseline: str, pairs: Sequence[Comparison], seeds: int) -> Statement:
+    """`seeds` were scored; where fewer were set against the baseline, the sentence is about these alone."""
     few = [one for one in pairs if why_no_claim(one.seeds)]
     enough = [one for one in pairs if not why_no_claim(one.seeds)]
     fewest = min((one.seeds for one in few), default=seeds)
     if not enough:
-        sentence = f"No claim about pretraining ({arm.title}) against {floor}: {_needed(few, fewest)}."
+        sentence = f"No claim about pretraining ({arm.title}) against {baseline}: {_needed(few, fewest)}."
         return Statement("no claim", sentence, _parts(few))
     behind = min(one.seeds for one in enough)
     ours = f"Pretraining ({arm.title}{f', {behind} of {seeds} seeds' if behind < seeds else ''})"
-    better, worse = f"{ours} beats {floor} in macro AUROC", f"{ours} falls short of {floor} in macro AUROC"
-    return _with_few(_spoken(better, worse, f"{ours} against {floor}", enough), few, fewest)
+    better, worse = f"{ours} beats {baseline} in macro AUROC", f"{ours} falls short of {baseline} in macro AUROC"
+    return _with_few(_spoken(better, worse, f"{ours} against {baseline}", enough), few, fewest)
 
 
-def _against(arm: Arm, floor: str, pairs: Mapping[tuple[Arm, Arm], list[Comparison]]) -> list[Comparison]:
-    """The comparisons of `arm` with the floor that it was scored beside."""
-    return [one for (a, b), found in pairs.items() if a == arm and b.control == floor for one in found]
+def _against(arm: Arm, baseline: str, pairs: Mapping[tuple[Arm, Arm], list[Comparison]]) -> list[Comparison]:
+    """The comparisons of `arm` with the baseline that it was scored beside."""
+    return [one for (a, b), found in pairs.items() if a == arm and b.control == baseline for one in found]
 
 
 def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Sequence[Score]) -> Statement:
@@ -294,7 +308,7 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
     bare = [place for place in dict.fromkeys(one.place for one in rows) if place in elsewhere - compared]
     if bare:
         said = said._replace(
-            sentence=f"{said.sentence.removesuffix('.')}; not compared on {', '.join(map(shown, bare))}."
+            sentence=f"{said.sentence.removesuffix('.')}; not compared on {', '.join(map(dataset_name, bare))}."
         )
     return _with_few(said, rare, fewest)
 
@@ -334,7 +348,7 @@ def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison
 
 
 def _parts(pairs: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:
-    return tuple((shown(one.place), signed(one.difference, one.low, one.high)) for one in pairs)
+    return tuple((dataset_name(one.place), signed(one.difference, one.ci_low, one.ci_high)) for one in pairs)
 
 
 def _joined(parts: Sequence[tuple[str, str]]) -> str:
@@ -348,10 +362,10 @@ def _macro_line(rows: Sequence[Score], arms: Sequence[Arm], places: Sequence[str
         for arm in arms:
             there = [one for one in rows if one.arm == arm and one.place == place]
             if there:
-                low, high = (there[0].low, there[0].high) if len(there) == 1 else (None, None)
+                low, high = (there[0].ci_low, there[0].ci_high) if len(there) == 1 else (None, None)
                 cells.append(f"{arm.title} {plain(mean(there), low, high)}")
         if cells:
-            texts.append(f"{shown(place)}: {', '.join(cells)}")
+            texts.append(f"{dataset_name(place)}: {', '.join(cells)}")
     return "Macro AUROC: " + ("; ".join(texts) if texts else "no value") + "."
 
 

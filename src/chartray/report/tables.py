@@ -4,22 +4,14 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from chartray.report.arms import Arm
-from chartray.report.plots import Interval, together
-from chartray.report.rows import MACRO, Comparison, Score
-from chartray.report.summary import (
-    chosen,
-    mean,
-    over_seeds,
-    selection,
-    selection_of,
-    signed,
-    verdict_of,
-)
+from chartray.report.plots import Mark, together
+from chartray.report.summary import chosen, mean, over_seeds, selection, selection_of, signed, verdict_of
+from chartray.results.arm import Arm
+from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import after_correction
 
 
-class Metric(NamedTuple):
+class MetricTitle(NamedTuple):
     """A metric in print: its title, what a reader must know of it, and whether its table is open from the start."""
 
     title: str
@@ -28,21 +20,21 @@ class Metric(NamedTuple):
 
 
 # How evaluation and audit make the interval of a share of 0 or 1.
-ONE_SIDED = "Where all patients fall on one side, the interval is exact by patient (Clopper and Pearson)."
+ONE_SIDED = "Where the value is 0 or 1, the interval is exact by patient (Clopper and Pearson)."
 # In the order of the page; "{}" is the specificity that thresholds were chosen for, in per cent.
 METRICS = {
-    "auroc": Metric("AUROC", "0.5 is chance, 1 is perfect.", is_open=True),
-    "auprc": Metric("AUPRC", "Chance is the share of positive films."),
-    "sensitivity": Metric(
+    "auroc": MetricTitle("AUROC", "0.5 is chance, 1 is perfect.", is_open=True),
+    "average_precision": MetricTitle("AUPRC", "Chance is the share of positive images."),
+    "sensitivity": MetricTitle(
         "Sensitivity at {} % specificity",
-        f"At the threshold that reaches {{}} % specificity on the validation films. {ONE_SIDED}",
+        f"At the threshold that reaches {{}} % specificity on the validation images. {ONE_SIDED}",
     ),
-    "specificity": Metric("Specificity reached", f"At the same threshold: {{}} % was asked for. {ONE_SIDED}"),
-    "brier": Metric("Brier score", "Mean squared error of the scores as probabilities; lower is better."),
-    "ece": Metric(
+    "specificity": MetricTitle("Specificity reached", f"At the same threshold, chosen for {{}} %. {ONE_SIDED}"),
+    "brier": MetricTitle("Brier score", "Mean squared error of the scores as probabilities; lower is better."),
+    "ece": MetricTitle(
         "Calibration error",
-        "Expected calibration error over 10 bins of equally many films; lower is better. "
-        "Chance: what scores without fault would have on as many films.",
+        "Expected calibration error over 10 bins of equally many images; lower is better. "
+        "Chance: the error that perfect probabilities of as many images show.",
     ),
 }
 
@@ -56,23 +48,23 @@ class Cell(NamedTuple):
     reason: str
 
 
-class Row(NamedTuple):
-    """One label: how many films carry it and a cell for each arm (None where it was not scored)."""
+class LabelRow(NamedTuple):
+    """One label: its images and a cell for each arm (None where it was not scored)."""
 
     label: str
-    films: int | None
+    images: int | None
     positives: int | None
     cells: tuple[Cell | None, ...]
 
 
-class Table(NamedTuple):
+class ScoreTable(NamedTuple):
     """A metric on one data set."""
 
     metric: str
     note: str
     is_open: bool
     arms: tuple[Arm, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[LabelRow, ...]
 
 
 class Headline(NamedTuple):
@@ -100,7 +92,7 @@ def arms_of(scores: Sequence[Score]) -> list[Arm]:
     return sorted({one.arm for one in scores}, key=lambda arm: arm.order)
 
 
-def score_table(scores: Sequence[Score], place: str, metric: str) -> Table:
+def score_table(scores: Sequence[Score], place: str, metric: str) -> ScoreTable:
     """`scores` of one selection (`summary.chosen`); the macro mean is the first row."""
     there = [one for one in scores if one.place == place and one.metric == metric]
     arms = arms_of(there)
@@ -110,10 +102,10 @@ def score_table(scores: Sequence[Score], place: str, metric: str) -> Table:
         of_label = [one for one in there if one.label == label]
         counted = next((one for one in of_label if one.n is not None), of_label[0])
         cells = tuple(cell([one for one in of_label if one.arm == arm]) for arm in arms)
-        rows.append(Row(label, counted.n, counted.n_positive if label != MACRO else None, cells))
+        rows.append(LabelRow(label, counted.n, counted.n_positive if label != MACRO else None, cells))
     percent = next((f"{100 * one.at_specificity:g}" for one in there if one.at_specificity is not None), "fixed")
     title, note, is_open = METRICS[metric]
-    return Table(title.format(percent), note.format(percent), is_open, tuple(arms), tuple(rows))
+    return ScoreTable(title.format(percent), note.format(percent), is_open, tuple(arms), tuple(rows))
 
 
 def cell(scores: Sequence[Score]) -> Cell | None:
@@ -127,7 +119,7 @@ def cell(scores: Sequence[Score]) -> Cell | None:
     if len(scores) > 1:
         each = tuple("–" if one.value is None else f"{one.value:.3f}" for one in scores)
         return Cell(f"{value:.3f}", "", each, reason)
-    low, high = scores[0].low, scores[0].high
+    low, high = scores[0].ci_low, scores[0].ci_high
     interval = "" if low is None or high is None else f"{low:.3f}–{high:.3f}"
     chance = scores[0].by_chance
     interval += f"; chance {chance:.3f}" if interval and chance is not None else ""
@@ -137,7 +129,7 @@ def cell(scores: Sequence[Score]) -> Cell | None:
 def axis_start(scores: Sequence[Score]) -> float:
     """Where the bars of the first screen begin: at chance, or at 0 where an arm does worse than chance somewhere."""
     macro = [one for one in scores if (one.label, one.metric) == (MACRO, "auroc") and one.value is not None]
-    ends = [one.value if one.low is None else one.low for one in macro]
+    ends = [one.value if one.ci_low is None else one.ci_low for one in macro]
     return 0.5 if all(end is None or end >= 0.5 for end in ends) else 0.4 if min(filter(None, ends)) >= 0.4 else 0.0
 
 
@@ -155,8 +147,8 @@ def headlines(scores: Sequence[Score], where: str, start: float) -> list[Headlin
         if shown is None:
             continue
         lows, highs = (
-            [one.low for one in of_arm if one.low is not None],
-            [one.high for one in of_arm if one.high is not None],
+            [one.ci_low for one in of_arm if one.ci_low is not None],
+            [one.ci_high for one in of_arm if one.ci_high is not None],
         )
         # Over several seeds the bar is the span of the seeds' values; an interval over seeds is the comparisons' work.
         values = [one.value for one in of_arm if one.value is not None]
@@ -167,7 +159,7 @@ def headlines(scores: Sequence[Score], where: str, start: float) -> list[Headlin
     return found
 
 
-def intervals(scores: Sequence[Score], arms: Sequence[Arm]) -> list[Interval]:
+def intervals(scores: Sequence[Score], arms: Sequence[Arm]) -> list[Mark]:
     """The scores as marks of a forest plot, arms in order, an arm's seeds together; null values are left out."""
     nan = float("nan")
     found = []
@@ -175,13 +167,13 @@ def intervals(scores: Sequence[Score], arms: Sequence[Arm]) -> list[Interval]:
         marks = []
         for one in scores:
             if one.arm == arm and one.value is not None:
-                low, high = (nan, nan) if one.low is None or one.high is None else (one.low, one.high)
-                marks.append(Interval(arm, one.value, low, high))
+                low, high = (nan, nan) if one.ci_low is None or one.ci_high is None else (one.ci_low, one.ci_high)
+                marks.append(Mark(arm, one.value, low, high))
         found += [together(marks)] if marks else []
     return found
 
 
-class Difference(NamedTuple):
+class LabelDifference(NamedTuple):
     """One label of a difference table; `p_holm` is corrected over the labels, "" where it was not.
 
     `verdict` names the arm that is higher, or says that no difference was shown or nothing is claimed.
@@ -203,7 +195,7 @@ class DifferenceTable(NamedTuple):
     metric: str
     seeds: int
     levels: str
-    rows: tuple[Difference, ...]
+    rows: tuple[LabelDifference, ...]
     pairs: tuple[Comparison, ...]
 
     @property
@@ -221,9 +213,9 @@ def difference_tables(comparisons: Sequence[Comparison], place: str) -> list[Dif
     """A table for each metric and pair of pretrained encoders compared at `place` label by label, seeds together."""
     found: dict[tuple[Arm, Arm, str], dict[str, list[Comparison]]] = {}
     for one in comparisons:
-        pretrained = one.a.kind != "source" and one.b.kind != "source"
+        pretrained = not one.arm_a.is_baseline and not one.arm_b.is_baseline
         if pretrained and one.place == place and one.metric in METRICS and one.difference is not None:
-            found.setdefault((one.a, one.b, one.metric), {}).setdefault(one.label, []).append(one)
+            found.setdefault((one.arm_a, one.arm_b, one.metric), {}).setdefault(one.label, []).append(one)
     tables = []
     metrics = list(METRICS)
     for a, b, metric in sorted(found, key=lambda key: (metrics.index(key[2]), key[0].order, key[1].order)):
@@ -238,18 +230,18 @@ def difference_tables(comparisons: Sequence[Comparison], place: str) -> list[Dif
     return tables
 
 
-def _difference(one: Comparison, over: int) -> Difference:
-    value = signed(one.difference, one.low, one.high)
-    # The macro mean is a family of its own: there is nothing to correct for.
+def _difference(one: Comparison, over: int) -> LabelDifference:
+    value = signed(one.difference, one.ci_low, one.ci_high)
+    # The macro mean is tested alone: there is nothing to correct for.
     holm = "" if one.label == MACRO else p_value(one.p_holm)
-    words = after_correction(spoken_verdict(one), one.low, one.high, over if holm else 0, "label")
-    return Difference(one.label, value, p_value(one.p), holm, p_value(one.delong_p), words)
+    words = after_correction(spoken_verdict(one), one.ci_low, one.ci_high, over if holm else 0, "label")
+    return LabelDifference(one.label, value, p_value(one.p), holm, p_value(one.delong_p), words)
 
 
 def spoken_verdict(one: Comparison) -> str:
     """What the comparison allows to be said, with the arms by name; "" where it has no interval."""
     said = verdict_of(one)
-    return "" if said is None else said.named(one.a.title, one.b.title)
+    return "" if said is None else said.named(one.arm_a.title, one.arm_b.title)
 
 
 def p_value(p: float | None) -> str:
@@ -262,7 +254,7 @@ def p_value(p: float | None) -> str:
 
 
 class OtherRow(NamedTuple):
-    """Macro AUROC of one arm under another protocol, split, share of the labels or reading of them."""
+    """Macro AUROC of one arm under another protocol, split, share of the training patients or reading of the labels."""
 
     protocol: str
     split: str
@@ -292,43 +284,43 @@ def other_rows(scores: Sequence[Score], place: str) -> list[OtherRow]:
 
 
 class StudyRow(NamedTuple):
-    """An arm's macro values by film and by study."""
+    """An arm's macro values by image and by study."""
 
     arm: Arm
-    films: tuple[Cell | None, ...]
+    images: tuple[Cell | None, ...]
     studies: tuple[Cell | None, ...]
 
 
 class StudyTable(NamedTuple):
-    """Macro values by film beside those by study; `metrics` are the titles of the columns."""
+    """Macro values by image and by study; `metrics` are the titles of the columns."""
 
     metrics: tuple[str, ...]
-    films: int | None
+    images: int | None
     studies: int | None
     rows: tuple[StudyRow, ...]
 
 
 def study_table(scores: Sequence[Score], studies: Sequence[Score], place: str) -> StudyTable | None:
     """Both of one selection (`summary.chosen`); None where no study was scored at `place`."""
-    by_film, by_study = ([one for one in of if (one.place, one.label) == (place, MACRO)] for of in (scores, studies))
-    metrics = [metric for metric in ("auroc", "auprc") if any(one.metric == metric for one in by_study)]
+    by_image, by_study = ([one for one in of if (one.place, one.label) == (place, MACRO)] for of in (scores, studies))
+    metrics = [metric for metric in ("auroc", "average_precision") if any(one.metric == metric for one in by_study)]
     if not metrics:
         return None
 
     def cells(of: Sequence[Score], arm: Arm) -> tuple[Cell | None, ...]:
         return tuple(cell([one for one in of if (one.arm, one.metric) == (arm, metric)]) for metric in metrics)
 
-    rows = tuple(StudyRow(arm, cells(by_film, arm), cells(by_study, arm)) for arm in arms_of(by_study))
-    counts = [next((one.n for one in of if one.n is not None), None) for of in (by_film, by_study)]
+    rows = tuple(StudyRow(arm, cells(by_image, arm), cells(by_study, arm)) for arm in arms_of(by_study))
+    counts = [next((one.n for one in of if one.n is not None), None) for of in (by_image, by_study)]
     titles = tuple(METRICS[metric].title for metric in metrics)
     return StudyTable(titles, counts[0], counts[1], rows)
 
 
 def delong_words(scores: Sequence[Score], place: str) -> str:
-    """How wide intervals by patient are beside DeLong's, which take films as independent; "" where none were made."""
+    """How wide intervals by patient are beside DeLong's, which take images as independent; "" where none were made."""
     ratios = []
     for one in scores:
-        ends = one.low, one.high, one.delong_low, one.delong_high
+        ends = one.ci_low, one.ci_high, one.delong_low, one.delong_high
         if (one.place, one.metric) != (place, "auroc") or None in ends:
             continue
         low, high, delong_low, delong_high = (float(end) for end in ends if end is not None)
@@ -337,6 +329,6 @@ def delong_words(scores: Sequence[Score], place: str) -> str:
         return ""
     least, middle, most = (f"{value:.2f}" for value in (min(ratios), median(ratios), max(ratios)))
     return (
-        f"Cross-check: DeLong’s intervals take films as independent; those by patient are {middle} times as wide "
-        f"(median; {least} to {most}, {len(ratios)} intervals)."
+        f"Cross-check: DeLong’s intervals take images as independent; those by patient are {middle} times as wide "
+        f"(median of {len(ratios)}; range {least} to {most})."
     )
