@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -24,24 +24,21 @@ RECORDS = sorted({record for kinds in ROWS.values() for record in kinds}, key=la
 CHART, PLAIN = Arm("sex,age", settings="12"), Arm(settings="12")
 
 
+def example(annotation: Any, arm: Arm) -> Any:
+    """A value of a type."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)[0]
+    if get_origin(annotation) is tuple:
+        return ("a", "b")
+    return {Arm: arm, int: 1, float: 0.5, str: "x"}[annotation]
+
+
 def filled(record: type[BaseModel]) -> Any:
     """A record with its required fields filled, each by a value of its type."""
     values: dict[str, Any] = {}
     for name, field in record.model_fields.items():
         if field.is_required():
-            kind = str(field.annotation)
-            arm = PLAIN if name.endswith("_b") else CHART
-            values[name] = (
-                arm
-                if "Arm" in kind
-                else ("a", "b")
-                if "tuple" in kind
-                else 1
-                if "int" in kind
-                else 0.5
-                if "float" in kind
-                else "x"
-            )
+            values[name] = example(field.annotation, PLAIN if name.endswith("_b") else CHART)
     return record.model_validate(values)
 
 

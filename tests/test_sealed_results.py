@@ -21,10 +21,11 @@ from chartray.audit.audit import audit
 from chartray.check import check
 from chartray.cli import run_command
 from chartray.errors import InputError
-from chartray.evaluation.comparable import read_run, read_sheets
+from chartray.evaluation.comparable import EvaluatedRun, read_sheets
 from chartray.evaluation.embed_store import embed_store
 from chartray.export import export_encoder
 from chartray.model_card.folders import read_folders
+from chartray.networks.description import Provenance
 from chartray.networks.encoder import load
 from chartray.outputs.lock import locked
 from chartray.outputs.parquet_file import read_table
@@ -34,6 +35,7 @@ from chartray.records.cohort_files import flow_file, read_cohort_table, read_flo
 from chartray.report.inputs import read_audit, read_results
 from chartray.report.saliency import saliency_section
 from chartray.report.write import write_report
+from chartray.results.folder import open_evaluation
 from tests.evaluation_folders import compare, evaluate, hospital, vit
 
 QUICK: dict[str, Any] = {"resamples": 3, "floors": False, "labels": ["Edema", "Pleural Effusion"]}
@@ -63,7 +65,7 @@ def held(folder: Path) -> dict[str, bytes]:
 
 def said_of_evaluation(folder: Path) -> list[object]:
     """Everything that compare, report and card take from the folder of an evaluation."""
-    run = read_run(folder)
+    run = EvaluatedRun(open_evaluation(folder))
     sheets = read_sheets([run])[folder]
     results = read_results(folder)
     numbers = [sheets[where].scores.tobytes() + sheets[where].truth.tobytes() for where in sheets]
@@ -76,13 +78,13 @@ def said_of_evaluation(folder: Path) -> list[object]:
 def said_of_comparison(folder: Path) -> list[object]:
     manifest = json.loads((folder.parent / "kept" / "compare.json").read_text())
     made = next(iter(manifest["arms"].values()))[0]["provenance"]
-    return [repr(read_results(folder).comparisons), read_folders([folder], made)]
+    return [repr(read_results(folder).comparisons), read_folders([folder], Provenance.model_validate(made))]
 
 
 def said_of_audit(folder: Path) -> list[object]:
     manifest = json.loads((folder.parent / "kept" / "audit.json").read_text())
-    found = read_audit(folder)
-    return [repr(found), read_folders([folder], manifest["encoders"][0]["provenance"])]
+    made = Provenance.model_validate(manifest["encoders"][0]["provenance"])
+    return [repr(read_audit(folder)), read_folders([folder], made)]
 
 
 def said_of_bundle(folder: Path) -> list[object]:
@@ -202,7 +204,7 @@ def test_a_flow_of_another_cohort_is_told_and_not_used(made: dict[str, Path], tm
     assert read_flow(tmp_path / "a.parquet") == FLOW
     shutil.copy(flow_file(tmp_path / "b.parquet"), flow_file(tmp_path / "a.parquet"))
     capsys.readouterr()
-    assert "no flow beside" in " ".join(finding.what for finding in check(tmp_path / "a.parquet"))
+    assert "no flow file" in " ".join(finding.what for finding in check(tmp_path / "a.parquet"))
     assert "not used: expected the flow of" in (said := capsys.readouterr().err)
     assert "no SHA-256" not in said
     pq.write_table(pq.read_table(tmp_path / "b.parquet").slice(1), tmp_path / "b.parquet")
