@@ -625,7 +625,7 @@ def test_few_seeds_claim_nothing_anywhere_on_the_page(folders: dict[str, list[Pa
     text = words_of(page)
     assert "[+0.010, +0.200]" in text
     assert not re.search(r"Shown|is higher|beats", text)
-    assert "(2 seeds, no claim)" in page.read_text()
+    assert "difference in macro AUROC (2 seeds: no claim)" in page.read_text()
 
 
 def test_a_cell_of_few_images_is_counted_and_not_shown() -> None:

@@ -221,7 +221,7 @@ def test_words_stand_out_from_their_ground(opened: Opened, scheme: str) -> None:
     assert ("17, 21, 26" in opened.tab.evaluate("getComputedStyle(document.body).backgroundColor")) == (
         scheme == "dark"
     )
-    for selector in ("p", ".quiet", "main a", "th", "td", ".interval", ".standing", "summary", ".gate p", "select"):
+    for selector in ("p", ".quiet", "main a", "th", "td", ".interval", ".standing", "summary", ".leakage p", "select"):
         ratios = opened.tab.evaluate(CONTRAST, selector)
         assert ratios, selector
         assert min(ratios) >= 4.5, selector

@@ -242,9 +242,9 @@ def _context(
 
 
 def _title(arms: Sequence[Arm], names: Sequence[str]) -> str:
-    charts = [arm.chart for arm in arms if arm.kind == "chart"]
-    subject = f"What {' and '.join(dict.fromkeys(charts))} was worth" if charts else "Pretraining without the chart"
-    return f"{subject} on {', '.join(map(dataset_name, names))}" if names else subject
+    charts = list(dict.fromkeys(arm.chart for arm in arms if arm.kind == "chart"))
+    subject = f"Pretraining with {' and '.join(charts)}" if charts else "Pretraining without a chart"
+    return f"{subject}, scored on {' and '.join(map(dataset_name, names))}" if names else subject
 
 
 def _lead(runs: Sequence[PretrainingRun], names: Sequence[str], how: methods.ScoringFacts) -> str:
