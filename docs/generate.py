@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from chartray.cli import app
-from chartray.config import Config, Section
+from chartray.config.pretrain import Config, Section
 from chartray.results.arm import Arm
 from chartray.results.manifest import Manifest
 from chartray.results.schema import ARM_COLUMNS, Record

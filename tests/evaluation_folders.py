@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from chartray.config import EncoderConfig
+from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation import compare as comparison
 from chartray.evaluation import evaluate as evaluation
 from chartray.evaluation.films import Films, Match

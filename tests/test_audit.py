@@ -160,7 +160,7 @@ def test_groups_follow_from_the_predictions(folder: Path, home: Path) -> None:
     assert 0 < gap["expected"] < gap["expected_high"]
 
 
-def test_misses_are_counted_at_the_threshold_of_all_validation_films(folder: Path, home: Path) -> None:
+def test_misses_are_counted_at_the_threshold_of_all_validation_images(folder: Path, home: Path) -> None:
     rows = read(folder, "audit.jsonl")
     row = one(
         rows, part="group", attribute=COIN, group="heads", label="Edema", metric="false_negative_rate", dataset="mimic"
@@ -223,11 +223,13 @@ def test_the_manifest_says_what_was_done(folder: Path) -> None:
     assert [store["dataset"] for store in manifest["stores"]] == ["mimic", "nih"]
     assert manifest["leaks"] == 0
     assert manifest["test_split_touched"] is True
-    assert any(note.startswith("patients that real was pretrained on were not compared") for note in manifest["notes"])
+    assert any(
+        note.startswith("patients that real, other were pretrained on were not compared") for note in manifest["notes"]
+    )
 
 
 def test_a_brightness_that_is_an_attribute_is_read_and_known_to_be_better_read(home: Path, tmp_path: Path) -> None:
-    """The labels' own contrast, read as attributes of the films."""
+    """The labels' own contrast, read as attributes of the images."""
     store = Store.open(home)
     train, validate, test = (films_of(store, split, ["Edema"], Policy()) for split in ("train", "validate", "test"))
     x = {each.split: store.images.gather(each.rows)[:, 16:].mean(axis=(1, 2)) for each in (train, validate, test)}
@@ -327,7 +329,7 @@ def test_after_erasure_no_linear_probe_finds_the_concept_and_little_else_is_move
     assert np.linalg.matrix_rank(erased - erased.mean(axis=0), tol=1e-6) == 18
 
 
-def test_erasure_moves_films_less_than_dropping_the_concepts_own_direction() -> None:
+def test_erasure_moves_images_less_than_dropping_the_concepts_own_direction() -> None:
     generator = np.random.default_rng(1)
     z = generator.normal(0, 1, (500, 1))
     x = generator.normal(0, 1, (500, 6)) @ generator.normal(0, 1, (6, 6)) + z @ generator.normal(0, 2, (1, 6))

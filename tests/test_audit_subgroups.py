@@ -52,7 +52,7 @@ def test_the_interval_of_a_gap_covers_it(groups: int, gap: float) -> None:
 
 @pytest.mark.parametrize("all_missed", [True, False])
 def test_groups_of_which_all_or_none_were_missed_have_exact_intervals(all_missed: bool) -> None:
-    """Two groups of 20 and 30 patients, every other one with both findings, two films each."""
+    """Two groups of 20 and 30 patients, every other one with both findings, two images each."""
     codes = np.repeat([0, 1], [40, 60])
     patients = np.repeat(np.arange(50), 2).astype(str)
     truth = np.repeat(np.arange(50) % 2, 2)[:, None].astype(float).repeat(2, axis=1)
@@ -110,7 +110,7 @@ def test_misses_without_a_threshold_have_a_reason() -> None:
 
 
 def test_all_labels_and_groups_share_the_draws_of_patients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rare label: draws without its three positive films in a group are left out of what they would enter."""
+    """A rare label: draws without its three positive images in a group are left out of what they would enter."""
     monkeypatch.setattr("chartray.statistics.metrics.MINIMUM_PATIENTS", 2)
     generator = np.random.default_rng(1)
     codes, people = np.arange(60) % 2, np.arange(60)

@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chartray import config as knobs
 from chartray.cli import run_command
+from chartray.config import pretrain as knobs
 from chartray.errors import InputError, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.training import run_folder
 from chartray.training.build import build_networks
-from chartray.training.health import Watch
+from chartray.training.monitor import Monitor
 from chartray.training.pretrain import pretrain
-from chartray.training.training_data import prepare
+from chartray.training.training_data import load_training_data
 
-from .test_health import SHORT
+from .test_monitor import SHORT
 from .test_pretrain import RUN, SMALL, command, gradients, losses, small, weights
 
 BASELINES = ("dino", "mae")
@@ -51,7 +51,7 @@ def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Pa
 def test_two_steps_change_the_encoder_that_is_evaluated(small_store: Path, tmp_path: Path, name: str) -> None:
     settings = small(objective__name=name, train__steps=2, train__warmup_epochs=0, train__checkpoint_every=1)
     pretrain(small_store, tmp_path / "run", settings)
-    start = build_networks(prepare(Store.open(small_store), settings), settings).state_dict()
+    start = build_networks(load_training_data(Store.open(small_store), settings), settings).state_dict()
     taken_home = vit.load(tmp_path / "run").model.state_dict()
     assert all(start[f"encoder.{key}"].shape == value.shape for key, value in taken_home.items())
     moved = [key for key, value in taken_home.items() if not torch.equal(start[f"encoder.{key}"], value)]
@@ -67,7 +67,7 @@ def test_dinos_target_is_the_average_of_its_anchor_and_its_centre_that_of_the_ou
 ) -> None:
     settings = small(objective__name="dino", train__steps=2, train__warmup_epochs=0, train__checkpoint_every=1)
     pretrain(small_store, tmp_path / "run", settings)
-    start = build_networks(prepare(Store.open(small_store), settings), settings).state_dict()
+    start = build_networks(load_training_data(Store.open(small_store), settings), settings).state_dict()
     after = weights(tmp_path / "run", 1)
     momentum = losses(tmp_path / "run", "ema")[0]
     for part, name in (("encoder", "blocks.0.attn.qkv.weight"), ("head", "0.weight"), ("last_layer", "")):
@@ -124,9 +124,9 @@ def test_a_healthy_run_is_not_stopped(small_store: Path, tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("name", "what", "changed"),
     [
-        ("dino", "no longer tell films apart", {"objective__target_temperature": 0.5}),
-        ("dino", "effective rank|no longer tell films apart", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
-        ("mae", "all alike", {"train__weight_decay": 100.0, "train__final_weight_decay": 100.0}),
+        ("dino", "no longer distinguish images", {"objective__target_temperature": 0.5}),
+        ("dino", "effective rank|no longer distinguish images", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
+        ("mae", "nearly identical", {"train__weight_decay": 100.0, "train__final_weight_decay": 100.0}),
     ],
 )
 def test_a_collapse_is_seen_said_and_stops_the_run(
@@ -141,17 +141,17 @@ def test_a_collapse_is_seen_said_and_stops_the_run(
 
 
 def test_a_run_without_assignments_is_judged_by_loss_and_rank() -> None:
-    watch = Watch(classes=64, untrained_rank=20.0, untrained_spread=0.4, earliest=50)
+    monitor = Monitor(classes=64, untrained_rank=20.0, untrained_spread=0.4, earliest=50)
     for step in range(60):
-        watch.observe(1.0 / (step + 1), None)
-    assert watch.verdict(60, 6.0) is None
-    assert "effective rank of 4.0" in str(watch.verdict(60, 4.0))
-    again = Watch(classes=64, untrained_rank=0.0, untrained_spread=0.0, earliest=50)
-    again.restore(watch.state())
-    assert again.verdict(60, 4.0) == watch.verdict(60, 4.0)
+        monitor.record(1.0 / (step + 1), None)
+    assert monitor.problem(60, 6.0) is None
+    assert "effective rank of 4.0" in str(monitor.problem(60, 4.0))
+    again = Monitor(classes=64, untrained_rank=0.0, untrained_spread=0.0, earliest=50)
+    again.restore(monitor.state())
+    assert again.problem(60, 4.0) == monitor.problem(60, 4.0)
     for _ in range(60):
-        watch.observe(0.5, None)
-    assert "constant" in str(watch.verdict(120, 20.0))
+        monitor.record(0.5, None)
+    assert "constant" in str(monitor.problem(120, 20.0))
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -11,10 +11,10 @@ import pytest
 from benchmarks.speed import growth_stages
 from benchmarks.speed.growth import GROWTH_FILE, LEAST_ROWS, PLOT_FILE, STAGES, exponent, run_growth
 from benchmarks.speed.growth_stages import STORED_SIDE, write_store_of
-from chartray.config import load
+from chartray.config.pretrain import load
 from chartray.errors import InputError
 from chartray.pixels.store import Store
-from chartray.training.loader import FilmLoader, split_rows
+from chartray.training.loader import ImageLoader, split_rows
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_batch_of_training_reads_its_films_and_no_more(stores: dict[int, Path]
         store = Store.open(folder / "store")
         films = split_rows(store, "train")
         views = load("tiny-cpu").views
-        loader = FilmLoader(store, films, views, patch_side=8, batch_size=64, seed=0)
+        loader = ImageLoader(store, films, views, patch_side=8, batch_size=64, seed=0)
         loader.load(0)
         peaks[rows] = _peak_bytes(lambda loader=loader: [loader.load(step) for step in range(1, 9)])
         held = loader._sizes.nbytes + loader._rows.nbytes

@@ -18,7 +18,7 @@ from benchmarks.speed.options import Options
 from benchmarks.speed.pil_views import endless_batches
 from benchmarks.speed.processor import Counted, timed
 from benchmarks.speed.training_step import Rounds, _operations
-from chartray.config import EncoderConfig
+from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation import embed as embedding
 from chartray.networks import encoder as vit
 from chartray.pixels.dicom_frame import Frame, stored

@@ -13,8 +13,8 @@ from chartray.statistics.patient_bootstrap import stream
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def films(seed: int, n: int = 400, patients: int = 80, decimals: int = 2) -> Arrays:
-    """Truth with unknowns, probabilities with ties, patients whose films resemble each other."""
+def images(seed: int, n: int = 400, patients: int = 80, decimals: int = 2) -> Arrays:
+    """Truth with unknowns, probabilities with ties, patients whose images resemble each other."""
     rng = np.random.default_rng(seed)
     patient = rng.integers(0, patients, n)
     latent = rng.normal(size=patients)[patient, None] + rng.normal(size=(n, 3))
@@ -24,7 +24,7 @@ def films(seed: int, n: int = 400, patients: int = 80, decimals: int = 2) -> Arr
 
 
 def plain_ece(truth: np.ndarray, score: np.ndarray, starts: list[float]) -> float:
-    """The definition, film by film; `starts` are the scores that the bins but the first begin with."""
+    """The definition, image by image; `starts` are the scores that the bins but the first begin with."""
     bins: dict[int, list[tuple[float, float]]] = {}
     for t, s in zip(truth, score, strict=True):
         if not np.isnan(t):
@@ -53,11 +53,11 @@ def test_brier_equals_scikit_learn_with_ties_and_unknowns(data: st.DataObject) -
 
 
 def test_calibration_error_is_its_definition_and_its_bins_hold_equal_counts() -> None:
-    truth, score, _ = films(0)
+    truth, score, _ = images(0)
     for label in range(3):
         expected = plain_ece(truth[:, label], score[:, label], starts_of(truth[:, label], score[:, label]))
         assert calibration.ece(truth, score)[label] == pytest.approx(expected, abs=1e-12)
-    # Without ties every bin holds a tenth of the films, in order of score.
+    # Without ties every bin holds a tenth of the images, in order of score.
     rng = np.random.default_rng(1)
     smooth, binary = rng.permutation(np.linspace(0.01, 0.99, 203))[:, None], (rng.random((203, 1)) < 0.4) * 1.0
     curve = calibration.reliability(binary, smooth)
@@ -69,7 +69,7 @@ def test_calibration_error_is_its_definition_and_its_bins_hold_equal_counts() ->
         assert curve.observed[0, b] == pytest.approx(binary[members].mean(), abs=1e-12)
     weighted = (curve.n[0] * np.abs(curve.score[0] - curve.observed[0])).sum() / 203
     assert calibration.ece(binary, smooth)[0] == pytest.approx(weighted, abs=1e-12)
-    # One score for all is one bin, however the films are ordered.
+    # One score for all is one bin, however the images are ordered.
     same = calibration.reliability(binary, np.full((203, 1), 0.25))
     assert sorted(same.n[0].tolist()) == [0] * 9 + [203]
     assert calibration.ece(binary, np.full((203, 1), 0.25))[0] == pytest.approx(abs(binary.mean() - 0.25), abs=1e-12)
@@ -77,8 +77,8 @@ def test_calibration_error_is_its_definition_and_its_bins_hold_equal_counts() ->
     np.testing.assert_allclose(calibration.ece(truth[mixed], score[mixed]), calibration.ece(truth, score), atol=1e-12)
 
 
-def test_resamples_equal_films_repeated_as_often_as_their_patient_was_drawn() -> None:
-    truth, score, patient = films(1)
+def test_resamples_equal_images_repeated_as_often_as_their_patient_was_drawn() -> None:
+    truth, score, patient = images(1)
     limits = np.array([0.4, 0.6, np.nan])
     sampled = metrics.sample(truth, patient, resamples=20, seed=5)
     found = calibration.resample_calibration(truth, score, sampled)
@@ -104,8 +104,8 @@ def test_resamples_equal_films_repeated_as_often_as_their_patient_was_drawn() ->
     assert np.isnan(once.specificity[2])
 
 
-def test_intervals_by_patient_are_wider_where_films_repeat() -> None:
-    truth, score, _ = films(2, n=120, patients=120)
+def test_intervals_by_patient_are_wider_where_images_repeat() -> None:
+    truth, score, _ = images(2, n=120, patients=120)
     truth, score = (np.repeat(each, 5, axis=0) for each in (truth, score))
     widths = []
     for patients in (np.repeat(np.arange(120), 5), np.arange(600)):
@@ -127,7 +127,7 @@ def test_the_threshold_is_the_smallest_that_keeps_the_specificity(negatives: lis
     assert lower < wanted - 1e-9
 
 
-def test_nine_tenths_of_ten_are_nine_and_no_negative_film_means_no_threshold() -> None:
+def test_nine_tenths_of_ten_are_nine_and_no_negative_image_means_no_threshold() -> None:
     scores, truth = np.arange(10.0)[:, None], np.zeros((10, 1))
     assert operating_point.threshold_at_specificity(truth, scores).tolist() == [8.0]
     thirty = operating_point.threshold_at_specificity(np.zeros((30, 1)), np.arange(30.0)[:, None])

@@ -28,16 +28,16 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("films")
     small_cohort(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def clean(films: Path) -> pa.Table:
+def clean(images: Path) -> pa.Table:
     """The small cohort with everything in order: nothing missing, nothing known too late."""
-    table = small_cohort(films)
+    table = small_cohort(images)
     patients = np.arange(FILMS) // 2
     generator = np.random.default_rng(5)
     sex = np.where(generator.random(FILMS // 2) < 0.5, "male", "female")[patients]
@@ -45,7 +45,7 @@ def clean(films: Path) -> pa.Table:
     table = table.drop_columns(["ehr.died"])
     for name, values in (("ehr.sex", pa.array(sex)), ("ehr.age", pa.array(age))):
         table = table.set_column(table.column_names.index(name), name, values)
-    metadata = from_metadata(small_cohort(films).schema.metadata)
+    metadata = from_metadata(small_cohort(images).schema.metadata)
     del metadata.variables["died"]
     return table.replace_schema_metadata(to_metadata(metadata))
 
@@ -76,70 +76,70 @@ def serious(findings: list[Finding]) -> list[Finding]:
 def test_a_clean_cohort_has_nothing_wrong(clean: pa.Table, tmp_path: Path) -> None:
     findings = check(written(clean, tmp_path))
     assert serious(findings) == []
-    assert [finding.what for finding in findings] == ["every film tried can be read (200 of 240, evenly spread)"]
-    assert spoken(findings)[-1] == "0 errors, 0 warnings, 1 note: nothing that forbids training"
+    assert [finding.what for finding in findings] == ["all images tried are readable (200 of 240, evenly spaced)"]
+    assert spoken(findings)[-1] == "0 errors, 0 warnings, 1 note: ready for training"
 
 
 PLANTED: dict[str, tuple[Callable[[pa.Table], pa.Table], str, str, int]] = {
     "an id twice": (
         lambda t: with_cells(t, "image_id", {7: "film-3", 9: "film-3"}),
         "error",
-        "2 films with an image_id that an earlier row has",
+        "2 images with the image_id of an earlier row",
         2,
     ),
-    "no patient": (lambda t: with_cells(t, "patient_id", {4: None}), "error", "1 film without patient_id", 1),
+    "no patient": (lambda t: with_cells(t, "patient_id", {4: None}), "error", "1 image without patient_id", 1),
     "a file twice": (
         lambda t: with_cells(t, "path", {20: t["path"][0].as_py()}),
         "warning",
-        "1 film that are the file of an earlier row",
+        "1 image with the file of an earlier row",
         1,
     ),
     "a patient in two splits": (
         lambda t: with_cells(t, "split", {0: "test"}),
         "error",
-        "1 patient with films in two splits",
+        "1 patient with images in two splits",
         1,
     ),
     "a label that is no label": (
         lambda t: with_cells(t, "label.Disc", {2: 0.5, 11: float("inf")}),
         "error",
-        "2 films with a 'Disc' that is none of 1, 0, -1 and blank",
+        "2 images with 'Disc' other than 1, 0, -1 and blank",
         2,
     ),
     "an age beyond its range": (
         lambda t: with_cells(t, "ehr.age", {2: 140.0, 3: float("nan")}),
         "error",
-        "2 films with age outside 0 to 110",
+        "2 images with age outside 0 to 110",
         2,
     ),
     "a level that is none": (
         lambda t: with_cells(t, "ehr.sex", {2: "M", 3: "M"}),
         "error",
-        "2 films with sex none of its levels male, female",
+        "2 images with sex other than its levels male, female",
         2,
     ),
     "two sexes": (
         lambda t: with_cells(t, "ehr.sex", {2: "male", 3: "female"}),
         "warning",
-        "1 patient of more than one sex over their films",
+        "1 patient with more than one sex",
         1,
     ),
     "one level": (
         lambda t: with_cells(t, "ehr.sex", dict.fromkeys(range(FILMS), "male")),
         "warning",
-        "sex has 1 level in the train split",
+        "sex is constant in the training split",
         144,
     ),
     "missing in one split": (
         lambda t: with_cells(t, "ehr.age", {r: None for r in range(FILMS) if t["split"][r].as_py() == "test"}),
         "warning",
-        "age is missing for 48 films (train 0 %, validate 0 %, test 100 %)",
+        "age is missing for 48 images (train 0 %, validate 0 %, test 100 %)",
         48,
     ),
     "a label that is always there": (
         lambda t: with_cells(t, "label.Bars", {r: 1.0 for r in range(FILMS) if t["split"][r].as_py() == "train"}),
         "warning",
-        "in the train split Bars (no negative) has one class",
+        "labels with a single class in the train split: Bars (no negative)",
         1,
     ),
     "few patients of a class": (
@@ -149,7 +149,7 @@ PLANTED: dict[str, tuple[Callable[[pa.Table], pa.Table], str, str, int]] = {
             {r: float(r % 60 == 8) for r in range(FILMS) if t["split"][r].as_py() == "test"},
         ),
         "warning",
-        "in the test split fewer than 10 patients of a class: Bars (4 positive)",
+        "labels with fewer than 10 patients of one class in the test split: Bars (4 positive)",
         1,
     ),
     "label and variable of one column": (
@@ -161,7 +161,7 @@ PLANTED: dict[str, tuple[Callable[[pa.Table], pa.Table], str, str, int]] = {
             ),
         ),
         "warning",
-        "the label 'Disc' and the variable 'age' are made from one column, 'age'",
+        "the label 'Disc' and the variable 'age' are both made from the column 'age'",
         1,
     ),
     "a column gone": (lambda t: t.drop_columns(["ehr.age"]), "error", "the column 'ehr.age' is missing", FILMS),
@@ -218,9 +218,9 @@ def test_files_that_are_absent_empty_or_broken(clean: pa.Table, tmp_path: Path) 
     found = {each.what.split(":")[0]: each for each in serious(check(written(planted, tmp_path / "c")))}
     of_files = {what: (each.severity, each.count) for what, each in found.items() if "class" not in what}
     assert of_files == {
-        "the files of 1 film of 120 are not there": ("warning", 1),
-        "the files of 1 film of 120 are empty": ("warning", 1),
-        "1 film of those tried (all of them) cannot be read": ("warning", 1),
+        "missing files": ("warning", 1),
+        "empty files": ("warning", 1),
+        "unreadable files": ("warning", 1),
     }
     nowhere = with_metadata(clean, lambda m: None)
     nowhere = with_cells(nowhere, "path", {row: f"/nowhere/{row}.png" for row in range(FILMS)})
@@ -235,33 +235,33 @@ def test_what_the_flow_counted_is_told(clean: pa.Table, tmp_path: Path) -> None:
         "missing": {"age": {"414": 3, "absent": 5}, "sex": {"absent": 1}},
     }
     found = {each.what: (each.severity, each.count) for each in check(written(clean, tmp_path, flow))}
-    assert found["10 films left out: no sex"] == ("note", 10)
-    assert found["12 films of 240 taken before any admission that could explain them"] == ("note", 12)
-    assert found["90 films of 240 of patients without a row in the hospital's tables"] == ("warning", 90)
-    assert found["age: cells that could not be used: '414' 3"] == ("note", 3)
+    assert found["10 images excluded: no sex"] == ("note", 10)
+    assert found["12 of 240 images before the admission"] == ("note", 12)
+    assert found["90 of 240 images of patients who are not in the hospital's tables"] == ("warning", 90)
+    assert found["age: unusable cells: '414' 3"] == ("note", 3)
     why = "taken as known; say known_at_film: true or false in the mapping"
     flow = {
         "steps": [{"step": "triage (when known)", "rows_in": 240, "rows_out": 240, "why": why}],
-        "cautions": [{"of": "Disc", "what": "9 films count as negative", "films": 9, "remedy": "say what they mean"}],
+        "cautions": [{"of": "Disc", "what": "9 images count as negative", "films": 9, "remedy": "say what they mean"}],
     }
     warned = [each for each in check(written(clean, tmp_path, flow)) if each.severity == "warning"]
     assert [(each.what, each.count, each.remedy) for each in warned] == [
         ("triage (when known): taken as known", 240, "say known_at_film: true or false in the mapping"),
-        ("Disc: 9 films count as negative", 9, "say what they mean"),
+        ("Disc: 9 images count as negative", 9, "say what they mean"),
     ]
     known_later = with_metadata(
         clean, lambda m: m.variables.update(age=m.variables["age"].model_copy(update={"known_at_film": False}))
     )
     found = {each.what: (each.severity, each.count) for each in check(written(known_later, tmp_path))}
-    assert found["age is known only after the film"] == ("note", FILMS)
+    assert found["age is known only after the image"] == ("note", FILMS)
 
 
 @pytest.fixture
-def store(clean: pa.Table, films: Path, tmp_path: Path) -> Path:
-    """A store with a flat film, one pasted from train into test, the same again made brighter, one twice in train."""
+def store(clean: pa.Table, images: Path, tmp_path: Path) -> Path:
+    """A store with a flat image, one pasted from train into test, the same again made brighter, one twice in train."""
     folder = tmp_path / "mended"
     folder.mkdir()
-    pictures = {row: np.asarray(Image.open(films / f"{row}.png")) for row in range(FILMS)}
+    pictures = {row: np.asarray(Image.open(images / f"{row}.png")) for row in range(FILMS)}
     split = clean["split"].to_pylist()
     test, train = (np.flatnonzero(np.array(split) == name) for name in ("test", "train"))
     pictures[test[0]] = pictures[train[0]]
@@ -275,18 +275,18 @@ def store(clean: pa.Table, films: Path, tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def test_a_store_is_looked_at_film_by_film(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    findings = {each.what: each for each in check(store) if "enlarged" not in each.what}
+def test_a_store_is_looked_at_image_by_image(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    findings = {each.what: each for each in check(store) if "upsampled" not in each.what}
     assert {what: (each.severity, each.count) for what, each in findings.items()} == {
-        "2 films whose every pixel stands in another split too": ("error", 2),
-        "1 film nearly of one grey (deviation under 6 of 255)": ("warning", 1),
-        "1 film that repeat another of the same split, pixel for pixel": ("warning", 1),
-        "1 pair of nearly the same film in two splits": ("warning", 1),
+        "2 images with an identical image in another split": ("error", 2),
+        "1 image nearly constant (standard deviation below 6 of 255)": ("warning", 1),
+        "1 image identical to an earlier image of the same split": ("warning", 1),
+        "1 pair of nearly identical images in two splits": ("warning", 1),
     }
-    assert "rows 1, 9" in findings["2 films whose every pixel stands in another split too"].where
+    assert "rows 1, 9" in findings["2 images with an identical image in another split"].where
     assert run_command(["check", str(store)]) == 2
     said = capsys.readouterr()
-    assert "error: 2 films whose every pixel" in said.out
+    assert "error: 2 images with an identical" in said.out
     assert "1 error" in said.err
 
 
@@ -296,7 +296,9 @@ def test_a_byte_that_changed_is_found(store: Path) -> None:
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     damaged = [each for each in check(store) if each.severity == "error"]
-    assert [each.what for each in damaged] == [f"{shard.name} is not as ingest wrote it (its hash is another)"]
+    assert [each.what for each in damaged] == [
+        f"{shard.name} is damaged (its hash differs from the one that ingest wrote)"
+    ]
     table = pq.ParquetFile(store / "cohort.parquet").read()
     changed = with_cells(table, "label.Disc", {3: 1.0 - table["label.Disc"][3].as_py()})
     pq.write_table(changed, store / "cohort.parquet")
@@ -305,8 +307,8 @@ def test_a_byte_that_changed_is_found(store: Path) -> None:
     assert check(store)[0].what.startswith("the store cannot be opened: expected")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="real films are not on this machine")
-def test_inverted_films_are_suspected_and_real_ones_are_not() -> None:
+@pytest.mark.skipif(not SHARED.is_dir(), reason="real images are not on this machine")
+def test_inverted_images_are_suspected_and_real_ones_are_not() -> None:
     files = sorted((SHARED / "nih-chestxray14-64px").rglob("*.png"))[:300]
     block = np.stack([squash(read_film(file), 64) for file in files])
     assert len(block) == 300
@@ -324,7 +326,7 @@ def test_a_simulated_hospital_has_no_error(tmp_path: Path) -> None:
     )
     findings = check(tmp_path / "m.parquet")
     assert [each.what for each in findings if each.severity == "error"] == []
-    assert any("are empty" in each.what for each in findings)  # its dirt
+    assert any("empty files" in each.what for each in findings)  # its dirt
 
 
 def test_what_is_neither_cohort_nor_store_is_refused(tmp_path: Path) -> None:

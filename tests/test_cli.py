@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from chartray.cli import _out_of_memory, run_command
-from chartray.config import knobs, load, recipe_names
+from chartray.config.pretrain import knobs, load, recipe_names
 from chartray.outputs.parquet_file import write_table
 from tests.stores import edit_index, replace_cohort
 

@@ -8,8 +8,8 @@ from chartray.statistics import metrics
 from chartray.statistics.delong import delong, delong_difference
 
 
-def films(seed: int, n: int = 120, patients: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Truth with unknowns, two scores with ties, patients whose films resemble each other."""
+def images(seed: int, n: int = 120, patients: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Truth with unknowns, two scores with ties, patients whose images resemble each other."""
     rng = np.random.default_rng(seed)
     patient = rng.integers(0, patients, n)
     latent = rng.normal(size=patients)[patient, None] + rng.normal(size=(n, 2))
@@ -19,14 +19,14 @@ def films(seed: int, n: int = 120, patients: int = 40) -> tuple[np.ndarray, np.n
 
 
 def placements(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Structural components by comparing every positive film with every negative one, O(m n)."""
+    """Structural components by comparing every positive image with every negative one, O(m n)."""
     positive, negative = score[truth == 1], score[truth == 0]
     wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
     return wins.mean(axis=1), wins.mean(axis=0)
 
 
 def test_the_variance_is_that_of_the_components_written_out() -> None:
-    truth, a, b, _ = films(0)
+    truth, a, b, _ = images(0)
     one, both = delong(truth, a), delong_difference(truth, a, b)
     np.testing.assert_allclose(one.auroc, metrics.auroc(truth, a), atol=1e-12)
     for label in range(2):
@@ -43,7 +43,7 @@ def test_the_variance_is_that_of_the_components_written_out() -> None:
 
 
 def test_clustered_variance_is_obuchowskis_written_out() -> None:
-    truth, a, _, patient = films(1)
+    truth, a, _, patient = images(1)
     found = delong(truth, a, patients=patient).variance
     for label in range(2):
         t = truth[:, label]
@@ -65,8 +65,8 @@ def test_clustered_variance_is_obuchowskis_written_out() -> None:
         assert found[label] == pytest.approx(s10 / m + s01 / n + 2 * s11 / (m * n), abs=1e-12)
 
 
-def test_one_film_a_patient_is_delong_and_copies_of_films_add_nothing() -> None:
-    truth, a, b, _ = films(2)
+def test_one_image_a_patient_is_delong_and_copies_of_images_add_nothing() -> None:
+    truth, a, b, _ = images(2)
     alone = np.random.default_rng(0).permutation(len(truth))
     for found, plain in (
         (delong(truth, a, patients=alone), delong(truth, a)),
@@ -80,8 +80,8 @@ def test_one_film_a_patient_is_delong_and_copies_of_films_add_nothing() -> None:
     assert (delong(copies[0], copies[1]).variance < 0.3 * delong(truth, a).variance).all()
 
 
-def test_it_agrees_with_the_bootstrap_of_films_and_of_patients() -> None:
-    truth, a, b, patient = films(3, n=900, patients=300)
+def test_it_agrees_with_the_bootstrap_of_images_and_of_patients() -> None:
+    truth, a, b, patient = images(3, n=900, patients=300)
     for names, given in ((np.arange(900), None), (patient, patient)):
         sampled = [metrics.resample(truth, score, names, resamples=2000, seed=1).auroc for score in (a, b)]
         # The standard deviation of 2,000 draws is known to 1 / sqrt(4000) = 1.6 %; the two differ by O(1 / n) beside.
@@ -98,24 +98,24 @@ def test_it_agrees_with_the_bootstrap_of_films_and_of_patients() -> None:
 def test_p_is_small_as_often_as_chance_allows() -> None:
     rng, p, clustered = np.random.default_rng(4), [], []
     for _ in range(300):
-        # Two scores of one quality; a patient's three films share truth and most of the noise.
+        # Two scores of one quality; a patient's three images share truth and most of the noise.
         sick = (rng.random(80) < 0.4).astype(float).repeat(3)[:, None]
         a, b = (sick + rng.normal(size=80).repeat(3)[:, None] + 0.3 * rng.normal(size=(240, 1)) for _ in range(2))
         p.append(delong_difference(sick, a, b).p[0])
         clustered.append(delong_difference(sick, a, b, patients=np.arange(80).repeat(3)).p[0])
-    # 300 x 0.05 = 15 +- 3.8; treating the films as independent calls chance a difference far more often.
+    # 300 x 0.05 = 15 +- 3.8; treating the images as independent calls chance a difference far more often.
     assert 4 <= np.sum(np.array(clustered) < 0.05) <= 30
     assert np.sum(np.array(p) < 0.05) > 45
 
 
 def test_the_edges() -> None:
-    truth, a, _, patient = films(5)
+    truth, a, _, patient = images(5)
     assert delong_difference(truth, a, 2 * a + 1).p.tolist() == [1, 1]
     assert delong_difference(truth, a, -a).p.max() < 1e-6
     single = np.array([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     found = delong(single, np.arange(6.0).reshape(3, 2))
     assert found.auroc[0] == 0
-    assert np.isnan(found.variance).all()  # one positive film; one class
+    assert np.isnan(found.variance).all()  # one positive image; one class
     assert np.isnan(delong(truth, a, patients=np.zeros(len(truth))).variance).all()
     with pytest.raises(InputError, match="one patient for each"):
         delong(truth, a, patients=patient[1:])

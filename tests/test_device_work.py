@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from chartray.config import ViewsConfig
+from chartray.config.pretrain import ViewsConfig
 from chartray.pixels.resampling import Grey
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views, plan_views
 from chartray.training import checkpoint
-from chartray.training.build import build_networks, new_watch
-from chartray.training.loader import FilmLoader
+from chartray.training.build import build_monitor, build_networks
+from chartray.training.loader import ImageLoader
 from chartray.training.pretrain import Loop
-from chartray.training.runtime import all_sum
-from chartray.training.schedules import plan
-from chartray.training.training_data import prepare
+from chartray.training.schedules import make_schedule
+from chartray.training.training_data import load_training_data
 from tests.elsewhere import ELSEWHERE, Elsewhere, fabric_elsewhere
 from tests.test_pretrain import small
 
@@ -29,43 +28,45 @@ from tests.test_pretrain import small
 def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     small_store: Path, tmp_path: Path, objective: str
 ) -> None:
-    """Before the gradient, before the optimizer, for the numbers, and for the vitals where an objective has some."""
+    """Before the gradient, before the optimizer, for the numbers, and for the assignments if there are any."""
     settings = small(objective__name=objective, views__mask_ratio=0.5)
-    material = prepare(Store.open(small_store), settings)
-    networks = build_networks(material, settings)
+    data = load_training_data(Store.open(small_store), settings)
+    networks = build_networks(data, settings)
     with Elsewhere():
         networks = networks.to(ELSEWHERE).train()
     fabric: Any = fabric_elsewhere()
     # The fused one knows real devices alone.
     optimizer = torch.optim.AdamW([{"params": list(networks.trained_parameters().values()), "decays": True}])
-    schedule = plan(settings.train, len(material.rows))
-    watch = new_watch(settings, schedule, (0.0, 0.0))
-    networks.span_processes(all_sum)
+    schedule = make_schedule(settings.train, len(data.rows))
+    monitor = build_monitor(settings, schedule, rank=0.0, spread=0.0)
     probe: Any = None
-    loop = Loop(fabric, material.store, tmp_path, settings, schedule, material, networks, optimizer, probe, watch, 0)
-    ahead = loop.ahead(0, 3)
-    with Elsewhere():
-        loop.learn(next(ahead), meanwhile=ahead.fetch)  # the optimizer makes its state
+    loop = Loop(fabric, data.store, tmp_path, settings, schedule, data, networks, optimizer, probe, monitor)
     waited: list[int] = []
-    with Elsewhere() as link:
+    with loop.batches(0, 3) as batches:
+        with Elsewhere():
+            loop.learn(next(batches), batches)  # the optimizer makes its state
+        prepare_next = batches.prepare_next
 
-        def meanwhile() -> None:
+        def noted() -> None:
             waited.append(sum(link.waits.values()))
-            ahead.fetch()
+            prepare_next()
 
-        losses, measured = loop.learn(next(ahead), meanwhile)
-        loop.look(1, losses, measured)
+        with Elsewhere() as link, pytest.MonkeyPatch.context() as patched:
+            batch = next(batches)
+            patched.setattr(batches, "prepare_next", noted)
+            losses, numbers = loop.learn(batch, batches)
+            loop.measure_health(1, losses, numbers)
     # The next step's views are queued while the gradient is worked out: only the loss has been waited for.
     assert waited == [1]
     assert link.waits == {"_local_scalar_dense": 2, "read": 1 if objective == "mae" else 2}
-    # Films, crops of both sizes, kept patches of the random views, charts and which of their cells are observed.
+    # Images, crops of both sizes, kept patches of the random views, charts and which of their cells are observed.
     assert len(link.sent) <= 6
 
 
 def test_pinned_films_are_gathered_where_they_are_pinned(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, and the same films. Only a GPU's driver pins memory: here the place is noted, and ordinary."""
     store, settings = Store.open(small_store), small()
-    rows = prepare(store, settings).rows
+    rows = load_training_data(store, settings).rows
     pinned: list[torch.Tensor] = []
     empty = torch.empty
 
@@ -77,7 +78,7 @@ def test_pinned_films_are_gathered_where_they_are_pinned(small_store: Path, monk
 
     monkeypatch.setattr(torch, "empty", noted)
     plain, fetched = (
-        FilmLoader(store, rows, settings.views, patch_side=8, batch_size=24, seed=0, pin=pin).load(1).images
+        ImageLoader(store, rows, settings.views, patch_side=8, batch_size=24, seed=0, pin=pin).load(1).images
         for pin in (False, True)
     )
     assert [each.data_ptr() for each in pinned] == [fetched.data_ptr()]

@@ -37,13 +37,13 @@ def test_a_result_of_another_kind_is_never_replaced(made: dict[str, Path]) -> No
     root, run, store = made["root"], made["chart"], made["store"]
     results = [root / "results" / name for name in ("chart", "none")]
     before = held(root)
-    with pytest.raises(InputError, match=r"a new folder or an audit to be replaced as --out, found an evaluation in "):
+    with pytest.raises(InputError, match=r"is not empty and holds an evaluation; choose"):
         audit(run, store, results[0], attributes=["sex"], **QUICK)
     for evaluated in results:
-        with pytest.raises(InputError, match=r"a comparison to be replaced as --out, found an evaluation in "):
+        with pytest.raises(InputError, match=r"is not empty and holds an evaluation; choose"):
             compare(results, evaluated, resamples=3)
     for folder, kind in ((root / "audit", "an audit"), (root / "arms", "a comparison")):
-        with pytest.raises(InputError, match=f"an evaluation to be replaced as --out, found {kind} in "):
+        with pytest.raises(InputError, match=f"is not empty and holds {kind}; choose"):
             evaluate(run, store, folder, **QUICK)
     assert held(root) == before
 
@@ -72,7 +72,9 @@ def test_an_evaluation_of_another_encoder_or_store_is_not_replaced(made: dict[st
 def test_a_folder_with_other_things_beside_the_result_is_not_replaced(made: dict[str, Path]) -> None:
     folder = made["root"] / "results" / "chart"
     (folder / "my notes.txt").write_text("weeks of work")
-    with pytest.raises(InputError, match=r"found my notes\.txt beside one in .*results/chart; choose another"):
+    with pytest.raises(
+        InputError, match=r"results/chart is not empty and holds my notes\.txt beside an evaluation; choose"
+    ):
         evaluate(made["chart"], made["store"], folder, **QUICK)
     (folder / "my notes.txt").unlink()
 

@@ -164,7 +164,7 @@ def test_three_seeds_make_an_arm_and_the_difference_is_the_mean_of_theirs(
 ) -> None:
     rows = compare(list(evaluated.values()), tmp_path / "out", resamples=100)
     row = one(rows, label="macro", metric="auroc")
-    assert (row["a"], row["b"], row["seeds"], row["claim"]) == ("demographic-norm", "none", 3, None)
+    assert (row["a"], row["b"], row["seeds"], row["claim"]) == ("demographic-norm", "no chart", 3, None)
     macro = {
         name: one(read(folder, "results.jsonl"), label="macro", metric="auroc", control="none")["value"]
         for name, folder in evaluated.items()
@@ -191,22 +191,22 @@ def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Pat
     at = {"label": "macro", "metric": "auroc"}
     arms = {(row["a"], row["b"], row["seeds"]) for row in rows}
     assert arms == {
-        ("demographic-norm", "none (recipe msn)", 1),
-        ("demographic-norm", "none (recipe short)", 2),
-        ("none (recipe msn)", "none (recipe short)", 1),
+        ("demographic-norm", "no chart, recipe msn", 1),
+        ("demographic-norm", "no chart, recipe short", 2),
+        ("no chart, recipe msn", "no chart, recipe short", 1),
     }
-    row = one(rows, a="demographic-norm", b="none (recipe short)", **at)
-    assert "different films: 80 and 90" in row["note"]
+    row = one(rows, a="demographic-norm", b="no chart, recipe short", **at)
+    assert "different images: 80 and 90" in row["note"]
     assert "different settings" in row["note"]
     assert (row["settings_hash_a"], row["settings_hash_b"]) == ("a" * 12, "b" * 12)
     assert (row["after_film"], row["uncertain"], row["blank"]) == (["icu"], "ignore", "source")
-    assert one(rows, a="none (recipe msn)", b="none (recipe short)", **at)["after_film"] == []
-    # Alike in all but the seed: one arm, and nothing to warn of. Without recipes, a run gives its name.
+    assert one(rows, a="no chart, recipe msn", b="no chart, recipe short", **at)["after_film"] == []
+    # Alike in all but the seed: one arm, and nothing to warn of. The settings name them where recipes do not.
     same = [told(folder, tmp_path / "same" / name, films=80, settings_hash="a") for name, folder in evaluated.items()]
     assert {(row["seeds"], row["note"]) for row in compare(same, tmp_path / "out", resamples=20)} == {(3, None)}
     unnamed = [told(evaluated[f"none-{seed}"], tmp_path / f"u{seed}", settings_hash=f"{seed}") for seed in range(2)]
     row = one(compare(unnamed, tmp_path / "out", resamples=20), **at)
-    assert (row["a"], row["b"]) == ("none (settings of none-0)", "none (settings of none-1)")
+    assert (row["a"], row["b"]) == ("no chart, settings 0", "no chart, settings 1")
 
 
 def test_objectives_are_arms_of_their_own(evaluated: dict[str, Path], tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_objectives_are_arms_of_their_own(evaluated: dict[str, Path], tmp_path: 
         for seed in seeds
     ]
     rows = compare(folders, tmp_path / "out", resamples=20)
-    assert {(row["a"], row["b"], row["seeds"]) for row in rows} == {("none", "none (dino)", 2)}
+    assert {(row["a"], row["b"], row["seeds"]) for row in rows} == {("no chart", "DINO, no chart", 2)}
     assert {(row["objective_a"], row["objective_b"]) for row in rows} == {("msn", "dino")}
 
 

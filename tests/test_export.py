@@ -363,7 +363,7 @@ def test_what_cannot_be_exported_is_refused(exported: dict[str, Path], tmp_path:
     assert not (tmp_path / "plain" / "README.md").exists()
     assert export_encoder(source, tmp_path / "plain") == tmp_path / "plain"  # an earlier export is replaced
     for folder in (exported["store"], exported["results"]):
-        with pytest.raises(InputError, match="expected a new folder or an earlier export"):
+        with pytest.raises(InputError, match="is not empty and holds other files than an earlier export"):
             export_encoder(source, folder)
     other = evaluation_folders.vit(tmp_path / "other", **MADE | {"run": "second", "seed": 5})
     for folder in ("results", "arms"):

@@ -202,7 +202,7 @@ def test_variables_of_ones_own():
     ]
     with pytest.raises(InputError, match=r"found 'crb' \(did you mean 'crp'\?\); this cohort has the variables crp"):
         fit_chart(table, "crb")
-    with pytest.raises(InputError, match="found late in 'late,crp', known only after the film"):
+    with pytest.raises(InputError, match="found late in 'late,crp', known only after the image"):
         fit_chart(table, "late,crp")
     with pytest.raises(InputError, match=r"found 'lat' \(did you mean 'late'\?\)"):
         fit_chart(table, "late", allow_after_film=("lat",))
@@ -229,7 +229,7 @@ def test_the_leak_gate():
         chart = fit_chart(mimic_like(), name, allow_after_film=("mortality",))
         assert chart.after_film == ("mortality",)
     assert fit_chart(mimic_like(), "icu").after_film == ()
-    with pytest.raises(InputError, match="found icu in 'icu', known only after the film under the published rules"):
+    with pytest.raises(InputError, match="found icu in 'icu', known only after the image under the published rules"):
         fit_chart(mimic_like("published"), "icu")
     with pytest.raises(InputError, match="found icu in 'stay'"):
         fit_chart(mimic_like("published"), "stay", allow_after_film=("mortality",))
@@ -241,7 +241,7 @@ def test_wrong_names_and_empty_training():
         fit_chart(table, "demografic-norm")
     with pytest.raises(InputError, match="expected age in one encoding, found age-norm and age-10"):
         fit_chart(table, "age-norm,age-10")
-    with pytest.raises(InputError, match="films in the training split"):
+    with pytest.raises(InputError, match="images in the training split"):
         fit_chart(table.filter(pa.array([split == "test" for split in table["split"].to_pylist()])), "sex")
     own = own_cohort(crp=[1.0, 2.0])
     with pytest.raises(InputError, match=r"variable 'sex' of the chart 'sex' in the own cohort, found crp"):

@@ -75,8 +75,8 @@ def values(rows):
     return [tuple(row[name] for name in names) for row in rows]
 
 
-def usual(film, patient, study, time, age, smoker, effusion):
-    return film, patient, study, time, age, smoker, effusion
+def usual(image, patient, study, time, age, smoker, effusion):
+    return image, patient, study, time, age, smoker, effusion
 
 
 TWO = [
@@ -211,7 +211,7 @@ def test_ids_of_one_patient_are_merged_before_the_split(made, tmp_path):
         rows = made(table, f"{MAPPING}same_patient: {same}\n")
         assert [row["patient_id"] for row in rows] == patients
         assert len({(row["patient_id"], row["split"]) for row in rows}) == len(set(patients))
-        # A film lies where its own id says.
+        # An image lies where its own id says.
         assert [row["path"].split("films/")[1].split("/")[0] for row in rows] == [
             "P01", "p01", "Q7", "1000", "1000", "R2"
         ]  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.metrics import difference, resample
 
 
@@ -28,7 +28,7 @@ def test_chance_is_called_a_difference_one_time_in_twenty(spread: float) -> None
     def found(resampled: list[np.ndarray]) -> int:
         return sum(bool(difference(0.0, each).p < 0.05) for each in resampled)
 
-    used = found([over_levels(each.mean(axis=0), [each], seed=trial) for trial, each in enumerate(data)])
+    used = found([hierarchical_bootstrap(each.mean(axis=0), [each], seed=trial) for trial, each in enumerate(data)])
     assert 2 <= used <= 20
     if spread:
         # So that this test is known to see what goes wrong otherwise: seeds held fixed, seeds drawn without a stretch.
@@ -47,7 +47,7 @@ def test_a_single_seed_calls_chance_a_difference_one_time_in_twenty() -> None:
 def test_where_patients_do_not_vary_it_is_students_interval(members: int) -> None:
     # Values at the normal quantiles, so that what is drawn of them is as normal as so few can be.
     values = student.ppf((np.arange(members) + 0.5) / members, df=1000)
-    drawn = over_levels(np.full(40_000, values.mean()), [np.repeat(values[:, None], 40_000, axis=1)], seed=0)
+    drawn = hierarchical_bootstrap(np.full(40_000, values.mean()), [np.repeat(values[:, None], 40_000, axis=1)], seed=0)
     for level in (0.9, 0.95):
         half = student.ppf((1 + level) / 2, members - 1) * values.std(ddof=1) / np.sqrt(members)
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
@@ -61,7 +61,7 @@ def test_the_two_levels_add_up_and_nothing_is_counted_twice() -> None:
     skill, noise = 3 * rng.normal(size=members), 2 * rng.normal(size=members)
     interaction = 2 * rng.normal(size=(members, resamples))
     each = shared + (skill + noise)[:, None] + interaction  # `noise` is the interaction with these patients
-    drawn = over_levels(each.mean(axis=0), [each], seed=1)
+    drawn = hierarchical_bootstrap(each.mean(axis=0), [each], seed=1)
     expected = 1 + (skill + noise).var(ddof=1) / members * (members - 1) / (members - 3)  # the variance of Student's t
     assert drawn.var() == pytest.approx(expected, rel=0.06)
     assert drawn.mean() == pytest.approx(each.mean(), abs=0.05)
@@ -69,15 +69,15 @@ def test_the_two_levels_add_up_and_nothing_is_counted_twice() -> None:
 
 def test_one_member_adds_nothing_and_the_seed_decides() -> None:
     each = np.random.default_rng(0).normal(size=(4, 300, 2))
-    np.testing.assert_array_equal(over_levels(each[0], [each[:1]], seed=0), each[0])
-    found = over_levels(each.mean(axis=0), [each], seed=0)
+    np.testing.assert_array_equal(hierarchical_bootstrap(each[0], [each[:1]], seed=0), each[0])
+    found = hierarchical_bootstrap(each.mean(axis=0), [each], seed=0)
     assert found.shape == (300, 2)
-    np.testing.assert_array_equal(found, over_levels(each.mean(axis=0), [each], seed=0))
-    assert (found != over_levels(each.mean(axis=0), [each], seed=1)).any()
+    np.testing.assert_array_equal(found, hierarchical_bootstrap(each.mean(axis=0), [each], seed=0))
+    assert (found != hierarchical_bootstrap(each.mean(axis=0), [each], seed=1)).any()
     # The labels share what is drawn: a label's column does not depend on its neighbours.
-    np.testing.assert_allclose(found[:, 1], over_levels(each.mean(axis=0)[:, 1], [each[:, :, 1]], seed=0))
+    np.testing.assert_allclose(found[:, 1], hierarchical_bootstrap(each.mean(axis=0)[:, 1], [each[:, :, 1]], seed=0))
     same = np.zeros((3, 100))
-    assert (over_levels(same[0], [same], seed=0) == 0).all()
+    assert (hierarchical_bootstrap(same[0], [same], seed=0) == 0).all()
 
 
 def crossed(
@@ -101,6 +101,6 @@ def test_draws_and_seeds_together_keep_the_error_rate(large: str) -> None:
     rng, found = np.random.default_rng(0), 0
     for trial in range(300):
         each = crossed(rng, dict.fromkeys(names, 1.0) | {large: 5.0})
-        drawn = over_levels(each.mean(axis=(0, 1)), [each.mean(axis=0), each.mean(axis=1)], seed=trial)
+        drawn = hierarchical_bootstrap(each.mean(axis=(0, 1)), [each.mean(axis=0), each.mean(axis=1)], seed=trial)
         found += bool(difference(0.0, drawn).p < 0.05)
     assert found <= 29, found

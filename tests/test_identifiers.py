@@ -10,7 +10,7 @@ import pytest
 from chartray.errors import InputError
 from chartray.records.identifiers import identifiers, whole_numbers
 from chartray.records.mimic_times import clocks
-from chartray.records.values import calendar_date, moment, time_of_day, truth
+from chartray.records.parsing import calendar_date, moment, time_of_day, truth
 
 
 def ids(cells, kind=None, **options):

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from chartray.errors import InputError
 from chartray.records import linking
 from chartray.records.identifiers import whole_numbers
-from chartray.records.linking import NO_STAY, NOBODY, UNLINKED, Films, Stays
-from chartray.records.values import moment
+from chartray.records.linking import NO_STAY, NOBODY, UNLINKED, ImageTimes, Stays
+from chartray.records.parsing import moment
 
 START = np.datetime64("2150-03-01T00:00:00", "us")
 
 
-def hospital(seed: int, films: int = 40, stays: int = 30, patients: int = 6) -> tuple[Films, Stays, np.ndarray]:
+def hospital(seed: int, images: int = 40, stays: int = 30, patients: int = 6) -> tuple[ImageTimes, Stays, np.ndarray]:
     """Few patients and few hours, so that ties, stays that end before they begin and blanks all occur."""
     random = np.random.default_rng(seed)
 
@@ -31,16 +31,16 @@ def hospital(seed: int, films: int = 40, stays: int = 30, patients: int = 6) -> 
         found[random.random(count) < 0.05] = NOBODY
         return found
 
-    taken = Films(of(films), times(films))
+    taken = ImageTimes(of(images), times(images))
     begins = times(stays)
     there = Stays(of(stays), begins, begins + random.integers(-5, 60, stays).astype("timedelta64[h]"))
     return taken, there, (taken.patient != NOBODY) & (taken.patient != patients - 1)
 
 
-def by_loop(films: Films, stays: Stays, rules: str) -> tuple[list[int], list[int]]:
-    """METHOD's rules for one film and one stay at a time."""
+def by_loop(images: ImageTimes, stays: Stays, rules: str) -> tuple[list[int], list[int]]:
+    """METHOD's rules for one image and one stay at a time."""
     chosen, candidates = [], []
-    for patient, at in zip(films.patient, films.at.tolist(), strict=True):
+    for patient, at in zip(images.patient, images.at.tolist(), strict=True):
         best, best_begins, count = NO_STAY, datetime.min, 0
         for row, (owner, begins, ends) in enumerate(
             zip(stays.patient, stays.begins.tolist(), stays.ends.tolist(), strict=True)
@@ -61,44 +61,44 @@ def by_loop(films: Films, stays: Stays, rules: str) -> tuple[list[int], list[int
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10_000), pairs=st.sampled_from([1, 7, 4_000_000]))
 def test_links_are_those_of_a_loop_over_rows(rules: str, seed: int, pairs: int) -> None:
-    films, stays, _ = hospital(seed)
+    images, stays, _ = hospital(seed)
     link = linking.link_strict if rules == "strict" else linking.link_published
     with pytest.MonkeyPatch.context() as patch:
         # In how many parts the pairs are looked at must not show.
         patch.setattr(linking, "_PAIRS_AT_ONCE", pairs)
-        links = link(films, stays)
-    assert (links.stay.tolist(), links.candidates.tolist()) == by_loop(films, stays, rules)
+        links = link(images, stays)
+    assert (links.stay.tolist(), links.candidates.tolist()) == by_loop(images, stays, rules)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000))
-def test_every_film_without_a_stay_has_one_reason(seed: int) -> None:
-    films, stays, recorded = hospital(seed)
-    links = linking.link_strict(films, stays)
+def test_every_image_without_a_stay_has_one_reason(seed: int) -> None:
+    images, stays, recorded = hospital(seed)
+    links = linking.link_strict(images, stays)
     expected = dict.fromkeys(UNLINKED, 0)
-    for film in np.flatnonzero(~links.found):
-        begins = stays.begins[stays.patient == films.patient[film]]
-        if not recorded[film]:
+    for image in np.flatnonzero(~links.found):
+        begins = stays.begins[stays.patient == images.patient[image]]
+        if not recorded[image]:
             reason = "no_record"
-        elif np.isnat(films.at[film]):
+        elif np.isnat(images.at[image]):
             reason = "no_time"
         elif not begins.size:
             reason = "no_admission"
         else:
-            reason = "before_admission" if (begins > films.at[film]).any() else "after_discharge"
+            reason = "before_admission" if (begins > images.at[image]).any() else "after_discharge"
         expected[reason] += 1
-    assert linking.why_unlinked(films, stays, recorded, links) == expected
+    assert linking.why_unlinked(images, stays, recorded, links) == expected
 
 
 def test_nothing_to_link_links_nothing() -> None:
     none = np.empty(0, "datetime64[us]")
-    empty, stays = Films(np.empty(0, np.int64), none), Stays(np.empty(0, np.int64), none, none)
-    films, full, recorded = hospital(1)
-    assert not linking.link_strict(films, stays).found.any()
+    empty, stays = ImageTimes(np.empty(0, np.int64), none), Stays(np.empty(0, np.int64), none, none)
+    images, full, recorded = hospital(1)
+    assert not linking.link_strict(images, stays).found.any()
     assert not linking.link_published(empty, full).found.size
-    counts = linking.why_unlinked(films, stays, recorded, linking.link_strict(films, stays))
-    assert sum(counts.values()) == len(films.at)
-    assert counts["no_admission"] == int((recorded & ~np.isnat(films.at)).sum())
+    counts = linking.why_unlinked(images, stays, recorded, linking.link_strict(images, stays))
+    assert sum(counts.values()) == len(images.at)
+    assert counts["no_admission"] == int((recorded & ~np.isnat(images.at)).sum())
 
 
 def test_an_encounter_begins_when_the_first_of_both_was_written_down() -> None:

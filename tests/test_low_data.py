@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ from chartray.errors import InputError
 from chartray.evaluation import films
 from chartray.evaluation.sentences import matches_said
 from chartray.pixels.store import Store
+from chartray.results.folder import open_evaluation
 from chartray.statistics import knn, probe
 from tests.evaluation_folders import evaluate, hospital, one, read, vit
 from tests.stores import replace_cohort
@@ -62,7 +62,7 @@ def test_a_fraction_is_the_mean_of_its_draws_and_its_interval_covers_them(evalua
         found = [one(draws, fraction=0.1, draw=draw, **at)["value"] for draw in range(3)]
         assert part["value"] == pytest.approx(np.mean(found))
         assert (whole["draws"], part["draws"]) == (1, 3)
-        assert "draws of training patients vary" in part["holds_fixed"]
+        assert "subsets of training patients vary" in part["holds_fixed"]
         assert "draws" not in whole["holds_fixed"]
         assert "encoder fixed" in whole["holds_fixed"]
         assert part["ci_high"] - part["ci_low"] > whole["ci_high"] - whole["ci_low"]
@@ -219,7 +219,7 @@ def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: 
     manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [entry["dataset"] for entry in manifest["stores"]] == ["mimic", "mimic:store", "mimic:radiologists"]
     assert [entry["films_read_by_radiologists"] for entry in manifest["stores"]] == [sum(marked), 0, sum(marked)]
-    assert f"labels of {sum(marked)} of the 120 films of mimic are radiologists' own" in " ".join(manifest["notes"])
+    assert f"labels of {sum(marked)} of the 120 images of mimic are radiologists' own" in " ".join(manifest["notes"])
     table = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
     wanted = {
         name
@@ -239,8 +239,7 @@ def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: 
 def test_the_table_of_labels_says_which_met_which(home: Path, tmp_path: Path) -> None:
     other = hospital(tmp_path / "nih", "nih", labels=("Effusion", "Pneumothorax"), patients=60)
     evaluate(vit(tmp_path / "encoder"), home, tmp_path / "out", resamples=5, floors=False, external=[other])
-    manifest: dict[str, Any] = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert matches_said(manifest) == [
+    assert matches_said(open_evaluation(tmp_path / "out").manifest) == [
         "nih: 1 of 2 labels matched by name",
         "  Edema             -",
         "  Pleural Effusion  Effusion",

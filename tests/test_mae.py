@@ -6,7 +6,7 @@ import torch
 from lightly.models.utils import patchify
 from torch import Tensor
 
-from chartray.config import EncoderConfig, ObjectiveConfig
+from chartray.config.pretrain import EncoderConfig, ObjectiveConfig
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.objectives import mae

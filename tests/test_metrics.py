@@ -12,8 +12,8 @@ from chartray.statistics.holm import holm
 from chartray.statistics.patient_bootstrap import stream
 
 
-def films(seed: int, n: int = 400, patients: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Truth, scores with many ties, and patients whose films resemble each other."""
+def images(seed: int, n: int = 400, patients: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, scores with many ties, and patients whose images resemble each other."""
     rng = np.random.default_rng(seed)
     patient = rng.integers(0, patients, n)
     severity = rng.normal(size=patients)[patient]
@@ -41,7 +41,7 @@ def test_both_metrics_equal_scikit_learn_with_ties_and_unknowns(data: st.DataObj
 
 
 def test_large_inputs_equal_scikit_learn_to_twelve_digits() -> None:
-    truth, score, _ = films(0, n=20_000)
+    truth, score, _ = images(0, n=20_000)
     for label in range(3):
         assert metrics.auroc(truth, score)[label] == pytest.approx(
             roc_auc_score(truth[:, label], score[:, label]), abs=1e-12
@@ -51,8 +51,8 @@ def test_large_inputs_equal_scikit_learn_to_twelve_digits() -> None:
         )
 
 
-def test_resamples_equal_films_repeated_as_often_as_their_patient_was_drawn() -> None:
-    truth, score, patient = films(1)
+def test_resamples_equal_images_repeated_as_often_as_their_patient_was_drawn() -> None:
+    truth, score, patient = images(1)
     truth[::7, 0] = np.nan
     seed, resamples = 5, 20
     found = metrics.resample(truth, score, patient, resamples=resamples, seed=seed)
@@ -73,7 +73,7 @@ def test_resamples_equal_films_repeated_as_often_as_their_patient_was_drawn() ->
 
 
 def test_draws_that_lack_a_class_are_passed_over_and_counted() -> None:
-    truth, score, patient = films(2, n=300, patients=60)
+    truth, score, patient = images(2, n=300, patients=60)
     rare = (patient == 7).astype(float)  # one positive patient: e^-1 of the draws miss it
     truth, score = np.column_stack((truth, rare)), np.column_stack((score, np.arange(300.0)))
     found = metrics.resample(truth, score, patient, resamples=500, seed=0)
@@ -88,7 +88,7 @@ def test_draws_that_lack_a_class_are_passed_over_and_counted() -> None:
 
 
 def test_one_class_labels_have_no_interval_and_do_not_disturb_the_others() -> None:
-    truth, score, patient = films(3)
+    truth, score, patient = images(3)
     alone = metrics.bootstrap(truth, score, patient, resamples=50)
     wider = metrics.bootstrap(
         np.column_stack((truth, np.zeros(len(truth)))), np.column_stack((score, score[:, 0])), patient, resamples=50
@@ -100,12 +100,12 @@ def test_one_class_labels_have_no_interval_and_do_not_disturb_the_others() -> No
     assert np.isnan(nothing.auroc_low).all()
 
 
-def test_intervals_by_patient_are_wider_than_by_film_where_films_repeat() -> None:
-    truth, score, patient = films(4, n=100, patients=100)
+def test_intervals_by_patient_are_wider_than_by_image_where_images_repeat() -> None:
+    truth, score, patient = images(4, n=100, patients=100)
     truth, score, patient = (np.repeat(each, 5, axis=0) for each in (truth, score, patient))
     by_patient = metrics.bootstrap(truth, score, patient, resamples=400)
-    by_film = metrics.bootstrap(truth, score, np.arange(len(truth)), resamples=400)
-    ratio = (by_patient.auroc_high - by_patient.auroc_low) / (by_film.auroc_high - by_film.auroc_low)
+    by_image = metrics.bootstrap(truth, score, np.arange(len(truth)), resamples=400)
+    ratio = (by_patient.auroc_high - by_patient.auroc_low) / (by_image.auroc_high - by_image.auroc_low)
     np.testing.assert_allclose(ratio, np.sqrt(5), rtol=0.25)
 
 
@@ -122,7 +122,7 @@ def test_intervals_cover_the_true_value_as_often_as_they_say() -> None:
 
 
 def test_the_seed_decides_and_the_names_of_patients_do_not() -> None:
-    truth, score, patient = films(5)
+    truth, score, patient = images(5)
     first = metrics.bootstrap(truth, score, patient, resamples=30, seed=1)
     named = metrics.bootstrap(
         truth, score, np.char.add("p", np.char.zfill(patient.astype(str), 3)), resamples=30, seed=1
@@ -133,20 +133,19 @@ def test_the_seed_decides_and_the_names_of_patients_do_not() -> None:
 
 
 def test_paired_differences_are_tighter_than_unpaired_and_their_p_follows_the_interval() -> None:
-    truth, score, patient = films(6)
+    truth, score, patient = images(6)
     worse = score + np.random.default_rng(0).normal(size=score.shape) * 0.8
-    pair = metrics.paired_bootstrap(truth, score, worse, patient, resamples=400)
-    np.testing.assert_allclose(pair.auroc.value, metrics.auroc(truth, score) - metrics.auroc(truth, worse))
-    a, b = (
-        metrics.resample(truth, each, patient, resamples=400, seed=seed) for seed, each in enumerate((score, worse))
+    a, b, other = (
+        metrics.resample(truth, each, patient, resamples=400, seed=seed)
+        for each, seed in ((score, 0), (worse, 0), (worse, 1))
     )
-    unpaired = metrics.difference(pair.auroc.value, a.auroc - b.auroc)
-    assert (pair.auroc.high - pair.auroc.low < unpaired.high - unpaired.low).all()
-    np.testing.assert_array_equal(pair.auroc.p < 0.05, (pair.auroc.low > 0) | (pair.auroc.high < 0))
-    same = metrics.paired_bootstrap(truth, score, score, patient, resamples=50)
-    assert same.auroc.p.tolist() == [1, 1, 1]
-    assert same.macro_auroc.value == 0
-    assert 0 < pair.macro_auroc.low < pair.macro_auroc.value < pair.macro_auroc.high
+    value = metrics.auroc(truth, score) - metrics.auroc(truth, worse)
+    pair, unpaired = (metrics.difference(value, a.auroc - each.auroc) for each in (b, other))
+    assert (pair.high - pair.low < unpaired.high - unpaired.low).all()
+    np.testing.assert_array_equal(pair.p < 0.05, (pair.low > 0) | (pair.high < 0))
+    assert metrics.difference(value * 0, a.auroc - a.auroc).p.tolist() == [1, 1, 1]
+    macro = metrics.difference(value.mean(), a.macro_auroc - b.macro_auroc)
+    assert 0 < macro.low < macro.value < macro.high
 
 
 def test_what_cannot_be_scored_is_refused_in_a_sentence() -> None:
@@ -157,7 +156,7 @@ def test_what_cannot_be_scored_is_refused_in_a_sentence() -> None:
         metrics.auroc(-one, one)
     with pytest.raises(InputError, match="NaN in row 1, label 0"):
         metrics.auroc(one, np.array([[1.0], [np.nan]]))
-    with pytest.raises(InputError, match="one patient for each of 2 films"):
+    with pytest.raises(InputError, match="one patient for each of 2 images"):
         metrics.bootstrap(one, one, np.arange(3))
 
 

@@ -11,7 +11,7 @@ from chartray.features import fit_chart
 from chartray.records.cohort import describe, flow_content
 from chartray.records.mimic import mimic_cohort
 from chartray.simulate import mimic_layout
-from tests.test_records_mimic import DEMO, METADATA, POSITION, Hospital, by_loop, film, rows_of, when, write_rows
+from tests.test_records_mimic import DEMO, METADATA, POSITION, MimicTables, by_loop, image, rows_of, when, write_rows
 
 TABLES = {
     "patients": ("hosp", ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group"]),
@@ -25,7 +25,7 @@ TABLES = {
 
 @pytest.fixture
 def hospital(tmp_path):
-    return Hospital(tmp_path)
+    return MimicTables(tmp_path)
 
 
 def as_float(cell, draw):
@@ -76,21 +76,21 @@ def perturbed(name, row, draw):
 
 
 def of_the_demo():
-    """The demo's own tables, and films around their times."""
+    """The demo's own tables, and images around their times."""
     content = {name: rows_of(DEMO / folder / f"{name}.csv.gz") for name, (folder, _) in TABLES.items()}
     draw = random.Random(3)
     times = [(row["subject_id"], when(row["admittime"])) for row in content["admissions"]]
     times += [(row["subject_id"], when(row["intime"])) for row in content["icustays"]]
-    films = []
+    images = []
     for subject, at in times * 2:
         at = (at + timedelta(hours=draw.gauss(10, 40))).replace(microsecond=0)
         view = draw.choice(["PA", "AP", "LATERAL", "LL", "", "LPO"])
-        films.append(film(len(films), subject, at, view, draw.choice(["Erect", "Recumbent", ""])))
-    return content | {"metadata": films}
+        images.append(image(len(images), subject, at, view, draw.choice(["Erect", "Recumbent", ""])))
+    return content | {"metadata": images}
 
 
 def of_a_simulated_hospital(folder):
-    """Its tables and the metadata of its films, as `chartray simulate` writes them."""
+    """Its tables and the metadata of its images, as `chartray simulate` writes them."""
     drawn = mimic_layout.draw(300, 3, size=64)
     mimic_layout.write_iv(folder / "iv", drawn, "2.2", np.random.default_rng(0), chart_effect=1.0)
     mimic_layout.write_cxr(folder / "cxr", drawn, np.random.default_rng(1))
@@ -101,7 +101,7 @@ def of_a_simulated_hospital(folder):
 
 @pytest.fixture(scope="module", params=["demo", "simulated"])
 def tables(request, tmp_path_factory):
-    """Tables, films and labels by study."""
+    """Tables, images and labels by study."""
     if request.param == "demo" and not DEMO.exists():
         pytest.skip("the MIMIC-IV demo tables are not in ../shared/data")
     content = of_the_demo() if request.param == "demo" else of_a_simulated_hospital(tmp_path_factory.mktemp("drawn"))
@@ -145,8 +145,8 @@ def test_perturbed_spellings_give_the_same_cohort(rules, tables, tmp_path):
 def test_the_spellings_of_the_issue(cells, flag, hospital):
     hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00", died=flag)
     hospital.icu(10000001, "2150-03-02 00:00:00", "2150-03-03 08:00:00")
-    hospital.film(10000001, "2150-03-02 09:30:12")
-    hospital.films[0]["StudyDate"], hospital.films[0]["StudyTime"] = cells
+    hospital.image(10000001, "2150-03-02 09:30:12")
+    hospital.images[0]["StudyDate"], hospital.images[0]["StudyTime"] = cells
     for rules in ("strict", "published"):
         cohort = hospital.cohort(rules)
         assert cohort.table["taken_at"].to_pylist() == [datetime(2150, 3, 2, 9, 30, 12)]
@@ -158,11 +158,11 @@ def test_what_cannot_be_read_is_missing_and_said_under_both_rules(hospital):
     hospital.icu(10000001, "2150-03-02 00:00:00", "2150-03-03 08:00:00")
     hospital.admit(10000002, "2151-03-01 10:00:00", "2151-03-05 12:00:00", died=1)
     for _ in range(3):
-        hospital.film(10000002, "2151-03-02 09:30:12")
-    hospital.film(10000001, "2150-03-02 09:30:12")
-    hospital.film(10000003, "2150-03-02 09:30:12")
-    hospital.films[0]["StudyDate"] = "02.03.2151"
-    hospital.films[1]["StudyTime"] = "morning"
+        hospital.image(10000002, "2151-03-02 09:30:12")
+    hospital.image(10000001, "2150-03-02 09:30:12")
+    hospital.image(10000003, "2150-03-02 09:30:12")
+    hospital.images[0]["StudyDate"] = "02.03.2151"
+    hospital.images[1]["StudyTime"] = "morning"
     hospital.patients.append({"subject_id": 10000003, "gender": "X", "anchor_age": ">89", "anchor_year": 2150})
     strict = [(None, None), (None, None), ("died", "not_icu"), (None, "icu"), (None, None)]
     published = [(None, None), ("died", "not_icu"), ("died", "not_icu"), (None, "icu"), ("alive", "not_icu")]
@@ -172,7 +172,11 @@ def test_what_cannot_be_read_is_missing_and_said_under_both_rules(hospital):
     assert cohort.missing["age"] == {">89": 1, "absent": 1}
     assert cohort.missing["mortality"] == {"perhaps": 1, "absent": 3}
     assert cohort.missing["StudyDate"] == cohort.missing["StudyTime"] == {"(unreadable)": 1}
-    for line in ("warning: StudyDate: 1 films whose cell cannot be read", "warning: StudyTime: 1 films", "'perhaps' 1"):
+    for line in (
+        "warning: StudyDate: 1 images whose cell cannot be read",
+        "warning: StudyTime: 1 images",
+        "'perhaps' 1",
+    ):
         assert line in describe(cohort)
     hospital.patients[2]["gender"] = "F"
     assert hospital.chart("published") == published
@@ -184,19 +188,19 @@ def test_what_cannot_be_read_is_missing_and_said_under_both_rules(hospital):
 
 def test_ids_as_floats_are_whole_numbers_and_others_are_refused(hospital):
     hospital.admit("10000001.0", "2150-03-01 10:00:00", "2150-03-05 12:00:00")
-    hospital.film("10000001.0", "2150-03-02 09:30:12")
+    hospital.image("10000001.0", "2150-03-02 09:30:12")
     labels = [{"study_id": "50000000.0", "Edema": "1.0"}]
     row = hospital.cohort(labels=labels).table.to_pylist()[0]
     assert row["path"].endswith("/files/p10/p10000001/s50000000/d000000.jpg")
     assert (row["patient_id"], row["study_id"]) == ("10000001", "50000000")
     assert (row["ehr.race"], row["label.Edema"], row["ehr.mortality"]) == ("white", 1.0, "alive")
-    hospital.films[0]["subject_id"] = "1.00000E+07"
+    hospital.images[0]["subject_id"] = "1.00000E+07"
     with pytest.raises(InputError, match=r"as subject_id of .*metadata.csv.gz, found scientific notation"):
         hospital.cohort()
-    hospital.films[0]["subject_id"] = "nan"
+    hospital.images[0]["subject_id"] = "nan"
     with pytest.raises(InputError, match=r"expected subject_id in every row of .*metadata.csv.gz, found none in"):
         hospital.cohort()
-    hospital.films[0]["subject_id"] = 10000001
+    hospital.images[0]["subject_id"] = 10000001
     hospital.patients.append(hospital.patients[0] | {"subject_id": "10000001.0"})
     with pytest.raises(InputError, match=r"expected each subject_id once in .*patients.csv.gz"):
         hospital.cohort()
@@ -206,27 +210,28 @@ def test_an_age_over_89_is_no_fact_but_what_mimic_writes(hospital):
     hospital.patients[0] |= {"anchor_age": 91, "anchor_year": 2150}
     hospital.patients[1] |= {"anchor_age": 0, "anchor_year": 2150}
     for year in (2147, 2150, 2154):
-        hospital.film(10000001, f"{year}-03-02 09:30:12")
-    hospital.film(10000002, "2151-03-02 09:30:12")
+        hospital.image(10000001, f"{year}-03-02 09:30:12")
+    hospital.image(10000002, "2151-03-02 09:30:12")
     cohort = hospital.cohort()
     assert cohort.table["ehr.age"].to_pylist() == [None, 91.0, 91.0, 1.0]
-    assert cohort.missing["age"] == {"(over 89 some years after the film)": 1}
+    assert cohort.missing["age"] == {"(over 89 some years after the image)": 1}
     said = describe(cohort)
     assert (
-        "age over 89: 4 -> 4 (2 films of patients over 89 have the age 91, as MIMIC-IV writes every such age; 1" in said
+        "age over 89: 4 -> 4 (2 images of patients over 89 have the age 91, as MIMIC-IV writes every such age; 1"
+        in said
     )
-    assert "warning: age: 1 films of patients whose anchor_age is 0, which is a newborn's" in said
+    assert "warning: age: 1 images of patients whose anchor_age is 0, which is a newborn's" in said
     published = hospital.cohort("published")
     assert published.table["ehr.age"].to_pylist() == [88.0, 91.0, 95.0, 1.0]
-    assert "3 films of patients over 89: the published rule counts from 91" in describe(published)
+    assert "3 images of patients over 89: the published rule counts from 91" in describe(published)
 
 
 def test_a_date_without_a_time_is_a_whole_day(hospital):
     hospital.admit(10000001, "2150-03-01", "2150-03-05", died=1)
     hospital.icu(10000001, "2150-03-02", "2150-03-04")
     for at in ("01 00:00:00", "02 09:00:00", "03 09:00:00", "04 23:59:59", "05 00:00:00", "05 18:00:00", "06 00:00:00"):
-        hospital.film(10000001, f"2150-03-{at}")
-    # On the day on which the ICU stay began the film may have come first.
+        hospital.image(10000001, f"2150-03-{at}")
+    # On the day on which the ICU stay began the image may have come first.
     icu = ["not_icu", None, "icu", "icu", "not_icu", "not_icu", None]
     assert hospital.chart() == [("died" if k < 6 else None, each) for k, each in enumerate(icu)]
     hospital.admissions[0] |= {"dischtime": "05.03.2150"}
@@ -240,7 +245,7 @@ def test_a_stay_without_an_end_leaves_open_what_it_may_have_covered(hospital):
     hospital.admit(10000002, "2151-03-03 00:00:00", "", died=1)
     for subject, year in ((10000001, 2150), (10000002, 2151)):
         for day in (2, 4):
-            hospital.film(subject, f"{year}-03-0{day} 12:00:00")
+            hospital.image(subject, f"{year}-03-0{day} 12:00:00")
     assert hospital.chart() == [("alive", "not_icu"), ("alive", None), (None, None), (None, None)]
     assert hospital.chart("published") == [
         ("alive", "not_icu"),
@@ -251,7 +256,7 @@ def test_a_stay_without_an_end_leaves_open_what_it_may_have_covered(hospital):
 
 
 def test_times_with_a_zone_and_times_that_look_like_hhmm_are_refused(hospital):
-    hospital.film(10000001, "2150-03-02 09:30:12")
+    hospital.image(10000001, "2150-03-02 09:30:12")
     for zone in ("Z", "+02:00", " UTC"):
         hospital.admissions = []
         hospital.admit(10000001, f"2150-03-01 10:00:00{zone}", "2150-03-05 12:00:00")
@@ -261,9 +266,9 @@ def test_times_with_a_zone_and_times_that_look_like_hhmm_are_refused(hospital):
             hospital.cohort()
     hospital.admissions = []
     for minute in range(120):
-        hospital.film(10000001, "2150-03-02 09:30:12")
-        hospital.films[-1]["StudyTime"] = str(1000 + minute % 60)
-    hospital.films[0]["StudyTime"] = "1100"
+        hospital.image(10000001, "2150-03-02 09:30:12")
+        hospital.images[-1]["StudyTime"] = str(1000 + minute % 60)
+    hospital.images[0]["StudyTime"] = "1100"
     with pytest.raises(
         InputError, match=r"expected StudyTime as HHMMSS in .*metadata.csv.gz, found no hour but the first"
     ):
@@ -272,31 +277,32 @@ def test_times_with_a_zone_and_times_that_look_like_hhmm_are_refused(hospital):
 
 def test_half_the_labels_are_noticed(hospital):
     for day in range(1, 9):
-        hospital.film(10000001, f"2150-03-0{day} 00:00:00")
-    labels = [{"study_id": each["study_id"], "Edema": "1.0"} for each in hospital.films]
-    assert not hospital.cohort(labels=labels).cautions
+        hospital.image(10000001, f"2150-03-0{day} 00:00:00")
+    labels = [{"study_id": each["study_id"], "Edema": "1.0"} for each in hospital.images]
+    assert not hospital.cohort(labels=labels).warnings
     cohort = hospital.cohort(labels=labels[:4])
-    assert "4 of 8 studies, with 4 films, are not in mimic-cxr-2.0.0-chexpert.csv" in describe(cohort)
+    assert "4 of 8 studies, with 4 images, are not in mimic-cxr-2.0.0-chexpert.csv" in describe(cohort)
     assert [each["films"] for each in flow_content(cohort)["cautions"] if each["of"] == "labels"] == [4]
-    with pytest.raises(InputError, match=r"expected the films' studies in .*chexpert.csv, found none of 8"):
+    with pytest.raises(InputError, match=r"expected the images' studies in .*chexpert.csv, found none of 8"):
         hospital.cohort(labels=[{"study_id": 1, "Edema": "1.0"}])
 
 
 def test_half_a_split_csv_is_noticed(hospital):
     for day in range(1, 9):
-        hospital.film(10000000 + day, f"2150-03-0{day} 00:00:00")
-    split = [each | {"split": " Train"} for each in hospital.films]
-    assert not hospital.cohort(split=split).cautions
+        hospital.image(10000000 + day, f"2150-03-0{day} 00:00:00")
+    split = [each | {"split": " Train"} for each in hospital.images]
+    assert not hospital.cohort(split=split).warnings
     cohort = hospital.cohort(split=split[:5])
     assert cohort.table["split"].to_pylist() == ["train"] * 5
-    assert "warning: split: 3 of 8 films are not among the 5 of mimic-cxr-2.0.0-split.csv and are left out" in describe(
-        cohort
+    assert (
+        "warning: split: 3 of 8 images are not among the 5 of mimic-cxr-2.0.0-split.csv and are left out"
+        in describe(cohort)
     )
 
 
 @pytest.mark.parametrize("name", ["patients", "admissions", "icustays", "metadata", "chexpert"])
 def test_a_header_alone_is_refused(name, hospital):
-    hospital.film(10000001, "2150-03-02 09:30:12")
+    hospital.image(10000001, "2150-03-02 09:30:12")
     hospital.cohort()
     file = next(file for file in hospital.root.parent.rglob(f"*{name}.csv*"))
     write_rows(file, list(rows_of(file)[0]), [])
@@ -308,6 +314,6 @@ def test_a_header_alone_is_refused(name, hospital):
 
 def test_the_published_rule_keeps_a_view_that_is_not_said(hospital):
     for view in ("", "nan", "N/A", "LPO", "pa"):
-        hospital.film(10000001, "2150-03-02 09:30:12", view=view)
+        hospital.image(10000001, "2150-03-02 09:30:12", view=view)
     cohort = hospital.cohort("published")
     assert cohort.table["ehr.view"].to_pylist() == [None, None, None, "PA"]

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from chartray.config import ChartConfig, EncoderConfig, ObjectiveConfig
+from chartray.config.pretrain import ChartConfig, EncoderConfig, ObjectiveConfig
 from chartray.errors import InputError
+from chartray.features import Chart, ChartBlock, Encoding
 from chartray.networks import encoder as vit
 from chartray.networks import siamese
-from chartray.networks.siamese import ChartBatch, ChartBlock
+from chartray.networks.siamese import ChartBatch
 
 TINY = EncoderConfig(name="vit_tiny_patch16_224", width=48, depth=2, heads=3, patch_size=8)
 
@@ -184,7 +185,7 @@ def test_chart_joins_the_anchor_as_the_paper_says() -> None:
 
 
 def test_a_predicted_chart_ignores_what_is_missing() -> None:
-    blocks = (ChartBlock("sex", 0, 2, True), ChartBlock("age", 2, 3, False))
+    blocks = (ChartBlock("sex", "categorical", 0, 2, 3), ChartBlock("age", "numeric", 2, 3, 4))
     chart = siamese.AnchorPredictsChart(48, blocks, weight=2.0)
     v = torch.randn(4, 48)
     rows = torch.tensor([[1.0, 0, 0.7, 1, 1], [0, 1, -0.2, 1, 1]])
@@ -201,10 +202,11 @@ def test_a_predicted_chart_ignores_what_is_missing() -> None:
 
 
 def test_one_seam_for_every_use() -> None:
-    blocks = (ChartBlock("sex", 0, 2, True),)
+    sex = Encoding(variable="sex", columns=("M", "F"), levels=("M", "F"))
+    chart = Chart(ehr="sex", rules="strict", encodings=(sex,))
     for use, kind in (("anchor", siamese.ChartJoinsAnchor), ("predict", siamese.AnchorPredictsChart)):
-        assert isinstance(siamese.chart_use(ChartConfig(use=use), 48, 3, blocks), kind)
-    assert isinstance(siamese.chart_use(ChartConfig(ehr="none"), 48, 0, ()), siamese.NoChart)
+        assert isinstance(siamese.chart_module(ChartConfig(use=use), 48, chart), kind)
+    assert isinstance(siamese.chart_module(ChartConfig(ehr="none"), 48, None), siamese.NoChart)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])

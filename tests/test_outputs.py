@@ -16,6 +16,7 @@ import pytest
 
 from chartray.errors import InputError, OutputError
 from chartray.outputs import lock, replacing
+from chartray.outputs.guard import refuse_other, refuse_other_file
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.parquet_file import read_table, write_table
 from chartray.outputs.replacing import replaced_file, replaced_folder, settle
@@ -224,3 +225,40 @@ def test_names_are_synced_where_the_file_system_can(tmp_path: Path, monkeypatch)
 
     monkeypatch.setattr(replacing.os, "fsync", cannot)
     replacing.sync_names(tmp_path)
+
+
+def test_only_an_earlier_result_of_the_same_kind_is_replaced(tmp_path: Path) -> None:
+    def foreign(names: set[str]) -> str:
+        return "" if "mine" in names else "no result"
+
+    out = tmp_path / "out"
+    refuse_other(out)
+    assert not out.exists()
+    out.mkdir()
+    refuse_other(out)
+    (out / "mine").touch()
+    refuse_other(out, foreign)
+    with pytest.raises(InputError, match="out is not empty; choose another --out"):
+        refuse_other(out)
+    (out / "mine").rename(out / "theirs")
+    with pytest.raises(InputError, match="out is not empty and holds no result; choose another --out"):
+        refuse_other(out, foreign)
+    with pytest.raises(InputError, match="expected a folder as --out, found the file"):
+        refuse_other(out / "theirs", foreign)
+    with pytest.raises(InputError, match="where a folder should be"):
+        refuse_other(out / "theirs" / "new", foreign)
+    assert [file.name for file in out.iterdir()] == ["theirs"]
+
+
+def test_only_an_earlier_file_of_the_same_kind_is_replaced(tmp_path: Path) -> None:
+    file, link = tmp_path / "out", tmp_path / "link"
+    refuse_other_file(file, "a table", lambda _: False)
+    file.write_text("text")
+    refuse_other_file(file, "a table", lambda found: found.read_text() == "text")
+    with pytest.raises(InputError, match="found another file, which would be lost; give --out another name"):
+        refuse_other_file(file, "a table", lambda _: False)
+    with pytest.raises(InputError, match="found a folder"):
+        refuse_other_file(tmp_path, "a table", lambda _: True)
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="found another file"):
+        refuse_other_file(link, "a table", lambda _: True)

@@ -19,8 +19,8 @@ from chartray.features import write_feature_csvs
 from chartray.records.cohort import Cohort, describe, flow_content, read_cohort
 from chartray.records.mapping import LabelMapping, Mapping, VariableMapping
 from chartray.records.mapping_keys import KEYS
+from chartray.records.parsing import years
 from chartray.records.table import table_cohort
-from chartray.records.values import years
 from chartray.schema import from_metadata
 from chartray.truth import Policy, blank_negatives, truth_of
 
@@ -43,7 +43,7 @@ labels:
 """
 
 
-def film(row: int, **cells: Any) -> dict[str, Any]:
+def image(row: int, **cells: Any) -> dict[str, Any]:
     """A row of the table with everything in order, but for `cells`."""
     usual = {"time": f"2023-01-{row + 1:02} 01:20", "sex": "MF"[row % 2], "age": 40 + row, "crp": 12.5, "crp_day": -1}
     words = {"smoker": "ja", "triage": ("rot", "blau")[row % 2], "died": "", "effusion": ("ja", "nein")[row % 2]}
@@ -66,7 +66,7 @@ def write(folder: Path, mapping: str = MAPPING, **columns: Any) -> None:
     rows = []
     for row in range(20):
         own = {name: cells if isinstance(cells, str) else cells[row] for name, cells in columns.items()}
-        rows.append(film(row, **own))
+        rows.append(image(row, **own))
     names = list(dict.fromkeys([*NAMES, *columns]))
     lines = [",".join(str(row[name]) for name in names) for row in rows]
     (folder / "films.csv").write_text("\n".join([",".join(names), *lines]) + "\n")
@@ -141,7 +141,7 @@ def test_features_replace_only_features(hospital: Path, capsys: pytest.CaptureFi
     published.parent.mkdir(parents=True)
     published.write_text("path,male,female\n")
     assert run_command(["features", "c.parquet", "--out", "published"]) == 2
-    assert "expected a new folder or earlier feature files as --out, found other things in" in capsys.readouterr().err
+    assert "is not empty and holds no earlier feature files" in capsys.readouterr().err
     assert published.read_text() == "path,male,female\n"
     assert run_command(["features", "c.parquet", "--out", "films.csv"]) == 2
 
@@ -217,9 +217,9 @@ def test_blank_cells_of_a_variable_are_what_its_lists_say(hospital: Path) -> Non
 
 def test_cells_of_a_label_that_mean_nothing_are_said_to_count_for_nothing(hospital: Path) -> None:
     write(hospital, effusion=[*["fraglich"] * 9, "ja", *["nein"] * 10])
-    said = "Effusion: 9 films whose cell of this label means nothing here are left out of its training and scoring"
+    said = "Effusion: unreadable label in 9 images, left out of training and scoring for this label"
     assert warnings(made(hospital)) == [
-        f"{said}; in a mapping say what such cells mean: true, false or uncertain",
+        f"{said}; say in the mapping which cells mean true, false or uncertain",
     ]
     assert run_command(command("c.parquet")) == 0
     found = [each for each in check(hospital / "c.parquet") if each.what == said]
@@ -233,7 +233,7 @@ def test_what_nobody_has_said_to_be_known_is_told(hospital: Path) -> None:
     steps = {step.step: step.why for step in made(hospital).flow if step.step.endswith("(when known)")}
     assert set(steps) == {"triage (when known)", "died (when known)"}
     assert set(steps.values()) == {
-        "taken as known when the film was taken, so that pretraining may use it, though nobody has said so; "
+        "assumed known when the image was taken, so pretraining may use it; "
         "say known_at_film: true or false in the mapping"
     }
     assert made(hospital).metadata.variables["died"].known_at_film  # as before: an old mapping stays what it was
@@ -250,38 +250,38 @@ def test_what_nobody_has_said_to_be_known_is_told(hospital: Path) -> None:
     [
         (
             {"time": "07.01.2023 01:20"},
-            "taken_at: none of 20 filled cells could be used; expected a date with its year first, such as "
+            "taken_at: none of 20 filled cells could be used; expected dates with the year first, such as "
             "2023-01-07 01:20, or taken_at_format in the mapping",
         ),
         (
             {"crp": [*["12;5"] * 19, "3.5"]},
-            "crp: only 1 of 20 filled cells could be used; expected numbers from 0 to 600, such as 300 (045Y, as DICOM "
-            "writes ages, is read where the mapping says unit: years)",
+            "crp: only 1 of 20 filled cells could be used; expected numbers from 0 to 600, such as 300 (for ages "
+            "as in DICOM, such as 045Y, give unit: years in the mapping)",
         ),
         (
             {"age": "45 J."},
-            "age: none of 20 filled cells could be used; expected numbers from 0 to 110, such as 55, or ages as DICOM "
-            "writes them, such as 045Y",
+            "age: none of 20 filled cells could be used; expected numbers from 0 to 110, such as 55, or ages as in "
+            "DICOM, such as 045Y",
         ),
         (
             {"crp_day": "2023-01-06"},
-            "crp (days_from_film): none of 20 filled cells could be used; expected a number of days from the film, "
+            "crp (days_from_film): none of 20 filled cells could be used; expected a number of days from the image, "
             "such as -2 for two days before it",
         ),
         (
             {"crp_day": "1"},
             "crp (window_days): none of 20 filled cells could be used; expected days inside window_days, where 0 is "
-            "the film and -2 two days before it",
+            "the day of the image and -2 two days before it",
         ),
         (
             {"smoker": "yes"},
-            "smoker: none of 20 filled cells could be used; expected the cells that the mapping lists as they stand in "
+            "smoker: none of 20 filled cells could be used; expected the cells listed in the mapping, spelled as in "
             "the table",
         ),
         (
             {"sex": "weiblich"},
-            "sex: none of 20 filled cells could be used; expected the levels of the mapping as they stand in the "
-            "table, levels: {cell: level}",
+            "sex: none of 20 filled cells could be used; expected the levels of the mapping, spelled as in the "
+            "table, or levels: {cell: level}",
         ),
     ],
 )
@@ -300,10 +300,10 @@ def test_a_label_of_words_without_lists_is_said_to_need_them(hospital: Path) -> 
     write(hospital, MAPPING.replace("effusion, true: [ja], false: [nein], uncertain: [unklar]", "effusion"))
     first, second = warnings(made(hospital))
     assert first == (
-        "Effusion: none of 20 filled cells could be used; expected 1, 0, -1 (uncertain), yes, no or a blank, or lists "
-        "of cells under true, false and uncertain in the mapping"
+        "Effusion: none of 20 filled cells could be used; expected 1, 0, -1 (uncertain), yes, no or blank, or lists of "
+        "true, false and uncertain cells in the mapping"
     )
-    assert second.startswith("Effusion: 20 films whose cell of this label means nothing here are left out")
+    assert second.startswith("Effusion: unreadable label in 20 images, left out of")
 
 
 def test_ages_as_dicom_writes_them(hospital: Path) -> None:
@@ -325,13 +325,13 @@ def test_ages_as_dicom_writes_them(hospital: Path) -> None:
 
 def test_a_row_is_told_as_it_stands_in_the_file(hospital: Path) -> None:
     """Row 3 has no patient and is left out, and still counts."""
-    rows = [film(0), film(1), film(2, patient=""), film(3), film(1)]
+    rows = [image(0), image(1), image(2, patient=""), image(3), image(1)]
     lines = [",".join(str(row[name]) for name in NAMES) for row in rows]
     (hospital / "films.csv").write_text("\n".join([",".join(NAMES), *lines]) + "\n")
     with pytest.raises(InputError, match=r"found the one of data row 2 again in data row 5 \(the row after the header"):
         made(hospital)
     (hospital / "mapping.yaml").write_text(MAPPING + "split: sex\n")
-    rows = [film(0, sex="test"), film(1, patient=""), film(2, sex="holdout")]
+    rows = [image(0, sex="test"), image(1, patient=""), image(2, sex="holdout")]
     lines = [",".join(str(row[name]) for name in NAMES) for row in rows]
     (hospital / "films.csv").write_text("\n".join([",".join(NAMES), *lines]) + "\n")
     with pytest.raises(InputError, match=r"found 'aaaaaaa' in data row 3$"):

@@ -16,22 +16,21 @@ import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import Block
 
-from chartray import config as knobs
-from chartray.config import Config
+from chartray.config import pretrain as knobs
+from chartray.config.pretrain import Config
 from chartray.errors import InputError, UnhealthyRun
 from chartray.networks import encoder as vit
-from chartray.objectives.msn import identity
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.schema import patient_key
 from chartray.training import checkpoint, compilation, loader, run_folder
 from chartray.training.build import build_networks
 from chartray.training.controls import ChartTable, controlled
-from chartray.training.prefetch import Prepared
+from chartray.training.prefetch import Batch, Prefetcher
 from chartray.training.pretrain import Loop, pretrain
 from chartray.training.runtime import processes
 from chartray.training.step import forward
-from chartray.training.training_data import prepare, settings_hash
+from chartray.training.training_data import load_training_data, settings_hash
 
 SMALL = {
     "encoder.width": 48,
@@ -90,13 +89,13 @@ def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Pa
 def test_films_a_second_count_the_time_that_films_are_waited_for(
     small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = loader.FilmLoader.load
+    load = loader.ImageLoader.load
 
-    def slowly(loader: loader.FilmLoader, step: int) -> loader.Batch:
+    def slowly(loader: loader.ImageLoader, step: int) -> loader.ImageBatch:
         time.sleep(0.3)
         return load(loader, step)
 
-    monkeypatch.setattr(loader.FilmLoader, "load", slowly)
+    monkeypatch.setattr(loader.ImageLoader, "load", slowly)
     pretrain(small_store, tmp_path / "run", small(train__steps=5, health__every=100))
     # A step fetches the films of the next: the last one fetches none.
     assert max(losses(tmp_path / "run", "films_per_second")[:-1]) < 24 / 0.25
@@ -107,22 +106,18 @@ def test_prototypes_move_within_two_steps_unless_published_freezes_them(small_st
         settings = small(train__steps=2, train__warmup_epochs=0, objective__train_prototypes=trained)
         pretrain(small_store, tmp_path / name, settings)
         store = Store.open(small_store)
-        first = build_networks(prepare(store, settings), settings).prototypes
+        first = build_networks(load_training_data(store, settings), settings).prototypes
         assert torch.equal(weights(tmp_path / name, 2)["prototypes"], first) != trained
     assert knobs.load("published").objective.train_prototypes is False
 
 
 def test_pretraining_reads_the_train_split_only(small_store: Path) -> None:
     store = Store.open(small_store)
-    material = prepare(store, small())
-    splits = store.cohort.column("split").take(material.rows)
+    data = load_training_data(store, small())
+    splits = store.cohort.column("split").take(data.rows)
     assert pc.unique(splits).to_pylist() == ["train"]
-    seen = {
-        row
-        for step in range(12)
-        for row in material.rows[loader.places_of_step(step, 24, len(material.rows), seed=0)[0]]
-    }
-    assert seen == set(material.rows)  # two passes reach every training film and no other
+    seen = {row for step in range(12) for row in data.rows[loader.places_of_step(step, 24, len(data.rows), seed=0)[0]]}
+    assert seen == set(data.rows)  # two passes reach every training film and no other
 
 
 def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_store: Path, tmp_path: Path) -> None:
@@ -263,19 +258,18 @@ def test_constant_and_mask_only_carry_no_value() -> None:
 
 def gradients(store: Store, accumulate: int, **changed: Any) -> tuple[float, dict[str, torch.Tensor]]:
     config = small(train__accumulate=accumulate, **changed)
-    material = prepare(store, config)
-    networks = build_networks(material, config).train()
-    batch = loader.FilmLoader(store, material.rows, config.views, patch_side=8, batch_size=24, seed=0).load(0)
-    losses, backward = forward(
+    data = load_training_data(store, config)
+    networks = build_networks(data, config).train()
+    batch = loader.ImageLoader(store, data.rows, config.views, patch_side=8, batch_size=24, seed=0).load(0)
+    losses = forward(
         networks,
-        cut_views(batch.images, batch.plan, config.views, material.grey),
-        material.chart_batch(batch.places, batch.epochs, torch.device("cpu")),
+        cut_views(batch.images, batch.plan, config.views, data.grey),
+        data.chart_batch(batch.places, batch.epochs, torch.device("cpu")),
         config.objective,
-        autocast=lambda: torch.autocast("cpu", enabled=False),
-        all_sum=identity,
-        accumulate=accumulate,
+        lambda: torch.autocast("cpu", enabled=False),
+        accumulate,
     )
-    backward()
+    losses.total.backward()
     parameters = networks.trained_parameters().items()
     return losses.total.item(), {name: value.grad for name, value in parameters if value.grad is not None}
 
@@ -305,11 +299,11 @@ def test_a_non_finite_loss_stops_before_anything_is_updated(
     """A chart value that is not finite must reach neither optimizer nor EMA; the rows are named."""
     real, kept = Loop.learn, {}
 
-    def poisoned(loop: Loop, prepared: Prepared, meanwhile: Any) -> Any:
-        if prepared.batch.step == 2:
+    def poisoned(loop: Loop, batch: Batch, prefetcher: Prefetcher) -> Any:
+        if batch.step == 2:
             kept.update({name: value.clone() for name, value in loop.networks.state_dict().items()}, loop=loop)
-            prepared = prepared._replace(chart=prepared.chart._replace(rows=prepared.chart.rows * float("nan")))
-        return real(loop, prepared, meanwhile)
+            batch = batch._replace(chart=batch.chart._replace(rows=batch.chart.rows * float("nan")))
+        return real(loop, batch, prefetcher)
 
     monkeypatch.setattr(Loop, "learn", poisoned)
     with pytest.raises(UnhealthyRun, match=r"step 3: the loss is not finite .* rows \d+"):

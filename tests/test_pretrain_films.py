@@ -6,15 +6,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from chartray.config import Config
+from chartray.config.pretrain import Config
 from chartray.errors import InputError
 from chartray.evaluation.comparable import Run
 from chartray.evaluation.compare import _note
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
 from chartray.schema import from_metadata, to_metadata
-from chartray.training.schedules import plan
-from chartray.training.training_data import Material, prepare, settings_hash
+from chartray.training.schedules import make_schedule
+from chartray.training.training_data import TrainingData, load_training_data, settings_hash
 from tests.conftest import FILM_SIZE, small_cohort
 from tests.test_pretrain import small
 
@@ -31,10 +31,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(folder / "store")
 
 
-def note(store: Store, *arms: tuple[Material, Config]) -> str | None:
+def note(store: Store, *arms: tuple[TrainingData, Config]) -> str | None:
     """What `compare` says of two arms' pretraining."""
     made: list[dict[str, Any]] = [
-        material.provenance(config, plan(config.train, len(material.rows))) for material, config in arms
+        data.provenance(config, make_schedule(config.train, len(data.rows))) for data, config in arms
     ]
     runs = [Run(Path(), "", each["chart"], "none", None, 0, {}, {}, each) for each in made]
     return _note(runs[:1], runs[1:])
@@ -43,22 +43,22 @@ def note(store: Store, *arms: tuple[Material, Config]) -> str | None:
 def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, capsys: pytest.CaptureFixture) -> None:
     chart, none = small(chart__ehr="demographic-norm"), small(chart__ehr="none")
     same = small(chart__ehr="none", chart__films_of="demographic-norm")
-    with_chart, without, alike = (prepare(published, config) for config in (chart, none, same))
+    with_chart, without, alike = (load_training_data(published, config) for config in (chart, none, same))
     assert len(with_chart.rows) < len(without.rows) == 144
     assert alike.rows.tolist() == with_chart.rows.tolist()
     assert "dropped that the chart demographic-norm (chart.films_of) cannot represent" in capsys.readouterr().out
-    provenance = alike.provenance(same, plan(same.train, len(alike.rows)))
+    provenance = alike.provenance(same, make_schedule(same.train, len(alike.rows)))
     assert (provenance["films_of"], provenance["ehr_in"], provenance["chart_variables"]) == ("demographic-norm", 0, [])
     assert provenance["films_without_representable_chart"] == 144 - len(alike.rows)
     assert settings_hash(same) == settings_hash(none)
     assert "pretrained on different films" in str(note(published, (with_chart, chart), (without, none)))
     assert note(published, (with_chart, chart), (alike, same)) is None
     # A smaller chart in its turn is given no film that the larger one lacks; what is known after the film only chooses.
-    sex = prepare(published, small(chart__ehr="sex", chart__films_of="demographic-norm,died"))
+    sex = load_training_data(published, small(chart__ehr="sex", chart__films_of="demographic-norm,died"))
     assert sex.rows.tolist() == with_chart.rows.tolist()
     assert not sex.chart.after_film
 
 
 def test_an_unknown_chart_is_refused(published: Store) -> None:
     with pytest.raises(InputError, match="did you mean 'demographic-norm'"):
-        prepare(published, small(chart__ehr="none", chart__films_of="demografic-norm"))
+        load_training_data(published, small(chart__ehr="none", chart__films_of="demografic-norm"))

@@ -11,7 +11,7 @@ from chartray.statistics import knn, metrics, probe
 STRENGTHS = (0.1, 3.0, 300.0)
 
 
-def films(seed: int, n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def images(seed: int, n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Correlated features of very different scales, and three labels of which one is rare."""
     rng = np.random.default_rng(seed)
     latent = rng.normal(size=(n, 6))
@@ -23,7 +23,7 @@ def films(seed: int, n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(("n", "width"), [(300, 20), (60, 150)])
 def test_every_label_and_strength_reaches_scikit_learns_optimum(n: int, width: int) -> None:
-    features, truth = films(0, n, width)
+    features, truth = images(0, n, width)
     truth[::5, 1] = np.nan
     weight, bias, mean, scale = probe.solve(features, truth, STRENGTHS)
     standardised = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -40,7 +40,7 @@ def test_every_label_and_strength_reaches_scikit_learns_optimum(n: int, width: i
 @pytest.mark.parametrize(
     ("n", "width", "positives", "strengths"),
     [
-        (800, 40, 3, (1e-4, 1.0, 1e6)),  # a finding that three films have
+        (800, 40, 3, (1e-4, 1.0, 1e6)),  # a finding that three images have
         (90, 160, 3, (1e-2, 1.0, 1e6)),
         (300, 40, 60, (1e-8, 1e9)),
         (70, 120, 20, (1e-4,)),  # separable under hardly any penalty: where quasi-Newton steps creep
@@ -79,7 +79,7 @@ def agrees_with_scikit_learn(x: np.ndarray, truth: np.ndarray, strengths: tuple[
 
 
 def test_the_gradient_is_zero_where_the_classes_can_be_separated() -> None:
-    features, truth = films(1, 40, 200)
+    features, truth = images(1, 40, 200)
     weight, bias, mean, scale = probe.solve(features, truth[:, :2], (0.001,))
     x = (features - mean) / scale
     logits = x @ weight[:, 0].T + bias[:, 0]
@@ -88,8 +88,8 @@ def test_the_gradient_is_zero_where_the_classes_can_be_separated() -> None:
     assert ((logits > 0) == truth[:, :2]).all()
 
 
-def test_each_label_takes_the_strength_that_is_best_on_its_validation_films() -> None:
-    features, truth = films(2, 60, 80)
+def test_each_label_takes_the_strength_that_is_best_on_its_validation_images() -> None:
+    features, truth = images(2, 60, 80)
     unseen, unseen_truth = features[::2] + 0.5 * features.std(axis=0), truth[::2]
     chosen = probe.fit_probe(features[1::2], truth[1::2], unseen, unseen_truth, strengths=STRENGTHS)
     weight, bias, mean, scale = probe.solve(features[1::2], truth[1::2], STRENGTHS)
@@ -115,8 +115,8 @@ def test_areas_of_all_strengths_are_those_of_each() -> None:
     assert np.isnan(found[3]).all()
 
 
-def test_a_label_without_choice_follows_the_others_and_one_without_classes_scores_all_films_alike() -> None:
-    features, truth = films(3, 200, 10)
+def test_a_label_without_choice_follows_the_others_and_one_without_classes_scores_all_images_alike() -> None:
+    features, truth = images(3, 200, 10)
     truth = np.column_stack((truth, np.zeros(200)))
     truth[100:, 2] = 0
     assert truth[:100, 2].any()
@@ -129,15 +129,15 @@ def test_a_label_without_choice_follows_the_others_and_one_without_classes_score
 
 
 def test_constant_features_weigh_nothing() -> None:
-    features, truth = films(4, 100, 5)
+    features, truth = images(4, 100, 5)
     padded = np.column_stack((features, np.full(100, 7.3), np.zeros(100)))
     alone, with_constants = (probe.solve(each, truth, STRENGTHS)[0] for each in (features, padded))
     np.testing.assert_allclose(with_constants[..., :5], alone, atol=1e-6)
     assert np.abs(with_constants[..., 5:]).max() < 1e-12
 
 
-def test_the_strongest_penalty_ranks_films_by_the_difference_of_class_means() -> None:
-    features, truth = films(5, 200, 8)
+def test_the_strongest_penalty_ranks_images_by_the_difference_of_class_means() -> None:
+    features, truth = images(5, 200, 8)
     weight, _, mean, scale = probe.solve(features, truth[:, :1], (1e6,))
     x, positive = (features - mean) / scale, truth[:, 0] == 1
     means = x[positive].mean(axis=0) - x[~positive].mean(axis=0)
@@ -146,8 +146,8 @@ def test_the_strongest_penalty_ranks_films_by_the_difference_of_class_means() ->
 
 
 def test_what_cannot_be_fitted_is_refused_in_a_sentence() -> None:
-    features, truth = films(6, 20, 4)
-    with pytest.raises(InputError, match="of the same films"):
+    features, truth = images(6, 20, 4)
+    with pytest.raises(InputError, match="of the same images"):
         probe.solve(features[:10], truth, STRENGTHS)
     features[13, 2] = np.nan
     with pytest.raises(InputError, match="row 13"):
@@ -155,14 +155,14 @@ def test_what_cannot_be_fitted_is_refused_in_a_sentence() -> None:
 
 
 def test_neighbours_vote_as_a_plain_loop_says() -> None:
-    features, truth = films(7, 120, 6)
+    features, truth = images(7, 120, 6)
     truth[::4, 1] = np.nan
     train, query = features[:90], features[90:]
     found = knn.knn_scores(train, truth[:90], query, neighbours=(1, 7, 500))
     rate = np.nanmean(truth[:90], axis=0)
     train, query = train - train.mean(axis=0), query - train.mean(axis=0)
-    for m, film in enumerate(query):
-        cosine = train @ film / np.linalg.norm(train, axis=1) / np.linalg.norm(film)
+    for m, image in enumerate(query):
+        cosine = train @ image / np.linalg.norm(train, axis=1) / np.linalg.norm(image)
         nearest = np.argsort(-cosine)
         for index, k in enumerate((1, 7, 90)):
             votes = np.exp((cosine[nearest[:k]] - cosine.max()) / 0.07)

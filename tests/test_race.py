@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from chartray.records.missing import count_missing
-from chartray.records.race import race_group, race_of_films
+from chartray.records.race import race_group, race_of_images
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_cell_that_is_counted_is_the_one_that_says_so() -> None:
             "race": [None, "UNKNOWN", "UNKNOWN", "ASIAN - KOREAN", "?", " ", None],
         }
     )
-    groups, cells = race_of_films(pa.chunked_array([["b", "a", "c", "d", "nobody", "a"]]), admissions)
+    groups, cells = race_of_images(pa.chunked_array([["b", "a", "c", "d", "nobody", "a"]]), admissions)
     assert groups.to_pylist() == ["asian", None, None, None, None, None]
     assert cells.to_pylist()[:3] == ["ASIAN - KOREAN", "UNKNOWN", "?"]
     assert count_missing(cells, groups) == {"UNKNOWN": 2, "?": 1, "absent": 2}

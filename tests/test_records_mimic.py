@@ -1,4 +1,4 @@
-"""MIMIC cohorts against plain row loops over the open MIMIC-IV demo tables, with film metadata made here."""
+"""MIMIC cohorts against plain row loops over the open MIMIC-IV demo tables, with image metadata made here."""
 
 import csv
 import gzip
@@ -43,7 +43,7 @@ def when(text):
     return datetime.fromisoformat(text) if text else None
 
 
-def film(number, subject, at, view="AP", position="Erect"):
+def image(number, subject, at, view="AP", position="Erect"):
     clock = int(at.strftime("%H%M%S")) + at.microsecond / 1e6
     return {
         "dicom_id": f"d{number:06d}",
@@ -56,9 +56,9 @@ def film(number, subject, at, view="AP", position="Erect"):
     }
 
 
-def write_cxr(root, films, labels=None, split=None):
-    write_rows(root / "mimic-cxr-2.0.0-metadata.csv.gz", METADATA, films)
-    labels = labels or [{"study_id": each["study_id"], "Edema": "1.0"} for each in films]
+def write_cxr(root, images, labels=None, split=None):
+    write_rows(root / "mimic-cxr-2.0.0-metadata.csv.gz", METADATA, images)
+    labels = labels or [{"study_id": each["study_id"], "Edema": "1.0"} for each in images]
     write_rows(root / "mimic-cxr-2.0.0-chexpert.csv", ["subject_id", *labels[0]], labels)
     if split:
         write_rows(root / "mimic-cxr-2.0.0-split.csv", ["dicom_id", "study_id", "subject_id", "split"], split)
@@ -66,8 +66,8 @@ def write_cxr(root, films, labels=None, split=None):
 
 
 @pytest.fixture(scope="module")
-def demo_films():
-    """Films around every admission, registration, discharge and ICU stay of the demo, and of strangers."""
+def demo_images():
+    """Image times around every admission, registration, discharge and ICU stay of the demo, and of strangers."""
     rng = np.random.default_rng(7)
     moments = []
     for stay in rows_of(DEMO / "hosp" / "admissions.csv.gz"):
@@ -76,18 +76,18 @@ def demo_films():
                 moments.append((stay["subject_id"], when(stay[name])))
     for stay in rows_of(DEMO / "icu" / "icustays.csv.gz"):
         moments += [(stay["subject_id"], when(stay[name])) for name in ("intime", "outtime")]
-    films = []
+    images = []
     for subject, moment in moments:
         for shift in (timedelta(0), *(HOUR * float(rng.normal(0, 20)) for _ in range(2))):
             at = (moment + shift).replace(microsecond=0)
             view = ["PA", "AP", "LATERAL", "LL", "", "LPO"][rng.integers(6)]
-            films.append(film(len(films), subject, at, view, ["Erect", "Recumbent", ""][rng.integers(3)]))
-    films += [film(len(films) + k, 19_999_000 + k, datetime(2150, 1, 1, 0, 0, 7)) for k in range(3)]
-    order = rng.permutation(len(films))
-    return [films[index] for index in order]
+            images.append(image(len(images), subject, at, view, ["Erect", "Recumbent", ""][rng.integers(3)]))
+    images += [image(len(images) + k, 19_999_000 + k, datetime(2150, 1, 1, 0, 0, 7)) for k in range(3)]
+    order = rng.permutation(len(images))
+    return [images[index] for index in order]
 
 
-def film_time(each):
+def image_time(each):
     clock, _, fraction = each["StudyTime"].partition(".")
     whole = datetime.strptime(each["StudyDate"] + clock.zfill(6), "%Y%m%d%H%M%S")
     return whole + timedelta(seconds=float(f"0.{fraction or 0}"))
@@ -100,8 +100,8 @@ def age_by_hand(patient, year, rules):
     return age + since
 
 
-def by_loop(films, rules, tables=None):
-    """The oracle: METHOD's rules, one film and one row at a time."""
+def by_loop(images, rules, tables=None):
+    """The oracle: METHOD's rules, one image and one row at a time."""
     tables = tables or {
         name: rows_of(DEMO / folder / f"{name}.csv.gz")
         for name, folder in (("patients", "hosp"), ("admissions", "hosp"), ("icustays", "icu"))
@@ -110,8 +110,8 @@ def by_loop(films, rules, tables=None):
     admissions, stays = tables["admissions"], tables["icustays"]
     unknown = set()
     expected = {}
-    for each in films:
-        subject, at = str(each["subject_id"]), film_time(each)
+    for each in images:
+        subject, at = str(each["subject_id"]), image_time(each)
         patient = patients.get(subject)
         admission = icu = None
         for row in admissions:
@@ -150,11 +150,11 @@ def by_loop(films, rules, tables=None):
 
 @needs_demo
 @pytest.mark.parametrize("rules", ["strict", "published"])
-def test_every_cell_equals_a_plain_row_loop(rules, demo_films, tmp_path):
-    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_films), rules=rules)
-    expected = by_loop(demo_films, rules)
+def test_every_cell_equals_a_plain_row_loop(rules, demo_images, tmp_path):
+    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_images), rules=rules)
+    expected = by_loop(demo_images, rules)
     if rules == "published":
-        views = {each["dicom_id"]: each["ViewPosition"] for each in demo_films}
+        views = {each["dicom_id"]: each["ViewPosition"] for each in demo_images}
         expected = {name: row for name, row in expected.items() if row["sex"] and views[name] != "LPO"}
     rows = {row["image_id"]: row for row in cohort.table.to_pylist()}
     assert rows.keys() == expected.keys()
@@ -167,27 +167,27 @@ def test_every_cell_equals_a_plain_row_loop(rules, demo_films, tmp_path):
 
 
 @needs_demo
-def test_flow_and_links_account_for_every_film(demo_films, tmp_path):
-    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_films))
-    links, expected = cohort.links, by_loop(demo_films, "strict")
-    assert links["films"] == len(demo_films)
+def test_flow_and_links_account_for_every_image(demo_images, tmp_path):
+    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_images))
+    links, expected = cohort.links, by_loop(demo_images, "strict")
+    assert links["films"] == len(demo_images)
     assert links["linked"] == sum(row["mortality"] is not None for row in expected.values())
     parts = ("linked", "before_admission", "after_discharge", "no_admission", "no_record", "no_time")
     assert sum(links[part] for part in parts) == links["films"]
     assert links["no_record"] == 3
     assert 0 < links["by_emergency_registration"] < links["linked"]
     content = flow_content(cohort)
-    assert sum(size["images"] for size in content["splits"].values()) == len(demo_films)
-    assert content["missing"]["view"]["LPO"] == sum(each["ViewPosition"] == "LPO" for each in demo_films)
+    assert sum(size["images"] for size in content["splits"].values()) == len(demo_images)
+    assert content["missing"]["view"]["LPO"] == sum(each["ViewPosition"] == "LPO" for each in demo_images)
     published = mimic_cohort(str(DEMO), tmp_path, rules="published")
     lost = {step.step: step.rows_in - step.rows_out for step in published.flow}
-    assert sum(lost.values()) == len(demo_films) - published.table.num_rows
+    assert sum(lost.values()) == len(demo_images) - published.table.num_rows
     assert lost["sex known"] == 3  # the strangers have none
 
 
 @needs_demo
-def test_release_and_metadata_are_named(demo_films, tmp_path):
-    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_films[:50]))
+def test_release_and_metadata_are_named(demo_images, tmp_path):
+    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_images[:50]))
     assert cohort.metadata.release == "2.x"
     assert cohort.metadata.absent_labels == sorted(set(cohort.metadata.absent_labels) - {"Edema"})
     assert len(cohort.metadata.absent_labels) == 13
@@ -198,7 +198,7 @@ def test_release_and_metadata_are_named(demo_films, tmp_path):
     assert not published.metadata.variables["icu"].known_at_film
 
 
-class Hospital:
+class MimicTables:
     """A small MIMIC-IV of one's own, in the layout of any release."""
 
     def __init__(self, root, release="2.2"):
@@ -210,8 +210,8 @@ class Hospital:
             {"subject_id": 10000001, "gender": "F", "anchor_age": 50, "anchor_year": 2150},
             {"subject_id": 10000002, "gender": "M", "anchor_age": 70, "anchor_year": 2151},
         ]
-        self.admissions, self.stays, self.films = [], [], []
-        # Somebody without films, since a table without rows is refused.
+        self.admissions, self.stays, self.images = [], [], []
+        # Somebody without images, since a table without rows is refused.
         begins = dict.fromkeys(("admittime", "intime"), "2150-01-01 10:00:00")
         ends = dict.fromkeys(("dischtime", "outtime"), "2150-01-02 10:00:00")
         self.stranger = {"subject_id": 19999999, "hadm_id": 29999999, "stay_id": 39999999} | begins | ends
@@ -226,8 +226,8 @@ class Hospital:
         stay = {"subject_id": subject, "hadm_id": 20000000, "stay_id": 30000000 + len(self.stays)}
         self.stays.append(stay | {"intime": begins, "outtime": ends})
 
-    def film(self, subject, at, view="AP"):
-        self.films.append(film(len(self.films), subject, datetime.fromisoformat(at), view))
+    def image(self, subject, at, view="AP"):
+        self.images.append(image(len(self.images), subject, datetime.fromisoformat(at), view))
 
     def cohort(self, rules="strict", **cxr):
         patients = [row | {"anchor_year_group": self.group} for row in self.patients]
@@ -236,7 +236,7 @@ class Hospital:
         write_rows(self.root / self.core / "admissions.csv", columns, [*self.admissions, self.stranger])
         columns = ["subject_id", "hadm_id", "stay_id", "intime", "outtime"]
         write_rows(self.root / "icu" / "icustays.csv.gz", columns, [*self.stays, self.stranger])
-        return mimic_cohort(str(self.root), write_cxr(self.cxr, self.films, **cxr), rules=rules)
+        return mimic_cohort(str(self.root), write_cxr(self.cxr, self.images, **cxr), rules=rules)
 
     def chart(self, rules="strict"):
         rows = self.cohort(rules).table.to_pylist()
@@ -245,7 +245,7 @@ class Hospital:
 
 @pytest.fixture
 def hospital(tmp_path):
-    return Hospital(tmp_path)
+    return MimicTables(tmp_path)
 
 
 def test_the_edges_of_the_strict_rule(hospital):
@@ -253,7 +253,7 @@ def test_the_edges_of_the_strict_rule(hospital):
     hospital.icu(10000001, "2150-03-02 20:00:00", "2150-03-03 08:00:00")
     at = ["01 03:59:59", "01 04:00:00", "02 19:59:59", "02 20:00:00", "03 08:00:00", "03 08:00:01", "05 12:00:01"]
     for moment in at:
-        hospital.film(10000001, f"2150-03-{moment}")
+        hospital.image(10000001, f"2150-03-{moment}")
     assert hospital.chart() == [
         (None, None),
         ("died", "not_icu"),
@@ -263,7 +263,7 @@ def test_the_edges_of_the_strict_rule(hospital):
         ("died", "not_icu"),
         (None, None),
     ]
-    # By calendar dates the film of 19:59:59 already counts as ICU, and the ones outside the admission do not miss it.
+    # By calendar dates the image of 19:59:59 already counts as ICU, and the ones outside the admission do not miss it.
     assert hospital.chart("published") == [
         ("died", "not_icu"),
         ("died", "not_icu"),
@@ -279,7 +279,7 @@ def test_overlapping_stays(hospital):
     """Strict: the latest to have begun wins, whatever the order of rows; published: the last row wins."""
     hospital.admit(10000001, "2150-03-02 00:00:00", "2150-03-09 00:00:00", died=1)
     hospital.admit(10000001, "2150-03-01 00:00:00", "2150-03-09 00:00:00", died=0)
-    hospital.film(10000001, "2150-03-03 00:00:00")
+    hospital.image(10000001, "2150-03-03 00:00:00")
     assert hospital.chart() == [("died", "not_icu")]
     assert hospital.chart("published") == [("alive", "not_icu")]
     assert hospital.cohort().links["ties"] == 1
@@ -289,7 +289,7 @@ def test_a_stay_that_ends_before_it_begins_links_nothing(hospital):
     hospital.admit(10000001, "2150-03-01 00:00:00", "2150-03-09 00:00:00")
     hospital.icu(10000001, "2150-03-04 00:00:00", "2150-03-03 00:00:00")
     for day in (2, 3, 5):
-        hospital.film(10000001, f"2150-03-0{day} 12:00:00")
+        hospital.image(10000001, f"2150-03-0{day} 12:00:00")
     # One of the two times is wrong: between them nobody knows.
     assert hospital.chart() == [("alive", "not_icu"), ("alive", None), ("alive", "not_icu")]
     links = hospital.cohort().links
@@ -300,19 +300,19 @@ def test_an_admission_that_ends_before_it_begins_links_nothing_either(hospital):
     """Not even through an emergency registration before both."""
     hospital.admit(10000001, "2150-03-04 10:00:00", "2150-03-03 09:00:00", registered="2150-03-01 04:00:00", died=1)
     for at in ("02 12:00:00", "03 12:00:00"):
-        hospital.film(10000001, f"2150-03-{at}")
+        hospital.image(10000001, f"2150-03-{at}")
     assert hospital.chart() == [(None, None)] * 2
     assert hospital.cohort().links["admissions_that_end_before_they_begin"] == 1
     assert hospital.chart("published") == [("alive", "not_icu")] * 2
 
 
-def test_moving_one_record_past_the_film_changes_no_feature(hospital):
-    """A record that lies after the film may lie anywhere after it, or not exist: sex, age, icu stay what they are."""
+def test_moving_one_record_past_the_image_changes_no_feature(hospital):
+    """A record that lies after the image may lie anywhere after it, or not exist: sex, age, icu stay what they are."""
     hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-09 00:00:00")
     hospital.admit(10000002, "2151-03-01 10:00:00", "2151-03-09 00:00:00")
     for day in (1, 2, 3):
-        hospital.film(10000001, f"2150-03-0{day} 12:00:00")
-        hospital.film(10000002, f"2151-03-0{day} 12:00:00", view="PA")
+        hospital.image(10000001, f"2150-03-0{day} 12:00:00")
+        hospital.image(10000002, f"2151-03-0{day} 12:00:00", view="PA")
     hospital.icu(10000001, "2150-03-01 11:00:00", "2150-03-04 00:00:00")
 
     def features():
@@ -328,22 +328,22 @@ def test_moving_one_record_past_the_film_changes_no_feature(hospital):
     assert features() != before
 
 
-def test_why_a_film_has_no_admission(hospital):
+def test_why_an_image_has_no_admission(hospital):
     hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-09 00:00:00")
     for subject, at in ((10000001, "02-28"), (10000001, "03-10"), (10000002, "03-02"), (10000003, "03-02")):
-        hospital.film(subject, f"2150-{at} 12:00:00")
+        hospital.image(subject, f"2150-{at} 12:00:00")
     links = hospital.cohort().links
     reasons = ("linked", "before_admission", "after_discharge", "no_admission", "no_record")
     assert [links[reason] for reason in reasons] == [0, 1, 1, 1, 1]
 
 
 def test_study_times_that_lost_their_zeros(hospital):
-    hospital.film(10000001, "2150-03-01 00:00:07")
-    hospital.film(10000001, "2150-03-01 09:30:12")
-    hospital.film(10000001, "2150-03-01 23:59:59")
-    hospital.films[0]["StudyTime"] = "7.5"
-    hospital.films.append(hospital.films[0] | {"dicom_id": "no-time", "StudyTime": ""})
-    hospital.films.append(hospital.films[0] | {"dicom_id": "bad-time", "StudyTime": "256000"})
+    hospital.image(10000001, "2150-03-01 00:00:07")
+    hospital.image(10000001, "2150-03-01 09:30:12")
+    hospital.image(10000001, "2150-03-01 23:59:59")
+    hospital.images[0]["StudyTime"] = "7.5"
+    hospital.images.append(hospital.images[0] | {"dicom_id": "no-time", "StudyTime": ""})
+    hospital.images.append(hospital.images[0] | {"dicom_id": "bad-time", "StudyTime": "256000"})
     cohort = hospital.cohort(labels=[{"study_id": 50000000, "Edema": ""}])
     times = cohort.table["taken_at"].to_pylist()
     assert times[:3] == [
@@ -358,27 +358,27 @@ def test_study_times_that_lost_their_zeros(hospital):
 
 @pytest.mark.parametrize("release", ["1.0", "2.2", "3.1"])
 def test_every_release_gives_the_same_chart(release, tmp_path):
-    hospital = Hospital(tmp_path, release)
+    hospital = MimicTables(tmp_path, release)
     hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00")
-    hospital.film(10000001, "2150-03-02 00:00:00")
+    hospital.image(10000001, "2150-03-02 00:00:00")
     cohort = hospital.cohort()
     assert cohort.metadata.release == {"1.0": "1.0", "2.2": "2.x", "3.1": "3.x"}[release]
     layout = "core/" if release == "1.0" else "hosp/"
-    assert describe(cohort).splitlines()[0] == f"mimic {cohort.metadata.release} ({layout}), strict rules: 1 films"
+    assert describe(cohort).splitlines()[0] == f"mimic {cohort.metadata.release} ({layout}), strict rules: 1 images"
     assert flow_content(cohort)["layout"] == layout
     assert cohort.table["ehr.mortality"].to_pylist() == ["alive"]
 
 
 def test_a_folder_that_says_its_release_is_believed(tmp_path):
-    hospital = Hospital(tmp_path)
+    hospital = MimicTables(tmp_path)
     hospital.root = tmp_path / "mimic-iv-3.1"
-    hospital.film(10000001, "2150-03-02 00:00:00")
+    hospital.image(10000001, "2150-03-02 00:00:00")
     assert hospital.cohort().metadata.release == "3.1"
 
 
 def test_labels_by_study_and_by_radiologists(hospital):
     for day in (1, 2, 3):
-        hospital.film(10000001, f"2150-03-0{day} 00:00:00")
+        hospital.image(10000001, f"2150-03-0{day} 00:00:00")
     labels = [
         {"study_id": 50000000, "Edema": "1.0", "Lung Opacity": "-1.0", "No Finding": ""},
         {"study_id": 50000001, "Edema": "0.0", "Lung Opacity": "", "No Finding": "maybe"},
@@ -396,29 +396,29 @@ def test_labels_by_study_and_by_radiologists(hospital):
     cohort = hospital.cohort(labels=labels)
     assert cohort.table["label.Edema"].to_pylist() == [1.0, 1.0, None]
     assert cohort.table["label.Lung Opacity"].to_pylist() == [-1.0, 1.0, None]
-    assert "1 films are the radiologists'" in cohort.flow[-1].why
+    assert "1 images are the radiologists'" in cohort.flow[-1].why
     assert cohort.table["read_by_radiologists"].to_pylist() == [False, True, False]
 
 
-def split_rows(films, *splits):
-    return [row | {"split": split} for row, split in zip(films, splits, strict=True) if split]
+def split_rows(images, *splits):
+    return [row | {"split": split} for row, split in zip(images, splits, strict=True) if split]
 
 
 def test_official_splits(hospital, tmp_path):
-    hospital.film(10000001, "2150-03-01 00:00:00")
-    hospital.film(10000002, "2150-03-02 00:00:00")
-    hospital.film(10000002, "2150-03-03 00:00:00")
-    cohort = hospital.cohort(split=split_rows(hospital.films, "test", "train", None))
+    hospital.image(10000001, "2150-03-01 00:00:00")
+    hospital.image(10000002, "2150-03-02 00:00:00")
+    hospital.image(10000002, "2150-03-03 00:00:00")
+    cohort = hospital.cohort(split=split_rows(hospital.images, "test", "train", None))
     assert cohort.table["split"].to_pylist() == ["test", "train"]
     assert [cohort.flow[-1].rows_in, cohort.flow[-1].rows_out] == [3, 2]
     write_cohort(cohort, tmp_path / "c.parquet")
     assert read_cohort(tmp_path / "c.parquet").equals(cohort.table)
     flow = json.loads((tmp_path / "c.flow.json").read_text())
     assert flow["splits"]["validate"] == {"images": 0, "patients": 0}
-    with pytest.raises(InputError, match=r"found 1 in two or more by .*mimic-cxr-2.0.0-split.csv"):
-        hospital.cohort(split=split_rows(hospital.films, "test", "train", "validate"))
+    with pytest.raises(InputError, match=r"found 1 in two or more in .*mimic-cxr-2.0.0-split.csv"):
+        hospital.cohort(split=split_rows(hospital.images, "test", "train", "validate"))
     with pytest.raises(InputError, match="found 'holdout'"):
-        hospital.cohort(split=split_rows(hospital.films, "test", "train", "holdout"))
+        hospital.cohort(split=split_rows(hospital.images, "test", "train", "holdout"))
 
 
 def test_cells_read_as_numbers_and_times_or_as_text_give_one_chart(hospital):
@@ -428,12 +428,12 @@ def test_cells_read_as_numbers_and_times_or_as_text_give_one_chart(hospital):
         hospital.admit(subject, "2150-03-01 10:00:00", "2150-03-05 12:00:00", "2150-03-01 08:00:00", subject % 2)
         hospital.icu(subject, "2150-03-02 20:00:00", "2150-03-03 08:00:00")
         for at in ("2150-03-01 09:00:00", "2150-03-02 21:00:00.250", "2150-03-07 00:00:00"):
-            hospital.film(subject, at)
+            hospital.image(subject, at)
     expected = hospital.cohort()
     hospital.patients[2] |= {"anchor_age": "?", "subject_id": "unknown"}
     hospital.admissions[2] |= {"hadm_id": "unknown", "edregtime": "unknown"}
     hospital.stays[2] |= {"stay_id": "unknown"}
-    hospital.films[8]["StudyTime"] = "at noon"
+    hospital.images[8]["StudyTime"] = "at noon"
     found = hospital.cohort()
     assert found.table.slice(0, 6).equals(expected.table.slice(0, 6))
     assert expected.table["ehr.icu"].to_pylist()[:3] == ["not_icu", "icu", None]
@@ -443,9 +443,9 @@ def test_cells_read_as_numbers_and_times_or_as_text_give_one_chart(hospital):
 
 def test_official_splits_in_another_order(hospital):
     for day in range(1, 6):
-        hospital.film(10000000 + day, f"2150-03-0{day} 00:00:00")
+        hospital.image(10000000 + day, f"2150-03-0{day} 00:00:00")
     parts = ("test", "train", "validate", "train", "test")
-    rows = split_rows(hospital.films, *parts)
+    rows = split_rows(hospital.images, *parts)
     assert hospital.cohort(split=rows).table["split"].to_pylist() == list(parts)
     assert hospital.cohort(split=rows[::-1]).table["split"].to_pylist() == list(parts)
     with pytest.raises(InputError, match=r"each dicom_id once in .*split.csv"):
@@ -459,7 +459,7 @@ def refused(hospital, message):
 
 def test_what_is_missing_is_named(hospital):
     hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00")
-    hospital.film(10000001, "2150-03-02 00:00:00")
+    hospital.image(10000001, "2150-03-02 00:00:00")
     hospital.cohort()
     (hospital.root / "hosp" / "admissions.csv").rename(hospital.root / "hosp" / "visits.csv")
     refused(hospital, r"expected admissions.csv or admissions.csv.gz in .*hosp, found patients.csv.gz, visits.csv")
@@ -472,7 +472,7 @@ def test_what_is_missing_is_named(hospital):
     shutil.rmtree(hospital.root / "hosp")
     refused(hospital, r"expected hosp/patients.csv.*core/patients.csv.* in .*iv, found icu")
     refused_cxr = hospital.cxr / "mimic-cxr-2.0.0-metadata.csv.gz"
-    Hospital.cohort(hospital)
+    MimicTables.cohort(hospital)
     refused_cxr.unlink()
     refused(hospital, r"expected mimic-cxr-2.0.0-metadata.csv or .csv.gz in .*cxr, found mimic-cxr-2.0.0-chexpert.csv")
     hospital.cxr = hospital.cxr / "nowhere"
@@ -480,18 +480,18 @@ def test_what_is_missing_is_named(hospital):
 
 
 def test_rows_that_would_count_twice_are_refused(hospital):
-    hospital.film(10000001, "2150-03-02 00:00:00")
+    hospital.image(10000001, "2150-03-02 00:00:00")
     hospital.patients.append(hospital.patients[0])
     with pytest.raises(InputError, match=r"each subject_id once in .*patients.csv.gz, found one again in data row 3"):
         hospital.cohort()
     hospital.patients.pop()
-    hospital.films *= 2
+    hospital.images *= 2
     with pytest.raises(InputError, match=r"each dicom_id once in .*metadata.csv.gz, found one again in data row 2"):
         hospital.cohort()
 
 
 def test_a_ragged_csv_is_one_sentence(hospital):
-    hospital.film(10000001, "2150-03-02 00:00:00")
+    hospital.image(10000001, "2150-03-02 00:00:00")
     hospital.cohort()
     file = hospital.root / "hosp" / "admissions.csv"
     whole = file.read_text()
@@ -508,8 +508,8 @@ def test_a_database_of_the_same_tables(hospital, tmp_path):
 
     hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00", registered="2150-03-01 04:00:00", died=1)
     hospital.icu(10000001, "2150-03-02 20:00:00", "2150-03-03 08:00:00")
-    hospital.film(10000001, "2150-03-01 05:00:00")
-    hospital.film(10000001, "2150-03-02 21:00:00")
+    hospital.image(10000001, "2150-03-01 05:00:00")
+    hospital.image(10000001, "2150-03-02 21:00:00")
     from_files = hospital.cohort()
     with duckdb.connect(str(tmp_path / "mimic.db")) as database:
         for schema, name, file in (
@@ -529,7 +529,7 @@ def test_a_database_of_the_same_tables(hospital, tmp_path):
 
 
 @needs_demo
-def test_race_is_what_most_admissions_say_and_stays_out_of_the_published_sets(demo_films, tmp_path):
+def test_race_is_what_most_admissions_say_and_stays_out_of_the_published_sets(demo_images, tmp_path):
     groups = {"W": "white", "B": "black", "H": "hispanic", "A": "asian"}
     silent = ("UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED TO ANSWER")
     said = {}
@@ -539,7 +539,7 @@ def test_race_is_what_most_admissions_say_and_stays_out_of_the_published_sets(de
             whole = word in ("WHITE", "BLACK", "HISPANIC", "ASIAN")
             said.setdefault(row["subject_id"], []).append(groups[word[0]] if whole else "other")
     expected = {patient: max(dict.fromkeys(each), key=each.count) for patient, each in said.items()}
-    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_films))
+    cohort = mimic_cohort(str(DEMO), write_cxr(tmp_path, demo_images))
     found = cohort.table["ehr.race"].to_pylist()
     assert found == [expected.get(patient) for patient in cohort.table["patient_id"].to_pylist()]
     assert set(found) == {"white", "black", "hispanic", "other", None}
@@ -549,8 +549,8 @@ def test_race_is_what_most_admissions_say_and_stays_out_of_the_published_sets(de
 
 
 @needs_demo
-def test_release_1_calls_race_ethnicity_and_tables_without_either_have_none(demo_films, tmp_path):
-    root = write_cxr(tmp_path / "cxr", demo_films[:200])
+def test_release_1_calls_race_ethnicity_and_tables_without_either_have_none(demo_images, tmp_path):
+    root = write_cxr(tmp_path / "cxr", demo_images[:200])
     expected = mimic_cohort(str(DEMO), root).table["ehr.race"].to_pylist()
     admissions = rows_of(DEMO / "hosp" / "admissions.csv.gz")
     for name, column in (("old", "ethnicity"), ("bare", None)):

@@ -17,7 +17,7 @@ from chartray.truth import Policy, truth_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NIH = SHARED / "nih-chestxray14-224px"
-needs_nih = pytest.mark.skipif(not NIH.exists(), reason="the NIH films are not in ../shared/data")
+needs_nih = pytest.mark.skipif(not NIH.exists(), reason="the NIH images are not in ../shared/data")
 COLUMNS = [
     "Image Index",
     "Finding Labels",
@@ -82,9 +82,9 @@ def test_other_spellings_give_the_same_cohort(tmp_path):
 @needs_nih
 def test_every_label_equals_a_plain_loop_over_the_rows():
     cells = {each["Image Index"]: each["Finding Labels"].split("|") for each in real_rows()}
-    for film in nih_cohort(NIH).table.to_pylist():
+    for image in nih_cohort(NIH).table.to_pylist():
         for label in NIH_LABELS:
-            assert film[f"label.{label}"] == float(label in cells[film["image_id"]])
+            assert image[f"label.{label}"] == float(label in cells[image["image_id"]])
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_a_finding_that_cannot_be_read_is_unknown_and_never_absent(cell, known, 
     first, second = cohort.table.to_pylist()
     assert {label: first[f"label.{label}"] for label in NIH_LABELS} == dict.fromkeys(NIH_LABELS, others) | known
     assert {second[f"label.{label}"] for label in NIH_LABELS} == {0.0}
-    said = [each for each in cohort.cautions if each.of == "Finding Labels"]
-    assert [each.films for each in said] == ([] if others == 0.0 else [1])
+    said = [each for each in cohort.warnings if each.of == "Finding Labels"]
+    assert [each.images for each in said] == ([] if others == 0.0 else [1])
     assert ("unknown, not absent" in describe(cohort)) == (others is None)
 
 
@@ -151,7 +151,7 @@ def test_official_lists_under_other_names(names, tmp_path):
     split = cohort.table["split"].to_pylist()
     assert [each == "test" for each in split] == [False] * 40 + [True] * 19
     assert Path(names[0]).name in cohort.flow[-1].step
-    assert not cohort.cautions
+    assert not cohort.warnings
 
 
 def test_packed_official_lists(tmp_path):

@@ -12,7 +12,7 @@ from chartray.errors import InputError
 from chartray.records.chexpert import chexpert_cohort
 from chartray.records.cohort import (
     Cohort,
-    Step,
+    FlowStep,
     assemble,
     describe,
     flow_content,
@@ -58,7 +58,7 @@ def test_chexpert_by_whatever_name(chexpert):
     assert [row["split"] for row in rows] == ["train"] * 3 + ["test"] * 2
     assert [row["ehr.sex"] for row in rows] == ["female", None, "male", None, None]
     assert [row["ehr.age"] for row in rows] == [68.0, None, None, None, None]  # no patient of CheXpert is 0
-    # RL is none of the four views; a test csv without the column still says which films are lateral.
+    # RL is none of the four views; a test csv without the column still says which images are lateral.
     assert [row["ehr.view"] for row in rows] == ["AP", "LATERAL", None, None, "LATERAL"]
     assert [row["label.Edema"] for row in rows] == [None, -1.0, None, 1.0, 0.0]
     assert cohort.missing["sex"] == {"Unknown": 1, "absent": 2}
@@ -67,7 +67,7 @@ def test_chexpert_by_whatever_name(chexpert):
     assert cohort.missing["label.Edema"] == {"2": 1, "absent": 1}
     assert "rows of train.csv, which lacks Atelectasis, " in cohort.flow[0].why
     assert cohort.flow[1].why == "no valid.csv, so this split is empty"
-    assert "validate: 0 films of 0 patients (this split is empty)" in describe(cohort)
+    assert "validate: 0 images of 0 patients (this split is empty)" in describe(cohort)
     assert len(cohort.metadata.absent_labels) == 12
 
 
@@ -88,7 +88,7 @@ def test_blanks_of_the_labeller_are_negatives_and_unreadable_or_unnamed_ones_are
 
 def test_chexpert_refuses_what_is_not_chexpert(chexpert):
     (chexpert / "valid.csv").write_text("Path,Edema\nCheXpert-v1.0/valid/patient00001/study9/view1_frontal.jpg,1\n")
-    with pytest.raises(InputError, match=r"found 1 in two or more by .*train.csv and .*valid.csv"):
+    with pytest.raises(InputError, match=r"found 1 in two or more in .*train.csv and .*valid.csv"):
         chexpert_cohort(chexpert)
     (chexpert / "valid.csv").write_text("Path,Edema\nvalid/patient3/study1/a.jpg,1\nfilms/3.jpg,0\n")
     with pytest.raises(InputError, match=r"'Path' of .*valid.csv, found another in data row 2"):
@@ -146,7 +146,7 @@ def test_a_view_that_two_cells_contradict_is_missing(name, side, projection, vie
     assert chexpert_cohort(tmp_path).table["ehr.view"].to_pylist() == [view]
 
 
-def test_chexpert_patients_in_two_spellings_and_films_twice_are_refused(tmp_path):
+def test_chexpert_patients_in_two_spellings_and_images_twice_are_refused(tmp_path):
     rows = [
         f"{path}/study1/view1_frontal.jpg,Male,40,Frontal,AP,1" for path in ("train/patient1", "train/patient00001")
     ]
@@ -172,8 +172,8 @@ def write_nih(root, rows):
     return root
 
 
-@pytest.mark.skipif(not NIH.exists(), reason="the NIH films are not in ../shared/data")
-def test_real_nih_films():
+@pytest.mark.skipif(not NIH.exists(), reason="the NIH images are not in ../shared/data")
+def test_real_nih_images():
     cohort = nih_cohort(NIH)
     rows = cohort.table.to_pylist()
     assert (len(rows), len({row["patient_id"] for row in rows})) == (1000, 264)
@@ -210,7 +210,7 @@ def test_nih_official_lists(tmp_path):
     with pytest.raises(InputError, match=r"every image in one list, found 1 in .*train_val_list.txt and test_list.txt"):
         nih_cohort(root)
     (root / "train_val_list.txt").write_text("\n".join(names[:299]))
-    with pytest.raises(InputError, match=r"found 1 in two or more by .*test_list.txt"):
+    with pytest.raises(InputError, match=r"found 1 in two or more in .*test_list.txt"):
         nih_cohort(root)
 
 
@@ -264,7 +264,7 @@ def test_write_then_read_is_the_same(tmp_path):
     [
         ({"patient_id": ["1", "2", "2"]}, "every patient in one split, found 1 in two or more"),
         ({"split": ["train", "train", "holdout"]}, "found 'aaaaaaa'"),
-        ({"image_id": ["a", "a", "c"]}, "each image_id once"),
+        ({"image_id": ["a", "a", "c"]}, "unique image_ids"),
         ({"path": ["/a", None, "/c"]}, "'path' in every row of .*, found none in row 2"),
     ],
 )
@@ -288,14 +288,14 @@ def test_a_folder_instead_of_a_file_leaves_nothing_behind(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "here"]
 
 
-def test_a_cohort_without_films_says_which_step_left_none(tmp_path):
+def test_a_cohort_without_images_says_which_step_left_none(tmp_path):
     empty = a_cohort()
     empty.table = empty.table.slice(0, 0)
-    empty.flow = [Step("rows of x.csv", 3, 3), Step("official split", 3, 0, "not in split.csv")]
-    with pytest.raises(InputError, match=r"after the step 'official split', which left out all 3 \(not in split.csv\)"):
+    empty.flow = [FlowStep("rows of x.csv", 3, 3), FlowStep("official split", 3, 0, "not in split.csv")]
+    with pytest.raises(InputError, match=r"after the step 'official split', which excluded all 3 \(not in split.csv\)"):
         write_cohort(empty, tmp_path / "c.parquet")
-    empty.flow = [Step("rows of x.csv", 0, 0)]
-    with pytest.raises(InputError, match=r"expected films in the made cohort, found no row: rows of x.csv"):
+    empty.flow = [FlowStep("rows of x.csv", 0, 0)]
+    with pytest.raises(InputError, match=r"expected images in the made cohort, found no rows: rows of x.csv"):
         write_cohort(empty, tmp_path / "c.parquet")
     assert list(tmp_path.iterdir()) == []
 
@@ -335,14 +335,14 @@ def test_unreadable_metadata_is_one_sentence(tmp_path):
     for content in (json.dumps(wrong), '{"format":\n 1', "[1,\n2]"):
         table = pa.table({"image_id": ["a"]}).replace_schema_metadata({METADATA_KEY: content.encode()})
         pq.write_table(table, tmp_path / "c.parquet")
-        with pytest.raises(InputError, match="found metadata that cannot be read: ") as caught:
+        with pytest.raises(InputError, match="found unreadable metadata: ") as caught:
             read_cohort(tmp_path / "c.parquet")
         assert "\n" not in str(caught.value)
         assert "pydantic" not in str(caught.value)
         assert len(str(caught.value)) < 300
 
 
-def test_films_and_patients_are_counted_whatever_the_order_of_rows():
+def test_images_and_patients_are_counted_whatever_the_order_of_rows():
     rng = np.random.default_rng(0)
     patients = rng.integers(0, 12, 200)
     splits = np.array(["train", "validate", "test"])[rng.integers(0, 3, 200)]

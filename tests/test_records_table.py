@@ -1,4 +1,4 @@
-"""A hospital's own table: the mapping file, what cells mean, time windows, and Hannover's real films."""
+"""A hospital's own table: the mapping file, what cells mean, time windows, and Hannover's real images."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from chartray.records.table import table_cohort
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 HANNOVER = SHARED / "hannover"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-needs_hannover = pytest.mark.skipif(not HANNOVER.exists(), reason="the Hannover films are not in ../shared/data")
+needs_hannover = pytest.mark.skipif(not HANNOVER.exists(), reason="the Hannover images are not in ../shared/data")
 
 MAPPING = """
 image_id: file
@@ -67,7 +67,7 @@ def test_every_cell_of_a_dirty_table(files):
     assert columns["ehr.sex"] == ["M", None, None, "F", "F", "F", "F", "F"]
     assert columns["ehr.age"] == [61.0, None, None, None, 80.0, 81.0, 82.0, 83.0]
     assert columns["ehr.vent"] == [True, False, None, True, False, None, False, False]
-    # Stored 2 days before the film, 1 after, out of range, blank, without offset, infinitely long ago, 3 before, 0.
+    # Stored 2 days before the image, 1 after, out of range, blank, without offset, infinitely long ago, 3 before, 0.
     assert columns["ehr.crp"] == [12.0, None, None, None, None, None, None, 17.0]
     # Inside, both ends on the day, begins later, over, end unknown, begin unknown, no stay, ends before it begins.
     assert columns["ehr.unit"] == [True, True, False, False, None, None, None, None]
@@ -169,9 +169,9 @@ def test_columns_that_no_comma_separates(files):
 
 def test_what_could_not_be_used_is_said(files):
     said = describe(cohort_of(files))
-    assert "  COVID-19: cells that could not be used: '2' 1" in said
-    assert "  taken_at: cells that could not be used: '(unreadable)' 1" in said
-    assert said.splitlines()[0] == "films: 8 films"  # no admissions, so no rules of linking
+    assert "  COVID-19: unusable cells: '2' 1" in said
+    assert "  taken_at: unusable cells: '(unreadable)' 1" in said
+    assert said.splitlines()[0] == "films: 8 images"  # no admissions, so no rules of linking
 
 
 def changed(files, before, after):
@@ -201,7 +201,7 @@ def changed(files, before, after):
         ('"true": ["Y", 1]', '"true": [True, 1]', "YAML reads this cell as True; write it in quotes"),
         ("present_means: true, absent", "absent", "'ehr.died': needs lists of cells under 'true' and 'false', or"),
         (", ends: out}\n  died", "}\n  died", "'ehr.unit': an interval needs 'starts' and 'ends'"),
-        ("[-2, 0]", "[-2, 3], known_at_film: true", "cannot be true for a window that reaches past the film"),
+        ("[-2, 0]", "[-2, 3], known_at_film: true", "cannot be true for a window that reaches past the image"),
         ('"{patient}/', '"{patients}/', r"column 'patients' in .* \(as path of .*\) \(did you mean 'patient'\?\)"),
     ],
 )
@@ -212,7 +212,7 @@ def test_a_wrong_mapping_is_one_sentence(before, after, message, files):
     assert "\n" not in str(caught.value)
 
 
-def test_a_window_past_the_film_is_known_only_after_it(files):
+def test_a_window_past_the_image_is_known_only_after_it(files):
     changed(files, "[-2, 0]", "[-2, 3]")
     cohort = cohort_of(files)
     assert cohort.table["ehr.crp"].to_pylist()[1] == 13.0
@@ -225,9 +225,9 @@ def test_an_interval_in_whole_days_says_what_it_knows(files):
         assert cohort.table["ehr.unit"].to_pylist()[:2] == [True, True]
         return [step.why for step in cohort.flow if step.step == "unit (interval)"], cohort
 
-    # Only the film b lies on the first day of its stay.
+    # Only the image b lies on the first day of its stay.
     (note,), cohort = notes()
-    assert note.startswith("known to the day only: 1 films on the first day")
+    assert note.startswith("offsets are whole days: 1 images are on the first day")
     assert note in describe(cohort)
     assert cohort.metadata.variables["unit"].known_at_film
     for said, known in (("true", True), ("false", False)):
@@ -257,7 +257,7 @@ def test_splits_of_a_table(files):
     assert cohort.table["split"].to_pylist() == ["train", "train", "validate", "test", "train", "test", "test"]
     assert (cohort.flow[1].rows_in, cohort.flow[1].rows_out, cohort.flow[1].why) == (8, 7, "blank in column fold")
     (files / "films.csv").write_text("\n".join([*rows, rows[1].replace("a,", "z,", 1).replace("train", "test")]))
-    with pytest.raises(InputError, match=r"found 1 in two or more by column 'fold' of .*films.csv"):
+    with pytest.raises(InputError, match=r"found 1 in two or more in column 'fold' of .*films.csv"):
         cohort_of(files)
     (files / "films.csv").write_text("\n".join([*rows, rows[1]]))
     with pytest.raises(
@@ -313,13 +313,13 @@ def test_hannover_equals_a_plain_row_loop():
 @needs_hannover
 def test_hannover_charts_and_what_they_refuse():
     table = hannover("hannover.yaml").table
-    with pytest.raises(InputError, match="found icu in 'sex,icu', known only after the film"):
+    with pytest.raises(InputError, match="found icu in 'sex,icu', known only after the image"):
         fit_chart(table, "sex,icu")
     chart = fit_chart(table, "sex,view,icu,crp,po2", allow_after_film=("icu",))
     rows = chart.rows(table)
     assert rows.values.shape == (243, chart.ehr_in)
     assert chart.ehr_in == 3 + 3 + 3 + 2 + 2
-    with pytest.raises(InputError, match="found died in 'sex,died', known only after the film"):
+    with pytest.raises(InputError, match="found died in 'sex,died', known only after the image"):
         fit_chart(table, "sex,died")
     with pytest.raises(InputError, match="variables of 'demographic-norm' in the hannover cohort, found no age"):
         fit_chart(table, "demographic-norm")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chartray.outputs.seal import seal
-from chartray.report.page import write_report
+from chartray.report.write import write_report
 from tests.report_folders import hospital
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -20,7 +20,7 @@ from chartray.networks import encoder as vit
 from chartray.outputs.lock import locked
 from chartray.outputs.seal import seal, verify
 from chartray.training import checkpoint, run_folder
-from chartray.training.health import Watch
+from chartray.training.monitor import Monitor
 from chartray.training.pretrain import pretrain
 from tests.test_pretrain import SMALL, losses, small
 
@@ -153,7 +153,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(
     pretrain(small_store, run, small(**QUICK), resume=True)
     said = capsys.readouterr()
     assert "going back to step-000002: expected " in said.err
-    assert "goes on after step 2 of 3" in said.out
+    assert "continues after step 2 of 3" in said.out
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     run_folder.write_manifest(run, run_folder.read_manifest(run) | {"status": "running"})
     for each in checkpoint.list_checkpoints(run / "checkpoints"):
@@ -272,7 +272,7 @@ def test_a_run_stopped_at_its_last_step_is_not_complete_when_it_is_continued(
     small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(Watch, "verdict", lambda watch, step, *_: "collapsed" if step == 3 else None)
+        patched.setattr(Monitor, "problem", lambda monitor, step, *_: "collapsed" if step == 3 else None)
         with pytest.raises(UnhealthyRun, match="step 3: collapsed"):
             pretrain(small_store, tmp_path / "run", small(**QUICK))
     for _ in range(2):

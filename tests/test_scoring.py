@@ -7,19 +7,33 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy.stats import binomtest
 
 from chartray.errors import InputError
+from chartray.evaluation.baselines import LabelFit
 from chartray.evaluation.films import Films, Match
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
 from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import by_study
 from chartray.pixels.store import Store
+from chartray.results.arm import Arm
+from chartray.results.schema import Score
 from chartray.statistics import calibration, metrics
 from chartray.statistics.delong import delong
-from tests.evaluation_folders import one
+from tests.evaluation_folders import one, said
 
 LABELS = ["Edema", "Mass", "Hernia"]
+ABOUT = Score(
+    arm=Arm(),
+    run="r",
+    home="mimic",
+    dataset="mimic",
+    protocol="linear",
+    split="test",
+    label="",
+    metric="",
+    fraction=1.0,
+)
+FITS = [LabelFit(strength=float(k)) for k in range(3)]
 
 
 def films(patients: int = 80, studies: list[str | None] | None = None) -> Films:
@@ -51,7 +65,7 @@ def scores_for(of: Films, seed: int = 0, scale: float = 1.0) -> np.ndarray:
 
 
 def rows_of(scored: Scored, of: Films, **more: Any) -> list[dict[str, Any]]:
-    return result_rows(test_set(of), scored, 0.95, {"run": "r"}, [{"strength": k} for k in range(3)], **more)
+    return said(result_rows(test_set(of), scored, 0.95, ABOUT.replaced(**more), FITS))
 
 
 def test_rows_hold_every_metric_as_its_own_room_computes_it() -> None:
@@ -92,7 +106,7 @@ def test_rows_hold_every_metric_as_its_own_room_computes_it() -> None:
     sensitivity = one(rows, metric="sensitivity", label="Edema")
     assert (sensitivity["threshold"], sensitivity["at_specificity"]) == (0.4, 0.9)
     assert sensitivity["holds_fixed"].endswith("the threshold chosen on validation is held fixed")
-    assert "the patients scored vary" in edema["holds_fixed"]
+    assert "the scored patients vary" in edema["holds_fixed"]
     assert one(rows, metric="ece", label="Edema")["by_chance"] == calibration.ece_by_chance(of.truth, here)[0]
     without = score(test_set(of), all_scores, resamples=20, seed=1)
     assert {row["metric"] for row in rows_of(without, of)} == {"auroc", "average_precision", "brier", "ece"}
@@ -107,7 +121,7 @@ def test_a_threshold_that_one_draw_lacks_is_the_reason_whichever_draw_it_is() ->
             for limit in limits
         ]
         row = one(rows_of(over_draws(draws, seed=0), of), label="Edema", metric="sensitivity")
-        assert row["reason"] == "no negative film in validation to choose a threshold on"
+        assert row["reason"] == "no negative image in validation to choose a threshold on"
 
 
 @pytest.mark.parametrize(("limit", "sensitivity"), [(0.0, 1), (1.0, 0)])
@@ -119,15 +133,15 @@ def test_where_all_patients_fall_on_one_side_the_interval_is_exact_by_patient(li
         for metric, side in (("sensitivity", "n_positive_patients"), ("specificity", "n_negative_patients")):
             row = one(rows, label=label, metric=metric)
             value, patients = (sensitivity if metric == "sensitivity" else 1 - sensitivity), row[side]
-            exact = binomtest(patients * value, patients).proportion_ci(0.95, method="exact")
+            tail = 0.025 ** (1 / patients)  # Clopper and Pearson's bound in closed form
             assert (row["value"], row["interval"]) == (value, "exact")
-            assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(exact))
+            assert (row["ci_low"], row["ci_high"]) == pytest.approx((tail, 1) if value else (0, 1 - tail))
             tails += [0.0125 ** (1 / patients)] if metric == "sensitivity" else []
     macro = one(rows, label="macro", metric="sensitivity")
     ends = (np.mean(tails), 1) if sensitivity else (0, 1 - np.mean(tails))
     assert (macro["ci_low"], macro["ci_high"]) == pytest.approx(ends)
     assert one(rows, label="Hernia", metric="sensitivity")["ci_low"] is None  # too few patients are too few still
-    assert "interval" not in one(rows, label="Edema", metric="auroc")
+    assert one(rows, label="Edema", metric="auroc")["interval"] is None
 
 
 def test_classes_that_are_perfectly_apart_have_no_delong_interval() -> None:
@@ -146,17 +160,17 @@ def test_what_cannot_be_had_is_null_and_says_why() -> None:
     scores[:, 2] += 3  # the probe's third label is Edema
     thresholds = np.array([np.nan, 0.5, 0.5])  # and its first is Mass
     rows = rows_of(score(test_set(of), scores, resamples=20, seed=0, thresholds=thresholds), of)
-    no_threshold = "no negative film in validation to choose a threshold on"
+    no_threshold = "no negative image in validation to choose a threshold on"
     for wanted, reason in (
-        ({"label": "Hernia", "metric": "auroc"}, "one class in the test films"),
-        ({"label": "Hernia", "metric": "sensitivity"}, "one class in the test films"),
-        ({"label": "Edema", "metric": "brier"}, "scores outside [0, 1] are no probabilities"),
-        ({"label": "macro", "metric": "ece"}, "Edema: scores outside [0, 1] are no probabilities"),
+        ({"label": "Hernia", "metric": "auroc"}, "one class in the test images"),
+        ({"label": "Hernia", "metric": "sensitivity"}, "one class in the test images"),
+        ({"label": "Edema", "metric": "brier"}, "scores outside [0, 1] are not probabilities"),
+        ({"label": "macro", "metric": "ece"}, "Edema: scores outside [0, 1] are not probabilities"),
         ({"label": "Mass", "metric": "specificity"}, no_threshold),
         ({"label": "macro", "metric": "sensitivity"}, f"Mass: {no_threshold}"),
     ):
         row = one(rows, **wanted)
-        assert np.isnan(row["value"])
+        assert row["value"] is None
         assert row["reason"] == reason
     # A share of the negative films is known where there are only negative ones.
     assert one(rows, label="Hernia", metric="specificity")["reason"] == "too few patients"
@@ -190,7 +204,7 @@ def test_draws_of_training_patients_widen_the_interval_and_keep_their_own_rows()
     ]
     mean = over_draws(many, seed=0)
     rows, first = rows_of(mean, of), rows_of(many[0], of)
-    alone = draw_rows(test_set(of), many, {"run": "r"}, [[{}] * 3] * 5)
+    alone = said(draw_rows(test_set(of), many, ABOUT, [[LabelFit()] * 3] * 5))
     assert len(alone) == 5 * 2 * 4
     for metric in ("auroc", "average_precision"):
         for label in (*LABELS, "macro"):
@@ -201,7 +215,7 @@ def test_draws_of_training_patients_widen_the_interval_and_keep_their_own_rows()
     assert {row["ci_low"] for row in alone} == {None}
     brier = [one(each, metric="brier", label="Edema") for each in (rows, first)]
     assert np.ptp([brier[0]["ci_low"], brier[0]["ci_high"]]) > np.ptp([brier[1]["ci_low"], brier[1]["ci_high"]])
-    assert brier[0]["holds_fixed"].endswith("the patients scored and the draws of training patients vary")
+    assert brier[0]["holds_fixed"].endswith("the scored patients and the subsets of training patients vary")
     assert one(rows, metric="sensitivity", label="Edema")["threshold"] is None
     assert one(rows, metric="auroc", label="Edema")["delong_low"] is None
     assert all(0 <= row["ci_low"] <= row["ci_high"] <= 1 for row in rows if row["ci_low"] is not None)
@@ -211,7 +225,7 @@ def test_draws_of_training_patients_widen_the_interval_and_keep_their_own_rows()
 def test_the_reliability_curve_is_that_of_the_films_with_intervals_by_patient() -> None:
     of = films()
     scored = score(test_set(of), scores_for(of), resamples=300, seed=0)
-    rows = calibration_rows(test_set(of), scored, 0.95, {"run": "r", "dataset": "mimic"})
+    rows = said(calibration_rows(test_set(of), scored, 0.95, ABOUT))
     curve = calibration.reliability(of.truth, scored.scores)
     edema = [row for row in rows if row["label"] == "Edema"]
     assert [row["bin"] for row in edema] == list(range(10))
@@ -219,7 +233,7 @@ def test_the_reliability_curve_is_that_of_the_films_with_intervals_by_patient() 
     assert sum(row["n"] for row in edema) == len(of.rows)
     assert all(row["ci_low"] <= row["observed"] <= row["ci_high"] for row in edema)
     assert any(row["ci_low"] < row["observed"] < row["ci_high"] for row in edema)
-    assert all(np.isnan(row["ci_low"]) for row in rows if row["label"] == "Hernia")
+    assert all(row["ci_low"] is None for row in rows if row["label"] == "Hernia")
 
 
 def test_the_interval_of_the_calibration_error_covers_it() -> None:
@@ -229,13 +243,13 @@ def test_the_interval_of_the_calibration_error_covers_it() -> None:
         odds = rng.normal(-1, 1, n)
         return 1 / (1 + np.exp(-odds)), 1 / (1 + np.exp(-1.5 * odds))
 
-    true, said = drawn(np.random.default_rng(0), 400_000)
-    tenths = np.array_split(np.argsort(said), 10)
-    error = sum(abs((said - true)[each].sum()) for each in tenths) / len(said)
+    true, given = drawn(np.random.default_rng(0), 400_000)
+    tenths = np.array_split(np.argsort(given), 10)
+    error = sum(abs((given - true)[each].sum()) for each in tenths) / len(given)
     inside = []
     for trial in range(120):
         rng = np.random.default_rng(trial)
-        true, said = drawn(rng, 400)
+        true, given = drawn(rng, 400)
         of = Films(
             cast(Store, None),
             "test",
@@ -244,7 +258,9 @@ def test_the_interval_of_the_calibration_error_covers_it() -> None:
             (rng.random(400) < true)[:, None] * 1.0,
         )
         test = EvaluationSet("x", "x", of, [], [Match("Edema", "Edema")], np.array([0]), np.array([True]))
-        rows = result_rows(test, score(test, said[:, None], resamples=100, seed=trial), 0.95, {}, [{}])
+        rows = said(
+            result_rows(test, score(test, given[:, None], resamples=100, seed=trial), 0.95, ABOUT, [LabelFit()])
+        )
         row = one(rows, metric="ece", label="Edema")
         inside.append(row["ci_low"] <= error <= row["ci_high"])
     assert np.mean(inside) > 0.9
@@ -265,7 +281,11 @@ def test_a_study_scores_the_mean_of_its_films() -> None:
     np.testing.assert_array_equal(studies.mean(scores)[78:], scores[156:])
     assert studies.films.patients.tolist() == [*of.patients[:156:2], *of.patients[156:]]
     test = studies.of(test_set(of))
-    rows = result_rows(test, score(test, studies.mean(scores), resamples=20, seed=0), 0.95, {}, [{}] * 3, unit="study")
+    rows = said(
+        result_rows(
+            test, score(test, studies.mean(scores), resamples=20, seed=0), 0.95, ABOUT.replaced(unit="study"), FITS
+        )
+    )
     row = one(rows, label="Edema", metric="auroc")
     assert (row["unit"], row["n"]) == ("study", 82)
     assert row["value"] == metrics.auroc(studies.films.truth, studies.mean(scores)[:, [2, 0, 1]])[0]

@@ -32,8 +32,8 @@ from chartray.outputs.replacing import settle
 from chartray.outputs.seal import SUMS_FILE, seal, verify
 from chartray.records.cohort_files import flow_file, read_cohort_table, read_flow, settle_cohort, write_cohort_files
 from chartray.report.inputs import read_audit, read_results
-from chartray.report.page import write_report
 from chartray.report.saliency import saliency_section
+from chartray.report.write import write_report
 from tests.evaluation_folders import compare, evaluate, hospital, vit
 
 QUICK: dict[str, Any] = {"resamples": 3, "floors": False, "labels": ["Edema", "Pleural Effusion"]}

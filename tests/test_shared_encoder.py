@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chartray.cli import run_command
-from chartray.config import EncoderConfig
+from chartray.config.pretrain import EncoderConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.outputs.seal import seal

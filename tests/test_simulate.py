@@ -1,4 +1,4 @@
-"""The simulated hospital: its population, its labels, its films, and how hard they are."""
+"""The simulated hospital: its population, its labels, its images, and how hard they are."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from chartray.schema import CHEXPERT_LABELS, NIH_LABELS
-from chartray.simulate import film, labels, mimic_layout, population
-from chartray.simulate.film import Film
+from chartray.simulate import labels, mimic_layout, population, radiograph
 from chartray.simulate.population import CHART, DEPENDENCIES, FINDINGS, LATENTS, OF_PATIENT, PRESENT_FROM, Columns
+from chartray.simulate.radiograph import Radiograph
 
 
 def people(count: int, *, chart_effect: float = 1.0, seed: int = 0) -> Columns:
@@ -27,7 +27,7 @@ def healthy(seed: int = 0, **changed: float) -> dict[str, float]:
 
 
 def drawn(values: dict[str, float], view: str = "PA", *, key: int = 0, size: int = 192, look: str = "mimic") -> NDArray:
-    return film.draw(Film("film.jpg", view, False, look, size, values, (0, 1, key), (0, 1, key, 0)))
+    return radiograph.draw(Radiograph("film.jpg", view, False, look, size, values, (0, 1, key), (0, 1, key, 0)))
 
 
 def test_causes_stand_above_their_effects_and_every_name_is_known() -> None:
@@ -81,7 +81,7 @@ def test_associations_have_their_clinical_direction(cause: str, effect: str, sig
     assert sign * np.corrcoef(world[cause], world[effect])[0, 1] > 0.02
 
 
-def test_the_labeller_follows_the_film_with_some_noise() -> None:
+def test_the_labeller_follows_the_image_with_some_noise() -> None:
     world = people(8000)
     written = labels.labeller(world, np.random.default_rng(0))
     assert tuple(written) == CHEXPERT_LABELS
@@ -101,17 +101,19 @@ def test_the_labeller_follows_the_film_with_some_noise() -> None:
 
 
 @pytest.mark.parametrize("view", ["PA", "AP", "LATERAL", "LL"])
-def test_a_film_is_a_film(view: str) -> None:
+def test_an_image_is_an_image(view: str) -> None:
     first = drawn(healthy(), view)
     assert first.dtype == np.uint8
     assert max(first.shape) == 192
-    assert film.shape(Film("", view, False, "mimic", 192, healthy(), (0, 1, 0), (0, 1, 0, 0))) == first.shape
+    assert (
+        radiograph.shape(Radiograph("", view, False, "mimic", 192, healthy(), (0, 1, 0), (0, 1, 0, 0))) == first.shape
+    )
     assert np.array_equal(first, drawn(healthy(), view))
     assert not np.array_equal(first, drawn(healthy(), view, key=1))
-    # Dark is air: lungs in the upper middle of the film are darker than the belly under them.
-    films = [drawn(healthy(seed), view, key=seed) for seed in range(8)]
-    lungs = np.median([np.percentile(f[int(0.25 * len(f)) : int(0.6 * len(f))], 15) for f in films])
-    belly = np.median([np.median(f[int(0.85 * len(f)) :, f.shape[1] // 3 : 2 * f.shape[1] // 3]) for f in films])
+    # Dark is air: lungs in the upper middle of the image are darker than the belly under them.
+    images = [drawn(healthy(seed), view, key=seed) for seed in range(8)]
+    lungs = np.median([np.percentile(f[int(0.25 * len(f)) : int(0.6 * len(f))], 15) for f in images])
+    belly = np.median([np.median(f[int(0.85 * len(f)) :, f.shape[1] // 3 : 2 * f.shape[1] // 3]) for f in images])
     assert lungs < belly - 30
 
 
@@ -131,11 +133,11 @@ def test_every_finding_is_seen_at_64_pixels_and_grows_with_its_severity(finding:
 
 def test_findings_lie_where_they_should() -> None:
     def mean_film(**changed: float) -> NDArray:
-        films = []
+        images = []
         for key in range(10):
             f = drawn(healthy(key, underexposure=0.0, **changed), key=key, size=128)
-            films.append(np.asarray(Image.fromarray(f).resize((96, 96), Image.Resampling.BOX), dtype=np.float64))
-        return np.mean(films, axis=0)
+            images.append(np.asarray(Image.fromarray(f).resize((96, 96), Image.Resampling.BOX), dtype=np.float64))
+        return np.mean(images, axis=0)
 
     normal = mean_film()
     effusion, air = mean_film(effusion=0.9) - normal, mean_film(pneumothorax=1.0) - normal
@@ -146,8 +148,8 @@ def test_findings_lie_where_they_should() -> None:
 
 def test_anatomy_follows_age_and_sex() -> None:
     def spread(**changed: float) -> float:
-        films = [drawn(healthy(7, **changed), key=key, size=256).astype(np.float64) for key in range(6)]
-        rows = [np.abs(np.diff(f[int(0.3 * len(f)) : int(0.6 * len(f)), 60:-60], axis=0)).mean() for f in films]
+        images = [drawn(healthy(7, **changed), key=key, size=256).astype(np.float64) for key in range(6)]
+        rows = [np.abs(np.diff(f[int(0.3 * len(f)) : int(0.6 * len(f)), 60:-60], axis=0)).mean() for f in images]
         return float(np.mean(rows))
 
     assert spread(bone_density=1.3) > 1.02 * spread(bone_density=0.6), "ribs of the old are fainter"
@@ -158,14 +160,14 @@ def test_anatomy_follows_age_and_sex() -> None:
 def test_pixels_are_hard_and_the_drawn_severities_are_easy() -> None:
     """The difficulty is honest: a linear probe on pixels under 0.75 macro AUROC, the latents over 0.9."""
     hospital = mimic_layout.draw(420, 11, size=96)
-    study = np.array(hospital.study_of_film)
+    study = np.array(hospital.study_of_image)
     rows = np.array([s.row for s in hospital.course.studies])
     severities = {name: column[rows] for name, column in hospital.course.latents.items()}
     written = labels.labeller(severities, np.random.default_rng(0))
     pixels = np.stack(
         [
-            np.asarray(Image.fromarray(film.draw(f)).resize((32, 32), Image.Resampling.BOX)).ravel() / 255.0
-            for f in hospital.films
+            np.asarray(Image.fromarray(radiograph.draw(f)).resize((32, 32), Image.Resampling.BOX)).ravel() / 255.0
+            for f in hospital.images
         ]
     )
     latent = np.stack([severities[name] for name in FINDINGS], axis=1)[study]

@@ -44,7 +44,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tables of a larger hospital, without its films."""
+    """The tables of a larger hospital, without its images."""
     out = tmp_path_factory.mktemp("tables")
     hospital = mimic_layout.draw(600, 3, size=64)
     mimic_layout.write_iv(out / "iv", hospital, "2.2", np.random.default_rng(0), chart_effect=1.0)
@@ -119,19 +119,19 @@ def test_the_scan_has_its_gaps(tables: Path) -> None:
     assert set(positions) == {"Erect", "Recumbent", ""}
     assert min(len(row["StudyTime"].split(".")[0]) for row in rows) < 6, "leading zeros are lost"
     assert all(0 <= float(row["StudyTime"]) < 240000 for row in rows)
-    # About two films a patient, several studies for some.
+    # About two images a patient, several studies for some.
     patients = {row["subject_id"] for row in rows}
     assert 1.5 < len(rows) / len(patients) < 3
     assert len({row["study_id"] for row in rows}) > 1.2 * len(patients)
 
 
 def test_the_chart_has_the_dirt_of_real_charts(tables: Path) -> None:
-    films = table(tables / "cxr" / "mimic-cxr-2.0.0-metadata.csv.gz")
+    images = table(tables / "cxr" / "mimic-cxr-2.0.0-metadata.csv.gz")
     patients = {row["subject_id"]: row for row in table(tables / "iv/hosp/patients.csv.gz")}
     admissions = table(tables / "iv/hosp/admissions.csv.gz")
     stays = table(tables / "iv/icu/icustays.csv.gz")
-    without = {row["subject_id"] for row in films} - set(patients)
-    assert 0.03 < len(without) / len({row["subject_id"] for row in films}) < 0.15
+    without = {row["subject_id"] for row in images} - set(patients)
+    assert 0.03 < len(without) / len({row["subject_id"] for row in images}) < 0.15
     assert not {row["subject_id"] for row in admissions} & without
     of_patient: dict[str, list[dict[str, str]]] = {}
     for row in admissions:
@@ -154,7 +154,7 @@ def test_the_chart_has_the_dirt_of_real_charts(tables: Path) -> None:
     assert 0 < np.mean(backwards) < 0.05
     assert 0 < np.mean(late) < 0.4
     before, emergency, covered = 0, 0, 0
-    for row in films:
+    for row in images:
         for stay in of_patient.get(row["subject_id"], []):
             when, start, end = taken(row), moment(stay["admittime"]), moment(stay["dischtime"])
             covered += start <= when <= end
@@ -221,10 +221,10 @@ def test_nih(small: Path, tables: Path) -> None:
     assert lists[0] | lists[1] == set(rows)
     patients = [{rows[name]["Patient ID"] for name in names} for names in lists]
     assert not patients[0] & patients[1]
-    films = {path.name: path for path in root.glob("images_*/images/*.png")}
-    assert set(films) == set(rows)
+    images = {path.name: path for path in root.glob("images_*/images/*.png")}
+    assert set(images) == set(rows)
     modes = set()
-    for path in films.values():
+    for path in images.values():
         with Image.open(path) as image:
             modes.add(image.mode)
     assert modes == {"L", "RGBA"}
@@ -235,7 +235,7 @@ def test_nih(small: Path, tables: Path) -> None:
     assert 0 < sum(int(row["Patient Age"]) > 110 for row in large) < 10
 
 
-@pytest.mark.skipif(not (SHARED / "nih-chestxray14-64px").exists(), reason="no NIH films in ../shared/data")
+@pytest.mark.skipif(not (SHARED / "nih-chestxray14-64px").exists(), reason="no NIH images in ../shared/data")
 def test_columns_are_those_of_nih(small: Path) -> None:
     name = "Data_Entry_2017_v2020.csv"
     assert header(small / "nih" / name) == header(SHARED / "nih-chestxray14-64px" / name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chartray import config as knobs
+from chartray.config import pretrain as knobs
 from chartray.errors import InputError
 from chartray.training import runtime
 
@@ -20,8 +20,9 @@ JOBS = {
 }
 LAUNCH = """
 import torch
-from chartray import config
-from chartray.training.runtime import all_sum, is_first_process, launch
+from chartray.config import pretrain as config
+from chartray.collective import all_sum
+from chartray.training.runtime import is_first_process, launch
 fabric = launch(config.load("tiny-cpu").train)
 fabric.barrier()
 print(fabric.world_size, fabric.global_rank, is_first_process(), int(all_sum(torch.tensor(fabric.global_rank + 1.0))))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from chartray.config import ViewsConfig
+from chartray.config.pretrain import ViewsConfig
 from chartray.pixels import resampling, views
 from chartray.pixels.resampling import Boxes, Grey
 from chartray.randomness import permutation, uniform

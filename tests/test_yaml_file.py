@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chartray import config
 from chartray.cli import run_command
+from chartray.config import pretrain as config
 from chartray.errors import InputError
 from chartray.yaml_file import read_yaml, yaml_tree
 

@@ -1,16 +1,16 @@
-"""How often compare's intervals leave zero out where two arms differ by chance alone, and where they truly differ.
+"""How often intervals of a difference exclude zero: for two arms that differ by chance alone, and for an effect.
 
     python benchmarks/evidence/false_positives.py [--data-sets 1000] [--effect 0]
 
-Simulated patients; both arms' seeds are drawn from one distribution, so that the true difference is 0, unless an effect
-is given: by how much the second arm separates better. Ways to treat the seeds, over how much the seeds differ.
+Patients are simulated. The seeds of both arms come from one distribution: the true difference is 0, unless `--effect`
+says by how much the second arm separates better. The table compares ways to treat the seeds.
 """
 
 import argparse
 
 import numpy as np
 
-from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.metrics import difference, resample
 
 RESAMPLES = 400
@@ -18,7 +18,7 @@ PATIENTS = 150
 
 
 def scores(rng: np.random.Generator, truth: np.ndarray, shared: np.ndarray, seeds: int, spread: float) -> np.ndarray:
-    """(S, N): films are alike hard for every seed (`shared`), seeds differ in how well they separate (`spread`)."""
+    """(S, N): an image is as hard for every seed (`shared`); seeds differ in how well they separate (`spread`)."""
     skill = 1 + spread * rng.normal(size=(seeds, 1))
     return skill * truth + shared + 0.5 * rng.normal(size=(seeds, len(truth)))
 
@@ -28,12 +28,12 @@ def ways(drawn: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng((7, seed))
     members = rng.integers(0, len(drawn), size=(drawn.shape[1], len(drawn)))
     mean = drawn.mean(axis=0)
-    distance = over_levels(np.full_like(mean, mean.mean()), [drawn], seed=seed) - mean.mean()
+    distance = hierarchical_bootstrap(np.full_like(mean, mean.mean()), [drawn], seed=seed) - mean.mean()
     return {
         "patients alone": mean,
         "seeds with replacement": drawn[members, np.arange(drawn.shape[1])[:, None]].mean(axis=1),
-        "stretched": mean + distance,
-        "stretched, nothing counted twice (used)": over_levels(mean, [drawn], seed=seed),
+        "Student's t": mean + distance,
+        "Student's t, interaction counted once (used)": hierarchical_bootstrap(mean, [drawn], seed=seed),
     }
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.speed.machine import describe_machine
 from benchmarks.speed.measuring import Measured, NotHere, Row
 from benchmarks.speed.options import Options
 from chartray.errors import InputError
@@ -54,6 +53,8 @@ def run_bench(
     if unknown:
         raise InputError(f"expected names of measurements ({', '.join(NAMES)}), found {', '.join(unknown)}")
     _require_the_reference()
+    from benchmarks.speed.machine import describe_machine  # which imports torch
+
     machine = describe_machine(device)
     console = Console()
     console.print(machine.sentence, highlight=False, soft_wrap=True)

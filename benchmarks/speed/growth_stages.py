@@ -59,7 +59,8 @@ def _imported(*modules: str) -> None:
 
 def split(folder: Path, rows: int) -> Work:
     """A split by a hash of the patient."""
-    from chartray.records.cohort import SPLIT_SHARES, split_by_patient
+    from chartray.records.cohort import split_by_patient
+    from chartray.schema import SPLIT_SHARES
 
     patients = pa.array(np.arange(rows) // _FILMS_PER_PATIENT).cast(pa.string())
     return lambda: split_by_patient(patients, SPLIT_SHARES)
@@ -105,7 +106,7 @@ def gathered(folder: Path, rows: int) -> Work:
 
 def trained(folder: Path, rows: int) -> Work:
     """Four steps of `tiny-cpu` with a chart, from the store's opening to the encoder that is written."""
-    from chartray.config import load
+    from chartray.config.pretrain import load
     from chartray.training.pretrain import pretrain
 
     overrides = {"train.steps": _STEPS, "train.batch_size": 32, "chart.ehr": "age", "train.device": "cpu"}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from chartray.config import ViewsConfig
+from chartray.config.pretrain import ViewsConfig
 
 _ENDLESS = 1_000_000_000
 

@@ -15,12 +15,12 @@ from benchmarks.speed.pil_views import PILFilms, PILViews, endless_batches
 from benchmarks.speed.reference import reference_step
 from benchmarks.speed.simulated_store import make_films
 from benchmarks.speed.training_step import TARGETS, Rounds, Sizes, sizes_of, work_done
-from chartray.config import ViewsConfig
+from chartray.config.pretrain import ViewsConfig
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.training.pretrain import Loop, assemble
 from chartray.training.runtime import uses_bf16
-from chartray.training.training_data import prepare
+from chartray.training.training_data import load_training_data
 
 
 def measure(name: str, options: Options) -> Row:
@@ -62,14 +62,14 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
     assert isinstance(assembled, Loop)
     loop: Loop = assembled
     loop.networks.train()
-    ahead = loop.ahead(0, loop.schedule.steps)
+    batches = loop.batches(0, loop.schedule.steps)
 
     def one() -> float:
-        """Seconds of a step in which it waited for films."""
-        before, prepared = ahead.waited, next(ahead)
-        losses, measured = loop.learn(prepared, meanwhile=ahead.fetch)
-        loop.look(prepared.batch.step + 1, losses, measured)
-        return ahead.waited - before
+        """Seconds of a step in which it waited for images."""
+        before, batch = batches.waited, next(batches)
+        losses, numbers = loop.learn(batch, batches)
+        loop.measure_health(batch.step + 1, losses, numbers)
+        return batches.waited - before
 
     return Rounds(one, sizes.films, steps, sizes.device)
 
@@ -77,13 +77,13 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
 def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> Once:
     """The published way on the JPEG files of the same films and charts; as many loading processes as cores."""
     opened, config, device = Store.open(store), sizes.config(), torch.device(sizes.device)
-    material = prepare(opened, config)
-    charts = material.chart_batch(
-        torch.arange(len(material.rows)).numpy(), torch.zeros(len(material.rows)).long().numpy(), torch.device("cpu")
+    data = load_training_data(opened, config)
+    charts = data.chart_batch(
+        torch.arange(len(data.rows)).numpy(), torch.zeros(len(data.rows)).long().numpy(), torch.device("cpu")
     ).rows
     paths = opened.cohort.column("path").to_pylist()
-    files = [images / paths[row] for row in material.rows]
-    views = PILViews(config.views, *material.grey)
+    files = [images / paths[row] for row in data.rows]
+    views = PILViews(config.views, *data.grey)
     workers = loading_processes(sizes, config.views)
     batches = endless_batches(PILFilms(files, charts, views), sizes.films, workers, pin=device.type == "cuda")
     architecture = vit.architecture(config.encoder, config.views.size)

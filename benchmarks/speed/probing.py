@@ -15,7 +15,7 @@ from benchmarks.speed.measuring import Once, Row, side_by_side
 from benchmarks.speed.options import Options
 from benchmarks.speed.processor import Counted, timed
 from benchmarks.speed.starting import make_store
-from chartray.config import EncoderConfig
+from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation.embed import embed
 from chartray.evaluation.finetune.augmentation import ROTATION_DEGREES, SCALE, SHIFT
 from chartray.networks import encoder as vit

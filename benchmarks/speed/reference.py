@@ -16,7 +16,7 @@ from lightly.models.utils import random_token_mask, update_momentum
 from timm.layers import set_fused_attn
 from torch import Tensor, nn
 
-from chartray.config import Config
+from chartray.config.pretrain import Config
 
 
 class ReferenceMSN(nn.Module):

@@ -15,16 +15,16 @@ from benchmarks.speed.measuring import Measured, Once, Row, side_by_side
 from benchmarks.speed.options import Options
 from benchmarks.speed.reference import reference_step
 from benchmarks.speed.simulated_store import make_films
-from chartray import config as knobs
-from chartray.config import Config
+from chartray.config import pretrain as knobs
+from chartray.config.pretrain import Config
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
-from chartray.training.loader import FilmLoader
-from chartray.training.prefetch import Prepared
+from chartray.training.loader import ImageLoader
+from chartray.training.prefetch import Batch
 from chartray.training.pretrain import Loop, assemble
 from chartray.training.runtime import uses_bf16
-from chartray.training.training_data import prepare
+from chartray.training.training_data import load_training_data
 
 TARGETS = {"cpu": 3.2, "cuda": 8.0}
 # Films a second on an H200, views and reading included.
@@ -106,10 +106,10 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None,
     loop = assemble(store, out, sizes.config(films=films, compiled=compiled))
     assert isinstance(loop, Loop)
     loop.networks.train()
-    prepared = first_batch(Store.open(store), loop.config, loop.fabric.device)
+    batch = first_batch(Store.open(store), loop.config, loop.fabric.device)
 
     def step() -> float:
-        loop.learn(prepared)  # reads its loss, and so waits for the device
+        loop.learn(batch)  # reads its loss, and so waits for the device
         return 0.0
 
     return Rounds(step, loop.config.train.batch_size, _STEPS_A_ROUND[sizes.device], sizes.device)
@@ -119,7 +119,8 @@ def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused
     """lightly's networks and loss on the same views and charts; attention as timm has it, or plain as ours on a CPU."""
     config = sizes.config(films=films)
     device = torch.device(sizes.device)
-    batch, views, chart = first_batch(Store.open(store), config, device)
+    batch = first_batch(Store.open(store), config, device)
+    views, chart = batch.views, batch.chart
     theirs = reference_step(
         vit.architecture(config.encoder, config.views.size),
         config,
@@ -159,15 +160,15 @@ class Rounds:
         return self._steps * self._films / seconds
 
 
-def first_batch(store: Store, config: Config, device: torch.device) -> Prepared:
+def first_batch(store: Store, config: Config, device: torch.device) -> Batch:
     """The films of step 0 of a run, their views and charts."""
-    material = prepare(store, config)
+    data = load_training_data(store, config)
     side = vit.patch_side(vit.build(vit.architecture(config.encoder, config.views.size), seed=0))
-    batch = FilmLoader(
-        store, material.rows, config.views, patch_side=side, batch_size=config.train.batch_size, seed=0
+    loaded = ImageLoader(
+        store, data.rows, config.views, patch_side=side, batch_size=config.train.batch_size, seed=0
     ).load(0)
-    views = cut_views(batch.images.to(device), batch.plan, config.views, material.grey)
-    return Prepared(batch, views, material.chart_batch(batch.places, batch.epochs, device))
+    views = cut_views(loaded.images.to(device), loaded.plan, config.views, data.grey)
+    return Batch(0, loaded.rows, views, data.chart_batch(loaded.places, loaded.epochs, device))
 
 
 def work_done(sizes: Sizes, store: Path, scratch: Path, ours: Measured, reference: Measured) -> dict[str, float | str]:

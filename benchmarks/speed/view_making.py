@@ -9,7 +9,7 @@ import torch
 from benchmarks.speed.measuring import Measured, Once, Row, side_by_side
 from benchmarks.speed.options import Options
 from benchmarks.speed.pil_views import PILViews, film_like
-from chartray import config as knobs
+from chartray.config import pretrain as knobs
 from chartray.memory import keep_freed_memory
 from chartray.pixels.resampling import Grey
 from chartray.pixels.views import cut_views, plan_views

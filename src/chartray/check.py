@@ -1,4 +1,4 @@
-"""`chartray check`: everything wrong with a cohort or a store, before anyone trains on it."""
+"""`chartray check`: finds all problems of a cohort or a store before it is used."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ import pyarrow as pa
 from chartray.checks import table as of_table
 from chartray.checks import variables as of_variables
 from chartray.checks.files import files
-from chartray.checks.finding import Finding, films
+from chartray.checks.finding import Finding, image_count
 from chartray.checks.images import images
-from chartray.config import load
+from chartray.config.pretrain import load
 from chartray.errors import InputError
 from chartray.outputs.json_file import read_json
 from chartray.pixels.store import FLOW_FILE, Store
@@ -24,11 +24,11 @@ _ENLARGEMENT_TO_WARN_OF = 1.3
 
 
 def check(path: Path) -> list[Finding]:
-    """Every finding about a cohort's Parquet file or a STORE, errors first.
+    """All findings about a cohort file or a store, errors first.
 
-    Of a cohort: its rows, patients, splits, labels, variables, flow, and files (all looked for, 200 read). Of a store:
-    the same but for the files, and every byte against its hash, every film against flatness, inversion and its like in
-    another split. Raises InputError if `path` is neither.
+    Both: rows, patients, splits, labels, variables and flow. A cohort: its image files (all must exist, 200 are read).
+    A store: every byte against its hash, and every image for constant pixels, inversion and duplicates.
+    Raises InputError if `path` is neither.
     """
     path = Path(path)
     findings = list(_store(path) if path.is_dir() else _cohort(path))
@@ -36,7 +36,7 @@ def check(path: Path) -> list[Finding]:
 
 
 def spoken(findings: Sequence[Finding]) -> list[str]:
-    """A line a finding, and a last one that counts them."""
+    """One line per finding, and a last line with their counts."""
     lines = [
         f"{finding.severity}: {finding.what} [{finding.where}]"
         + ("" if finding.remedy == "nothing" else f"; {finding.remedy}")
@@ -46,7 +46,7 @@ def spoken(findings: Sequence[Finding]) -> list[str]:
     told = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
     return [
         *lines,
-        f"{told}: {'not to be trained on as it is' if counts['error'] else 'nothing that forbids training'}",
+        f"{told}: {'fix the errors before training' if counts['error'] else 'ready for training'}",
     ]
 
 
@@ -74,13 +74,15 @@ def _store(folder: Path) -> Iterator[Finding]:
     yield from _rows(table, metadata, _flow(folder / FLOW_FILE), f"{where}/cohort.parquet")
     damaged = store.damaged()
     for name in damaged:
-        what = f"{name} is not as ingest wrote it (its hash is another)"
-        yield Finding("error", what, where, 1, f"the disk or a person changed it: remove {where}, then ingest again")
+        what = f"{name} is damaged (its hash differs from the one that ingest wrote)"
+        yield Finding("error", what, where, 1, f"remove {where} and ingest again")
     if store.quarantine.num_rows:
         reasons = store.quarantine["reason"].value_counts().to_pylist()
         told = of_table.listed([f"{entry['counts']} x {entry['values']}" for entry in reasons], most=5)
         lost = store.quarantine.num_rows
-        yield Finding("note", f"{films(lost)} in quarantine: {told}", where, lost, "fetch them again if they matter")
+        yield Finding(
+            "note", f"{image_count(lost)} in quarantine: {told}", where, lost, "fetch them again if they matter"
+        )
     if not any(name.endswith(".arrow") for name in damaged):
         yield from images(store, where)
     yield from _enlargement(store, where)
@@ -98,8 +100,8 @@ def _rows(table: pa.Table, metadata: CohortMetadata, flow: dict[str, Any] | None
 
 
 def _enlargement(store: Store, where: str) -> Iterator[Finding]:
-    """Whether views of the recipe `msn` are blown up from so small a store."""
-    from chartray.pixels.views import median_enlargement  # torch: only where there are films to draw views from
+    """Whether the views of the recipe `msn` are upsampled from this store's image size."""
+    from chartray.pixels.views import median_enlargement  # imports torch
 
     views = load("msn").views
     sizes = np.stack([store.cohort[side].to_numpy() for side in ("height", "width")], axis=1)[:4096].astype(np.float64)
@@ -107,10 +109,9 @@ def _enlargement(store: Store, where: str) -> Iterator[Finding]:
     for name, times in found.items():
         if times > _ENLARGEMENT_TO_WARN_OF:
             size = views.size if name == "random" else views.focal_size
-            what = f"the median {name} view of {size} px is enlarged {times:.2f} times from {store.size} px"
-            yield Finding(
-                "warning", what, where, len(store), "ingest with a larger --size, or train with smaller views"
-            )
+            what = f"the median {name} view of {size} px is upsampled {times:.2f} times from images of {store.size} px"
+            remedy = "ingest with a larger --size, or train with smaller views"
+            yield Finding("warning", what, where, len(store), remedy)
 
 
 def _metadata(table: pa.Table, path: Path) -> CohortMetadata:

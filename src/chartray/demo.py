@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chartray import config as knobs
-from chartray.errors import InputError
+from chartray.config import pretrain as knobs
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.replacing import reserved
 from chartray.pixels.ingest import ingest
 from chartray.records.chexpert import chexpert_cohort
 from chartray.records.cohort import Cohort, describe, write_cohort
 from chartray.records.mimic import mimic_cohort
 from chartray.records.nih import nih_cohort
-from chartray.report.page import write_report
 from chartray.report.summary import five_lines
+from chartray.report.write import write_report
 from chartray.results.folder import COMPARE_FILE, MANIFEST_FILE, open_results
 from chartray.simulate.hospital import simulate
 from chartray.training.pretrain import pretrain
@@ -39,8 +39,7 @@ def run_demo(out: Path, *, seed: int = 0, patients: int = PATIENTS, steps: int |
 
     Raises InputError if `out` holds anything.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"expected a new or empty folder for the demo, found {out} with things in it; remove it first")
+    refuse_other(out)
     with reserved(out):
         return _mission(out, seed, patients, steps)
 

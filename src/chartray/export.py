@@ -20,14 +20,12 @@ from timm.models.vision_transformer import VisionTransformer
 
 from chartray.errors import InputError
 from chartray.model_card.card import model_card
+from chartray.model_card.earlier import CARD_FILE, CONFIG_FILE, check_export_replaceable
 from chartray.networks import encoder
-from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE, Init, Provenance
+from chartray.networks.description import Init, Provenance
 from chartray.networks.encoder import PretrainedEncoder
-from chartray.outputs.replacing import replaced_folder, settle
-from chartray.outputs.seal import SUMS_FILE
+from chartray.outputs.replacing import replaced_folder
 
-CONFIG_FILE, CARD_FILE = "config.json", "README.md"
-_OURS = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE}
 # Folders of the machine in a provenance: of each only the last part is shared.
 _PLACES = ("store", "out", "source")
 
@@ -76,7 +74,7 @@ def export_encoder(
         raise InputError(f"expected the form timm or huggingface, found {form!r}")
     if form == "timm" and results:
         raise InputError("expected results only with the form huggingface, which has a card; leave them out")
-    _check_replaceable(out)
+    check_export_replaceable(out)
     loaded = encoder.load(source)
     made = shareable(Provenance.model_validate(loaded.provenance))
     shared = loaded._replace(provenance=made.model_dump(exclude_unset=True))
@@ -132,10 +130,3 @@ def shareable(made: Provenance) -> Provenance:
 def _shareable_init(init: Init) -> Init:
     before = None if init.init is None else _shareable_init(init.init)
     return init.model_copy(update={"source": Path(init.source).name} | ({} if before is None else {"init": before}))
-
-
-def _check_replaceable(out: Path) -> None:
-    settle(out)
-    if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
-        return
-    raise InputError(f"expected a new folder or an earlier export as --out, found other things in {out}")

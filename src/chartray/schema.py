@@ -10,15 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 METADATA_KEY = b"chartray"
 COHORT_FORMAT = 1
 SPLITS = ("train", "validate", "test")
+# Of patients, where a source has no splits of its own.
+SPLIT_SHARES = {"train": 0.8, "validate": 0.1, "test": 0.1}
 EHR_PREFIX = "ehr."
 LABEL_PREFIX = "label."
 # Optional column beside a label, only where it does not go without saying (where it is not just the label's nulls):
-# whether the source left the label's cell blank. A null that is no blank is a cell that could not be read, or a film
+# whether the source left the label's cell blank. A null that is no blank is a cell that could not be read, or an image
 # that the source's label file does not name; a value that is a blank is what the mapping says a blank means.
 BLANK_PREFIX = "blank."
-# `simulate` leaves this file in each folder it draws, so that whatever comes of its films can say that none is real.
+# `simulate` leaves this file in each folder it draws, so that whatever comes of its images can say that none is real.
 SIMULATED_FILE = "SIMULATED"
-# Optional column: whether radiologists read the film's study, so that its labels are theirs and not the labeller's.
+# Optional column: whether radiologists read the image's study, so that its labels are theirs and not the labeller's.
 READ_COLUMN = "read_by_radiologists"
 
 # METHOD.md section 3: the labeller's 14 findings, as written in the CheXpert and MIMIC-CXR csv files.
@@ -72,7 +74,7 @@ class Variable(BaseModel):
 
     `kind` is numeric (float64 column), categorical (string column, one of `levels`) or boolean (bool column).
     `range` is inclusive. `columns` are the source columns it was made from. `known_at_film` false: a fact that
-    is known only after the film was taken, refused for pretraining unless named.
+    is known only after the image was taken, refused for pretraining unless named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,7 +117,7 @@ class CohortMetadata(BaseModel):
     absent_labels: list[str] = Field(default_factory=list)
     # The image folder that `path` is relative to.
     image_root: str = ""
-    # The films and charts were drawn by `chartray simulate`.
+    # The images and charts were drawn by `chartray simulate`.
     simulated: bool = False
 
 
@@ -150,7 +152,7 @@ def patient_key(source: str, patient_id: str) -> str:
 def hashed(identifiers: Sequence[str]) -> list[str]:
     """A short name for each identifier, the same one each time, that cannot be turned back by trying identifiers.
 
-    The key is made of all identifiers together: who holds the cohort can find a film again, who guesses one
+    The key is made of all identifiers together: who holds the cohort can find an image again, who guesses one
     accession number cannot test the guess.
     """
     key = hashlib.blake2b("\n".join(identifiers).encode(), digest_size=32).digest()

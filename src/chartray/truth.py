@@ -44,7 +44,7 @@ def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
     """(N, C) of 1, 0 and NaN for ignored; raises InputError for a value that is none of 1, 0, -1 and null.
 
     A blank counts as its label's source says, whatever other labels hold. A null that is no blank (the cell could not
-    be read, or the source's label file does not name the film) is not known under any policy.
+    be read, or the source's label file does not name the image) is not known under any policy.
 
     >>> from chartray.schema import LabelSource, to_metadata
     >>> said = CohortMetadata(source="mimic", labels={"Edema": LabelSource(blank="negative")})
@@ -64,7 +64,7 @@ def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
         if (odd := odd_cells(cohort, label)).any():
             row = int(np.flatnonzero(odd)[0])
             raise InputError(
-                f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in film {row} of the split"
+                f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in image {row} of the split"
             )
         values[values == -1] = _UNCERTAIN[policy.uncertain]
         if counts_as_negative(cohort, label, policy):

@@ -124,7 +124,7 @@ def _others_as_before(out: Path, base: Base, touched: frozenset[str], at: str) -
             continue
         after = found.get(image)
         if after is None:
-            return "another patient's film lost", at
+            return "another patient's image lost", at
         names = [name for name in before.keys() | after.keys() if _cell(before, name) != _cell(after, name)]
         if names:
             return (

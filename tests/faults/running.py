@@ -84,14 +84,15 @@ def commands() -> Callable[[tuple[str, ...]], int]:
     import chartray.evaluation.compare
     import chartray.evaluation.embed_store
     import chartray.evaluation.evaluate
+    import chartray.experiment
     import chartray.export
     import chartray.records.chexpert
     import chartray.records.mimic
     import chartray.records.nih
     import chartray.records.table
     import chartray.report.page
+    import chartray.report.write
     import chartray.simulate.hospital
-    import chartray.study
     import chartray.training.pretrain  # noqa: F401
     from chartray.cli import app, run_command
     from chartray.pixels.ingest import ingest

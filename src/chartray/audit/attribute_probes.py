@@ -5,7 +5,6 @@ evaluation split. Images of which the attribute is unknown are left out.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.schema import AttributeProbe
 from chartray.statistics import metrics
-from chartray.statistics.patient_bootstrap import Sampled, patient_codes, stream
+from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, patient_counts
 from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
 
@@ -49,7 +48,7 @@ class AttributeTruth(NamedTuple):
     test: EvaluationSet
     values: Floats
     counted: NDArray[np.bool_]
-    sampled: Sampled
+    sampled: PatientBootstrap
     resampling: Resampling
 
     @property
@@ -91,14 +90,12 @@ def attribute_truth(attribute: Attribute, test: EvaluationSet, resampling: Resam
     return AttributeTruth(attribute, test, values, counted, sampled, resampling)
 
 
-def first_resamples(patients: NDArray[np.str_], resampling: Resampling) -> Sampled:
+def first_resamples(patients: NDArray[np.str_], resampling: Resampling) -> PatientBootstrap:
     """The first draws of the stream, whatever classes they hold: for metrics that are made of sums over images."""
     codes = patient_codes(patients, len(patients))
-    count = resampling.resamples
-    blocks = islice(stream(int(codes.max()) + 1, resampling.seed), -(-count // 100))
-    draws = np.concatenate(list(blocks))[:count]
+    draws = patient_counts(int(codes.max()) + 1, resampling.resamples, resampling.seed)
     rows, always = np.arange(len(draws)), np.array([True])
-    return Sampled(codes, always, always, draws, rows[:, None], rows)
+    return PatientBootstrap(codes, always, always, draws, rows[:, None], rows)
 
 
 def predict_attributes(

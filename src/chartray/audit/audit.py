@@ -311,12 +311,14 @@ def _notes(arms: Sequence[AuditArm], manifest: AuditManifest) -> list[str]:
         if arm.arm.settings != arms[0].arm.settings
     ]
     if settings.split == "validate":
-        notes.append("scored on the validation images, on which penalties and thresholds were chosen: optimistic")
+        notes.append(
+            "scored on the validation images, on which penalties and thresholds were chosen, so values are optimistic"
+        )
     attributes = len(manifest.attributes) - 1  # the coin is not compared
     least = 2 * attributes / (settings.resamples + 1)
     if least >= 1 - settings.level:
         notes.append(
-            f"{settings.resamples} resamples are too few to show a difference in {attributes} attributes: the smallest "
-            f"possible p after Holm's correction is {least:.2f}"
+            f"{settings.resamples} resamples are too few to show a difference: the smallest possible p is {least:.2f} "
+            f"after correction over {attributes} attribute{'' if attributes == 1 else 's'}"
         )
     return notes

@@ -18,7 +18,7 @@ from chartray.results.arm import disambiguated
 from chartray.results.schema import AttributeDifference
 from chartray.results.verdict import verdict, why_no_claim
 from chartray.statistics import metrics
-from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.holm import holm
 
 Floats = NDArray[np.float64]
@@ -121,7 +121,7 @@ def _row(a: Side, b: Side, name: str) -> AttributeDifference:
     if seeds > 1 and reason is None:
         paired = sorted(map(str, a.seeds)) == sorted(map(str, b.seeds))
         varying = [_by_seed(a, ours) - _by_seed(b, theirs)] if paired else [ours, -theirs]
-        drawn = over_levels(drawn, varying, seed=truth.resampling.seed)
+        drawn = hierarchical_bootstrap(drawn, varying, seed=truth.resampling.seed)
     row = AttributeDifference(
         arm_a=a.arms[0].arm,
         arm_b=b.arms[0].arm,

@@ -24,8 +24,8 @@ from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.schema import MACRO, RemovalRow
 from chartray.statistics import metrics
 from chartray.statistics.knn import knn_scores
-from chartray.statistics.leace import fit_eraser
-from chartray.statistics.patient_bootstrap import Sampled
+from chartray.statistics.leace import fit_leace
+from chartray.statistics.patient_bootstrap import PatientBootstrap
 from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
 
@@ -42,7 +42,7 @@ class DiseaseScores(NamedTuple):
     """Disease on the evaluation split before removal: scores (N, C), and their resamples, which removal shares."""
 
     test: EvaluationSet
-    sampled: Sampled
+    sampled: PatientBootstrap
     scores: Floats
     resampled: metrics.Resamples
 
@@ -74,7 +74,7 @@ def remove_attribute(
     truth, where = found.truth, device_of(device)
     attribute = truth.attribute
     whole = [frozen.needed(images) for images in (train, validate, disease.test.films)]
-    eraser = fit_eraser(whole[0], _concept(attribute, train))
+    eraser = fit_leace(whole[0], _concept(attribute, train))
     x, checked, tested = (eraser.erase(each) for each in whole)
     probe = fit_probe(
         x,
@@ -182,7 +182,7 @@ def _rows(disease: DiseaseScores, scores: Floats, base: RemovalRow) -> list[Remo
     return rows
 
 
-def _with_difference(row: RemovalRow, found: metrics.Difference, index: int, reason: str | None) -> RemovalRow:
+def _with_difference(row: RemovalRow, found: metrics.PairedDifference, index: int, reason: str | None) -> RemovalRow:
     value, low, high, p = (float(np.atleast_1d(part)[index]) for part in found)
     if reason is not None:
         return row.replaced(difference=value, reason=reason)

@@ -83,13 +83,16 @@ def find_leaks(runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) 
     rows += _images(stores, splits)
     rows += [_variables(run, runs, stores) for run in runs]
     known = {store.hash for _, store in stores}
-    notes += [
-        f"the images that {run.run} was pretrained on are in none of these stores, so they were not compared; add the "
-        "store with --external"
-        for run in runs
-        if run.provenance.store_hash not in known
-    ]
+    notes += _note(
+        "images that {} pretrained on were not compared, since no store here has them; add theirs with --external",
+        [run.run for run in runs if run.provenance.store_hash not in known],
+    )
     return rows, notes
+
+
+def _note(words: str, runs: Sequence[str]) -> list[str]:
+    """One note for all runs that it is of."""
+    return [words.format(f"{', '.join(runs)} {'was' if len(runs) == 1 else 'were'}")] if runs else []
 
 
 def _splits(name: str, index: int, store: Store) -> Iterator[_StoreSplit]:
@@ -103,17 +106,19 @@ def _splits(name: str, index: int, store: Store) -> Iterator[_StoreSplit]:
 def _patients(
     runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]], splits: Sequence[_StoreSplit]
 ) -> tuple[list[Leak], list[str]]:
-    notes: list[str] = []
-    found: list[_Patients] = []
-    for run in runs:
-        if run.patients is None:
-            notes.append(
-                f"patients that {run.run} was pretrained on were not compared: there is no {PATIENTS_FILE} beside it"
-            )
-            continue
-        if run.provenance.init is not None:
-            notes.append(f"{run.run} started from other weights; the patients of their pretraining were not compared")
-        found.append(_Patients(_pretraining(run, runs), _TRAINING, str(run.provenance.source), run.patients))
+    notes = _note(
+        f"patients that {{}} pretrained on were not compared, since no {PATIENTS_FILE} names them",
+        [run.run for run in runs if run.patients is None],
+    )
+    notes += _note(
+        "{} started from other weights, whose pretraining patients were not compared",
+        [run.run for run in runs if run.patients is not None and run.provenance.init is not None],
+    )
+    found = [
+        _Patients(_pretraining(run, runs), _TRAINING, str(run.provenance.source), run.patients)
+        for run in runs
+        if run.patients is not None
+    ]
     for split in splits:
         store = stores[split.store][1]
         source = metadata_of(store).source
@@ -140,11 +145,15 @@ def _images(stores: Sequence[tuple[str, Store]], splits: Sequence[_StoreSplit]) 
         exact = _exact(a, b, hashed)
         near = _near(a, b, hashed, {example.other_row for example in exact})
         furthest = max((example.distance for example in near), default=hashes.NEAR)
-        for kind, found, distance in (("exact film", exact, 0), ("near film", near, furthest)):
-            examples = tuple(found[:_EXAMPLES])
-            rows.append(
-                Leak(kind=kind, between=(a.name, b.name), count=len(found), examples=examples, distance=distance)
-            )
+        same = Leak(
+            kind="exact film",
+            between=(a.name, b.name),
+            count=len(exact),
+            examples=tuple(exact[:_EXAMPLES]),
+            distance=0,
+        )
+        examples = tuple(near[:_EXAMPLES])
+        rows += [same, same.replaced(kind="near film", count=len(near), examples=examples, distance=furthest)]
     return rows
 
 

@@ -19,7 +19,7 @@ _METRICS = {"auroc": "AUROC", "r2": "R2"}
 _GAPS = {
     "auroc": "disease AUROC",
     "calibration": "calibration (mean score - observed rate)",
-    "false_negative_rate": "the rate of missed findings",
+    "false_negative_rate": "rate of missed findings",
 }
 # Half widths of a normal's central 99.9 % and 95 %: with 95 % intervals 1 sound audit in 20 would fail its control.
 _STRICTER = 3.2905 / 1.9600
@@ -87,8 +87,8 @@ def _gaps(rows: Sequence[AuditRow], name: str) -> str | None:
         if isinstance(row, SubgroupRow) and (row.attribute, row.metric, row.label) == (name, "gap", MACRO):
             if row.reason or row.p is None or row.of is None:
                 continue
-            chance = f"random subgroups: {_number(row.expected)}{', no larger gap shown' if row.p >= 0.05 else ''}"
             ends = f"{row.smallest} lowest, {row.largest} highest"
+            chance = f"{_number(row.expected)} between random subgroups, p = {row.p:.3f}"
             parts.append(f"{_GAPS[row.of]} {_interval(row.value, row)} ({ends}; {chance})")
     return f"largest gap between subgroups of {name}: " + "; ".join(parts) if parts else None
 

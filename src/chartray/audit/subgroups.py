@@ -26,8 +26,8 @@ from chartray.evaluation.rows import NO_THRESHOLD
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.schema import MACRO, SubgroupRow
 from chartray.statistics import metrics
-from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, one_sided, reach
-from chartray.statistics.patient_bootstrap import Sampled, patient_codes
+from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_interval, clopper_pearson_width
+from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -175,7 +175,7 @@ def _swapped(codes: Integers, patients: NDArray[np.str_], seed: int) -> Integers
 
 
 def _of_label(
-    diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, sampled: Sampled
+    diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, sampled: PatientBootstrap
 ) -> dict[str, _Values]:
     """Each metric of one label."""
     truth, scores = diagnosis.test.films.truth[:, index], diagnosis.scores[:, index]
@@ -195,7 +195,7 @@ def _of_label(
     return found
 
 
-def _same_draws(sampled: Sampled, within: Floats) -> Sampled:
+def _same_draws(sampled: PatientBootstrap, within: Floats) -> PatientBootstrap:
     """The same draws for every subgroup (N, G) of every label, so that a gap or a mean is of one draw.
 
     A draw without an image (AUROC: a class) of the subgroup is NaN there, and is left out of the subgroup's interval.
@@ -253,7 +253,7 @@ def _value_rows(row: SubgroupRow, names: Sequence[str], values: _Values, positiv
             low, high = np.nanquantile(values.resampled[:, group], _tails(level))
             found = found.replaced(ci_low=float(low), ci_high=float(high))
             if row.metric == MISSES:
-                ends = one_sided(value, positive[:, group].tolist(), level)
+                ends = clopper_pearson_interval(value, positive[:, group].tolist(), level)
                 found = found.replaced(interval=BOOTSTRAP if ends is None else EXACT)
                 found = found if ends is None else found.replaced(ci_low=ends[0], ci_high=ends[1])
         rows.append(found)
@@ -283,7 +283,7 @@ def _gap_row(row: SubgroupRow, names: Sequence[str], values: _Values, positive: 
         row = row.replaced(interval=EXACT if alike else BOOTSTRAP)
         if alike:  # no subgroup is further from their common value than its own interval, all of these together
             together = 1 - (1 - level) / len(usable)
-            high = max(reach(positive[:, group].tolist(), together) for group in usable)
+            high = max(clopper_pearson_width(positive[:, group].tolist(), together) for group in usable)
     return row.replaced(ci_low=low, ci_high=high)
 
 

@@ -1,4 +1,4 @@
-"""The files of a cohort: all of them looked for, a sample of them read."""
+"""Checks of a cohort's image files: that each exists, and that a sample can be read."""
 
 import os
 from collections import Counter
@@ -8,35 +8,35 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from chartray.checks.finding import Finding, Severity, films, rows
+from chartray.checks.finding import Finding, Severity, image_count, rows
 from chartray.pixels.film_process import Limits, read_apart
 from chartray.pixels.grey import UnreadableFilm
 from chartray.schema import CohortMetadata
 
-SAMPLE_FILMS = 200
-# JPEGs are decoded at a fraction of their size: enough to know that they can be.
+SAMPLE_IMAGES = 200
+# Decoded at a reduced size: enough to see whether they can be.
 _SMALL = 64
 _AT_ONCE = 32
 
 
 def files(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
-    """Films whose file is absent or empty (every one is looked for) or cannot be read (`SAMPLE_FILMS` are tried)."""
+    """Image files that are missing or empty (all are checked) or unreadable (`SAMPLE_IMAGES` are read)."""
     paths = [os.path.join(metadata.image_root, path) for path in table["path"].to_pylist()]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # a share over the network answers many questions at once
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # a network share answers many requests at once
         sizes = np.array(list(pool.map(_size, paths, chunksize=256)), dtype=np.int64)
     absent, empty = np.flatnonzero(sizes < 0), np.flatnonzero(sizes == 0)
     if len(absent) == len(paths):
-        what = f"no file of {films(len(paths))} is there, under {metadata.image_root or 'the paths given'}"
-        remedy = "mount or move the folder, or say `ingest --images` where they lie now"
+        what = f"none of {image_count(len(paths))} exists under {metadata.image_root or 'the given paths'}"
+        remedy = "mount the folder, or give its new place to `ingest --images`"
         yield Finding("error", what, where, len(paths), remedy)
         return
-    for found, words in ((absent, "are not there"), (empty, "are empty")):
+    for found, problem in ((absent, "missing"), (empty, "empty")):
         if len(found):
-            what = f"the files of {films(len(found))} of {len(paths):,} {words}"
-            remedy = "fetch them again, or leave them: ingest puts them in quarantine"
+            what = f"{problem} files: {len(found):,} of {image_count(len(paths))}"
+            remedy = "fetch them again; ingest quarantines them otherwise"
             yield Finding("warning", what, f"{where}, {rows(found)}", len(found), remedy)
     there = np.flatnonzero(sizes > 0)
-    sample = there[np.unique(np.linspace(0, len(there) - 1, SAMPLE_FILMS).astype(int))]
+    sample = there[np.unique(np.linspace(0, len(there) - 1, SAMPLE_IMAGES).astype(int))]
     limits = Limits(within=os.path.abspath(metadata.image_root) if metadata.image_root else "")
     yield from _read(paths, sample, len(there), where, limits)
 
@@ -51,15 +51,15 @@ def _read(paths: list[str], sample: np.ndarray, there: int, where: str, limits: 
         except UnreadableFilm as reason:
             bad.append(row)
             reasons[str(reason)] += 1
-    tried = "all of them" if len(sample) == there else f"{len(sample)} of {there:,}, evenly spread"
+    tried = "all" if len(sample) == there else f"{len(sample)} of {there:,}, evenly spaced"
     if bad:
         why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-        what = f"{films(len(bad))} of those tried ({tried}) cannot be read: {why}"
-        remedy = "fetch them again, or leave them: ingest puts them in quarantine"
+        what = f"unreadable files: {len(bad):,} of those tried ({tried}): {why}"
+        remedy = "fetch them again; ingest quarantines them otherwise"
         severity: Severity = "error" if len(bad) == len(sample) else "warning"
         yield Finding(severity, what, f"{where}, {rows(bad)}", len(bad), remedy)
     else:
-        yield Finding("note", f"every film tried can be read ({tried})", where, 0, "nothing")
+        yield Finding("note", f"all images tried are readable ({tried})", where, 0, "nothing")
 
 
 def _size(path: str) -> int:

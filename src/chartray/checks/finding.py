@@ -1,4 +1,4 @@
-"""One thing that is wrong with the data, or worth knowing, and what to do about it."""
+"""One finding of `check`: a problem or a note, and what to do about it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,10 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """`what` was found, in words; `where`: the file, and rows or names; `count` films (or what `what` says).
+    """`what` was found, `where` (file, and rows or names), in how many images or patients (`count`), and the `remedy`.
 
-    An error makes the data unusable, a warning costs something (films, a label, honesty of a number), a note is for
-    the record. Rows count from 1, as they stand in the cohort, or in cohort.parquet of a store; no identifier stands in
-    a finding.
+    An error makes the data unusable, a warning may cost images, a label or the validity of a score, a note is
+    information. Rows count from 1 in the cohort (in a store, its cohort.parquet). A finding holds no identifier.
     """
 
     severity: Severity
@@ -27,13 +26,13 @@ class Finding:
     remedy: str
 
 
-def films(count: int) -> str:
-    """A count of films in words.
+def image_count(count: int) -> str:
+    """A number of images in words.
 
-    >>> films(1), films(1200)
-    ('1 film', '1,200 films')
+    >>> image_count(1), image_count(1200)
+    ('1 image', '1,200 images')
     """
-    return f"{count:,} film{'' if count == 1 else 's'}"
+    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def rows(places: npt.NDArray[np.int64] | Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The films of a store, each looked at once: near-constant ones, inverted ones, and the same film in two splits."""
+"""Checks of a store's pixels: near-constant images, inverted images, duplicates within and between splits."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,24 +6,24 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chartray.checks.finding import Finding, Severity, films, rows, share
+from chartray.checks.finding import Finding, Severity, image_count, rows, share
 from chartray.pixels.hashes import content_hashes, near_pairs, perceptual_hashes
 from chartray.pixels.store import Store
 from chartray.progress import progress
 
 _BLOCK = 256
-# Grey levels of 255; the flattest of 1,243 real films (NIH, Hannover) has a deviation of 14.
+# Standard deviation in grey levels of 255; the lowest of 1,243 real images (NIH, Hannover) is 14.
 _FLAT = 6.0
-# An inverted film has a bright border (air) and lungs brighter than the spine. In standard deviations of the film: both
-# above this holds for none of 1,000 NIH and 243 Hannover films, and for 78 % and 63 % of their negatives.
+# An inverted image has a bright border (air) and lungs brighter than the spine. Both exceed this many standard
+# deviations in none of 1,000 NIH and 243 Hannover images, and in 78 % and 63 % of their negatives.
 _INVERTED = 0.3
 _MANY_INVERTED = 0.02
 
 Floats = npt.NDArray[np.float64]
 
 
-class Looked(NamedTuple):
-    """Of every film: grey deviation (N,), border minus centre and lungs minus spine in deviations (N,), hashes."""
+class ImageStatistics(NamedTuple):
+    """Per image: grey standard deviation, border minus centre and lungs minus spine in deviations (N,), hashes."""
 
     deviation: Floats
     border: Floats
@@ -34,24 +34,25 @@ class Looked(NamedTuple):
 
 
 def images(store: Store, where: str) -> Iterator[Finding]:
-    """Films of which little can be learnt, films that look inverted, films that stand in two splits or twice."""
-    looked = _look(store)
-    flat = np.flatnonzero(looked.deviation < _FLAT)
+    """Near-constant images, images that look inverted, and duplicates."""
+    statistics = _statistics(store)
+    flat = np.flatnonzero(statistics.deviation < _FLAT)
     if len(flat):
-        what = f"{films(len(flat))} nearly of one grey (deviation under {_FLAT:g} of 255)"
-        remedy = "look at them; leave them out of the cohort if they show nothing"
+        what = f"{image_count(len(flat))} nearly constant (standard deviation below {_FLAT:g} of 255)"
+        remedy = "inspect them, and exclude those that show nothing from the cohort"
         yield Finding("warning", what, f"{where}, {rows(flat)}", len(flat), remedy)
-    inverted = np.flatnonzero((looked.border > _INVERTED) & (looked.lungs > _INVERTED))
+    inverted = np.flatnonzero((statistics.border > _INVERTED) & (statistics.lungs > _INVERTED))
     if len(inverted):
-        what = f"{films(len(inverted))} ({share(len(inverted), len(store))}) look inverted: bright border, bright lungs"
-        remedy = "look at some: MONOCHROME1 saved as it was? two in three such films are seen so"
+        percent = share(len(inverted), len(store))
+        what = f"{image_count(len(inverted))} ({percent}) may be inverted: bright border, bright lungs"
+        remedy = "inspect some (MONOCHROME1 saved without inversion?); about two in three inverted images are detected"
         severity: Severity = "warning" if len(inverted) > _MANY_INVERTED * len(store) else "note"
         yield Finding(severity, what, f"{where}, {rows(inverted)}", len(inverted), remedy)
-    yield from _same(looked, store, where)
+    yield from _same(statistics, store, where)
 
 
 def border_and_lungs(block: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """Films (N, S, S) -> border minus centre, lungs minus spine, each in standard deviations of the film."""
+    """Images (N, S, S) -> border minus centre and lungs minus spine, in standard deviations of the image (N,)."""
     grey = block.astype(np.float32)
     side = grey.shape[-1]
     edge, third = max(1, side // 16), slice(side // 3, 2 * side // 3)
@@ -66,15 +67,17 @@ def border_and_lungs(block: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
     return border.astype(np.float64), lungs.astype(np.float64)
 
 
-def _look(store: Store) -> Looked:
+def _statistics(store: Store) -> ImageStatistics:
     found = []
-    with progress("check", len(store), "films") as advance:
+    with progress("check", len(store), "images") as advance:
         for start in range(0, len(store), _BLOCK):
             block = store.images.gather(np.arange(start, min(start + _BLOCK, len(store)), dtype=np.int64))
             deviation = block.std(axis=(1, 2), dtype=np.float64)
-            found.append(Looked(deviation, *border_and_lungs(block), content_hashes(block), *perceptual_hashes(block)))
+            found.append(
+                ImageStatistics(deviation, *border_and_lungs(block), content_hashes(block), *perceptual_hashes(block))
+            )
             advance(len(block))
-    return Looked(
+    return ImageStatistics(
         deviation=np.concatenate([part.deviation for part in found]),
         border=np.concatenate([part.border for part in found]),
         lungs=np.concatenate([part.lungs for part in found]),
@@ -84,42 +87,45 @@ def _look(store: Store) -> Looked:
     )
 
 
-def _same(looked: Looked, store: Store, where: str) -> Iterator[Finding]:
-    """The same pixels in two splits, or twice in one; nearly the same in two splits."""
+def _same(statistics: ImageStatistics, store: Store, where: str) -> Iterator[Finding]:
+    """Identical images in two splits or within one, and nearly identical images in two splits."""
     split = store.cohort["split"].to_numpy(zero_copy_only=False)
-    _, codes = np.unique(np.array(looked.exact), return_inverse=True)
-    remedy = "leave one of each out: the model is tested on films it has seen"
+    _, codes = np.unique(np.array(statistics.exact), return_inverse=True)
+    remedy = "keep each in one split, or the model is tested on images it was trained on"
     order = np.argsort(codes, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
     twice = [group for group in groups if len(group) > 1]
     across = [group for group in twice if len(set(split[group])) > 1]
     if across:
         places = np.sort(np.concatenate(across))
-        what = f"{films(len(places))} whose every pixel stands in another split too"
+        what = f"{image_count(len(places))} with an identical image in another split"
         yield Finding("error", what, f"{where}, {rows(places)}", len(places), remedy)
     inside = [group for group in twice if len(set(split[group])) == 1]
     if inside:
         places = np.sort(np.concatenate([group[1:] for group in inside]))
-        what = f"{films(len(places))} that repeat another of the same split, pixel for pixel"
-        yield Finding("warning", what, f"{where}, {rows(places)}", len(places), "leave the repetitions out")
+        what = f"{image_count(len(places))} identical to an earlier image of the same split"
+        yield Finding("warning", what, f"{where}, {rows(places)}", len(places), "exclude the duplicates")
     near = [
         pair
         for a, b in (("train", "test"), ("train", "validate"), ("validate", "test"))
-        for pair in _near(looked, codes, np.flatnonzero(split == a), np.flatnonzero(split == b))
+        for pair in _near(statistics, codes, np.flatnonzero(split == a), np.flatnonzero(split == b))
     ]
     if near:
-        what = f"{len(near):,} pair{'' if len(near) == 1 else 's'} of nearly the same film in two splits"
+        what = f"{len(near):,} pair{'' if len(near) == 1 else 's'} of nearly identical images in two splits"
         examples = "; ".join(f"rows {a + 1} and {b + 1}" for a, b in near[:5])
-        look = "look at them: a film encoded or processed twice is one film, and leaks; or one anatomy drawn twice"
-        yield Finding("warning", what, f"{where}, {examples}", len(near), look)
+        remedy = "inspect them: the same image processed twice leaks between splits"
+        yield Finding("warning", what, f"{where}, {examples}", len(near), remedy)
 
 
 def _near(
-    looked: Looked, codes: npt.NDArray[np.int64], ours: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64]
+    statistics: ImageStatistics,
+    codes: npt.NDArray[np.int64],
+    ours: npt.NDArray[np.int64],
+    theirs: npt.NDArray[np.int64],
 ) -> list[tuple[int, int]]:
-    ours, theirs = ours[looked.hashable[ours]], theirs[looked.hashable[theirs]]
+    ours, theirs = ours[statistics.hashable[ours]], theirs[statistics.hashable[theirs]]
     if not len(ours) or not len(theirs):
         return []
-    left, right, _ = near_pairs(looked.perceptual[ours], looked.perceptual[theirs])
+    left, right, _ = near_pairs(statistics.perceptual[ours], statistics.perceptual[theirs])
     pairs = [(int(ours[a]), int(theirs[b])) for a, b in zip(left, right, strict=True)]
     return [(a, b) for a, b in pairs if codes[a] != codes[b]]

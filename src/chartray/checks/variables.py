@@ -1,4 +1,4 @@
-"""The chart's columns: what is missing and where, values that cannot be, what was known when, splits that differ."""
+"""Checks of the chart: missing and impossible values, when a variable is known, and differences between splits."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,32 +8,32 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chartray.checks.finding import Finding, films, rows, share
+from chartray.checks.finding import Finding, image_count, rows, share
 from chartray.checks.table import listed, observed
-from chartray.records.cautions import UNDECIDED
+from chartray.records.warnings import UNDECIDED
 from chartray.schema import SPLITS, CohortMetadata, Variable
 from chartray.truth import Policy, odd_cells, truth_of
 
 _MOSTLY_MISSING = 0.5
 _MISSING_ELSEWHERE = 0.2
-# A difference of train and test is told from this many standard deviations of patients on (small by Cohen's measure),
-# and where it is more than four standard errors: of 100 columns drawn alike, one in 160 tables would show one.
+# A difference between train and test is reported from this many standard deviations over patients on (small by Cohen's
+# measure) if it exceeds four standard errors: with 100 equally distributed columns, one table in 160 would show one.
 _SHIFT, _STANDARD_ERRORS = 0.2, 4.0
 _UNUSABLE = ("absent",)
 _LINKS = {
-    "before_admission": "taken before any admission that could explain them",
-    "after_discharge": "taken after the last discharge",
-    "no_admission": "of patients with no admission",
-    "no_record": "of patients without a row in the hospital's tables",
+    "before_admission": "before the admission",
+    "after_discharge": "after the last discharge",
+    "no_admission": "of patients without admissions",
+    "no_record": "of patients who are not in the hospital's tables",
     "no_time": "without a time",
-    "ties": "covered by more than one admission (one was chosen by the rule)",
+    "ties": "within more than one admission (the rule chose one)",
 }
 
 Floats = npt.NDArray[np.float64]
 
 
 def variables(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
-    """Each variable: levels seen, what is missing, values outside what it can be, and when it was known."""
+    """Impossible values, missing values, single levels, and variables known only after the image."""
     split = table["split"].to_numpy(zero_copy_only=False)
     for name, variable in metadata.variables.items():
         column = observed(table, name)
@@ -44,30 +44,28 @@ def variables(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator
         train = split == "train"
         levels = pc.count_distinct(column.filter(pa.array(train & seen))).as_py()
         if not seen.any():
-            remedy = "leave it out of the mapping, or find out why"
-            yield Finding("warning", f"{name} was observed for no film", where, len(seen), remedy)
+            remedy = "find out why, or leave it out of the mapping"
+            yield Finding("warning", f"{name} is missing for every image", where, len(seen), remedy)
         elif train.any() and levels < 2:
-            remedy = "pretraining refuses it as part of a chart, since it tells no two films apart"
-            yield Finding(
-                "warning", f"{name} has {levels or 'no'} level in the train split", where, int(train.sum()), remedy
-            )
+            what = f"{name} is constant in the training split" if levels else f"{name} is missing in the training split"
+            yield Finding("warning", what, where, int(train.sum()), "pretraining refuses it as a chart variable")
         elif not seen.all():
             apart = max(shares.values()) - min(shares.values()) > _MISSING_ELSEWHERE
             much = shares.get("train", 0.0) > _MOSTLY_MISSING
-            remedy = "the observed flag says so to the model; nothing is filled in"
+            remedy = "nothing is imputed; the model sees an observed flag"
             if apart:
-                remedy = "the share differs between splits: find out why before it is used"
-            what = f"{name} is missing for {films(int((~seen).sum()))} ({told})"
+                remedy = "the share differs between splits; find out why before using it"
+            what = f"{name} is missing for {image_count(int((~seen).sum()))} ({told})"
             yield Finding("warning" if apart or much else "note", what, where, int((~seen).sum()), remedy)
         if not variable.known_at_film:
             remedy = f"pretraining refuses it unless --chart.allow-after-film {name} is given"
-            yield Finding("note", f"{name} is known only after the film", where, int(seen.sum()), remedy)
+            yield Finding("note", f"{name} is known only after the image", where, int(seen.sum()), remedy)
     yield from _two_sexes(table, metadata, where)
     yield from _shared_columns(metadata, where)
 
 
 def shifts(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
-    """Variables, missingness and labels whose mean over patients differs between the train and the test split."""
+    """Variables, missingness and labels whose mean over patients differs between train and test."""
     split = table["split"].to_numpy(zero_copy_only=False)
     _, patients = np.unique(table["patient_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
     found = []
@@ -79,22 +77,22 @@ def shifts(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Fi
     if found:
         found.sort(key=lambda entry: -abs(entry[0]))
         what = f"train and test patients differ in {listed([text for _, text in found])}"
-        remedy = (
-            "fine if the splits were drawn so on purpose (time, place); else a score on test is one of other patients"
-        )
+        remedy = "expected if the split is by time or site; otherwise the test score is for a different population"
         yield Finding("warning", what, where, len(found), remedy)
 
 
 def flow(content: Mapping[str, Any] | None, where: str) -> Iterator[Finding]:
-    """What the cohort's flow counted and warned of: films left out or not linked, cells that could not be used."""
+    """Counts and warnings of the cohort's flow: excluded and unlinked images, unusable cells."""
     if content is None:
-        what = "no flow beside the cohort, so nothing is known of films left out and cells that could not be used"
+        what = "the cohort has no flow file, so excluded images and unusable cells are unknown"
         yield Finding("note", what, where, 0, "keep <cohort>.flow.json with the cohort")
         return
     for step in content.get("steps", []):
         lost = step["rows_in"] - step["rows_out"]
         if lost > 0:
-            yield Finding("note", f"{films(lost)} left out: {step['why'] or step['step']}", where, lost, "nothing")
+            yield Finding(
+                "note", f"{image_count(lost)} excluded: {step['why'] or step['step']}", where, lost, "nothing"
+            )
         elif step.get("why", "").endswith(UNDECIDED):
             what = f"{step['step']}: {step['why'].removesuffix(UNDECIDED).rstrip('; ')}"
             yield Finding("warning", what, where, step["rows_out"], UNDECIDED)
@@ -106,20 +104,20 @@ def flow(content: Mapping[str, Any] | None, where: str) -> Iterator[Finding]:
         count = links.get(name, 0)
         if count:
             serious = name in ("no_record", "no_time") and count > 0.05 * total
-            remedy = "mortality and ICU are missing for them" if name != "ties" else "nothing, if the rule is right"
-            what = f"{films(count)} of {total:,} {words}"
+            remedy = "mortality and ICU are missing for them" if name != "ties" else "nothing"
+            what = f"{count:,} of {image_count(total)} {words}"
             yield Finding("warning" if serious else "note", what, where, count, remedy)
     for stays in ("admissions", "ICU stays"):
         backwards = links.get(f"{stays.lower().replace(' ', '_')}_that_end_before_they_begin", 0)
         if backwards:
             what = f"{backwards:,} {stays} end before they begin"
-            yield Finding("note", what, where, backwards, "they cover no film; between the two times nothing is known")
+            yield Finding("note", what, where, backwards, "no image is linked to them")
     for name, cells in content.get("missing", {}).items():
         odd = {cell: count for cell, count in cells.items() if cell not in _UNUSABLE}
         if odd:
             named = listed([f"{cell!r} {count}" for cell, count in odd.items()], most=5)
-            what = f"{name}: cells that could not be used: {named}"
-            remedy = "missing, never guessed; if they mean something, say so in the mapping"
+            what = f"{name}: unusable cells: {named}"
+            remedy = "they count as missing; if they have a meaning, define it in the mapping"
             yield Finding("note", what, where, sum(odd.values()), remedy)
 
 
@@ -134,11 +132,11 @@ def _impossible(name: str, variable: Variable, column: pa.ChunkedArray, where: s
     elif variable.kind == "categorical":
         known = pc.is_in(column, value_set=pa.array(variable.levels, pa.string())).to_numpy()
         odd = np.flatnonzero(~known & pc.is_valid(column).to_numpy())
-        what = f"none of its levels {', '.join(variable.levels)}"
+        what = f"other than its levels {', '.join(variable.levels)}"
     else:
         return
     if len(odd):
-        yield Finding("error", f"{films(len(odd))} with {name} {what}", f"{where}, {rows(odd)}", len(odd), remedy)
+        yield Finding("error", f"{image_count(len(odd))} with {name} {what}", f"{where}, {rows(odd)}", len(odd), remedy)
 
 
 def _two_sexes(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
@@ -148,8 +146,8 @@ def _two_sexes(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterato
     pairs = pairs.filter(pc.is_valid(pairs["sex"])).group_by("patient").aggregate([("sex", "count_distinct")])
     several = int(pc.sum(pc.greater(pairs["sex_count_distinct"], 1)).as_py() or 0)
     if several:
-        what = f"{several:,} patient{'' if several == 1 else 's'} of more than one sex over their films"
-        remedy = "films or charts may have been mixed up, or two patients share an id: look at them"
+        what = f"{several:,} patient{'' if several == 1 else 's'} with more than one sex"
+        remedy = "inspect them: charts may be mixed up, or two patients may share an id"
         yield Finding("warning", what, where, several, remedy)
 
 
@@ -158,13 +156,13 @@ def _shared_columns(metadata: CohortMetadata, where: str) -> Iterator[Finding]:
         for name, variable in metadata.variables.items():
             shared = sorted(set(source.columns) & set(variable.columns))
             if shared:
-                what = f"the label {label!r} and the variable {name!r} are made from one column, {shared[0]!r}"
-                remedy = "the two are refused in one run, since the chart would tell the label"
+                what = f"the label {label!r} and the variable {name!r} are both made from the column {shared[0]!r}"
+                remedy = "a run cannot use both: the chart would contain the label"
                 yield Finding("warning", what, where, 1, remedy)
 
 
 def _numbers(table: pa.Table, metadata: CohortMetadata) -> Iterator[tuple[str, Floats]]:
-    """Every column as numbers (N,), NaN where not observed: levels and labels as 0 or 1, missingness too."""
+    """Every column as numbers (N,), NaN where not observed; levels, labels and missingness as 0 or 1."""
     for name, variable in metadata.variables.items():
         column = observed(table, name)
         missing = pc.is_null(column).to_numpy().astype(np.float64)
@@ -191,7 +189,7 @@ def _of_patients(values: Floats, patients: npt.NDArray[np.int64]) -> Floats:
 
 
 def _standardised(train: Floats, test: Floats) -> float | None:
-    """The difference of the means in standard deviations, if it is worth telling."""
+    """The difference of the means in standard deviations; None if too small or too uncertain to report."""
     if min(len(train), len(test)) < 10:
         return None
     spread = np.sqrt((train.var(ddof=1) + test.var(ddof=1)) / 2)

@@ -181,7 +181,7 @@ def check(path: Path) -> None:
 
 def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:
     """Makes a cohort, where it may be written, and writes it with its flow, and prints the flow."""
-    from chartray.records.cohort import describe, warnings, write_cohort
+    from chartray.records.cohort import describe, warning_lines, write_cohort
     from chartray.records.replaceable import check_cohort_out
 
     check_cohort_out(out, inputs)
@@ -190,5 +190,5 @@ def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, .
         write_cohort(made, out)
     print(describe(made))
     if not sys.stdout.isatty():  # who sends the flow to a file still sees them
-        for line in warnings(made):
+        for line in warning_lines(made):
             print(line, file=sys.stderr)

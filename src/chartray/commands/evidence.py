@@ -84,9 +84,12 @@ def evaluate(
         floor_chart: (linear, knn) The feature set that chart-only and image+chart read; default: the run's own chart,
             of a run without one demographic-norm.
     """
-    from chartray.commands.opening import need_inputs
+    from chartray.commands.opening import need_inputs, need_scoring
+    from chartray.results.folder import MANIFEST_FILE, check_replaceable
 
     need_inputs(encoders=[source], stores=[store, *(external or [])], out=out)
+    check_replaceable(out, MANIFEST_FILE)
+    need_scoring(store, labels=labels.split(",") if labels else None, floor_chart=floor_chart)
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
     from chartray.evaluation.sentences import said_first
     from chartray.results.folder import open_evaluation
@@ -190,9 +193,12 @@ def audit(
         device: auto, cpu or cuda.
         precision: Of the encoder: fp32 or bf16.
     """
-    from chartray.commands.opening import need_inputs
+    from chartray.commands.opening import need_inputs, need_scoring
+    from chartray.results.folder import AUDIT_FILE, check_replaceable
 
     need_inputs(encoders=[source, *(against or [])], stores=[store, *(external or [])], out=out)
+    check_replaceable(out, AUDIT_FILE)
+    need_scoring(store, attributes=attributes.split(",") if attributes else None, floor_chart=floor_chart)
     from chartray.audit.audit import audit as audit_encoder
     from chartray.audit.sentences import audit_sentences
 
@@ -239,8 +245,10 @@ def embed(
         precision: Of the encoder: fp32 or bf16.
     """
     from chartray.commands.opening import need_inputs
+    from chartray.evaluation.embed_file import check_embeddings_replaceable
 
     need_inputs(encoders=[source], stores=[store], out=out)
+    check_embeddings_replaceable(out)
     from chartray.evaluation.embed_store import embed_store
 
     with reserved(out):

@@ -1,10 +1,13 @@
-"""What a command reads is opened before torch is imported: a wrong path costs a second, not half a minute."""
+"""Inputs are checked before torch is imported: a wrong path, name or folder costs a second, not half a minute."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from chartray.audit.attributes import chosen_attributes
 from chartray.errors import InputError
-from chartray.networks.description import encoder_folder
+from chartray.evaluation.films import chosen_labels
+from chartray.features.chart import fit_chart
+from chartray.networks.description import encoder_folder, sealed_description
 from chartray.outputs.replacing import refuse_file_above
 from chartray.pixels.store import Store
 
@@ -12,15 +15,31 @@ from chartray.pixels.store import Store
 def need_inputs(
     *, encoders: Iterable[Path] = (), stores: Iterable[Path] = (), folders: Iterable[Path] = (), out: Path
 ) -> None:
-    """Raises InputError unless there are an encoder in each of `encoders`, a finished store in each of `stores`, and
-    the `folders`, and no file stands where the folder of `out` would be.
+    """Raises InputError unless each of `encoders` holds an encoder, each of `stores` a finished store, the `folders`
+    exist, and no file stands where a folder above `out` would be.
     """
     refuse_file_above(out)
     for path in encoders:
-        encoder_folder(path)
+        sealed_description(encoder_folder(path))
     for path in folders:
         if not path.is_dir():
             found = "a file" if path.exists() else "nothing"
             raise InputError(f"expected a folder that Chartray wrote at {path}, found {found}; check the path")
     for path in stores:
         Store.open(path)
+
+
+def need_scoring(
+    store: Path,
+    *,
+    labels: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
+    floor_chart: str | None = None,
+) -> None:
+    """Raises InputError unless `store` has the `labels`, the `attributes` and the variables of `floor_chart`."""
+    home = Store.open(store)
+    chosen_labels(home, labels)
+    if attributes is not None:
+        chosen_attributes(home, attributes)
+    if floor_chart is not None:
+        fit_chart(home.cohort, floor_chart)

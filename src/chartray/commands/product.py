@@ -39,7 +39,7 @@ def report(
     from chartray.commands.opening import need_inputs
 
     need_inputs(folders=[*(results or []), *(run or []), *(audit or [])], stores=store or [], out=out)
-    from chartray.report.page import write_report
+    from chartray.report.write import write_report
 
     with reserved(out):
         print(
@@ -58,6 +58,9 @@ def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps
         patients: How large a hospital.
         steps: Of each pretraining; default: the recipe's.
     """
+    from chartray.outputs.guard import refuse_other
+
+    refuse_other(out)
     from chartray.demo import run_demo
 
     run_demo(out, seed=seed, patients=patients, steps=steps)
@@ -75,16 +78,19 @@ def export(
         form: huggingface, with the card; timm, weights and config alone.
     """
     from chartray.commands.opening import need_inputs
+    from chartray.model_card.earlier import check_export_replaceable, refuse_to_lose
+    from chartray.model_card.folders import read_folders
+    from chartray.networks.description import encoder_folder, sealed_description
 
     need_inputs(encoders=[source], folders=results or [], out=out)
+    check_export_replaceable(out)
+    made = sealed_description(encoder_folder(source)).provenance
+    read_folders(results or [], made)
     from chartray.export import export_encoder
-    from chartray.model_card.earlier import refuse_to_lose
-    from chartray.networks.description import Provenance
-    from chartray.networks.encoder import load
 
     with reserved(out):
         if out.exists():
-            refuse_to_lose(out, Provenance.model_validate(load(source).provenance), results or [])
+            refuse_to_lose(out, made, results or [])
         print(export_encoder(source, out, results=results or [], form=form))
 
 

@@ -34,7 +34,7 @@ def pretrain(
         config: A YAML file of knobs, between the recipe and the command line.
         resume: Continue the run in OUT from its last checkpoint; without one, start.
     """
-    from chartray import config as knobs
+    from chartray.config import pretrain as knobs
 
     given = knobs.parse_overrides(overrides)
     given |= {"chart.ehr": ehr} if ehr is not None else {}
@@ -61,7 +61,7 @@ def knobs(recipe: str = "msn") -> None:
     Args:
         recipe: msn, published, dino, mae or tiny-cpu.
     """
-    from chartray import config as all_knobs
+    from chartray.config import pretrain as all_knobs
 
     resolved = all_knobs.load(recipe)
     for knob, (meaning, _) in all_knobs.knobs().items():
@@ -79,9 +79,9 @@ def study(file: Path, *, out: Path, plan: bool = False, jobs: Count = 1) -> None
         plan: Only print the commands that the study stands for, a line each, for a cluster's queue.
         jobs: Steps that run at the same time, each in its own process; with several GPUs each process gets one.
     """
-    from chartray.study import run_study, study_plan
+    from chartray.experiment import experiment_plan, run_experiment
 
     if plan:
-        print("\n".join(study_plan(file, out)))
+        print("\n".join(experiment_plan(file, out)))
         return
-    print(run_study(file, out, jobs=jobs))
+    print(run_experiment(file, out, jobs=jobs))

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from safetensors.numpy import save as to_safetensors
 
 from chartray.evaluation.baselines import Candidate, Frozen, Learnt
@@ -232,16 +231,12 @@ def write_probe(folder: Path, probe: Probe, labels: Sequence[str], fraction: flo
             "format": RESULTS_FORMAT,
             "labels": list(labels),
             "fraction": fraction,
-            "strength": _numbers(probe.strength),
-            "validation_auroc": _numbers(probe.validation_auroc),
+            "strength": probe.strength.tolist(),
+            "validation_auroc": probe.validation_auroc.tolist(),
             "chosen_by": list(probe.chosen_by),
             "formula": "probability = sigmoid(((features - mean) / scale) @ weight.T + bias)",
         },
     )
-
-
-def _numbers(values: NDArray[np.float64]) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def encoder_entry(encoder: PretrainedEncoder, run: str, path: Path) -> EncoderEntry:

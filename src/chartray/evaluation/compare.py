@@ -1,6 +1,7 @@
 """`chartray compare`: arms against each other on the same images, paired by patient (docs/results.md)."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -157,17 +158,12 @@ def _compared(
     means = [over_seeds([on.scored[run.folder] for run in members]) for members in pairs]
     drawn: Literal["fixed", "paired", "apart"] = "fixed" if seeds < 2 else "paired" if both else "apart"
     pair = Pair(means[0], means[1], seeds=drawn, truth=on.sheet.truth, patients=on.sheet.patients)
-    return [
-        row.replaced(
-            by_seed=tuple(
-                _value(on.scored[one.folder], row, on.sheet.labels)
-                - _value(on.scored[other.folder], row, on.sheet.labels)
-                for one, other in zip(*pairs, strict=False)
-                if both
-            )
-        )
-        for row in comparison_rows(on.sheet.labels, on.counted, pair, about, seed=on.seed)
-    ]
+    rows = []
+    for row in comparison_rows(on.sheet.labels, on.counted, pair, about, seed=on.seed):
+        ours, theirs = ([_value(on.scored[run.folder], row, on.sheet.labels) for run in side] for side in pairs)
+        by_seed = [a - b for a, b in zip(ours, theirs, strict=True)] if both else []
+        rows.append(row.replaced(by_seed=tuple(by_seed) if all(map(math.isfinite, by_seed)) else ()))
+    return rows
 
 
 def _note(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> str | None:

@@ -12,7 +12,7 @@ from chartray.results.schema import MACRO, Comparison
 from chartray.results.verdict import verdict, why_no_claim
 from chartray.statistics import metrics
 from chartray.statistics.delong import delong_difference
-from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.holm import holm
 
 Floats = NDArray[np.float64]
@@ -52,7 +52,7 @@ class Pair(NamedTuple):
             groups.append((a - b).mean(axis=1))
         elif self.seeds == "apart":
             groups += [a.mean(axis=1), -b.mean(axis=1)]
-        return over_levels(mean, groups, seed=seed)
+        return hierarchical_bootstrap(mean, groups, seed=seed)
 
 
 def comparison_rows(
@@ -109,7 +109,7 @@ def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:
 def _comparison(
     about: Comparison,
     label: str,
-    found: metrics.Difference,
+    found: metrics.PairedDifference,
     index: int,
     values: Iterable[float],
     reason: str | None,

@@ -13,19 +13,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chartray.errors import InputError
 from chartray.evaluation.embed import embed
+from chartray.evaluation.embed_file import EMBEDDINGS_KEY, check_embeddings_replaceable
 from chartray.evaluation.films import metadata_of
 from chartray.networks.encoder import PretrainedEncoder, load
 from chartray.outputs.parquet_file import write_table
-from chartray.outputs.replacing import settle
 from chartray.pixels.store import Store
 from chartray.results.folder import versions
 
 FORMAT = 2
-EMBEDDINGS_KEY = b"chartray.embeddings"
 _NAMES = ("image_id", "patient_id", "study_id", "split")
 
 
@@ -51,7 +49,7 @@ def embed_store(
     Raises:
         InputError: no such encoder, store or split, `out` is something else, or an embedding is not finite.
     """
-    _check_replaceable(out)
+    check_embeddings_replaceable(out)
     encoder, films = load(source), Store.open(store)
     rows = _rows(films, split)
     features = embed(encoder, films, rows, device=device, precision=precision)
@@ -67,20 +65,6 @@ def embed_store(
     table = table.replace_schema_metadata({EMBEDDINGS_KEY: json.dumps(described).encode()})
     write_table(table, out)
     return out
-
-
-def _check_replaceable(out: Path) -> None:
-    settle(out)
-    if not out.exists():
-        return
-    try:
-        metadata = pq.read_schema(out).metadata or {} if out.is_file() else {}
-    except (OSError, pa.ArrowInvalid):
-        metadata = {}
-    if EMBEDDINGS_KEY not in metadata:
-        raise InputError(
-            f"expected a new file or earlier embeddings as --out, found something else at {out}; choose another"
-        )
 
 
 def _rows(store: Store, split: str | None) -> np.ndarray[Any, np.dtype[np.int64]]:

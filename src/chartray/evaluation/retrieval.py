@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.statistics.metrics import MINIMUM_PATIENTS, percentiles
-from chartray.statistics.patient_bootstrap import patient_codes, stream
+from chartray.statistics.patient_bootstrap import patient_codes, patient_counts
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
@@ -163,10 +163,6 @@ def _interval(share: Floats, codes: Integers, resamples: int, level: float, seed
     if people.max() + 1 < MINIMUM_PATIENTS or share.min() == share.max():
         return np.nan, np.nan
     total, films = np.bincount(people, weights=share), np.bincount(people)
-    means: list[Floats] = []
-    drawn = stream(int(people.max()) + 1, seed)
-    while sum(map(len, means)) < resamples:
-        counts = next(drawn)
-        means.append((counts @ total) / (counts @ films))
-    low, high = percentiles(np.concatenate(means)[:resamples, None], level)
-    return float(low[0]), float(high[0])
+    counts = patient_counts(len(total), resamples, seed)
+    low, high = percentiles((counts @ total) / (counts @ films), level)
+    return float(low), float(high)

@@ -11,7 +11,7 @@ from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPEC
 from chartray.results.schema import MACRO, CalibrationBin, Score
 from chartray.statistics import metrics
 from chartray.statistics.calibration import BINS
-from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, one_sided
+from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_interval
 
 Floats = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ def _at_the_edge(metric: str, value: float | None, counts: Sequence[_Counts], le
         return ends
     positive = metric == "sensitivity"
     patients = [(each.n_positive_patients if positive else each.n_negative_patients) or 0 for each in counts]
-    exact = one_sided(float("nan") if value is None else value, patients, level)
+    exact = clopper_pearson_interval(float("nan") if value is None else value, patients, level)
     return ends._replace(interval=BOOTSTRAP) if exact is None else _Ends(exact[0], exact[1], EXACT)
 
 

@@ -10,9 +10,9 @@ from chartray.errors import InputError
 from chartray.evaluation.films import Films, Match
 from chartray.statistics import calibration, metrics
 from chartray.statistics.delong import delong
-from chartray.statistics.hierarchical_bootstrap import over_levels
+from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.operating_point import at_threshold, resample_at_threshold, threshold_at_specificity
-from chartray.statistics.patient_bootstrap import Sampled
+from chartray.statistics.patient_bootstrap import PatientBootstrap
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -164,7 +164,7 @@ def over_draws(scored: Sequence[Scored], *, seed: int) -> Scored:
 
     def together(each: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
         draws = {name: np.stack([one[name] for one in each]) for name in each[0]}  # (D, R, ...)
-        return {name: over_levels(drawn.mean(axis=0), [drawn], seed=seed) for name, drawn in draws.items()}
+        return {name: hierarchical_bootstrap(drawn.mean(axis=0), [drawn], seed=seed) for name, drawn in draws.items()}
 
     return _mean(scored)._replace(
         resampled=together([one.resampled for one in scored]),
@@ -197,7 +197,7 @@ def _mean(scored: Sequence[Scored]) -> Scored:
     )
 
 
-def _judged(truth: Floats, scores: Floats, sampled: Sampled) -> Scored:
+def _judged(truth: Floats, scores: Floats, sampled: PatientBootstrap) -> Scored:
     values = {"auroc": metrics.auroc(truth, scores), "average_precision": metrics.average_precision(truth, scores)}
     drawn = metrics.resample_in(truth, scores, sampled)
     return Scored(

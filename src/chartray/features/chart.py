@@ -52,7 +52,7 @@ class ChartRows(NamedTuple):
     observed: npt.NDArray[np.bool_]
 
 
-class Block(NamedTuple):
+class ChartBlock(NamedTuple):
     """Where a variable stands in a chart row: values in columns start:stop, its flag at `flag` (None: none)."""
 
     variable: str
@@ -63,9 +63,9 @@ class Block(NamedTuple):
 
 
 class Chart(BaseModel):
-    """How the chart of a film becomes a row of F numbers, made by `fit_chart`; goes to JSON and back.
+    """How the chart of an image becomes a row of F numbers, made by `fit_chart`; goes to JSON and back.
 
-    `after_film` are its variables that are known only after the film, and were allowed by name.
+    `after_film` are its variables that are known only after the image, and were allowed by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,14 +86,14 @@ class Chart(BaseModel):
         return tuple(encoding.variable for encoding in self.encodings)
 
     @property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[ChartBlock, ...]:
         """Where each variable stands in the row."""
-        blocks: list[Block] = []
+        blocks: list[ChartBlock] = []
         start = 0
         for encoding in self.encodings:
             stop = start + len(encoding.columns)
             flag = stop if encoding.flagged else None
-            blocks.append(Block(encoding.variable, encoding.kind, start, stop, flag))
+            blocks.append(ChartBlock(encoding.variable, encoding.kind, start, stop, flag))
             start += encoding.width
         return tuple(blocks)
 
@@ -112,7 +112,7 @@ class Chart(BaseModel):
         return tuple(block.flag for block in self.blocks if block.flag is not None)
 
     def rows(self, cohort: pa.Table) -> ChartRows:
-        """The chart rows of a cohort's films; what was not observed is 0, and so is its flag.
+        """The chart rows of a cohort's images; what was not observed is 0, and so is its flag.
 
         Raises InputError if the cohort lacks a variable.
         """
@@ -139,7 +139,7 @@ def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = (
 
     Under the cohort's strict rules a row is [values ; observed flag] for each variable, under the published ones
     METHOD's columns. Raises InputError for an unknown name, a variable that the cohort lacks or that has fewer
-    than two observed levels in training, an empty training split, and a variable known only after the film
+    than two observed levels in training, an empty training split, and a variable known only after the image
     unless `allow_after_film` names it: to name a set that holds it is not to name it.
     """
     metadata = from_metadata(cohort.schema.metadata)
@@ -155,12 +155,12 @@ def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = (
     if refused:
         names = ",".join(refused)
         raise InputError(
-            f"expected a chart known when the film was taken, found {', '.join(refused)} in {ehr!r}, known only "
-            f"after the film under the {metadata.rules} rules; leave it out, or say --chart.allow-after-film {names}"
+            f"expected a chart known when the image was taken, found {', '.join(refused)} in {ehr!r}, known only "
+            f"after the image under the {metadata.rules} rules; leave it out, or say --chart.allow-after-film {names}"
         )
     train = cohort.filter(pc.equal(cohort["split"], "train"))
     if train.num_rows == 0:
-        raise InputError("expected films in the training split to fit the chart on, found none")
+        raise InputError("expected images in the training split to fit the chart on, found none")
     encodings = tuple(_fit(item, metadata, train) for item in items)
     return Chart(ehr=ehr, rules=metadata.rules, encodings=encodings, after_film=tuple(after))
 
@@ -219,7 +219,7 @@ def _fit(item: str, metadata: CohortMetadata, train: pa.Table) -> Encoding:
         what = "bins" if encoding.edges else "levels" if encoding.levels else "values"
         raise InputError(
             f"expected at least two observed {what} of {name!r} in the training split, found {len(seen)} in "
-            f"{int(observed.sum())} films that have one; leave it out of the chart"
+            f"{int(observed.sum())} images that have one; leave it out of the chart"
         )
     if encoding.kind == "numeric" and encoding.flagged:
         numbers = entries[observed, 0]

@@ -17,7 +17,8 @@ from chartray.csv_cells import harmless_columns, needs_quotes
 from chartray.errors import InputError
 from chartray.features.chart import encode, item_encoding
 from chartray.features.sets import FEATURE_SETS, LEVELS, variable_of
-from chartray.outputs.replacing import replaced_folder, settle
+from chartray.outputs.guard import refuse_other
+from chartray.outputs.replacing import replaced_folder
 from chartray.outputs.seal import SUMS_FILE
 from chartray.schema import EHR_PREFIX, ICU_LEVELS, MORTALITY_LEVELS, CohortMetadata, from_metadata
 
@@ -29,7 +30,7 @@ _SINGLE = ("sex", "age-norm", "view", "position", "mortality", "icu")
 
 
 class FeatureFiles(NamedTuple):
-    """For each set its rows written and films left out for a missing value; for the other sets what the cohort lacks
+    """For each set its rows written and images left out for a missing value; for the other sets what the cohort lacks
     ("age", "sex with the levels male, female alone (it has M, F; ...)").
 
     `wanting` has the same the other way round: what the cohort lacks, and the sets that are not written for it.
@@ -43,7 +44,7 @@ class FeatureFiles(NamedTuple):
 def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
     """The published csv files, one a set: `path` relative to the image folder, then METHOD's columns.
 
-    A film with a missing value is left out of a file and counted. Sets whose variables the cohort lacks, or has in
+    An image with a missing value is left out of a file and counted. Sets whose variables the cohort lacks, or has in
     another kind or with other levels, are not written. A boolean icu or mortality is written as icu / not_icu, died /
     alive. Raises InputError if no set can be written, or if `out` holds other things than earlier feature files.
     """
@@ -111,12 +112,8 @@ def _lacking(item: str, metadata: CohortMetadata) -> str | None:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raises InputError if `out` exists and is neither empty nor a folder of ours: the published one looks the same."""
-    settle(out)
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / _MARKER).is_file())):
-        raise InputError(
-            f"expected a new folder or earlier feature files as --out, found other things in {out}; choose another"
-        )
+    """Raises InputError if `out` is neither empty nor a folder of ours: the published one holds the same names."""
+    refuse_other(out, lambda names: "" if _MARKER in names else "no earlier feature files")
 
 
 def _csv_cells(item: str, cohort: pa.Table) -> tuple[list[pa.Array], npt.NDArray[np.bool_], tuple[str, ...]]:

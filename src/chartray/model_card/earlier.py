@@ -4,14 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chartray.errors import InputError
-from chartray.networks.description import DESCRIPTION_FILE, Provenance, checked
+from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE, Provenance, checked
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_object
 from chartray.outputs.replacing import settle
+from chartray.outputs.seal import SUMS_FILE
 from chartray.results.manifest import IDENTITY
 
-_CARD_FILE = "README.md"
+CARD_FILE, CONFIG_FILE = "README.md", "config.json"
+_FILES = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE}
 # The card has headings of this level above numbers only.
 _NUMBERS = "\n### "
+
+
+def check_export_replaceable(out: Path) -> None:
+    """Raises InputError unless `out` is a new or empty folder, or an earlier export."""
+    refuse_other(out, lambda names: "" if names <= _FILES else "other files than an earlier export")
 
 
 def refuse_to_lose(out: Path, made: Provenance, results: Sequence[Path]) -> None:
@@ -26,7 +34,7 @@ def refuse_to_lose(out: Path, made: Provenance, results: Sequence[Path]) -> None
                 f"expected an export of the same encoder as --out, found one with {key} {getattr(before, key)} instead "
                 f"of {getattr(made, key)} in {out}; choose another --out, or remove it first"
             )
-    card = out / _CARD_FILE
+    card = out / CARD_FILE
     if not results and card.is_file() and _NUMBERS in card.read_text(encoding="utf-8", errors="replace"):
         raise InputError(
             f"expected --results with the numbers of the card {card}, found none; name the results with --results, or "

@@ -5,9 +5,8 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from chartray.config import ObjectiveConfig
+from chartray.config.pretrain import ObjectiveConfig
 from chartray.networks.encoder import patch_side, tokens_of
-from chartray.networks.siamese import AllSum
 
 
 class MaskedAutoencoder(nn.Module):
@@ -51,9 +50,6 @@ class MaskedAutoencoder(nn.Module):
 
     def move_target(self, momentum: float) -> None:
         """Nothing follows the encoder."""
-
-    def span_processes(self, all_sum: AllSum) -> None:
-        """Nothing here looks at more than one film: the mean over processes is that of the global batch."""
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer sees, by name."""

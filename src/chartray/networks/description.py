@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from chartray.errors import InputError
 from chartray.outputs.json_file import read_object
 from chartray.outputs.replacing import settle
+from chartray.outputs.seal import verify
 
 FORMAT = 2
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "encoder.json"
@@ -96,6 +97,11 @@ class Description(_Strict):
     architecture: Architecture
     provenance: Provenance
 
+    @property
+    def made(self) -> dict[str, Any]:
+        """The provenance as it is written."""
+        return self.provenance.model_dump(exclude_unset=True)
+
     @model_validator(mode="after")
     def _of_one_encoder(self) -> Self:
         if self.size != self.architecture.img_size:
@@ -111,6 +117,12 @@ def encoder_folder(path: Path) -> Path:
             return folder
     found = "none; did pretraining finish?" if path.exists() else "nothing; check the path"
     raise InputError(f"expected a RUN or an encoder folder ({DESCRIPTION_FILE}) at {path}, found {found}")
+
+
+def sealed_description(folder: Path) -> Description:
+    """encoder.json of an encoder folder, as it was written; raises InputError if it was changed or has no seal."""
+    verify(folder, [DESCRIPTION_FILE])
+    return read_description(folder / DESCRIPTION_FILE)
 
 
 def read_description(file: Path) -> Description:

@@ -14,7 +14,7 @@ from timm.layers import Attention, set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from chartray.config import EncoderConfig
+from chartray.config.pretrain import EncoderConfig
 from chartray.errors import InputError
 from chartray.networks.description import (
     DESCRIPTION_FILE,
@@ -24,7 +24,7 @@ from chartray.networks.description import (
     Description,
     checked,
     encoder_folder,
-    read_description,
+    sealed_description,
 )
 from chartray.networks.last_block import class_of_last_block, only_class_is_read
 from chartray.networks.patches import multiply_patches
@@ -241,7 +241,7 @@ def lineage(source: Path) -> dict[str, Any]:
 
     `source` is where they lie, `dataset` the source of the cohort they were pretrained on, `init` their own beginning.
     """
-    said = {} if source.is_file() else _provenance(_read_sealed(encoder_folder(source)))
+    said = {} if source.is_file() else _read_sealed(encoder_folder(source)).made
     inherited = {"after_film": said.get("after_film", []), "chart_sources": said.get("chart_sources", {})}
     own = {"dataset": said.get("source")}
     own |= {key: said.get(key) for key in ("run", "chart", "init", "patients", "patients_sha256")}
@@ -255,7 +255,7 @@ def _described(model: VisionTransformer, description: Description) -> Pretrained
         grey_mean=description.grey_mean,
         grey_std=description.grey_std,
         architecture=_arguments(description),
-        provenance=_provenance(description),
+        provenance=description.made,
     )
 
 
@@ -263,14 +263,9 @@ def _arguments(description: Description) -> dict[str, Any]:
     return description.architecture.model_dump(exclude_none=True)
 
 
-def _provenance(description: Description) -> dict[str, Any]:
-    return description.provenance.model_dump(exclude_unset=True)
-
-
 def _read_sealed(folder: Path) -> Description:
     """The description of an encoder whose weights have the shapes of its architecture, before memory is taken."""
-    verify(folder, [DESCRIPTION_FILE])
-    description, file = read_description(folder / DESCRIPTION_FILE), folder / WEIGHTS_FILE
+    description, file = sealed_description(folder), folder / WEIGHTS_FILE
     wanted, found = _outline(_arguments(description)), _shapes(file)
     for name in wanted.keys() | found.keys():
         if wanted.get(name) != found.get(name):

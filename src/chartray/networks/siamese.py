@@ -1,11 +1,10 @@
 """Anchor and target networks: encoder, chart (f and g), head h, prototypes Q, and the EMA that ties them.
 
-METHOD.md section 1: v = ViT(view), v' = g([v ; f(x)]), z = h(v'); z+ = h_EMA(ViT_EMA(target view)).
+docs/method.md: v = ViT(view), v' = g([v ; f(x)]), z = h(v'); z+ = h_EMA(ViT_EMA(target view)).
 """
 
 import copy
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,47 +12,29 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chartray.config import ChartConfig, ObjectiveConfig
-
-AllSum = Callable[[Tensor], Tensor]
-
-
-def identity(tensor: Tensor) -> Tensor:
-    """The sum over one process."""
-    return tensor
-
-
-class ChartBlock(NamedTuple):
-    """Where one variable stands in a chart row: columns [start, stop), and whether they are levels or a number."""
-
-    variable: str
-    start: int
-    stop: int
-    categorical: bool
+from chartray.collective import all_sum
+from chartray.config.pretrain import ChartConfig, ObjectiveConfig
+from chartray.features import Chart, ChartBlock
 
 
 class ChartBatch(NamedTuple):
-    """The charts of B films: `rows` (B, F) float32 and `observed` (B, variables) bool; F = 0 without a chart."""
+    """The charts of B images: `rows` (B, F) float32 and `observed` (B, variables) bool; F = 0 without a chart."""
 
     rows: Tensor
     observed: Tensor
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over the films of all processes, on any device (SyncBatchNorm refuses CPU tensors)."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__(features)
-        self.all_sum: AllSum = identity
+    """BatchNorm over the images of all processes, on any device (SyncBatchNorm refuses CPU tensors)."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, P) -> (B, P), in float32, with the statistics of the global batch while training."""
         if not self.training:
             return super().forward(input.float())
         x = input.float()
-        count = self.all_sum(x.new_full((), float(x.shape[0])))
-        mean = self.all_sum(x.sum(dim=0)) / count
-        variance = self.all_sum((x - mean).square().sum(dim=0)) / count
+        count = all_sum(x.new_full((), float(x.shape[0])))
+        mean = all_sum(x.sum(dim=0)) / count
+        variance = all_sum((x - mean).square().sum(dim=0)) / count
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -91,7 +72,7 @@ def distillation_head(width: int, hidden: int, out: int) -> nn.Sequential:
 
 
 class NoChart(nn.Module):
-    """No chart: the anchor embedding as it is."""
+    """No chart: the anchor embedding stays as it is."""
 
     def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
         """(V*B, D) -> (V*B, D) and no auxiliary loss."""
@@ -122,7 +103,6 @@ class AnchorPredictsChart(nn.Module):
 
     def __init__(self, width: int, blocks: tuple[ChartBlock, ...], weight: float) -> None:
         super().__init__()
-        self.all_sum: AllSum = identity
         self.blocks = blocks
         self.weight = weight
         self.predict = nn.Linear(width, max(block.stop for block in blocks))
@@ -130,7 +110,7 @@ class AnchorPredictsChart(nn.Module):
     def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
         """(V*B, D) view-major -> (V*B, D) unchanged, and the weighted loss of this process's share of the batch.
 
-        The mean is over what the whole global batch observed: averaged over processes, the losses are its mean.
+        The mean is over what the global batch observed: the mean of the processes' losses.
         """
         views = embeddings.shape[0] // chart.rows.shape[0]
         predicted = self.predict(embeddings).float()
@@ -138,37 +118,42 @@ class AnchorPredictsChart(nn.Module):
         for block in self.blocks:
             guess = predicted[:, block.start : block.stop]
             truth = chart.rows[:, block.start : block.stop].repeat(views, 1)
-            if block.categorical:
+            if block.kind == "categorical":
                 losses.append(functional.cross_entropy(guess, truth, reduction="none"))
             else:
                 losses.append((guess - truth).square().sum(dim=1))
         seen = chart.observed.float().repeat(views, 1)  # (V*B, variables)
-        processes = self.all_sum(seen.new_ones(()))
-        loss = (torch.stack(losses, dim=1) * seen).sum() * processes / self.all_sum(seen.sum()).clamp(min=1)
+        processes = all_sum(seen.new_ones(()))
+        loss = (torch.stack(losses, dim=1) * seen).sum() * processes / all_sum(seen.sum()).clamp(min=1)
         return embeddings, self.weight * loss
+
+
+# How a chart enters: what `chart.use` names.
+ChartModule = NoChart | ChartJoinsAnchor | AnchorPredictsChart
+
+
+def chart_module(config: ChartConfig, width: int, chart: Chart | None) -> ChartModule:
+    """The module for anchor embeddings of `width` D and the rows of `chart`."""
+    if chart is None:
+        return NoChart()
+    if config.use == "anchor":
+        return ChartJoinsAnchor(width, chart.ehr_in, config.width)
+    return AnchorPredictsChart(width, chart.blocks, config.weight)
 
 
 class AnchorAndTarget(nn.Module):
     """The anchor network, which is trained, and the target network, its exponential moving average.
 
-    Encoder, chart and head; the target has no chart. What stands behind the head is each objective's own.
+    Encoder, chart and head; the target has no chart. Each objective adds what follows the head.
     """
 
-    def __init__(
-        self, encoder: VisionTransformer, chart: NoChart | ChartJoinsAnchor | AnchorPredictsChart, head: nn.Sequential
-    ) -> None:
+    def __init__(self, encoder: VisionTransformer, chart: ChartModule, head: nn.Sequential) -> None:
         super().__init__()
         self.encoder = encoder
         self.chart = chart
         self.head = head
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.target_head = copy.deepcopy(head).requires_grad_(False)
-
-    def span_processes(self, all_sum: AllSum) -> None:
-        """Makes the head's statistics and the chart's loss those of the global batch."""
-        for module in self.modules():
-            if isinstance(module, GlobalBatchNorm | AnchorPredictsChart):
-                module.all_sum = all_sum
 
     @torch.no_grad()
     def move_target(self, momentum: float) -> None:
@@ -184,31 +169,21 @@ class AnchorAndTarget(nn.Module):
 
 
 class Siamese(AnchorAndTarget):
-    """The Masked Siamese Network's: prototypes Q (K, P), which both sides are compared with."""
+    """The Masked Siamese Network: prototypes Q (K, P), which anchor and target are both compared with."""
 
-    def __init__(
-        self,
-        encoder: VisionTransformer,
-        chart: NoChart | ChartJoinsAnchor | AnchorPredictsChart,
-        objective: ObjectiveConfig,
-    ) -> None:
+    def __init__(self, encoder: VisionTransformer, chart: ChartModule, objective: ObjectiveConfig) -> None:
         hidden, out = head_widths(encoder.embed_dim, objective)
         super().__init__(encoder, chart, projection_head(encoder.embed_dim, hidden, out))
         self.prototypes = first_prototypes(objective.prototypes, out).requires_grad_(objective.train_prototypes)
 
 
 class SelfDistillation(AnchorAndTarget):
-    """DINO's: a head without BatchNorm, a weight-normed last layer (K, P) on each side, and the target's centre (K,).
+    """DINO: a head without BatchNorm, a weight-normed last layer (K, P) on each side, and the target's centre (K,).
 
     The last layer's rows are used at length 1 (official `norm_last_layer`). There is no predictor.
     """
 
-    def __init__(
-        self,
-        encoder: VisionTransformer,
-        chart: NoChart | ChartJoinsAnchor | AnchorPredictsChart,
-        objective: ObjectiveConfig,
-    ) -> None:
+    def __init__(self, encoder: VisionTransformer, chart: ChartModule, objective: ObjectiveConfig) -> None:
         hidden, out = head_widths(encoder.embed_dim, objective)
         super().__init__(encoder, chart, distillation_head(encoder.embed_dim, hidden, out))
         self.last_layer = first_prototypes(objective.prototypes, out)
@@ -232,14 +207,3 @@ def first_prototypes(count: int, width: int) -> nn.Parameter:
 def head_widths(width: int, objective: ObjectiveConfig) -> tuple[int, int]:
     """Hidden and output width of the head h for an encoder of `width`."""
     return objective.head_hidden or 4 * width, objective.head_out or width
-
-
-def chart_use(
-    config: ChartConfig, width: int, features: int, blocks: tuple[ChartBlock, ...]
-) -> NoChart | ChartJoinsAnchor | AnchorPredictsChart:
-    """The one seam through which a chart enters: what `chart.use` names, for rows of F `features`."""
-    if features == 0:
-        return NoChart()
-    if config.use == "anchor":
-        return ChartJoinsAnchor(width, features, config.width)
-    return AnchorPredictsChart(width, blocks, config.weight)

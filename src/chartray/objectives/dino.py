@@ -1,7 +1,7 @@
 """DINO's loss, self-distillation with no labels: Caron et al., ICCV 2021 (arXiv 2104.14294), section 3.1.
 
-Student and teacher are this package's anchor and target. Pure functions in float32 and log space; `all_sum` adds a
-tensor over the processes of a run, differentiably, and is the identity with one process.
+Student and teacher are this package's anchor and target. Pure functions in float32 and log space; of several processes
+each passes its share of the global batch.
 """
 
 from typing import NamedTuple
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
-from chartray.objectives.msn import AllSum, Assignments, identity, mean_entropy_of
+from chartray.collective import all_sum
+from chartray.objectives.msn import Assignments, mean_entropy_of
 
 
 class DINOTerms(NamedTuple):
-    """The loss, and what is watched beside it.
+    """The loss, and what is monitored beside it.
 
-    cross_entropy: mean H(p_target, p_anchor) over films and pairs of different views; this alone is the loss.
+    cross_entropy: mean H(p_target, p_anchor) over images and pairs of different views; this alone is the loss.
     mean_entropy: log K - H(mean p_anchor) >= 0 over the GLOBAL batch, detached: a collapse to few outputs raises it.
     """
 
@@ -36,7 +37,7 @@ def centred(target: Tensor, centre: Tensor, temperature: float = 0.04) -> Tensor
 
 
 @torch.no_grad()
-def moved_centre(centre: Tensor, target: Tensor, momentum: float = 0.9, all_sum: AllSum = identity) -> Tensor:
+def moved_centre(centre: Tensor, target: Tensor, momentum: float = 0.9) -> Tensor:
     """Equation 4: m * centre + (1 - m) * mean of the target's logits (T, B, K) over views and the GLOBAL batch."""
     flat = target.float().flatten(0, 1)  # (T*B, K)
     count = all_sum(flat.new_full((), float(flat.shape[0])))
@@ -50,37 +51,34 @@ def dino_terms(
     *,
     temperature: float = 0.1,
     target_temperature: float = 0.04,
-    all_sum: AllSum = identity,
 ) -> DINOTerms:
     """The terms of equation 3: logits of the anchor (V, B, K) and of the target (T, B, K), centre (K,).
 
     View t of the target is view t of the anchor; each target view is compared with every anchor view but itself.
     Gradients reach the anchor, never the target. Raises ValueError if no pair of different views is left.
     """
-    return terms_of(
-        log_softmax(anchor.float() / temperature, dim=-1), centred(target, centre, target_temperature), all_sum
-    )
+    return terms_of(log_softmax(anchor.float() / temperature, dim=-1), centred(target, centre, target_temperature))
 
 
-def terms_of(anchor: Tensor, target: Tensor, all_sum: AllSum = identity) -> DINOTerms:
+def terms_of(anchor: Tensor, target: Tensor) -> DINOTerms:
     """The terms from log-probabilities: anchor (V, B, K), target (T, B, K)."""
-    views, films, _ = anchor.shape
+    views, images, _ = anchor.shape
     pairs = target.shape[0] * views - min(target.shape[0], views)
     if pairs == 0:
         raise ValueError(f"expected two views or more, found {views} of the anchor and {target.shape[0]} of the target")
     expected = target.exp()
-    # Anchor views that no target view shares meet all of these at once; the others meet those that are not their own.
+    # A view that both networks see is not compared with itself; the other anchor views meet all target views at once.
     shared = [
         (each * torch.cat((expected[:view], expected[view + 1 :])).sum(dim=0)).sum()
         for view, each in enumerate(anchor[: len(expected)])
     ]
     apart = (anchor[len(expected) :].sum(dim=0) * expected.sum(dim=0)).sum()
-    cross_entropy = -(torch.stack(shared).sum() + apart) / (pairs * films)
+    cross_entropy = -(torch.stack(shared).sum() + apart) / (pairs * images)
     with torch.no_grad():
-        mean_entropy = mean_entropy_of(anchor.flatten(0, 1), all_sum)
+        mean_entropy = mean_entropy_of(anchor.flatten(0, 1))
     return DINOTerms(cross_entropy=cross_entropy, mean_entropy=mean_entropy)
 
 
-def watched(anchor: Tensor, target: Tensor) -> Assignments:
-    """What health looks at, as for MSN: the anchor's second view (B, K) against the target's first (B, K)."""
+def monitored(anchor: Tensor, target: Tensor) -> Assignments:
+    """What the monitor reads, as for MSN: the anchor's second view (B, K) against the target's first (B, K)."""
     return Assignments(anchor=anchor[1].detach(), target=target[0])

@@ -20,9 +20,9 @@ def patches_of(images: Tensor, side: int) -> Tensor:
     >>> patches_of(torch.arange(16.0).view(1, 1, 4, 4), 2)[0, 1]
     tensor([2., 3., 6., 7.])
     """
-    films, _, height, width = images.shape
-    grid = images.view(films, height // side, side, width // side, side).transpose(2, 3)
-    return grid.reshape(films, -1, side * side)
+    count, _, height, width = images.shape
+    grid = images.view(count, height // side, side, width // side, side).transpose(2, 3)
+    return grid.reshape(count, -1, side * side)
 
 
 def mae_terms(predicted: Tensor, images: Tensor, kept: Tensor, *, normalise: bool = True) -> MAETerms:
@@ -31,7 +31,7 @@ def mae_terms(predicted: Tensor, images: Tensor, kept: Tensor, *, normalise: boo
     What was seen has no loss. `normalise`: each patch to zero mean and unit (unbiased) variance before it is compared
     (official `norm_pix_loss`). Gradients reach the prediction. Raises ValueError if every patch was seen.
     """
-    films, patches, pixels = predicted.shape
+    count, patches, pixels = predicted.shape
     if kept.shape[1] >= patches:
         raise ValueError(f"expected fewer than {patches} kept patches, found {kept.shape[1]}: nothing is masked")
     truth = patches_of(images.float(), round(pixels**0.5))
@@ -40,4 +40,4 @@ def mae_terms(predicted: Tensor, images: Tensor, kept: Tensor, *, normalise: boo
         truth = (truth - mean) * (variance + _LEAST_VARIANCE).rsqrt()
     each = (predicted.float() - truth).square().mean(dim=2)  # (B, N)
     masked = torch.ones_like(each).scatter(1, kept, 0.0)
-    return MAETerms(reconstruction=(each * masked).sum() / (films * (patches - kept.shape[1])))
+    return MAETerms(reconstruction=(each * masked).sum() / (count * (patches - kept.shape[1])))

@@ -1,25 +1,22 @@
 """The Masked Siamese Network's loss: Assran et al., ECCV 2022 (arXiv 2204.07141), equations 1 to 4.
 
-Pure functions in float32 and log space. `all_sum` adds a tensor over the processes of a run, differentiably;
-with one process it is the identity.
+Pure functions in float32 and log space; of several processes each passes its share of the global batch.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
-AllSum = Callable[[Tensor], Tensor]
+from chartray.collective import all_sum
 
 
 class MSNTerms(NamedTuple):
-    """The two terms of the loss, and what health looks at (detached).
+    """The two terms of the loss: cross_entropy + lambda * mean_entropy. Gradients flow through both.
 
-    cross_entropy: mean H(p+, p) over the anchors; mean_entropy: log K - H(mean p) >= 0, over the GLOBAL batch.
-    The loss is cross_entropy + lambda * mean_entropy.
+    cross_entropy: mean H(p+, p) over the anchor views; mean_entropy: log K - H(mean p) >= 0, over the GLOBAL batch.
     """
 
     cross_entropy: Tensor
@@ -33,11 +30,6 @@ class Assignments(NamedTuple):
     target: Tensor
 
 
-def identity(tensor: Tensor) -> Tensor:
-    """The sum over one process."""
-    return tensor
-
-
 def log_assign(embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
     """Log p = log softmax(cos(z, Q) / tau): (B, P), (K, P) -> (B, K); neither needs to be normalised."""
     cosine = normalize(embeddings.float(), dim=1) @ normalize(prototypes.float(), dim=1).T
@@ -49,10 +41,10 @@ def sharpen(log_probabilities: Tensor, sharpening: float) -> Tensor:
     return log_softmax(log_probabilities / sharpening, dim=1)
 
 
-def sinkhorn(log_probabilities: Tensor, iterations: int, all_sum: AllSum = identity) -> Tensor:
+def sinkhorn(log_probabilities: Tensor, iterations: int) -> Tensor:
     """Balances prototypes over the global batch: (B, K) log-probabilities -> (B, K) log-probabilities.
 
-    Each iteration gives every prototype the same total mass, then every film the mass 1. Rows sum to 1 exactly;
+    Each iteration gives every prototype the same total mass, then every image the mass 1. Rows sum to 1 exactly;
     columns sum to (global B) / K in the limit.
     """
     balanced = log_probabilities
@@ -72,26 +64,25 @@ def assign(
     temperature: float = 0.1,
     sharpening: float = 0.25,
     sinkhorn_iterations: int = 3,
-    all_sum: AllSum = identity,
 ) -> Assignments:
     """Assigns anchors (V*B, P) and sharpened, balanced targets (B, P) to the prototypes (K, P)."""
     with torch.no_grad():
         sharp = sharpen(log_assign(target, prototypes, temperature), sharpening)
-        balanced = sinkhorn(sharp, sinkhorn_iterations, all_sum)
+        balanced = sinkhorn(sharp, sinkhorn_iterations)
     return Assignments(anchor=log_assign(anchor, prototypes, temperature), target=balanced)
 
 
-def terms_of(assignments: Assignments, all_sum: AllSum = identity) -> MSNTerms:
+def terms_of(assignments: Assignments) -> MSNTerms:
     """Equation 4 from the assignments: anchors are view-major, so anchor v*B + b belongs to target b."""
-    films, anchors = assignments.target.shape[0], assignments.anchor.shape[0]
-    if films == 0 or anchors % films:
-        raise ValueError(f"anchor must hold V * B rows for target's B = {films}, found {anchors}")
-    expected = assignments.target.exp().repeat(anchors // films, 1)  # (V*B, K)
+    images, anchors = assignments.target.shape[0], assignments.anchor.shape[0]
+    if images == 0 or anchors % images:
+        raise ValueError(f"anchor must hold V * B rows for target's B = {images}, found {anchors}")
+    expected = assignments.target.exp().repeat(anchors // images, 1)  # (V*B, K)
     cross_entropy = -(expected * assignments.anchor).sum(dim=1).mean()
-    return MSNTerms(cross_entropy=cross_entropy, mean_entropy=mean_entropy_of(assignments.anchor, all_sum))
+    return MSNTerms(cross_entropy=cross_entropy, mean_entropy=mean_entropy_of(assignments.anchor))
 
 
-def mean_entropy_of(log_probabilities: Tensor, all_sum: AllSum = identity) -> Tensor:
+def mean_entropy_of(log_probabilities: Tensor) -> Tensor:
     """Log K - H(mean p) >= 0 over the rows of the global batch: (B, K) log-probabilities -> scalar."""
     rows, prototypes = log_probabilities.shape
     total = all_sum(torch.full((), float(rows), device=log_probabilities.device))
@@ -109,7 +100,6 @@ def msn_terms(
     temperature: float = 0.1,
     sharpening: float = 0.25,
     sinkhorn_iterations: int = 3,
-    all_sum: AllSum = identity,
 ) -> MSNTerms:
     """The terms of the MSN loss: anchor (V*B, P) view-major, target (B, P), prototypes (K, P), not normalised.
 
@@ -123,6 +113,5 @@ def msn_terms(
         temperature=temperature,
         sharpening=sharpening,
         sinkhorn_iterations=sinkhorn_iterations,
-        all_sum=all_sum,
     )
-    return terms_of(assignments, all_sum)
+    return terms_of(assignments)

@@ -62,6 +62,14 @@ def read_table(file: Path, what: str, columns: list[str] | None = None) -> pa.Ta
     return table.replace_schema_metadata({key: value for key, value in carried.items() if key != _KEY} or None)
 
 
+def metadata_of_parquet(file: Path) -> dict[bytes, bytes]:
+    """The schema metadata of a Parquet file; empty where there is none, or `file` is no Parquet."""
+    try:
+        return pq.read_schema(file).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
+
+
 def verify_parquet(file: Path, what: str) -> None:
     """Raises InputError unless the bytes of `file` are those that `write_table` wrote; says it if nothing vouches."""
     settle(file)

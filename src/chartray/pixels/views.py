@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from chartray.config import ViewsConfig
+from chartray.config.pretrain import ViewsConfig
 from chartray.pixels.resampling import Boxes, Grey, cut_turned, to_device, turned
 from chartray.randomness import uniform
 

@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cohort import Cohort, Step, assemble, refuse_shared_patients
+from chartray.records.cohort import Cohort, FlowStep, assemble, refuse_shared_patients
 from chartray.records.identifiers import identifiers
 from chartray.records.labels import label_columns, present_labels
 from chartray.records.levels import possible_age, sex_level, view_level
 from chartray.records.missing import count_missing
+from chartray.records.parsing import by_cell
 from chartray.records.reading import (
     find_csv,
     folder_content,
@@ -21,7 +22,6 @@ from chartray.records.reading import (
     refuse_empty,
     refuse_repeated,
 )
-from chartray.records.values import by_cell
 from chartray.schema import (
     AGE_RANGE,
     CHEXPERT_LABELS,
@@ -40,7 +40,7 @@ _SIDES = ("frontal", "lateral")
 
 
 def chexpert_cohort(root: Path) -> Cohort:
-    """One row a film of `train.csv`, `valid.csv` (split validate) and `test.csv`, those that exist.
+    """One row per image of `train.csv`, `valid.csv` (split validate) and `test.csv`, those that exist.
 
     Paths are resolved below `root` whatever folder they name. The test set's csv may hold paths and labels alone.
     Raises InputError where no file or no label is found, or a path that is not CheXpert's.
@@ -51,12 +51,12 @@ def chexpert_cohort(root: Path) -> Cohort:
     for split, stems in _FILES.items():
         file = next((found for stem in stems if (found := find_csv(root, stem))), None)
         if file is None:
-            flow.append(Step(split, 0, 0, f"no {stems[0]}.csv, so this split is empty"))
+            flow.append(FlowStep(split, 0, 0, f"no {stems[0]}.csv, so this split is empty"))
             continue
         part = _read(file, split)
         lacking = [name for name in CHEXPERT_LABELS if name not in part.column_names]
         without = f", which lacks {', '.join(lacking)}" if lacking else ""
-        flow.append(Step(split, part.num_rows, part.num_rows, f"rows of {file.name}{without}"))
+        flow.append(FlowStep(split, part.num_rows, part.num_rows, f"rows of {file.name}{without}"))
         held[split] = part.column_names
         parts.append(part)
         files.append(file)
@@ -132,7 +132,7 @@ def _age(cell: str) -> float | None:
 def _views(side: pa.Array, projection: pa.Array, path: pa.Array) -> tuple[pa.Array, pa.Array]:
     """PA, AP or LATERAL, null where nothing says so or two things disagree, and the cells that say it.
 
-    The film's name says its side too. AP/PA is of frontal films: LL or RL there, or AP of a lateral film, is a
+    The image's name says its side too. AP/PA is of frontal images: LL or RL there, or AP of a lateral image, is a
     contradiction.
     """
     written = by_cell(side, lambda cell: cell.lower() if cell.lower() in _SIDES else None, pa.string())
@@ -144,7 +144,7 @@ def _views(side: pa.Array, projection: pa.Array, path: pa.Array) -> tuple[pa.Arr
     view = pc.if_else(lateral, pa.scalar("LATERAL"), frontal_view)
     view = pc.if_else(contradicts, pa.scalar(None, pa.string()), view)
     return view, pc.if_else(
-        contradicts, "(side, AP/PA and name of the film disagree)", pc.coalesce(projection, written)
+        contradicts, "(side, AP/PA and name of the image disagree)", pc.coalesce(projection, written)
     )
 
 

@@ -1,7 +1,7 @@
 """The contract of a cohort: checked, split by patient, every exclusion counted, written as Parquet."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from chartray.errors import InputError
-from chartray.records.cautions import Caution, unknown_labels
 from chartray.records.cohort_files import read_cohort_table, write_cohort_files
 from chartray.records.missing import ABSENT, masked
 from chartray.records.replaceable import check_cohort_out
+from chartray.records.warnings import DataWarning, unknown_labels
 from chartray.schema import (
     BLANK_PREFIX,
     COHORT_FORMAT,
@@ -29,8 +29,7 @@ from chartray.schema import (
 )
 from chartray.truth import blanks, blanks_said
 
-SPLIT_SHARES = {"train": 0.8, "validate": 0.1, "test": 0.1}
-# Part of every patient's hash, so that a split depends on nothing but the patient's name.
+# Part of every patient's hash; changing it would change every drawn split.
 _SALT = "chartray-split-1"
 _ID_COLUMNS = {
     "image_id": pa.string(),
@@ -43,8 +42,8 @@ _ID_COLUMNS = {
 _KIND_TYPES = {"numeric": pa.float64(), "categorical": pa.string(), "boolean": pa.bool_()}
 
 
-class Step(NamedTuple):
-    """One step of the flow: rows in, rows out, and why the others went."""
+class FlowStep(NamedTuple):
+    """One step of the flow: rows in, rows out, and why rows were left out (or a note)."""
 
     step: str
     rows_in: int
@@ -54,19 +53,19 @@ class Step(NamedTuple):
 
 @dataclass
 class Cohort:
-    """A table of the columns of `column_types` with its metadata in the schema, and how it came about.
+    """A table with the columns of `column_types` and its metadata in the schema, and how it was made.
 
-    `missing` holds for each variable and label the cells that could not be used (`records.missing` says which
-    are told by value), and `absent` ones. `layout` says which of a release's layouts the tables had ("hosp/").
-    `cautions` are what a person should know before using it, beside the labels that `unknown_labels` tells of.
+    `missing` counts the unusable and absent cells of each variable and label (`records.missing` decides which values
+    are named). `layout` is the folder layout of the release ("hosp/"). `warnings` of the source; those about labels
+    are derived from `missing`.
     """
 
     table: pa.Table
-    flow: list[Step] = field(default_factory=list)
+    flow: list[FlowStep] = field(default_factory=list)
     links: dict[str, int] = field(default_factory=dict)
     missing: dict[str, dict[str, int]] = field(default_factory=dict)
     layout: str = ""
-    cautions: list[Caution] = field(default_factory=list)
+    warnings: list[DataWarning] = field(default_factory=list)
 
     @property
     def metadata(self) -> CohortMetadata:
@@ -92,10 +91,10 @@ def column_types(metadata: CohortMetadata) -> dict[str, pa.DataType]:
 
 
 def split_by_patient(patients: Any, shares: Mapping[str, float]) -> pa.Array:
-    """A split for each row, drawn from a salted hash of its patient alone.
+    """The split of each row, drawn from a salted hash of its patient.
 
-    The same patient falls into the same split on every machine and whatever other patients there are.
-    `shares` are the sizes of the splits, in any unit; the hash is laid on them in their order.
+    A patient's split is the same on every machine and with any other patients. `shares` are the relative sizes of the
+    splits.
     """
     names = list(shares)
     edges = np.cumsum([shares[name] for name in names]) / sum(shares.values())
@@ -108,21 +107,21 @@ def split_by_patient(patients: Any, shares: Mapping[str, float]) -> pa.Array:
     return pa.array(names).take(pa.array(split).take(encoded.indices))
 
 
-def excluding(step: str, rows_in: int, rows_out: int, why: str) -> Step:
-    """A step that leaves rows out; where it left none there is no reason to give."""
-    return Step(step, rows_in, rows_out, why if rows_out < rows_in else "")
+def excluding(step: str, rows_in: int, rows_out: int, why: str) -> FlowStep:
+    """A step that excludes rows; `why` is dropped if it excluded none."""
+    return FlowStep(step, rows_in, rows_out, why if rows_out < rows_in else "")
 
 
-def hashed_split(patients: Any, shares: Mapping[str, float], flow: list[Step], why: str) -> pa.Array:
-    """The split of a cohort that has no official one, by `split_by_patient`; the flow says so."""
+def hashed_split(patients: Any, shares: Mapping[str, float], flow: list[FlowStep], why: str) -> pa.Array:
+    """The split of a cohort without an official one, by `split_by_patient`; recorded in the flow."""
     rows = len(patients)
     drawn = " / ".join(f"{name} {share / sum(shares.values()):.0%}" for name, share in shares.items())
-    flow.append(Step(f"split by a hash of the patient, {drawn}", rows, rows, why))
+    flow.append(FlowStep(f"split by a hash of the patient, {drawn}", rows, rows, why))
     return split_by_patient(patients, shares)
 
 
 def split_sizes(table: pa.Table) -> dict[str, dict[str, int]]:
-    """Images and patients of each split; an empty one stands there with zeros."""
+    """Number of images and patients in each split, also of empty ones."""
     pairs = _patients_of_splits(table["patient_id"], table["split"])
     sizes = {}
     for split in SPLITS:
@@ -132,16 +131,16 @@ def split_sizes(table: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def patients_in_two_splits(patients: Any, splits: Any) -> int:
-    """How many patients have rows in more than one split."""
+    """Number of patients with rows in more than one split."""
     pairs = _patients_of_splits(patients, splits)
     of_patient = pairs.group_by("patient").aggregate([("split", "count")])
     return int(pc.sum(pc.greater(of_patient["split_count"], 1)).as_py() or 0)
 
 
 def _patients_of_splits(patients: Any, splits: Any) -> pa.Table:
-    """patient, split, patient_count (rows): one row for each pair that occurs."""
+    """patient, split, patient_count (rows): one row for each pair."""
     rows = pa.table({"patient": _column(patients), "split": _column(splits)}).combine_chunks()
-    # The films of a patient mostly stand together: a run of equal rows is counted once, with its length.
+    # A patient's images are mostly adjacent: counting runs of equal rows first is faster.
     here, before = rows.slice(1), rows.slice(0, max(rows.num_rows - 1, 0))
     repeats = pc.and_(*(pc.equal(here[name], before[name]) for name in rows.column_names))
     starts = np.flatnonzero(np.append(True, ~pc.fill_null(repeats, False).to_numpy())[: rows.num_rows])
@@ -152,42 +151,41 @@ def _patients_of_splits(patients: Any, splits: Any) -> pa.Table:
 
 
 def refuse_shared_patients(patients: Any, splits: Any, where: str) -> None:
-    """Raises InputError if a patient is in two splits; `where` says which file drew them."""
+    """Raises InputError if a patient is in two splits; `where` names the file that defines them."""
     shared = patients_in_two_splits(patients, splits)
     if shared:
         raise InputError(
-            f"expected every patient in one split, found {shared} in two or more by {where}; "
-            "a model would be tested on patients it has seen, so correct the splits"
+            f"expected every patient in one split, found {shared} in two or more in {where}; "
+            "correct the splits, or the model is tested on patients it was trained on"
         )
 
 
 def write_cohort(cohort: Cohort, out: Path) -> None:
     """Writes `out` and `<stem>.flow.json` beside it, as `records.cohort_files` says.
 
-    Raises InputError if the table breaks the contract or `out` holds something else than a cohort, OutputError if the
-    machine cannot write.
+    Raises InputError if the table breaks the contract or `out` is not a cohort, OutputError if it cannot be written.
     """
     if not cohort.table.num_rows:
-        raise InputError(_no_film(cohort))
+        raise InputError(_no_image(cohort))
     _check(cohort.table, "the cohort")
     check_cohort_out(out)
     write_cohort_files(cohort.table, flow_content(cohort), out)
 
 
-def _no_film(cohort: Cohort) -> str:
-    """What is said where no film is left: the step that left the last ones out."""
+def _no_image(cohort: Cohort) -> str:
+    """The error for a cohort without images, which names the step that left out the last ones."""
     last = next((step for step in cohort.flow if step.rows_in and not step.rows_out), None)
     if last is None:
         where = f": {cohort.flow[0].step}" if cohort.flow else ""
-        return f"expected films in the {cohort.metadata.source} cohort, found no row{where}"
+        return f"expected images in the {cohort.metadata.source} cohort, found no rows{where}"
     return (
-        f"expected films in the {cohort.metadata.source} cohort, found none after the step {last.step!r}, which left "
-        f"out all {last.rows_in} ({last.why})"
+        f"expected images in the {cohort.metadata.source} cohort, found none after the step {last.step!r}, which "
+        f"excluded all {last.rows_in} ({last.why})"
     )
 
 
 def flow_content(cohort: Cohort) -> dict[str, Any]:
-    """What stands in `<stem>.flow.json`."""
+    """The content of `<stem>.flow.json`."""
     return {
         "source": cohort.metadata.source,
         "release": cohort.metadata.release,
@@ -199,19 +197,22 @@ def flow_content(cohort: Cohort) -> dict[str, Any]:
         "missing": cohort.missing,
         "absent_labels": cohort.metadata.absent_labels,
         "blank_labels": blanks(cohort.table),
-        "cautions": [caution._asdict() for caution in (*cohort.cautions, *unknown_labels(cohort.missing))],
+        "cautions": [
+            {"of": each.of, "what": each.what, "films": each.images, "remedy": each.remedy}
+            for each in (*cohort.warnings, *unknown_labels(cohort.missing))
+        ],
     }
 
 
 def describe(cohort: Cohort) -> str:
-    """The flow in plain lines, for a terminal: what was read, left out, linked, split, and what is missing."""
+    """The flow as text for a terminal: rows read, excluded, linked and split, missing values, warnings."""
     content = flow_content(cohort)
-    films = cohort.table.num_rows
+    images = cohort.table.num_rows
     release = f" {content['release']}" if content["release"] else ""
     release += f" ({cohort.layout})" if cohort.layout else ""
-    # The rules are those of linking: without tables of admissions there is nothing to link.
+    # The rules are about linking: a source without admissions has none.
     rules = f", {content['rules']} rules" if cohort.links else ""
-    lines = [f"{content['source']}{release}{rules}: {films} films"]
+    lines = [f"{content['source']}{release}{rules}: {images} images"]
     for step in cohort.flow:
         why = f" ({step.why})" if step.why else ""
         lines.append(f"  {step.step}: {step.rows_in} -> {step.rows_out}{why}")
@@ -219,25 +220,25 @@ def describe(cohort: Cohort) -> str:
         lines.append("  links: " + ", ".join(f"{name} {count}" for name, count in cohort.links.items()))
     for split, size in content["splits"].items():
         empty = "" if size["images"] else " (this split is empty)"
-        lines.append(f"  {split}: {size['images']} films of {size['patients']} patients{empty}")
+        lines.append(f"  {split}: {size['images']} images of {size['patients']} patients{empty}")
     for name in cohort.metadata.variables:
-        lost = films - int(pc.count(cohort.table[EHR_PREFIX + name]).as_py())
+        lost = images - int(pc.count(cohort.table[EHR_PREFIX + name]).as_py())
         unusable = _unusable(cohort.missing.get(name, {}))
-        said = f"; cells that could not be used: {unusable}" if unusable else ""
-        lines.append(f"  {name}: missing for {lost} films ({lost / max(films, 1):.1%}){said}")
+        note = f"; unusable cells: {unusable}" if unusable else ""
+        lines.append(f"  {name}: missing in {lost} images ({lost / max(images, 1):.1%}){note}")
     for name, cells in cohort.missing.items():
         if name not in cohort.metadata.variables and (unusable := _unusable(cells)):
-            lines.append(f"  {name.removeprefix(LABEL_PREFIX)}: cells that could not be used: {unusable}")
+            lines.append(f"  {name.removeprefix(LABEL_PREFIX)}: unusable cells: {unusable}")
     lines += [f"  {line}" for line in blanks_said(content["blank_labels"])]
     if content["absent_labels"]:
-        lines.append(f"  labels that the files lack: {', '.join(content['absent_labels'])}")
-    return "\n".join([*lines, *(f"  {line}" for line in warnings(cohort))])
+        lines.append(f"  labels missing from the files: {', '.join(content['absent_labels'])}")
+    return "\n".join([*lines, *(f"  {line}" for line in warning_lines(cohort))])
 
 
-def warnings(cohort: Cohort) -> list[str]:
-    """What a person should know before using it, a line each; `describe` ends with them."""
-    cautions = flow_content(cohort)["cautions"]
-    return [f"warning: {each['of']}: {each['what']}; {each['remedy']}" for each in cautions]
+def warning_lines(cohort: Cohort) -> list[str]:
+    """The warnings about a cohort, one line each; `describe` ends with them."""
+    found = (*cohort.warnings, *unknown_labels(cohort.missing))
+    return [f"warning: {each.of}: {each.what}; {each.remedy}" for each in found]
 
 
 def _unusable(cells: Mapping[str, int]) -> str:
@@ -245,7 +246,7 @@ def _unusable(cells: Mapping[str, int]) -> str:
 
 
 def read_cohort(path: Path) -> pa.Table:
-    """A cohort's table with its metadata; raises InputError if it is none, was damaged, or breaks the contract."""
+    """A cohort's table with its metadata; raises InputError if it is no cohort, is damaged, or breaks the contract."""
     table = read_cohort_table(path)
     _check(table, str(path))
     return table
@@ -259,14 +260,14 @@ def _check(table: pa.Table, where: str) -> None:
         if table.schema.field(name).type != kind:
             raise InputError(f"expected column {name!r} of {where} to be {kind}, found {table.schema.field(name).type}")
     if table.num_rows == 0:
-        raise InputError(f"expected at least one film in {where}, found none; make the cohort again")
+        raise InputError(f"expected at least one image in {where}, found none; make the cohort again")
     for name in ("image_id", "patient_id", "path", "split"):
         if table[name].null_count:
             row = int(np.flatnonzero(pc.is_null(table[name]).to_numpy())[0])
-            raise InputError(f"expected a value of {name!r} in every row of {where}, found none in row {row + 1}")
+            raise InputError(f"expected {name!r} in every row of {where}, found none in row {row + 1}")
     repeated = table.num_rows - len(pc.unique(table["image_id"]))
     if repeated:
-        raise InputError(f"expected each image_id once in {where}, found {repeated} again")
+        raise InputError(f"expected unique image_ids in {where}, found {repeated} repeated")
     others = sorted(set(pc.unique(table["split"]).to_pylist()) - set(SPLITS))
     if others:
         raise InputError(f"expected the splits {', '.join(SPLITS)} in {where}, found {masked(others[0])}")
@@ -279,9 +280,7 @@ def _metadata(table: pa.Table, where: str) -> CohortMetadata:
     except KeyError:
         raise InputError(f"expected a cohort in {where}, found a table without Chartray's metadata") from None
     except ValueError as error:  # not JSON, or JSON of another form
-        raise InputError(
-            f"expected a cohort in {where}, found metadata that cannot be read: {_reason(error)}"
-        ) from None
+        raise InputError(f"expected a cohort in {where}, found unreadable metadata: {_reason(error)}") from None
     if metadata.format != COHORT_FORMAT:
         raise InputError(
             f"expected cohort format {COHORT_FORMAT} in {where}, found {metadata.format}; make the cohort again"
@@ -290,7 +289,7 @@ def _metadata(table: pa.Table, where: str) -> CohortMetadata:
 
 
 def _reason(error: ValueError) -> str:
-    """The first thing that is wrong, in one line."""
+    """The first problem, on one line."""
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())
     first = error.errors()[0]
@@ -302,8 +301,3 @@ def _column(values: Any) -> pa.ChunkedArray:
     if isinstance(values, pa.ChunkedArray):
         return values
     return pa.chunked_array([values if isinstance(values, pa.Array) else pa.array(values)])
-
-
-def empty_splits(sizes: Mapping[str, Mapping[str, int]]) -> Sequence[str]:
-    """The splits without a film."""
-    return [name for name, size in sizes.items() if not size["images"]]

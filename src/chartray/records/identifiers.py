@@ -110,7 +110,7 @@ def identifiers(
     Raises InputError for fractions, scientific notation, floats too large to be exact, control characters, and ids
     that differ only in case, leading zeros, blanks or `.0`, with both of them masked, their data rows and `remedy`.
 
-    >>> identifiers(pa.array(["1000.0", " 17 ", "N/A", None]), "patient_id", "films.csv")
+    >>> identifiers(pa.array(["1000.0", " 17 ", "N/A", None]), "patient_id", "images.csv")
     (<pyarrow.lib.StringArray object at ...>
     [
       "1000",

@@ -27,8 +27,10 @@ _ALIASES = {"Lung Opacity": "Airspace Opacity"}
 
 
 class Labels(NamedTuple):
-    """`columns` by cohort column name, where each came from, which of the 14 the files lack, the cells lost by
-    value, for how many rows the radiologists' file was used (`read` films), and for which (`read_rows`, None: no file).
+    """Label `columns` by cohort column, their `sources`, which of the 14 labels are `absent` from the files.
+
+    `missing` counts unreadable cells by value. `read` images have the radiologists' labels; `read_rows` says which
+    (None without such a file).
     """
 
     columns: dict[str, pa.Array]
@@ -74,7 +76,7 @@ def label_columns(cells: Mapping[str, Any], file: Path, named: Mapping[str, Any]
     """The labels among the 14 that `cells` has, from `file`; raises InputError if it has none.
 
     The labeller leaves blank what a report does not mention, so that a blank means negative, but where the files do
-    not name the film (or hold no such column for it): `named` says of each label where they do; default everywhere.
+    not name the image (or hold no such column for it): `named` says of each label where they do; default everywhere.
     """
     present = present_labels(list(cells), file)
     columns: dict[str, pa.Array] = {}
@@ -117,14 +119,14 @@ def study_labels(studies: Any, labelled: StudyCells, read: StudyCells | None) ->
     """Labels of each row's study; where the radiologists have read the study, theirs instead."""
     cells, there = _of_studies(studies, labelled)
     named = dict.fromkeys(cells, there)
-    films, found = 0, None
+    images, found = 0, None
     if read is not None:
         theirs, found = _of_studies(studies, read)
-        films = int(pc.sum(found).as_py() or 0)
+        images = int(pc.sum(found).as_py() or 0)
         for name, cell in theirs.items():
             cells[name] = pc.if_else(found, cell.cast(pa.string()), cells[name].cast(pa.string()))
             named[name] = pc.or_(there, found)
-    return label_columns(cells, labelled.file, named)._replace(read=films, read_rows=found)
+    return label_columns(cells, labelled.file, named)._replace(read=images, read_rows=found)
 
 
 def _study_cells(file: Path, names: Mapping[str, str]) -> StudyCells:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from chartray.records.values import years
+from chartray.records.parsing import years
 from chartray.schema import AGE_RANGE, POSITION_LEVELS, SEX_LEVELS, VIEW_LEVELS
 
 _SEXES = {word: level for level in SEX_LEVELS for word in (level, level[0])}

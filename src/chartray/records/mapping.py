@@ -21,11 +21,10 @@ from pydantic import (
 )
 
 from chartray.errors import InputError
-from chartray.records.cohort import SPLIT_SHARES
 from chartray.records.mapping_keys import refuse_other_keys, sentence
+from chartray.records.parsing import is_date_format, number
 from chartray.records.same_patient import SPELLING, Same, checked_same
-from chartray.records.values import is_date_format, number
-from chartray.schema import SPLITS, Variable
+from chartray.schema import SPLIT_SHARES, SPLITS, Variable
 from chartray.yaml_file import read_yaml
 
 Number = int | float
@@ -87,13 +86,13 @@ class Cells(BaseModel):
 
     @property
     def interval(self) -> bool:
-        """Whether it is true while the film (day 0) lies between two offsets."""
+        """Whether it is true while the image (day 0) lies between two offsets."""
         return getattr(self, "kind", None) == "interval"
 
     def check_interval(self) -> None:
         """Raises ValueError unless both ends of the interval are given."""
         if not (self.starts and self.ends):
-            raise ValueError("an interval needs 'starts' and 'ends', columns of days from the film")
+            raise ValueError("an interval needs 'starts' and 'ends', columns of days from the image")
 
 
 class VariableMapping(Cells):
@@ -161,8 +160,8 @@ class VariableMapping(Cells):
         first, last = self.window_days
         if first is not None and last is not None and first > last:
             raise ValueError(f"'window_days' needs its earlier day first, found {first} and {last}")
-        if self.reaches_past_film and self.known_at_film:
-            raise ValueError("'known_at_film' cannot be true for a window that reaches past the film (day 0)")
+        if self.reaches_past_image and self.known_at_film:
+            raise ValueError("'known_at_film' cannot be true for a window that reaches past the image (day 0)")
         return self
 
     @property
@@ -171,14 +170,14 @@ class VariableMapping(Cells):
         return self.levels.get("") if self.kind == "categorical" else self.blank_means
 
     @property
-    def reaches_past_film(self) -> bool:
-        """Whether values stored after the film are taken."""
+    def reaches_past_image(self) -> bool:
+        """Whether values stored after the image are taken."""
         return self.days_from_film is not None and (self.window_days[1] is None or self.window_days[1] > 0)
 
     @property
     def known(self) -> bool:
-        """Whether the value is known when the film is taken: as the mapping says, else by the window."""
-        return not self.reaches_past_film if self.known_at_film is None else self.known_at_film
+        """Whether the value is known when the image is taken: as the mapping says, else by the window."""
+        return not self.reaches_past_image if self.known_at_film is None else self.known_at_film
 
     @property
     def columns(self) -> tuple[str, ...]:

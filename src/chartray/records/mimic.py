@@ -1,4 +1,4 @@
-"""MIMIC-IV and MIMIC-CXR-JPG -> cohort: the chart of each film, linked by the strict or the published rule."""
+"""MIMIC-IV and MIMIC-CXR-JPG -> cohort: the chart of each image, linked by the strict or the published rule."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +9,9 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.records import mimic_tables
-from chartray.records.cautions import Caution
 from chartray.records.cohort import (
-    SPLIT_SHARES,
     Cohort,
-    Step,
+    FlowStep,
     assemble,
     excluding,
     hashed_split,
@@ -22,9 +20,10 @@ from chartray.records.cohort import (
 from chartray.records.identifiers import placeholders_among, whole_numbers
 from chartray.records.labels import Labels, StudyCells, read_study_cells, study_labels
 from chartray.records.levels import position_level, view_level
-from chartray.records.mimic_chart import FilmCharts, chart_of_films
+from chartray.records.mimic_chart import ImageCharts, chart_of_images
 from chartray.records.missing import count_missing, shown
-from chartray.records.race import RACE_LEVELS, race_column, race_of_films
+from chartray.records.parsing import by_cell
+from chartray.records.race import RACE_LEVELS, race_column, race_of_images
 from chartray.records.reading import (
     find_csv,
     folder_content,
@@ -34,7 +33,7 @@ from chartray.records.reading import (
     refuse_empty,
     refuse_repeated,
 )
-from chartray.records.values import by_cell
+from chartray.records.warnings import DataWarning
 from chartray.schema import (
     AGE_RANGE,
     EHR_PREFIX,
@@ -43,6 +42,7 @@ from chartray.schema import (
     POSITION_LEVELS,
     READ_COLUMN,
     SEX_LEVELS,
+    SPLIT_SHARES,
     SPLITS,
     VIEW_LEVELS,
     CohortMetadata,
@@ -56,51 +56,51 @@ _LACKING = 0.001
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 
 
-class _Reading(NamedTuple):
-    """What is being read: MIMIC-IV's tables, the films' metadata, the official split (None: no file), the labels."""
+class _Files(NamedTuple):
+    """What is being read: MIMIC-IV's tables, the images' metadata, the official split (None: no file), the labels."""
 
-    hospital: Future[mimic_tables.Hospital]
-    films: Future[pa.Table]
+    hospital: Future[mimic_tables.MimicTables]
+    images: Future[pa.Table]
     split: Future[tuple[Path, pa.Table] | None]
     labels: Future[tuple[StudyCells, StudyCells | None]]
 
 
 def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> Cohort:
-    """One row a film of MIMIC-CXR-JPG with sex, age, view, position, mortality, icu, race and its labels.
+    """One row per image of MIMIC-CXR-JPG with sex, age, view, position, mortality, icu, race and its labels.
 
     `mimic_iv` is the folder of MIMIC-IV 1.0 (`core/`) or 2.x and 3.x (`hosp/`), or the URL of a database that
-    holds its tables. Films may be absent. `rules` are METHOD's section 2; only the strict ones leave a value
+    holds its tables. Images may be absent. `rules` are METHOD's section 2; only the strict ones leave a value
     missing where there is no record. Raises InputError for a missing table or column.
     """
     root = need_folder(mimic_cxr, "MIMIC-CXR-JPG")
     # csv.gz is unpacked on one core a file.
     with ThreadPoolExecutor(2) as beside:
-        reading = _Reading(
-            hospital=beside.submit(mimic_tables.read_hospital, mimic_iv, ordered=rules == "published"),
-            films=beside.submit(_metadata_cells, root),
+        reading = _Files(
+            hospital=beside.submit(mimic_tables.read_mimic_tables, mimic_iv, ordered=rules == "published"),
+            images=beside.submit(_metadata_cells, root),
             split=beside.submit(_official_split, root),
             labels=beside.submit(_label_cells, root),
         )
-        source, cells = reading.hospital.result(), reading.films.result()
-        charts = chart_of_films(cells, _need_cxr_csv(root, "metadata"), source, rules)
+        source, cells = reading.hospital.result(), reading.images.result()
+        charts = chart_of_images(cells, _need_cxr_csv(root, "metadata"), source, rules)
         charts = charts._replace(rows=_with_race(_rows(cells, charts.rows), source.tables["admissions"]))
         return _assembled(charts, source, reading, root, rules)
 
 
 def _assembled(
-    charts: FilmCharts, source: mimic_tables.Hospital, reading: _Reading, root: Path, rules: Rules
+    charts: ImageCharts, source: mimic_tables.MimicTables, reading: _Files, root: Path, rules: Rules
 ) -> Cohort:
-    """The films that stay, split and labelled."""
+    """The images that stay, split and labelled."""
     rows = charts.rows
     missing = _missing(rows) | charts.missing
-    flow = [Step("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows), *charts.steps]
+    flow = [FlowStep("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows), *charts.steps]
     official = reading.split.result()
     if official is not None:
-        # As long as the rows are still those of the metadata csv, whose films PhysioNet's split csv has in its order.
+        # As long as the rows are still those of the metadata csv, whose images PhysioNet's split csv has in its order.
         rows = rows.append_column("split", _official_splits(rows["image_id"], *official))
     if rules == "published":
         rows = _published_exclusions(rows, flow)
-    unsplit: list[Caution] = []
+    unsplit: list[DataWarning] = []
     if official is None:
         rows = rows.append_column("split", hashed_split(rows["patient_id"], SPLIT_SHARES, flow, "no split csv"))
     else:
@@ -119,12 +119,12 @@ def _assembled(
     table = assemble(columns, metadata)
     if labels.read_rows is not None:
         table = table.append_column(READ_COLUMN, labels.read_rows)
-    cautions = charts.cautions + unsplit + unlabelled
-    return Cohort(table, flow, charts.links, missing | labels.missing, source.layout, cautions)
+    warnings = charts.warnings + unsplit + unlabelled
+    return Cohort(table, flow, charts.links, missing | labels.missing, source.layout, warnings)
 
 
 def _metadata_cells(root: Path) -> pa.Table:
-    """The metadata csv's cells, one row a film; raises InputError for a film without its ids, or one named twice.
+    """The metadata csv's cells, one row an image; raises InputError for an image without its ids, or one named twice.
 
     Patients and studies are whole numbers, however the file writes them: their folders are called by them.
     """
@@ -158,17 +158,17 @@ def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
 
 
 def _paths(rows: pa.Table, root: Path) -> pa.ChunkedArray:
-    """Where each film lies: ROOT/files/p10/p10000032/s50414267/<dicom_id>.jpg."""
+    """Where each image lies: ROOT/files/p10/p10000032/s50414267/<dicom_id>.jpg."""
     image, patient, study = rows["image_id"], rows["patient_id"], rows["study_id"]
     tens = pc.utf8_slice_codeunits(patient, 0, 2)
     return pc.binary_join_element_wise(f"{root}/files/p", tens, "/p", patient, "/s", study, "/", image, ".jpg", "")
 
 
 def _with_race(rows: pa.Table, admissions: pa.Table) -> pa.Table:
-    """The race of each film's patient, where the admissions have a column of it."""
+    """The race of each image's patient, where the admissions have a column of it."""
     if race_column(admissions) is None:
         return rows
-    groups, cells = race_of_films(rows["patient_id"], admissions)
+    groups, cells = race_of_images(rows["patient_id"], admissions)
     return rows.append_column("race_cell", cells).append_column(EHR_PREFIX + "race", groups)
 
 
@@ -185,7 +185,7 @@ def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
     return {name: count_missing(cell, rows[EHR_PREFIX + name]) for name, cell in cells.items()}
 
 
-def _published_exclusions(rows: pa.Table, flow: list[Step]) -> pa.Table:
+def _published_exclusions(rows: pa.Table, flow: list[FlowStep]) -> pa.Table:
     """Rows without sex, and rows of another view than the four; a missing view stays (METHOD section 2)."""
     with_sex = pc.is_valid(rows["ehr.sex"])
     cell = rows["view_cell"].combine_chunks()
@@ -209,13 +209,13 @@ def _official_split(root: Path) -> tuple[Path, pa.Table] | None:
     return file, cells
 
 
-def _official_splits(films: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa.Array:
-    """The split of each film by `cells`, the content of `file`; null where the film is not in it."""
-    if films.equals(cells["dicom_id"]):
+def _official_splits(images: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa.Array:
+    """The split of each image by `cells`, the content of `file`; null where the image is not in it."""
+    if images.equals(cells["dicom_id"]):
         split = cells["split"].combine_chunks()
     else:
         refuse_repeated(cells, "dicom_id", file)
-        found = pc.index_in(films, value_set=cells["dicom_id"].combine_chunks())
+        found = pc.index_in(images, value_set=cells["dicom_id"].combine_chunks())
         split = cells["split"].combine_chunks().take(found.combine_chunks())
     split = pc.utf8_lower(split)
     others = sorted({name for name in pc.unique(split).to_pylist() if name is not None} - set(SPLITS))
@@ -224,7 +224,9 @@ def _official_splits(films: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa.
     return split
 
 
-def _within_splits(rows: pa.Table, official: tuple[Path, pa.Table], flow: list[Step]) -> tuple[pa.Table, list[Caution]]:
+def _within_splits(
+    rows: pa.Table, official: tuple[Path, pa.Table], flow: list[FlowStep]
+) -> tuple[pa.Table, list[DataWarning]]:
     """The rows that the split csv gives a split; a caution where it or the metadata may be half a file."""
     file, cells = official
     kept = rows.filter(pc.is_valid(rows["split"])) if rows["split"].null_count else rows
@@ -233,8 +235,8 @@ def _within_splits(rows: pa.Table, official: tuple[Path, pa.Table], flow: list[S
     if rows.num_rows - kept.num_rows <= _LACKING * rows.num_rows:
         return kept, []
     lost = rows.num_rows - kept.num_rows
-    what = f"{lost} of {rows.num_rows} films are not among the {cells.num_rows} of {file.name} and are left out"
-    return kept, [Caution("split", what, lost, _HALF)]
+    what = f"{lost} of {rows.num_rows} images are not among the {cells.num_rows} of {file.name} and are left out"
+    return kept, [DataWarning("split", what, lost, _HALF)]
 
 
 def _label_cells(root: Path) -> tuple[StudyCells, StudyCells | None]:
@@ -243,45 +245,47 @@ def _label_cells(root: Path) -> tuple[StudyCells, StudyCells | None]:
 
 
 def _labels(
-    rows: pa.Table, labelled: StudyCells, read: StudyCells | None, flow: list[Step]
-) -> tuple[Labels, list[Caution]]:
-    """The labels of each film's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read; and
+    rows: pa.Table, labelled: StudyCells, read: StudyCells | None, flow: list[FlowStep]
+) -> tuple[Labels, list[DataWarning]]:
+    """The labels of each image's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read; and
     what is to be said of studies that have none.
     """
     studies = rows["study_id"].combine_chunks().cast(pa.int64())
-    cautions = _unlabelled(studies, labelled, read, flow)
+    warnings = _unlabelled(studies, labelled, read, flow)
     labels = study_labels(studies, labelled, read)
     if read is not None:
         why = (
-            f"labels of {labels.read} films are the radiologists' of {read.file.name}, the others of "
+            f"labels of {labels.read} images are the radiologists' of {read.file.name}, the others of "
             f"{_stem(labelled.file)}.csv"
         )
-        flow.append(Step("labels", rows.num_rows, rows.num_rows, why))
-    return labels, cautions
+        flow.append(FlowStep("labels", rows.num_rows, rows.num_rows, why))
+    return labels, warnings
 
 
-def _unlabelled(studies: pa.Array, labelled: StudyCells, read: StudyCells | None, flow: list[Step]) -> list[Caution]:
-    """The films whose study no file of labels names, in the flow; a caution where half a file looks so.
+def _unlabelled(
+    studies: pa.Array, labelled: StudyCells, read: StudyCells | None, flow: list[FlowStep]
+) -> list[DataWarning]:
+    """The images whose study no file of labels names, in the flow; a caution where half a file looks so.
 
     Raises InputError if none of the studies is named.
     """
     files = [labelled] if read is None else [labelled, read]
     ids = pa.chunked_array([chunk for each in files for chunk in each.content["study_id"].chunks], pa.int64())
     named = pc.is_in(studies, value_set=ids.combine_chunks())
-    films = len(studies) - (pc.sum(named).as_py() or 0)
-    if not films:
+    images = len(studies) - (pc.sum(named).as_py() or 0)
+    if not images:
         return []
     absent, all_of_them = (pc.count_distinct(some).as_py() for some in (studies.filter(pc.invert(named)), studies))
     if absent == all_of_them:
         raise InputError(
-            f"expected the films' studies in {labelled.file}, found none of {all_of_them}; get the file again"
+            f"expected the images' studies in {labelled.file}, found none of {all_of_them}; get the file again"
         )
-    why = f"{absent} of {all_of_them} studies, with {films} films, are not in {labelled.file.name}: no label is known"
-    flow.append(Step("studies with labels", len(studies), len(studies), why))
+    why = f"{absent} of {all_of_them} studies, with {images} images, are not in {labelled.file.name}: no label is known"
+    flow.append(FlowStep("studies with labels", len(studies), len(studies), why))
     if absent <= _LACKING * all_of_them:
         return []
     what = f"{absent} of {all_of_them} studies are not among the {labelled.content.num_rows} of {labelled.file.name}"
-    return [Caution("labels", what, films, _HALF)]
+    return [DataWarning("labels", what, images, _HALF)]
 
 
 def _need_cxr_csv(root: Path, table: str) -> Path:
@@ -328,7 +332,7 @@ def _variables(rules: Rules, race: str | None = None) -> dict[str, Variable]:
             kind="categorical",
             levels=ICU_LEVELS,
             group="stay",
-            # By calendar dates a film at 08:00 counts for a stay that begins at 20:00.
+            # By calendar dates an image at 08:00 counts for a stay that begins at 20:00.
             known_at_film=after,
             columns=("icustays.intime", "icustays.outtime"),
         ),

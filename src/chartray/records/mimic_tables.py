@@ -41,7 +41,7 @@ _SCHEMAS = {
 _NAMED_RELEASE = re.compile(r"(?<![\d.])([23]\.[0-9])(?![\d.])")
 
 
-class Hospital(NamedTuple):
+class MimicTables(NamedTuple):
     """The cells of `tables` patients, admissions and icustays, each from its `place`: ids as whole numbers, the others
     as read. `layout` is the folder that holds patients and admissions, `hosp/` or `core/`, and empty for a database.
     """
@@ -52,7 +52,7 @@ class Hospital(NamedTuple):
     place: dict[str, Path]
 
 
-def read_hospital(where: str, *, ordered: bool) -> Hospital:
+def read_mimic_tables(where: str, *, ordered: bool) -> MimicTables:
     """Reads the three tables of MIMIC-IV from a folder or a database URL.
 
     `ordered`: the rule in use needs the rows' order in the file, which a database's tables do not have.
@@ -82,7 +82,7 @@ def read_hospital(where: str, *, ordered: bool) -> Hospital:
             column = whole_numbers(tables[name][key], key, str(place[name]))
             tables[name] = tables[name].set_column(tables[name].column_names.index(key), key, column)
         refuse_repeated(tables[name], ids[-1], place[name])
-    return Hospital(release, f"{layout}/" if layout else "", tables, place)
+    return MimicTables(release, f"{layout}/" if layout else "", tables, place)
 
 
 def _layout(root: Path) -> str:

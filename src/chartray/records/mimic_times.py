@@ -1,4 +1,4 @@
-"""When MIMIC's films were taken and its stays began and ended: columns of text -> times, whatever their spelling."""
+"""When MIMIC's images were taken and its stays began and ended: columns of text -> times, whatever their spelling."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.records.linking import NOBODY, Stays, Times
-from chartray.records.values import CLOCK_NUMBER, YEARS_OF_FILMS, by_cell, calendar_date, time_of_day, written_moment
+from chartray.records.parsing import CLOCK_NUMBER, RADIOGRAPH_YEARS, by_cell, calendar_date, time_of_day, written_moment
 
 MICROSECONDS = pa.timestamp("us")
 _DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
@@ -94,7 +94,7 @@ def days(cells: pa.ChunkedArray) -> Times:
     texts = encoded.dictionary
     times = pc.strptime(texts, "%Y%m%d", "s", error_is_null=True)
     # strptime takes the 30th of February for the 2nd of March.
-    plain = pc.and_(pc.equal(pc.strftime(times, "%Y%m%d"), texts), _of_a_film(times)).fill_null(False)
+    plain = pc.and_(pc.equal(pc.strftime(times, "%Y%m%d"), texts), _of_an_image(times)).fill_null(False)
     none = pa.scalar(None, pa.date32())
     others = by_cell(pc.if_else(plain, pa.scalar(None, pa.string()), texts), calendar_date, pa.date32())
     read = pc.coalesce(pc.if_else(plain, times.cast(pa.date32()), none), others)
@@ -141,7 +141,7 @@ def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Moments:
                 "StudyTime has none, so export them without"
             ) from None
         read = by_cell(texts, written_moment, MICROSECONDS)
-    read = pc.if_else(_of_a_film(read), read, pa.scalar(None, MICROSECONDS))
+    read = pc.if_else(_of_an_image(read), read, pa.scalar(None, MICROSECONDS))
     at: Times = read.to_numpy(zero_copy_only=False)
     date_only = np.zeros(len(at), dtype=np.bool_)
     if (pc.min(pc.utf8_length(texts)).as_py() or 0) < _WITH_SECONDS:
@@ -159,7 +159,7 @@ def _has_zone(cell: str) -> bool:
     return time is not None and time.tzinfo is not None
 
 
-def _of_a_film(times: pa.Array) -> pa.Array:
-    """Whether a time is of a year in which films are taken: programs write year 1 or 9999 where they have none."""
+def _of_an_image(times: pa.Array) -> pa.Array:
+    """Whether a time is of a year in which images are taken: programs write year 1 or 9999 where they have none."""
     year = pc.year(times)
-    return pc.and_(pc.greater_equal(year, YEARS_OF_FILMS.start), pc.less(year, YEARS_OF_FILMS.stop))
+    return pc.and_(pc.greater_equal(year, RADIOGRAPH_YEARS.start), pc.less(year, RADIOGRAPH_YEARS.stop))

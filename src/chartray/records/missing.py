@@ -16,7 +16,7 @@ RARE = "(rare values)"
 HIDDEN = "(dates, long numbers or long texts)"
 # Cell values of one variable that are named in the flow; a column that is all wrong would fill it otherwise.
 _NAMED_CELLS = 50
-# A value in fewer films than this could point to one patient; it is named only where few such values occur,
+# A value in fewer images than this could point to one patient; it is named only where few such values occur,
 # as they do among the cells of a variable ("?", "Not visible") and do not in a column of names or remarks.
 _COMMON_FILMS = 5
 _RARE_CELLS = 12

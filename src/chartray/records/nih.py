@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cautions import Caution
-from chartray.records.cohort import Cohort, Step, assemble
+from chartray.records.cohort import Cohort, FlowStep, assemble
 from chartray.records.identifiers import whole_numbers
 from chartray.records.labels import blank_column
 from chartray.records.levels import possible_age, sex_level, view_level
 from chartray.records.missing import count_missing, told
 from chartray.records.nih_lists import split_rows
+from chartray.records.parsing import by_cell
 from chartray.records.reading import (
     find_csv,
     folder_content,
@@ -26,7 +26,7 @@ from chartray.records.reading import (
     refuse_empty,
     refuse_repeated,
 )
-from chartray.records.values import by_cell
+from chartray.records.warnings import DataWarning
 from chartray.schema import (
     AGE_RANGE,
     EHR_PREFIX,
@@ -49,21 +49,20 @@ _CHART = {
 
 
 def nih_cohort(root: Path) -> Cohort:
-    """One row a film of `Data_Entry_2017_v2020.csv`, those without finding too; labels are 1, 0 or, where the findings
-    cannot be read, null.
+    """One row per image of `Data_Entry_2017_v2020.csv`; labels are 1, 0, or null if the findings cannot be read.
 
-    With `test_list.txt` and `train_val_list.txt` (`nih_lists` knows their other names) the test split is the official
-    one and train / validate are drawn by patient from the other list, else all three are, and a caution says so.
-    Films lie in `images_001/images` ... or `images/` and may be absent. Raises InputError for a missing file or
-    column, or lists that share a patient.
+    With `test_list.txt` and `train_val_list.txt` (or the names that `nih_lists` accepts) the test split is the official
+    one, and train and validate are drawn by patient from the other list. Without them all three are drawn, with a
+    warning. Images lie in `images_001/images` ... or `images/` and may be absent. Raises InputError for a missing file
+    or column, and for a patient in both lists.
     """
     root = need_folder(root, "NIH ChestX-ray14")
     file = next((found for stem in _ENTRIES if (found := find_csv(root, stem))), None)
     if file is None:
         raise InputError(f"expected {_ENTRIES[0]}.csv in {root}, found {folder_content(root)}")
     rows = _read(file)
-    flow = [Step(f"rows of {file.name}", rows.num_rows, rows.num_rows)]
-    rows, cautions = split_rows(rows, root, flow)
+    flow = [FlowStep(f"rows of {file.name}", rows.num_rows, rows.num_rows)]
+    rows, warnings = split_rows(rows, root, flow)
     missing = {name: count_missing(rows[f"{name}_cell"], rows[EHR_PREFIX + name]) for name in _CHART}
     labels, unknown, unread = _labels(rows["findings"])
     if unknown:
@@ -78,7 +77,7 @@ def nih_cohort(root: Path) -> Cohort:
     columns["path"] = _paths(rows["image_id"], root)
     columns["study_id"] = pc.binary_join_element_wise(rows["patient_id"], rows["follow_up"], "/")
     columns["taken_at"] = pa.nulls(rows.num_rows, pa.timestamp("us"))
-    return Cohort(assemble(columns, metadata), flow, {}, missing, cautions=cautions + unread)
+    return Cohort(assemble(columns, metadata), flow, {}, missing, warnings=warnings + unread)
 
 
 def _read(file: Path) -> pa.Table:
@@ -138,7 +137,7 @@ def _letters(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
-def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, int], list[Caution]]:
+def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, int], list[DataWarning]]:
     """1 or 0 for each of the 14, null where the cell is blank or cannot be read; the names that are none of them, by
     number of images; and what is to be said of them.
     """
@@ -160,19 +159,19 @@ def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, i
         for name in each.unknown or ((f"{_NO_FINDING} and more",) if each.contradicts else ()):
             counts[name] = counts.get(name, 0) + count
     unknown = told(counts, absent=encoded.null_count)
-    cautions = []
+    warnings = []
     if unread or encoded.null_count:
         what = (
             f"findings that cannot be read of {unread} image{'' if unread == 1 else 's'}, blank cells of "
             f"{encoded.null_count}: what they do not name is unknown, not absent"
         )
         remedy = f"write the names of NIH ChestX-ray14 between |, or {_NO_FINDING}"
-        cautions.append(Caution("Finding Labels", what, unread + encoded.null_count, remedy))
-    return labels, unknown, cautions
+        warnings.append(DataWarning("Finding Labels", what, unread + encoded.null_count, remedy))
+    return labels, unknown, warnings
 
 
 def _paths(images: pa.ChunkedArray, root: Path) -> pa.ChunkedArray:
-    """Where each film lies; a film that is not there gets the path it would have in `images/`."""
+    """Where each image lies; an image that is not there gets the path it would have in `images/`."""
     where: dict[str, str] = {}
     folders = [root / "images", *sorted(root.glob("images_*"))]
     for folder in [inner for outer in folders for inner in (outer, outer / "images") if inner.is_dir()]:

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cautions import Caution
 from chartray.records.cohort import (
-    SPLIT_SHARES,
-    Step,
+    FlowStep,
     excluding,
     hashed_split,
     refuse_shared_patients,
     split_by_patient,
 )
 from chartray.records.reading import without_cells
+from chartray.records.warnings import DataWarning
+from chartray.schema import SPLIT_SHARES
 from chartray.wording import listed
 
 _OFFICIAL = {"train": "train_val_list.txt", "test": "test_list.txt"}
@@ -33,7 +33,7 @@ class _List(NamedTuple):
     images: pa.Array
 
 
-def split_rows(rows: pa.Table, root: Path, flow: list[Step]) -> tuple[pa.Table, list[Caution]]:
+def split_rows(rows: pa.Table, root: Path, flow: list[FlowStep]) -> tuple[pa.Table, list[DataWarning]]:
     """`rows` (image_id, patient_id) with their `split`, without those that no official list names.
 
     The lists are `train_val_list.txt` and `test_list.txt`, or files of such names (`test_list_NIH.txt`, packed or not).
@@ -48,7 +48,7 @@ def split_rows(rows: pa.Table, root: Path, flow: list[Step]) -> tuple[pa.Table, 
             "official one are in train, and no published number compares"
         )
         remedy = f"put {' and '.join(_OFFICIAL.values())} there, or take these splits as your own"
-        return rows.append_column("split", drawn), [Caution("split", what, rows.num_rows, remedy)]
+        return rows.append_column("split", drawn), [DataWarning("split", what, rows.num_rows, remedy)]
     if train is None or test is None:
         found = train or test
         assert found is not None
@@ -59,7 +59,7 @@ def split_rows(rows: pa.Table, root: Path, flow: list[Step]) -> tuple[pa.Table, 
     return _by_lists(rows, train, test, flow), []
 
 
-def _by_lists(rows: pa.Table, train: _List, test: _List, flow: list[Step]) -> pa.Table:
+def _by_lists(rows: pa.Table, train: _List, test: _List, flow: list[FlowStep]) -> pa.Table:
     in_train, in_test = (pc.is_in(rows["image_id"], value_set=each.images) for each in (train, test))
     both = pc.sum(pc.and_(in_train, in_test)).as_py() or 0
     if both:

@@ -1,4 +1,4 @@
-"""Where a film of a hospital's own table lies: a column of paths, or a template such as {mrn}/{image_id:0>8}.dcm."""
+"""Where an image of a hospital's own table lies: a column of paths, or a template such as {mrn}/{image_id:0>8}.dcm."""
 
 import re
 import string
@@ -31,7 +31,7 @@ def template_columns(plan: Mapping) -> list[str]:
 
 
 def paths(plan: Mapping, cells: Mapped[str, pa.Array]) -> pa.StringArray:
-    """(N,) paths relative to the films' folder, from the text `cells` of each column; null where one of them is."""
+    """(N,) paths relative to the images' folder, from the text `cells` of each column; null where one of them is."""
     columns = [
         pa.scalar(part.literal) if part.column is None else _laid_out(cells[part.column], part.layout)
         for part in _parts(plan)

@@ -36,18 +36,18 @@ def race_column(admissions: pa.Table) -> str | None:
     return next((name for name in RACE_COLUMNS if name in admissions.column_names), None)
 
 
-def race_of_films(subjects: pa.ChunkedArray, admissions: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """The group of each film's patient (null: not known), and the cell that says so, in the order of `subjects`.
+def race_of_images(subjects: pa.ChunkedArray, admissions: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """The group of each image's patient (null: not known), and the cell that says so, in the order of `subjects`.
 
     A patient is of the group that most of the admissions say where it is known, of the first such in the table where
-    two say as many: a fact of the person like sex, whichever admission a film belongs to. The cell
+    two say as many: a fact of the person like sex, whichever admission an image belongs to. The cell
     is the first of that group; of a patient whose group is not known the first that is not blank.
     """
     column = race_column(admissions)
     assert column is not None
-    films = subjects.combine_chunks().dictionary_encode()
-    # Only the admissions of patients with films: one in six.
-    owner = pc.index_in(admissions["subject_id"].cast(pa.string()), value_set=films.dictionary)
+    images = subjects.combine_chunks().dictionary_encode()
+    # Only the admissions of patients with images: one in six.
+    owner = pc.index_in(admissions["subject_id"].cast(pa.string()), value_set=images.dictionary)
     rows = admissions.select([column]).append_column("owner", owner).filter(pc.is_valid(owner))
     owners = rows["owner"].to_numpy()
     cells = rows[column].cast(pa.string()).combine_chunks().dictionary_encode()
@@ -55,7 +55,7 @@ def race_of_films(subjects: pa.ChunkedArray, admissions: pa.Table) -> tuple[pa.A
     codes = np.array([-1 if level is None else RACE_LEVELS.index(level) for level in levels] + [-1])
     group = codes[pc.fill_null(cells.indices, len(levels)).to_numpy()]
     known = np.flatnonzero(group >= 0)
-    counts = np.zeros((len(films.dictionary), len(RACE_LEVELS)), dtype=np.int64)
+    counts = np.zeros((len(images.dictionary), len(RACE_LEVELS)), dtype=np.int64)
     np.add.at(counts, (owners[known], group[known]), 1)
     first = np.full(counts.shape, len(owners), dtype=np.int64)
     np.minimum.at(first, (owners[known], group[known]), known)
@@ -68,4 +68,4 @@ def race_of_films(subjects: pa.ChunkedArray, admissions: pa.Table) -> tuple[pa.A
     np.minimum.at(silent, owners[written], written)
     row = np.where(counts.any(axis=1), first[np.arange(len(counts)), most], silent)
     cell = cells.take(pa.array(row, mask=row == len(owners)))
-    return of_patient.take(films.indices), cell.dictionary_decode().take(films.indices)
+    return of_patient.take(images.indices), cell.dictionary_decode().take(images.indices)

@@ -13,7 +13,7 @@ from pyarrow import csv as pacsv
 
 from chartray.errors import InputError
 from chartray.records.missing import masked, tellable
-from chartray.records.values import number
+from chartray.records.parsing import number
 from chartray.wording import listed
 
 _TABLES = (".csv", ".gz", ".txt", ".json", ".parquet", ".zip")
@@ -34,7 +34,7 @@ def need_csv(folder: Path, stem: str) -> Path:
 
 
 def folder_content(folder: Path) -> str:
-    """What a folder holds, for an error message; folders and films, which may be called by a patient, masked."""
+    """What a folder holds, for an error message; folders and images, which may be called by a patient, masked."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(entry.name for entry in folder.iterdir())

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from chartray.errors import InputError
+from chartray.outputs.guard import refuse_other_file
 from chartray.outputs.json_file import read_object
-from chartray.outputs.replacing import refuse_file_above
+from chartray.outputs.parquet_file import metadata_of_parquet
 from chartray.records.cohort_files import flow_file, settle_cohort
 from chartray.schema import METADATA_KEY
 
@@ -23,25 +21,13 @@ def check_cohort_out(out: Path, inputs: tuple[Path, ...] = ()) -> None:
     settle_cohort(out)
     if out.is_dir():
         raise InputError(f"expected a file to write the cohort to, found the folder {out}; name a file in it")
-    refuse_file_above(out)
     for file in inputs:
         if out.exists() and file.exists() and out.samefile(file):
             raise InputError(f"expected a new file as --out, found {file}, which the cohort is made from; name another")
     if (out.parent / "store.json").is_file():
         raise InputError(f"expected a file outside of any store as --out, found the store {out.parent}; name another")
-    for file, ours, what in ((out, _is_cohort, "cohort"), (flow_file(out), _is_flow, "cohort's flow")):
-        if (file.exists() or file.is_symlink()) and not ours(file):
-            raise InputError(
-                f"expected a new file or an earlier {what} at {file}, found something else, which would be lost; "
-                "give --out another name"
-            )
-
-
-def _is_cohort(file: Path) -> bool:
-    try:
-        return METADATA_KEY in (pq.read_schema(file).metadata or {})
-    except (OSError, pa.ArrowException):
-        return False
+    refuse_other_file(out, "an earlier cohort", lambda file: METADATA_KEY in metadata_of_parquet(file))
+    refuse_other_file(flow_file(out), "an earlier cohort's flow", _is_flow)
 
 
 def _is_flow(file: Path) -> bool:

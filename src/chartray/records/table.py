@@ -10,31 +10,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cells import label_cells, time_reader, variable_cells
-from chartray.records.cohort import Cohort, assemble
-from chartray.records.doubts import undecided, unread
+from chartray.records.cohort import Cohort, FlowStep, assemble
 from chartray.records.labels import blank_column
 from chartray.records.mapping import Mapping, read_mapping
 from chartray.records.missing import count_unreadable
+from chartray.records.parsing import by_cell, has_zone, without_zone
 from chartray.records.path_template import template_columns
 from chartray.records.reading import need_folder, no_secret
 from chartray.records.table_cells import read_table, text_cells
 from chartray.records.table_ids import identified
-from chartray.records.values import by_cell, has_zone, without_zone
+from chartray.records.table_values import label_cells, time_reader, variable_cells
+from chartray.records.warnings import undecided, unread
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, CohortMetadata, LabelSource
 
 _NAMED = ("image_id", "patient_id", "study_id", "taken_at", "split")
 
 
 def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
-    """One row a film of `file`: a csv, a Parquet file, or `URL#table` of a database, read as `mapping` says.
+    """One row per image of `file`: a csv, a Parquet file, or `URL#table` of a database, read as `mapping` says.
 
-    `images` is the folder that paths are relative to; films may be absent from it. Cells outside a variable's
+    `images` is the folder that paths are relative to; images may be absent from it. Cells outside a variable's
     levels, range or lists are missing and counted, by value where it may be told. Raises InputError for a column
     that the table lacks, and for ids and times that cannot be trusted.
     """
     plan = read_mapping(mapping)
-    root = need_folder(images, "the films")
+    root = need_folder(images, "the images")
     name, where = str(file), no_secret(str(file))
     cells = read_table(name, _columns(plan), mapping)
     texts = text_cells(cells, where)
@@ -62,8 +62,9 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
         labels={key: LabelSource(columns=label.columns, blank=label.blank) for key, label in plan.labels.items()},
         image_root=str(root),
     )
-    cautions = unread(rows, plan, missing)
-    return Cohort(assemble(columns, metadata), ids.flow + undecided(rows, plan), {}, missing, cautions=cautions)
+    notes = [FlowStep(step, rows.num_rows, rows.num_rows, note) for step, note in undecided(rows, plan).items()]
+    warnings = unread(rows, plan, missing)
+    return Cohort(assemble(columns, metadata), ids.flow + notes, {}, missing, warnings=warnings)
 
 
 def _columns(plan: Mapping) -> dict[str, str]:
@@ -80,7 +81,7 @@ def _columns(plan: Mapping) -> dict[str, str]:
 
 
 def _times(texts: pa.Table, plan: Mapping, where: str) -> pa.Array:
-    """When each film was taken, null where that cannot be read; times of a zone in UTC.
+    """When each image was taken, null where that cannot be read; times of a zone in UTC.
 
     Raises InputError for a column in which some times have a zone and some have none: hours would lie between them.
     """

@@ -108,7 +108,7 @@ def _database_table(name: str) -> Any:
 
     url, _, table_name = name.partition("#")
     if not table_name:
-        raise InputError(f"expected a table after # in {no_secret(url)}, such as ...#films, found none")
+        raise InputError(f"expected a table after # in {no_secret(url)}, such as ...#images, found none")
     schema, _, short = table_name.rpartition(".")
     server = connect_database(url)
     try:

@@ -1,4 +1,4 @@
-"""The ids, path and split of each film of a hospital's own table, and which rows stay; every other is counted."""
+"""The ids, path and split of each image of a hospital's own table, and which rows stay; every other is counted."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cohort import Step, hashed_split, refuse_shared_patients
+from chartray.records.cohort import FlowStep, hashed_split, refuse_shared_patients
 from chartray.records.identifiers import canonical_ids, identifiers, placeholders_among, refuse_control
 from chartray.records.mapping import Mapping
 from chartray.records.missing import masked, told
@@ -28,7 +28,7 @@ class Identified(NamedTuple):
 
     places: pa.Array
     columns: pa.Table
-    flow: list[Step]
+    flow: list[FlowStep]
     missing: dict[str, dict[str, int]]
 
 
@@ -98,10 +98,10 @@ def _paths(cells: pa.Table, texts: pa.Table, plan: Mapping, where: str) -> tuple
 
 def _given(
     columns: dict[str, pa.Array], none: dict[str, dict[str, int]], plan: Mapping, where: str
-) -> tuple[pa.Table, npt.NDArray[np.int64], list[Step]]:
-    """The rows in which nothing is blank that a film needs, where they stand in the table, and the steps to them."""
+) -> tuple[pa.Table, npt.NDArray[np.int64], list[FlowStep]]:
+    """The rows in which nothing is blank that an image needs, where they stand in the table, and the steps to them."""
     ids, places = pa.table(columns), np.arange(len(columns["image_id"]))
-    flow = [Step(f"rows of {Path(where).name}", ids.num_rows, ids.num_rows)]
+    flow = [FlowStep(f"rows of {Path(where).name}", ids.num_rows, ids.num_rows)]
     read_from = {
         "image_id": [plan.image_id],
         "patient_id": [plan.patient_id],
@@ -115,18 +115,18 @@ def _given(
             said = ", ".join(f"{cell!r} {count}" for cell, count in told(none.get(key, {})).items())
             blank = f"blank in column {', '.join(names)}"
             why = f"{blank}, or a placeholder there: {said} in the whole table" if said else blank
-            flow.append(Step(f"{key} given", before, ids.num_rows, why))
+            flow.append(FlowStep(f"{key} given", before, ids.num_rows, why))
     return ids, places, flow
 
 
-def _merged(merged: Merging, own: pa.Array, left: pa.Array, patients: pa.ChunkedArray) -> Step:
+def _merged(merged: Merging, own: pa.Array, left: pa.Array, patients: pa.ChunkedArray) -> FlowStep:
     """The step that says how many ids became how many patients, and of how many the table knows nothing."""
     persons = len(pc.unique(patients))
     why = f"{len(pc.unique(left))} ids became {persons} patient{'' if persons == 1 else 's'}"
     absent = len(set(merged.named) - set(pc.unique(own).to_pylist()))
     if merged.named:
         why += f"; of {len(merged.named)} ids that same_patient names {absent} are not in the table"
-    return Step("same_patient", len(left), len(left), why)
+    return FlowStep("same_patient", len(left), len(left), why)
 
 
 def _splits(cells: pa.ChunkedArray, places: npt.NDArray[np.int64], column: str, where: str) -> pa.Array:
@@ -148,6 +148,6 @@ def _refuse_repeated(ids: pa.ChunkedArray, places: npt.NDArray[np.int64], where:
         if value in first:
             raise InputError(
                 f"expected each image_id once in {where}, found the one of data row {first[value]} again in "
-                f"data row {row} (the row after the header is 1); give every film an id of its own"
+                f"data row {row} (the row after the header is 1); give every image an id of its own"
             )
         first[value] = row

@@ -33,6 +33,8 @@ from chartray.statistics.metrics import MINIMUM_PATIENTS
 IMAGES_ON_PAGE = 1200
 IMAGES_PER_MAP = 600
 
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+
 
 class LabelCurves(NamedTuple):
     """ROC and precision-recall curves of one label, one an arm; `prevalence` is the share of positive images."""
@@ -86,46 +88,32 @@ def labels_of_few(results: Sequence[Results], place: str, which: Selection) -> l
     return []
 
 
-def roc(truth: NDArray[np.float64], score: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False and true positive rates (N,), from all to nothing called negative; ties share one point.
-
-    Rows with NaN truth are left out. Raises ValueError where one class is absent.
+def roc(truth: NDArray[np.float64], score: NDArray[np.float64]) -> Points:
+    """False and true positive rates, from the highest score down; NaN truth is left out, both classes are needed.
 
     >>> roc(np.array([0., 1.]), np.array([.2, .9]))[1].tolist()
     [0.0, 1.0, 1.0]
     """
-    hits, called, positive, negative = _called(truth, score)
-    return np.append(0.0, (called - hits) / negative), np.append(0.0, hits / positive)
+    from sklearn.metrics import roc_curve  # 3 s to import: only a page with curves pays for it
+
+    known = ~np.isnan(truth)
+    false, true, _ = roc_curve(truth[known], score[known], drop_intermediate=False)
+    return false, true
 
 
-def precision_recall(
-    truth: NDArray[np.float64], score: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Recall and precision (N,), from the highest score down; ties share one point.
+def precision_recall(truth: NDArray[np.float64], score: NDArray[np.float64]) -> Points:
+    """Recall and precision, arguments as `roc`.
 
-    The first precision is repeated at recall 0; the area under the steps is the average precision. Rows with NaN truth
-    are left out; raises ValueError where one class is absent.
+    At recall 0 stands the first precision, where scikit-learn puts 1, a value that no threshold reaches.
 
     >>> [values.tolist() for values in precision_recall(np.array([0., 1.]), np.array([.2, .9]))]
     [[0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]
     """
-    hits, called, positive, _ = _called(truth, score)
-    precision = hits / called
-    return np.append(0.0, hits / positive), np.append(precision[0], precision)
+    from sklearn.metrics import precision_recall_curve
 
-
-def _called(
-    truth: NDArray[np.float64], score: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
-    """Positives among the films called positive, films called positive, at each distinct score; both classes' sizes."""
     known = ~np.isnan(truth)
-    positive, score = truth[known] > 0.5, score[known]
-    if positive.all() or not positive.any():
-        raise ValueError("a curve needs both classes")
-    order = np.argsort(-score, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(score[order])), positive.size - 1)
-    hits = np.cumsum(positive[order])[ends]
-    return hits, ends + 1, int(positive.sum()), int((~positive).sum())
+    precision, recall, _ = precision_recall_curve(truth[known], score[known])
+    return recall[::-1], np.append(precision[-2], precision[-2::-1])
 
 
 def embedding_map(

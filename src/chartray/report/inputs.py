@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from chartray.config import Config, load_saved
+from chartray.config.pretrain import Config, load_saved
 from chartray.errors import InputError
 from chartray.networks.description import Provenance
 from chartray.outputs.json_file import read_json

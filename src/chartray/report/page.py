@@ -1,4 +1,4 @@
-"""Assembles the report: one HTML page that needs nothing but itself, and the figures as SVG and PDF beside it."""
+"""What the report says: the content of one self-contained HTML page, and its figures as SVG and PDF beside it."""
 
 import re
 from collections.abc import Sequence
@@ -11,14 +11,10 @@ import jinja2
 from bokeh.resources import Resources
 from markupsafe import Markup, escape
 
-from chartray.errors import InputError
-from chartray.outputs.replacing import replaced_folder, settle
-from chartray.outputs.seal import SUMS_FILE
 from chartray.report import (
     audit_section,
     cohorts,
     curves,
-    disambiguate,
     embedding_map,
     figures,
     methods,
@@ -27,7 +23,6 @@ from chartray.report import (
     summary,
     tables,
 )
-from chartray.report import inputs as files
 from chartray.report.data_set_section import data_set_section, main_rows, maps_of
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.results.arm import Arm, dataset_name
@@ -47,64 +42,9 @@ _MARKS = {
     "*": "M14 .8l1.5 3.3l3.6.4l-2.7 2.4l.8 3.6l-3.2-1.9l-3.2 1.9l.8-3.6l-2.7-2.4l3.6-.4z",
     "h": "M14 1.4l4 2.3v4.6l-4 2.3l-4-2.3v-4.6z",
 }
-_PAGE, _FIGURES = "report.html", "figures"
-# These mark a store, a run, results or an audit: a report is never written into one.
-_OF_OTHERS = {"store.json", "manifest.json", "results.jsonl", "comparisons.jsonl", "evaluation.json", "audit.json"}
 
 
-def write_report(
-    runs: Sequence[Path],
-    results: Sequence[Path],
-    out: Path,
-    *,
-    stores: Sequence[Path] = (),
-    audits: Sequence[Path] = (),
-    title: str | None = None,
-    films: bool = True,
-) -> Path:
-    """Writes `out`/report.html and `out`/figures/*.svg, *.pdf; returns the page.
-
-    `runs` are folders of pretraining, `results` folders of evaluations and comparisons, `stores` the data sets that
-    were scored (those that the runs' manifests name are found without), `audits` folders of audits. With `films` false
-    no image is on the page. Raises InputError for a folder that is none of these, when there is nothing to report, or
-    where `out` holds other things than an earlier report.
-    """
-    settle(out)
-    _check_replaceable(out)
-    if not runs and not results and not audits:
-        raise InputError("expected at least one run, results or audit folder to report on, found none; name one")
-    read_runs = sorted(
-        (files.read_run(Path(run)) for run in runs), key=lambda run: (run.arm.order, run.manifest.seed or 0)
-    )
-    read_results = [files.read_results(Path(one)) for one in results]
-    read_audits = [files.read_audit(Path(one)) for one in audits]
-    named = disambiguate.under_names(read_runs, read_results, read_audits)
-    with replaced_folder(out, kept=_is_of_others) as partial:
-        context = _context(*named, partial, stores, title, with_images=films)
-        text = _environment().get_template("page.html.j2").render(context)
-        (partial / _PAGE).write_text(text, encoding="utf-8")
-    return out / _PAGE
-
-
-def _check_replaceable(out: Path) -> None:
-    """Raises InputError if `out` exists and is neither empty nor an earlier report."""
-    if not out.exists():
-        return
-    if out.is_dir():
-        there = {path.name for path in out.iterdir()}
-        if not there or (_PAGE in there and not there & _OF_OTHERS):
-            return
-    raise InputError(
-        f"expected a new folder or an earlier report as --out, found other things in {out}; choose another"
-    )
-
-
-def _is_of_others(name: str) -> bool:
-    """Whether a file beside an earlier report is somebody else's, and stays."""
-    return name not in (_PAGE, SUMS_FILE) and not name.startswith(f"{_FIGURES}/")
-
-
-def _context(
+def page_content(
     runs: Sequence[PretrainingRun],
     results: Sequence[Results],
     audits: Sequence[AuditResults],
@@ -114,6 +54,7 @@ def _context(
     *,
     with_images: bool,
 ) -> dict[str, Any]:
+    """What the template shows; the figures are written to `out`."""
     main = main_rows(results)
     seen = {run.arm for run in runs} | {row.arm for row in main.scores} | {arm for one in audits for arm in one.arms}
     arms = sorted(seen, key=lambda arm: arm.order)
@@ -218,7 +159,8 @@ def _asset(name: str) -> str:
     return resources.files("chartray.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Jinja's environment of the report's templates."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("chartray.report", "."),
         autoescape=True,

@@ -4,6 +4,7 @@ What stands in each file is in `results.schema` (rows) and `results.manifest` (h
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from chartray.errors import InputError
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.opening import SealedFolder
 from chartray.outputs.parquet_file import write_sealed
-from chartray.outputs.replacing import refuse_file_above, replaced_folder, settle
+from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
 from chartray.results.manifest import (
     IDENTITY,
@@ -220,22 +222,17 @@ def check_replaceable(out: Path, manifest: str) -> None:
     """Raises InputError if `out` exists and is neither empty nor an earlier result of the kind that `manifest` is the
     file of, with nothing else in it; or if it can be no folder where it is.
     """
-    settle(out)
-    if not out.exists():
-        refuse_file_above(out)
-        return
-    there = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else {out.name}
-    if out.is_dir() and (
-        not any(out.iterdir()) or (manifest in there and there <= _HOLDS[manifest] | {manifest, SUMS_FILE})
-    ):
-        return
-    kinds = [words for name, (words, _) in _KINDS.items() if name in there and name != manifest]
-    others = sorted(there - _HOLDS[manifest] - {*_KINDS, SUMS_FILE}) if manifest in there else []
-    found = " and ".join(kinds) or (f"{others[0]} beside one" if others else "other things")
-    raise InputError(
-        f"expected a new folder or {_KINDS[manifest][0]} to be replaced as --out, found {found} in {out}; choose "
-        "another"
-    )
+
+    def foreign(names: set[str]) -> str:
+        there = {name for name in names if not name.startswith(".")}
+        if manifest in there and there <= _HOLDS[manifest] | {manifest, SUMS_FILE}:
+            return ""
+        kinds = [words for name, (words, _) in _KINDS.items() if name in there and name != manifest]
+        others = sorted(there - _HOLDS[manifest] - {*_KINDS, SUMS_FILE}) if manifest in there else []
+        wanted = _KINDS[manifest][0]
+        return " and ".join(kinds) or (f"{others[0]} beside {wanted}" if others else f"no {wanted.split()[-1]}")
+
+    refuse_other(out, foreign)
 
 
 def check_same(out: Path, manifest: str, *, encoder: EncoderEntry, store: str) -> None:
@@ -292,8 +289,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def write_object(file: Path, content: Mapping[str, Any]) -> None:
-    """Another JSON object of the folder; NaN is refused."""
-    file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Another JSON object of the folder; NaN becomes null."""
+    file.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_parquet(file: Path, tables: Sequence[pa.Table]) -> None:

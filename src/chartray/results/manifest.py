@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from chartray.networks.description import Architecture, Provenance
 from chartray.results.arm import Arm, arm_of
@@ -12,6 +12,8 @@ from chartray.results.schema import Number, Record, Texts, as_tuple
 RESULTS_FORMAT: Final = 3
 # Of an encoder's provenance: two that agree in all of these are one encoder.
 IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "control")
+
+Made = Annotated[Provenance, PlainSerializer(lambda made: made.model_dump(exclude_unset=True))]
 
 
 class EncoderEntry(Record):
@@ -23,7 +25,7 @@ class EncoderEntry(Record):
     grey_mean: float | None = Field(None, description="mean grey of its training images")
     grey_std: float | None = Field(None, description="their standard deviation")
     architecture: Architecture | None = Field(None, description="arguments of timm.create_model")
-    provenance: Provenance = Field(description="how it was pretrained")
+    provenance: Made = Field(description="how it was pretrained")
 
     @property
     def arm(self) -> Arm:
@@ -165,7 +167,7 @@ class MemberEntry(Record):
     run: str = Field(description="its name")
     folder: str = Field(description="folder of its evaluation")
     seed: int | None = Field(None, description="seed of its pretraining")
-    provenance: Provenance = Field(description="which encoder it is")
+    provenance: Made = Field(description="which encoder it is")
 
     @property
     def arm(self) -> Arm:

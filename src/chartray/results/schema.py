@@ -279,12 +279,12 @@ class AuditRow(Interval):
 
 
 class AttributeProbe(AuditRow):
-    """Part `readability`: how well an attribute is read from frozen features of the image by a linear probe."""
+    """Part `readability`: how well a linear probe predicts an attribute from frozen features of the image."""
 
     arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
 
     part: Literal["readability"] = Field("readability", description="the kind of the row")
-    arm: Arm = Field(description="whose features are read")
+    arm: Arm = Field(description="whose features")
     run: str = Field(description="the run, or the run that a baseline was scored beside")
     unit: str | None = Field(None, description="unit of a numeric attribute")
     known_at_film: bool = Field(True, description="whether the attribute is known when the image is taken")
@@ -299,7 +299,7 @@ class AttributeProbe(AuditRow):
 
 
 class AttributeDifference(AuditRow):
-    """Part `difference`: how much better an attribute is read from a than from b, paired by patient."""
+    """Part `difference`: how much better an attribute is predicted from a than from b, paired by patient."""
 
     arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
 
@@ -348,7 +348,7 @@ class SubgroupRow(AuditRow):
 
 
 class RemovalRow(AuditRow):
-    """Part `removed`: disease AUROC before and after the attribute's directions are taken out of the embedding."""
+    """Part `removed`: disease AUROC before and after the attribute's directions are removed (LEACE)."""
 
     arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
 
@@ -358,34 +358,36 @@ class RemovalRow(AuditRow):
     label: str = Field(description="a label, or `macro`: the mean over `labels`")
     labels: Texts | None = Field(None, description="macro rows: the labels that the mean is over")
     metric: str = Field("auroc", description="auroc")
-    directions: int = Field(description="directions that were taken out (LEACE)")
+    directions: int = Field(description="directions that were removed")
     before: Number = Field(None, description="disease AUROC with the attribute")
     after: Number = Field(None, description="disease AUROC without it")
     difference: Number = Field(None, description="after minus before")
     p: Number = Field(None, description="two-sided p from the resamples")
-    attribute_metric: str = Field(description="auroc or r2: how the attribute is read")
-    attribute_before: Number = Field(None, description="how well a linear probe reads the attribute before")
+    attribute_metric: str = Field(description="auroc or r2: the metric of the attribute")
+    attribute_before: Number = Field(None, description="how well a linear probe predicts the attribute before")
     attribute_after: Number = Field(None, description="and after; 0.5 by construction for a category")
-    neighbours_before: Number = Field(None, description="a category read by 50 nearest neighbours before (AUROC)")
+    neighbours_before: Number = Field(None, description="AUROC of a category by 50 nearest neighbours before")
     neighbours_after: Number = Field(None, description="and after")
 
 
 class LeakExample(Record):
-    """A pair of images that two places share."""
+    """A pair of images that two splits share."""
 
-    row: int = Field(description="row of the first place's store")
-    other_row: int = Field(description="row of the second place's store")
+    row: int = Field(description="row of the first split's store")
+    other_row: int = Field(description="row of the second split's store")
     distance: int = Field(description="bits in which their hashes of 256 bits differ")
 
 
 class Leak(Record):
-    """A row of leaks.jsonl: what two places share; `count` 0 where they share nothing."""
+    """A row of leaks.jsonl: what two splits share; `count` 0 where they share nothing."""
 
-    kind: str = Field(
+    kind: Literal["patient", "exact film", "near film", "variable"] = Field(
         description="patient, exact film, near film (an image scaled, mirrored or encoded anew), variable"
     )
-    between: Texts = Field(description="the two places: pretraining, or one split of one store")
-    count: int = Field(description="patients, images of the second place, or variables")
+    between: Texts = Field(
+        description="the two splits: pretraining, or one split of one store; of variables pretraining and `chart`"
+    )
+    count: int = Field(description="patients, images of the second split, or variables")
     examples: Annotated[tuple[str | LeakExample, ...], BeforeValidator(as_tuple)] = Field(
         (), description="keys of patients, names of variables, or rows of images; ten at most"
     )

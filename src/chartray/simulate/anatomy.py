@@ -89,7 +89,7 @@ def _bands(phase: Array, duty: float) -> Array:
 
 
 def frontal(x: Array, y: Array, v: Values) -> Thorax:
-    """The thorax from front or back; `v` holds the anatomy latents, the severities and the traits of one film."""
+    """The thorax from front or back; `v` holds the anatomy latents, the severities and the traits of one image."""
     wide, empty = v["thorax_width"], v["emphysema"]
     base = 0.47 + v["inspiration"] + 0.10 * empty
     ax = np.abs(x)

@@ -1,4 +1,4 @@
-"""The course of simulated patients: visits, studies and films, and the times of everything, as plain records."""
+"""The course of simulated patients: visits, studies and images, and the times of everything, as plain records."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from chartray.simulate import population
-from chartray.simulate.film import Film
 from chartray.simulate.population import LATENTS, OF_PATIENT, Columns
+from chartray.simulate.radiograph import Radiograph
 
 
 class Stay(NamedTuple):
@@ -21,8 +21,8 @@ class Stay(NamedTuple):
     died: bool
 
 
-class Study(NamedTuple):
-    """One study: row `row` of the latents, of patient `patient`, at `taken`; `views` are its films."""
+class SimulatedStudy(NamedTuple):
+    """One study: row `row` of the latents, of patient `patient`, at `taken`; `views` are its images."""
 
     patient: int
     row: int
@@ -34,7 +34,7 @@ class Course(NamedTuple):
     """`latents` has one row a study (patient columns repeated); `stays` one list a patient."""
 
     latents: Columns
-    studies: list[Study]
+    studies: list[SimulatedStudy]
     stays: list[list[Stay]]
     anchor_year: list[int]
 
@@ -48,7 +48,7 @@ def course(patients: int, rng: np.random.Generator, *, chart_effect: float) -> C
     known = population.illness(known, len(owner), rng, chart_effect=chart_effect)
     latents = population.draw(tuple(LATENTS), known, len(owner), rng, chart_effect=chart_effect)
 
-    studies: list[Study] = []
+    studies: list[SimulatedStudy] = []
     stays: list[list[Stay]] = [[] for _ in range(patients)]
     keep: list[int] = []
     anchor_year = [int(year) for year in rng.integers(2110, 2200, patients)]
@@ -64,7 +64,7 @@ def course(patients: int, rng: np.random.Generator, *, chart_effect: float) -> C
             dead[patient] = stay.died
         for taken in _moments(stay, now, rng):
             views = _views(bool(latents["portable"][visit]), rng)
-            studies.append(Study(patient, len(keep), taken, views))
+            studies.append(SimulatedStudy(patient, len(keep), taken, views))
             keep.append(visit)
         clock[patient] = (stay.discharged if stay else now) + timedelta(days=10)
     rows = np.array(keep, dtype=np.int64)
@@ -94,7 +94,7 @@ def _stay(latents: Columns, visit: int, start: datetime, rng: np.random.Generato
 
 
 def _moments(stay: Stay | None, now: datetime, rng: np.random.Generator) -> list[datetime]:
-    """When the visit's films are taken: in the emergency room, in the ICU, on the ward, or without a stay."""
+    """When the visit's images are taken: in the emergency room, in the ICU, on the ward, or without a stay."""
     if stay is None:
         return [now]
     moments = []
@@ -121,13 +121,13 @@ def _views(portable: bool, rng: np.random.Generator) -> tuple[str, ...]:
     return ("PA", "LL" if rng.random() < 0.3 else "LATERAL")
 
 
-def films(
+def radiographs(
     latents: Columns, row: int, views: tuple[str, ...], paths: list[str], look: str, size: int, keys: tuple[int, ...]
-) -> list[Film]:
-    """The films of one study; `keys` are seed, data set, patient, study."""
+) -> list[Radiograph]:
+    """The images of one study; `keys` are seed, data set, patient, study."""
     values = {name: float(column[row]) for name, column in latents.items()}
     recumbent = bool(values["recumbent"])
     return [
-        Film(path, view, recumbent and view == "AP", look, size, values, keys[:3], (*keys, n))
+        Radiograph(path, view, recumbent and view == "AP", look, size, values, keys[:3], (*keys, n))
         for n, (view, path) in enumerate(zip(views, paths, strict=True))
     ]

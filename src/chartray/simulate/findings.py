@@ -39,7 +39,7 @@ class Lungs:
         return side * a * t.half_width * (0.95 - 0.3 * h * h), y
 
     def clouds(self, cells: int) -> Array:
-        """Smooth noise in [0, 1], about `cells` lumps on the longer side of the film."""
+        """Smooth noise in [0, 1], about `cells` lumps on the longer side of the image."""
         height, width = self.thorax.air.shape
         small = self.rng.random((cells, max(2, cells * width // height)), dtype=np.float32)
         return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))

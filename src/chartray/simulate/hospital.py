@@ -1,4 +1,4 @@
-"""`simulate`: the driver that draws everybody, writes the tables and has the films drawn by several processes."""
+"""`simulate`: the driver that draws everybody, writes the tables and has the images drawn by several processes."""
 
 import os
 import shutil
@@ -14,14 +14,13 @@ from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
 from chartray.progress import progress
 from chartray.schema import SIMULATED_FILE
-from chartray.simulate import film as films
-from chartray.simulate import mimic_layout, other_layouts
-from chartray.simulate.film import Film
+from chartray.simulate import mimic_layout, other_layouts, radiograph
+from chartray.simulate.radiograph import Radiograph
 
 FOLDERS = ("mimic-iv", "mimic-cxr-jpg", "chexpert", "nih")
-# About 2,850 films: half a minute on two cores.
+# About 2,850 images: half a minute on two cores.
 DEFAULT_PATIENTS = 800
-SMALLEST_FILM = 64
+SMALLEST_SIZE = 64
 _CHUNK = 24
 _PARTIAL, _MOVING = ".simulating", "moving"
 
@@ -38,9 +37,9 @@ def simulate(
 ) -> None:
     """Writes a simulated hospital: OUT/mimic-iv, OUT/mimic-cxr-jpg, OUT/chexpert, OUT/nih.
 
-    `patients` is the number of MIMIC-CXR patients (about two films each); CheXpert and NIH get half as many each.
+    `patients` is the number of MIMIC-CXR patients (about two images each); CheXpert and NIH get half as many each.
     `chart_effect` multiplies the dependence of findings on the chart (population.py has the table). `size` is the
-    longer side of a film in pixels. The files are the same bytes for the same arguments, whatever `workers` is.
+    longer side of an image in pixels. The files are the same bytes for the same arguments, whatever `workers` is.
     Raises InputError for arguments out of range and where one of the four folders is there already.
     """
     with reserved(out):
@@ -75,8 +74,8 @@ def _simulate(
         mimic_layout.write_cxr(partial / "mimic-cxr-jpg", mimic, reports)
         other_layouts.write_chexpert(partial / "chexpert", chexpert, reports)
         other_layouts.write_nih(partial / "nih", nih, reports)
-        jobs = zip(FOLDERS[1:], (mimic.films, chexpert.films, nih.films), strict=True)
-        _draw_all([(partial / name, film) for name, group in jobs for film in group], workers)
+        jobs = zip(FOLDERS[1:], (mimic.images, chexpert.images, nih.images), strict=True)
+        _draw_all([(partial / name, image) for name, group in jobs for image in group], workers)
         (partial / _MOVING).touch()
         for name in FOLDERS:
             (partial / name).rename(out / name)
@@ -100,7 +99,7 @@ def _check(
 ) -> None:
     if release not in mimic_layout.CORE:
         raise InputError(f"expected a MIMIC-IV release of {', '.join(mimic_layout.CORE)}, found {release!r}")
-    least_of = {"patients": (patients, 8), "seed": (seed, 0), "size": (size, SMALLEST_FILM), "workers": (workers, 1)}
+    least_of = {"patients": (patients, 8), "seed": (seed, 0), "size": (size, SMALLEST_SIZE), "workers": (workers, 1)}
     for name, (value, least) in least_of.items():
         if value is not None and value < least:
             raise InputError(f"expected --{name} of at least {least}, found {value}")
@@ -113,10 +112,10 @@ def _check(
         raise InputError(f"expected no folder {there[0]} in {out}, found one; remove it or choose another folder")
 
 
-def _draw_all(jobs: list[tuple[Path, Film]], workers: int | None) -> None:
+def _draw_all(jobs: list[tuple[Path, Radiograph]], workers: int | None) -> None:
     chunks = [jobs[n : n + _CHUNK] for n in range(0, len(jobs), _CHUNK)]
     workers = min(workers or _cores(), len(chunks))
-    with progress("drawing films", len(jobs), "films") as advance:
+    with progress("drawing images", len(jobs), "images") as advance:
         if workers == 1:
             for chunk in chunks:
                 advance(_draw_chunk(chunk))
@@ -132,12 +131,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _draw_chunk(jobs: list[tuple[Path, Film]]) -> int:
-    for root, film in jobs:
-        path = root / film.path
+def _draw_chunk(jobs: list[tuple[Path, Radiograph]]) -> int:
+    for root, image in jobs:
+        path = root / image.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = films.encode(films.draw(film), film.path, rgba=film.damage == "rgba")
-        if film.damage == "truncated":
+        content = radiograph.encode(radiograph.draw(image), image.path, rgba=image.damage == "rgba")
+        if image.damage == "truncated":
             content = content[: len(content) // 3]
-        path.write_bytes(b"" if film.damage == "empty" else content)
+        path.write_bytes(b"" if image.damage == "empty" else content)
     return len(jobs)

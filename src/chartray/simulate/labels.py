@@ -1,4 +1,4 @@
-"""From what was drawn to what the csv files say: the labeller's and the radiologist's view of a film."""
+"""From what was drawn to what the csv files say: the labeller's and the radiologist's view of an image."""
 
 from collections.abc import Mapping
 
@@ -78,12 +78,12 @@ def labeller(severities: Severities, rng: np.random.Generator) -> dict[str, NDAr
 
 
 def radiologist(severities: Severities) -> dict[str, NDArray[np.float64]]:
-    """The 14 CheXpert labels as read from the film itself: 1 or 0, complete."""
+    """The 14 CheXpert labels as read from the image itself: 1 or 0, complete."""
     return {label: truth(label, severities).astype(np.float64) for label in CHEXPERT_LABELS}
 
 
 def nih(severities: Severities, rng: np.random.Generator) -> list[str]:
-    """NIH's "Finding Labels", one string a film: names joined by |, or "No Finding"; no blanks, a little noise."""
+    """NIH's "Finding Labels", one string an image: names joined by |, or "No Finding"; no blanks, a little noise."""
     columns = {}
     for label in NIH_LABELS:
         present = truth(label, severities)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from chartray.schema import CHEXPERT_LABELS
 from chartray.simulate import labels
-from chartray.simulate.course import Course, Stay, course, films
-from chartray.simulate.film import Film, shape
+from chartray.simulate.course import Course, Stay, course, radiographs
 from chartray.simulate.population import years
+from chartray.simulate.radiograph import Radiograph, shape
 from chartray.simulate.tables import Row, write_csv
 
 # Which table lies where, and what the column for race is called, by release.
@@ -29,11 +29,11 @@ LABS = {
 
 
 class Mimic(NamedTuple):
-    """What was drawn: the course, and per film its study and its place in the files."""
+    """What was drawn: the course, and per image its study and its place in the files."""
 
     course: Course
-    films: list[Film]
-    study_of_film: list[int]
+    images: list[Radiograph]
+    study_of_image: list[int]
     study_ids: list[int]
     subject_ids: list[int]
     dicom_ids: list[str]
@@ -49,8 +49,8 @@ def draw(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512
     study_ids = rng.choice(np.arange(50_000_000, 60_000_000, 7), len(drawn.studies), replace=False).tolist()
     recorded = (rng.random(patients) >= 0.08).tolist()
     splits = rng.permutation(np.array(_splits(patients))).tolist()
-    every: list[Film] = []
-    study_of_film: list[int] = []
+    every: list[Radiograph] = []
+    study_of_image: list[int] = []
     dicom_ids: list[str] = []
     for n, study in enumerate(drawn.studies):
         subject = subjects[study.patient]
@@ -58,11 +58,11 @@ def draw(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512
         folder = f"files/p{str(subject)[:2]}/p{subject}/s{study_ids[n]}"
         paths = [f"{folder}/{name}.jpg" for name in names]
         keys = (seed, DATA_SET, study.patient, n)
-        every += films(drawn.latents, study.row, study.views, paths, "mimic", size, keys)
-        study_of_film += [n] * len(names)
+        every += radiographs(drawn.latents, study.row, study.views, paths, "mimic", size, keys)
+        study_of_image += [n] * len(names)
         dicom_ids += names
-    _damage(every, [splits[drawn.studies[n].patient] for n in study_of_film])
-    return Mimic(drawn, every, study_of_film, study_ids, subjects, dicom_ids, recorded, splits)
+    _damage(every, [splits[drawn.studies[n].patient] for n in study_of_image])
+    return Mimic(drawn, every, study_of_image, study_ids, subjects, dicom_ids, recorded, splits)
 
 
 def _splits(patients: int) -> list[str]:
@@ -70,21 +70,21 @@ def _splits(patients: int) -> list[str]:
     return ["test"] * test + ["validate"] * validate + ["train"] * (patients - test - validate)
 
 
-def _damage(every: list[Film], splits: list[str]) -> None:
-    """One truncated JPEG and one empty file, both among the training films."""
+def _damage(every: list[Radiograph], splits: list[str]) -> None:
+    """One truncated JPEG and one empty file, both among the training images."""
     training = [n for n, split in enumerate(splits) if split == "train"]
     for n, damage in zip(training[len(training) // 3 :], ("truncated", "empty"), strict=False):
         every[n] = every[n]._replace(damage=damage)
 
 
 def write_cxr(root: Path, hospital: Mimic, rng: np.random.Generator) -> None:
-    """The csv files of MIMIC-CXR-JPG 2.0.0 under `root`, and 2.1.0's by radiologists; the films come elsewhere."""
+    """The csv files of MIMIC-CXR-JPG 2.0.0 under `root`, and 2.1.0's by radiologists; the images come elsewhere."""
     studies, latents = hospital.course.studies, hospital.course.latents
     metadata: list[Row] = []
     splits: list[Row] = []
-    for film, dicom, n in zip(hospital.films, hospital.dicom_ids, hospital.study_of_film, strict=True):
+    for image, dicom, n in zip(hospital.images, hospital.dicom_ids, hospital.study_of_image, strict=True):
         study, subject = studies[n], hospital.subject_ids[studies[n].patient]
-        metadata.append((dicom, subject, hospital.study_ids[n], *_scan(film, study.views, study.taken, rng)))
+        metadata.append((dicom, subject, hospital.study_ids[n], *_scan(image, study.views, study.taken, rng)))
         splits.append((dicom, hospital.study_ids[n], subject, hospital.splits[study.patient]))
     write_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", METADATA_COLUMNS, metadata)
     write_csv(root / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"), splits)
@@ -139,20 +139,20 @@ METADATA_COLUMNS = (
 )
 
 
-def _scan(film: Film, views: tuple[str, ...], taken: datetime, rng: np.random.Generator) -> Row:
+def _scan(image: Radiograph, views: tuple[str, ...], taken: datetime, rng: np.random.Generator) -> Row:
     portable = views[0] == "AP"
     named, placed = rng.random(2) >= (0.04, 0.11)
     time = f"{taken.hour * 10000 + taken.minute * 100 + taken.second}.{int(rng.integers(0, 1000)):03d}"
-    meaning = {"PA": "postero-anterior", "AP": "antero-posterior"}.get(film.view, "lateral")
+    meaning = {"PA": "postero-anterior", "AP": "antero-posterior"}.get(image.view, "lateral")
     return (
         "CHEST (PORTABLE AP)" if portable else "CHEST (PA AND LAT)",
-        film.view if named else "",
-        *shape(film),
+        image.view if named else "",
+        *shape(image),
         taken.strftime("%Y%m%d"),
         time,
         "CHEST (PORTABLE AP)" if portable else "CHEST (PA AND LAT)",
         meaning if named else "",
-        ("Recumbent" if film.recumbent else "Erect") if placed else "",
+        ("Recumbent" if image.recumbent else "Erect") if placed else "",
     )
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from chartray.schema import CHEXPERT_LABELS
 from chartray.simulate import labels, population
-from chartray.simulate.course import films
-from chartray.simulate.film import Film, shape
+from chartray.simulate.course import radiographs
 from chartray.simulate.population import LATENTS, OF_PATIENT, Columns, years
+from chartray.simulate.radiograph import Radiograph, shape
 from chartray.simulate.tables import Row, write_csv
 
 CHEXPERT, NIH = 2, 3
@@ -30,45 +30,45 @@ SHIFTS: dict[int, dict[str, float]] = {
 
 
 class Elsewhere(NamedTuple):
-    """What was drawn: latents (one row a study), the films, and the study, patient and split of each."""
+    """What was drawn: latents (one row a study), the images, and the study, patient and split of each."""
 
     latents: Columns
-    films: list[Film]
-    study_of_film: list[int]
+    images: list[Radiograph]
+    study_of_image: list[int]
     patient_of_study: list[int]
     splits: list[str]
 
 
 def draw_chexpert(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Elsewhere:
-    """The CheXpert-like hospital; its films are three quarters of `size`, as the small release is smaller."""
+    """The CheXpert-like hospital; its images are three quarters of `size`, as the small release is smaller."""
     rng = np.random.default_rng((seed, CHEXPERT))
     latents, owner = _people(patients, rng, CHEXPERT, chart_effect)
     splits = _splits(patients, (("test", 0.40), ("valid", 0.10)), "train", rng)
-    every: list[Film] = []
-    study_of_film: list[int] = []
+    every: list[Radiograph] = []
+    study_of_image: list[int] = []
     for n, patient in enumerate(owner):
         study = 1 + owner[:n][-3:].count(patient)
         views = ("AP",) if latents["portable"][n] else (("PA", "LATERAL") if rng.random() < 0.5 else ("PA",))
         folder = f"{splits[patient]}/patient{patient + 1:05d}/study{study}"
         shown = ("lateral" if view == "LATERAL" else "frontal" for view in views)
         paths = [f"{folder}/view{k + 1}_{side}.jpg" for k, side in enumerate(shown)]
-        every += films(latents, n, views, paths, "chexpert", 3 * size // 4, (seed, CHEXPERT, patient, n))
-        study_of_film += [n] * len(views)
-    return Elsewhere(latents, every, study_of_film, owner, splits)
+        every += radiographs(latents, n, views, paths, "chexpert", 3 * size // 4, (seed, CHEXPERT, patient, n))
+        study_of_image += [n] * len(views)
+    return Elsewhere(latents, every, study_of_image, owner, splits)
 
 
 def draw_nih(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Elsewhere:
-    """The NIH-like hospital: frontal films alone, square, three quarters of `size`, PNG, a few of them RGBA."""
+    """The NIH-like hospital: frontal images alone, square, three quarters of `size`, PNG, a few of them RGBA."""
     rng = np.random.default_rng((seed, NIH))
     latents, owner = _people(patients, rng, NIH, chart_effect)
     splits = _splits(patients, (("test", 0.25),), "train_val", rng)
-    every: list[Film] = []
+    every: list[Radiograph] = []
     for n, patient in enumerate(owner):
         follow_up = owner[:n][-3:].count(patient)
         batch = 1 + (2 * n) // max(1, len(owner))
         path = f"images_{batch:03d}/images/{patient + 1:08d}_{follow_up:03d}.png"
         view = ("AP",) if latents["portable"][n] else ("PA",)
-        every += films(latents, n, view, [path], "nih", 3 * size // 4, (seed, NIH, patient, n))
+        every += radiographs(latents, n, view, [path], "nih", 3 * size // 4, (seed, NIH, patient, n))
         if rng.random() < 0.02 or n == 1:
             every[-1] = every[-1]._replace(damage="rgba")
     return Elsewhere(latents, every, list(range(len(owner))), owner, splits)
@@ -97,18 +97,18 @@ def write_chexpert(root: Path, hospital: Elsewhere, rng: np.random.Generator) ->
     labelled, read = labels.labeller(hospital.latents, rng), labels.radiologist(hospital.latents)
     ages = years(hospital.latents["age"])
     tables: dict[str, list[Row]] = {"train": [], "valid": [], "test": []}
-    for film, n in zip(hospital.films, hospital.study_of_film, strict=True):
+    for image, n in zip(hospital.images, hospital.study_of_image, strict=True):
         split = hospital.splits[hospital.patient_of_study[n]]
         columns = labelled if split == "train" else read
-        frontal = film.view != "LATERAL"
+        frontal = image.view != "LATERAL"
         values = [columns[name][n] for name in CHEXPERT_LABELS]
         tables[split].append(
             (
-                f"{CHEXPERT_FOLDER}/{film.path}",
-                "Male" if film.values["male"] else "Female",
+                f"{CHEXPERT_FOLDER}/{image.path}",
+                "Male" if image.values["male"] else "Female",
                 int(ages[n]),
                 "Frontal" if frontal else "Lateral",
-                film.view if frontal else "",
+                image.view if frontal else "",
                 *("" if np.isnan(value) else f"{value:.1f}" for value in values),
             )
         )
@@ -137,13 +137,13 @@ def write_nih(root: Path, hospital: Elsewhere, rng: np.random.Generator) -> None
     ages = years(hospital.latents["age"])
     rows: list[Row] = []
     lists: dict[str, list[str]] = {"train_val": [], "test": []}
-    for n, film in enumerate(hospital.films):
-        name = Path(film.path).name
+    for n, image in enumerate(hospital.images):
+        name = Path(image.path).name
         patient = hospital.patient_of_study[n]
         age = int(rng.choice((148, 151, 411, 414))) if rng.random() < 0.004 or n == 0 else int(ages[n])
-        sex = "M" if film.values["male"] else "F"
-        height, width = shape(film)
-        rows.append((name, found[n], int(name[9:12]), patient + 1, age, sex, film.view, width, height, 0.143, 0.143))
+        sex = "M" if image.values["male"] else "F"
+        height, width = shape(image)
+        rows.append((name, found[n], int(name[9:12]), patient + 1, age, sex, image.view, width, height, 0.143, 0.143))
         lists[hospital.splits[patient]].append(name)
     write_csv(root / "Data_Entry_2017_v2020.csv", NIH_COLUMNS, rows)
     for split, names in lists.items():

@@ -86,7 +86,7 @@ DEPENDENCIES: tuple[Dependency, ...] = (
     Dependency("severity", "died", 1.2),
     Dependency("age", "died", 0.30),
     Dependency("icu", "died", 1.5),
-    # How the film is taken: the sick are filmed in bed.
+    # How the image is taken: the sick are imaged in bed.
     Dependency("severity", "portable", 0.5),
     Dependency("age", "portable", 0.15),
     Dependency("admitted", "portable", 1.1),

@@ -1,4 +1,4 @@
-"""Whether scores are the probabilities they are read as: Brier score, calibration error, reliability curve."""
+"""Calibration of probabilities: Brier score, expected calibration error, reliability curve."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
 from chartray.statistics.metrics import checked
-from chartray.statistics.patient_bootstrap import Sampled
+from chartray.statistics.patient_bootstrap import PatientBootstrap
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -16,10 +16,10 @@ BINS = 10
 
 
 class Reliability(NamedTuple):
-    """Per label and bin, each (C, BINS): films, their mean score and the share of them that are positive.
+    """Per label and bin, each (C, BINS): number of images, their mean score, the share that is positive.
 
-    The bins hold equal counts of films, from the lowest scores to the highest; films of one score share a bin, so that
-    ties leave some fuller and some empty (n 0, the others NaN).
+    The bins go from low scores to high and hold equally many images. Images of one score share a bin, so ties leave
+    some bins fuller and some empty (n 0, the others NaN).
     """
 
     n: Integers
@@ -28,8 +28,9 @@ class Reliability(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """Resamples of the Brier score and of the expected calibration error (R, C), their macro means (R,), and of the
-    share of positives in each bin, (R, C, BINS), NaN in draws that hold no film of the bin.
+    """Resamples of the Brier score and the expected calibration error (R, C), and their macro means (R,).
+
+    `observed` (R, C, BINS): resamples of the share of positives in each bin, NaN in draws without an image of the bin.
     """
 
     brier: Floats
@@ -40,25 +41,25 @@ class Calibrated(NamedTuple):
 
 
 def are_probabilities(truth: ArrayLike, score: ArrayLike) -> NDArray[np.bool_]:
-    """(C,): whether every score of a film of known truth lies in [0, 1]."""
+    """(C,): whether all scores of images with known truth lie in [0, 1]."""
     values, scores = checked(truth, score)
     inside = (scores >= 0) & (scores <= 1)
     return np.asarray((inside | np.isnan(values)).all(axis=0))
 
 
 def brier(truth: ArrayLike, score: ArrayLike) -> Floats:
-    """Mean of (score - truth)^2 over the films of known truth (G. Brier, Monthly Weather Review 78, 1950).
+    """Mean of (score - truth)^2 over the images with known truth (G. Brier, Monthly Weather Review 78, 1950).
 
-    truth (N, C) of 1, 0 and NaN, which is ignored; score (N, C) in [0, 1], else InputError -> (C,), NaN without films.
+    truth (N, C) of 1, 0 and NaN, which is ignored; score (N, C) in [0, 1], else InputError. (C,), NaN without images.
     """
     values, scores = _probabilities(truth, score)
     return _mean((scores - values) ** 2, values)
 
 
 def ece(truth: ArrayLike, score: ArrayLike) -> Floats:
-    """Expected calibration error over 10 bins of equal film count: sum over bins of n_b / n |observed_b - score_b|.
+    """Expected calibration error over the bins of `reliability`: sum over bins of n_b / n |observed_b - score_b|.
 
-    Arguments and result as `brier`; the bins are `reliability`'s. Noise alone makes it positive: `ece_by_chance`.
+    Arguments and result as `brier`. Noise alone makes it positive: see `ece_by_chance`.
     """
     values, scores = _probabilities(truth, score)
     members = _bins(values, scores)
@@ -69,10 +70,10 @@ def ece(truth: ArrayLike, score: ArrayLike) -> Floats:
 
 
 def ece_by_chance(truth: ArrayLike, score: ArrayLike) -> Floats:
-    """The calibration error (C,) that these scores have on average where every film is positive with the probability
-    its score says, films independent: sum over bins of sqrt(2 / pi x sum of score (1 - score)) / n.
+    """Expected calibration error (C,) of perfect probabilities: each image is positive with probability score.
 
-    Arguments as `brier`. An error near this one is no sign of bad calibration.
+    Images are taken as independent: sum over bins of sqrt(2 / pi x sum of score (1 - score)) / n. Arguments as
+    `brier`. An error near this value is no sign of poor calibration.
     """
     values, scores = _probabilities(truth, score)
     variance = _per_bin(_bins(values, scores), scores * (1 - scores)).sum(axis=0)  # (C, BINS)
@@ -82,7 +83,7 @@ def ece_by_chance(truth: ArrayLike, score: ArrayLike) -> Floats:
 
 
 def reliability(truth: ArrayLike, score: ArrayLike) -> Reliability:
-    """The reliability curve of each label over 10 bins of equal film count; arguments as `brier`."""
+    """The reliability curve of each label; arguments as `brier`."""
     values, scores = _probabilities(truth, score)
     members = _bins(values, scores)
     n, score_sum, positive = (_per_bin(members, each).sum(axis=0) for each in (np.ones_like(values), scores, values))
@@ -90,8 +91,8 @@ def reliability(truth: ArrayLike, score: ArrayLike) -> Reliability:
         return Reliability(n.astype(np.int64), score_sum / n, positive / n)
 
 
-def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -> Calibrated:
-    """Brier score, calibration error and reliability in every resample; the bins keep their bounds on all films."""
+def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: PatientBootstrap) -> Calibrated:
+    """All three in every resample; the bounds of the bins stay those of all images."""
     values, scores = _probabilities(truth, score)
     labels = values.shape[1]
     known = (~np.isnan(values)).astype(np.float64)
@@ -101,11 +102,11 @@ def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -
         sums = sampled.totals(np.hstack([known, squares]))
         n = sums[:, :labels]
         briers = sums[:, labels:] / n
-        films, positive, scored = (
+        images, positive, scored = (
             sampled.totals_of(_per_patient_and_bin(members, each, sampled)) for each in (known, values, scores)
         )
         errors = np.abs(scored - positive).reshape(-1, labels, BINS).sum(axis=2) / n
-        observed = positive / films  # (D, C BINS)
+        observed = positive / images  # (D, C BINS)
     columns = observed.reshape(-1, labels, BINS)
     return Calibrated(
         brier=sampled.of_labels(briers),
@@ -123,7 +124,7 @@ def _probabilities(truth: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
         row, label = np.argwhere(outside)[0]
         raise InputError(
             f"expected probabilities in [0, 1], found {scores[row, label]:g} in row {row}, label {label}; "
-            "calibration of other scores means nothing"
+            "only probabilities have a calibration"
         )
     return values, scores
 
@@ -136,28 +137,28 @@ def _mean(each: Floats, values: Floats) -> Floats:
 
 
 def _bins(values: Floats, scores: Floats) -> Integers:
-    """(N, C): the bin of each film, -1 where its truth is unknown."""
+    """(N, C): the bin of each image, -1 where truth is unknown."""
     found = np.full(values.shape, -1, dtype=np.int64)
     for label in range(values.shape[1]):
         known = ~np.isnan(values[:, label])
         column = np.sort(scores[known, label])
         if len(column):
-            firsts = column[len(column) * np.arange(1, BINS) // BINS]  # the score each bin but the first begins with
+            firsts = column[len(column) * np.arange(1, BINS) // BINS]  # the lowest score of each bin but the first
             found[known, label] = np.searchsorted(firsts, scores[known, label], side="right")
     return found
 
 
 def _per_bin(members: Integers, each: Floats) -> Floats:
-    """(N, C, BINS): each film's number in its own bin, 0 in the others."""
+    """(N, C, BINS): the value of each image in its own bin, 0 in the others."""
     return np.where(members[:, :, None] == np.arange(BINS), np.nan_to_num(each)[:, :, None], 0.0)
 
 
-def _per_patient_and_bin(members: Integers, each: Floats, sampled: Sampled) -> Floats:
-    """(patients, C BINS): the sums of the films' numbers (N, C) in each bin of each label."""
-    patients = sampled.draws.shape[1]
+def _per_patient_and_bin(members: Integers, each: Floats, sampled: PatientBootstrap) -> Floats:
+    """(patients, C BINS): sums over images of values (N, C) in each bin of each label."""
+    patients = sampled.counts.shape[1]
     found = np.empty((patients, members.shape[1], BINS))
-    for label, (bins, numbers) in enumerate(zip(members.T, each.T, strict=True)):
+    for label, (bins, values) in enumerate(zip(members.T, each.T, strict=True)):
         known = bins >= 0
         cells = sampled.codes[known] * BINS + bins[known]
-        found[:, label] = np.bincount(cells, numbers[known], minlength=patients * BINS).reshape(patients, BINS)
+        found[:, label] = np.bincount(cells, values[known], minlength=patients * BINS).reshape(patients, BINS)
     return found.reshape(patients, -1)

@@ -1,4 +1,4 @@
-"""DeLong's variance of the AUROC, and his test of two: a cross-check of the bootstrap that draws nothing."""
+"""DeLong's variance of the AUROC and test of two AUROCs: a check of the bootstrap without resampling."""
 
 from statistics import NormalDist
 from typing import NamedTuple
@@ -15,8 +15,9 @@ Integers = NDArray[np.int64]
 
 
 class DeLong(NamedTuple):
-    """AUROC, its variance and normal interval cut to [0, 1], each (C,); NaN where a class has fewer than 2 films (or
-    patients, where films are clustered).
+    """AUROC, its variance and its normal interval within [0, 1], each (C,).
+
+    NaN where a class has fewer than two images; of clustered images, fewer than two patients.
     """
 
     auroc: Floats
@@ -36,12 +37,12 @@ class DeLongDifference(NamedTuple):
 
 
 def delong(truth: ArrayLike, score: ArrayLike, *, patients: ArrayLike | None = None, level: float = 0.95) -> DeLong:
-    """AUROC with DeLong's variance (Biometrics 44, 1988) by mid-ranks in O(N log N) (Sun and Xu, IEEE SPL 21, 2014).
+    """AUROC with DeLong's variance (Biometrics 44, 1988), in O(N log N) by mid-ranks (Sun and Xu, IEEE SPL 21, 2014).
 
-    With V_i the share of films of the other class that film i is on the right side of (ties half), m positive and n
-    negative films: var = S(V of positives) / m + S(V of negatives) / n, S the sample variance. Films count as
-    independent; where a patient has several, give `patients` (N,) for the variance of clustered data (Obuchowski,
-    Biometrics 53, 1997), which is the same where each has one film. Other arguments and errors as `metrics.auroc`;
+    V_i is the share of images of the other class that image i is ranked correctly against (ties half). With m positive
+    and n negative images, var = S(V of positives) / m + S(V of negatives) / n, S the sample variance. Without
+    `patients` (N,) images count as independent; with them the variance is that of clustered data (Obuchowski,
+    Biometrics 53, 1997). Both are equal if each patient has one image. Other arguments and errors as `metrics.auroc`;
     level in (0, 1).
     """
     values, scores = checked(truth, score)
@@ -59,9 +60,9 @@ def delong_difference(
     patients: ArrayLike | None = None,
     level: float = 0.95,
 ) -> DeLongDifference:
-    """DeLong's paired test of two scores of the same films: z = difference / sqrt(var of the difference).
+    """DeLong's paired test of two scores of the same images: z = difference / sqrt(variance of the difference).
 
-    Arguments as `delong`. Two scores that order all films alike have p 1.
+    Arguments as `delong`. p is 1 for two scores that rank all images alike.
     """
     values, a = checked(truth, score_a)
     b = checked(truth, score_b)[1]
@@ -76,27 +77,27 @@ def delong_difference(
     )
 
 
-def _clusters(patients: ArrayLike | None, films: int) -> Integers:
-    return np.arange(films, dtype=np.int64) if patients is None else patient_codes(patients, films)
+def _clusters(patients: ArrayLike | None, images: int) -> Integers:
+    return np.arange(images, dtype=np.int64) if patients is None else patient_codes(patients, images)
 
 
 def _of_label(truth: Floats, scores: list[Floats], codes: Integers) -> tuple[float, float]:
-    """AUROC (of the first score, minus that of the second if there is one) and its variance.
+    """AUROC of one score, or the difference of two, and its variance.
 
-    u_i = (V_i - AUROC) / (films of its class), subtracted for two scores; p and q are its sums over a patient's
-    positive and negative films, I, J, K the patients with positives, with negatives, with either:
+    u_i = (V_i - AUROC) / (images of its class), subtracted for two scores. p and q are the sums of u over the positive
+    and the negative images of a patient; I, J and K count patients with positives, with negatives and with either.
     var = I / (I - 1) sum p^2 + J / (J - 1) sum q^2 + 2 K / (K - 1) sum p q.
     """
     classes = [np.flatnonzero(truth == value) for value in (1, 0)]
     if not all(map(len, classes)):
         return np.nan, np.nan
-    values, shares = zip(*(_placements(*(score[films] for films in classes)) for score in scores), strict=True)
+    values, shares = zip(*(_placements(*(score[images] for images in classes)) for score in scores), strict=True)
     value = values[0] - (values[1] if len(values) == 2 else 0)
     sums, counts = np.zeros((2, int(codes.max()) + 1)), []
-    for one, films in enumerate(classes):
+    for one, images in enumerate(classes):
         share = shares[0][one] - (shares[1][one] if len(shares) == 2 else 0)
-        np.add.at(sums[one], codes[films], (share - value) / len(films))
-        counts.append(len(np.unique(codes[films])))
+        np.add.at(sums[one], codes[images], (share - value) / len(images))
+        counts.append(len(np.unique(codes[images])))
     if min(counts) < 2:
         return value, np.nan
     counts.append(len(np.unique(codes[np.concatenate(classes)])))
@@ -106,19 +107,14 @@ def _of_label(truth: Floats, scores: list[Floats], codes: Integers) -> tuple[flo
 
 
 def _placements(positive: Floats, negative: Floats) -> tuple[float, tuple[Floats, Floats]]:
-    """AUROC, and of each positive and each negative film the share of the other class on its right side."""
-    together = _midranks(np.concatenate((positive, negative)))
+    """AUROC, and V of the positive and of the negative images."""
+    from scipy.stats import rankdata  # a second to import: only commands that test pay for it
+
+    together = rankdata(np.concatenate((positive, negative)))
     m, n = len(positive), len(negative)
-    of_positive = (together[:m] - _midranks(positive)) / n
-    of_negative = 1 - (together[m:] - _midranks(negative)) / m
+    of_positive = (together[:m] - rankdata(positive)) / n
+    of_negative = 1 - (together[m:] - rankdata(negative)) / m
     return float(of_positive.mean()), (of_positive, of_negative)
-
-
-def _midranks(values: Floats) -> Floats:
-    """Ranks from 1, those of ties averaged."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    upto = np.cumsum(counts)
-    return np.asarray((upto - (counts - 1) / 2)[inverse.reshape(-1)])
 
 
 def _interval(value: Floats, variance: Floats, level: float) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""The levels above the patients: draws of training patients, seeds of pretraining."""
+"""Hierarchical bootstrap: seeds and draws of training patients vary, as well as the test patients."""
 
 from collections.abc import Sequence
 
@@ -8,47 +8,52 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def over_levels(mean: Floats, groups: Sequence[Floats], *, seed: int) -> Floats:
-    """Resamples in which not the patients alone vary, but the members that a mean is over too.
+def hierarchical_bootstrap(mean: Floats, levels: Sequence[Floats], *, seed: int) -> Floats:
+    """Resamples (R, ...) of a mean in which patients vary and the members of each level do.
 
-    A hierarchical bootstrap. `mean` (R, ...) are resamples of the mean by patient, which hold the members fixed. Each
-    of `groups` is one level above, (K, R, ...): the same resamples for each of its K members (seeds, or draws of
-    training patients), over which `mean` is a mean, or a sum of such means. In every resample, K of a group's K members
-    are drawn with replacement, and the distance of their mean from the mean of all is added. Two things make few
-    members honest:
+    Args:
+        mean: (R, ...) resamples by patient of the mean over all members, which they hold fixed.
+        levels: one a level, (K, R, ...): the same resamples of each of its K members (seeds, or draws of training
+            patients). `mean` is their mean, or a sum of such means over levels.
+        seed: of the resamples of members; with R, K and the order of the levels it determines them.
 
-    - Drawn so, they vary too little, by (K - 1) / K, and that few members say little of their own spread is lost. The
-      distance is stretched by sqrt(K / chi2), chi2 of K - 1 degrees of freedom drawn anew in each resample: Student's t
-      about the mean where members are normal. Without it three seeds that differ by chance alone "differ" in one
-      comparison of five.
-    - How patients fare under one member and not another, of variance v, is in `mean` (v / K) and in the spread of the
-      members too. It is taken out of `mean`, whose resamples are drawn together by sqrt(1 - v / (K var(mean))): twice
-      counted it would hide true differences (both measured: benchmarks/evidence/false_positives.py, benchmarks/LOG.md).
+    In every resample K of the K members are drawn with replacement, and the deviation of their mean from the mean of
+    all K is added. A level of one member adds nothing. Two corrections make this hold for few members:
 
-    What is drawn depends on `seed`, R, the K and the order of the groups alone. A group of one member adds nothing.
+    - Such deviations have (K - 1) / K of the right variance, and few members estimate that variance poorly. The
+      deviation is multiplied by sqrt(K / chi2), with chi2 of K - 1 degrees of freedom drawn for each resample: for
+      normal members this is Student's t. Without it, three seeds a side that differ by chance alone are called
+      different in one comparison of five.
+    - The interaction of patients and members, of variance v, is part of `mean` (v / K) and of the spread of the
+      members. It is taken out of `mean`: deviations shrink by sqrt(1 - v / (K var(mean))). Counted twice it would hide
+      true differences. Both are measured in benchmarks/evidence/false_positives.py and benchmarks/LOG.md.
     """
-    if all(len(group) < 2 for group in groups):
+    if all(len(level) < 2 for level in levels):
         return mean
     centre = mean.mean(axis=0)
     variance = ((mean - centre) ** 2).mean(axis=0)
-    twice, away = np.zeros_like(centre), np.zeros_like(mean)
-    for place, group in enumerate(groups):
-        members = len(group)
+    twice, deviation = np.zeros_like(centre), np.zeros_like(mean)
+    for place, level in enumerate(levels):
+        members = len(level)
         if members < 2:
             continue
-        values = group.mean(axis=1)  # (K, ...)
-        apart = group - group.mean(axis=0) - (values - values.mean(axis=0))[:, None]
-        twice += (apart**2).mean(axis=1).sum(axis=0) / (members - 1) / members
-        away += _away(values, len(mean), (seed, place))
+        twice += interaction_variance(level) / members
+        deviation += _deviations(level.mean(axis=1), len(mean), (seed, place))
     with np.errstate(invalid="ignore", divide="ignore"):
         kept = np.where(variance > 0, np.sqrt(np.maximum(0, 1 - twice / variance)), 1.0)
-    return np.asarray(centre + kept * (mean - centre) + away)
+    return np.asarray(centre + kept * (mean - centre) + deviation)
 
 
-def _away(values: Floats, resamples: int, stream: tuple[int, int]) -> Floats:
-    """(K, ...) -> (R, ...): how far the mean of K members drawn with replacement is from their mean, stretched."""
+def interaction_variance(level: Floats) -> Floats:
+    """Variance over members of what patients add to one and not to another, from resamples (K, R, ...) of each."""
+    apart = level - level.mean(axis=0)
+    return np.asarray(apart.var(axis=1).sum(axis=0) / (len(level) - 1))
+
+
+def _deviations(values: Floats, resamples: int, stream: tuple[int, int]) -> Floats:
+    """(K, ...) -> (R, ...): the mean of K members drawn with replacement minus their mean, with Student's factor."""
     members = len(values)
     generator = np.random.default_rng((*stream, members))
     weights = generator.multinomial(members, np.full(members, 1 / members), size=resamples) / members  # (R, K)
-    stretch = np.sqrt(members / generator.chisquare(members - 1, size=resamples))
-    return np.asarray(np.tensordot(stretch[:, None] * (weights - 1 / members), values, axes=1))
+    factor = np.sqrt(members / generator.chisquare(members - 1, size=resamples))
+    return np.asarray(np.tensordot(factor[:, None] * (weights - 1 / members), values, axes=1))

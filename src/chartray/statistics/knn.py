@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours by cosine: what an embedding holds without anything being trained on it."""
+"""Weighted nearest neighbours by cosine: an evaluation of embeddings that trains nothing."""
 
 from collections.abc import Sequence
 
@@ -25,19 +25,19 @@ def knn_scores(
     neighbours: Sequence[int] = NEIGHBOURS,
     device: str = "cpu",
 ) -> Floats:
-    """The share of the votes of a film's nearest training films that have a label, for each number of neighbours.
+    """The weighted share of an image's nearest training images that have a label, for each number of neighbours.
 
     train_embeddings (N, D), train_truth (N, C) of 1, 0 and NaN (which does not vote), embeddings (M, D) -> (K, M, C)
-    in [0, 1]. Cosines are taken about the mean training film: what all films share (grey levels are all positive)
-    would make them all look alike. The votes are smoothed by one film's vote at the label's training rate, so that
-    ties are rare and a film without voting neighbours gets the rate. Raises InputError for shapes that do not fit.
+    in [0, 1]. The mean training embedding is subtracted before cosines are taken: what all images share would make all
+    cosines large. One vote is added at the label's training rate, so that ties are rare and an image without voting
+    neighbours gets that rate. Raises InputError for shapes that do not fit.
     """
     train = torch.as_tensor(np.asarray(train_embeddings), dtype=torch.float32, device=device)
     query = torch.as_tensor(np.asarray(embeddings), dtype=torch.float32, device=device)
     truth = torch.as_tensor(np.asarray(train_truth), dtype=torch.float32, device=device)
     if train.ndim != 2 or len(train) != len(truth) or not len(train) or train.shape[1] != query.shape[-1]:
         raise InputError(
-            f"expected embeddings of one width and truth for each training film, found {tuple(train.shape)}, "
+            f"expected embeddings of one width and truth for each training image, found {tuple(train.shape)}, "
             f"{tuple(query.shape)} and {tuple(truth.shape)}"
         )
     centre = train.mean(dim=0)
@@ -58,9 +58,9 @@ def knn_scores(
 
 
 def choose_neighbours(scores: Floats, truth: ArrayLike) -> int | None:
-    """Which of K numbers of neighbours has the highest macro AUROC, None if none has one.
+    """Index of the number of neighbours with the highest macro AUROC, from scores (K, M, C) and truth (M, C).
 
-    scores (K, M, C), truth (M, C).
+    None if no label has both classes.
     """
     found = [auroc(truth, one) for one in scores]
     if not np.isfinite(found).any():
@@ -76,19 +76,19 @@ def held_out_scores(
     neighbours: Sequence[int] = NEIGHBOURS,
     device: str = "cpu",
 ) -> Floats:
-    """Scores (K, N, C) of every film by its neighbours outside its own fold; `held_out` (N,) the folds."""
-    films, known = np.asarray(embeddings), np.asarray(truth, dtype=np.float64)
+    """Scores (K, N, C) of every image from its neighbours in other folds; `held_out` (N,) are the folds."""
+    images, known = np.asarray(embeddings), np.asarray(truth, dtype=np.float64)
     found = np.empty((len(neighbours), *known.shape))
     for fold in np.unique(held_out):
         here = held_out == fold
-        found[:, here] = knn_scores(films[~here], known[~here], films[here], neighbours=neighbours, device=device)
+        found[:, here] = knn_scores(images[~here], known[~here], images[here], neighbours=neighbours, device=device)
     return found
 
 
 def knn_auroc(
     train_embeddings: ArrayLike, train_truth: ArrayLike, test_embeddings: ArrayLike, test_truth: ArrayLike, k: int = 20
 ) -> float:
-    """Macro AUROC of `k` neighbours over the labels of which the test films hold both classes; NaN if there is none."""
+    """Macro AUROC of `k` neighbours over labels with both classes in the test images; NaN without any."""
     scores = knn_scores(train_embeddings, train_truth, test_embeddings, neighbours=(k,))[0]
     found = auroc(test_truth, scores)
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")

@@ -1,9 +1,9 @@
-"""Removing a concept from features: after it, no linear probe finds the concept in the films it was fitted on.
+"""LEACE: removes a concept from features, so that no linear probe finds it in the images it was fitted on.
 
-LEACE (Belrose et al., NeurIPS 2023, arXiv 2306.03819, theorem 4.3): of all affine maps that leave features x without
-covariance with the concept z, the one that moves x least,
+Of all affine maps after which features x have no covariance with the concept z, it is the one that changes x least
+(Belrose et al., NeurIPS 2023, arXiv 2306.03819, theorem 4.3):
     r(x) = x - W+ P W (x - mean),     W = cov(x)^(-1/2),   P the projection onto the columns of W cov(x, z).
-Without covariance a linear probe with any convex loss does best by not looking (theorem 3.1 there).
+Without covariance the best linear probe under any convex loss is a constant (theorem 3.1 there).
 """
 
 from typing import NamedTuple
@@ -19,36 +19,36 @@ Floats = NDArray[np.float64]
 _RANK = 1e-10
 
 
-class Eraser(NamedTuple):
-    """mean (D,); `found` (D, k) measures how far a film goes along each of k directions, `taken` (D, k) undoes it."""
+class LeaceEraser(NamedTuple):
+    """x -> x - (x - mean) @ read @ removed.T, with mean (D,), read (D, k) and removed (D, k)."""
 
     mean: Floats
-    found: Floats
-    taken: Floats
+    read: Floats
+    removed: Floats
 
     @property
     def directions(self) -> int:
-        """k: levels - 1 of a category, 1 of a number, fewer where the features do not hold them."""
-        return int(self.found.shape[1])
+        """k: levels - 1 for a category, 1 for a number; fewer where the features lack them."""
+        return int(self.read.shape[1])
 
     def erase(self, features: ArrayLike) -> Floats:
         """Features (N, D) without the concept, (N, D)."""
         x = np.asarray(features, dtype=np.float64)
-        erased: Floats = x - ((x - self.mean) @ self.found) @ self.taken.T
+        erased: Floats = x - ((x - self.mean) @ self.read) @ self.removed.T
         return erased
 
 
-def fit_eraser(features: ArrayLike, concept: ArrayLike) -> Eraser:
-    """The eraser of a concept (N, K), a column a level or a number, from features (N, D); films with NaN are left out.
+def fit_leace(features: ArrayLike, concept: ArrayLike) -> LeaceEraser:
+    """Fits LEACE to features (N, D) and a concept (N, K), one column per level or number; rows with NaN are left out.
 
-    Raises InputError for shapes that do not fit or fewer than two films whose concept is known.
+    Raises InputError for shapes that do not fit, or if fewer than two images have a known concept.
     """
     x, z = np.asarray(features, dtype=np.float64), np.asarray(concept, dtype=np.float64)
     if x.ndim != 2 or z.ndim != 2 or len(x) != len(z):
         raise InputError(f"expected features (N, D) and a concept (N, K) of one N, found {x.shape} and {z.shape}")
     known = np.isfinite(z).all(axis=1)
     if known.sum() < 2:
-        raise InputError(f"expected a concept known of at least two films, found {int(known.sum())}")
+        raise InputError(f"expected at least two images with a known concept, found {int(known.sum())}")
     x, z = x[known], z[known]
     mean = x.mean(axis=0)
     centred, about = x - mean, z - z.mean(axis=0)
@@ -59,6 +59,6 @@ def fit_eraser(features: ArrayLike, concept: ArrayLike) -> Eraser:
     axes, scale = axes[:, kept], np.sqrt(values[kept])
     shared = (axes.T @ (centred.T @ about / len(x))) / scale[:, None]  # correlations of whitened features, (r, K)
     sides, strength, _ = np.linalg.svd(shared, full_matrices=False)
-    # Correlations this small are rounding errors; an absolute bound, or noise alone would pass for a direction.
+    # An absolute bound: relative to the largest, noise alone would count as a direction.
     sides = sides[:, strength > _RANK]
-    return Eraser(mean, (axes / scale) @ sides, (axes * scale) @ sides)
+    return LeaceEraser(mean, (axes / scale) @ sides, (axes * scale) @ sides)

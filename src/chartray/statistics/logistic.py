@@ -1,11 +1,11 @@
-"""L2-regularised logistic regressions, every label at every strength solved together.
+"""L2-regularised logistic regressions: all labels at all penalties are solved together.
 
 One problem minimises, over its weights w and intercept b,
-    sum over films of known truth of log(1 + exp(-y (w . x + b)))  +  strength / 2 |w|^2,     y in {-1, 1},
-which is scikit-learn's LogisticRegression at C = 1 / strength. Features are standardised on the training
-films and turned onto their principal axes: the penalty does not notice the turn, the Hessian becomes nearly
-diagonal, and L-BFGS, started from that diagonal, needs tens of steps where it would need thousands. Where there are
-fewer films than features, films span fewer axes than features do, and the problem is solved on those.
+    sum over images with known truth of log(1 + exp(-y (w . x + b)))  +  strength / 2 |w|^2,     y in {-1, 1},
+which is scikit-learn's LogisticRegression at C = 1 / strength. Features are standardised on the training images and
+rotated onto their principal axes. The rotation leaves the penalty as it is and makes the Hessian nearly diagonal, so
+that L-BFGS, started from that diagonal, needs tens of steps instead of thousands. With fewer images than features the
+problem is solved on the axes that the images span.
 """
 
 from collections.abc import Sequence
@@ -23,24 +23,24 @@ Floats = NDArray[np.float64]
 _HISTORY = 10
 _ITERATIONS = 500
 _NEWTON_STEPS = 50
-# A probe is solved when no entry of the mean loss's gradient is above this, nor above this share of the penalty
-# on a weight of 1: then no weight is further than about 1e-5 from its optimum, however flat the loss.
+# A probe is solved when no entry of the gradient of the mean loss exceeds the first, or the second times the penalty:
+# then every weight is within about 1e-5 of its optimum, however flat the loss.
 _GRADIENT = 1e-8
 _GRADIENT_SHARE = 1e-5
-# Films x probes solved in one go: bounds the logits in memory (256 MB in float64).
+# Images x probes solved at once: limits the logits to 256 MB in float64.
 _LOGITS = 1 << 25
 
 
 def solve(
     features: ArrayLike, truth: ArrayLike, strengths: Sequence[float], *, device: str = "cpu"
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """All optima: weight (C, S, D) on standardised features, bias (C, S), and the features' mean and scale (D,).
+    """All optima: weight (C, S, D) on standardised features, bias (C, S), and mean and scale of the features (D,).
 
-    A label with one class keeps zero weights and the log odds of its films (one added to each class) as intercept.
+    A label with one class has zero weights and the log odds of its images as intercept, one added to each class.
     """
     x, y = np.asarray(features, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
-        raise InputError(f"expected features (N, D) and truth (N, C) of the same films, found {x.shape} and {y.shape}")
+        raise InputError(f"expected features (N, D) and truth (N, C) of the same images, found {x.shape} and {y.shape}")
     if not np.isfinite(x).all():
         raise InputError(f"expected finite features, found others in row {int(np.argwhere(~np.isfinite(x))[0, 0])}")
     mean, spread = x.mean(axis=0), x.std(axis=0)
@@ -56,9 +56,9 @@ def solve(
         known = torch.from_numpy(y[:, group]).to(device)
         target = known.nan_to_num(0).repeat_interleave(len(penalties), dim=1)  # (N, M)
         share = torch.isfinite(known).double()
-        films = share.sum(dim=0)
-        share = (share / films).repeat_interleave(len(penalties), dim=1)
-        mean_penalty = penalties.repeat(len(group)) / films.repeat_interleave(len(penalties))
+        images = share.sum(dim=0)
+        share = (share / images).repeat_interleave(len(penalties), dim=1)
+        mean_penalty = penalties.repeat(len(group)) / images.repeat_interleave(len(penalties))
         solved = _minimise(turned, variance, target, share, mean_penalty)
         weight[group] = (solved[:, :-1] @ axes.T).reshape(len(group), len(penalties), -1).cpu().numpy()
         bias[group] = solved[:, -1].reshape(len(group), -1).cpu().numpy()
@@ -66,14 +66,14 @@ def solve(
 
 
 def _principal(standardised: Floats, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Axes (D, r), the films on them (N, r) and their variances (r,), r = min(N, D), from the smaller Gram matrix.
+    """Axes (D, r), the images on them (N, r) and their variances (r,), r = min(N, D), from the smaller Gram matrix.
 
-    The axes are orthonormal to rounding and span all films, so the problem on them is the same problem: no direction
-    is dropped for being short, as between features that are nearly the same. Their variances only start the solver.
+    The axes are orthonormal and span all images, so the optimum on them is the same: short directions, such as the
+    difference of two nearly equal features, are kept. The variances only start the solver.
     """
     x = torch.from_numpy(standardised).to(device)
-    films, width = x.shape
-    if width <= films:
+    images, width = x.shape
+    if width <= images:
         axes = torch.linalg.eigh(x.T @ x).eigenvectors
     else:
         span, corner = torch.linalg.qr(x.T)  # (D, N), (N, N): x = corner.T @ span.T
@@ -85,7 +85,7 @@ def _principal(standardised: Floats, device: str) -> tuple[Tensor, Tensor, Tenso
 def _minimise(x: Tensor, variance: Tensor, target: Tensor, share: Tensor, penalty: Tensor) -> Tensor:
     """M problems at once, x (N, r), target and share (N, M), penalty (M,) -> (M, r + 1), the intercept last.
 
-    Problems that are solved leave the batch. The line search costs no matrix product: logits are linear in the step.
+    Solved problems leave the batch. The line search needs no matrix product: logits are linear in the step.
     """
     x = torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
     problems, width = target.shape[1], x.shape[1]
@@ -113,8 +113,9 @@ def _minimise(x: Tensor, variance: Tensor, target: Tensor, share: Tensor, penalt
 
 
 def _newton(x: Tensor, target: Tensor, share: Tensor, ridge: Tensor, weights: Tensor) -> Tensor:
-    """One problem finished by damped Newton steps, weights (r + 1,): for the few that L-BFGS only creeps towards, under
-    hardly any penalty on films that can be separated. Once no step helps, rounding is all that is left.
+    """One problem finished by damped Newton steps, weights (r + 1,).
+
+    For the few on which L-BFGS is slow: separable images under a tiny penalty. It ends where rounding stops every step.
     """
     loss = _one_loss(x, target, share, ridge, weights)
     for _ in range(_NEWTON_STEPS):
@@ -146,7 +147,7 @@ def _one_loss(x: Tensor, target: Tensor, share: Tensor, ridge: Tensor, weights: 
 
 
 class _State(NamedTuple):
-    """L-BFGS of M open problems: per problem its data, weights, logits, gradient and remembered steps."""
+    """L-BFGS of M unsolved problems: data, weights, logits, gradient and recent steps of each."""
 
     target: Tensor  # (N, M)
     share: Tensor  # (N, M)
@@ -157,7 +158,7 @@ class _State(NamedTuple):
     loss: Tensor  # (M,)
     gradient: Tensor  # (M, r + 1)
     steps: tuple[Tensor, ...]  # each (M, r + 1)
-    turns: tuple[Tensor, ...]  # change of the gradient over each step
+    turns: tuple[Tensor, ...]  # change of the gradient in each step
 
     @classmethod
     def start(
@@ -169,7 +170,7 @@ class _State(NamedTuple):
         return cls(target, share, ridge, curvature, weights, logits, loss, gradient, (), ())
 
     def narrowed(self, kept: Tensor) -> "_State":
-        """Without the problems that are solved."""
+        """Only the problems in `kept`."""
         return _State(
             self.target[:, kept],
             self.share[:, kept],
@@ -191,7 +192,7 @@ class _State(NamedTuple):
             shares.append(_ratio(step * towards, step * turn))
             towards = towards - shares[-1] * turn
         towards = towards / self.curvature
-        if self.steps:  # films far on their right side bend the loss less than the diagonal says
+        if self.steps:  # well separated images: the loss is flatter than the diagonal says
             scale = _ratio(self.steps[-1] * self.turns[-1], self.turns[-1] ** 2 / self.curvature)
             towards = torch.where(scale > 0, scale * towards, towards)
         for step, turn in zip(self.steps, self.turns, strict=True):
@@ -199,7 +200,7 @@ class _State(NamedTuple):
         return towards
 
     def stepped(self, x: Tensor) -> "_State":
-        """One step, halved until each problem's loss falls enough (Armijo)."""
+        """One step, halved for each problem until its loss falls enough (Armijo)."""
         towards = self.direction()
         slope = (towards * self.gradient).sum(dim=1)
         along = x @ towards.T  # (N, M)
@@ -208,7 +209,7 @@ class _State(NamedTuple):
             weights = self.weights + length[:, None] * towards
             logits = self.logits + length * along
             loss = _loss(logits, self.target, self.share) + _penalty(self.ridge, weights)
-            # Near the optimum the promised fall is below the rounding of the loss: there any step is good enough.
+            # Near the optimum the expected fall is below the rounding of the loss: any step will do.
             poor = loss > self.loss + 1e-4 * length * slope + 1e-15 * self.loss.abs()
             if not poor.any():
                 break
@@ -225,7 +226,7 @@ class _State(NamedTuple):
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """Sums over the weights divided, (M, 1); 0 where a step was too small to remember anything."""
+    """Ratio of the sums over the weights, (M, 1); 0 where a step was too small."""
     numerator, denominator = above.sum(dim=1, keepdim=True), below.sum(dim=1, keepdim=True)
     return torch.where(denominator > 0, numerator / denominator, torch.zeros_like(numerator))
 

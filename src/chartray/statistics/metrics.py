@@ -1,7 +1,7 @@
-"""AUROC, average precision, and their intervals by patient: numpy only, exact with ties.
+"""AUROC, average precision and their intervals by patient: numpy only, exact with ties.
 
-One sort of a label's scores serves every resample: a resample is a vector of integer counts, how often each
-patient was drawn, and both metrics are sums over the distinct scores that hold a positive film.
+The scores of a label are sorted once for all resamples. A resample is a vector of counts, how often each patient was
+drawn; both metrics are sums over the distinct scores that a positive image has.
 """
 
 import os
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
-from chartray.statistics.patient_bootstrap import Sampled, patient_codes, patient_draws
+from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, resample_patients
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# A label with fewer positive or negative patients gets no interval and stays out of the macro mean (issue's rule).
+# A label with fewer positive or negative patients gets no interval and is not in the macro mean.
 MINIMUM_PATIENTS = 10
 # Numbers in one gathered block: small enough to stay in a core's cache, large enough to hide numpy's call.
 _BLOCK_NUMBERS = 1 << 18
@@ -33,10 +33,10 @@ class Intervals(NamedTuple):
 
 
 class Resamples(NamedTuple):
-    """R resamples of the patients: per label (R, C), NaN columns for one class; macro (R,), NaN if no label counts.
+    """R resamples of the patients: labels (R, C), NaN where a label has one class; macro (R,), NaN without labels.
 
-    `redrawn` (C,) and `macro_redrawn` count the draws passed over because a class was missing in them. Two sets of
-    scores of the same films resampled with the same seed are paired: entry r of both saw the same patients.
+    `redrawn` (C,) and `macro_redrawn` count the draws that were skipped because they lack a class. Two sets of scores
+    of the same images are paired if resampled with the same seed: entry r of both holds the same patients.
     """
 
     auroc: Floats
@@ -51,7 +51,7 @@ class Resamples(NamedTuple):
         return Intervals(*percentiles(self.auroc, level), *percentiles(self.average_precision, level))
 
 
-class Difference(NamedTuple):
+class PairedDifference(NamedTuple):
     """a minus b: its value, percentile interval and two-sided bootstrap p; each (C,), or () for the macro."""
 
     value: Floats
@@ -60,26 +60,17 @@ class Difference(NamedTuple):
     p: Floats
 
 
-class PairedDifferences(NamedTuple):
-    """What `paired_bootstrap` returns."""
-
-    auroc: Difference
-    average_precision: Difference
-    macro_auroc: Difference
-    macro_average_precision: Difference
-
-
 class _Steps(NamedTuple):
-    """One label's films sorted by falling score and cut at each distinct score that holds a positive film.
+    """The images of one label by falling score, and the G distinct scores that a positive image has.
 
-    `patients` (n,) of the sorted films, `positives` (m,) of the positive ones among them; per cut g of G: how many
-    films and positives come before the cut's score, and how many up to and including it.
+    `patients` (n,) of the sorted images, `positives` (m,) of the positive ones. For each of the G scores: how many
+    images and positives have a higher score, and how many have at least this one.
     """
 
     patients: Integers
     positives: Integers
-    films_before: Integers
-    films_upto: Integers
+    images_before: Integers
+    images_upto: Integers
     positives_before: Integers
     positives_upto: Integers
 
@@ -111,13 +102,13 @@ def average_precision(truth: ArrayLike, score: ArrayLike) -> Floats:
 
 
 def eligible(truth: ArrayLike, patients: ArrayLike, minimum: int = MINIMUM_PATIENTS) -> NDArray[np.bool_]:
-    """(C,): which labels have at least `minimum` patients with a positive and with a negative film."""
+    """(C,): which labels have at least `minimum` patients with a positive image and as many with a negative one."""
     positive, negative = patients_per_class(truth, patients)
     return np.asarray((positive >= minimum) & (negative >= minimum))
 
 
 def patients_per_class(truth: ArrayLike, patients: ArrayLike) -> tuple[Integers, Integers]:
-    """(C,), (C,): how many patients have a positive film of each label, and how many a negative one."""
+    """(C,), (C,): how many patients have a positive image of each label, and how many a negative one."""
     values = np.asarray(truth, dtype=np.float64)
     codes = patient_codes(patients, len(values))
     counts = [
@@ -135,10 +126,10 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Intervals:
-    """Percentile intervals of both metrics, patients drawn with replacement and all their films with them.
+    """Percentile intervals of both metrics; patients are drawn with replacement, each with all its images.
 
-    truth and score (N, C) as in `auroc`, patients (N,) of any hashable kind, level in (0, 1). Draws in which a label
-    lacks a class are passed over for that label. `resample` gives the resamples themselves, the macro mean and counts.
+    truth and score (N, C) as in `auroc`, patients (N,) of names or numbers, level in (0, 1). A label skips draws that
+    lack one of its classes. `resample` gives the resamples themselves and the macro mean.
     """
     return resample(truth, score, patients, resamples=resamples, seed=seed).intervals(level)
 
@@ -152,18 +143,18 @@ def resample(
     seed: int = 0,
     macro: ArrayLike | None = None,
 ) -> Resamples:
-    """Both metrics in `resamples` draws of the patients (see `bootstrap`), and the macro mean inside each draw.
+    """Both metrics in R resamples of the patients (see `bootstrap`), and the macro mean in each.
 
-    There is one stream of draws; a label takes the first `resamples` in which both its classes occur, the macro the
-    first in which all its labels have both. `macro` (C,) bool: the labels of the macro mean; default `eligible`.
+    All labels share one stream of draws. Each uses the first R draws that hold both its classes; the macro uses the
+    first R that hold both classes of all its labels. `macro` (C,) bool: labels of the macro mean, default `eligible`.
     """
     return resample_in(truth, score, sample(truth, patients, resamples=resamples, seed=seed, macro=macro))
 
 
 def sample(
     truth: ArrayLike, patients: ArrayLike, *, resamples: int = 1000, seed: int = 0, macro: ArrayLike | None = None
-) -> Sampled:
-    """The draws of patients that every metric of films with this truth (N, C) shares; arguments as `resample`'s."""
+) -> PatientBootstrap:
+    """The draws of patients that all metrics of images with this truth (N, C) share; arguments as `resample`."""
     values = np.asarray(truth, dtype=np.float64)
     codes = patient_codes(patients, len(values))
     if resamples < 1:
@@ -171,20 +162,22 @@ def sample(
     usable = np.array([len(np.unique(column[~np.isnan(column)])) == 2 for column in values.T], dtype=bool)
     counted = (eligible(values, codes) if macro is None else np.asarray(macro, dtype=bool)) & usable
     if usable.any():
-        return Sampled(codes, usable, counted, *patient_draws(values, codes, usable, counted, resamples, seed))
+        return PatientBootstrap(
+            codes, usable, counted, *resample_patients(values, codes, usable, counted, resamples, seed)
+        )
     once = np.ones((1, int(codes.max()) + 1 if len(codes) else 0), dtype=np.int32)
     nowhere = np.zeros((resamples, len(usable)), dtype=np.int64)
-    return Sampled(codes, usable, counted, once, nowhere, np.zeros(resamples, dtype=np.int64))
+    return PatientBootstrap(codes, usable, counted, once, nowhere, np.zeros(resamples, dtype=np.int64))
 
 
-def resample_in(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -> Resamples:
-    """Both metrics in draws made before: scores that share `sampled` are paired."""
+def resample_in(truth: ArrayLike, score: ArrayLike, sampled: PatientBootstrap) -> Resamples:
+    """Both metrics in the draws of `sample`; scores that share them are paired."""
     values, scores = checked(truth, score)
 
     def one(label: int) -> Floats:
         if not sampled.usable[label]:
-            return np.full((2, len(sampled.draws)), np.nan)
-        return _resampled(_steps(values[:, label], scores[:, label], sampled.codes), sampled.draws)
+            return np.full((2, len(sampled.counts)), np.nan)
+        return _resampled(_steps(values[:, label], scores[:, label], sampled.codes), sampled.counts)
 
     with ThreadPoolExecutor(max_workers=_cores()) as pool:
         area, precision = np.stack(list(pool.map(one, range(values.shape[1]))), axis=-1)  # (draws, C) each
@@ -198,47 +191,21 @@ def resample_in(truth: ArrayLike, score: ArrayLike, sampled: Sampled) -> Resampl
     )
 
 
-def paired_bootstrap(
-    truth: ArrayLike,
-    score_a: ArrayLike,
-    score_b: ArrayLike,
-    patients: ArrayLike,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    macro: ArrayLike | None = None,
-) -> PairedDifferences:
-    """Differences a - b of two scores of the same films, per label and macro, the same patients drawn for both."""
-    values = np.asarray(truth, dtype=np.float64)
-    counted = eligible(values, patients) if macro is None else np.asarray(macro, dtype=bool)
-    a = resample(values, score_a, patients, resamples=resamples, seed=seed, macro=counted)
-    b = resample(values, score_b, patients, resamples=resamples, seed=seed, macro=counted)
-    point = _point(values, score_a) - _point(values, score_b)  # (2, C)
-    macro_point = [column[counted].mean() if counted.any() else np.nan for column in point]
-    return PairedDifferences(
-        difference(point[0], a.auroc - b.auroc, level),
-        difference(point[1], a.average_precision - b.average_precision, level),
-        difference(macro_point[0], a.macro_auroc - b.macro_auroc, level),
-        difference(macro_point[1], a.macro_average_precision - b.macro_average_precision, level),
-    )
-
-
-def difference(value: ArrayLike, resampled: Floats, level: float = 0.95) -> Difference:
+def difference(value: ArrayLike, resampled: Floats, level: float = 0.95) -> PairedDifference:
     """The interval and p of a difference from its resamples (R, ...).
 
-    p is twice the smaller share of resamples on either side of zero, one added above and below the line so that it is
-    never 0 (Davison and Hinkley 1997, 4.2): it falls under 1 - level when the interval leaves zero out.
+    p is twice the smaller share of resamples on either side of zero. One is added to its count and to R, so that p is
+    never 0 (Davison and Hinkley 1997, 4.2). It is below 1 - level where the interval excludes zero.
     """
     low, high = percentiles(resampled, level)
     count = len(resampled)
     below, above = (resampled <= 0).sum(axis=0), (resampled >= 0).sum(axis=0)
     p = np.minimum(1.0, 2 * (np.minimum(below, above) + 1) / (count + 1))
-    return Difference(np.asarray(value, dtype=np.float64), low, high, np.where(np.isnan(low), np.nan, p))
+    return PairedDifference(np.asarray(value, dtype=np.float64), low, high, np.where(np.isnan(low), np.nan, p))
 
 
 def percentiles(resampled: Floats, level: float) -> tuple[Floats, Floats]:
-    """The central `level` of resamples (R, ...), NaN where they are NaN."""
+    """The ends of the central `level` of resamples (R, ...); NaN where one is NaN."""
     if not 0 < level < 1:
         raise InputError(f"expected a level between 0 and 1, found {level}")
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -246,7 +213,7 @@ def percentiles(resampled: Floats, level: float) -> tuple[Floats, Floats]:
 
 
 def _point(truth: ArrayLike, score: ArrayLike) -> Floats:
-    """Both metrics of the films as they are, (2, C): the resample in which each film counts once."""
+    """Both metrics (2, C) of the images themselves: the resample that holds each of them once."""
     values, scores = checked(truth, score)
     once = np.ones((1, 1), dtype=np.int32)
     everyone = np.zeros(len(values), dtype=np.int64)
@@ -276,41 +243,41 @@ def _steps(truth: Floats, score: Floats, codes: Integers) -> _Steps:
     known = np.flatnonzero(~np.isnan(truth))
     order = known[np.argsort(-score[known], kind="stable")]
     positive = truth[order] == 1
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) + 1  # films up to each distinct score
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) + 1  # images up to each distinct score
     starts = np.append(0, ends[:-1])
     counted = np.append(0, np.cumsum(positive))
     cut = counted[ends] > counted[starts]
     return _Steps(
         patients=codes[order],
         positives=codes[order][positive],
-        films_before=starts[cut],
-        films_upto=ends[cut],
+        images_before=starts[cut],
+        images_upto=ends[cut],
         positives_before=counted[starts[cut]],
         positives_upto=counted[ends[cut]],
     )
 
 
 def _resampled(steps: _Steps, draws: NDArray[np.int32]) -> Floats:
-    """Both metrics (2, R) under patient counts (R, patients); NaN in draws where a class is missing."""
+    """Both metrics (2, R) in draws (R, patients); NaN in draws that lack a class."""
     found = np.empty((2, len(draws)))
     height = max(1, _BLOCK_NUMBERS // len(steps.patients))
     for start in range(0, len(draws), height):
         block = draws[start : start + height]
-        films = np.zeros((len(block), len(steps.patients) + 1), dtype=block.dtype)
-        np.cumsum(np.take(block, steps.patients, axis=1), axis=1, dtype=block.dtype, out=films[:, 1:])
+        images = np.zeros((len(block), len(steps.patients) + 1), dtype=block.dtype)
+        np.cumsum(np.take(block, steps.patients, axis=1), axis=1, dtype=block.dtype, out=images[:, 1:])
         hits = np.zeros((len(block), len(steps.positives) + 1), dtype=block.dtype)
         np.cumsum(np.take(block, steps.positives, axis=1), axis=1, dtype=block.dtype, out=hits[:, 1:])
         hits_before = np.take(hits, steps.positives_before, axis=1).astype(np.float64)  # (r, G)
         hits_upto = np.take(hits, steps.positives_upto, axis=1).astype(np.float64)
-        films_before = np.take(films, steps.films_before, axis=1)
-        films_upto = np.take(films, steps.films_upto, axis=1).astype(np.float64)
+        images_before = np.take(images, steps.images_before, axis=1)
+        images_upto = np.take(images, steps.images_upto, axis=1).astype(np.float64)
         gained = hits_upto - hits_before
         positives = hits[:, -1].astype(np.float64)
-        negatives = films[:, -1] - positives
-        # A positive of this cut beats the negatives after it and ties with those inside it: half of each.
-        misses = (films_upto - hits_upto) + (films_before - hits_before)
+        negatives = images[:, -1] - positives
+        # A positive loses to the negatives with a higher score, and half to those with its own.
+        misses = (images_upto - hits_upto) + (images_before - hits_before)
         losses = np.einsum("rg,rg->r", gained, misses) / 2
-        precision = hits_upto / np.maximum(films_upto, 1)  # 0 / 1 where nothing was drawn yet
+        precision = hits_upto / np.maximum(images_upto, 1)  # 0 / 1 where nothing was drawn yet
         with np.errstate(invalid="ignore", divide="ignore"):
             area = 1 - losses / (positives * negatives)
             precise = np.einsum("rg,rg->r", gained, precision) / positives

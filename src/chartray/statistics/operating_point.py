@@ -1,4 +1,4 @@
-"""A threshold chosen on some films, and what it does on others: sensitivity and specificity."""
+"""A threshold chosen on validation images; sensitivity and specificity at it on others."""
 
 import math
 from typing import NamedTuple
@@ -8,26 +8,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
 from chartray.statistics.metrics import checked
-from chartray.statistics.patient_bootstrap import Sampled
+from chartray.statistics.patient_bootstrap import PatientBootstrap
 
 Floats = NDArray[np.float64]
 
-# 0.9 x 30 negatives is 27 of them, whatever the last bit of the product says.
+# 0.9 x 30 negatives is 27, whatever the last bit of the product.
 _ROUNDING = 1e-9
 
 
 class OperatingPoint(NamedTuple):
-    """Shares of the positive films called positive and of the negative ones called negative, each (C,) or (R, C)."""
+    """Share of positive images called positive, and of negative images called negative, each (C,) or (R, C)."""
 
     sensitivity: Floats
     specificity: Floats
 
 
 def threshold_at_specificity(truth: ArrayLike, score: ArrayLike, specificity: float = 0.9) -> Floats:
-    """The smallest threshold at which at least `specificity` of the negative films are called negative.
+    """The smallest threshold at which at least `specificity` of the negative images are called negative.
 
-    A film is called positive where its score is *above* the threshold, so this is the k-th smallest score of the n
-    negative films, k = ceil(specificity x n): no smaller number will do. Choose it on validation films.
+    An image is called positive if its score is *above* the threshold. The threshold is therefore the k-th smallest
+    score of the n negative images, k = ceil(specificity x n). Choose it on validation images.
 
     Args:
         truth: (N, C) of 1, 0 and NaN, which is ignored.
@@ -35,7 +35,7 @@ def threshold_at_specificity(truth: ArrayLike, score: ArrayLike, specificity: fl
         specificity: in (0, 1].
 
     Returns:
-        (C,); NaN where a label has no negative film.
+        (C,); NaN for labels without a negative image.
 
     Raises:
         InputError: as `metrics.auroc`, or a specificity out of range.
@@ -52,9 +52,9 @@ def threshold_at_specificity(truth: ArrayLike, score: ArrayLike, specificity: fl
 
 
 def at_threshold(truth: ArrayLike, score: ArrayLike, thresholds: ArrayLike) -> OperatingPoint:
-    """Sensitivity and specificity (C,) of calling films positive whose score is above `thresholds` (C,).
+    """Sensitivity and specificity (C,) if images with a score above `thresholds` (C,) are called positive.
 
-    truth and score as in `threshold_at_specificity`; NaN where the threshold is NaN or the class has no film.
+    truth and score as in `threshold_at_specificity`; NaN where the threshold is NaN or the class is empty.
     """
     limits = np.asarray(thresholds, dtype=np.float64)
     found = _shares(_called(*checked(truth, score), limits).sum(axis=0)[None], limits)
@@ -62,9 +62,9 @@ def at_threshold(truth: ArrayLike, score: ArrayLike, thresholds: ArrayLike) -> O
 
 
 def resample_at_threshold(
-    truth: ArrayLike, score: ArrayLike, thresholds: ArrayLike, sampled: Sampled
+    truth: ArrayLike, score: ArrayLike, thresholds: ArrayLike, sampled: PatientBootstrap
 ) -> tuple[OperatingPoint, OperatingPoint]:
-    """Both shares in every resample (R, C), and their macro means (R,); the thresholds are held fixed."""
+    """Both shares in every resample (R, C), and their macro means (R,), at fixed thresholds."""
     limits = np.asarray(thresholds, dtype=np.float64)
     found = _shares(sampled.totals(_called(*checked(truth, score), limits)), limits)
     return (
@@ -74,13 +74,13 @@ def resample_at_threshold(
 
 
 def _called(values: Floats, scores: Floats, limits: Floats) -> Floats:
-    """(N, 4C): of each film and label whether it is positive, that and called so, negative, that and called so."""
+    """(N, 4C), 1 or 0 for each image and label: positive, true positive, negative, true negative."""
     positive, negative, above = values == 1, values == 0, scores > limits
     return np.hstack([positive, positive & above, negative, negative & ~above]).astype(np.float64)
 
 
 def _shares(totals: Floats, limits: Floats) -> OperatingPoint:
-    """(D, 4C) of what `_called` counts -> both shares (D, C)."""
+    """Sums (D, 4C) of `_called` -> both shares (D, C)."""
     positive, hits, negative, passes = np.split(totals, 4, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = (hits / positive, passes / negative)

@@ -1,4 +1,4 @@
-"""Linear probes: one logistic regression per label, its penalty chosen on films of other patients."""
+"""Linear probes: one logistic regression per label, its penalty chosen on other patients."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,10 +13,10 @@ from chartray.statistics.metrics import eligible
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# From hardly any penalty to one under which the probe of a few thousand films is the difference of the class means.
+# From a tiny penalty to one under which the probe of a few thousand images is the difference of the class means.
 STRENGTHS = tuple(10.0**exponent for exponent in np.arange(0, 6.5, 0.5))
 FOLDS = 5
-# What a strength was chosen by, in this order of preference.
+# How a strength was chosen, in order of preference.
 VALIDATION, CROSS_VALIDATION, OTHER_LABELS = "validation", "cross-validation", "other labels"
 ALL_LABELS, NOTHING = "cross-validation of all labels together", "nothing"
 
@@ -24,9 +24,9 @@ ALL_LABELS, NOTHING = "cross-validation of all labels together", "nothing"
 class Probe(NamedTuple):
     """One chosen probe per label: weight (C, D) on standardised features, bias (C,), mean and scale (D,).
 
-    `strength` (C,) is the chosen penalty; NaN where the training films hold one class of the label: such a probe has
-    no weights and scores every film alike. `validation_auroc` (C,) is what the choice was made on, NaN if on nothing
-    of the label's own, and `chosen_by` (C,) says on what.
+    `strength` (C,) is the chosen penalty. It is NaN where the training images hold one class of the label: such a
+    probe has no weights and gives all images one score. `validation_auroc` (C,) is the AUROC that the choice was made
+    by, NaN if it was not made by the label itself; `chosen_by` (C,) names the way.
     """
 
     weight: Floats
@@ -57,33 +57,33 @@ def fit_probe(
     strengths: Sequence[float] = STRENGTHS,
     patients: ArrayLike | None = None,
     validation_patients: ArrayLike | None = None,
-    folds: int = FOLDS,
     device: str = "cpu",
 ) -> Probe:
-    """The probe of each label at the strength with the highest AUROC on other patients' films; the stronger of equals.
+    """The probe of each label at the strength with the highest AUROC on other patients; of equals the strongest.
 
-    A label with both classes among the validation films chooses on them; where patients are given, only if 10 patients
-    of either class are there. Else, where patients are given and the training films hold as many patients of either
-    class as there are folds, it chooses by cross-validation by patient inside the training films. A label that can do
-    neither takes the strength that is best for the other labels on average; where no label can choose alone, that is
-    the mean of all that have two patients of either class, and without any of those the middle of the list.
+    The first of these ways that applies chooses the strength of a label:
+
+    1. Validation images, if they hold both classes; where patients are given, 10 patients of each class.
+    2. Cross-validation by patient in the training images, if patients are given and each class has one per fold.
+    3. The highest mean AUROC of the labels that chose by 1 or 2.
+    4. If there are none, the highest mean cross-validated AUROC of all labels with two patients of each class.
+    5. The middle of the list.
 
     Args:
-        features: (N, D) of the training films.
-        truth: (N, C) of 1, 0 and NaN, which is left out label by label.
-        validation_features: (M, D) of the validation films.
+        features: (N, D) of the training images.
+        truth: (N, C) of 1, 0 and NaN, which is left out for that label.
+        validation_features: (M, D) of the validation images.
         validation_truth: (M, C).
         strengths: candidates, each > 0.
-        patients: (N,) of the training films; with `validation_patients`, or neither.
+        patients: (N,) of the training images; give both this and `validation_patients`, or neither.
         validation_patients: (M,).
-        folds: of the cross-validation.
-        device: where torch solves.
+        device: that torch solves on.
 
     Raises:
-        InputError: no films, shapes that do not fit, features or truth out of range.
+        InputError: no images, shapes that do not fit, features or truth out of range.
     """
     if (patients is None) != (validation_patients is None):
-        raise InputError("expected the patients of training and validation films or of neither, found those of one")
+        raise InputError("expected the patients of training and validation images or of neither, found those of one")
     x, known = np.asarray(features, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     checked = np.asarray(validation_truth, dtype=np.float64)
     weight, bias, mean, scale = solve(x, known, strengths, device=device)  # (C, S, D), (C, S)
@@ -97,9 +97,9 @@ def fit_probe(
         found[by == OTHER_LABELS] = np.nan
         crossed = (by == OTHER_LABELS) & eligible(known, names, 2)
         if crossed.any():
-            held_out = patient_folds(known[:, crossed], names, folds)
+            held_out = patient_folds(known[:, crossed], names)
             found[crossed] = cross_validated(x, known[:, crossed], held_out, strengths, device=device)
-        by[crossed & eligible(known, names, folds)] = CROSS_VALIDATION
+        by[crossed & eligible(known, names, FOLDS)] = CROSS_VALIDATION
     able = by != OTHER_LABELS
     if not able.any():
         by[:] = NOTHING if np.isnan(found[:, 0]).all() else ALL_LABELS
@@ -116,8 +116,8 @@ def fit_probe(
     )
 
 
-def patient_folds(truth: ArrayLike, patients: ArrayLike, folds: int = FOLDS) -> Integers:
-    """(N,) in 0..folds - 1: films of a patient in one fold, each finding dealt evenly, the rarest first.
+def patient_folds(truth: ArrayLike, patients: ArrayLike) -> Integers:
+    """(N,) in 0..FOLDS - 1: a patient is in one fold; positives of each label are spread evenly, the rarest first.
 
     truth (N, C) of 1, 0 and NaN; patients (N,).
     """
@@ -125,27 +125,27 @@ def patient_folds(truth: ArrayLike, patients: ArrayLike, folds: int = FOLDS) -> 
     names, codes = np.unique(np.asarray(patients), return_inverse=True)
     has = np.zeros((len(names), values.shape[1] + 1), dtype=bool)
     np.logical_or.at(has[:, :-1], codes, values == 1)
-    has[:, -1] = True  # those without a finding are dealt last
+    has[:, -1] = True  # patients without a positive are dealt last
     rarest_first = np.append(np.argsort(has[:, :-1].sum(axis=0), kind="stable"), values.shape[1])
     stratum = has[:, rarest_first].argmax(axis=1)
-    # Names may stand in an order that means something (of admission, say), so they are dealt in a drawn one.
+    # The order of names may mean something (admission, say), so patients are dealt in random order.
     order = np.lexsort((np.random.default_rng(0).permutation(len(names)), stratum))
     dealt = np.empty(len(names), dtype=np.int64)
-    dealt[order] = np.arange(len(names)) % folds
+    dealt[order] = np.arange(len(names)) % FOLDS
     return dealt[codes]
 
 
 def cross_validated(
     features: ArrayLike, truth: ArrayLike, held_out: Integers, strengths: Sequence[float], *, device: str = "cpu"
 ) -> Floats:
-    """AUROC (C, S) of held-out films, each fold's scored by probes of the others; all folds are solved together.
+    """AUROC (C, S) of held-out images, each fold scored by probes of the others; all folds are solved together.
 
-    A film is ranked against the films of its own fold only: scores of two folds come from two probes, whose intercepts
-    differ. The folds' AUROCs are weighted by their pairs of a positive and a negative film. NaN where there is no pair.
+    Images are ranked within their fold only: scores of two folds come from two probes with different intercepts. The
+    AUROCs of folds are weighted by their pairs of a positive and a negative image. NaN where there is no pair.
     """
     x, y = np.asarray(features, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     folds, labels = np.unique(held_out), y.shape[1]
-    # A fold's held-out films are films of unknown truth, so that fold and label are one problem among the others.
+    # Truth of the held-out images is set unknown, so that each fold and label is one more problem.
     learnt = np.concatenate([np.where((held_out == fold)[:, None], np.nan, y) for fold in folds], axis=1)
     weight, bias, mean, scale = solve(x, learnt, strengths, device=device)  # (folds * C, S, D), (folds * C, S)
     standardised = (x - mean) / scale
@@ -167,7 +167,9 @@ def _logits(standardised: Floats, weight: Floats, bias: Floats) -> Floats:
 
 
 def _aurocs(truth: Floats, logits: Floats) -> Floats:
-    """truth (M, C), logits (M, C, S) -> (C, S): `metrics.auroc` of all strengths of a label at once, by mean ranks."""
+    """truth (M, C), logits (M, C, S) -> (C, S): `metrics.auroc` for all strengths of a label at once."""
+    from scipy.stats import rankdata  # a second to import: only fitting a probe pays for it
+
     found = np.full(logits.shape[1:], np.nan)
     for label in range(truth.shape[1]):
         known = ~np.isnan(truth[:, label])
@@ -175,22 +177,14 @@ def _aurocs(truth: Floats, logits: Floats) -> Floats:
         pairs = positive.sum() * (~positive).sum()
         if not pairs:
             continue
-        order = np.argsort(each, axis=0, kind="stable")
-        rising = np.take_along_axis(each, order, axis=0)
-        place = np.broadcast_to(np.arange(len(rising))[:, None], rising.shape)
-        first, last = np.ones(rising.shape, dtype=bool), np.ones(rising.shape, dtype=bool)
-        first[1:] = last[:-1] = rising[1:] != rising[:-1]
-        begins = np.maximum.accumulate(np.where(first, place, 0), axis=0)
-        ends = np.minimum.accumulate(np.where(last, place, len(rising))[::-1], axis=0)[::-1]
-        ranks = ((begins + ends) / 2 + 1) * positive[order]
-        count = positive.sum()
+        ranks, count = rankdata(each, axis=0)[positive], positive.sum()
         found[label] = (ranks.sum(axis=0) - count * (count + 1) / 2) / pairs
     return found
 
 
 def _choose(found: Floats, able: NDArray[np.bool_], strengths: Sequence[float]) -> Integers:
-    """Which strength each label takes, from its AUROC at each (C, S); those that are not `able` all take one."""
-    order = np.argsort(-np.asarray(strengths), kind="stable")  # strongest first, so that it wins among equals
+    """Index of the strength of each label, from AUROCs (C, S); labels that are not `able` share one."""
+    order = np.argsort(-np.asarray(strengths), kind="stable")  # strongest first, so that it wins ties
     voting = able if able.any() else ~np.isnan(found[:, 0])
     fallback = order[found[voting].mean(axis=0)[order].argmax()] if voting.any() else order[len(order) // 2]
     best = order[np.where(able[:, None], found, 0.0)[:, order].argmax(axis=1)]

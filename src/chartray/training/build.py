@@ -1,22 +1,22 @@
-"""What a run is built from its configuration: networks, optimizer, and the watch over its health."""
+"""What a run builds from its configuration: networks, optimizer and monitor."""
 
 from pathlib import Path
 
 import torch
 from torch.optim import AdamW
 
-from chartray.config import Config, TrainConfig
+from chartray.config.pretrain import Config, TrainConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
-from chartray.networks.siamese import SelfDistillation, Siamese
-from chartray.training.health import Watch
-from chartray.training.schedules import Plan
+from chartray.networks.siamese import SelfDistillation, Siamese, chart_module
+from chartray.training.monitor import Monitor
+from chartray.training.schedules import Schedule
 from chartray.training.step import Networks
-from chartray.training.training_data import Material
+from chartray.training.training_data import TrainingData
 
 
-def build_networks(material: Material, config: Config) -> Networks:
+def build_networks(data: TrainingData, config: Config) -> Networks:
     """The networks of an objective, with first weights drawn from the seed, or started from `encoder.init`."""
     encoder = vit.build(vit.architecture(config.encoder, config.views.size), seed=config.seed)
     if config.encoder.init is not None:
@@ -37,14 +37,14 @@ def build_networks(material: Material, config: Config) -> Networks:
         torch.manual_seed(config.seed)
         if config.objective.name == "mae":
             return MaskedAutoencoder(encoder, config.views.size, config.objective)
-        chart = material.chart_use(config.chart, encoder.embed_dim)
+        chart = chart_module(config.chart, encoder.embed_dim, data.chart)
         if config.objective.name == "dino":
             return SelfDistillation(encoder, chart, config.objective)
         return Siamese(encoder, chart, config.objective)
 
 
 def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
-    """AdamW; biases, norms and other 1-d parameters and the prototypes do not decay, unless `decay_everything`.
+    """AdamW; biases, norms, other 1-d parameters and the prototypes do not decay, unless `decay_everything`.
 
     Position embeddings and class token decay, as in the official MSN code.
     """
@@ -57,22 +57,18 @@ def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
     return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
 
 
-def new_watch(config: Config, schedule: Plan, untrained: tuple[float, float]) -> Watch:
-    """A watch that speaks once warm-up has ended and `health.patience_steps` have run.
+def build_monitor(config: Config, schedule: Schedule, *, rank: float, spread: float) -> Monitor:
+    """A monitor that speaks once warm-up has ended and `health.patience_steps` have run.
 
-    `untrained` are effective rank and spread before the first step.
+    `rank` and `spread` are those of the embeddings before the first step.
     """
-    rank, spread = untrained
-    classes = min(config.objective.prototypes, config.train.batch_size)
-    earliest = max(schedule.warmup_steps, config.health.patience_steps)
+    monitor = Monitor(
+        classes=min(config.objective.prototypes, config.train.batch_size),
+        untrained_rank=rank,
+        untrained_spread=spread,
+        earliest=max(schedule.warmup_steps, config.health.patience_steps),
+    )
     if config.objective.name == "dino":
-        remedy = "lower objective.target_temperature or objective.centre_momentum"
-        return Watch(
-            classes=classes,
-            untrained_rank=rank,
-            untrained_spread=spread,
-            earliest=earliest,
-            shares_out=False,
-            remedy=remedy,
-        )
-    return Watch(classes=classes, untrained_rank=rank, untrained_spread=spread, earliest=earliest)
+        monitor.balanced = False
+        monitor.remedy = "lower objective.target_temperature or objective.centre_momentum"
+    return monitor

@@ -9,7 +9,7 @@ import torch._inductor.config
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from chartray.config import TrainConfig
+from chartray.config.pretrain import TrainConfig
 from chartray.errors import InputError
 from chartray.training.runtime import is_first_process
 

@@ -34,7 +34,7 @@ def controlled(table: ChartTable, control: Control, flag_columns: list[int], *, 
     if control == "none":
         return table
     if control == "shuffled":
-        donors = donor_films(table.patients, seed=seed, epoch=epoch)
+        donors = donor_images(table.patients, seed=seed, epoch=epoch)
         return ChartTable(table.rows[donors], table.observed[donors], table.patients)
     if control == "constant":
         mean = np.broadcast_to(table.rows.mean(axis=0, dtype=np.float64).astype(np.float32), table.rows.shape)
@@ -48,7 +48,7 @@ def controlled(table: ChartTable, control: Control, flag_columns: list[int], *, 
     return ChartTable(rows, table.observed, table.patients)
 
 
-def donor_films(patients: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def donor_images(patients: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """For each film the film whose chart it gets: always another patient's, one donor for all films of a patient.
 
     patients (M,) codes -> (M,) rows. The patients form one random cycle, so nobody is their own donor.

@@ -1,77 +1,62 @@
-"""Anchor embeddings of a batch: all at once, or in parts through cached embeddings with the very same gradient.
+"""A batch in parts, one part's activations in memory at a time, with the gradient of the undivided batch.
 
-GradCache (Gao et al., *Scaling deep contrastive learning batch size under memory limited setup*, 2021): the loss is not
-linear in the batch, so parts cannot simply be summed.
+GradCache (Gao et al., *Scaling deep contrastive learning batch size under memory limited setup*, 2021): the loss is
+not linear in the batch, so the losses of parts cannot be summed. Instead each part is embedded, the loss sees all
+embeddings at once, and the gradient recomputes one part after another (torch's activation checkpointing).
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from chartray.pixels.views import Views
 
-Autocast = Callable[[], AbstractContextManager[object]]
 
-
-class Anchors(NamedTuple):
-    """The anchor embeddings (V*B, D) of a batch, view-major, and what sends their gradient into the encoder."""
-
-    embeddings: Tensor
-    into_encoder: Callable[[], None]
-
-
-def encode(encoder: Callable[[Views], Tensor], views: Views, parts: int, autocast: Autocast) -> Anchors:
-    """`encoder` of the views of B images, (V*B, D); with `parts` > 1 of so many groups of images one after another.
-
-    Embeddings are then cached without graph, as leaves, and `into_encoder` runs each part again and hands it their
-    gradient: the memory of one part, the gradient of the undivided batch, whatever the loss does with the batch.
-    """
+def encode(encoder: Callable[[Views], Tensor], views: Views, parts: int) -> Tensor:
+    """`encoder` of the views of B images in so many parts -> (V*B, D), view-major."""
     if parts == 1:
-        return Anchors(encoder(views), lambda: None)
-    images = views.target.shape[0]
-    chunks = image_chunks(images, parts)
-    with torch.no_grad():
-        encoded = [encoder(of_images(views, chunk)).float() for chunk in chunks]
-    leaves = joined(encoded, [chunk.stop - chunk.start for chunk in chunks]).requires_grad_()
+        return encoder(views)
+    sizes = [chunk.stop - chunk.start for chunk in image_chunks(len(views.target), parts)]
+    return joined(in_parts(encoder, views, parts), sizes)
 
-    def into_encoder() -> None:
-        assert leaves.grad is not None
-        for chunk in chunks:
-            with autocast():
-                again = encoder(of_images(views, chunk))
-            torch.autograd.backward(again, rows_of_images(leaves.grad, chunk, images).to(again.dtype))
 
-    return Anchors(leaves, into_encoder)
+def in_parts(function: Callable[[Views], Tensor], views: Views, parts: int) -> list[Tensor]:
+    """`function` of each part of the images; with several parts, recomputed for the gradient rather than kept."""
+    if parts == 1:
+        return [function(views)]
+    return [
+        # Nothing here draws random numbers, and a GPU's generator can only be read by waiting for it.
+        checkpoint(function, of_images(views, chunk), use_reentrant=False, preserve_rng_state=False)
+        for chunk in image_chunks(len(views.target), parts)
+    ]
 
 
 def image_chunks(images: int, parts: int) -> list[slice]:
-    """The images 0 ... `images` - 1 in `parts` groups whose sizes differ by one at most."""
+    """The images 0 ... `images` - 1 in `parts` groups whose sizes differ by at most one."""
     ends = [images * part // parts for part in range(parts + 1)]
     return [slice(begin, end) for begin, end in pairwise(ends) if begin < end]
 
 
-def rows_of_images(rows: Tensor, chunk: slice, images: int) -> Tensor:
-    """What view-major `rows` (V*B, ...) of B `images` hold of some of these: (V*b, ...)."""
-    return rows.view(-1, images, *rows.shape[1:])[:, chunk].flatten(0, 1)
-
-
-def joined(parts: Sequence[Tensor], images: Sequence[int]) -> Tensor:
-    """The opposite: view-major parts of so many `images` each -> (V*B, ...)."""
-    by_view = [part.view(-1, count, *part.shape[1:]) for part, count in zip(parts, images, strict=True)]
+def joined(parts: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """View-major parts of `sizes` images each (V*b, ...) -> (V*B, ...), view-major."""
+    by_view = [part.view(-1, size, *part.shape[1:]) for part, size in zip(parts, sizes, strict=True)]
     return torch.cat(by_view, dim=1).flatten(0, 1)
 
 
 def of_images(views: Views, chunk: slice) -> Views:
-    """The views of some of the images. In slices: an index would first be sent to the device, which has to wait."""
-    images = views.target.shape[0]
+    """The views of some of the images. Slices, since an index would have to reach the device first."""
+    images = len(views.target)
+
+    def focal(rows: Tensor) -> Tensor:
+        return rows.view(-1, images, *rows.shape[1:])[:, chunk].flatten(0, 1) if len(rows) else rows
+
     return Views(
         target=views.target[chunk],
         random=views.random[chunk],
-        focal=rows_of_images(views.focal, chunk, images) if len(views.focal) else views.focal,
+        focal=focal(views.focal),
         random_keep=None if views.random_keep is None else views.random_keep[chunk],
-        focal_keep=None if views.focal_keep is None else rows_of_images(views.focal_keep, chunk, images),
+        focal_keep=None if views.focal_keep is None else focal(views.focal_keep),
     )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from chartray.config import Config
+from chartray.config.pretrain import Config
 from chartray.networks.encoder import class_token
 from chartray.pixels.resampling import whole_film
 from chartray.pixels.store import Store
@@ -16,11 +16,10 @@ from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
 from chartray.statistics.knn import knn_auroc
 from chartray.training.compilation import as_written
-from chartray.training.gradient_cache import Autocast
-from chartray.training.health import effective_rank, spread
 from chartray.training.loader import split_rows
-from chartray.training.step import Networks
-from chartray.training.training_data import Material
+from chartray.training.monitor import effective_rank, spread
+from chartray.training.step import Autocast, Networks
+from chartray.training.training_data import TrainingData
 from chartray.truth import Policy, truth_of
 
 _SAMPLE = 7_003
@@ -36,12 +35,12 @@ class OnlineProbe:
     """
 
     def __init__(
-        self, store: Store, config: Config, material: Material, device: torch.device, autocast: Autocast
+        self, store: Store, config: Config, data: TrainingData, device: torch.device, autocast: Autocast
     ) -> None:
         self._store, self._size, self._device, self._autocast = store, config.views.size, device, autocast
-        self._grey = material.grey
+        self._grey = data.grey
         count = config.health.probe_films
-        self._train = _sample(material.rows, count, config.seed)
+        self._train = _sample(data.rows, count, config.seed)
         validation = split_rows(store, "validate")
         labels = [name for name in store.cohort.column_names if name.startswith(LABEL_PREFIX)]
         self._validate = _sample(validation, count, config.seed) if labels else validation[:0]
@@ -49,7 +48,7 @@ class OnlineProbe:
         if self._train.size and not self._validate.size:
             print("no validation films with labels: the online probe is off, effective rank is still watched")
 
-    def shape(self, networks: Networks) -> tuple[float, float]:
+    def rank_and_spread(self, networks: Networks) -> tuple[float, float]:
         """Effective rank and spread of the target encoder's embeddings of the training sample."""
         embeddings = self._embed(networks, self._train)
         return effective_rank(embeddings), spread(embeddings)

@@ -1,65 +1,91 @@
-"""What the next step needs, made ready while the device still works at this one."""
+"""The batches of a run: read by a thread, cut into views while the device computes, in the order of the steps."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from chartray.networks.siamese import ChartBatch
 from chartray.pixels.views import Views
-from chartray.training.loader import Batch
+from chartray.training.loader import ImageBatch
 
 
-class Prepared(NamedTuple):
-    """A batch with its views, standardised, and its chart rows, all on the device or queued there."""
+class Batch(NamedTuple):
+    """This process's share of a step: `rows` (B,) of the store, standardised views and charts on the device."""
 
-    batch: Batch
+    step: int
+    rows: npt.NDArray[np.int64]
     views: Views
     chart: ChartBatch
 
 
-class Ahead(Iterator[Prepared]):
-    """The prepared batches of a run, in order; `fetch` makes the next one ready before it is asked for.
+class Prefetcher(Iterator[Batch]):
+    """The batches of `steps`, in order; as a context it leaves no thread behind.
 
-    A device works through what is queued. Cutting the views of a step queues some 450 small pieces of work, which takes
-    the host milliseconds: called while the device is busy with a gradient, it does not find out. On a GPU they go into
-    a queue of their own, so that films are copied and cut beside the gradient, and while the host waits for it.
+    A thread reads one step's images (`load`) while the step before is prepared and computed. `prepare` cuts the views
+    on the device: some 450 small operations, which take the host milliseconds. Called through `prepare_next` while the
+    device works on a gradient, they cost no time. On a GPU they go to a stream of their own.
     """
 
-    def __init__(self, batches: Iterator[Batch], prepare: Callable[[Batch], Prepared], device: torch.device) -> None:
-        self._batches, self._prepare = batches, prepare
-        self._next: Prepared | None = None
+    def __init__(
+        self,
+        load: Callable[[int], ImageBatch],
+        prepare: Callable[[ImageBatch], Batch],
+        steps: Iterable[int],
+        device: torch.device,
+    ) -> None:
+        self._load, self._prepare, self._steps = load, prepare, iter(steps)
+        self._thread = ThreadPoolExecutor(1)
+        self._read: Future[ImageBatch] | None = None
+        self._next: Batch | None = None
         stream: Any = torch.cuda.Stream  # which torch has given no types
-        self._aside = stream(device) if device.type == "cuda" else None
-        # Seconds that the host has waited for films.
-        self.waited = 0.0
+        self._stream = stream(device) if device.type == "cuda" else None
+        self.waited = 0.0  # seconds that the host has waited for images
+        self._read_ahead()
 
-    def fetch(self) -> None:
-        """Makes the next batch ready if there is one and it is not."""
-        if self._next is not None:
+    def prepare_next(self) -> None:
+        """Makes the next batch ready, if there is one and it is not ready yet."""
+        if self._next is not None or self._read is None:
             return
         began = time.perf_counter()
-        batch = next(self._batches, None)
+        images = self._read.result()
         self.waited += time.perf_counter() - began
-        if batch is not None:
-            with self._queue():
-                self._next = self._prepare(batch)
+        self._read_ahead()
+        with self._in_stream():
+            self._next = self._prepare(images)
 
-    def __next__(self) -> Prepared:
-        self.fetch()
+    def __next__(self) -> Batch:
+        self.prepare_next()
         if self._next is None:
             raise StopIteration
-        ready, self._next = self._next, None
-        if self._aside is not None:
-            computing = torch.cuda.current_stream(self._aside.device)
-            computing.wait_stream(self._aside)
-            # Their memory is the other queue's: not to be given away there before this one has read it.
-            for tensor in (*ready.views, *ready.chart):
+        batch, self._next = self._next, None
+        if self._stream is not None:
+            computing = torch.cuda.current_stream(self._stream.device)
+            computing.wait_stream(self._stream)
+            # Their memory belongs to the other stream: it must not be reused there before this one has read it.
+            for tensor in (*batch.views, *batch.chart):
                 if tensor is not None:
                     tensor.record_stream(computing)
-        return ready
+        return batch
 
-    def _queue(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._aside is None else torch.cuda.stream(self._aside)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._read = self._next = None
+        self._thread.shutdown(cancel_futures=True)
+
+    def _read_ahead(self) -> None:
+        step = next(self._steps, None)
+        self._read = None if step is None else self._thread.submit(self._load, step)
+
+    def _in_stream(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

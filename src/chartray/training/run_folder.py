@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from chartray import config as knobs
-from chartray.config import Config
+from chartray.config import pretrain as knobs
+from chartray.config.pretrain import Config
 from chartray.errors import InputError
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.outputs.disk import writing

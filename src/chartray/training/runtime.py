@@ -3,9 +3,7 @@
 import atexit
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,53 +12,12 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
-from torch import Tensor
 
-from chartray.config import TrainConfig, ViewsConfig
+from chartray.config.pretrain import TrainConfig, ViewsConfig
 from chartray.errors import InputError
 from chartray.memory import keep_freed_memory
 
 _DRIVER = Path("/proc/driver/nvidia/version")
-
-
-class _AllSum(torch.autograd.Function):
-    """Sum over processes; the gradient of a sum is the sum of the gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
-def all_sum(tensor: Tensor) -> Tensor:
-    """Adds a tensor over the processes of the run, differentiably; with one process it is the identity."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return tensor
-    total: Tensor = _AllSum.apply(tensor)
-    return total
-
-
-@torch.no_grad()
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Averages the gradients over processes in one flat all-reduce; with one process nothing happens.
-
-    Done by hand rather than by DDP's hooks, since cached embeddings call backward several times a step.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    means = torch.split(flat, [gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)])
 
 
 def launch(config: TrainConfig) -> Fabric:

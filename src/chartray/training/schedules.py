@@ -3,11 +3,11 @@
 import math
 from typing import NamedTuple
 
-from chartray.config import TrainConfig
+from chartray.config.pretrain import TrainConfig
 
 
-class Plan(NamedTuple):
-    """How long a run is: optimizer steps, steps in one pass over the films, warm-up steps, peak learning rate."""
+class Schedule(NamedTuple):
+    """The length of a run: optimizer steps, steps in one pass over the images, warm-up steps; peak learning rate."""
 
     steps: int
     steps_per_epoch: float
@@ -15,49 +15,66 @@ class Plan(NamedTuple):
     peak_learning_rate: float
 
 
-def plan(config: TrainConfig, films: int) -> Plan:
-    """Works out a run over `films` training films.
+class Rates(NamedTuple):
+    """What one step uses."""
 
-    Warm-up is the recipe's, but at most 10 % of the steps; the learning rate is scaled linearly from the
-    recipe's batch unless it is given (METHOD.md, *Other sizes*).
+    learning_rate: float
+    weight_decay: float
+    ema: float
+
+
+def make_schedule(config: TrainConfig, images: int) -> Schedule:
+    """The schedule of a run over so many training images.
+
+    Warm-up is the recipe's, but at most 10 % of the steps. The learning rate is scaled linearly from the recipe's
+    batch unless it is given.
     """
-    steps_per_epoch = films / config.batch_size
+    steps_per_epoch = images / config.batch_size
     steps = config.steps or math.ceil((config.epochs or 0) * steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps // 10)
     scaled = config.recipe_learning_rate * config.batch_size / config.recipe_batch_size
-    return Plan(steps, steps_per_epoch, warmup, config.learning_rate or scaled)
+    return Schedule(steps, steps_per_epoch, warmup, config.learning_rate or scaled)
 
 
-def learning_rate(step: int, plan: Plan, config: TrainConfig) -> float:
-    """Linear warm-up to the peak, then a cosine laid over `stretch` times the steps.
+def rates(step: int, schedule: Schedule, config: TrainConfig) -> Rates:
+    """The rates of a step, counted from 0."""
+    return Rates(
+        learning_rate(step, schedule, config),
+        weight_decay(step, schedule, config),
+        ema_momentum(step, schedule, config),
+    )
+
+
+def learning_rate(step: int, schedule: Schedule, config: TrainConfig) -> float:
+    """Linear warm-up to the peak, then a cosine stretched over `stretch` times the steps.
 
     >>> config = TrainConfig(steps=100, warmup_epochs=1, batch_size=64, learning_rate=1.0, stretch=1.0)
-    >>> run = plan(config, films=640)
+    >>> run = make_schedule(config, images=640)
     >>> [round(learning_rate(step, run, config), 4) for step in (0, 5, 10, 55, 100)]
     [0.2, 0.6, 1.0, 0.5005, 0.001]
     """
-    if step < plan.warmup_steps:
+    if step < schedule.warmup_steps:
         start = config.start_learning_rate_ratio
-        return plan.peak_learning_rate * (start + (1 - start) * step / plan.warmup_steps)
+        return schedule.peak_learning_rate * (start + (1 - start) * step / schedule.warmup_steps)
     if config.schedule == "epoch":
-        step = int(int(step / plan.steps_per_epoch) * plan.steps_per_epoch)
-    length = max(config.stretch * plan.steps - plan.warmup_steps, 1)
-    share = _cosine((step - plan.warmup_steps) / length)
+        step = int(int(step / schedule.steps_per_epoch) * schedule.steps_per_epoch)
+    length = max(config.stretch * schedule.steps - schedule.warmup_steps, 1)
+    share = _cosine((step - schedule.warmup_steps) / length)
     final = config.final_learning_rate_ratio
-    return plan.peak_learning_rate * (final + (1 - final) * share)
+    return schedule.peak_learning_rate * (final + (1 - final) * share)
 
 
-def weight_decay(step: int, plan: Plan, config: TrainConfig) -> float:
+def weight_decay(step: int, schedule: Schedule, config: TrainConfig) -> float:
     """A cosine from the first to the final value, or constant."""
     if config.final_weight_decay is None:
         return config.weight_decay
-    share = _cosine(step / (config.stretch * plan.steps))
+    share = _cosine(step / (config.stretch * schedule.steps))
     return config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * share
 
 
-def ema_momentum(step: int, plan: Plan, config: TrainConfig) -> float:
+def ema_momentum(step: int, schedule: Schedule, config: TrainConfig) -> float:
     """Linear from the first to the final momentum."""
-    return config.ema + (config.final_ema - config.ema) * min(step / (config.stretch * plan.steps), 1.0)
+    return config.ema + (config.final_ema - config.ema) * min(step / (config.stretch * schedule.steps), 1.0)
 
 
 def _cosine(progress: float) -> float:

@@ -1,104 +1,122 @@
-"""One training step as the papers write it: from views to the loss, then its gradient (docs/method.md).
-
-`forward` computes the loss of MSN (with the chart), DINO or MAE. The loop checks it, then asks for the gradient.
-"""
+"""One training step as the papers write it: views, networks, loss, check, gradient (docs/method.md)."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
+from torch.optim import Optimizer
 
-from chartray.config import ObjectiveConfig
+from chartray.collective import all_sum, average_gradients
+from chartray.config.pretrain import Config, ObjectiveConfig
+from chartray.errors import UnhealthyRun
 from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.encoder import class_token
 from chartray.networks.siamese import AnchorAndTarget, ChartBatch, SelfDistillation, Siamese
 from chartray.objectives import dino, mae, msn
-from chartray.objectives.msn import AllSum, Assignments
+from chartray.objectives.msn import Assignments
 from chartray.pixels.views import Views
-from chartray.training.gradient_cache import Autocast, encode, image_chunks, of_images
+from chartray.training.gradient_cache import encode, in_parts
+from chartray.training.prefetch import Batch, Prefetcher
+from chartray.training.schedules import Rates
 
 # What `objective.name` chooses between. Each has an encoder that is trained (`encoder`), one that is evaluated
-# (`target_encoder`), `trained_parameters`, `move_target` and `span_processes`.
+# (`target_encoder`), `trained_parameters` and `move_target`.
 Networks = Siamese | SelfDistillation | MaskedAutoencoder
+Autocast = Callable[[], AbstractContextManager[object]]
 
 
 class Losses(NamedTuple):
     """The loss of one step and its named terms (scalars, this process's share of the mean).
 
-    `assignments` is what training health looks at; None where an objective assigns nothing.
+    `assignments` is what the monitor reads; None for MAE, which assigns nothing. `centre` (K,) is DINO's after this
+    batch.
     """
 
     total: Tensor
     terms: msn.MSNTerms | dino.DINOTerms | mae.MAETerms
     chart: Tensor
     assignments: Assignments | None
+    centre: Tensor | None = None
 
 
-class Forward(NamedTuple):
-    """The losses of a step; `backward` adds their gradient to `.grad`, and is called once they are known to be finite.
+def learn(
+    networks: Networks,
+    optimizer: Optimizer,
+    batch: Batch,
+    rates: Rates,
+    config: Config,
+    fabric: Fabric,
+    prefetcher: Prefetcher | None = None,
+) -> tuple[Losses, Tensor]:
+    """One optimizer step and the target's move; returns the losses and the gradient's norm.
 
-    A step of several parts runs each of them a second time for it. DINO's centre moves with it too.
+    Raises UnhealthyRun for a loss or gradient that is not finite, before anything is updated.
     """
+    for group in optimizer.param_groups:
+        group["lr"] = rates.learning_rate
+        group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
+    optimizer.zero_grad(set_to_none=True)
 
-    losses: Losses
-    backward: Callable[[], None]
+    losses = forward(networks, batch.views, batch.chart, config.objective, fabric.autocast, config.train.accumulate)
+    # A sum over processes is finite only where each is: all of them stop, or none.
+    refuse_non_finite(all_sum(losses.total.detach()), batch, "loss")
+
+    torch.autograd.backward(losses.total)
+    parameters = list(networks.trained_parameters().values())
+    average_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.train.clip or float("inf"))
+    if prefetcher is not None:
+        prefetcher.prepare_next()  # while the device works on the gradient
+    refuse_non_finite(norm, batch, "gradient")
+
+    if config.train.ema_before_step:
+        networks.move_target(rates.ema)
+    optimizer.step()
+    if not config.train.ema_before_step:
+        networks.move_target(rates.ema)
+    if isinstance(networks, SelfDistillation) and losses.centre is not None:
+        networks.centre.copy_(losses.centre)
+    return losses, norm
 
 
 def forward(
-    networks: Networks,
-    views: Views,
-    chart: ChartBatch,
-    objective: ObjectiveConfig,
-    *,
-    autocast: Autocast,
-    all_sum: AllSum,
-    accumulate: int = 1,
-) -> Forward:
-    """The losses of B images whose `views` are standardised; `accumulate` > 1 passes them in so many parts, exactly."""
+    networks: Networks, views: Views, chart: ChartBatch, objective: ObjectiveConfig, autocast: Autocast, parts: int = 1
+) -> Losses:
+    """The losses of B images whose `views` are standardised; `parts` > 1 saves memory, and the gradient stays exact."""
     match networks:
         case Siamese():
-            return msn_forward(networks, views, chart, objective, autocast, all_sum, accumulate)
+            return msn_forward(networks, views, chart, objective, autocast, parts)
         case SelfDistillation():
-            return dino_forward(networks, views, chart, objective, autocast, all_sum, accumulate)
+            return dino_forward(networks, views, chart, objective, autocast, parts)
         case MaskedAutoencoder():
-            return mae_forward(networks, views, objective, autocast, accumulate)
+            return mae_forward(networks, views, objective, autocast, parts)
 
 
 def msn_forward(
-    networks: Siamese,
-    views: Views,
-    chart: ChartBatch,
-    objective: ObjectiveConfig,
-    autocast: Autocast,
-    all_sum: AllSum,
-    accumulate: int,
-) -> Forward:
-    """The target view through the target network; random and focal views, with the chart, through the anchor."""
+    networks: Siamese, views: Views, chart: ChartBatch, objective: ObjectiveConfig, autocast: Autocast, parts: int
+) -> Losses:
+    """MSN: the target view through the target network; random and focal views, with the chart, through the anchor."""
     with autocast():
         with torch.no_grad():
-            target = torch.cat([class_token(networks.target_encoder, part) for part in views.target.chunk(accumulate)])
+            target = torch.cat([class_token(networks.target_encoder, part) for part in views.target.chunk(parts)])
             target = networks.target_head(target)  # z+ (B, P)
-        anchors = encode(lambda part: random_and_focal(networks, part), views, accumulate, autocast)
-        joined, chart_loss = networks.chart(anchors.embeddings, chart)  # v' (V*B, D)
-        projected = networks.head(joined)  # z (V*B, P)
+        anchor = encode(lambda part: random_and_focal(networks, part), views, parts)  # v (V*B, D)
+        anchor, chart_loss = networks.chart(anchor, chart)  # v' (V*B, D)
+        anchor = networks.head(anchor)  # z (V*B, P)
     assignments = msn.assign(
-        projected,
+        anchor,
         target,
         networks.prototypes,
         temperature=objective.temperature,
         sharpening=objective.sharpening,
         sinkhorn_iterations=objective.sinkhorn_iterations,
-        all_sum=all_sum,
-    )
-    terms = msn.terms_of(assignments, all_sum)
+    )  # p (V*B, K) and p+ (B, K)
+    terms = msn.terms_of(assignments)
     total = terms.cross_entropy + objective.mean_entropy_weight * terms.mean_entropy + chart_loss
-
-    def backward() -> None:
-        total.backward()
-        anchors.into_encoder()
-
-    return Forward(Losses(total, terms, chart_loss, assignments), backward)
+    return Losses(total, terms, chart_loss, assignments)
 
 
 def dino_forward(
@@ -107,76 +125,65 @@ def dino_forward(
     chart: ChartBatch,
     objective: ObjectiveConfig,
     autocast: Autocast,
-    all_sum: AllSum,
-    accumulate: int,
-) -> Forward:
-    """The two global views (target, random) through the target network; these and the focal ones through the anchor.
+    parts: int,
+) -> Losses:
+    """DINO: the two global views (target, random) through the target network, these and the focal ones the anchor.
 
-    The target network sees both whole; the anchor drops patches of the random and focal views where the recipe says
-    so, of its target view never. The centre moves last, from logits that have passed the check.
+    The target network sees both whole. The anchor sees its target view whole too, and drops patches of the random and
+    focal views where the recipe says so.
     """
-    images = views.target.shape[0]
 
     def all_views(part: Views) -> Tensor:
         return torch.cat((class_token(networks.encoder, part.target), random_and_focal(networks, part)))
 
     with autocast():
         with torch.no_grad():
-            whole = torch.cat((views.target, views.random)).chunk(accumulate)
+            whole = torch.cat((views.target, views.random)).chunk(parts)
             target = networks.target_head(torch.cat([class_token(networks.target_encoder, part) for part in whole]))
-        anchors = encode(all_views, views, accumulate, autocast)
-        joined, chart_loss = networks.chart(anchors.embeddings, chart)  # (V*B, D)
-        projected = networks.head(joined)  # (V*B, P)
-    logits = dino.cosine_logits(target, networks.target_last_layer).view(2, images, -1)  # (2, B, K)
+        anchor, chart_loss = networks.chart(encode(all_views, views, parts), chart)  # (V*B, D)
+        anchor = networks.head(anchor)  # (V*B, P)
+    logits = dino.cosine_logits(target, networks.target_last_layer).view(2, len(views.target), -1)  # (2, B, K)
     expected = dino.centred(logits, networks.centre, objective.target_temperature)
-    guessed = msn.log_assign(projected, networks.last_layer, objective.temperature)
-    guessed = guessed.view(-1, images, guessed.shape[1])  # (V, B, K)
-    terms = dino.terms_of(guessed, expected, all_sum)
-    total = terms.cross_entropy + chart_loss
-
-    def backward() -> None:
-        total.backward()
-        anchors.into_encoder()
-        networks.centre.copy_(dino.moved_centre(networks.centre, logits, objective.centre_momentum, all_sum))
-
-    return Forward(Losses(total, terms, chart_loss, dino.watched(guessed, expected)), backward)
+    predicted = msn.log_assign(anchor, networks.last_layer, objective.temperature)
+    predicted = predicted.view(-1, *expected.shape[1:])  # (V, B, K)
+    terms = dino.terms_of(predicted, expected)
+    centre = dino.moved_centre(networks.centre, logits, objective.centre_momentum)
+    return Losses(terms.cross_entropy + chart_loss, terms, chart_loss, dino.monitored(predicted, expected), centre)
 
 
 def mae_forward(
-    networks: MaskedAutoencoder, views: Views, objective: ObjectiveConfig, autocast: Autocast, accumulate: int
-) -> Forward:
-    """The random view alone: what is kept of it through the encoder, the rest drawn by the decoder.
+    networks: MaskedAutoencoder, views: Views, objective: ObjectiveConfig, autocast: Autocast, parts: int
+) -> Losses:
+    """MAE: the kept patches of the random view through the encoder; the decoder predicts the others.
 
-    Images do not meet in this loss, so in parts its gradient is the sum of theirs; the parts run once for the loss,
-    which is checked whole, and once for the gradient.
+    Each image has its own loss, so the loss of the batch is a sum over parts.
     """
-    images = views.random.shape[0]
-    parts = [of_images(views, chunk) for chunk in image_chunks(images, accumulate)]
 
     def share(part: Views) -> Tensor:
         """What the images of a part add to the mean."""
         assert part.random_keep is not None
         with autocast():
-            drawn = networks(part.random, part.random_keep)
-        found = mae.mae_terms(drawn, part.random, part.random_keep, normalise=objective.normalise_patches)
-        return found.reconstruction * (len(part.random) / images)
+            predicted = networks(part.random, part.random_keep)
+        terms = mae.mae_terms(predicted, part.random, part.random_keep, normalise=objective.normalise_patches)
+        return terms.reconstruction * (len(part.random) / len(views.random))
 
-    with torch.set_grad_enabled(accumulate == 1):
-        total = torch.stack([share(part) for part in parts]).sum()
-
-    def backward() -> None:
-        if accumulate == 1:
-            torch.autograd.backward(total)
-            return
-        for part in parts:
-            torch.autograd.backward(share(part))
-
-    return Forward(Losses(total, mae.MAETerms(reconstruction=total), total.new_zeros(()), None), backward)
+    total = torch.stack(in_parts(share, views, parts)).sum()
+    return Losses(total, mae.MAETerms(reconstruction=total), total.new_zeros(()), None)
 
 
 def random_and_focal(networks: AnchorAndTarget, views: Views) -> Tensor:
-    """The anchor's class tokens of the random and the focal views, patches dropped, view-major ((1 + F)*B, D)."""
+    """The anchor's class tokens of the random and the focal views, patches dropped -> (V*B, D), view-major."""
     random = class_token(networks.encoder, views.random, views.random_keep)
-    if views.focal.shape[0] == 0:
+    if len(views.focal) == 0:
         return random
     return torch.cat((random, class_token(networks.encoder, views.focal, views.focal_keep)))
+
+
+def refuse_non_finite(value: Tensor, batch: Batch, what: str) -> None:
+    """Raises UnhealthyRun, with the store rows of the batch, where `value` is NaN or infinite."""
+    if not torch.isfinite(value.detach()).all():
+        rows = ", ".join(str(row) for row in batch.rows[:8])
+        raise UnhealthyRun(
+            f"step {batch.step + 1}: the {what} is not finite ({value.detach().item()}) for a batch with store rows "
+            f"{rows}...; nothing was updated; lower train.learning_rate, or check these images"
+        )

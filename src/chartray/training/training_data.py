@@ -10,33 +10,26 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from chartray.config import NO_CHART, ChartConfig, Config
+from chartray.config.pretrain import NO_CHART, Config
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
 from chartray.networks import encoder as vit
-from chartray.networks.siamese import (
-    AnchorPredictsChart,
-    ChartBatch,
-    ChartBlock,
-    ChartJoinsAnchor,
-    NoChart,
-    chart_use,
-)
+from chartray.networks.siamese import ChartBatch
 from chartray.outputs.json_file import read_object
 from chartray.pixels.resampling import Grey, to_device
 from chartray.pixels.store import FLOW_FILE, Store
 from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
 from chartray.training.controls import ChartTable, controlled
-from chartray.training.loader import film_sizes, grey_statistics, split_rows
+from chartray.training.loader import grey_statistics, image_sizes, split_rows
 from chartray.training.patients import told
 from chartray.training.runtime import is_first_process, refuse_views_that_do_not_fit
-from chartray.training.schedules import Plan
+from chartray.training.schedules import Schedule
 
 _ENLARGEMENT_TO_WARN_OF = 1.3
 
 
-class Material:
+class TrainingData:
     """The training films of a store: `rows` (M,), grey statistics, and the chart that goes with each."""
 
     def __init__(
@@ -64,20 +57,13 @@ class Material:
             rows[here], observed[here] = table.rows[places[here]], table.observed[places[here]]
         return ChartBatch(to_device(rows, device), to_device(observed, device))
 
-    def chart_use(self, config: ChartConfig, width: int) -> NoChart | ChartJoinsAnchor | AnchorPredictsChart:
-        """The module through which this chart enters."""
-        if self.chart is None:
-            return NoChart()
-        blocks = tuple(ChartBlock(b.variable, b.start, b.stop, b.kind == "categorical") for b in self.chart.blocks)
-        return chart_use(config, width, self.chart.ehr_in, blocks)
-
     def patient_keys(self) -> list[str]:
         """Which patients are pretrained on, as `schema.patient_key`, so that an evaluation can refuse them."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
         patients = self.store.cohort.column("patient_id").take(pa.array(self.rows)).unique().to_pylist()
         return sorted(patient_key(metadata.source, patient) for patient in patients)
 
-    def provenance(self, config: Config, schedule: Plan) -> dict[str, Any]:
+    def provenance(self, config: Config, schedule: Schedule) -> dict[str, Any]:
         """What the manifest says of data, chart and plan; what a parent's weights were shown counts too."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
         flow = self.store.folder / FLOW_FILE
@@ -127,7 +113,7 @@ class Material:
         return self._of_epoch[epoch]
 
 
-def prepare(store: Store, config: Config) -> Material:
+def load_training_data(store: Store, config: Config) -> TrainingData:
     """Chooses the training films and fits their chart; says what it found, and what is too small.
 
     Raises InputError for an empty train split, a batch larger than it, a control without a chart, and through
@@ -159,9 +145,9 @@ def prepare(store: Store, config: Config) -> Material:
             f"found {len(rows)}; lower --train.batch_size"
         )
     refuse_views_that_do_not_fit(config.train, config.views)
-    material = Material(store, rows, chart, table, of_split - len(rows), config)
-    _announce(material, config)
-    return material
+    data = TrainingData(store, rows, chart, table, of_split - len(rows), config)
+    _announce(data, config)
+    return data
 
 
 def _representable(store: Store, films_of: str) -> npt.NDArray[np.bool_]:
@@ -186,25 +172,25 @@ def settings_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _announce(material: Material, config: Config) -> None:
+def _announce(data: TrainingData, config: Config) -> None:
     if not is_first_process():
         return
-    chart = f"chart {config.chart.ehr} (ehr-in {material.chart.ehr_in})" if material.chart else "no chart"
+    chart = f"chart {config.chart.ehr} (ehr-in {data.chart.ehr_in})" if data.chart else "no chart"
     dropped = ""
-    if material.unrepresentable:
+    if data.unrepresentable:
         by = "it" if config.chart.films_of is None else f"the chart {config.chart.films_of} (chart.films_of)"
-        dropped = f", {material.unrepresentable} films dropped that {by} cannot represent"
+        dropped = f", {data.unrepresentable} films dropped that {by} cannot represent"
     after = (
-        f", KNOWN ONLY AFTER THE FILM: {', '.join(material.chart.after_film)}"
-        if material.chart and material.chart.after_film
+        f", KNOWN ONLY AFTER THE FILM: {', '.join(data.chart.after_film)}"
+        if data.chart and data.chart.after_film
         else ""
     )
-    print(f"{len(material.rows)} training films, {chart}, control {config.chart.control}{dropped}{after}", flush=True)
-    sizes = film_sizes(material.store)[material.rows[:4096]]
-    for view, times in median_enlargement(sizes, material.store.size, config.views, seed=config.seed).items():
+    print(f"{len(data.rows)} training films, {chart}, control {config.chart.control}{dropped}{after}", flush=True)
+    sizes = image_sizes(data.store)[data.rows[:4096]]
+    for view, times in median_enlargement(sizes, data.store.size, config.views, seed=config.seed).items():
         if times > _ENLARGEMENT_TO_WARN_OF:
             print(
-                f"warning: the median {view} view is enlarged {times:.2f} times from a {material.store.size} px store; "
+                f"warning: the median {view} view is enlarged {times:.2f} times from a {data.store.size} px store; "
                 "ingest with a larger --size, or lower views.size",
                 flush=True,
             )

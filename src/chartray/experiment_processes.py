@@ -121,7 +121,7 @@ def _end(running: Mapping[str, tuple[subprocess.Popen[bytes], float]]) -> None:
 
 def _failure(name: str, code: int) -> Exception:
     if code == _UNHEALTHY:
-        return UnhealthyRun(f"{name} must not go on, as said above; change this arm, or leave it out of the study")
+        return UnhealthyRun(f"{name} must not go on, as said above; change this arm, or leave it out of the experiment")
     if code in _STOPPED:
         return Stopped(f"{name} was stopped; the same command continues")
     failure = OutputError if code == _CANNOT_WRITE else InputError

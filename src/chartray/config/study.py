@@ -1,4 +1,4 @@
-"""A study file (YAML): arms x seeds to pretrain, what to evaluate them on, and whether to audit them; all checked."""
+"""The YAML file of an experiment: arms x seeds to pretrain, evaluations of every run, an audit; all checked."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from chartray import config as knobs
-from chartray.config import Config, Section
+from chartray.config import pretrain as knobs
+from chartray.config.pretrain import Config, Section
 from chartray.errors import InputError
 from chartray.wording import nearest
 from chartray.yaml_file import read_yaml
@@ -20,7 +20,7 @@ _SHORT = {"ehr": "chart.ehr", "control": "chart.control"}
 _OF_AN_ARM = ("recipe", "config", *_SHORT)
 
 
-class Scoring(Section):
+class ScoringOptions(Section):
     """What evaluations and audits have in common; the names and defaults are those of the commands."""
 
     store: Path
@@ -36,7 +36,7 @@ class Scoring(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
-class Evaluation(Scoring):
+class EvaluationSpec(ScoringOptions):
     """Options of `chartray evaluate`; every run is evaluated so."""
 
     protocol: Literal["linear", "knn", "finetune", "published"] = "linear"
@@ -53,31 +53,31 @@ class Evaluation(Scoring):
     mixup: float | None = None
 
 
-class Audit(Scoring):
+class AuditSpec(ScoringOptions):
     """Options of `chartray audit`: the first seed of the arm `of` against all other runs."""
 
     of: str
     attributes: list[str] | None = None
 
 
-class Report(Section):
+class ReportSpec(Section):
     """Options of `chartray report`."""
 
     title: str | None = None
     films: bool = True
 
 
-class _File(Section):
+class _ExperimentFile(Section):
     store: Path
     pretrain: dict[str, Any] = Field(default_factory=dict)
     arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
-    evaluations: dict[str, Evaluation] = Field(min_length=1)
-    audit: Audit | None = None
-    report: Report = Field(default_factory=Report)
+    evaluations: dict[str, EvaluationSpec] = Field(min_length=1)
+    audit: AuditSpec | None = None
+    report: ReportSpec = Field(default_factory=ReportSpec)
 
 
-class Arm(NamedTuple):
+class ArmSpec(NamedTuple):
     """How one arm is pretrained: a `recipe`, over it a `file` of knobs, over that single knobs."""
 
     name: str
@@ -90,40 +90,40 @@ class Arm(NamedTuple):
         return knobs.load(self.recipe, self.file, self.overrides | {"seed": seed})
 
 
-class Study(NamedTuple):
-    """A study, paths absolute: every arm with every seed on `store`, then what is done with the runs."""
+class Experiment(NamedTuple):
+    """An experiment, paths absolute: every arm with every seed on `store`, then what is done with the runs."""
 
     store: Path
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmSpec, ...]
     seeds: tuple[int, ...]
-    evaluations: dict[str, Evaluation]
-    audit: Audit | None
-    report: Report
+    evaluations: dict[str, EvaluationSpec]
+    audit: AuditSpec | None
+    report: ReportSpec
 
 
-def read_study(file: Path) -> Study:
-    """Reads a study file; its paths are relative to the folder it lies in.
+def read_experiment(file: Path) -> Experiment:
+    """Reads the YAML file of an experiment; its paths are relative to the folder it lies in.
 
     Raises InputError for anything that is unknown (the nearest name is suggested) or not as expected, the knobs of
     every arm included.
     """
-    tree = read_yaml(file, "a study file")
-    _refuse_unknown(tree, list(_File.model_fields), str(file))
+    tree = read_yaml(file, "an experiment file")
+    _refuse_unknown(tree, list(_ExperimentFile.model_fields), str(file))
     for name, entry in _mapping(tree, "evaluations", file).items():
-        _refuse_unknown(entry, list(Evaluation.model_fields), f"evaluations.{name} of {file}")
-    _refuse_unknown(tree.get("audit"), list(Audit.model_fields), f"audit of {file}")
-    _refuse_unknown(tree.get("report"), list(Report.model_fields), f"report of {file}")
+        _refuse_unknown(entry, list(EvaluationSpec.model_fields), f"evaluations.{name} of {file}")
+    _refuse_unknown(tree.get("audit"), list(AuditSpec.model_fields), f"audit of {file}")
+    _refuse_unknown(tree.get("report"), list(ReportSpec.model_fields), f"report of {file}")
     for name, entry in {"pretrain": tree.get("pretrain"), **_mapping(tree, "arms", file)}.items():
         _refuse_unknown(entry, [*_OF_AN_ARM, *(knob for knob in knobs.knobs() if knob != "seed")], f"{name} of {file}")
     try:
-        read = _File.model_validate(tree)
+        read = _ExperimentFile.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{where or 'the file'} of {file}: {first['msg'].lower()}, found {_short(first)}") from None
     home = file.resolve().parent
     arms = tuple(_arm(name, read.pretrain | (entry or {}), home) for name, entry in read.arms.items())
-    study = Study(
+    experiment = Experiment(
         store=_absolute(home, read.store),
         arms=arms,
         seeds=tuple(read.seeds),
@@ -131,37 +131,37 @@ def read_study(file: Path) -> Study:
         audit=None if read.audit is None else _placed(home, read.audit),
         report=read.report,
     )
-    _check(study, file)
-    return study
+    _check(experiment, file)
+    return experiment
 
 
-def _check(study: Study, file: Path) -> None:
-    if len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
-        raise InputError(f"expected seeds that differ, from 0 on, in {file}, found {list(study.seeds)}")
-    for arm in study.arms:
+def _check(experiment: Experiment, file: Path) -> None:
+    if len(set(experiment.seeds)) < len(experiment.seeds) or min(experiment.seeds) < 0:
+        raise InputError(f"expected seeds that differ, from 0 on, in {file}, found {list(experiment.seeds)}")
+    for arm in experiment.arms:
         _refuse_name(arm.name, _NAME, "arm", file)
-        for seed in study.seeds:
+        for seed in experiment.seeds:
             try:
                 arm.config(seed)
             except InputError as error:
                 raise InputError(f"arm {arm.name} of {file}: {error}") from None
-    for name in study.evaluations:
+    for name in experiment.evaluations:
         _refuse_name(name, _EVALUATION_NAME, "evaluation", file)
-    names = [arm.name for arm in study.arms]
-    if study.audit is not None and study.audit.of not in names:
+    names = [arm.name for arm in experiment.arms]
+    if experiment.audit is not None and experiment.audit.of not in names:
         raise InputError(
-            f"expected an arm after audit.of in {file}, found {study.audit.of!r}{nearest(study.audit.of, names)}; "
-            f"there are {', '.join(names)}"
+            f"expected an arm after audit.of in {file}, found {experiment.audit.of!r}"
+            f"{nearest(experiment.audit.of, names)}; there are {', '.join(names)}"
         )
 
 
-def _arm(name: str, given: Mapping[str, Any], home: Path) -> Arm:
+def _arm(name: str, given: Mapping[str, Any], home: Path) -> ArmSpec:
     overrides = {_SHORT.get(key, key): value for key, value in given.items() if key not in ("recipe", "config")}
     config = given.get("config")
     if not isinstance(config, str | None):
         raise InputError(f"expected a file of knobs after config in the arm {name}, found {config!r}; give its path")
     file = _absolute(home, Path(config)) if config is not None else None
-    return Arm(name, str(given.get("recipe", "msn")), file, overrides)
+    return ArmSpec(name, str(given.get("recipe", "msn")), file, overrides)
 
 
 def _placed(home: Path, entry: Any) -> Any:

@@ -1,7 +1,7 @@
-"""A study: arms x seeds pretrained, evaluated, compared, audited and reported; what is done is not done again.
+"""An experiment: arms x seeds pretrained, evaluated, compared, audited, reported; finished steps are not repeated.
 
 OUT/runs/<arm>-<seed>, OUT/results/<arm>-<seed>-<evaluation>, OUT/results/arms-<evaluation>, OUT/audit, OUT/report.
-Every step stands for one command (`study_plan`). When it has been done, OUT/steps/<name>.json says with what: the
+Every step stands for one command (`experiment_plan`). When it has been done, OUT/steps/<name>.json says with what: the
 command, the settings, the stores' hashes and the steps it needed. It is done again where any of these is another.
 """
 
@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.audit.attributes import chosen_attributes
-from chartray.config import NO_CHART
+from chartray.config.pretrain import NO_CHART
+from chartray.config.study import ArmSpec, Experiment, ScoringOptions, read_experiment
 from chartray.errors import InputError, UnhealthyRun
 from chartray.evaluation.films import chosen_labels
+from chartray.experiment_processes import run_all
 from chartray.features.chart import fit_chart
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, reserved, settle
 from chartray.outputs.set_aside import set_aside
@@ -29,8 +32,6 @@ from chartray.pixels.store import Store, read_index
 from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.schema import from_metadata
-from chartray.study_file import Arm, Scoring, Study, read_study
-from chartray.study_processes import run_all
 
 # What does the work is imported by the step that needs it: a misspelt key is found without waiting for torch.
 
@@ -40,7 +41,7 @@ _SEVERAL = ("data_percent",)
 _RESULTS = (MANIFEST_FILE, COMPARE_FILE, AUDIT_FILE)
 
 
-class Step(NamedTuple):
+class ExperimentStep(NamedTuple):
     """One command: `tokens` after `chartray`, what it `does` in this process, and the file that it ends with.
 
     `stage`: steps of one stage do not need each other. `needs`: names of steps. `settings`: what else decides its
@@ -61,26 +62,26 @@ class Step(NamedTuple):
         return shlex.join(["chartray", *self.tokens])
 
 
-def run_study(file: Path, out: Path, *, resume: bool = True, jobs: int = 1) -> Path:
-    """Does what the study file says in `out` and returns the report; killed at any moment, it continues.
+def run_experiment(file: Path, out: Path, *, jobs: int = 1) -> Path:
+    """Runs the experiment of `file` in `out` and returns the report; after a kill the same call continues.
 
-    `jobs` above 1: so many steps at once, each a process of its own. Raises InputError for a file that is no study, a
-    store that is not there, a chart, label or attribute that its store cannot give, or an `out` that holds something
-    else (anything, if `resume` is false) or that another study is writing to, all before anything is written;
-    UnhealthyRun for an arm that collapsed; Stopped where several jobs were asked to stop.
+    `jobs`: steps that run at the same time, each in its own process. Raises, before anything is written, InputError for
+    a file that describes no experiment, a missing store, a chart, label or attribute that its store lacks, or an `out`
+    that holds other files or is in use; then UnhealthyRun for an arm that collapsed,
+    Stopped where several jobs were asked to stop.
     """
     if jobs < 1:
         raise InputError(f"expected at least 1 of --jobs, found {jobs}; 1 does one step after the other")
     out = Path(out).resolve()
     with reserved(out):
-        return _run(Path(file), out, resume=resume, jobs=jobs)
+        return _run(Path(file), out, jobs=jobs)
 
 
-def _run(file: Path, out: Path, *, resume: bool, jobs: int) -> Path:
-    _claim(out, resume=resume)
-    study = read_study(file)
-    steps, keys = _checked(study, file, out)
-    _say(_claims(study))
+def _run(file: Path, out: Path, *, jobs: int) -> Path:
+    _claim(out)
+    experiment = read_experiment(file)
+    steps, keys = _checked(experiment, file, out)
+    _say(_claims(experiment))
     if file.resolve() != out / "study.yaml":
         out.mkdir(exist_ok=True)
         with replaced_file(out / "study.yaml") as partial:
@@ -93,7 +94,7 @@ def _run(file: Path, out: Path, *, resume: bool, jobs: int) -> Path:
         waiting = {step.name: step for step in group}
         _say(f"{stage}, {len(waiting)} step{'' if len(waiting) == 1 else 's'}")
 
-        def done(name: str, seconds: float, waiting: Mapping[str, Step] = waiting) -> None:
+        def done(name: str, seconds: float, waiting: Mapping[str, ExperimentStep] = waiting) -> None:
             _note_done(waiting[name], keys[name], out, seconds)
 
         with set_aside(_made_before(waiting.values(), out)):
@@ -109,15 +110,15 @@ def _run(file: Path, out: Path, *, resume: bool, jobs: int) -> Path:
     return steps[-1].product
 
 
-def study_plan(file: Path, out: Path) -> list[str]:
-    """The commands that the study stands for, a line each, to be put behind `srun` or into a queue.
+def experiment_plan(file: Path, out: Path) -> list[str]:
+    """The commands that the experiment consists of, a line each, to be put behind `srun` or into a queue.
 
     Lines that begin with # say what may run at once: a stage needs the ones before it. Each line may be given again.
-    Raises InputError as `run_study` does for the file, its stores and its charts.
+    Raises InputError as `run_experiment` does for the file, its stores and its charts.
     """
-    study = read_study(Path(file))
-    lines = [f"# {_claims(study)}"]
-    stages = groupby(_checked(study, file, Path(out).resolve())[0], key=lambda step: step.stage)
+    experiment = read_experiment(Path(file))
+    lines = [f"# {_claims(experiment)}"]
+    stages = groupby(_checked(experiment, file, Path(out).resolve())[0], key=lambda step: step.stage)
     for number, (stage, group) in enumerate(stages, start=1):
         steps = list(group)
         after = "" if number == 1 else f", after stage {number - 1}"
@@ -126,14 +127,14 @@ def study_plan(file: Path, out: Path) -> list[str]:
     return lines
 
 
-def _checked(study: Study, file: Path, out: Path) -> tuple[list[Step], dict[str, str]]:
+def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[ExperimentStep], dict[str, str]]:
     """The steps and their keys: every store is there, and gives every arm its chart, and what is scored."""
-    steps, keys = list(_steps(study, out)), dict[str, str]()
+    steps, keys = list(_steps(experiment, out)), dict[str, str]()
     for step in steps:
         keys[step.name] = _key(step, keys)
-    cohort = Store.open(study.store).cohort
-    for arm in study.arms:
-        chart = arm.config(study.seeds[0]).chart
+    cohort = Store.open(experiment.store).cohort
+    for arm in experiment.arms:
+        chart = arm.config(experiment.seeds[0]).chart
         try:
             if chart.ehr != NO_CHART:
                 fit_chart(cohort, chart.ehr, allow_after_film=chart.allow_after_film)
@@ -145,25 +146,25 @@ def _checked(study: Study, file: Path, out: Path) -> tuple[list[Step], dict[str,
                 )
         except InputError as error:
             raise InputError(f"arm {arm.name} of {file}: {error}") from None
-    _check_scoring(study, file)
+    _check_scoring(experiment, file)
     return steps, keys
 
 
-def _check_scoring(study: Study, file: Path) -> None:
+def _check_scoring(experiment: Experiment, file: Path) -> None:
     """What is scored with the runs is there: found now, not when the last of them is pretrained."""
-    for name, each in study.evaluations.items():
+    for name, each in experiment.evaluations.items():
         with _named(f"evaluation {name} of {file}"):
             home = Store.open(each.store)
             chosen_labels(home, each.labels)
             _check_floor_chart(home, each)
-    if study.audit is not None:
+    if experiment.audit is not None:
         with _named(f"audit of {file}"):
-            home = Store.open(study.audit.store)
-            chosen_attributes(home, study.audit.attributes)
-            _check_floor_chart(home, study.audit)
+            home = Store.open(experiment.audit.store)
+            chosen_attributes(home, experiment.audit.attributes)
+            _check_floor_chart(home, experiment.audit)
 
 
-def _check_floor_chart(home: Store, scoring: Scoring) -> None:
+def _check_floor_chart(home: Store, scoring: ScoringOptions) -> None:
     if scoring.floor_chart is None:
         return
     if not scoring.floors:
@@ -181,25 +182,25 @@ def _named(place: str) -> Iterator[None]:
         raise InputError(f"{place}: {error}") from None
 
 
-def _steps(study: Study, out: Path) -> Iterator[Step]:
-    runs = {f"{arm.name}-{seed}": (arm, seed) for seed in study.seeds for arm in study.arms}
+def _steps(experiment: Experiment, out: Path) -> Iterator[ExperimentStep]:
+    runs = {f"{arm.name}-{seed}": (arm, seed) for seed in experiment.seeds for arm in experiment.arms}
     folders = {name: out / "runs" / name for name in runs}
     for name, (arm, seed) in runs.items():
-        yield _pretraining(name, arm, seed, study.store, folders[name])
+        yield _pretraining(name, arm, seed, experiment.store, folders[name])
     results, compared = [], []
     for name in runs:
-        for evaluation in study.evaluations:
-            yield (step := _evaluation(name, evaluation, study, folders[name], out))
+        for evaluation in experiment.evaluations:
+            yield (step := _evaluation(name, evaluation, experiment, folders[name], out))
             results.append(step)
-    for evaluation in study.evaluations if len(study.arms) > 1 else ():
+    for evaluation in experiment.evaluations if len(experiment.arms) > 1 else ():
         yield (step := _comparison(evaluation, [each for each in results if each.settings["of"] == evaluation], out))
         compared.append(step)
-    audits = [_audit(study, folders, out)] if study.audit is not None else []
+    audits = [_audit(experiment, folders, out)] if experiment.audit is not None else []
     yield from audits
-    yield _report(study, folders, [*results, *compared], audits, out)
+    yield _report(experiment, folders, [*results, *compared], audits, out)
 
 
-def _pretraining(name: str, arm: Arm, seed: int, store: Path, out: Path) -> Step:
+def _pretraining(name: str, arm: ArmSpec, seed: int, store: Path, out: Path) -> ExperimentStep:
     config = arm.config(seed)
     tokens = ["pretrain", str(store), "--out", str(out), "--recipe", arm.recipe]
     tokens += ["--config", str(arm.file)] if arm.file is not None else []
@@ -215,14 +216,14 @@ def _pretraining(name: str, arm: Arm, seed: int, store: Path, out: Path) -> Step
         try:
             pretrain(store, out, config, command=command, resume=True)
         except UnhealthyRun as error:
-            raise UnhealthyRun(f"{name}: {error}; change this arm, or leave it out of the study") from None
+            raise UnhealthyRun(f"{name}: {error}; change this arm, or leave it out of the experiment") from None
 
     settings = config.model_dump(mode="json")
-    return Step("pretraining", f"pretrain-{name}", tokens, does, out / "encoder", (), (store,), settings)
+    return ExperimentStep("pretraining", f"pretrain-{name}", tokens, does, out / "encoder", (), (store,), settings)
 
 
-def _evaluation(name: str, evaluation: str, study: Study, run: Path, out: Path) -> Step:
-    options = study.evaluations[evaluation].model_dump()
+def _evaluation(name: str, evaluation: str, experiment: Experiment, run: Path, out: Path) -> ExperimentStep:
+    options = experiment.evaluations[evaluation].model_dump()
     store, folder = options.pop("store"), out / "results" / f"{name}-{evaluation}"
 
     def does() -> None:
@@ -230,7 +231,7 @@ def _evaluation(name: str, evaluation: str, study: Study, run: Path, out: Path) 
 
         evaluate(run, store, folder, **options)
 
-    return Step(
+    return ExperimentStep(
         stage="evaluation",
         name=f"evaluate-{name}-{evaluation}",
         tokens=_tokens("evaluate", [run, store], {"out": folder} | options),
@@ -242,7 +243,7 @@ def _evaluation(name: str, evaluation: str, study: Study, run: Path, out: Path) 
     )
 
 
-def _comparison(evaluation: str, results: Sequence[Step], out: Path) -> Step:
+def _comparison(evaluation: str, results: Sequence[ExperimentStep], out: Path) -> ExperimentStep:
     folder, folders = out / "results" / f"arms-{evaluation}", [each.product.parent for each in results]
 
     def does() -> None:
@@ -250,7 +251,7 @@ def _comparison(evaluation: str, results: Sequence[Step], out: Path) -> Step:
 
         compare(folders, folder)
 
-    return Step(
+    return ExperimentStep(
         stage="comparison and audit",
         name=f"compare-{evaluation}",
         tokens=_tokens("compare", folders, {"out": folder}),
@@ -262,10 +263,10 @@ def _comparison(evaluation: str, results: Sequence[Step], out: Path) -> Step:
     )
 
 
-def _audit(study: Study, folders: Mapping[str, Path], out: Path) -> Step:
-    assert study.audit is not None
-    options = study.audit.model_dump()
-    store, first = options.pop("store"), f"{options.pop('of')}-{study.seeds[0]}"
+def _audit(experiment: Experiment, folders: Mapping[str, Path], out: Path) -> ExperimentStep:
+    assert experiment.audit is not None
+    options = experiment.audit.model_dump()
+    store, first = options.pop("store"), f"{options.pop('of')}-{experiment.seeds[0]}"
     options["against"] = [folder for name, folder in folders.items() if name != first]
 
     def does() -> None:
@@ -273,7 +274,7 @@ def _audit(study: Study, folders: Mapping[str, Path], out: Path) -> Step:
 
         audit(folders[first], store, out / "audit", **options)
 
-    return Step(
+    return ExperimentStep(
         stage="comparison and audit",
         name="audit",
         tokens=_tokens("audit", [folders[first], store], {"out": out / "audit"} | options),
@@ -286,21 +287,26 @@ def _audit(study: Study, folders: Mapping[str, Path], out: Path) -> Step:
 
 
 def _report(
-    study: Study, folders: Mapping[str, Path], results: Sequence[Step], audits: Sequence[Step], out: Path
-) -> Step:
-    scored = [store for each in study.evaluations.values() for store in (each.store, *each.external)]
-    stores = list(dict.fromkeys([study.store, *scored]))
+    experiment: Experiment,
+    folders: Mapping[str, Path],
+    results: Sequence[ExperimentStep],
+    audits: Sequence[ExperimentStep],
+    out: Path,
+) -> ExperimentStep:
+    specs = experiment.evaluations.values()
+    scored = [store for each in specs for store in (each.store, *each.external)]
+    stores = list(dict.fromkeys([experiment.store, *scored]))
     of_results, of_audits = ([each.product.parent for each in steps] for steps in (results, audits))
-    title, films = study.report.title, study.report.films
+    title, films = experiment.report.title, experiment.report.films
     runs = list(folders.values())
     options = {"run": runs, "store": stores, "audit": of_audits, "title": title, "films": films}
 
     def does() -> None:
-        from chartray.report.page import write_report
+        from chartray.report.write import write_report
 
         write_report(runs, of_results, out / "report", stores=stores, audits=of_audits, title=title, films=films)
 
-    return Step(
+    return ExperimentStep(
         stage="report",
         name="report",
         tokens=_tokens("report", of_results, {"out": out / "report"} | options),
@@ -328,51 +334,52 @@ def _tokens(verb: str, places: Sequence[Path], options: Mapping[str, Any]) -> li
     return tokens
 
 
-def _made_before(steps: Iterable[Step], out: Path) -> list[Path]:
-    """Folders of results that this study made by steps that are to be done again.
+def _made_before(steps: Iterable[ExperimentStep], out: Path) -> list[Path]:
+    """Folders of results that this experiment made by steps that are to be done again.
 
-    The commands replace no result of another store or encoder, and cannot know that the study has asked for it.
+    The commands replace no result of another store or encoder, and cannot know that the experiment has asked for it.
     """
     return [step.product.parent for step in steps if step.product.name in _RESULTS and _note(step, out).is_file()]
 
 
-def _note_done(step: Step, key: str, out: Path, seconds: float) -> None:
+def _note_done(step: ExperimentStep, key: str, out: Path, seconds: float) -> None:
     """The note that a step has been done, and with what."""
     write_json(_note(step, out), {"key": key, "command": step.command, "seconds": round(seconds, 1)})
 
 
-def _is_done(step: Step, key: str, out: Path) -> bool:
+def _is_done(step: ExperimentStep, key: str, out: Path) -> bool:
     note = _note(step, out)
     settle(step.product.parent)
     settle(step.product)
     if not (step.product.exists() and note.is_file()):
         return False
-    return read_json(note, "the note of a study's step (delete it, and the step is done again)").get("key") == key
+    return read_json(note, "the note of an experiment's step (delete it to repeat the step)").get("key") == key
 
 
-def _note(step: Step, out: Path) -> Path:
+def _note(step: ExperimentStep, out: Path) -> Path:
     return out / "steps" / f"{step.name}.json"
 
 
-def _key(step: Step, keys: Mapping[str, str]) -> str:
+def _key(step: ExperimentStep, keys: Mapping[str, str]) -> str:
     """What decides the outcome of a step: its command, settings, the stores' content, and the same of what it needs."""
     hashes = [read_index(store).hash for store in step.stores]
     known = [step.tokens, dict(step.settings), hashes, [keys[name] for name in step.needs]]
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _claim(out: Path, *, resume: bool) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        begun = {"steps", ".study.yaml.lock", ".study.yaml.partial"}  # a study that was killed before its first step
-        there = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-        if "study.yaml" not in there and not (there <= begun and not any((out / "steps").glob("*"))):
-            raise InputError(f"expected a new folder or a study's in {out}, found other things; choose another")
-        if not resume:
-            raise InputError(f"{out} holds a study already; continue it, or choose another folder")
+def _claim(out: Path) -> None:
+    # What a command leaves that was killed before its first step.
+    begun = {"steps", ".study.yaml.lock", ".study.yaml.partial"}
+
+    def foreign(names: set[str]) -> str:
+        ours = "study.yaml" in names or (names <= begun and not any((out / "steps").glob("*")))
+        return "" if ours else "no experiment"
+
+    refuse_other(out, foreign)
 
 
-def _claims(study: Study) -> str:
-    arms, seeds = len(study.arms), len(study.seeds)
+def _claims(experiment: Experiment) -> str:
+    arms, seeds = len(experiment.arms), len(experiment.seeds)
     runs = f"{arms} arm{'' if arms == 1 else 's'} x {seeds} seed{'' if seeds == 1 else 's'}"
     if seeds < SEEDS_FOR_A_CLAIM:
         return f"{runs}: no claim about the chart is possible with fewer than {SEEDS_FOR_A_CLAIM} seeds"

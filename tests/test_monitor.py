@@ -10,7 +10,7 @@ import torch
 from chartray.errors import UnhealthyRun
 from chartray.objectives.msn import Assignments
 from chartray.training import run_folder
-from chartray.training.health import Vitals, Watch, effective_rank, spread, vitals
+from chartray.training.monitor import AssignmentStatistics, Monitor, assignment_statistics, effective_rank, spread
 from chartray.training.pretrain import pretrain
 
 from .test_pretrain import losses, small
@@ -33,7 +33,7 @@ SHORT = {
             "possible prototypes are in use|few prototypes",
             {"objective__mean_entropy_weight": 0.0, "objective__sinkhorn_iterations": 0},
         ),
-        ("no longer tell films apart", {"objective__sinkhorn_iterations": 0, "objective__sharpening": 4.0}),
+        ("no longer distinguish images", {"objective__sinkhorn_iterations": 0, "objective__sharpening": 4.0}),
         ("effective rank", {"train__learning_rate": 1e-3 * 24 / 64 * 100}),
     ],
 )
@@ -79,41 +79,45 @@ def test_vitals_of_a_batch_that_is_known() -> None:
     sure = torch.full((4, 8), -20.0)
     sure[torch.arange(4), torch.arange(4)] = 0.0
     sure = sure.log_softmax(dim=1)
-    found = vitals(Assignments(anchor=sure.repeat(2, 1), target=sure), mean_entropy=math.log(8) - math.log(4))
+    found = assignment_statistics(
+        Assignments(anchor=sure.repeat(2, 1), target=sure), mean_entropy=math.log(8) - math.log(4)
+    )
     assert found.prototypes_in_use == 4
     assert found.agreement == 1.0
     assert found.assignment_entropy == pytest.approx(math.log(4))
     assert found.information == pytest.approx(math.log(4), abs=1e-3)
     assert found.anchor_information == pytest.approx(math.log(4), abs=1e-3)
-    one = vitals(Assignments(anchor=sure[:1].repeat(8, 1), target=sure[:1].repeat(4, 1)), mean_entropy=math.log(8))
+    one = assignment_statistics(
+        Assignments(anchor=sure[:1].repeat(8, 1), target=sure[:1].repeat(4, 1)), mean_entropy=math.log(8)
+    )
     assert (one.prototypes_in_use, one.information) == (1, pytest.approx(0.0, abs=1e-5))
     even = torch.full((8, 8), 1 / 8).log()
-    flat = vitals(Assignments(anchor=even, target=sure), mean_entropy=0.0)
+    flat = assignment_statistics(Assignments(anchor=even, target=sure), mean_entropy=0.0)
     assert flat.anchor_information == pytest.approx(0.0, abs=1e-5)
     assert flat.information == pytest.approx(math.log(4), abs=1e-3)
 
 
 def test_anchors_that_predict_evenly_whatever_the_film_are_a_collapse() -> None:
     """What a rate 200 times too high did to real films: me-max content, targets not, rank and spread not yet gone."""
-    flat = Vitals(3.4, prototypes_in_use=20, agreement=0.1, information=0.19, anchor_information=0.001)
+    flat = AssignmentStatistics(3.4, prototypes_in_use=20, agreement=0.1, information=0.19, anchor_information=0.001)
     untrained = flat._replace(information=1.7, anchor_information=0.28)
     for vitals_of_step, said in (
-        (flat, "anchors predict the same for every film (0.001 of 3.47 nats)"),
+        (flat, "anchors predict the same for every image (0.001 of 3.47 nats)"),
         (untrained, ""),
     ):
-        watch = Watch(classes=32, untrained_rank=14.1, untrained_spread=0.70, earliest=200)
+        monitor = Monitor(classes=32, untrained_rank=14.1, untrained_spread=0.70, earliest=200)
         for step in range(60):
-            watch.observe(4.85 + 0.001 * (step % 7), vitals_of_step)
-        assert str(watch.verdict(200, 6.5, 0.086) or "").startswith(said)
-        assert (watch.verdict(200, 6.5, 0.086) is None) == (said == "")
+            monitor.record(4.85 + 0.001 * (step % 7), vitals_of_step)
+        assert str(monitor.problem(200, 6.5, 0.086) or "").startswith(said)
+        assert (monitor.problem(200, 6.5, 0.086) is None) == (said == "")
 
 
 def test_a_constant_loss_is_a_collapse_and_early_steps_get_no_verdict() -> None:
-    watch = Watch(classes=64, untrained_rank=20.0, untrained_spread=0.4, earliest=200)
-    healthy = Vitals(
+    monitor = Monitor(classes=64, untrained_rank=20.0, untrained_spread=0.4, earliest=200)
+    healthy = AssignmentStatistics(
         assignment_entropy=4.0, prototypes_in_use=50, agreement=0.5, information=3.0, anchor_information=2.0
     )
     for _ in range(60):
-        watch.observe(6.931472, healthy)
-    assert watch.verdict(199, 15.0) is None
-    assert "constant to five decimals" in str(watch.verdict(200, 15.0))
+        monitor.record(6.931472, healthy)
+    assert monitor.problem(199, 15.0) is None
+    assert "constant to five decimals" in str(monitor.problem(200, 15.0))

@@ -45,7 +45,7 @@ _CLOCK_ONLY = re.compile(_CLOCK, _FLAGS)
 # A number that has lost its leading zeros; 0930 has not, and is 09:30 or 00:09:30.
 CLOCK_NUMBER = re.compile(r"(\d{6}|[1-9]\d{0,4}|0)(?:\.(\d+))?", re.ASCII)
 # Programs write 0001-01-01 and 9999-12-31 where they have no date; there was no X-ray before 1895.
-YEARS_OF_FILMS = range(1895, 3000)
+RADIOGRAPH_YEARS = range(1895, 3000)
 
 
 def by_cell(column: Any, value: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
@@ -121,7 +121,7 @@ def written_moment(cell: str) -> datetime | None:
     if len(text) in (10, 16, 19) and text[4] == text[7] == "-" and text[10:11] in ("", " ", "T"):
         with suppress(ValueError):
             time = datetime.fromisoformat(text)
-            return time if time.year in YEARS_OF_FILMS else None
+            return time if time.year in RADIOGRAPH_YEARS else None
     for form in _MOMENTS:
         found = form.fullmatch(text)
         if found is not None:
@@ -142,7 +142,7 @@ def formatted_moment(cell: str, formats: Sequence[str]) -> datetime | None:
     for form in formats:
         with suppress(ValueError, OverflowError):
             time = datetime.strptime(cell.strip(), form)
-            return time if time.year in YEARS_OF_FILMS else None
+            return time if time.year in RADIOGRAPH_YEARS else None
     return None
 
 
@@ -197,7 +197,7 @@ def _day(found: re.Match[str]) -> date | None:
     parts = found.groupdict()
     name = parts.get("name")
     month = int(parts["month"]) if name is None else _MONTHS.index(name[:3].lower()) + 1
-    if int(parts["year"]) not in YEARS_OF_FILMS:
+    if int(parts["year"]) not in RADIOGRAPH_YEARS:
         return None
     try:
         return date(int(parts["year"]), month, int(parts["day"]))

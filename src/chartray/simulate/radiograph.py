@@ -1,4 +1,4 @@
-"""One film: thorax and findings under the beam, then everything that differs from film to film and means nothing."""
+"""One image: thorax and findings under the beam, then everything that differs from image to image and means nothing."""
 
 import io
 from functools import cache
@@ -15,8 +15,8 @@ from chartray.simulate.anatomy import Array
 COARSE = 3
 
 
-class Look(NamedTuple):
-    """How a hospital's films look: ranges of what is drawn anew for each film."""
+class Style(NamedTuple):
+    """How a hospital's images look: ranges of what is drawn anew for each image."""
 
     contrast: tuple[float, float]
     gamma: tuple[float, float]
@@ -28,15 +28,15 @@ class Look(NamedTuple):
     scale: tuple[float, float]
 
 
-LOOKS = {
-    "mimic": Look((0.75, 1.35), (0.65, 1.5), (0.010, 0.035), 0.35, 0.8, (0.83, 1.0, 1.2), 0.0, (0.92, 1.32)),
-    "chexpert": Look((0.95, 1.55), (0.75, 1.6), (0.006, 0.02), 0.15, 0.5, (0.82, 1.0), 0.6, (1.0, 1.4)),
-    "nih": Look((0.60, 1.15), (0.6, 1.3), (0.015, 0.045), 0.55, 0.9, (1.0,), 0.0, (0.88, 1.25)),
+STYLES = {
+    "mimic": Style((0.75, 1.35), (0.65, 1.5), (0.010, 0.035), 0.35, 0.8, (0.83, 1.0, 1.2), 0.0, (0.92, 1.32)),
+    "chexpert": Style((0.95, 1.55), (0.75, 1.6), (0.006, 0.02), 0.15, 0.5, (0.82, 1.0), 0.6, (1.0, 1.4)),
+    "nih": Style((0.60, 1.15), (0.6, 1.3), (0.015, 0.045), 0.55, 0.9, (1.0,), 0.0, (0.88, 1.25)),
 }
 
 
-class Film(NamedTuple):
-    """What a film shows. `values` are those of LATENTS; the keys seed what is random about the patient and the film."""
+class Radiograph(NamedTuple):
+    """What one radiograph shows. `values` are those of LATENTS; the keys seed the randomness of patient and image."""
 
     path: str
     view: str
@@ -45,12 +45,12 @@ class Film(NamedTuple):
     size: int
     values: dict[str, float]
     patient_key: tuple[int, ...]
-    film_key: tuple[int, ...]
+    image_key: tuple[int, ...]
     damage: str = ""
 
 
 class Pose(NamedTuple):
-    """Thorax coordinates to film: `matrix` @ (x, y) + `shift`, in units of half the longer side, from the centre."""
+    """Thorax coordinates to image: `matrix` @ (x, y) + `shift`, in units of half the longer side, from the centre."""
 
     matrix: NDArray[np.float64]
     shift: NDArray[np.float64]
@@ -81,19 +81,19 @@ class Pose(NamedTuple):
         return -(-self.height // COARSE), -(-self.width // COARSE)
 
 
-def draw(film: Film) -> NDArray[np.uint8]:
-    """The film, uint8 (height, width), longer side `film.size`; the same bytes for the same `film`."""
+def draw(image: Radiograph) -> NDArray[np.uint8]:
+    """The image, uint8 (height, width), longer side `image.size`; the same bytes for the same `image`."""
 
     # Each part has a generator of its own, so that one more finding moves neither vessels nor exposure.
     def patient(part: int) -> np.random.Generator:
-        return np.random.default_rng((*film.patient_key, part))
+        return np.random.default_rng((*image.patient_key, part))
 
-    rng = np.random.default_rng(film.film_key)
-    look = LOOKS[film.look]
-    from_side = film.view in ("LATERAL", "LL")
-    values = findings.traits(film.values, patient(0))
-    values["portable"], values["recumbent"] = float(film.view == "AP"), float(film.recumbent)
-    pose = _pose(film, look, rng)
+    rng = np.random.default_rng(image.image_key)
+    look = STYLES[image.look]
+    from_side = image.view in ("LATERAL", "LL")
+    values = findings.traits(image.values, patient(0))
+    values["portable"], values["recumbent"] = float(image.view == "AP"), float(image.recumbent)
+    pose = _pose(image, look, rng)
     x, y = pose.grid()
     thorax = anatomy.lateral(x, y, values) if from_side else anatomy.frontal(x, y, values)
     lungs = findings.Lungs(thorax, patient(0))
@@ -106,20 +106,20 @@ def draw(film: Film) -> NDArray[np.uint8]:
     attenuation += (
         0.24 * vessels * np.clip(lungs.markings, -0.5, 2.5) * thorax.air * (1 - 0.8 * np.clip(lungs.opacity, 0, 1))
     )
-    shown = devices.draw(film.view, values, pose.pixels, (pose.width, pose.height), patient(2))
-    return _expose(attenuation, shown, film, values, look, pose, rng)
+    shown = devices.draw(image.view, values, pose.pixels, (pose.width, pose.height), patient(2))
+    return _expose(attenuation, shown, image, values, look, pose, rng)
 
 
-def _pose(film: Film, look: Look, rng: np.random.Generator) -> Pose:
+def _pose(image: Radiograph, look: Style, rng: np.random.Generator) -> Pose:
     shape = float(rng.choice(look.shapes))
-    width, height = (film.size, round(film.size / shape)) if shape >= 1 else (round(film.size * shape), film.size)
-    portable = film.view == "AP"
+    width, height = (image.size, round(image.size / shape)) if shape >= 1 else (round(image.size * shape), image.size)
+    portable = image.view == "AP"
     turn = np.deg2rad(rng.normal(0, 7.0 if portable else 3.5))
     scale = rng.uniform(*look.scale)
     squeeze, shear = rng.normal(1, 0.05), rng.normal(0, 0.05 if portable else 0.02)
     matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     matrix = matrix @ np.array([[squeeze, shear], [0, 1 / squeeze]])
-    if film.view == "LL":
+    if image.view == "LL":
         matrix = matrix @ np.diag((-1.0, 1.0))
     shift = rng.normal(0, (0.09, 0.08)) + np.array((0.0, 0.05))
     return Pose(matrix, shift, width // 2 * 2, height // 2 * 2)
@@ -156,16 +156,16 @@ def _vessels(thorax: anatomy.Thorax, pose: Pose, patient: np.random.Generator) -
 def _expose(
     attenuation: Array,
     shown: Array | None,
-    film: Film,
+    image: Radiograph,
     values: dict[str, float],
-    look: Look,
+    look: Style,
     pose: Pose,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    if film.view == "AP":
+    if image.view == "AP":
         # Scatter: no grid at the bedside.
         attenuation = 0.90 * attenuation + 0.06
-    # Window: what is black and what is white differs far more from film to film than between patients.
+    # Window: what is black and what is white differs far more from image to image than between patients.
     under = min(2.0, max(0.0, values["underexposure"]))
     contrast = np.float32(1.15 * rng.uniform(*look.contrast) * (1 - 0.08 * under))
     middle = 0.47 + rng.normal(0, 0.06) - 0.03 * under
@@ -179,7 +179,7 @@ def _expose(
     if shown is not None:
         grey += shown * contrast
     grey += np.float32(rng.uniform(*look.noise) * (1 + 0.5 * under)) * _grain(pose, rng)
-    # A film's characteristic curve: a soft toe and shoulder, then gamma.
+    # An image's characteristic curve: a soft toe and shoulder, then gamma.
     curve = 0.5 + 0.5 * np.tanh(1.7 * np.linspace(-1.5, 1.5, 1536))
     gamma = np.exp(rng.uniform(np.log(look.gamma[0]), np.log(look.gamma[1])))
     low, high = rng.uniform(0, 0.10), rng.uniform(0.86, 1.0)
@@ -189,10 +189,10 @@ def _expose(
     np.clip(grey, 0, 1535, out=grey)
     pixels = table[grey.astype(np.int16)]
     pixels = _frame(pixels, look, rng)
-    return devices.mark(pixels, film.view, look.marker, pose.pixels, rng)
+    return devices.mark(pixels, image.view, look.marker, pose.pixels, rng)
 
 
-def _frame(pixels: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _frame(pixels: NDArray[np.uint8], look: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Collimation: black outside the shutters."""
     if rng.random() < look.collimated:
         height, width = pixels.shape
@@ -206,7 +206,7 @@ def _frame(pixels: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> N
 
 
 def _grain(pose: Pose, rng: np.random.Generator) -> Array:
-    """Quantum noise: a window of one fixed field, which is cheaper than new numbers for each film."""
+    """Quantum noise: a window of one fixed field, which is cheaper than new numbers for each image."""
     field = _grain_field()
     side = field.shape[0]
     field = np.roll(field, int(rng.integers(0, side)), axis=1) if max(pose.width, pose.height) > side // 2 else field
@@ -227,9 +227,9 @@ def _grain_field() -> Array:
     return np.asarray(mixed / mixed.std(), dtype=np.float32)
 
 
-def shape(film: Film) -> tuple[int, int]:
-    """(height, width) that `draw` gives the film."""
-    pose = _pose(film, LOOKS[film.look], np.random.default_rng(film.film_key))
+def shape(image: Radiograph) -> tuple[int, int]:
+    """(height, width) that `draw` gives the image."""
+    pose = _pose(image, STYLES[image.look], np.random.default_rng(image.image_key))
     return pose.height, pose.width
 
 

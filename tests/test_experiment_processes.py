@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chartray import study_processes
-from chartray.study_processes import run_all
+from chartray import experiment_processes
+from chartray.experiment_processes import run_all
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_each_of_two_jobs_sees_a_gpu_of_its_own(
     if given:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     # This machine has none: only their number is made up, the processes are real.
-    monkeypatch.setattr(study_processes, "_count_gpus", lambda: gpus)
+    monkeypatch.setattr(experiment_processes, "_count_gpus", lambda: gpus)
     # Each waits until both have begun, so that they hold their GPUs at once.
     wait = 'until [ "$(ls "$0" | wc -l)" -ge 2 ]; do sleep 0.02; done'
     script = f'echo "${{CUDA_VISIBLE_DEVICES-nothing}}" > "$0/$1"; {wait}'
@@ -50,14 +50,14 @@ time.sleep(60)
 """
 STUDY = """
 import sys
-from chartray.study_processes import run_all
+from chartray.experiment_processes import run_all
 commands = {place: [sys.executable, "-S", "-c", sys.argv[1], place] for place in sys.argv[2:]}
 run_all(commands, len(commands), begins=print, done=print)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_commands_and_their_own_processes_end_with_a_study_that_is_killed(tmp_path: Path, number: int) -> None:
+def test_commands_and_their_own_processes_end_with_an_experiment_that_is_killed(tmp_path: Path, number: int) -> None:
     places = [tmp_path / name for name in ("a", "b")]
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
     study = subprocess.Popen([sys.executable, "-c", heard + STUDY, HAS_A_CHILD, *map(str, places)])

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from chartray.records.identifiers import placeholders_among
 from chartray.records.mapping import Cells, LabelMapping, Mapping, VariableMapping
 from chartray.records.missing import count_missing
-from chartray.records.values import by_cell, formatted_moment, number, truth, written_moment, years
+from chartray.records.parsing import by_cell, formatted_moment, number, truth, written_moment, years
 
 OUTSIDE = "(outside window_days)"
 NO_OFFSET = "(no days_from_film)"
@@ -62,7 +62,7 @@ def label_cells(rows: pa.Table, mapping: LabelMapping) -> LabelCells:
 
 
 def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, int]]:
-    """Whether the film (day 0) lies between two offsets, ends included; one known end can already say no."""
+    """Whether the image (day 0) lies between two offsets, ends included; one known end can already say no."""
     texts = [rows[column].combine_chunks() for column in (mapping.starts, mapping.ends)]
     starts, ends = (by_cell(text, number, pa.float64()) for text in texts)
     backwards = pc.fill_null(pc.greater(starts, ends), False)

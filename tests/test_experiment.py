@@ -1,4 +1,4 @@
-"""A study: its file, the commands it stands for, and that what is done is not done again."""
+"""An experiment: its file, the commands it stands for, and that what is done is not done again."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import yaml
 
-from chartray import study as room
+from chartray import experiment as room
 from chartray.cli import run_command
+from chartray.config.study import read_experiment
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
+from chartray.experiment import experiment_plan, run_experiment
+from chartray.experiment_processes import run_all
 from chartray.outputs.lock import locked
 from chartray.pixels.store import Store
-from chartray.study import run_study, study_plan
-from chartray.study_file import read_study
-from chartray.study_processes import run_all
 from tests.evaluation_folders import hospital
 from tests.test_pretrain import SMALL
 
@@ -34,7 +34,7 @@ VERBS = [
     ("evaluation.evaluate", "evaluate"),
     ("evaluation.compare", "compare"),
     ("audit.audit", "audit"),
-    ("report.page", "write_report"),
+    ("report.write", "write_report"),
 ]
 
 
@@ -53,7 +53,7 @@ def tiny(folder: Path, store: Path, **changed: Any) -> Path:
     return file
 
 
-def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
+def test_an_interrupted_experiment_continues_and_its_commands_are_its_steps(
     small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = tiny(tmp_path, small_store), tmp_path / "out"
@@ -71,40 +71,38 @@ def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
 
         monkeypatch.setattr(module, verb, noted)
     with pytest.raises(KeyboardInterrupt):
-        run_study(file, out)
+        run_experiment(file, out)
     assert done == ["pretrain", "pretrain", "evaluate", "killed"]
     assert "1 seed: no claim about the chart is possible with fewer than 3 seeds" in capsys.readouterr().out
     first = (out / "results" / "real-0-small" / "results.jsonl").stat().st_mtime_ns
-    page = run_study(file, out)
+    page = run_experiment(file, out)
     assert done[4:] == ["evaluate", "compare", "audit", "write_report"]
     assert page == out / "report" / "report.html"
     assert "tiny" in page.read_text()
     assert "3 of 7 steps are done already" in capsys.readouterr().out
     assert (out / "results" / "real-0-small" / "results.jsonl").stat().st_mtime_ns == first
     assert [json.loads(line) for line in (out / "results" / "arms-small" / "comparisons.jsonl").open()]
-    assert run_study(file, out) == page
+    assert run_experiment(file, out) == page
     assert len(done) == 8
-    with pytest.raises(InputError, match="holds a study already"):
-        run_study(file, out, resume=False)
     with (
         locked(out.with_name(".out.lock"), "busy"),
         pytest.raises(InputError, match=r"another command is writing to .*out; wait for it"),
     ):
-        run_study(file, out)
+        run_experiment(file, out)
     note = out / "steps" / "report.json"
     whole = note.read_bytes()
     for broken in (whole[:-20], b"", b"[]", whole.replace(b'"seconds"', b'"second"')):
         note.write_bytes(broken)
         with pytest.raises(InputError, match=r"steps/report\.json"):
-            run_study(file, out)
+            run_experiment(file, out)
     note.write_bytes(whole)
     killed = tmp_path / "killed"  # before its first step
     (killed / "steps").mkdir(parents=True)
     (killed / ".study.yaml.partial").touch()
-    room._claim(killed, resume=True)
+    room._claim(killed)
 
     # The plan's lines are the same commands, read by the command line into the same settings.
-    plan = study_plan(file, out)
+    plan = experiment_plan(file, out)
     assert [line for line in plan if line.startswith("# stage")] == [
         "# stage 1, pretraining: 2 commands",
         "# stage 2, evaluation: 2 commands, after stage 1",
@@ -122,7 +120,7 @@ def test_an_interrupted_study_continues_and_its_commands_are_its_steps(
 
     # Another option of the evaluation: that would be done again, and what needs it, and no pretraining.
     changed = {"small": {"store": str(small_store), "resamples": 30, "floors": False}}
-    steps = list(room._steps(read_study(tiny(tmp_path, small_store, evaluations=changed)), out))
+    steps = list(room._steps(read_experiment(tiny(tmp_path, small_store, evaluations=changed)), out))
     keys: dict[str, str] = {}
     for step in steps:
         keys[step.name] = room._key(step, keys)
@@ -142,7 +140,7 @@ def test_a_step_is_done_again_on_another_store_and_what_it_made_is_kept_until_th
 
     def again(store: str) -> dict[str, Any]:
         evaluations = {"small": quick | {"store": store}}
-        run_study(tiny(tmp_path, small_store, arms=arms, evaluations=evaluations, audit=None), out)
+        run_experiment(tiny(tmp_path, small_store, arms=arms, evaluations=evaluations, audit=None), out)
         manifest = json.loads((out / "results" / "none-0-small" / "evaluation.json").read_text())
         return dict(manifest["stores"][0])
 
@@ -171,15 +169,15 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
     }
     arms = {"real": {"ehr": "sex,age", "control": "shuffled", "train.clip": None, "views.scale": [0.2, 1.0]}}
     file = tiny(tmp_path, small_store, evaluations={"a": given}, arms=arms, seeds=[3, 4, 5])
-    plan = study_plan(file, tmp_path / "out")
+    plan = experiment_plan(file, tmp_path / "out")
     assert plan[0] == "# 1 arm x 3 seeds: differences between arms can be claims"
     runs = [shlex.split(line) for line in plan if line.startswith("chartray pretrain")]
     assert [run[run.index("--seed") + 1] for run in runs] == ["3", "4", "5"]
-    from chartray.config import load, parse_overrides
+    from chartray.config.pretrain import load, parse_overrides
 
     after = runs[0][runs[0].index("--recipe") + 2 : -1]
     again = load("tiny-cpu", None, parse_overrides(after))
-    assert again == read_study(file).arms[0].config(3)
+    assert again == read_experiment(file).arms[0].config(3)
     assert again.train.clip is None
     evaluation = next(line for line in plan if line.startswith("chartray evaluate"))
     options = f"--external {tmp_path}/e1 --external '{tmp_path}/e 2' --split test"
@@ -204,11 +202,11 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
         ({"evaluations": {}}, "expected a mapping of names under evaluations"),
     ],
 )
-def test_a_study_file_that_is_wrong_is_one_sentence(
+def test_an_experiment_file_that_is_wrong_is_one_sentence(
     changed: dict[str, Any], sentence: str, small_store: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        read_study(tiny(tmp_path, small_store, **changed))
+        read_experiment(tiny(tmp_path, small_store, **changed))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +235,7 @@ def test_a_store_or_chart_that_is_not_there_is_found_before_anything_is_written(
     if "evaluations" in changed:
         changed = {"evaluations": {name: scored | each for name, each in changed["evaluations"].items()}}
     file = tiny(tmp_path, small_store, **changed)
-    for does in (run_study, study_plan):
+    for does in (run_experiment, experiment_plan):
         with pytest.raises(InputError, match=sentence):
             does(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -246,17 +244,17 @@ def test_a_store_or_chart_that_is_not_there_is_found_before_anything_is_written(
 def test_no_jobs_and_a_folder_of_other_things_are_refused(small_store: Path, tmp_path: Path) -> None:
     file = tiny(tmp_path, small_store)
     with pytest.raises(InputError, match="expected at least 1 of --jobs, found 0"):
-        run_study(file, tmp_path / "out", jobs=0)
+        run_experiment(file, tmp_path / "out", jobs=0)
     assert not (tmp_path / "out").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
-    with pytest.raises(InputError, match="found other things"):
-        run_study(file, tmp_path / "other")
+    with pytest.raises(InputError, match="is not empty and holds no experiment"):
+        run_experiment(file, tmp_path / "other")
     assert len(Store.open(small_store)) == 240
 
 
-def test_a_study_file_is_read_without_torch() -> None:
-    code = "import sys, chartray.study; print('torch' in sys.modules)"
+def test_an_experiment_file_is_read_without_torch() -> None:
+    code = "import sys, chartray.experiment; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
@@ -275,7 +273,7 @@ time.sleep(30)
 
 @pytest.fixture
 def heard(number: signal.Signals) -> Iterator[None]:
-    """A shell starts what runs in its background deaf to SIGINT, which a study respects: here it is heard."""
+    """A shell starts what runs in its background deaf to SIGINT, which an experiment respects: here it is heard."""
     before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
     signal.signal(number, before)
@@ -283,7 +281,9 @@ def heard(number: signal.Signals) -> Iterator[None]:
 
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_study_that_is_stopped_stops_its_processes_and_waits_for_them(number: signal.Signals, tmp_path: Path) -> None:
+def test_an_experiment_that_is_stopped_stops_its_processes_and_waits_for_them(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     places = [tmp_path / name for name in "abc"]
     began: list[bool] = []
 
@@ -320,7 +320,7 @@ def test_a_study_that_is_stopped_stops_its_processes_and_waits_for_them(number: 
         ("exit 1", OutputError, r"pretrain-b has failed \(exit code 1\)"),
     ],
 )
-def test_how_one_of_several_processes_ended_is_how_the_study_ends(code: str, kind: type, sentence: str) -> None:
+def test_how_one_of_several_processes_ended_is_how_the_experiment_ends(code: str, kind: type, sentence: str) -> None:
     commands = {f"pretrain-{name}": ["sh", "-c", code if name == "b" else "exit 0"] for name in "abc"}
     done: list[str] = []
     with pytest.raises(kind, match=sentence):
@@ -334,11 +334,11 @@ def test_steps_beside_each_other_are_noted_as_done(
     file, out = tiny(tmp_path, small_store), tmp_path / "out"
     monkeypatch.setattr(room, "_CHARTRAY", ("sh", "-c", 'case "$4" in *none-0) exit 3;; esac', "sh"))
     with pytest.raises(UnhealthyRun, match="pretrain-none-0"):
-        run_study(file, out, jobs=2)
+        run_experiment(file, out, jobs=2)
     assert [note.name for note in (out / "steps").iterdir()] == ["pretrain-real-0.json"]
     assert "study: pretrain-none-0\n" in capsys.readouterr().out
 
 
-def test_the_example_is_a_study_of_three_arms_and_seeds() -> None:
-    study = read_study(EXAMPLE)
+def test_the_example_is_an_experiment_of_three_arms_and_seeds() -> None:
+    study = read_experiment(EXAMPLE)
     assert ([arm.name for arm in study.arms], study.seeds) == (["real", "none", "shuffled"], (0, 1, 2))

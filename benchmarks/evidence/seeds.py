@@ -1,0 +1,270 @@
+"""False positives, coverage and power of `statistics.arms` on simulated studies: the tables of docs/statistics.md.
+
+    python -m benchmarks.evidence.seeds [--studies 1000] [--resamples 200] [--part equal|different|designs|power]
+
+Scores of the images with a finding are normal with mean `separation`, of the others with mean 0; both have variance 1:
+.9 of it is shared by all encoders, .04 by the seeds of an arm, .06 belongs to one encoder; half of each belongs to the
+patient and half to the image. A seed changes the separation, and with it the true AUROC, of each label.
+Labels are independent, so each is a study of its own. The spread of seeds is in patient SEs: the SD of the difference
+of two encoders of the same true AUROC over test sets.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from chartray.statistics.arms import ArmDifference, difference_of_arms
+from chartray.statistics.metrics import auroc, average_precision
+
+Floats = NDArray[np.float64]
+
+SEPARATION = 1.2  # AUROC .80
+SEEDS, SPREADS = (2, 3, 5, 10), (0.5, 1.0, 2.0, 4.0)
+# Shares of the variance of a score that the seeds of an arm have in common, and that one encoder has alone.
+OF_ARM, OF_ENCODER = 0.04, 0.06
+
+
+class TestSet(NamedTuple):
+    """How large the simulated test set is; a patient has one image, or 1 to `most_images`."""
+
+    patients: int = 150
+    most_images: int = 1
+    prevalence: float = 0.3
+    labels: int = 25
+
+
+class Study(NamedTuple):
+    """What `difference_of_arms` takes."""
+
+    arms: list[list[Floats]]
+    truth: Floats
+    patients: NDArray[np.int64]
+
+    def difference(self, **options: object) -> ArmDifference:
+        a, b, *others = self.arms
+        return difference_of_arms(a, b, self.truth, self.patients, other_arms=others, **options)  # type: ignore[arg-type]
+
+
+def simulate(
+    rng: np.random.Generator,
+    test: TestSet,
+    seeds: Sequence[int],
+    *,
+    spread: float,
+    gap: float = 0.0,
+    shared_seeds: float = 0.0,
+) -> Study:
+    """One study with `seeds[j]` seeds of arm j.
+
+    Args:
+        rng: source of all that is random.
+        test: the test set.
+        seeds: seeds of each arm.
+        spread: SD of the separation over seeds.
+        gap: separation of arm a minus that of the others.
+        shared_seeds: correlation of seed k of one arm with seed k of another.
+    """
+    patients = np.repeat(np.arange(test.patients), rng.integers(1, test.most_images + 1, size=test.patients))
+    truth = (rng.random((test.patients, test.labels)) < test.prevalence).astype(np.float64)[patients]
+
+    def noise(variance: float) -> Floats:
+        by_patient, by_image = rng.normal(size=(test.patients, test.labels)), rng.normal(size=truth.shape)
+        return np.asarray(np.sqrt(variance / 2) * (by_patient[patients] + by_image))
+
+    everywhere = noise(1 - OF_ARM - OF_ENCODER)
+    common = rng.normal(size=(max(seeds), test.labels))
+    arms = []
+    for arm, members in enumerate(seeds):
+        shift = np.sqrt(shared_seeds) * common[:members]
+        shift = spread * (shift + np.sqrt(1 - shared_seeds) * rng.normal(size=shift.shape))
+        base = everywhere + noise(OF_ARM)
+        separation = SEPARATION + (gap if arm == 0 else 0.0) + shift  # (K, C)
+        arms.append([base + noise(OF_ENCODER) + truth * separation[k] for k in range(members)])
+    return Study(arms, truth, patients)
+
+
+def studies(count: int, test: TestSet, seeds: Sequence[int], *, stream: int, **how: float) -> Iterator[Study]:
+    """Studies of `test.labels` labels each, until there are `count` labels."""
+    for index in range(-(-count // test.labels)):
+        yield simulate(np.random.default_rng((stream, index, *seeds)), test, seeds, **how)
+
+
+def true_value(metric: str, separation: float, spread: float, prevalence: float) -> float:
+    """Mean over seeds of the metric on an endless test set.
+
+    >>> round(true_value("auroc", 1.2, 0.0, 0.3), 3), round(true_value("average_precision", 0.0, 0.0, 0.3), 3)
+    (0.802, 0.3)
+    """
+    if metric == "auroc":
+        return float(norm.cdf(separation / np.sqrt(2 + spread**2)))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+    limits = np.linspace(-8, 12, 4001)
+    found = []
+    for each in separation + spread * nodes:
+        recall = norm.sf(limits - each)
+        precision = prevalence * recall / (prevalence * recall + (1 - prevalence) * norm.sf(limits))
+        found.append(np.trapezoid(precision * norm.pdf(limits - each), limits))
+    return float(np.array(found) @ weights / weights.sum())
+
+
+def patient_error(metric: str, test: TestSet) -> float:
+    """SD of the difference of two encoders of the same true value, over 1,000 test sets."""
+    measured = auroc if metric == "auroc" else average_precision
+    found = [
+        measured(one.truth, one.arms[0][0]) - measured(one.truth, one.arms[1][0])
+        for one in studies(1000, test, (1, 1), stream=99, spread=0.0)
+    ]
+    return float(np.std(np.concatenate(found)))
+
+
+def separation_for(metric: str, change: float, prevalence: float) -> float:
+    """The change of separation that changes the metric by `change`, to first order."""
+    above, below = (true_value(metric, SEPARATION + side, 0.0, prevalence) for side in (0.05, -0.05))
+    return 0.1 * change / (above - below)
+
+
+def share(inside: Sequence[bool] | NDArray[np.bool_]) -> str:
+    """A share and its Monte-Carlo standard error."""
+    value = float(np.mean(inside))
+    return f"{value:.3f} ± {np.sqrt(value * (1 - value) / np.size(inside)):.3f}"
+
+
+def rates(
+    metric: str,
+    test: TestSet,
+    seeds: Sequence[int],
+    *,
+    studies_: int,
+    stream: int,
+    gap: float = 0.0,
+    spreads: Sequence[float] = SPREADS,
+    **how: object,
+) -> tuple[list[str], list[str]]:
+    """For each spread: the share of studies with p < .05, and the share whose interval holds the true difference."""
+    unit = separation_for(metric, patient_error(metric, test), test.prevalence)
+    options = {name: how[name] for name in ("resamples", "pair_seeds") if name in how}
+    correlation = float(how.get("shared_seeds", 0.0))  # type: ignore[arg-type]
+    significant, covered = [], []
+    for place, ratio in enumerate(spreads):
+        spread, found = ratio * unit, []
+        wanted = true_value(metric, SEPARATION + gap, spread, test.prevalence)
+        wanted -= true_value(metric, SEPARATION, spread, test.prevalence)
+        for one in studies(
+            studies_, test, seeds, stream=100 * stream + place, spread=spread, gap=gap, shared_seeds=correlation
+        ):
+            each = one.difference(metric=metric, **options)
+            found.append([each.p[:-1] < 0.05, (each.low[:-1] <= wanted) & (wanted <= each.high[:-1])])
+        both = np.concatenate(found, axis=1)
+        significant.append(share(both[0]))
+        covered.append(share(both[1]))
+    return significant, covered
+
+
+def heading(first: str) -> None:
+    print(f"\n| {first} | " + " | ".join(f"{spread:g} SE" for spread in SPREADS) + " |")
+    print("|---" * (len(SPREADS) + 1) + "|", flush=True)
+
+
+def equal_arms(count: int, resamples: int) -> None:
+    """Two arms of the same true value."""
+    for metric in ("auroc", "average_precision"):
+        for images in (1, 8):
+            heading(f"{metric}, {'1 image' if images == 1 else '1 to 8 images'} a patient: share with p < .05")
+            for place, seeds in enumerate(SEEDS):
+                found, _ = rates(
+                    metric,
+                    TestSet(most_images=images),
+                    (seeds, seeds),
+                    studies_=count,
+                    stream=place,
+                    resamples=resamples,
+                )
+                print(f"| {seeds} seeds | " + " | ".join(found) + " |", flush=True)
+
+
+def different_arms(count: int, resamples: int) -> None:
+    """Two arms whose separation differs by .15: AUROC by .03."""
+    for metric in ("auroc", "average_precision"):
+        heading(f"{metric}, 1 to 8 images a patient: coverage of the 95 % interval")
+        for place, seeds in enumerate(SEEDS):
+            _, found = rates(
+                metric,
+                TestSet(most_images=8),
+                (seeds, seeds),
+                studies_=count,
+                stream=10 + place,
+                gap=0.15,
+                resamples=resamples,
+            )
+            print(f"| {seeds} seeds | " + " | ".join(found) + " |", flush=True)
+
+
+def designs(count: int, resamples: int) -> None:
+    """Equal arms, AUROC, other designs than two arms of as many seeds."""
+    heading("AUROC, 1 to 8 images a patient, equal arms: share with p < .05")
+    for place, (title, seeds, how) in enumerate(
+        (
+            ("2 and 10 seeds", (2, 10), {}),
+            ("3 and 5 seeds", (3, 5), {}),
+            ("2 seeds, pooled over 4 arms", (2,) * 4, {}),
+            ("3 seeds, pooled over 5 arms", (3,) * 5, {}),
+            *((f"{seeds} paired seeds, correlation .8", (seeds, seeds), {"pair_seeds": True}) for seeds in (2, 3, 5)),
+            ("3 paired seeds, 5 arms", (3,) * 5, {"pair_seeds": True}),
+            ("1 seed (patients only)", (1, 1), {}),
+        )
+    ):
+        correlated = {"shared_seeds": 0.8} if how else {}
+        found, _ = rates(
+            "auroc",
+            TestSet(most_images=8),
+            seeds,
+            studies_=count,
+            stream=20 + place,
+            resamples=resamples,
+            **how,
+            **correlated,
+        )
+        print(f"| {title} | " + " | ".join(found) + " |", flush=True)
+
+
+def power(count: int, resamples: int) -> None:
+    """14 labels, seed SD .005, true difference .02 in all, three seeds; then 28 labels of AUROC 1.0 against .5."""
+    test = TestSet(patients=1500, most_images=3, labels=14)
+    spread, gap = (separation_for("auroc", change, test.prevalence) for change in (0.005, 0.02))
+    error = patient_error("auroc", test._replace(labels=50))
+    print(f"\n| AUROC +.02, seed SD .005, patient SE {error:.4f}, 3 seeds, 14 labels | labels with p_holm <= .05 |")
+    print("|---|---|")
+    for arms in (2, 5, 8):
+        drawn = studies(14 * max(count // 25, 1), test, (3,) * arms, stream=40, spread=spread, gap=gap)
+        found = [one.difference(resamples=resamples).p_holm[:-1] <= 0.05 for one in drawn]
+        print(f"| {arms} arms | {share(np.concatenate(found))} |", flush=True)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(10):
+        one = simulate(rng, TestSet(labels=28), (3, 3), spread=0.05)
+        perfect = [one.truth + 0.01 * rng.random(one.truth.shape) for _ in range(3)]
+        chance = [rng.normal(size=one.truth.shape) for _ in range(3)]
+        each = difference_of_arms(perfect, chance, one.truth, one.patients, resamples=resamples)
+        found.append((each.value[:-1] > 0) & (each.p_holm[:-1] <= 0.05))
+    print(f"| 2 arms, AUROC 1.0 against .5, 28 labels, 150 patients | {share(np.concatenate(found))} |", flush=True)
+
+
+PARTS = {"equal": equal_arms, "different": different_arms, "designs": designs, "power": power}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--resamples", type=int, default=200)
+    parser.add_argument("--part", choices=PARTS)
+    arguments = parser.parse_args()
+    for name, part in PARTS.items():
+        if arguments.part in (None, name):
+            part(arguments.studies, arguments.resamples)
+
+
+if __name__ == "__main__":
+    main()

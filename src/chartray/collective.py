@@ -1,0 +1,115 @@
+"""Sums over the processes of a run, and what they decide together. With one process nothing is sent.
+
+What one process decides or cannot do, all of them learn: none goes on alone, and none waits for ever.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from chartray.errors import InputError, OutputError
+
+Made = TypeVar("Made")
+_KINDS = {kind.__name__: kind for kind in (InputError, OutputError)}
+
+
+class _AllSum(torch.autograd.Function):
+    """Sum over processes; the gradient of a sum is the sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Adds a tensor over the processes of the run, differentiably; with one process it is the identity."""
+    if process_count() == 1:
+        return tensor
+    total: Tensor = _AllSum.apply(tensor)
+    return total
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Averages the gradients over processes in one flat all-reduce; with one process nothing happens."""
+    if process_count() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= process_count()
+    means = torch.split(flat, [gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)])
+
+
+def first_decides(decide: Callable[[], Any], device: torch.device) -> Any:
+    """What `decide` returns in the first process (JSON), in all of them; what it raises there is raised in all."""
+    if process_count() == 1:
+        return decide()
+    message: dict[str, Any] = {}
+    failed: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            message["decided"] = decide()
+        except Exception as error:  # sent to the others, then raised as it is
+            failed = error
+            message |= {"kind": type(error).__name__, "sentence": str(error)}
+    message = _from_first(message, device)
+    if failed is not None:
+        raise failed
+    if "kind" in message:
+        raise _KINDS.get(message["kind"], OutputError)(message["sentence"])
+    return message["decided"]
+
+
+def all_or_none(work: Callable[[], Made], device: torch.device) -> Made:
+    """What `work` returns in each process; where it fails in one, none of them goes on."""
+    if process_count() == 1:
+        return work()
+    made, failed = None, None
+    try:
+        made = work()
+    except Exception as error:  # counted by the others, then raised as it is
+        failed = error
+    failures = int(all_sum(torch.tensor(float(failed is not None), device=device)).item())
+    if failed is not None:
+        raise failed
+    if failures:
+        raise InputError(f"{failures} of {process_count()} processes of this run failed; each prints its own error")
+    assert made is not None
+    return made
+
+
+def any_of_all(flags: list[bool], device: torch.device) -> list[bool]:
+    """For each flag, whether it is set in any process."""
+    if process_count() == 1:
+        return flags
+    return (all_sum(torch.tensor([float(flag) for flag in flags], device=device)) > 0).tolist()
+
+
+def process_count() -> int:
+    """The processes of this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _from_first(message: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """JSON of the first process: its length, then its bytes."""
+    own = torch.tensor(list(json.dumps(message).encode()), dtype=torch.uint8, device=device)
+    length = torch.tensor(len(own), device=device)
+    dist.broadcast(length, src=0)
+    sent: Tensor = own if dist.get_rank() == 0 else torch.empty(int(length), dtype=torch.uint8, device=device)
+    dist.broadcast(sent, src=0)
+    received: dict[str, Any] = json.loads(bytes(sent.tolist()))
+    return received
