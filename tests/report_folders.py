@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from chartray import config
+from chartray.config import pretrain as knobs_of
 from chartray.networks.description import Provenance
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.seal import sha256
@@ -70,36 +70,36 @@ SETTINGS = Settings(protocol="linear", split="test", uncertain="ignore", blank="
 STRENGTH = {"Atelectasis": 0.5, "Cardiomegaly": 1.3, "Edema": 1.1, "Fracture": 0.25, "No Finding": 0.9}
 
 
-def write_store(folder: Path, source: str, films: int, rng: np.random.Generator) -> Store:
-    """A store of drawn films with a cohort of two films a patient; identifiers look like hospital numbers."""
+def write_store(folder: Path, source: str, images: int, rng: np.random.Generator) -> Store:
+    """A store of drawn images with a cohort of two images a patient; identifiers look like hospital numbers."""
     folder.mkdir(parents=True)
-    patients = [f"p1{int(number):07d}" for number in rng.integers(0, 10**7, films // 2 + 1)]
-    ids = [f"{source}-{int(number):08x}" for number in rng.choice(2**31, films, replace=False)]
-    patient = [patients[row // 2] for row in range(films)]
-    split = [("train", "validate", "test", "test")[(row // 2) % 4] for row in range(films)]
-    age = np.clip(rng.normal(61, 17, films), 16, 100).round()
+    patients = [f"p1{int(number):07d}" for number in rng.integers(0, 10**7, images // 2 + 1)]
+    ids = [f"{source}-{int(number):08x}" for number in rng.choice(2**31, images, replace=False)]
+    patient = [patients[row // 2] for row in range(images)]
+    split = [("train", "validate", "test", "test")[(row // 2) % 4] for row in range(images)]
+    age = np.clip(rng.normal(61, 17, images), 16, 100).round()
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
-    images = np.empty((films, SIDE, SIDE), np.uint8)
-    for row in range(films):
+    pixels = np.empty((images, SIDE, SIDE), np.uint8)
+    for row in range(images):
         lungs = sum(np.exp(-(((x - side) / 0.15) ** 2 + ((y - 0.45) / 0.28) ** 2) * 2) for side in (0.3, 0.7))
         heart = np.exp(-(((x - 0.56) / (0.12 + 0.1 * rng.random())) ** 2 + ((y - 0.62) / 0.2) ** 2))
-        images[row] = np.clip(190 - 150 * lungs + 60 * heart + rng.normal(0, 6, (SIDE, SIDE)), 0, 255)
+        pixels[row] = np.clip(190 - 150 * lungs + 60 * heart + rng.normal(0, 6, (SIDE, SIDE)), 0, 255)
     columns = {
         "image_id": ids,
         "patient_id": patient,
-        "path": [f"/films/{one}.jpg" for one in ids],
+        "path": [f"/images/{one}.jpg" for one in ids],
         "split": split,
         "ehr.sex": [None if rng.random() < 0.05 else ("male", "female")[int(rng.random() < 0.48)] for _ in ids],
         "ehr.age": pa.array([None if rng.random() < 0.08 else float(one) for one in age], pa.float64()),
         "ehr.view": [("PA", "AP", "LATERAL")[int(rng.integers(3))] for _ in ids],
         "ehr.mortality": [None if rng.random() < 0.4 else ("alive", "died")[int(rng.random() < 0.1)] for _ in ids],
-        "height": pa.array([2544] * films, pa.int32()),
+        "height": pa.array([2544] * images, pa.int32()),
         "width": pa.array([3056 if rng.random() < 0.3 else 2080 for _ in ids], pa.int32()),
     }
     for label in LABELS:
         share = 0.02 if label == "Fracture" else 0.3
-        values = np.where(rng.random(films) < share, 1.0, 0.0)
-        values[rng.random(films) < 0.06] = -1.0
+        values = np.where(rng.random(images) < share, 1.0, 0.0)
+        values[rng.random(images) < 0.06] = -1.0
         columns[f"label.{label}"] = pa.array([None if rng.random() < 0.3 else one for one in values], pa.float64())
     metadata = CohortMetadata(
         source=source,
@@ -118,7 +118,7 @@ def write_store(folder: Path, source: str, films: int, rng: np.random.Generator)
         "path": [f"/data/p10/{patient[0]}/s1/q1.jpg", "/data/q2.jpg"],
         "reason": [f"truncated file /data/p10/{patient[0]}/s1/q1.jpg", "empty file /data/q2.jpg"],
     }
-    shard, digests = write_shard(folder / "images-00000.arrow", ids, images)
+    shard, digests = write_shard(folder / "images-00000.arrow", ids, pixels)
     complete(folder, SIDE, [shard], digests, cohort, quarantine=pa.table(quarantined))
     return Store.open(folder)
 
@@ -127,7 +127,7 @@ def write_run(folder: Path, store: Store, chart: str, control: str, seed: int, s
     """A run folder whose curves fall and flatten as those of a healthy run do."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed + len(chart) + len(control))
-    knobs = config.load(
+    knobs = knobs_of.load(
         "tiny-cpu", overrides={"chart.ehr": chart, "chart.control": control, "train.steps": steps, "seed": seed}
     )
     (folder / "config.yaml").write_text(yaml.safe_dump(knobs.model_dump(mode="json")))
@@ -136,7 +136,7 @@ def write_run(folder: Path, store: Store, chart: str, control: str, seed: int, s
         "release": "2.2",
         "rules": "strict",
         "steps": [
-            {"step": "films in the metadata", "rows_in": len(store) + 60, "rows_out": len(store) + 60, "why": ""},
+            {"step": "images in the metadata", "rows_in": len(store) + 60, "rows_out": len(store) + 60, "why": ""},
             {"step": "known view", "rows_in": len(store) + 60, "rows_out": len(store) + 2, "why": "view is XTABLE"},
             {"step": "readable", "rows_in": len(store) + 2, "rows_out": len(store), "why": "truncated or empty"},
         ],
@@ -566,7 +566,7 @@ def write_audit(folder: Path, runs: list[Path], store: Store, *, leaking: bool =
 def hospital(
     root: Path,
     *,
-    films: int = 120,
+    images: int = 120,
     seeds: int = 1,
     arms: int = 3,
     datasets: int = 3,
@@ -577,7 +577,7 @@ def hospital(
     """Three data sets, `arms` of `chart`, none and shuffled, `seeds` of each: the folders by kind."""
     rng = np.random.default_rng(3)
     stores = {
-        name: write_store(root / f"store-{name}", name, films, rng) for name in ("mimic", "chexpert", "nih")[:datasets]
+        name: write_store(root / f"store-{name}", name, images, rng) for name in ("mimic", "chexpert", "nih")[:datasets]
     }
     runs, results = [], []
     for ehr, control in ((chart, "none"), ("none", "none"), (chart, "shuffled"))[:arms]:

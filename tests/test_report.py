@@ -81,7 +81,7 @@ class Outline(HTMLParser):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     root = tmp_path_factory.mktemp("hospital")
-    found = hospital(root, films=240, datasets=2, evidence=True, fractions=(0.25, 1.0))
+    found = hospital(root, images=240, datasets=2, evidence=True, fractions=(0.25, 1.0))
     found["audits"].append(write_audit(root / "leaking", found["runs"], Store.open(found["stores"][0]), leaking=True))
     return found
 
@@ -241,8 +241,8 @@ def test_figures_are_svg_and_pdf(page: Path) -> None:
 
 
 def test_images_can_be_left_out_and_same_folders_give_the_same_page(page: Path, tmp_path: Path) -> None:
-    assert page.read_text().count("data:image/jpeg") == 2 * 120  # the test films of two data sets
-    small = hospital(tmp_path / "small", films=120, datasets=1, arms=1)
+    assert page.read_text().count("data:image/jpeg") == 2 * 120  # the test images of two data sets
+    small = hospital(tmp_path / "small", images=120, datasets=1, arms=1)
     texts = [write_report([], small["results"], tmp_path / name, films=False).read_text() for name in ("a", "b")]
     assert "data:image/jpeg" not in texts[0]
     assert "data-island" in texts[0]
@@ -627,7 +627,7 @@ def test_few_seeds_claim_nothing_anywhere_on_the_page(folders: dict[str, list[Pa
     text = words_of(page)
     assert "[+0.010, +0.200]" in text
     assert not re.search(r"Shown|is higher|beats", text)
-    assert "(2 seeds, no claim)" in page.read_text()
+    assert "difference in macro AUROC (2 seeds: no claim)" in page.read_text()
 
 
 def test_a_cell_of_few_images_is_counted_and_not_shown() -> None:

@@ -66,7 +66,7 @@ FIRST_POINT = """() => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folders = hospital(tmp_path_factory.mktemp("hospital"), films=120, datasets=1, arms=2, evidence=True)
+    folders = hospital(tmp_path_factory.mktemp("hospital"), images=120, datasets=1, arms=2, evidence=True)
     out = tmp_path_factory.mktemp("report")
     return write_report(folders["runs"], folders["results"], out, stores=folders["stores"], audits=folders["audits"])
 
@@ -118,7 +118,7 @@ def test_nothing_runs_over_with_every_detail_open(opened: Opened, width: int) ->
 def without_macro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report whose first data set has no macro mean, and whose card says why in a whole sentence."""
     root = tmp_path_factory.mktemp("few")
-    folder = hospital(root, films=120, datasets=1, arms=1)["results"][0]
+    folder = hospital(root, images=120, datasets=1, arms=1)["results"][0]
     for name in ("predictions.parquet", "embeddings.parquet"):
         (folder / name).unlink()
     why = "no label has 10 positive and 10 negative patients in the images that radiologists read"
@@ -149,7 +149,7 @@ LONG = "sex,age,view,smoker,triage,icu,crp,leuko"
 def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of arms that are named by a chart of eight variables."""
     root = tmp_path_factory.mktemp("long")
-    folders = hospital(root, films=120, datasets=1, arms=3, evidence=True, chart=LONG)
+    folders = hospital(root, images=120, datasets=1, arms=3, evidence=True, chart=LONG)
     out = tmp_path_factory.mktemp("report")
     return write_report(folders["runs"], folders["results"], out, stores=folders["stores"], audits=folders["audits"])
 
@@ -221,7 +221,7 @@ def test_words_stand_out_from_their_ground(opened: Opened, scheme: str) -> None:
     assert ("17, 21, 26" in opened.tab.evaluate("getComputedStyle(document.body).backgroundColor")) == (
         scheme == "dark"
     )
-    for selector in ("p", ".quiet", "main a", "th", "td", ".interval", ".standing", "summary", ".gate p", "select"):
+    for selector in ("p", ".quiet", "main a", "th", "td", ".interval", ".standing", "summary", ".leakage p", "select"):
         ratios = opened.tab.evaluate(CONTRAST, selector)
         assert ratios, selector
         assert min(ratios) >= 4.5, selector

@@ -1,4 +1,4 @@
-"""Figures and maps: curves, projections, colours and films against plain definitions."""
+"""Figures and maps: curves, projections, colours and images against plain definitions."""
 
 import base64
 import io
@@ -142,7 +142,7 @@ def test_hashed_names_are_distinct_steady_and_cannot_be_tried_out() -> None:
     first = hashed(names)
     assert len(set(first)) == 500
     assert first == hashed(names)
-    # The name of one film depends on the whole cohort, so guessing one identifier proves nothing.
+    # The name of one image depends on the whole cohort, so guessing one identifier proves nothing.
     assert hashed(names[:-1])[0] != first[0]
     assert hashed(names[:1])[0] != first[0]
 

@@ -127,7 +127,7 @@ def simulated(
     found = [run.manifest.source for run in runs if run.manifest.simulated]
     encoders = [one.provenance for one in results if one.provenance is not None]
     encoders += [encoder.provenance for one in audits for encoder in one.manifest.encoders]
-    found += [made.source for made in encoders if made.source and (made.model_extra or {}).get("simulated")]
+    found += [made.source for made in encoders if made.source and made.simulated]
     stores = [store for one in results for store in one.manifest.stores]
     stores += [store for one in audits for store in one.manifest.stores]
     found += [store.dataset for store in stores if store.simulated and not store.part_of]

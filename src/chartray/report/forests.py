@@ -110,11 +110,18 @@ def _difference_panel(name: str, comparisons: Sequence[Comparison], styles: Mapp
         shown = (one.place, one.label, one.metric) == (name, MACRO, "auroc") and one.difference is not None
         if shown and one.arm_a in styles and one.arm_b in styles:
             pairs.setdefault((one.arm_a, one.arm_b), []).append(one)
-    rows: list[tuple[str, list[Mark]]] = []
-    for a, b in sorted(pairs, key=lambda pair: (pair[0].order, pair[1].order)):
-        one = over_seeds(pairs[a, b])
-        seeds = f"{one.seeds} seed{'s' if one.seeds > 1 else ''}{', no claim' if why_no_claim(one.seeds) else ''}"
-        rows.append((f"{a.title} − {b.title} ({seeds})", [_mark(one)]))
-    if not rows:
+    found = [over_seeds(pairs[pair]) for pair in sorted(pairs, key=lambda pair: (pair[0].order, pair[1].order))]
+    if not found:
         return None
-    return forest_panel("Differences in macro AUROC", rows, styles, axis="difference in macro AUROC", zero=True)
+    seeds = dict.fromkeys(map(_seeds, found))
+    # What is the same for all rows is said once, under the axis.
+    endings = [f" ({_seeds(one)})" if len(seeds) > 1 else "" for one in found]
+    rows = [
+        (f"{one.arm_a.title} − {one.arm_b.title}{end}", [_mark(one)]) for one, end in zip(found, endings, strict=True)
+    ]
+    axis = "difference in macro AUROC" + (f" ({next(iter(seeds))})" if len(seeds) == 1 else "")
+    return forest_panel("Differences in macro AUROC", rows, styles, axis=axis, zero=True)
+
+
+def _seeds(one: Comparison) -> str:
+    return f"{one.seeds} seed{'s' if one.seeds > 1 else ''}{': no claim' if why_no_claim(one.seeds) else ''}"

@@ -77,13 +77,10 @@ class RunManifest(Provenance):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     status: str
-    command: str
     chartray: str
     torch: str
     timm: str
-    git_commit: str | None = None
     source: str
-    simulated: bool = False
     films: int
     steps: int
     warmup_steps: int

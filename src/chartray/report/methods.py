@@ -226,7 +226,7 @@ def _one(values: set[str]) -> str:
     return ", ".join(sorted(values))
 
 
-def command_words(value: str | Sequence[str]) -> str:
+def command_words(value: str | Sequence[str] | None) -> str:
     """A command as one would type it: `chartray ...` with relative paths as they were given; of absolute paths only as
     much of the end as tells them apart.
 
@@ -235,7 +235,7 @@ def command_words(value: str | Sequence[str]) -> str:
     >>> command_words("chartray evaluate runs/chart /Users/someone/k.store --out results/chart")
     'chartray evaluate runs/chart k.store --out results/chart'
     """
-    words = value.split() if isinstance(value, str) else list(value)
+    words = value.split() if isinstance(value, str) else list(value or ())
     if not words:
         return ""
     program = PurePath(words[0]).name or words[0]

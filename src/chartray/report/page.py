@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from bokeh.resources import Resources
@@ -14,18 +14,16 @@ from markupsafe import Markup, escape
 from chartray.report import (
     audit_section,
     cohorts,
-    curve_data,
     curves,
-    disambiguate,
     embedding_map,
     figures,
-    forests,
     methods,
     methods_pretraining,
     saliency,
     summary,
     tables,
 )
+from chartray.report.data_set_section import data_set_section, main_rows, maps_of
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.results.arm import Arm, dataset_name
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
@@ -46,29 +44,6 @@ _MARKS = {
 }
 
 
-class DataSetSection(NamedTuple):
-    """What `data_set.html.j2` draws of one place that was scored."""
-
-    name: str
-    dataset: str
-    number: int
-    arms: list[Arm]
-    encoders: list[Arm]
-    headlines: list[tables.Headline]
-    score_tables: list[tables.ScoreTable]
-    delong: str
-    studies: tables.StudyTable | None
-    other: list[tables.OtherRow]
-    by_label: list[tables.DifferenceTable]
-    by_label_figures: list[figures.DrawnPanel | None]
-    forest: forests.Forests
-    roc_curves: list[curves.LabelFigure]
-    reliability: list[figures.DrawnPanel]
-    shares: curves.Shares | None
-    map: embedding_map.EmbeddingMap | None
-    few: list[str]
-
-
 def page_content(
     runs: Sequence[PretrainingRun],
     results: Sequence[Results],
@@ -80,69 +55,23 @@ def page_content(
     with_images: bool,
 ) -> dict[str, Any]:
     """What the template shows; the figures are written to `out`."""
-    every = [score for one in results for score in one.scores]
-    which = summary.selection(every)
-    scores = summary.chosen(every, which)
-    disambiguate.refuse_other_macro_labels(scores)
-    comparisons = summary.at([pair for one in results for pair in one.comparisons], which)
-    studies = summary.chosen([score for one in results for score in one.studies], which)
-    seen = {run.arm for run in runs} | {score.arm for score in scores} | {arm for one in audits for arm in one.arms}
+    main = main_rows(results)
+    seen = {run.arm for run in runs} | {row.arm for row in main.scores} | {arm for one in audits for arm in one.arms}
     arms = sorted(seen, key=lambda arm: arm.order)
     styles = figures.arm_styles(arms)
     opened = cohorts.open_stores([Path(store) for store in stores], runs, results)
-    names = list(dict.fromkeys([*tables.datasets(every), *opened]))
+    scored = tables.datasets(main.every)
+    names = list(dict.fromkeys([*scored, *opened]))
     parts = cohorts.parts_of_stores(results)
-    # The images of a part are on the map, and in the tables, of the whole.
-    whole = [name for name in tables.datasets(every) if name not in parts]
-    most = curve_data.images_per_map(whole)
     data = [cohorts.data_section(name, opened.get(name), runs) for name in names if name not in parts]
-    how = methods.scoring(results, scores, which)
+    # The images of a part are on the map of the whole.
+    maps = maps_of(results, [name for name in scored if name not in parts], opened, main.which, with_images=with_images)
+    sections = [
+        data_set_section(name, results, main, styles, out, maps, number)
+        for number, name in enumerate(tables.places(main.every))
+    ]
+    how = methods.scoring(results, main.scores, main.which)
     simulated = cohorts.simulated(runs, results, audits, opened)
-    sections: list[DataSetSection] = []
-    mapped: set[str] = set()
-    for name in tables.places(every):
-        dataset = name.partition("<")[0]
-        # Embeddings are the same whatever probe reads them: one map a data set.
-        maps = None
-        if dataset in whole and dataset not in mapped:
-            store = opened.get(dataset)
-            maps = curve_data.embedding_map(results, dataset, store, which, most=most, with_images=with_images)
-            mapped.add(dataset)
-        here = figures.only(styles, (one.arm for one in scores if one.place == name))
-        few = curve_data.labels_of_few(results, name, which)
-        by_label = {
-            label: found for label, found in curve_data.label_curves(results, name, which).items() if label not in few
-        }
-        differences = tables.difference_tables(comparisons, name)
-        by_metric = [tables.score_table(scores, name, metric) for metric in tables.METRICS]
-        there = tables.arms_of([one for one in scores if one.place == name])
-        sections.append(
-            DataSetSection(
-                name=name,
-                dataset=dataset,
-                number=len(sections),
-                arms=there,
-                encoders=[arm for arm in there if not arm.is_baseline],
-                headlines=tables.headlines(scores, name, tables.axis_start(scores)),
-                score_tables=[table for table in by_metric if table.rows],
-                delong=tables.delong_words(scores, name),
-                studies=tables.study_table(scores, studies, name),
-                other=tables.other_rows(every, name),
-                by_label=differences,
-                by_label_figures=[
-                    forests.differences_by_label(
-                        table.pairs, styles, table.metric, f"by-label-{figures.slug(name)}-{number}"
-                    )
-                    for number, table in enumerate(differences)
-                ],
-                forest=forests.forest_figures(name, scores, comparisons, styles, out),
-                roc_curves=curves.label_figures(name, by_label, here, out),
-                reliability=curves.reliability_figures(results, name, which, styles, out, without=few),
-                shares=curves.share_figures(every, name, which, styles, out),
-                map=maps,
-                few=few,
-            )
-        )
     return {
         "title": title or _title(arms, names),
         "unfinished": [run for run in runs if run.manifest.status != "complete"],
@@ -151,8 +80,8 @@ def page_content(
         ),
         "written": datetime.now(UTC).strftime("%-d %B %Y"),
         "runs": runs,
-        "axis_start": tables.axis_start(scores),
-        "several_seeds": any(summary.seeds_of(scores, arm) > 1 for arm in arms),
+        "axis_start": tables.axis_start(main.scores),
+        "several_seeds": any(summary.seeds_of(main.scores, arm) > 1 for arm in arms),
         "arms": [(arm, styles[arm]) for arm in arms],
         "styles": styles,
         "marks": _MARKS,
@@ -160,7 +89,7 @@ def page_content(
         "sizes": {part.name: _size(part, how.split) for part in data} | parts,
         "has_plain": any(arm.kind == "none" for arm in arms),
         "trained": [run.arm for run in runs],
-        "verdicts": summary.verdicts(every, comparisons),
+        "verdicts": summary.verdicts(main.every, main.comparisons),
         "after_image": _after_image(runs, results),
         "simulated": simulated,
         "all_simulated": set(names) - set(parts) <= set(simulated),
@@ -173,7 +102,7 @@ def page_content(
         "data": data,
         "training": curves.training_figures(runs, styles, out),
         "facts": methods.facts(runs),
-        "methods": methods.methods(runs, how, tables.datasets(every), results, audits, simulated),
+        "methods": methods.methods(runs, how, scored, results, audits, simulated),
         "fewest_patients": MINIMUM_PATIENTS,
         "seeds_needed": SEEDS_FOR_A_CLAIM,
         "css": _asset("style.css"),
@@ -184,9 +113,9 @@ def page_content(
 
 
 def _title(arms: Sequence[Arm], names: Sequence[str]) -> str:
-    charts = [arm.chart for arm in arms if arm.kind == "chart"]
-    subject = f"What {' and '.join(dict.fromkeys(charts))} was worth" if charts else "Pretraining without the chart"
-    return f"{subject} on {', '.join(map(dataset_name, names))}" if names else subject
+    charts = list(dict.fromkeys(arm.chart for arm in arms if arm.kind == "chart"))
+    subject = f"Pretraining with {' and '.join(charts)}" if charts else "Pretraining without a chart"
+    return f"{subject}, scored on {' and '.join(map(dataset_name, names))}" if names else subject
 
 
 def _lead(runs: Sequence[PretrainingRun], names: Sequence[str], how: methods.ScoringFacts) -> str:

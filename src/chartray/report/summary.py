@@ -28,11 +28,10 @@ _OUTCOMES: dict[Verdict, Outcome] = {
 
 
 class Statement(NamedTuple):
-    """A sentence with its standing, which `outcome` colours; `parts` are (data set, difference with interval)."""
+    """A sentence with its standing, which `outcome` colours."""
 
     outcome: Outcome
     sentence: str
-    parts: tuple[tuple[str, str], ...] = ()
     topic: Literal["untrained", "pixels", "chart"] = "chart"
 
     @property
@@ -272,7 +271,7 @@ def _against_baseline(arm: Arm, baseline: str, pairs: Sequence[Comparison], seed
     fewest = min((one.seeds for one in few), default=seeds)
     if not enough:
         sentence = f"No claim about pretraining ({arm.title}) against {baseline}: {_needed(few, fewest)}."
-        return Statement("no claim", sentence, _parts(few))
+        return Statement("no claim", sentence)
     behind = min(one.seeds for one in enough)
     ours = f"Pretraining ({arm.title}{f', {behind} of {seeds} seeds' if behind < seeds else ''})"
     better, worse = f"{ours} beats {baseline} in macro AUROC", f"{ours} falls short of {baseline} in macro AUROC"
@@ -296,7 +295,7 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
     rare = [one for one, _ in few]
     fewest = min((count for _, count in few), default=scored)
     if not enough:
-        return Statement("no claim", f"No claim about the chart, {against}: {_needed(rare, fewest)}.", _parts(rare))
+        return Statement("no claim", f"No claim about the chart, {against}: {_needed(rare, fewest)}.")
     said = _spoken(
         f"{arm.title} beats {rival.title} in macro AUROC",
         f"{rival.title} beats {arm.title} in macro AUROC",
@@ -325,7 +324,7 @@ def _with_few(said: Statement, few: Sequence[Comparison], fewest: int) -> Statem
     if not few:
         return said
     sentence = f"{said.sentence.removesuffix('.')}; no claim elsewhere: {_needed(few, fewest)}."
-    return said._replace(sentence=sentence, parts=said.parts + _parts(few))
+    return said._replace(sentence=sentence)
 
 
 def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison]) -> Statement:
@@ -344,7 +343,7 @@ def _spoken(better: str, worse: str, open_words: str, pairs: Sequence[Comparison
     # What was not measured is no outcome, and so cannot differ from one.
     said = sorted(set(outcomes) - {"unknown"})
     first: Outcome = "unknown" if not said else said[0] if len(said) == 1 else "mixed"
-    return Statement(first, "; ".join(texts) + ".", _parts(pairs))
+    return Statement(first, "; ".join(texts) + ".")
 
 
 def _parts(pairs: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:
