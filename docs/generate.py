@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from chartray.cli import app
-from chartray.config.pretrain import Config, Section
+from chartray.config.pretrain import Config
+from chartray.config.section import Section
 
 HERE = Path(__file__).parent
 WIDTH = 100

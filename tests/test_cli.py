@@ -50,7 +50,7 @@ def refused(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["ingest", "no.parquet", "--out", "s", "--workers", "-2"], "--workers"),
         (["evaluate", "r", "s", "--out", "o", "--seed", "-1"], "--seed"),
         (["evaluate", "r", "s", "--out", "o", "--resamples", "0"], "--resamples"),
-        (["evaluate", "r", "s", "--out", "o", "--looks", "-1"], "--looks"),
+        (["evaluate", "r", "s", "--out", "o", "--saliency", "-1"], "--saliency"),
         (["study", "nowhere.yaml", "--out", "s", "--jobs", "0"], "--jobs"),
         (["demo", "d", "--steps", "0"], "--steps"),
         (["bench", "help", "--repeats", "0"], "--repeats"),

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from timm.layers import set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation import saliency
 from chartray.evaluation.attention import (
@@ -371,7 +372,12 @@ def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:
 def test_evaluate_writes_looks_unless_told_not_to(small_store: Path, tmp_path: Path) -> None:
     source = vit(tmp_path / "vit", seed=1)
     for number in (4, 0):
-        evaluate(source, small_store, tmp_path / "out", looks=number, resamples=20, floors=False, device="cpu")
+        evaluate(
+            source,
+            small_store,
+            tmp_path / "out",
+            EvaluateOptions(saliency=number, resamples=20, baselines=False, device="cpu"),
+        )
         told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["looks"]
         assert told["films"] == number
         assert (tmp_path / "out" / "looks").is_dir() is (number > 0)

@@ -7,6 +7,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from chartray.commands import data, evidence, product, training
+from chartray.config.renamed import renamed_tokens
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.outputs.disk import of_the_machine
 from chartray.outputs.notices import held
@@ -73,7 +74,7 @@ def run_command(tokens: list[str]) -> int:
 
 def _exit_code(tokens: list[str]) -> int:
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_none")
+        app(renamed_tokens(tokens), exit_on_error=False, print_error=False, result_action="return_none")
     except CycloptsError as error:
         return _say(" ".join(str(error).split()), UNUSABLE_INPUT)
     except InputError as error:

@@ -1,20 +1,18 @@
 """What a label cell of a cohort counts as: 1, 0 or nothing. What a blank means is a matter of its label and source."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from chartray.config.evaluate import Blank, Uncertain
 from chartray.errors import InputError
 from chartray.schema import BLANK_PREFIX, LABEL_PREFIX, CohortMetadata, from_metadata
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
-Uncertain = Literal["ignore", "zeros", "ones"]
-# `source`: as the cohort's metadata says of each label (`schema.LabelSource.blank`); the others overrule it.
-Blank = Literal["source", "negative", "ignore"]
 _UNCERTAIN = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}
 # The policies of a blank in words.
 BLANK_WORDS: dict[str, str] = {

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +48,7 @@ from chartray.audit.leakage import leaks, pretrained
 from chartray.audit.places import Scored, labels_left_out, places_scored, store_entry, unheld, unshown
 from chartray.audit.sentences import spoken
 from chartray.audit.subgroups import SPECIFICITY, Diagnosis, group_rows
-from chartray.errors import InputError
+from chartray.config.audit import AuditOptions
 from chartray.evaluation import results
 from chartray.evaluation.baselines import Frozen, named_chart
 from chartray.evaluation.earlier import check_replaceable, check_same, whole_folder
@@ -59,13 +59,14 @@ from chartray.networks.encoder import load
 from chartray.pixels.store import Store
 from chartray.statistics.operating_point import threshold_at_specificity
 from chartray.statistics.probe import Probe, fit_probe
-from chartray.truth import Blank, Policy, Uncertain
+from chartray.truth import Policy
 
 Floats = NDArray[np.float64]
 
 __all__ = ["audit", "spoken"]
 
-CONFIDENCE = 0.95
+DEFAULTS = AuditOptions()
+CONFIDENCE = DEFAULTS.level
 
 
 class _Terms(NamedTuple):
@@ -81,19 +82,9 @@ def audit(
     source: Path,
     store: Path,
     out: Path,
+    options: AuditOptions = DEFAULTS,
     *,
     against: Sequence[Path] = (),
-    external: Sequence[Path] = (),
-    attributes: Sequence[str] | None = None,
-    split: Literal["test", "validate"] = "test",
-    uncertain: Uncertain = "ignore",
-    blank: Blank = "source",
-    resamples: int = 1000,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "fp32",
-    floors: bool = True,
-    floor_chart: str | None = None,
 ) -> list[dict[str, Any]]:
     """Audits the encoder of a RUN (or encoder folder), writes the Audit folder `out`, returns the rows of both files
     and one {part: note} for each of its notes.
@@ -104,65 +95,60 @@ def audit(
         source: RUN or encoder folder.
         store: the STORE whose training films probes are fitted on.
         out: the folder to write; an earlier audit of this encoder on this STORE is replaced.
-        against: other runs to set it against: without the chart, with shuffled charts, of other seeds.
-        external: further stores to score with the same probes, and to look for leaks in.
-        attributes: variables of the chart to read; default all with two observed levels in training.
-        split: which split is scored; the test split is touched only if this says so.
-        uncertain: what -1 counts as in a disease label: ignore, zeros or ones.
-        blank: what a blank label counts as: source (as the cohort says of each label), negative or ignore.
-        resamples: draws of the patients behind each interval.
-        seed: of the draws, the swaps of groups and the untrained encoder.
-        device: auto, cpu or cuda.
-        precision: fp32 or bf16, of the encoders.
-        floors: read the floors and ceilings too.
-        floor_chart: the feature set that chart-only and image+chart read, without the attribute itself; default as in
-            `evaluate`.
+        options: everything else, `config.audit.AuditOptions`.
+        against: other runs to compare with: without the chart, with shuffled charts, of other seeds.
 
     Raises:
         InputError: `out` holds other things, an unknown attribute, one with one level, two runs of one name, a store
             whose labels the encoder was all shown, or what evaluation refuses.
     """
     check_replaceable(out, results.AUDIT_FILE)
-    _check(split, resamples)
     home = Store.open(store)
-    chosen, left_out = chosen_attributes(home, attributes)
-    if floor_chart is not None:
-        if not floors:
-            raise InputError("expected --floor-chart only where chart floors are scored, found it with --no-floors")
-        named_chart(home.cohort, floor_chart, [])
+    chosen, left_out = chosen_attributes(home, options.attributes)
+    if options.baseline_chart is not None:
+        named_chart(home.cohort, options.baseline_chart, [])
     encoder = load(source)
     run = run_name(encoder, source)
     check_same(out, results.AUDIT_FILE, run=run, made=encoder.provenance, store=home.hash)
     labels = [each.label for each in unshown(encoder, home, [Match(one, one) for one in chosen_labels(home, None)])]
-    policy = Policy(uncertain, blank)
+    policy, seed = Policy(options.uncertain, options.blank), options.seed
     train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
-    scored = places_scored(encoder, home, [Store.open(each) for each in external], labels, split, policy)
+    scored = places_scored(
+        encoder, home, [Store.open(each) for each in options.external], labels, options.split, policy
+    )
     places = [each.place for each in scored]
     left_out |= labels_left_out(scored) | unheld(chosen, places)
     films = [train, validate, *(place.films for place in places)]
-    arms, own = encoder_arms(source, against, films, device=device, precision=precision)
+    arms, own = encoder_arms(source, against, films, device=options.device, precision=options.precision)
     pretrainings = [pretrained(arm.run, path, arm.made) for arm, path in zip(arms, (source, *against), strict=True)]
-    if floors:
+    if options.baselines:
         more, reasons = floor_arms(
-            source, arms[0], own, films, device=device, precision=precision, seed=seed, chart=floor_chart
+            source,
+            arms[0],
+            own,
+            films,
+            device=options.device,
+            precision=options.precision,
+            seed=seed,
+            chart=options.baseline_chart,
         )
         arms += more
         left_out |= reasons
-    common = {"split": split, "resamples": resamples, "seed": seed, "level_of_interval": CONFIDENCE}
-    terms = _Terms(resamples, seed, device, common)
+    common = {"split": options.split, "resamples": options.resamples, "seed": seed, "level_of_interval": CONFIDENCE}
+    terms = _Terms(options.resamples, seed, options.device, common)
     judges = _judges(chosen, places, terms)
     rows, tables, readings = _readability(arms, chosen, judges, train, validate, places, terms)
     more_rows, more_tables = _disease(arms[0], own, train, validate, scored, chosen, judges, readings, terms)
     leaked, uncompared = leaks(pretrainings, _named(scored))
     notes = [
         *chart_floors_said([(arm.chart, arm.control) for arm in arms], left_out),
-        *_notes(arms, home, split),
-        *_too_few(len(chosen) - 1, resamples),
+        *_notes(arms, home, options.split),
+        *_too_few(len(chosen) - 1, options.resamples),
         *seeds_said(arms),
         *uncompared,
     ]
     said = {
-        "settings": common | {"uncertain": uncertain, "blank": blank, "precision": precision, "floors": floors},
+        "settings": common | options.model_dump(mode="json", exclude={"external", "attributes"}),
         "stores": [store_entry(each) for each in scored],
         "blank_negatives_learnt_from": blank_entry(train, labels),
     }
@@ -185,19 +171,12 @@ def audit(
             "labels": labels,
             "leaks": sum(row["count"] > 0 for row in leaked),
             "left_out": left_out,
-            "test_split_touched": split == "test",
+            "test_split_touched": options.split == "test",
             "notes": notes,
         }
         results.write_json(folder / results.AUDIT_FILE, manifest)
     told = [{"part": "leak"} | row for row in leaked] + [{"part": "note", "note": note} for note in notes]
     return rows + more_rows + told
-
-
-def _check(split: str, resamples: int) -> None:
-    if split not in ("test", "validate"):
-        raise InputError(f"expected --split test or validate, found {split!r}")
-    if resamples < 1:
-        raise InputError(f"expected at least 1 resample, found {resamples}")
 
 
 def _judges(chosen: Sequence[Attribute], places: Sequence[Place], terms: _Terms) -> dict[tuple[str, str], Judge]:

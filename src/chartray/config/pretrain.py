@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from chartray.config.section import Section
 from chartray.errors import InputError
 from chartray.wording import nearest
 from chartray.yaml_file import read_yaml, yaml_tree
 
 NO_CHART = "none"
-
-
-class Section(BaseModel):
-    """A group of knobs; unknown names are refused."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class EncoderConfig(Section):

@@ -253,7 +253,7 @@ def named_chart(cohort: pa.Table, chart: str, labels: Sequence[str]) -> Chart:
 
 def no_floor_chart(reasons: Mapping[str, str]) -> str:
     """Why no chart floor is scored, and what to do."""
-    return f"the cohort gives none of {', '.join(reasons)}; name a feature set that it gives with --floor-chart"
+    return f"the cohort gives none of {', '.join(reasons)}; name a feature set that it gives with --baseline-chart"
 
 
 def chart_features(chart: Chart, store: Store, rows: Integers, home: Store) -> Features | None:

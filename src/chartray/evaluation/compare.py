@@ -35,6 +35,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chartray.config.evaluate import IntervalOptions
 from chartray.errors import InputError
 from chartray.evaluation import results
 from chartray.evaluation.alike import SAME_SETTINGS, Run, Sheet, read_run, read_sheets
@@ -44,6 +45,8 @@ from chartray.evaluation.rows import MACRO
 from chartray.evaluation.scoring import Scored, judged, over_draws, over_seeds
 from chartray.results.verdict import why_no_claim
 from chartray.statistics.metrics import eligible
+
+DEFAULTS = IntervalOptions()
 
 
 class _Place(NamedTuple):
@@ -61,9 +64,7 @@ class _Place(NamedTuple):
     seed: int
 
 
-def compare(
-    folders: Sequence[Path], out: Path, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> list[dict[str, Any]]:
+def compare(folders: Sequence[Path], out: Path, options: IntervalOptions = DEFAULTS) -> list[dict[str, Any]]:
     """Compares the encoders of several Results folders, every arm with every later one, and writes `out`.
 
     Raises InputError if `out` holds anything but a comparison, there are fewer than two arms, a folder holds no
@@ -85,14 +86,14 @@ def compare(
         scored = {
             run.folder: over_draws(
                 [
-                    judged(first.truth, scores, first.patients, counted, resamples=resamples, seed=seed)
+                    judged(first.truth, scores, first.patients, counted, resamples=options.resamples, seed=options.seed)
                     for scores in sheets[run.folder][where].scores
                 ],
-                seed=seed,
+                seed=options.seed,
             )
             for run in runs
         }
-        on = _Place(next(iter(runs[0].stores)), where[0], where[1], first, counted, scored, level, seed)
+        on = _Place(next(iter(runs[0].stores)), where[0], where[1], first, counted, scored, options.level, options.seed)
         for a, b in itertools.combinations(arms, 2):
             rows += _compared((a, arms[a]), (b, arms[b]), on)
     with whole_folder(out, results.COMPARE_FILE) as folder:
@@ -111,9 +112,9 @@ def compare(
             },
             "settings": {name: runs[0].settings[name] for name in SAME_SETTINGS},
             "stores": [{"dataset": dataset, "hash": digest} for dataset, digest in runs[0].stores.items()],
-            "resamples": resamples,
-            "level": level,
-            "seed": seed,
+            "resamples": options.resamples,
+            "level": options.level,
+            "seed": options.seed,
             "macro_labels": macro_labels,
         }
         results.write_json(folder / results.COMPARE_FILE, manifest)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.evaluation import results
 from chartray.evaluation.baselines import Arm, Frozen, Learnt
 from chartray.evaluation.differences import Pair, comparison_rows
 from chartray.evaluation.earlier import whole_folder
-from chartray.evaluation.evaluation_data import RADIOLOGISTS, Settings, Task, image_ids
+from chartray.evaluation.evaluation_data import RADIOLOGISTS, Task, image_ids
 from chartray.evaluation.films import Films, blank_entry, label_names, metadata_of, read_by_radiologists
 from chartray.evaluation.finetune.recipe import Recipe
 from chartray.evaluation.outcomes import Outcome
@@ -28,15 +29,14 @@ from chartray.results.verdict import why_no_claim
 class Evaluated(NamedTuple):
     """One evaluation, done: the encoder of `source`, its arm first among `arms`, and what all of them reached.
 
-    `learnt` is what the encoder's arm learnt from the largest fraction (its first draw), `features` the encoder's own;
-    `looks` is how many films its attention is shown on, at most.
+    `learnt` is what the encoder's arm learnt from the largest fraction (its first draw), `features` the encoder's own.
     """
 
     source: Path
     run: str
     encoder: PretrainedEncoder
     task: Task
-    settings: Settings
+    settings: EvaluateOptions
     recipe: Recipe | None
     arms: Sequence[Arm]
     outcomes: Sequence[Outcome]
@@ -44,7 +44,6 @@ class Evaluated(NamedTuple):
     features: Frozen | None
     fractions: list[dict[str, Any]]
     left_out: dict[str, str]
-    looks: int
 
 
 def write_results(out: Path, done: Evaluated) -> list[dict[str, Any]]:
@@ -84,8 +83,11 @@ def write_results(out: Path, done: Evaluated) -> list[dict[str, Any]]:
 
 def looks_of(folder: Path, done: Evaluated) -> dict[str, Any]:
     """Writes the looks of a frozen encoder at the first test set; says how many films, or why none."""
-    if not done.looks or done.features is None:
-        return {"films": 0, "reason": "not asked for" if not done.looks else "only features that are frozen have looks"}
+    if not done.settings.saliency or done.features is None:
+        return {
+            "films": 0,
+            "reason": "not asked for" if not done.settings.saliency else "only features that are frozen have looks",
+        }
     own = next(each for each in reversed(done.outcomes) if each.arm is done.arms[0] and each.test is done.task.tests[0])
     settings = done.settings
     return write_looks(
@@ -95,7 +97,7 @@ def looks_of(folder: Path, done: Evaluated) -> dict[str, Any]:
         own.test,
         own.drawn[0].scores[:, own.test.columns],
         done.features.needed(own.test.films),
-        films=done.looks,
+        films=done.settings.saliency,
         device=settings.device,
         resamples=settings.resamples,
         level=settings.level,
@@ -126,7 +128,7 @@ def common_of(outcome: Outcome, done: Evaluated) -> dict[str, Any]:
     } | pretraining_of(encoder.provenance)
 
 
-def study_rows(outcome: Outcome, common: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
+def study_rows(outcome: Outcome, common: dict[str, Any], settings: EvaluateOptions) -> list[dict[str, Any]]:
     """The rows of studies.jsonl; none where no study has more than one film."""
     if outcome.studies is None:
         return []
@@ -249,7 +251,7 @@ def manifest_of(done: Evaluated) -> dict[str, Any]:
         "source": str(done.source),
         "encoder": {key: value for key, value in encoder._asdict().items() if key != "model"},
         "after_film": list(encoder.provenance.get("after_film") or ()),
-        "settings": settings._asdict(),
+        "settings": settings.recorded(),
         "labels": task.labels,
         "blank_negatives_learnt_from": blank_entry(task.train, task.labels),
         "patients_seen_in_pretraining": task.patients_seen[0],
