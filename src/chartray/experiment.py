@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 from chartray.audit.attributes import chosen_attributes
 from chartray.config.evaluate import ScoringOptions
-from chartray.config.pretrain import NO_CHART
 from chartray.config.study import ArmSpec, Experiment, placed, read_experiment
 from chartray.errors import InputError, UnhealthyRun
 from chartray.evaluation.earlier import set_aside
@@ -31,7 +30,7 @@ from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, reserved, settle
 from chartray.pixels.store import Store, read_index
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
-from chartray.schema import from_metadata
+from chartray.training.early import check_chart
 
 # What does the work is imported by the step that needs it: a misspelt key is found without waiting for torch.
 
@@ -132,17 +131,10 @@ def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[Experi
     steps, keys = list(_steps(experiment, out)), dict[str, str]()
     for step in steps:
         keys[step.name] = _key(step, keys)
-    cohort = Store.open(experiment.store).cohort
+    store = Store.open(experiment.store)
     for arm in experiment.arms:
-        chart = arm.config(experiment.seeds[0]).chart
         with placed(f"arm {arm.name} of {file}"):
-            if chart.ehr != NO_CHART:
-                fit_chart(cohort, chart.ehr, allow_after_film=chart.allow_after_film)
-            elif chart.control != "none":
-                raise InputError(f"expected a chart for the control {chart.control}, found none; name a feature set")
-            if chart.films_of is not None:
-                every = list(from_metadata(cohort.schema.metadata).variables)
-                fit_chart(cohort, chart.films_of, allow_after_film=every)
+            check_chart(store, arm.config(experiment.seeds[0]).chart)
     _check_scoring(experiment, file)
     return steps, keys
 

@@ -48,8 +48,10 @@ def pretrain(
         resolved = knobs.load(recipe or "msn", config, given)
 
     from chartray.commands.opening import need_inputs
+    from chartray.training.early import check_run
 
     need_inputs(stores=[store], out=out)
+    check_run(store, out, resolved, resume=resume)
     from chartray.training.pretrain import pretrain as pretrain_run
 
     pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume)

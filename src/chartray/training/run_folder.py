@@ -8,6 +8,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,10 @@ from chartray.config.pretrain import Config
 from chartray.errors import InputError
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.outputs.disk import writing
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, sync_names
 from chartray.outputs.seal import sha256, verify
-from chartray.training import checkpoint
 from chartray.training.patients import PATIENTS_FILE, write_patients
 
 CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
@@ -65,9 +66,19 @@ def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> Begun 
     Raises InputError if `out` holds a run and `resume` is off, holds something else, is a run with other knobs or on a
     store of another content, or one of which no checkpoint is whole.
     """
+    check_out(out, config, store_hash, resume=resume)
+    if (out / MANIFEST_FILE).is_file():
+        return _begun(out, read_manifest(out)["status"])
+    if out.exists() and any(out.iterdir()):
+        print(f"{out}: an earlier command was killed before its run began; the run begins now", flush=True)
+    return None
+
+
+def check_out(out: Path, config: Config, store_hash: str, *, resume: bool) -> None:
+    """Raises InputError as `claim` does, but for a run without an intact checkpoint; without importing torch."""
     if not (out / MANIFEST_FILE).is_file():
         _refuse_other_things(out)
-        return None
+        return
     if not resume:
         raise InputError(f"{out} holds a run already; continue it with --resume, or choose another --out")
     manifest = read_manifest(out)
@@ -85,27 +96,21 @@ def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> Begun 
             f"{out} was started on a store with hash {manifest['store_hash'][:12]}, found one with {store_hash[:12]}; "
             "give the store that it was started on, or choose another --out"
         )
-    return _begun(out, manifest["status"])
 
 
 def _refuse_other_things(out: Path) -> None:
-    """A folder that a killed command has only begun to fill may be filled again; nothing else is touched."""
-    if not out.exists():
-        return
-    begun = {CONFIG_FILE, PATIENTS_FILE}
-    begun |= {f".{name}.{what}" for name in (*begun, MANIFEST_FILE) for what in ("lock", "partial")}
-    others = sorted(path.name for path in out.iterdir() if path.name not in begun) if out.is_dir() else [out.name]
-    if not others and (out / CONFIG_FILE).is_file():
-        try:
-            knobs.load_saved(out / CONFIG_FILE)
-        except InputError:
-            others = [CONFIG_FILE]
-    if others:
-        raise InputError(
-            f"expected a new or empty folder as --out, found {out} with other things in it; choose another"
-        )
-    if any(out.iterdir()):
-        print(f"{out}: an earlier command was killed before its run began; it begins now", flush=True)
+    """Raises InputError for a folder that is not empty, unless a killed command left only its first files."""
+
+    def foreign(names: set[str]) -> str:
+        begun = {CONFIG_FILE, PATIENTS_FILE}
+        begun |= {f".{name}.{what}" for name in (*begun, MANIFEST_FILE) for what in ("lock", "partial")}
+        if names <= begun and (out / CONFIG_FILE).is_file():
+            with suppress(InputError):
+                knobs.load_saved(out / CONFIG_FILE)
+                return ""
+        return "" if names <= begun - {CONFIG_FILE} else "no run"
+
+    refuse_other(out, foreign)
 
 
 def _check_config(out: Path, manifest: Mapping[str, Any]) -> None:
@@ -127,6 +132,8 @@ def _begun(out: Path, status: str) -> Begun:
             print(f"{out} is complete, but its encoder is not whole ({error}); it is written again", flush=True)
         else:
             return Begun(status, None)
+    from chartray.training import checkpoint  # which imports torch
+
     newest = checkpoint.newest_whole(out / CHECKPOINTS)
     return Begun(status, None if newest is None else newest.name)
 
