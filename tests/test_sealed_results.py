@@ -197,7 +197,7 @@ def test_damaged_embeddings_and_cohorts_are_refused_or_the_same(made: dict[str, 
         flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
         flow_file(tmp_path / "c.parquet").write_bytes(flipped if draw.random() < 0.7 else whole[: draw.randrange(9)])
         assert read_flow(tmp_path / "c.parquet") in (None, FLOW)
-    assert "the flow of the cohort is not used" in capsys.readouterr().err
+    assert "the flow of the cohort is ignored" in capsys.readouterr().err
 
 
 def test_a_flow_of_another_cohort_is_told_and_not_used(made: dict[str, Path], tmp_path: Path, capsys):
