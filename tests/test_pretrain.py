@@ -133,11 +133,11 @@ def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_stor
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"train__batch_size": 500}, "500 training films"),
+        ({"train__batch_size": 500}, "500 training images"),
         ({"chart__ehr": "sexx"}, "did you mean 'sex'"),
         ({"chart__ehr": "demographic-norm+scan"}, "view"),
         ({"chart__ehr": "none", "chart__control": "shuffled"}, "--ehr none"),
-        ({"views__focal_count": 10**9}, "1000000002 views of 24 films need"),
+        ({"views__focal_count": 10**9}, "1000000002 views of 24 images need"),
         ({"chart__use": "predict", "chart__control": "mask-only"}, "no value to predict"),
         ({"views__focal_size": 20}, "multiple of the 8 px patch"),
         ({"encoder__name": "vit_tinny"}, "vit_tinny"),

@@ -1,7 +1,7 @@
 """A RUN: config.yaml, manifest.json, train_patients.txt, metrics.jsonl, events/, checkpoints/ and encoder/.
 
-The manifest is written last when a run begins, and says by SHA-256 what the files beside it hold: where there is none,
-nothing has begun. A run is complete when the encoder is there and the manifest says so, in this order.
+The manifest is written last when a run begins, with the SHA-256 of the files beside it: without it, no run has begun.
+A run is complete once the encoder is written and then the manifest says so.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ from chartray.training.patients import PATIENTS_FILE, write_patients
 CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
 CHECKPOINTS, ENCODER = "checkpoints", "encoder"
 RUNNING, COMPLETE = "running", "complete"
-# May differ between a run and its continuation: they change where and how it runs, not what it computes.
+# May differ when a run is resumed: they change where and how it runs, not what it computes.
 _FREE_ON_RESUME = {"train.checkpoint_every", "train.checkpoint_keep", "train.device", "health.stop"}
 
 
 class Begun(NamedTuple):
-    """What a RUN holds: how it ended (`status`), and the name of the checkpoint to go on from, if there is one."""
+    """The state of a RUN: its `status`, and the name of the checkpoint to resume from, if there is one."""
 
     status: str
     checkpoint: str | None
@@ -54,17 +54,16 @@ def resolved(config: Config) -> dict[str, Any]:
 
 
 def identity(config: Config, store_hash: str) -> str:
-    """A SHA-256 of what a run computes: its knobs but for those that may differ when it is continued, and its store."""
+    """A SHA-256 of what a run computes: its store, and its knobs without those that may differ when it is resumed."""
     fixed = {knob: value for knob, value in resolved(config).items() if knob not in _FREE_ON_RESUME}
     return hashlib.sha256(json.dumps([fixed, store_hash], sort_keys=True).encode()).hexdigest()
 
 
 def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> Begun | None:
-    """Makes sure that `out` may be written: a new folder, or with `resume` the same run again; None if nothing has
-    begun there, be it that an earlier command was killed before.
+    """Checks that `out` may be written: a new folder, or with `resume` the same run; None if no run has begun there.
 
-    Raises InputError if `out` holds a run and `resume` is off, holds something else, is a run with other knobs or on a
-    store of another content, or one of which no checkpoint is whole.
+    Raises InputError if `out` holds a run and `resume` is off, holds something else, is a run with other knobs or on
+    another store, or has no intact checkpoint left.
     """
     check_out(out, config, store_hash, resume=resume)
     if (out / MANIFEST_FILE).is_file():
@@ -89,7 +88,7 @@ def check_out(out: Path, config: Config, store_hash: str, *, resume: bool) -> No
         knob = changed[0]
         raise InputError(
             f"{out} was started with {knob} = {before.get(knob)}, found {now[knob]}; "
-            "leave it out to continue, or choose another --out"
+            "omit it to resume, or choose another --out"
         )
     if manifest["store_hash"] != store_hash:
         raise InputError(
@@ -116,10 +115,10 @@ def _refuse_other_things(out: Path) -> None:
 def _check_config(out: Path, manifest: Mapping[str, Any]) -> None:
     file = out / CONFIG_FILE
     if not file.is_file() or sha256(file) != manifest["config_sha256"]:
-        found = "another content (its SHA-256 differs)" if file.is_file() else "none"
+        found = "other content (its SHA-256 differs)" if file.is_file() else "none"
         raise InputError(
-            f"expected {file} as it was written when the run began, found {found}; put it back as it was, and give "
-            "knobs on the command line; to change what a run computes, choose another --out"
+            f"expected {file} as it was written when the run began, found {found}; restore it, and give knobs on "
+            "the command line; to change what a run computes, choose another --out"
         )
 
 
@@ -129,21 +128,21 @@ def _begun(out: Path, status: str) -> Begun:
             verify(out / ENCODER, (WEIGHTS_FILE, DESCRIPTION_FILE))
         except InputError as error:
             status = "running"
-            print(f"{out} is complete, but its encoder is not whole ({error}); it is written again", flush=True)
+            print(f"{out} is complete, but its encoder is damaged ({error}); it is written again", flush=True)
         else:
             return Begun(status, None)
     from chartray.training import checkpoint  # which imports torch
 
-    newest = checkpoint.newest_whole(out / CHECKPOINTS)
+    newest = checkpoint.newest_intact(out / CHECKPOINTS)
     return Begun(status, None if newest is None else newest.name)
 
 
 def begin(
     out: Path, config: Config, manifest: Mapping[str, Any], patients: Sequence[str], *, again: bool
 ) -> dict[str, Any]:
-    """Writes what says how a run is made, the manifest last; returns it with the SHA-256 of config.yaml.
+    """Writes the files that describe a run, the manifest last; returns the manifest with the SHA-256 of config.yaml.
 
-    `again`: config.yaml stays as it was when the run began, since what may differ now computes nothing else.
+    `again`: config.yaml stays as it was when the run began, since knobs that may differ now do not change the result.
     """
     file = out / CONFIG_FILE
     with writing(out):
@@ -166,20 +165,20 @@ def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of a run; raises InputError if it is not as it was written, or lacks what a run is known by."""
+    """The manifest of a run; raises InputError if it was changed, or lacks a key that identifies a run."""
     file = out / MANIFEST_FILE
     manifest = read_json(file, "the manifest of a run")
     for key in ("status", "store_hash", "config_sha256"):
         if not isinstance(manifest.get(key), str):
             raise InputError(
-                f"expected {key!r} in {file}, found none: it was written by an earlier version of Chartray; continue "
-                "with that one, or choose another --out"
+                f"expected {key!r} in {file}, found none: an earlier version of Chartray wrote it; resume with "
+                "that version, or choose another --out"
             )
     return manifest
 
 
 def versions() -> dict[str, str | None]:
-    """What ran: the versions of Chartray, torch and timm, and the git commit of Chartray's checkout if it is one."""
+    """The versions of Chartray, torch and timm, and the git commit if Chartray runs from a checkout."""
     return {name: version(name) for name in ("chartray", "torch", "timm")} | {"git_commit": _git_commit()}
 
 
