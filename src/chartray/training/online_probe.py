@@ -34,12 +34,10 @@ class OnlineProbe:
     In the precision of the run (`autocast`): in float32 the first probe took a quarter of the time until step 1.
     """
 
-    def __init__(
-        self, store: Store, config: Config, data: TrainingData, device: torch.device, autocast: Autocast
-    ) -> None:
+    def __init__(self, data: TrainingData, config: Config, device: torch.device, autocast: Autocast) -> None:
+        store, count = data.store, config.health.probe_films
         self._store, self._size, self._device, self._autocast = store, config.views.size, device, autocast
         self._grey = data.grey
-        count = config.health.probe_films
         self._train = _sample(data.rows, count, config.seed)
         validation = split_rows(store, "validate")
         labels = [name for name in store.cohort.column_names if name.startswith(LABEL_PREFIX)]
