@@ -35,7 +35,7 @@ from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.table import table_cohort
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
 from chartray.statistics import metrics
-from chartray.training.patients import told, write_patients
+from chartray.training.patients import patients_digest, write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
 from tests.evaluation_folders import hospital, one, read, vit
 from tests.stores import replace_cohort
@@ -522,7 +522,7 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
 
     assert seen() == [None]  # the run does not say whom it was trained on
     keys = {split: [patient_key("mimic", one) for one in named] for split, named in patients.items()}
-    vit(made / "encoder", source="mimic", **told(keys["train"]))
+    vit(made / "encoder", source="mimic", **patients_digest(keys["train"]))
     write_patients(made, keys["train"])
     (made / "manifest.json").write_text("{}")
     assert seen() == seen(source=made / "encoder") == [0]
@@ -530,11 +530,11 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     assert seen(external=[other]) == [0, None]  # the same names, but patients of another source
     started = tmp_path / "started"
     first = {"source": "model.safetensors", "run": None}
-    vit(started / "encoder", source="mimic", init=first, **told(keys["train"]))
+    vit(started / "encoder", source="mimic", init=first, **patients_digest(keys["train"]))
     shutil.copy(made / "train_patients.txt", started)
     assert seen(source=started) == [None]  # nobody knows whom the first weights were shown
     child = tmp_path / "child"
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **told(keys["train"]))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_digest(keys["train"]))
     shutil.copy(made / "train_patients.txt", child)
     assert seen(source=child) == [0]  # the parent's patients are known too
     assert seen(source=child / "encoder") == [0]
@@ -551,9 +551,9 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
             ):
                 seen(source=source)
         (made / "train_patients.txt").touch()
-    vit(made / "encoder", source="mimic", **told(keys["test"][:3]))
+    vit(made / "encoder", source="mimic", **patients_digest(keys["test"][:3]))
     write_patients(made, keys["test"][:3])
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **told(keys["train"]))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_digest(keys["train"]))
     assert seen(split="validate") == [0]
     with pytest.raises(InputError, match=r"found 3 of its patients in train_patients.txt of .*run"):
         seen(source=child)

@@ -31,7 +31,7 @@ from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
 from chartray.records.cohort import assemble
 from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
-from chartray.training.patients import told, write_patients
+from chartray.training.patients import patients_digest, write_patients
 
 from . import evaluation_folders
 from .test_networks import TINY, tiny
@@ -213,7 +213,7 @@ def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Pa
     tested = sorted({patient for split, patient in pairs if split == "test"})
     # A run that learnt three of the patients of the test split, as its own file says.
     keys = [patient_key("mimic", patient) for patient in tested[:3]]
-    evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []} | told(keys))
+    evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []} | patients_digest(keys))
     write_patients(root / "first", keys)
     rows = audit(
         root / "first" / "encoder",

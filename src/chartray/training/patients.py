@@ -15,7 +15,7 @@ from chartray.outputs.replacing import replaced_file, settle
 PATIENTS_FILE = "train_patients.txt"
 
 
-def told(keys: Sequence[str]) -> dict[str, Any]:
+def patients_digest(keys: Sequence[str]) -> dict[str, Any]:
     """What a manifest records of the file."""
     return {"patients": len(keys), "patients_sha256": hashlib.sha256(_text(keys).encode()).hexdigest()}
 
@@ -31,7 +31,7 @@ def read_patients(run: Path, said: Mapping[str, Any]) -> frozenset[str] | None:
 
     Args:
         run: the folder of the RUN, or the folder that an encoder lies in.
-        said: the encoder's own provenance, which holds the keys of `told`.
+        said: the encoder's own provenance, which holds the keys of `patients_digest`.
 
     Raises:
         InputError: the file was changed, is missing from a RUN that should have it, or no SHA-256 of it is known.

@@ -22,7 +22,7 @@ from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.loader import grey_statistics, image_sizes, split_rows
-from chartray.training.patients import told
+from chartray.training.patients import patients_digest
 from chartray.training.runtime import is_first_process, refuse_views_that_do_not_fit
 from chartray.training.schedules import Schedule
 
@@ -99,7 +99,7 @@ class TrainingData:
             "grey_mean": self.grey.mean,
             "grey_std": self.grey.std,
             "flow": read_object(flow, "the flow of a cohort") if flow.is_file() else None,
-        } | told(self.patient_keys())
+        } | patients_digest(self.patient_keys())
 
     def _chart_table(self, epoch: int) -> ChartTable:
         if self._control != "shuffled":
