@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chartray.config.pretrain import Config
 from chartray.networks.encoder import class_token
-from chartray.pixels.resampling import whole_film
+from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
@@ -70,7 +70,7 @@ class OnlineProbe:
         for start in range(0, len(rows), images_at_once):
             images = torch.from_numpy(self._store.images.gather(rows[start : start + images_at_once])).to(self._device)
             # Outside autocast: images are resized in float32, as in an evaluation.
-            grey = (whole_film(images, self._size) - mean) / std
+            grey = (whole_image(images, self._size) - mean) / std
             with as_written(), self._autocast():
                 parts.append(class_token(encoder, grey).float())
         return torch.cat(parts).cpu()
