@@ -258,7 +258,7 @@ def test_another_cohort_or_size_cannot_continue(
             build(cohort, out)
     half = content(out)
     for wrong, size in ((other, SIZE), (cohort, SIZE + 1)):
-        refuse("the unfinished ingest in .* began with, found others", wrong, out, size=size)
+        refuse("the unfinished ingest in .* began with another cohort, size or limits", wrong, out, size=size)
     assert content(out) == half
     build(cohort, out)
     whole = content(out)
@@ -370,7 +370,7 @@ def test_a_folder_that_holds_something_else_is_refused(cohort: Path, tmp_path: P
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     refuse(r"found thesis\.tex", cohort, tmp_path / "mine")
-    refuse("found a file", cohort, cohort)
+    refuse("found the file", cohort, cohort)
     assert content(tmp_path / "mine") == {"thesis.tex": b"x"}
 
 
@@ -467,7 +467,7 @@ def test_a_film_that_crashes_or_hangs_its_decoder_costs_itself_alone(films: Path
     assert {Path(row["path"]).stem: row["reason"] for row in store.quarantine.to_pylist()} == {
         "crashing": "the decoder crashed (SIGSEGV)",
         "hanging": "reading it took more than 0.5 s of a processor",
-        "greedy": "reading it takes more memory than there is, or than a film may take",
+        "greedy": "reading it needs more memory than is available or allowed",
         "leaving": "the decoder crashed (exit code 3)",
     }
     assert [Path(path).stem for path in store.cohort["path"].to_pylist()] == ["a", "b", "c", "d", "once", "e"]
@@ -535,7 +535,7 @@ def test_bombs_pipes_devices_and_strange_paths_are_quarantined_and_the_rest_goes
     for name in ("pipe.png", "folder.png", "device.png"):
         assert reasons[name] == "it is not a regular file (a folder, pipe or device)"
     assert reasons["out.jpg"] == "its link leads out of the image folder; --allow-outside follows such links"
-    assert reasons["nul\0.png"] == "no file can have its name, which holds a NUL character"
+    assert reasons["nul\0.png"] == "its name contains a NUL character"
     assert (
         reasons["large.png"]
         == "its header declares 30000 x 30000 pixels, more than the limit of 100 million (--max-megapixels)"
@@ -620,7 +620,7 @@ def test_a_cohort_that_is_replaced_meanwhile_is_noticed(
 
     with monkeypatch.context() as patch:
         patch.setattr(driver, "_finish", replaced)
-        refuse("as it was when this ingest began, found another; put it back", cohort, tmp_path / "store")
+        refuse("has changed since this ingest began; put the earlier cohort back", cohort, tmp_path / "store")
 
 
 LIMITED = """
@@ -639,7 +639,7 @@ def test_a_limit_on_the_size_of_files_is_a_sentence_and_a_later_run_continues(co
     out = tmp_path / "store"
     command = [sys.executable, "-c", LIMITED, str(cohort), str(out)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "found that the limit on the size of a file (ulimit -f) is reached" in said
+    assert "the limit on the size of a file (ulimit -f) is reached" in said
     assert said.count("\n") == 1
     build(cohort, out, size=64)
     build(cohort, tmp_path / "undisturbed", size=64)
