@@ -207,7 +207,7 @@ def test_a_flow_of_another_cohort_is_told_and_not_used(made: dict[str, Path], tm
     assert read_flow(tmp_path / "a.parquet") == FLOW
     shutil.copy(flow_file(tmp_path / "b.parquet"), flow_file(tmp_path / "a.parquet"))
     capsys.readouterr()
-    assert "no flow beside" in " ".join(finding.what for finding in check(tmp_path / "a.parquet"))
+    assert "no flow file" in " ".join(finding.what for finding in check(tmp_path / "a.parquet"))
     assert "not used: expected the flow of" in (said := capsys.readouterr().err)
     assert "no SHA-256" not in said
     pq.write_table(pq.read_table(tmp_path / "b.parquet").slice(1), tmp_path / "b.parquet")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from chartray.config.evaluate import Blank, Uncertain
 from chartray.errors import InputError
 from chartray.schema import BLANK_PREFIX, LABEL_PREFIX, CohortMetadata, from_metadata
+from chartray.wording import listed
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -141,14 +142,14 @@ def blanks_said(found: Mapping[str, Mapping[str, int | str]]) -> list[str]:
     return lines
 
 
-def counted(counts: Mapping[str, int], most: int = 14) -> str:
+def counted(counts: Mapping[str, int]) -> str:
     """Labels with their counts.
 
     >>> counted({"Edema": 1200, "Mass": 0, "Hernia": 3})
     'Edema 1,200, Hernia 3'
     """
     some = [f"{label} {count:,}" for label, count in counts.items() if count]
-    return ", ".join(some[:most]) + (f" and {len(some) - most} more labels" if len(some) > most else "")
+    return listed(some, 14) if some else ""
 
 
 def _values(cohort: pa.Table, label: str) -> Floats:

@@ -137,13 +137,11 @@ def identifiers(
     return canonical.take(encoded.indices), placeholders
 
 
-def canonical_ids(
-    column: pa.Array | pa.ChunkedArray, what: str, where: str, *, exact: bool = False, way_out: str = ""
-) -> pa.StringArray:
+def canonical_ids(column: pa.Array | pa.ChunkedArray, what: str, where: str, *, exact: bool = False) -> pa.StringArray:
     """As `identifiers`, but ids may look alike."""
     encoded = _texts(column, what, where).dictionary_encode()
     spellings = cast(pa.StringArray, encoded.dictionary)
-    canonical, _ = _canonical(spellings, encoded.indices, what, where, exact=exact, way_out=way_out)
+    canonical, _ = _canonical(spellings, encoded.indices, what, where, exact=exact)
     return canonical.take(encoded.indices)
 
 

@@ -72,8 +72,6 @@ LATENTS: dict[str, Latent] = {
     "hernia": Latent(-3.9, 0.0, "finding", "finding"),
     "devices": Latent(-1.9, 0.0, "finding", "finding"),
 }
-FINDINGS = tuple(name for name, latent in LATENTS.items() if latent.group == "finding")
-CHART = ("age", "male", "severity", "admitted", "icu", "died")
 # Drawn once per patient; all others once per study.
 OF_PATIENT = ("age", "male", "smoking", "habitus", "bone_density", "aorta", "thorax_width", "breast", "kyphosis")
 
