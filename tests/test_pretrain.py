@@ -121,7 +121,7 @@ def test_pretraining_reads_the_train_split_only(small_store: Path) -> None:
 
 
 def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"died.*after the film.*--chart.allow-after-film died"):
+    with pytest.raises(InputError, match=r"died.*after the image.*--chart.allow-after-film died"):
         pretrain(small_store, tmp_path / "run", small(chart__ehr="sex,died"))
     assert not (tmp_path / "run").exists()
     allowed = small(chart__ehr="sex,died", chart__allow_after_film=["died"], train__steps=1)
@@ -374,7 +374,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(
 def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp_path: Path) -> None:
     settings = {"train__steps": 4, "chart__use": "anchor", "train__clip": 0.5}
     pretrain(small_store, tmp_path / "one", small(**settings))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29711"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     script = tmp_path / "run.py"
     script.write_text(RUN)
     tail = command(small_store, tmp_path / "two", **settings)[3:]
