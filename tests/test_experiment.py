@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from chartray import experiment as room
-from chartray.cli import run_command
+from chartray.cli import app, run_command
+from chartray.config.pretrain import load
 from chartray.config.study import read_experiment
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.experiment import experiment_plan, run_experiment
@@ -174,10 +175,8 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
     assert plan[0] == "# 1 arm x 3 seeds: differences between arms can be claims"
     runs = [shlex.split(line) for line in plan if line.startswith("chartray pretrain")]
     assert [run[run.index("--seed") + 1] for run in runs] == ["3", "4", "5"]
-    from chartray.config.pretrain import load, parse_overrides
-
-    after = runs[0][runs[0].index("--recipe") + 2 : -1]
-    again = load("tiny-cpu", None, parse_overrides(after))
+    _, bound, _ = app.parse_args(runs[0][1:], exit_on_error=False, print_error=False)
+    again = load("tiny-cpu", None, bound.arguments["given"])
     assert again == read_experiment(file).arms[0].config(3)
     assert again.train.clip is None
     evaluation = next(line for line in plan if line.startswith("chartray evaluate"))

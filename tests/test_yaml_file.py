@@ -110,7 +110,7 @@ def test_words_stay_words_and_numbers_numbers():
 def test_options_and_files_of_knobs_mean_what_they_say(tmp_path):
     file = tmp_path / "knobs.yaml"
     file.write_text("train: {learning_rate: 1e-3, compile: no, steps: 100, clip: null}\nencoder: {init: 0012}\n")
-    read = config.load(file=file, overrides=config.parse_overrides(["--train.weight-decay", "1e-2", "--seed", "7"]))
+    read = config.load(file=file, overrides={"train": {"weight_decay": "1e-2"}, "seed": "7"})
     assert (read.train.learning_rate, read.train.compile, read.train.clip) == (1e-3, False, None)
     assert (read.train.weight_decay, read.seed, read.encoder.init) == (1e-2, 7, "0012")
 

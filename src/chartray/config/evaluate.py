@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from cyclopts import Parameter
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from chartray.config.section import Only, Options
+from chartray.config.section import Only, Options, separated
 
 Protocol = Literal["linear", "knn", "finetune", "published"]
 Split = Literal["test", "validate"]
@@ -21,23 +21,11 @@ TRAINED, FROZEN = ("published", "finetune"), ("linear", "knn")
 WARMUP_EPOCHS, WARMUP_SHARE = 5.0, 0.1
 
 
-def _separated(given: Any) -> Any:
-    """`a,b` as the command line has it, and `[a, b]` as YAML has it."""
-    values = [given] if isinstance(given, str) else given
-    if not isinstance(values, list | tuple):
-        return values
-    return [part.strip() if isinstance(part, str) else part for each in values for part in _parts(each)]
-
-
-def _parts(value: Any) -> list[Any]:
-    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
-
-
 def _spaced(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-Names = Annotated[tuple[str, ...] | None, BeforeValidator(_separated), Parameter(negative=(), metavar="NAME,...")]
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(separated), Parameter(negative=(), metavar="NAME,...")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 

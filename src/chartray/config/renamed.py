@@ -27,7 +27,7 @@ def renamed_tokens(tokens: Sequence[str]) -> list[str]:
     return [_renamed_token(token) if token.startswith("--") else token for token in tokens]
 
 
-def renamed_keys(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def renamed_keys(tree: Mapping[str, Any], before: str = "", *, quietly: bool = False) -> dict[str, Any]:
     """A mapping of YAML with today's names, nested or dotted; a new name that is there too wins.
 
     >>> renamed_keys({"objective": {"centre_momentum": 0.5}, "train.epochs": 3})
@@ -37,10 +37,10 @@ def renamed_keys(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         name = f"{before}{key}"
         new = RENAMED.get(name, name).removeprefix(before)
-        if new != key:
+        if new != key and not quietly:
             notice(f"{name} is now {before}{new}")
         if new not in found or new == key:
-            found[new] = renamed_keys(value, f"{name}.") if isinstance(value, Mapping) else value
+            found[new] = renamed_keys(value, f"{name}.", quietly=quietly) if isinstance(value, Mapping) else value
     return found
 
 
@@ -58,6 +58,6 @@ def _renamed_token(token: str) -> str:
     new = RENAMED.get(name.replace("-", "_"))
     if new is None:
         return token
-    flag = f"--{no}{new if '.' in new else new.replace('_', '-')}"
+    flag = f"--{no}{new.replace('_', '-')}"
     notice(f"--{given} is now {flag}")
     return f"{flag}{equals}{value}"

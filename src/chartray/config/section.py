@@ -83,6 +83,19 @@ def section_of(field: FieldInfo) -> type[Section] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
+def separated(given: Any) -> Any:
+    """Values as the command line has them, `a,b`, or as YAML has them, `[a, b]`.
+
+    >>> separated(["a,b", "c"]), separated("[0.2, 1]"), separated(None)
+    (['a', 'b', 'c'], ['0.2', '1'], None)
+    """
+    if isinstance(given, str):
+        return [part.strip() for part in given.strip("[]").split(",") if part.strip()]
+    if not isinstance(given, list | tuple):
+        return given
+    return [part for each in given for part in (separated(each) if isinstance(each, str | list) else [each])]
+
+
 def sentence(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong: the option, what was expected, what was found."""
     first = error.errors()[0]
@@ -96,7 +109,8 @@ def sentence(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing" and name == ".".join(path):
         return f"expected {_flag(name)}, found none; give it"
     found = first["input"] if isinstance(first["input"], int | float) else repr(first["input"])
-    short = str(found) if len(str(found)) <= _LONGEST_VALUE else f"{str(found)[:_LONGEST_VALUE]}..."
+    long = not isinstance(first["input"], str) and len(str(found)) > _LONGEST_VALUE
+    short = f"{str(found)[:_LONGEST_VALUE]}..." if long else str(found)
     if name not in known:
         return f"expected a mapping under {name}, found {short}"
     extra = known[name].json_schema_extra

@@ -13,7 +13,7 @@ from chartray.config.audit import AuditOptions
 from chartray.config.evaluate import EvaluateOptions
 from chartray.config.pretrain import Config
 from chartray.config.renamed import renamed_keys
-from chartray.config.section import Options, Section, sentence
+from chartray.config.section import Options, Section, options_of, sentence
 from chartray.errors import InputError
 from chartray.wording import nearest
 from chartray.yaml_file import read_yaml
@@ -92,7 +92,7 @@ def read_experiment(file: Path) -> Experiment:
     tree = read_yaml(file, "an experiment file")
     _refuse_unknown(tree, list(_ExperimentFile.model_fields), str(file))
     for name, entry in {"pretrain": tree.get("pretrain"), **_mapping(tree, "arms", file)}.items():
-        known = [*_OF_AN_ARM, *(knob for knob in knobs.knobs() if knob != "seed")]
+        known = [*_OF_AN_ARM, *(option.name for option in options_of(Config) if option.name != "seed")]
         _refuse_unknown(renamed_keys(entry) if isinstance(entry, dict) else entry, known, f"{name} of {file}")
     _mapping(tree, "evaluations", file)
     try:

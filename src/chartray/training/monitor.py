@@ -171,7 +171,7 @@ class Monitor:
             remedy = (
                 "lower objective.sharpening or train.learning_rate, or turn objective.sinkhorn_iterations on"
                 if self.balanced
-                else "lower objective.target_temperature or objective.centre_momentum"
+                else "lower objective.target_temperature or objective.center_momentum"
             )
             return f"targets no longer distinguish images ({information:.3f} of {highest:.2f} nats); {remedy}"
         if self.balanced and anchor_information < _MIN_ANCHOR_INFORMATION * highest:

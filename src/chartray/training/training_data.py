@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from chartray.config.pretrain import NO_CHART, Config
+from chartray.config.renamed import first_names
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
 from chartray.networks import encoder as vit
@@ -168,6 +169,7 @@ def settings_hash(config: Config) -> str:
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
     for name in ("checkpoint_every", "checkpoint_keep", "compile", "device"):
         del knobs["train"][name]
+    knobs["objective"] = first_names("objective", knobs["objective"])
     knobs["chart"] = {"width": config.chart.width, "weight": config.chart.weight}
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
 
