@@ -20,7 +20,8 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from chartray.cli import app
-from chartray.config.pretrain import Config, Section
+from chartray.config.pretrain import Config
+from chartray.config.section import section_of
 from chartray.results.arm import Arm
 from chartray.results.manifest import Manifest
 from chartray.results.schema import ARM_COLUMNS, Record
@@ -44,18 +45,12 @@ def knobs_page() -> str:
         "Each can be given as `--section.name value`, or in a YAML file with `--config`. The defaults are those of the "
         "`msn` recipe unless the recipe says otherwise.\n",
     ]
-    top = {name: field for name, field in Config.model_fields.items() if not _is_section(field)}
+    top = {name: field for name, field in Config.model_fields.items() if section_of(field) is None}
     parts.append(_table("", top))
     for name, field in Config.model_fields.items():
-        if _is_section(field):
-            kind = field.annotation
-            assert isinstance(kind, type)
-            parts.append(f"## {name}\n\n{(kind.__doc__ or '').strip()}\n\n{_table(name + '.', kind.model_fields)}")
+        if (section := section_of(field)) is not None:
+            parts.append(f"## {name}\n\n{section.__doc__}\n\n{_table(name + '.', section.model_fields)}")
     return "\n".join(parts)
-
-
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 
 
 def _table(prefix: str, fields: dict[str, FieldInfo]) -> str:

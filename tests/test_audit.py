@@ -20,6 +20,7 @@ from chartray.audit.audit import AuditRows, audit
 from chartray.audit.differences import compared_sides, difference_rows
 from chartray.audit.sentences import audit_sentences
 from chartray.audit.subgroups import Diagnosis, subgroup_rows
+from chartray.config.audit import AuditOptions
 from chartray.errors import InputError
 from chartray.evaluation.films import Films, Policy, films_of
 from chartray.networks.description import Provenance
@@ -47,7 +48,7 @@ def folder(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = hospital(out / "nih", "nih", seed=1, labels=("Edema", "Effusion"), patients=60)
     made = {"chart": "demographic-norm", "control": "none", "source": "mimic"}
     runs = [vit(out / name / "encoder", seed=seed, run=name, **made) for seed, name in enumerate(("real", "other"))]
-    found = audit(runs[0], home, out / "out", against=[runs[1]], external=[other], resamples=RESAMPLES)
+    found = audit(runs[0], home, out / "out", AuditOptions(external=[other], resamples=RESAMPLES), against=[runs[1]])
     assert said(found.rows) == read(out / "out", "audit.jsonl")
     assert said(found.leaks) == read(out / "out", "leaks.jsonl")
     opened = open_kind(out / "out", AuditManifest, "an audit")
@@ -241,7 +242,7 @@ def test_a_brightness_that_is_an_attribute_is_read_and_known_to_be_better_read(h
 def test_one_level_unknown_names_and_runs_of_one_name_are_refused(home: Path, tmp_path: Path) -> None:
     run = vit(tmp_path / "encoder", run="real")
     with pytest.raises(InputError, match=r"found 'sexx' \(did you mean 'sex'\?\); it holds sex, age"):
-        audit(run, home, tmp_path / "out", attributes=["sexx"])
+        audit(run, home, tmp_path / "out", AuditOptions(attributes=["sexx"]))
     with pytest.raises(InputError, match="found 'real' again"):
         audit(run, home, tmp_path / "out", against=[run])
     one_sex = Store.open(home)

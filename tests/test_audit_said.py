@@ -20,6 +20,7 @@ from chartray.audit.attributes import COIN, Attribute, why_not_available
 from chartray.audit.audit import audit
 from chartray.audit.differences import Side, compared_sides, difference_rows, notes_on_seeds
 from chartray.audit.sentences import audit_sentences
+from chartray.config.audit import AuditOptions
 from chartray.errors import InputError
 from chartray.evaluation.films import Films
 from chartray.networks.description import Provenance
@@ -133,7 +134,7 @@ def test_labels_of_the_encoders_own_chart_are_left_out_and_named(tmp_path: Path)
     home = hospital(tmp_path / "home", labels=("Edema", "Pleural Effusion"), patients=100, contrast=12)
     shown = {"source": "mimic", "chart": "swollen", "control": "none", "run": "real"}
     run = vit(tmp_path / "encoder", chart_variables=["swollen"], chart_sources={"swollen": ["Edema"]}, **shown)
-    found = audit(run, home, tmp_path / "out", attributes=["sex"], resamples=20, floors=False)
+    found = audit(run, home, tmp_path / "out", AuditOptions(attributes=["sex"], resamples=20, baselines=False))
     assert {row.label for row in found.rows if isinstance(row, SubgroupRow)} <= {"Pleural Effusion", "macro"}
     manifest = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert manifest["labels"] == ["Pleural Effusion"]
@@ -144,7 +145,7 @@ def test_labels_of_the_encoders_own_chart_are_left_out_and_named(tmp_path: Path)
     with pytest.raises(
         InputError, match=r"a disease label in .* that the encoder was not shown, found Edema, Pleural Effusion"
     ):
-        audit(run, home, tmp_path / "none", attributes=["sex"], resamples=20, floors=False)
+        audit(run, home, tmp_path / "none", AuditOptions(attributes=["sex"], resamples=20, baselines=False))
     assert not (tmp_path / "none").exists()
     assert read(tmp_path / "out", "leaks.jsonl")
     assert Store.open(home).hash
@@ -226,10 +227,7 @@ def test_a_store_without_a_label_in_common_is_audited_for_attributes_and_leaks(t
         vit(tmp_path / "real", run="real", source="mimic"),
         home,
         tmp_path / "audit",
-        external=[other],
-        attributes=["sex"],
-        floors=False,
-        resamples=20,
+        AuditOptions(external=[other], attributes=["sex"], baselines=False, resamples=20),
     )
     assert {row["part"] for row in said(found.rows) if row["dataset"] == "nih"} == {"readability"}
     assert any(leak.between == ("mimic:train", "nih:test") for leak in found.leaks)

@@ -100,7 +100,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp
     settings = {"objective__name": name, "train__steps": 4, "train__clip": 0.5, "train__warmup_epochs": 0}
     pretrain(small_store, tmp_path / "one", small(**settings))
     (tmp_path / "run.py").write_text(RUN)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     tail = command(small_store, tmp_path / "two", **settings)[3:]
     done = subprocess.run(
         [*launcher, str(tmp_path / "run.py"), *tail], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}

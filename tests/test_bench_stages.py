@@ -23,7 +23,7 @@ from chartray.evaluation import embed as embedding
 from chartray.networks import encoder as vit
 from chartray.pixels.dicom_frame import Frame, stored
 from chartray.pixels.dicom_grey import shades
-from chartray.pixels.read import Film, read_film, squash
+from chartray.pixels.read import Film, decode_image, squash
 from chartray.pixels.store import Store
 from chartray.statistics import metrics
 from chartray.statistics.metrics import resample
@@ -103,7 +103,7 @@ def test_squashing_a_film_copies_none_of_it_and_is_what_pillow_gives() -> None:
 def test_both_ways_of_ingest_read_the_same_films_to_the_same_grey(tmp_path: Path) -> None:
     for kind, convert, most in (("jpeg", ingesting.convert_jpeg, 2.0), ("dicom", ingesting.convert_dicom, 8.0)):
         path = ingesting.write_films(tmp_path, kind, 764, 636)[0]
-        ours = squash(read_film(path, smallest_side=560), ingesting.SIZE).astype(float)
+        ours = squash(decode_image(path, smallest_side=560), ingesting.SIZE).astype(float)
         theirs = np.asarray(convert(path).convert("L")).astype(float)
         # pydicom's usual way stretches each film to its own smallest and largest value.
         assert np.abs(ours - theirs).mean() < most

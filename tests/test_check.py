@@ -16,7 +16,7 @@ from chartray.checks.images import border_and_lungs
 from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.pixels.ingest import ingest
-from chartray.pixels.read import read_film, squash
+from chartray.pixels.read import decode_image, squash
 from chartray.records.cohort import write_cohort
 from chartray.records.cohort_files import write_cohort_files
 from chartray.records.mimic import mimic_cohort
@@ -310,7 +310,7 @@ def test_a_byte_that_changed_is_found(store: Path) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="real images are not on this machine")
 def test_inverted_images_are_suspected_and_real_ones_are_not() -> None:
     files = sorted((SHARED / "nih-chestxray14-64px").rglob("*.png"))[:300]
-    block = np.stack([squash(read_film(file), 64) for file in files])
+    block = np.stack([squash(decode_image(file), 64) for file in files])
     assert len(block) == 300
     suspected = [
         np.mean((border > 0.3) & (lungs > 0.3)) for border, lungs in map(border_and_lungs, (block, 255 - block))

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from chartray.cli import _out_of_memory, run_command
-from chartray.config.pretrain import knobs, load, recipe_names
+from chartray.config.pretrain import Config, load, recipe_names
+from chartray.config.section import options_of
 from chartray.outputs.parquet_file import write_table
 from tests.stores import edit_index, replace_cohort
 
@@ -50,7 +51,7 @@ def refused(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["ingest", "no.parquet", "--out", "s", "--workers", "-2"], "--workers"),
         (["evaluate", "r", "s", "--out", "o", "--seed", "-1"], "--seed"),
         (["evaluate", "r", "s", "--out", "o", "--resamples", "0"], "--resamples"),
-        (["evaluate", "r", "s", "--out", "o", "--looks", "-1"], "--looks"),
+        (["evaluate", "r", "s", "--out", "o", "--saliency", "-1"], "--saliency"),
         (["study", "nowhere.yaml", "--out", "s", "--jobs", "0"], "--jobs"),
         (["demo", "d", "--steps", "0"], "--steps"),
         (["bench", "help", "--repeats", "0"], "--repeats"),
@@ -85,7 +86,7 @@ def test_a_mistake_is_one_sentence(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--view.size", "64"], "did you mean 'views.size'"),
+        (["--view.size", "64"], "Did you mean --views.size?"),
         (["--views.size", "sixty"], "views.size"),
         (["--views.scale", "0.9,0.1"], "views.scale"),
         (["--train.batch-size", "1"], "train.batch_size"),
@@ -173,7 +174,7 @@ def test_a_table_of_a_database_is_named_by_its_url(here: Path, capsys: pytest.Ca
     url = f"duckdb://{here / 'hospital.db'}#films"
     assert run_command(["cohort", "table", url, "--mapping", "m.yaml", "--images", ".", "--out", "c.parquet"]) == 0
     assert pq.read_table(here / "c.parquet").num_rows == 2
-    assert capsys.readouterr().out.startswith("films: 2 films")
+    assert capsys.readouterr().out.startswith("films: 2 images")
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +237,7 @@ def test_every_recipe_resolves_and_every_knob_is_described() -> None:
     assert {"msn", "published", "tiny-cpu"} <= set(recipe_names())
     for recipe in recipe_names():
         assert load(recipe).recipe == recipe
-    assert all(meaning for meaning, _ in knobs().values())
+    assert all(option.field.description for option in options_of(Config))
 
 
 def test_the_recipes_say_what_the_papers_say() -> None:

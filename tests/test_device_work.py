@@ -40,7 +40,7 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     schedule = make_schedule(settings.train, len(data.rows))
     monitor = build_monitor(settings, schedule, rank=0.0, spread=0.0)
     probe: Any = None
-    loop = Loop(fabric, data.store, tmp_path, settings, schedule, data, networks, optimizer, probe, monitor)
+    loop = Loop(fabric, tmp_path, settings, schedule, data, networks, optimizer, probe, monitor)
     waited: list[int] = []
     with loop.batches(0, 3) as batches:
         with Elsewhere():

@@ -27,7 +27,7 @@ SMALL = {
         "--health.probe_films",
         "16",
     ],
-    "evaluate": ["--resamples", "20", "--looks", "1"],
+    "evaluate": ["--resamples", "20", "--saliency", "1"],
     "compare": ["--resamples", "20"],
     "audit": ["--resamples", "20"],
 }

@@ -8,10 +8,12 @@ import pytest
 
 from chartray.audit.audit import audit
 from chartray.cli import run_command
+from chartray.config.audit import AuditOptions
+from chartray.config.evaluate import EvaluateOptions, IntervalOptions
 from chartray.errors import InputError
 from tests.evaluation_folders import compare, evaluate, hospital, vit
 
-QUICK: dict[str, Any] = {"resamples": 3, "floors": False}
+QUICK: dict[str, Any] = {"resamples": 3, "baselines": False}
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: vit(root / name, run=name, seed=3, chart=chart) for name, chart in (("chart", "sex"), ("none", "none"))
     }
     for name, run in runs.items():
-        evaluate(run, stores["store"], root / "results" / name, **QUICK)
-    audit(runs["chart"], stores["store"], root / "audit", attributes=["sex"], **QUICK)
-    compare([root / "results" / name for name in runs], root / "arms", resamples=3)
+        evaluate(run, stores["store"], root / "results" / name, EvaluateOptions(**QUICK))
+    audit(runs["chart"], stores["store"], root / "audit", AuditOptions(attributes=["sex"], **QUICK))
+    compare([root / "results" / name for name in runs], root / "arms", IntervalOptions(resamples=3))
     return runs | stores | {"root": root}
 
 
@@ -38,13 +40,13 @@ def test_a_result_of_another_kind_is_never_replaced(made: dict[str, Path]) -> No
     results = [root / "results" / name for name in ("chart", "none")]
     before = held(root)
     with pytest.raises(InputError, match=r"is not empty and holds an evaluation; choose"):
-        audit(run, store, results[0], attributes=["sex"], **QUICK)
+        audit(run, store, results[0], AuditOptions(attributes=["sex"], **QUICK))
     for evaluated in results:
         with pytest.raises(InputError, match=r"is not empty and holds an evaluation; choose"):
-            compare(results, evaluated, resamples=3)
+            compare(results, evaluated, IntervalOptions(resamples=3))
     for folder, kind in ((root / "audit", "an audit"), (root / "arms", "a comparison")):
         with pytest.raises(InputError, match=f"is not empty and holds {kind}; choose"):
-            evaluate(run, store, folder, **QUICK)
+            evaluate(run, store, folder, EvaluateOptions(**QUICK))
     assert held(root) == before
 
 
@@ -53,20 +55,20 @@ def test_an_evaluation_of_another_encoder_or_store_is_not_replaced(made: dict[st
     before = held(root)
     sentence = r"of the same encoder and store as --out, found another in .* \(run none instead of chart\); choose"
     with pytest.raises(InputError, match=sentence):
-        evaluate(made["chart"], store, root / "results" / "none", **QUICK)
+        evaluate(made["chart"], store, root / "results" / "none", EvaluateOptions(**QUICK))
     again = vit(tmp_path / "none", run="none", seed=4, chart="none")
     with pytest.raises(InputError, match=r"\(seed 3 instead of 4\)"):
-        evaluate(again, store, root / "results" / "none", **QUICK)
+        evaluate(again, store, root / "results" / "none", EvaluateOptions(**QUICK))
     with pytest.raises(InputError, match=r"\(the store's hash \w{12} instead of \w{12}\)"):
-        evaluate(made["none"], made["other"], root / "results" / "none", **QUICK)
+        evaluate(made["none"], made["other"], root / "results" / "none", EvaluateOptions(**QUICK))
     with pytest.raises(InputError, match=r"an audit of the same .*\(run chart instead of none\)"):
-        audit(made["none"], store, root / "audit", attributes=["sex"], **QUICK)
+        audit(made["none"], store, root / "audit", AuditOptions(attributes=["sex"], **QUICK))
     assert held(root) == before
-    evaluate(made["none"], store, root / "results" / "none", **QUICK | {"resamples": 4})
+    evaluate(made["none"], store, root / "results" / "none", EvaluateOptions(**QUICK | {"resamples": 4}))
     settings = json.loads((root / "results" / "none" / "evaluation.json").read_text())["settings"]
     assert settings["resamples"] == 4
-    compare([root / "results" / name for name in ("chart", "none")], root / "arms", resamples=4)
-    audit(made["chart"], store, root / "audit", attributes=["sex"], **QUICK)
+    compare([root / "results" / name for name in ("chart", "none")], root / "arms", IntervalOptions(resamples=4))
+    audit(made["chart"], store, root / "audit", AuditOptions(attributes=["sex"], **QUICK))
 
 
 def test_a_folder_with_other_things_beside_the_result_is_not_replaced(made: dict[str, Path]) -> None:
@@ -75,7 +77,7 @@ def test_a_folder_with_other_things_beside_the_result_is_not_replaced(made: dict
     with pytest.raises(
         InputError, match=r"results/chart is not empty and holds my notes\.txt beside an evaluation; choose"
     ):
-        evaluate(made["chart"], made["store"], folder, **QUICK)
+        evaluate(made["chart"], made["store"], folder, EvaluateOptions(**QUICK))
     (folder / "my notes.txt").unlink()
 
 

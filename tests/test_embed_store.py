@@ -14,7 +14,7 @@ import chartray
 from chartray.errors import InputError
 from chartray.evaluation.embed_store import EMBEDDINGS_KEY, embed_store
 from chartray.outputs.seal import seal
-from chartray.pixels.resampling import whole_film
+from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 
 from .evaluation_folders import vit
@@ -30,7 +30,7 @@ def test_each_row_is_its_films_class_token(small_store: Path, tmp_path: Path) ->
         assert table[name].to_pylist() == store.cohort[name].to_pylist()
     model, given = chartray.load_encoder(source), chartray.load_encoder(source).chartray_input
     rows = np.array([239, 0, 118])
-    films = whole_film(torch.from_numpy(store.images.gather(rows)), given["size"])
+    films = whole_image(torch.from_numpy(store.images.gather(rows)), given["size"])
     with torch.inference_mode():
         expected = model((films - given["grey_mean"]) / given["grey_std"]).numpy()
     found = np.array([table["embedding"][int(row)].as_py() for row in rows])

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from chartray.cli import run_command
+from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation import films
 from chartray.evaluation.baselines import baseline_chart
@@ -34,7 +35,7 @@ from chartray.records.table import table_cohort
 from chartray.results.folder import open_evaluation
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
 from chartray.statistics import metrics
-from chartray.training.patients import told, write_patients
+from chartray.training.patients import patients_digest, write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
 from tests.evaluation_folders import evaluate, hospital, one, read, vit
 from tests.stores import replace_cohort
@@ -61,7 +62,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def linear(home: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("linear")
     other = hospital(folder / "nih", "nih", seed=1, labels=("Edema", "Effusion"), chart=False)
-    evaluate(run, home, folder / "out", external=[other], resamples=100, data_percent=[0.5, 1], draws=2, looks=0)
+    evaluate(
+        run,
+        home,
+        folder / "out",
+        EvaluateOptions(external=[other], resamples=100, data_percent=[0.5, 1], draws=2, saliency=0),
+    )
     return folder / "out"
 
 
@@ -139,7 +145,7 @@ def test_rare_and_one_class_labels_say_why_they_lack_a_number(linear: Path) -> N
 
 
 def test_a_label_of_one_class_gives_null_and_a_reason(home: Path, run: Path, tmp_path: Path) -> None:
-    rows = evaluate(run, home, tmp_path / "out", split="validate", resamples=20, floors=False)
+    rows = evaluate(run, home, tmp_path / "out", EvaluateOptions(split="validate", resamples=20, baselines=False))
     row = one(rows, label="Pneumothorax", metric="auroc")
     assert row["reason"] == "one class in the test images"
     written = one(read(tmp_path / "out", "results.jsonl"), label="Pneumothorax", metric="average_precision")
@@ -182,7 +188,12 @@ def test_the_probe_on_disk_gives_the_scores_from_the_embeddings_on_disk(linear: 
 
 def test_the_same_command_gives_the_same_results(home: Path, run: Path, linear: Path, tmp_path: Path) -> None:
     again = hospital(tmp_path, "nih", seed=1, labels=("Edema", "Effusion"), chart=False)
-    evaluate(run, home, tmp_path / "out", external=[again], resamples=100, data_percent=[0.5, 1], draws=2, looks=0)
+    evaluate(
+        run,
+        home,
+        tmp_path / "out",
+        EvaluateOptions(external=[again], resamples=100, data_percent=[0.5, 1], draws=2, saliency=0),
+    )
     for name in ("results.jsonl", "draws.jsonl", "calibration.jsonl", "comparisons.jsonl", "probe.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (linear / name).read_bytes()
 
@@ -193,12 +204,14 @@ def test_a_store_twice_is_refused_before_anything_is_computed(home: Path, run: P
     third = hospital(tmp_path / "c", "nih", seed=3, patients=20, labels=("Edema",))
     for external, found in (([home], home), ([other, other], other), ([other, alike, third], third)):
         with pytest.raises(InputError, match=rf"found {found} again; leave it out, or rename its folder"):
-            evaluate(run, home, tmp_path / "out", external=external, resamples=5)
+            evaluate(run, home, tmp_path / "out", EvaluateOptions(external=external, resamples=5))
     assert not (tmp_path / "out").exists()
 
 
 def test_neighbours_use_the_number_that_validation_chose(home: Path, run: Path, tmp_path: Path) -> None:
-    rows = evaluate(run, home, tmp_path / "out", protocol="knn", resamples=20, labels=["Edema", "Pleural Effusion"])
+    rows = evaluate(
+        run, home, tmp_path / "out", EvaluateOptions(protocol="knn", resamples=20, labels=["Edema", "Pleural Effusion"])
+    )
     row = one(rows, control="pixels", label="Pleural Effusion", metric="auroc")
     assert row["neighbours"] in (5, 10, 20, 50, 100, 200)
     assert row["value"] > 0.6
@@ -265,8 +278,8 @@ def test_blanks_that_count_as_negative_are_counted_in_rows_and_manifest(
     cohort = read_cohort(store / "cohort.parquet")
     split, encoder = np.array(cohort["split"].to_pylist()), vit(tmp_path / "encoder")
     blank = {part: cohort["label.Edema"].is_null().to_numpy() & (split == part) for part in ("train", "test")}
-    options = {"resamples": 5, "floors": False, "looks": 0}
-    rows = evaluate(encoder, store, tmp_path / "out", **options)
+    options = {"resamples": 5, "baselines": False, "saliency": 0}
+    rows = evaluate(encoder, store, tmp_path / "out", EvaluateOptions(**options))
     row = one(rows, label="Edema", metric="auroc")
     assert (row["n_blank"], row["blank"]) == (blank["test"].sum(), "source")
     manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -275,7 +288,11 @@ def test_blanks_that_count_as_negative_are_counted_in_rows_and_manifest(
     stores = open_evaluation(tmp_path / "out").manifest.stores
     assert f"in mimic: Edema {blank['test'].sum()}, " in "; ".join(blanks_counted("source", stores))
     # Without them: fewer films, none counted.
-    ignored = one(evaluate(encoder, store, tmp_path / "out", blank="ignore", **options), label="Edema", metric="auroc")
+    ignored = one(
+        evaluate(encoder, store, tmp_path / "out", EvaluateOptions(blank="ignore", **options)),
+        label="Edema",
+        metric="auroc",
+    )
     assert (ignored["n_blank"], ignored["n"]) == (0, row["n"] - blank["test"].sum())
     # A cohort that does not say what a blank means is of an earlier Chartray: nobody guesses.
     earlier = read_cohort(store / "cohort.parquet")
@@ -283,8 +300,12 @@ def test_blanks_that_count_as_negative_are_counted_in_rows_and_manifest(
     metadata.labels = {name: LabelSource(columns=(name,)) for name in metadata.labels}
     replace_cohort(store, earlier.replace_schema_metadata(to_metadata(metadata)))
     with pytest.raises(InputError, match=r"to say what a blank label means, found blanks .*Edema \d+, .* say --blank"):
-        evaluate(encoder, store, tmp_path / "out", **options)
-    again = one(evaluate(encoder, store, tmp_path / "out", blank="negative", **options), label="Edema", metric="auroc")
+        evaluate(encoder, store, tmp_path / "out", EvaluateOptions(**options))
+    again = one(
+        evaluate(encoder, store, tmp_path / "out", EvaluateOptions(blank="negative", **options)),
+        label="Edema",
+        metric="auroc",
+    )
     assert (again["value"], again["n_blank"], again["blank"]) == (row["value"], row["n_blank"], "negative")
 
 
@@ -336,19 +357,19 @@ def test_an_empty_split_is_refused(run: Path, tmp_path: Path, missing: str) -> N
 
 def test_what_cannot_be_evaluated_is_refused_in_a_sentence(home: Path, run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'Edema'"):
-        evaluate(run, home, tmp_path / "out", labels=["Oedema"])
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(labels=["Oedema"]))
     with pytest.raises(InputError, match="linear or knn or finetune or published"):
-        evaluate(run, home, tmp_path / "out", protocol="forest")
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(protocol="forest"))
     for wrong in (0, -0.5, 1.01, 5, 100, float("nan")):
         with pytest.raises(InputError, match=r"--data-percent in \(0, 1\], found .*; 0.05 means 5 %"):
-            evaluate(run, home, tmp_path / "out", data_percent=[0.5, wrong])
+            evaluate(run, home, tmp_path / "out", EvaluateOptions(data_percent=[0.5, wrong]))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="choose another"):
         evaluate(run, home, tmp_path / "notes")
     other = hospital(tmp_path / "hernia", "other", labels=("No Finding",), patients=20)
     with pytest.raises(InputError, match="no label name matches"):
-        evaluate(run, home, tmp_path / "out", external=[other], labels=["Edema"])
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(external=[other], labels=["Edema"]))
     assert (tmp_path / "notes" / "mine.txt").exists()
 
 
@@ -362,7 +383,7 @@ def test_embeddings_that_are_not_finite_are_named_by_run_and_row(home: Path, tmp
         InputError,
         match=r"finite embeddings from diverged, found \d+ of \d+ that are not, the first in row 0 of .*store",
     ):
-        evaluate(broken, home, tmp_path / "out", floors=False)
+        evaluate(broken, home, tmp_path / "out", EvaluateOptions(baselines=False))
 
 
 def test_a_label_made_from_a_column_of_the_encoders_chart_is_refused(tmp_path: Path) -> None:
@@ -374,7 +395,9 @@ def test_a_label_made_from_a_column_of_the_encoders_chart_is_refused(tmp_path: P
     with pytest.raises(InputError, match="'Edema' and the chart variable 'age'"):
         evaluate(vit(tmp_path / "a", chart="demographic-norm", source="mimic"), store, tmp_path / "out")
     # An encoder that saw no chart is fine; its chart floors leave age out.
-    rows = evaluate(vit(tmp_path / "b", chart="none", source="mimic"), store, tmp_path / "out", resamples=5)
+    rows = evaluate(
+        vit(tmp_path / "b", chart="none", source="mimic"), store, tmp_path / "out", EvaluateOptions(resamples=5)
+    )
     assert {row["chart"] for row in rows if row["control"] == "chart-only"} == {"sex"}
     left_out = json.loads((tmp_path / "out" / "evaluation.json").read_text())["left_out"]
     assert set(left_out) == {"chart-only without age", "image+chart without age"}
@@ -404,7 +427,9 @@ def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_mak
     for index, changed in enumerate(({"source": "mimic"}, {"chart": "sex", "chart_variables": ["sex"]})):
         named = {"sex": sources["sex"]} if "chart" in changed else sources
         free = vit(tmp_path / f"free{index}", chart_sources=named, **(provenance | changed))
-        assert evaluate(free, tmp_path / "store", tmp_path / f"out{index}", resamples=2, floors=False)
+        assert evaluate(
+            free, tmp_path / "store", tmp_path / f"out{index}", EvaluateOptions(resamples=2, baselines=False)
+        )
 
 
 def hannover(folder: Path, mapping: str) -> Path:
@@ -455,7 +480,7 @@ def test_the_chart_of_the_floors_can_be_named_and_is_said(
     plain = str(vit(tmp_path / "none", run="none", chart="none"))
 
     def said(*options: str, out: str = "out", code: int = 0, store: Path = home) -> str:
-        command = ["evaluate", plain, str(store), "--out", str(tmp_path / out), "--resamples", "2", "--looks", "0"]
+        command = ["evaluate", plain, str(store), "--out", str(tmp_path / out), "--resamples", "2", "--saliency", "0"]
         assert run_command([*command, *options]) == code
         printed = capsys.readouterr()
         return printed.err if code else printed.out
@@ -465,12 +490,12 @@ def test_the_chart_of_the_floors_can_be_named_and_is_said(
     assert "mimic test 100%, no chart: macro of" in without
     assert "mimic test 100%, chart only (demographic-norm): macro of" in without
     assert "none/none" not in without
-    assert "chart-only and image+chart read the chart sex\n" in said("--floor-chart", "sex")
+    assert "chart-only and image+chart read the chart sex\n" in said("--baseline-chart", "sex")
     rows = read(tmp_path / "out", "results.jsonl")
     assert {row["chart"] for row in rows if row["control"] in ("chart-only", "image+chart")} == {"sex"}
-    assert "found 'smoker'" in said("--floor-chart", "sex,smoker", out="no", code=2)
-    for options in (["--no-floors"], ["--protocol", "published"]):
-        assert "--floor-chart only where chart floors" in said("--floor-chart", "sex", *options, out="no", code=2)
+    assert "found 'smoker'" in said("--baseline-chart", "sex,smoker", out="no", code=2)
+    for options in (["--no-baselines"], ["--protocol", "published"]):
+        assert "--baseline-chart only with " in said("--baseline-chart", "sex", *options, out="no", code=2)
     bare = hospital(tmp_path / "bare", chart=False, patients=60)
     none = said(out="bare-out", store=bare)
     assert "no chart-only and no image+chart: the cohort gives none of sex, age;" in none
@@ -484,19 +509,19 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
         split: sorted(set(cohort.filter(pc.equal(cohort["split"], split))["patient_id"].to_pylist()))
         for split in ("train", "test")
     }
-    options: dict[str, Any] = {"resamples": 2, "floors": False, "labels": ["Edema"]}
+    options: dict[str, Any] = {"resamples": 2, "baselines": False, "labels": ["Edema"]}
     made = tmp_path / "run"
     vit(made / "encoder", source="mimic")
 
     def seen(store: Path = home, source: Path = made, **more: Any) -> Any:
         out = tmp_path / "of" / source.relative_to(tmp_path) / store.parent.name
-        evaluate(source, store, out, **options, **more)
+        evaluate(source, store, out, EvaluateOptions(**options, **more))
         manifest = json.loads((out / "evaluation.json").read_text())
         return [entry["patients_seen_in_pretraining"] for entry in manifest["stores"]]
 
     assert seen() == [None]  # the run does not say whom it was trained on
     keys = {split: [patient_key("mimic", one) for one in named] for split, named in patients.items()}
-    vit(made / "encoder", source="mimic", **told(keys["train"]))
+    vit(made / "encoder", source="mimic", **patients_digest(keys["train"]))
     write_patients(made, keys["train"])
     (made / "manifest.json").write_text("{}")
     assert seen() == seen(source=made / "encoder") == [0]
@@ -504,11 +529,11 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     assert seen(external=[other]) == [0, None]  # the same names, but patients of another source
     started = tmp_path / "started"
     first = {"source": "model.safetensors", "run": None}
-    vit(started / "encoder", source="mimic", init=first, **told(keys["train"]))
+    vit(started / "encoder", source="mimic", init=first, **patients_digest(keys["train"]))
     shutil.copy(made / "train_patients.txt", started)
     assert seen(source=started) == [None]  # nobody knows whom the first weights were shown
     child = tmp_path / "child"
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **told(keys["train"]))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_digest(keys["train"]))
     shutil.copy(made / "train_patients.txt", child)
     assert seen(source=child) == [0]  # the parent's patients are known too
     assert seen(source=child / "encoder") == [0]
@@ -525,9 +550,9 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
             ):
                 seen(source=source)
         (made / "train_patients.txt").touch()
-    vit(made / "encoder", source="mimic", **told(keys["test"][:3]))
+    vit(made / "encoder", source="mimic", **patients_digest(keys["test"][:3]))
     write_patients(made, keys["test"][:3])
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **told(keys["train"]))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_digest(keys["train"]))
     assert seen(split="validate") == [0]
     with pytest.raises(InputError, match=r"found 3 of its patients in train_patients.txt of .*run"):
         seen(source=child)
@@ -546,23 +571,23 @@ def test_films_that_were_learnt_from_are_not_scored_elsewhere_under_other_names(
     """The same films as another source, with other names, patients and splits: only their pixels say so."""
     splits = ("test", "train", "validate", "train", "test")  # at home the first and second learn, the third chooses
     other = hospital(tmp_path / "renamed", "elsewhere", splits=splits)
-    options: dict[str, Any] = {"resamples": 2, "floors": False, "labels": ["Edema"], "looks": 0}
+    options: dict[str, Any] = {"resamples": 2, "baselines": False, "labels": ["Edema"], "saliency": 0}
     with pytest.raises(
         InputError,
         match=r"no probe is fitted or chosen on in the test split of .*renamed/store, found 48 of its 96 p",
     ) as error:
-        evaluate(run, home, tmp_path / "out", external=[other], **options)
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(external=[other], **options))
     assert "in the train split of" in str(error.value)
     assert not (tmp_path / "out").exists()
     # What only was chosen on is refused too, unless home is judged by it as well.
     chosen = hospital(tmp_path / "chosen", "elsewhere", splits=("train", "train", "test", "train", "validate"))
     with pytest.raises(InputError, match=r"found 48 of its 48 pixel by pixel in the validate split"):
-        evaluate(run, home, tmp_path / "out", external=[chosen], **options)
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(external=[chosen], **options))
     validated = hospital(tmp_path / "validated", "elsewhere", splits=("train", "train", "validate", "train", "test"))
-    assert evaluate(run, home, tmp_path / "out", external=[validated], split="validate", **options)
+    assert evaluate(run, home, tmp_path / "out", EvaluateOptions(external=[validated], split="validate", **options))
     # At another size their pixels differ: it is said that they were not compared.
     assert ingest(tmp_path / "renamed" / "cohort.parquet", tmp_path / "small", size=24, workers=1)
-    evaluate(run, home, tmp_path / "small-out", external=[tmp_path / "small"], **options)
+    evaluate(run, home, tmp_path / "small-out", EvaluateOptions(external=[tmp_path / "small"], **options))
     (said,) = json.loads((tmp_path / "small-out" / "evaluation.json").read_text())["not_compared"]
     assert "(24 px) were not compared with those of" in said
     assert "(32 px)" in said
@@ -576,7 +601,7 @@ def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_s
     with pytest.raises(
         InputError, match=r"found 24 of its 24 in the train split of .* too, both of the source 'mimic'; split both"
     ) as error:
-        evaluate(run, home, tmp_path / "out", external=[other], floors=False, resamples=2)
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(external=[other], baselines=False, resamples=2))
     assert "p000" not in str(error.value)
 
 
@@ -605,11 +630,11 @@ class Changed(Images):
 
 
 def test_earlier_results_are_replaced_and_a_failure_leaves_them(home: Path, run: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"resamples": 5, "floors": False, "labels": ["Edema"]}
-    evaluate(run, home, tmp_path / "out", **options)
+    options: dict[str, Any] = {"resamples": 5, "baselines": False, "labels": ["Edema"]}
+    evaluate(run, home, tmp_path / "out", EvaluateOptions(**options))
     with pytest.raises(InputError):
-        evaluate(run, home, tmp_path / "out", **(options | {"labels": ["Mass"]}))
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(**options | {"labels": ["Mass"]}))
     assert len(read(tmp_path / "out", "results.jsonl")) == 12
-    evaluate(run, home, tmp_path / "out", **(options | {"labels": ["Edema", "No Finding"]}))
+    evaluate(run, home, tmp_path / "out", EvaluateOptions(**options | {"labels": ["Edema", "No Finding"]}))
     assert len(read(tmp_path / "out", "results.jsonl")) == 18
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from chartray.config.evaluate import EvaluateOptions, IntervalOptions
 from chartray.errors import InputError
 from chartray.evaluation.embed import embed
 from chartray.evaluation.films import Policy, films_of
@@ -39,9 +40,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_published_linear_leaves_the_encoder_and_full_fine_tuning_learns_more(
     home: Path, run: Path, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"resamples": 20, "floors": False, "max_epochs": 12}
-    frozen = evaluate(run, home, tmp_path / "frozen", protocol="published", learning_rate=0.05, **options)
-    whole = evaluate(run, home, tmp_path / "whole", protocol="published", freeze=False, learning_rate=3e-3, **options)
+    options: dict[str, Any] = {"resamples": 20, "baselines": False, "max_epochs": 12}
+    frozen = evaluate(
+        run, home, tmp_path / "frozen", EvaluateOptions(protocol="published", learning_rate=0.05, **options)
+    )
+    whole = evaluate(
+        run,
+        home,
+        tmp_path / "whole",
+        EvaluateOptions(protocol="published", freeze=False, learning_rate=3e-3, **options),
+    )
     at = {"label": "macro", "metric": "auroc"}
     assert one(frozen, **at)["value"] > 0.55
     assert one(whole, **at)["value"] > one(frozen, **at)["value"] + 0.05
@@ -61,7 +69,12 @@ def test_published_linear_leaves_the_encoder_and_full_fine_tuning_learns_more(
 
 
 def test_finetune_has_the_same_training_from_scratch_beside_it(home: Path, run: Path, tmp_path: Path) -> None:
-    rows = evaluate(run, home, tmp_path / "out", protocol="finetune", resamples=20, max_epochs=2, scheduler="reduce")
+    rows = evaluate(
+        run,
+        home,
+        tmp_path / "out",
+        EvaluateOptions(protocol="finetune", resamples=20, max_epochs=2, scheduler="reduce"),
+    )
     assert {row["control"] for row in rows} == {"none", "untrained"}
     comparison = one(read(tmp_path / "out", "comparisons.jsonl"), b="untrained", label="macro", metric="auroc")
     assert comparison["ci_low"] <= comparison["difference"] <= comparison["ci_high"]
@@ -85,7 +98,7 @@ def test_an_option_that_means_nothing_under_the_protocol_is_refused(
     home: Path, run: Path, tmp_path: Path, protocol: Any, option: dict[str, Any], only: str
 ) -> None:
     with pytest.raises(InputError, match=f"expected {only} found it with {protocol}"):
-        evaluate(run, home, tmp_path / "out", protocol=protocol, **option)
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(protocol=protocol, **option))
 
 
 def test_fine_tuning_is_the_same_twice_and_leaves_the_given_encoder(home: Path, run: Path) -> None:
@@ -93,7 +106,7 @@ def test_fine_tuning_is_the_same_twice_and_leaves_the_given_encoder(home: Path, 
     before = {name: value.clone() for name, value in given.model.state_dict().items()}
     store = Store.open(home)
     train, validate = (films_of(store, split, LABELS, Policy()) for split in ("train", "validate"))
-    recipe = recipe_of("finetune", max_epochs=2)
+    recipe = recipe_of(EvaluateOptions(protocol="finetune", max_epochs=2))
     assert recipe is not None
     first, second = (fine_tune(given, train, validate, recipe, seed=3) for _ in range(2))
     torch.testing.assert_close(first.layer.weight, second.layer.weight, rtol=0, atol=0)
@@ -154,7 +167,7 @@ def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             name = f"{chart}-{seed}"
             weights = seed + 10 * (chart == "none")
             made = vit(folder / "runs" / name, seed=seed, weights=weights, run=name, chart=chart, control="none")
-            evaluate(made, home, folder / name, resamples=30, floors=seed == 0)
+            evaluate(made, home, folder / name, EvaluateOptions(resamples=30, baselines=seed == 0))
             found[name] = folder / name
     return found
 
@@ -162,7 +175,7 @@ def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_three_seeds_make_an_arm_and_the_difference_is_the_mean_of_theirs(
     evaluated: dict[str, Path], tmp_path: Path
 ) -> None:
-    rows = compare(list(evaluated.values()), tmp_path / "out", resamples=100)
+    rows = compare(list(evaluated.values()), tmp_path / "out", IntervalOptions(resamples=100))
     row = one(rows, label="macro", metric="auroc")
     assert (row["a"], row["b"], row["seeds"], row["claim"]) == ("demographic-norm", "no chart", 3, None)
     macro = {
@@ -187,7 +200,7 @@ def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Pat
         more = {"settings_hash": "b" * 12, "recipe": "short"} if short else {"settings_hash": "a" * 12, "recipe": "msn"}
         films = 90 if name.startswith("none") else 80
         folders[name] = told(folder, tmp_path / name, films=films, after_film=["icu"] if "dem" in name else [], **more)
-    rows = compare(list(folders.values()), tmp_path / "out", resamples=20)
+    rows = compare(list(folders.values()), tmp_path / "out", IntervalOptions(resamples=20))
     at = {"label": "macro", "metric": "auroc"}
     arms = {(row["a"], row["b"], row["seeds"]) for row in rows}
     assert arms == {
@@ -203,9 +216,11 @@ def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Pat
     assert one(rows, a="no chart, recipe msn", b="no chart, recipe short", **at)["after_film"] == []
     # Alike in all but the seed: one arm, and nothing to warn of. The settings name them where recipes do not.
     same = [told(folder, tmp_path / "same" / name, films=80, settings_hash="a") for name, folder in evaluated.items()]
-    assert {(row["seeds"], row["note"]) for row in compare(same, tmp_path / "out", resamples=20)} == {(3, None)}
+    assert {(row["seeds"], row["note"]) for row in compare(same, tmp_path / "out", IntervalOptions(resamples=20))} == {
+        (3, None)
+    }
     unnamed = [told(evaluated[f"none-{seed}"], tmp_path / f"u{seed}", settings_hash=f"{seed}") for seed in range(2)]
-    row = one(compare(unnamed, tmp_path / "out", resamples=20), **at)
+    row = one(compare(unnamed, tmp_path / "out", IntervalOptions(resamples=20)), **at)
     assert (row["a"], row["b"]) == ("no chart, settings 0", "no chart, settings 1")
 
 
@@ -215,7 +230,7 @@ def test_objectives_are_arms_of_their_own(evaluated: dict[str, Path], tmp_path: 
         for name, seeds in (("msn", (0, 1)), ("dino", (0, 1, 2)))
         for seed in seeds
     ]
-    rows = compare(folders, tmp_path / "out", resamples=20)
+    rows = compare(folders, tmp_path / "out", IntervalOptions(resamples=20))
     assert {(row["a"], row["b"], row["seeds"]) for row in rows} == {("no chart", "DINO, no chart", 2)}
     assert {(row["objective_a"], row["objective_b"]) for row in rows} == {("msn", "dino")}
 
@@ -239,20 +254,27 @@ def test_what_was_learnt_from_must_be_the_same_too(home: Path, evaluated: dict[s
     (tmp_path / "less").mkdir()
     pq.write_table(cohort.filter(keep), tmp_path / "less" / "cohort.parquet")
     ingest(tmp_path / "less" / "cohort.parquet", tmp_path / "less" / "store", size=32, workers=1)
-    evaluate(runs / "none-0", tmp_path / "less" / "store", tmp_path / "fewer", resamples=5, floors=False)
+    evaluate(
+        runs / "none-0", tmp_path / "less" / "store", tmp_path / "fewer", EvaluateOptions(resamples=5, baselines=False)
+    )
     with pytest.raises(InputError, match="one store of mimic in all evaluations, found hash"):
         compare([mine, tmp_path / "fewer"], tmp_path / "out")
     for name, seed in (("demographic-norm-0", 0), ("none-0", 0), ("none-0", 1)):
         out = tmp_path / f"{name} {seed}"
-        evaluate(runs / name, home, out, resamples=5, floors=False, seed=seed, data_percent=[0.5], draws=2)
+        evaluate(
+            runs / name,
+            home,
+            out,
+            EvaluateOptions(resamples=5, baselines=False, seed=seed, data_percent=[0.5], draws=2),
+        )
     drawn = [tmp_path / "demographic-norm-0 0", tmp_path / "none-0 0", tmp_path / "none-0 1"]
-    compare(drawn[:2], tmp_path / "out", resamples=5)
+    compare(drawn[:2], tmp_path / "out", IntervalOptions(resamples=5))
     with pytest.raises(InputError, match=r"one --seed in all evaluations of a part .* found 0 in .* and 1 in"):
-        compare([drawn[0], drawn[2]], tmp_path / "out", resamples=5)
+        compare([drawn[0], drawn[2]], tmp_path / "out", IntervalOptions(resamples=5))
 
 
 def test_p_values_of_labels_are_corrected_for_their_number(evaluated: dict[str, Path], tmp_path: Path) -> None:
-    compare([evaluated["demographic-norm-0"], evaluated["none-0"]], tmp_path / "out", resamples=50)
+    compare([evaluated["demographic-norm-0"], evaluated["none-0"]], tmp_path / "out", IntervalOptions(resamples=50))
     for folder, fields in ((tmp_path / "out", ("a", "b")), (evaluated["none-0"], ("a", "b"))):
         rows = read(folder, "comparisons.jsonl")
         for row in rows:
@@ -267,7 +289,9 @@ def test_p_values_of_labels_are_corrected_for_their_number(evaluated: dict[str, 
 
 
 def test_fewer_than_three_seeds_make_no_claim(evaluated: dict[str, Path], tmp_path: Path) -> None:
-    rows = compare([evaluated["none-0"], evaluated["demographic-norm-1"]], tmp_path / "out", resamples=20)
+    rows = compare(
+        [evaluated["none-0"], evaluated["demographic-norm-1"]], tmp_path / "out", IntervalOptions(resamples=20)
+    )
     assert {row["claim"] for row in rows} == {"no claim: fewer than 3 seeds"}
     assert {row["seeds"] for row in rows} == {1}
 
@@ -277,9 +301,9 @@ def test_evaluations_of_other_films_truths_or_policies_are_refused(
 ) -> None:
     made = evaluated["none-0"].parent / "runs" / "none-0"
     other = hospital(tmp_path / "other", labels=LABELS, patients=60)
-    evaluate(made, other, tmp_path / "fewer", resamples=5, floors=False)
-    evaluate(made, home, tmp_path / "ones", resamples=5, floors=False, uncertain="ones")
-    evaluate(made, home, tmp_path / "one label", resamples=5, floors=False, labels=["Edema"])
+    evaluate(made, other, tmp_path / "fewer", EvaluateOptions(resamples=5, baselines=False))
+    evaluate(made, home, tmp_path / "ones", EvaluateOptions(resamples=5, baselines=False, uncertain="ones"))
+    evaluate(made, home, tmp_path / "one label", EvaluateOptions(resamples=5, baselines=False, labels=["Edema"]))
     for name, words in (
         ("fewer", r"the same films on mimic in .* \(96\) and .* \(48\), found 48 in one of them alone"),
         ("ones", "one uncertain in all evaluations, found ignore in .* and ones"),

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from chartray import experiment as room
-from chartray.cli import run_command
+from chartray.cli import app, run_command
+from chartray.config.pretrain import load
 from chartray.config.study import read_experiment
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.experiment import experiment_plan, run_experiment
@@ -41,7 +42,7 @@ VERBS = [
 def tiny(folder: Path, store: Path, **changed: Any) -> Path:
     """The example, on a small store: two arms, one seed, four steps."""
     tree = yaml.safe_load(EXAMPLE.read_text())
-    quick = {"store": str(store), "resamples": 20, "floors": False}
+    quick = {"store": str(store), "resamples": 20, "baselines": False}
     tree |= {"store": str(store), "seeds": [0]}
     tree["pretrain"] |= SMALL | {"train.steps": 4, "train.checkpoint_every": 2}
     tree["arms"] = {name: tree["arms"][name] for name in ("real", "none")}
@@ -119,7 +120,7 @@ def test_an_interrupted_experiment_continues_and_its_commands_are_its_steps(
     assert (out / "results" / "none-0-small" / "results.jsonl").read_bytes() == scored
 
     # Another option of the evaluation: that would be done again, and what needs it, and no pretraining.
-    changed = {"small": {"store": str(small_store), "resamples": 30, "floors": False}}
+    changed = {"small": {"store": str(small_store), "resamples": 30, "baselines": False}}
     steps = list(room._steps(read_experiment(tiny(tmp_path, small_store, evaluations=changed)), out))
     keys: dict[str, str] = {}
     for step in steps:
@@ -132,7 +133,7 @@ def test_a_step_is_done_again_on_another_store_and_what_it_made_is_kept_until_th
     small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores = [str(hospital(tmp_path / name, seed=seed, patients=60)) for seed, name in enumerate(("first", "second"))]
-    quick = {"resamples": 3, "floors": False}
+    quick = {"resamples": 3, "baselines": False}
     out, arms = tmp_path / "out", {"none": {"ehr": "none"}}
 
     def out_of_luck(*_: Any, **options: Any) -> None:
@@ -164,8 +165,9 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
         "external": ["e1", "e 2"],
         "data_percent": [0.1, 1.0],
         "labels": ["Disc", "Bars"],
+        "protocol": "published",
         "freeze": False,
-        "floors": False,
+        "baselines": False,
     }
     arms = {"real": {"ehr": "sex,age", "control": "shuffled", "train.clip": None, "views.scale": [0.2, 1.0]}}
     file = tiny(tmp_path, small_store, evaluations={"a": given}, arms=arms, seeds=[3, 4, 5])
@@ -173,16 +175,14 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
     assert plan[0] == "# 1 arm x 3 seeds: differences between arms can be claims"
     runs = [shlex.split(line) for line in plan if line.startswith("chartray pretrain")]
     assert [run[run.index("--seed") + 1] for run in runs] == ["3", "4", "5"]
-    from chartray.config.pretrain import load, parse_overrides
-
-    after = runs[0][runs[0].index("--recipe") + 2 : -1]
-    again = load("tiny-cpu", None, parse_overrides(after))
+    _, bound, _ = app.parse_args(runs[0][1:], exit_on_error=False, print_error=False)
+    again = load("tiny-cpu", None, bound.arguments["given"])
     assert again == read_experiment(file).arms[0].config(3)
     assert again.train.clip is None
     evaluation = next(line for line in plan if line.startswith("chartray evaluate"))
-    options = f"--external {tmp_path}/e1 --external '{tmp_path}/e 2' --split test"
+    options = f"--external {tmp_path}/e1 --external '{tmp_path}/e 2'"
     assert options in evaluation
-    for part in ("--data-percent 0.1 1.0", "--labels Disc,Bars", "--no-freeze", "--no-floors"):
+    for part in ("--data-percent 0.1 1.0", "--labels Disc,Bars", "--no-freeze", "--no-baselines"):
         assert part in evaluation
 
 
@@ -197,7 +197,7 @@ def test_every_command_of_the_plan_is_one_the_command_line_knows(small_store: Pa
         ({"arms": {"../real": {}}}, "expected letters and digits as the name of an arm"),
         ({"seeds": [1, 1]}, "expected seeds that differ"),
         ({"evaluations": {"a": {"store": "x", "protocoll": "knn"}}}, "did you mean 'protocol'"),
-        ({"evaluations": {"a": {"protocol": "knn"}}}, r"evaluations.a.store of .*: field required, found none"),
+        ({"evaluations": {"a": {"protocol": "knn"}}}, "evaluations.a of .*: expected a text under store, found .none."),
         ({"audit": {"of": "reel", "store": "x"}}, r"expected an arm after audit.of .* \(did you mean 'real'"),
         ({"evaluations": {}}, "expected a mapping of names under evaluations"),
     ],
@@ -220,10 +220,16 @@ def test_an_experiment_file_that_is_wrong_is_one_sentence(
             {"audit": {"attributes": ["sex", "agee"]}},
             r"audit of .*: expected a variable .* found 'agee' \(did you mean 'a",
         ),
-        ({"audit": {"floor_chart": "sexx", "floors": True}}, r"audit of .*: expected a feature set .* found 'sexx'"),
+        (
+            {"audit": {"baseline_chart": "sexx", "baselines": True}},
+            r"audit of .*: expected a feature set .* found 'sexx'",
+        ),
         ({"evaluations": {"a": {"labels": ["Edemaa"]}}}, r"evaluation a of .*: label 'Edemaa' is absent from"),
-        ({"audit": {"floor_chart": "sex", "floors": False}}, "audit of .*: expected floor_chart only where floors"),
-        ({"evaluations": {"a": {"floor_chart": "sexx"}}}, r"evaluation a of .*: expected a feature set .*'sexx'"),
+        (
+            {"audit": {"baseline_chart": "sex", "baselines": False}},
+            "audit of .*: expected --baseline-chart only with --baselines",
+        ),
+        ({"evaluations": {"a": {"baseline_chart": "sexx"}}}, r"evaluation a of .*: expected a feature set .*'sexx'"),
     ],
 )
 def test_a_store_or_chart_that_is_not_there_is_found_before_anything_is_written(

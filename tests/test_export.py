@@ -19,6 +19,8 @@ from PIL import Image
 import chartray
 from chartray.audit.audit import audit
 from chartray.audit.sentences import audit_sentences
+from chartray.config.audit import AuditOptions
+from chartray.config.evaluate import EvaluateOptions, IntervalOptions
 from chartray.errors import InputError
 from chartray.export import export_encoder, shareable
 from chartray.model_card.folders import read_folders
@@ -31,7 +33,7 @@ from chartray.results.folder import AUDIT_FILE, AUDIT_ROWS_FILE, write_manifest,
 from chartray.results.manifest import RESULTS_FORMAT, AuditManifest, EncoderEntry, Settings, StoreEntry, arm_of_run
 from chartray.results.schema import SubgroupRow
 from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
-from chartray.training.patients import told, write_patients
+from chartray.training.patients import patients_digest, write_patients
 from tests.evaluation_folders import compare, evaluate
 
 from . import evaluation_folders
@@ -90,11 +92,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("export")
     store = evaluation_folders.hospital(root / "hospital")
     source = evaluation_folders.vit(root / "encoder", **MADE)
-    evaluate(source, store, root / "results", resamples=50, device="cpu", looks=0)
+    evaluate(source, store, root / "results", EvaluateOptions(resamples=50, device="cpu", saliency=0))
     without = MADE | {"run": "plain", "chart": "none", "after_film": []}
     plain = evaluation_folders.vit(root / "plain", **without, weights=9)
-    evaluate(plain, store, root / "plain-results", resamples=50, device="cpu", looks=0, floors=False)
-    compare([root / "results", root / "plain-results"], root / "arms", resamples=50)
+    evaluate(
+        plain, store, root / "plain-results", EvaluateOptions(resamples=50, device="cpu", saliency=0, baselines=False)
+    )
+    compare([root / "results", root / "plain-results"], root / "arms", IntervalOptions(resamples=50))
     out = export_encoder(source, root / "take-home", results=[root / "results", root / "arms"])
     return {"root": root, "source": source, "results": root / "results", "out": out, "store": store}
 
@@ -229,10 +233,13 @@ def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Pa
     tested = sorted({patient for split, patient in pairs if split == "test"})
     # A run that learnt three of the patients of the test split, as its own file says.
     keys = [patient_key("mimic", patient) for patient in tested[:3]]
-    evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []} | told(keys))
+    evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []} | patients_digest(keys))
     write_patients(root / "first", keys)
     found = audit(
-        root / "first" / "encoder", exported["store"], root / "audit", attributes=["sex"], resamples=20, floors=False
+        root / "first" / "encoder",
+        exported["store"],
+        root / "audit",
+        AuditOptions(attributes=["sex"], resamples=20, baselines=False),
     )
     assert "LEAK: 3 patients are in pretraining and in mimic:test" in audit_sentences(*found)
     results = [root / "results" / "first-main", *([root / "audit"] if named else [])]
@@ -258,7 +265,12 @@ def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], t
     assert text.index(said) < text.index("A Vision Transformer")
     for name, after in (("clean", []), ("late", ["mortality"])):
         source = evaluation_folders.vit(tmp_path / name / "encoder", **MADE | {"after_film": after})
-        audit(source, exported["store"], tmp_path / name / "audit", attributes=["sex"], resamples=5, floors=False)
+        audit(
+            source,
+            exported["store"],
+            tmp_path / name / "audit",
+            AuditOptions(attributes=["sex"], resamples=5, baselines=False),
+        )
         results = [exported["results"], tmp_path / name / "audit"]
         text = (export_encoder(source, tmp_path / name / "out", results=results) / "README.md").read_text()
         assert ("can be trusted: pretraining used mortality, known only after the image" in text) == bool(after)

@@ -277,7 +277,7 @@ def test_csv_files_of_a_cohort_that_lacks_variables(tmp_path):
     files = write_feature_csvs(assemble({name: table[name] for name in table.column_names}, metadata), tmp_path)
     assert list(files.written) == ["sex"]
     assert files.lacking["demographic-norm"] == "age"
-    with pytest.raises(InputError, match=r"at least one of sex, .* in the cohort .*, found crp; it lacks sex; age; "):
+    with pytest.raises(InputError, match=r"published variables sex, .* in the cohort, found crp; it lacks sex; age; "):
         write_feature_csvs(own_cohort(crp=[1.0, 2.0]), tmp_path)
 
 
@@ -314,8 +314,8 @@ def test_csv_files_of_a_hospital_with_other_levels_and_kinds(tmp_path):
         "b,1.0,0.0,0.0,1.0",
     ]
     assert files.written["view"] == (2, 1)
-    assert files.lacking["sex"].startswith("sex with the levels male, female alone (it has M, F; ")
-    assert files.lacking["position"] == "position with the levels Erect, Recumbent alone (it is boolean)"
+    assert files.lacking["sex"].startswith("sex with only the levels male, female (it has M, F; ")
+    assert files.lacking["position"] == "position with only the levels Erect, Recumbent (it is boolean)"
     assert "sex with" in files.lacking["demographic-10"]
     assert set(files.written) == {"age-norm", "age-10", "age-5", "view", "mortality", "icu", "stay"}
     assert len(list((tmp_path / "out").rglob("*.csv"))) == len(files.written)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from timm.layers import DropPath
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation.films import Films, Policy, films_of
 from chartray.evaluation.finetune import checkpoint, training
@@ -44,7 +45,7 @@ def parts(home: Path) -> tuple[Films, Films]:
 
 
 def finetune(**options: Any) -> Recipe:
-    found = recipe_of("finetune", **options)
+    found = recipe_of(EvaluateOptions(protocol="finetune", **options))
     assert found is not None
     return found
 
@@ -95,7 +96,7 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[8] == 1.0
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[8:]))
     assert rates[-1] == pytest.approx((1 + math.cos(math.pi * 17 / 18)) / 2)
-    published = recipe_of("published", max_epochs=50)
+    published = recipe_of(EvaluateOptions(protocol="published", max_epochs=50))
     assert published is not None
     assert [learning_rate(published, epoch + 0.5, []) for epoch in (0, 25)] == pytest.approx([1e-3, 0.5e-3])
     assert (finetune().warmup_epochs, finetune(max_epochs=10).warmup_epochs) == (5, 1)
@@ -149,7 +150,7 @@ def test_what_is_unknown_in_either_film_is_unknown_in_their_mixture() -> None:
         ({"layer_decay": 0.0}, r"--layer-decay in \(0, 1\], found 0"),
         ({"layer_decay": 1.5}, r"--layer-decay in \(0, 1\], found 1.5"),
         ({"drop_path": 1.0}, r"--drop-path in \[0, 1\), found 1"),
-        ({"warmup_epochs": 50}, r"--warmup-epochs in \[0, 50\), below max-epochs, found 50"),
+        ({"warmup_epochs": 50}, r"--warmup-epochs in \[0, 50\), below --max-epochs, found 50"),
         ({"mixup": -0.1}, "--mixup of 0"),
         ({"mixup": float("nan")}, "--mixup of 0"),
     ],
@@ -164,8 +165,8 @@ def test_published_stays_as_published(name: str) -> None:
     with pytest.raises(
         InputError, match=f"--{name.replace('_', '-')} only with --protocol finetune, found it with pub"
     ):
-        recipe_of("published", **{name: 0.5})
-    found = recipe_of("published", freeze=False)
+        recipe_of(EvaluateOptions(protocol="published", **{name: 0.5}))
+    found = recipe_of(EvaluateOptions(protocol="published", freeze=False))
     assert found is not None
     assert (found.layer_decay, found.drop_path, found.warmup_epochs, found.mixup) == (1.0, 0.0, 0.0, 0.0)
 
@@ -246,7 +247,7 @@ def test_an_evaluation_stopped_in_its_second_training_resumes(
         "draws": 2,
         "resamples": 5,
     }
-    evaluate(run, home, tmp_path / "whole", **options)
+    evaluate(run, home, tmp_path / "whole", EvaluateOptions(**options))
     save = checkpoint.save
 
     def dies(folder: Path, networks: Any, optimizer: Any, reached: checkpoint.Reached, made_of: Any) -> None:
@@ -257,13 +258,13 @@ def test_an_evaluation_stopped_in_its_second_training_resumes(
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save", dies)
         with pytest.raises(Interrupted):
-            evaluate(run, home, tmp_path / "cut", **options)
+            evaluate(run, home, tmp_path / "cut", EvaluateOptions(**options))
     kept = tmp_path / ".cut.training"
     assert (kept / "fine-tune-0.5-1" / "step-000002").is_dir()
     assert not (tmp_path / "cut").exists()
     with pytest.raises(InputError, match=r"found one in .*cut\.training; go on with --resume, or delete it"):
-        evaluate(run, home, tmp_path / "cut", **options)
-    evaluate(run, home, tmp_path / "cut", resume=True, **options)
+        evaluate(run, home, tmp_path / "cut", EvaluateOptions(**options))
+    evaluate(run, home, tmp_path / "cut", EvaluateOptions(**options), resume=True)
     assert not kept.exists()
     whole, cut = (pq.read_table(tmp_path / name / "predictions.parquet") for name in ("whole", "cut"))
     assert whole.drop(["run"]).equals(cut.drop(["run"]))
@@ -272,6 +273,6 @@ def test_an_evaluation_stopped_in_its_second_training_resumes(
     manifest = json.loads((tmp_path / "cut" / "evaluation.json").read_text())
     assert (manifest["recipe"]["layer_decay"], manifest["recipe"]["drop_path"]) == (0.75, 0.1)
     with pytest.raises(InputError, match=r"draw 1 of the fraction 0.02 of .*; early stopping needs one"):
-        evaluate(run, home, tmp_path / "few", **(options | {"data_percent": [0.02, 1]}))
+        evaluate(run, home, tmp_path / "few", EvaluateOptions(**options | {"data_percent": [0.02, 1]}))
     with pytest.raises(InputError, match="--resume only with --protocol published or finetune"):
         evaluate(run, home, tmp_path / "linear", resume=True)

@@ -128,8 +128,8 @@ REFUSED = {
     "images": (f"{HEADER}\nF7,1,,,,,\nf7,2,,,,,\n", "image_id .*'A9' in data row 1 and 'a9' in data row 2"),
     "studies": (f"{HEADER}\na,1,S7,,,,\nb,2,s7,,,,\n", "study_id .*'A9' in data row 1 and 'a9' in data row 2"),
     "zones": (f"{HEADER}\na,1,,2020-01-01 10:00,,,\nb,1,,2020-01-01 10:00Z,,,\n", "in data row 2 and one without"),
-    "floats": (TYPED | {"patient": [2.0**53, 1.0]}, "a float from 9007199254740992 up.* in data row 1"),
-    "short floats": (TYPED | {"patient": pa.array([2.0**24, 1.0], pa.float32())}, "a float from 16777216 up"),
+    "floats": (TYPED | {"patient": [2.0**53, 1.0]}, "a float of 9007199254740992 or more.* in data row 1"),
+    "short floats": (TYPED | {"patient": pa.array([2.0**24, 1.0], pa.float32())}, "a float of 16777216 or more"),
     "fractions": (TYPED | {"patient": [1.0, 2.5]}, "a fraction in data row 2"),
     "truths as ids": (TYPED | {"patient": [True, False]}, "a column of type bool"),
     "times as ids": (TYPED | {"file": pa.array([1, 2], pa.timestamp("s"))}, "a column of type timestamp"),
@@ -200,12 +200,20 @@ def test_ids_of_one_patient_are_merged_before_the_split(made, tmp_path):
     table = "\n".join(line.rpartition(",")[0] for line in SPLIT.splitlines())
     for same, patients, said in (
         ("spelling", ["P01", "P01", "Q7", "1000", "1000", "R2"], "5 ids became 4 patients"),
-        ("[[P01, p01], [1000, '1000.0']]", ["P01", "P01", "Q7", "1000", "1000", "R2"], "names 0 are not in the table"),
-        ("[[P01, p01, Q7], [1000, '1000.0', zz]]", ["P01", "P01", "P01", "1000", "1000", "R2"], "names 1 are not in"),
+        (
+            "[[P01, p01], [1000, '1000.0']]",
+            ["P01", "P01", "Q7", "1000", "1000", "R2"],
+            "; 0 of 3 ids in same_patient are not in the table",
+        ),
+        (
+            "[[P01, p01, Q7], [1000, '1000.0', zz]]",
+            ["P01", "P01", "P01", "1000", "1000", "R2"],
+            "; 1 of 5 ids in same_patient are not in",
+        ),
         (
             "one.csv",
             ["E1", "E1", "E7", "E7", "E7", "R2"],
-            "5 ids became 3 patients; of 5 ids that same_patient names 1",
+            "5 ids became 3 patients; 1 of 5 ids in same_patient",
         ),
     ):
         rows = made(table, f"{MAPPING}same_patient: {same}\n")
@@ -228,8 +236,8 @@ def test_what_cannot_be_merged_is_refused(made, tmp_path):
         ("blank.csv", "found none in data row 2"),
         ("absent.csv", "found none; check its name"),
         ("spellings", "'same_patient': needs lists of ids"),
-        ("[[P01]]", "entry 1 is no list of two ids"),
-        ("[[P01, true]]", "entry 1 is no list of two ids"),
+        ("[[P01]]", "entry 1 is not a list of at least two ids"),
+        ("[[P01, true]]", "entry 1 is not a list of at least two ids"),
         ("{P01: p01}", "'same_patient': needs lists of ids"),
         ("[[P01, Q7]]", "'A99' in data row 1 and 'a99' in data row 2"),
     ):
@@ -259,7 +267,7 @@ def test_a_hospital_of_random_ids_can_go_on(made):
     ):
         said = made(table, f"{MAPPING}exact_ids: {exact}\n")
         assert f"found {found}" in said
-        assert f"each id counts as it stands (exact_ids: [{key}])" in said
+        assert f"each id is exact (exact_ids: [{key}])" in said
     rows = made(table, f"{MAPPING}exact_ids: [image_id, patient_id, study_id]\n")
     assert [(row["image_id"], row["patient_id"], row["study_id"]) for row in rows] == [
         ("12.1", "aB3", "7.10"), ("12.10", "Ab3", "7.1"), ("12.2", "aB3", "7.1")
@@ -289,9 +297,9 @@ def test_times_in_the_format_that_the_mapping_names(made):
     ("template", "message"),
     [
         ("{patient_id.__class__}", "column 'patient_id.__class__'"),
-        ("{patient_id:>999999999}", "only fill, side and width"),
-        ("{patient_id!r}", "only fill, side and width"),
-        ("{patient_id:{image_id}}", "only fill, side and width"),
+        ("{patient_id:>999999999}", "only have a fill, an alignment and a width"),
+        ("{patient_id!r}", "only have a fill, an alignment and a width"),
+        ("{patient_id:{image_id}}", "only have a fill, an alignment and a width"),
         ("{patient_id", "expected a path template"),
     ],
 )

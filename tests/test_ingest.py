@@ -27,10 +27,10 @@ from chartray.errors import InputError
 from chartray.outputs import json_file, parquet_file
 from chartray.outputs.lock import locked
 from chartray.outputs.replacing import replaced_file
-from chartray.pixels import film_process
+from chartray.pixels import image_process
 from chartray.pixels import ingest as driver
 from chartray.pixels import shards as room
-from chartray.pixels.film_process import Limits
+from chartray.pixels.image_process import Limits
 from chartray.pixels.ingest import Ingested, ingest
 from chartray.pixels.store import Store
 from chartray.schema import CohortMetadata, to_metadata
@@ -93,7 +93,7 @@ def build(cohort: Path, out: Path, **options: object) -> Ingested:
 def test_unreadable_films_go_to_quarantine_and_the_rest_goes_on(cohort: Path, films: Path, tmp_path: Path) -> None:
     result = build(cohort, tmp_path / "store")
     store = Store.open(result.store)
-    assert len(store) == result.films == 34
+    assert len(store) == result.images == 34
     assert result.hash == store.hash
     reasons = {Path(row["path"]).name: row["reason"] for row in store.quarantine.to_pylist()}
     assert reasons == {
@@ -103,7 +103,7 @@ def test_unreadable_films_go_to_quarantine_and_the_rest_goes_on(cohort: Path, fi
         "25.png": "every pixel has the same value",
         "gone.png": "no such file",
     }
-    assert reasons["10.jpg"].startswith("the picture cannot be decoded: image file is truncated")
+    assert reasons["10.jpg"].startswith("the image cannot be decoded: image file is truncated")
     assert sum(result.quarantined.values()) == 5
     ids = [f"image-{row}" for row in range(39) if row not in (3, 10, 17, 25, 38)]
     assert store.cohort["image_id"].to_pylist() == ids
@@ -126,9 +126,9 @@ def test_it_says_room_and_time_before_it_starts(
     build(cohort, tmp_path / "store")
     said = capsys.readouterr().err
     free = shutil.disk_usage(tmp_path).free / 1e9
-    assert "39 films at 16 px need 0.00 GB, " in said
+    assert "39 images at 16 px need 0.00 GB, " in said
     assert abs(float(said.split(" GB are free")[0].split()[-1]) - free) < 2
-    assert "about 1 s with 1 worker, estimated from 39 films; 5 of them cannot be read" in said
+    assert "about 1 s with 1 worker, estimated from 39 images; 5 of them cannot be read" in said
 
 
 def test_the_hash_depends_on_content_and_not_on_the_place(films: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_films_that_moved_are_found_under_images_root(films: Path, tmp_path: Pat
         tmp_path / "absolute.parquet", [f"/no/such/place/{p.name}" for p in sorted(films.iterdir())], "/no/such/place"
     )
     for file in (relative, absolute):
-        assert build(file, tmp_path / file.stem, images_root=films).films == 34
+        assert build(file, tmp_path / file.stem, images_root=films).images == 34
     stranger = write_cohort(tmp_path / "stranger.parquet", [films / "00.jpg"], "/no/such/place")
     with pytest.raises(InputError, match="row 1 under the cohort's image folder '/no/such/place'"):
         build(stranger, tmp_path / "stranger", images_root=films)
@@ -258,20 +258,20 @@ def test_another_cohort_or_size_cannot_continue(
             build(cohort, out)
     half = content(out)
     for wrong, size in ((other, SIZE), (cohort, SIZE + 1)):
-        refuse("the unfinished ingest in .* began with, found others", wrong, out, size=size)
+        refuse("the unfinished ingest in .* began with another cohort, size or limits", wrong, out, size=size)
     assert content(out) == half
     build(cohort, out)
     whole = content(out)
     for wrong, size in ((other, SIZE), (cohort, SIZE + 1)):
         refuse("a finished store of another cohort, size or limits", wrong, out, size=size)
-    assert build(cohort, out).films == 34
+    assert build(cohort, out).images == 34
     assert content(out) == whole
 
 
 def test_two_at_once_are_refused(cohort: Path, tmp_path: Path) -> None:
     with locked(tmp_path / "store" / room.LOCK_FILE, "held by the test"):
         refuse("another ingest is writing", cohort, tmp_path / "store")
-    assert build(cohort, tmp_path / "store").films == 34
+    assert build(cohort, tmp_path / "store").images == 34
 
 
 def test_a_dead_worker_is_a_sentence(cohort: Path, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_folder_that_goes_away_does_not_fill_the_quarantine(films: Path, tmp_p
     (tmp_path / "unfinished").mkdir()
     gone = str(tmp_path / "gone")
     task = room.ShardTask(str(tmp_path), 0, 0, SIZE, gone, ["a"], [f"{gone}/a.png"], Limits())
-    with pytest.raises(InputError, match="has gone; run the same command again"):
+    with pytest.raises(InputError, match="has disappeared; run the same command again"):
         room.build_shard(task)
     assert content(tmp_path) == {}
     assert room.build_shard(task._replace(root=str(films))).quarantine == [(0, "no such file")]
@@ -359,25 +359,25 @@ def test_a_damaged_store_says_what_to_do_and_a_strange_one_is_not_to_be_removed(
     (out / "images-00000.arrow").unlink()
     refuse(rf"incomplete: remove the folder {out}, then `chartray ingest` its cohort again$", cohort, out)
     other = write_cohort(tmp_path / "other.parquet", [films / "00.jpg", films / "01.png"], films)
-    refuse("a finished store of another cohort, size or limits; choose another$", other, out)
+    refuse("a finished store of another cohort, size or limits; choose another --out$", other, out)
     (out / "store.json").write_text("{")
     refuse(rf"index of a store \(JSON\) in .*; or remove the folder {out}, then", cohort, out)
     shutil.rmtree(out)
-    assert build(cohort, out).films
+    assert build(cohort, out).images
 
 
 def test_a_folder_that_holds_something_else_is_refused(cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     refuse(r"found thesis\.tex", cohort, tmp_path / "mine")
-    refuse("found a file", cohort, cohort)
+    refuse("found the file", cohort, cohort)
     assert content(tmp_path / "mine") == {"thesis.tex": b"x"}
 
 
 def test_a_disk_that_is_too_small_is_refused(films: Path, tmp_path: Path) -> None:
     rows = shutil.disk_usage(tmp_path).free // 4096**2 + 1000
     file = write_cohort(tmp_path / "huge.parquet", [films / "00.jpg"] * rows, films)
-    refuse("GB free in .*make room", file, tmp_path / "store", size=4096)
+    refuse("GB free in .*free some", file, tmp_path / "store", size=4096)
     assert not (tmp_path / "store").exists()
 
 
@@ -424,8 +424,8 @@ def check_against_pillow(store: Store, films: int) -> None:
 FAULTY = """
 import os, signal, sys
 sys.path[:] = sys.argv[2:]
-from chartray.pixels import film_process, read as reading
-read = reading.read_film
+from chartray.pixels import image_process, read as reading
+read = reading.decode_image
 def faulty(path, **options):
     if "crashing" in path:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -440,18 +440,18 @@ def faulty(path, **options):
     if "leaving" in path:
         sys.exit(3)
     return read(path, **options)
-reading.read_film = faulty
-film_process.serve(int(sys.argv[1]))
+reading.decode_image = faulty
+image_process.serve(int(sys.argv[1]))
 """
 
 
 @pytest.fixture
 def faulty_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Readers whose decoder does what the name of a film says."""
-    film_process.release(0)
-    monkeypatch.setattr(film_process, "_PROGRAM", FAULTY)
+    image_process.release(0)
+    monkeypatch.setattr(image_process, "_PROGRAM", FAULTY)
     yield
-    film_process.release(0)
+    image_process.release(0)
 
 
 @pytest.mark.usefixtures("faulty_decoder")
@@ -467,7 +467,7 @@ def test_a_film_that_crashes_or_hangs_its_decoder_costs_itself_alone(films: Path
     assert {Path(row["path"]).stem: row["reason"] for row in store.quarantine.to_pylist()} == {
         "crashing": "the decoder crashed (SIGSEGV)",
         "hanging": "reading it took more than 0.5 s of a processor",
-        "greedy": "reading it takes more memory than there is, or than a film may take",
+        "greedy": "reading it needs more memory than is available or allowed",
         "leaving": "the decoder crashed (exit code 3)",
     }
     assert [Path(path).stem for path in store.cohort["path"].to_pylist()] == ["a", "b", "c", "d", "once", "e"]
@@ -535,7 +535,7 @@ def test_bombs_pipes_devices_and_strange_paths_are_quarantined_and_the_rest_goes
     for name in ("pipe.png", "folder.png", "device.png"):
         assert reasons[name] == "it is not a regular file (a folder, pipe or device)"
     assert reasons["out.jpg"] == "its link leads out of the image folder; --allow-outside follows such links"
-    assert reasons["nul\0.png"] == "no file can have its name, which holds a NUL character"
+    assert reasons["nul\0.png"] == "its name contains a NUL character"
     assert (
         reasons["large.png"]
         == "its header declares 30000 x 30000 pixels, more than the limit of 100 million (--max-megapixels)"
@@ -574,9 +574,9 @@ def test_a_table_that_leads_out_of_the_image_folder_is_refused_before_anything_i
         refuse(r"inside the image folder .*films.*, found that of row 2 leading out of it", cohort, tmp_path / "store")
         assert not (tmp_path / "store").exists()
     cohort = write_cohort(tmp_path / "c.parquet", ["00.jpg", "x/../02.jpg"], films)
-    assert build(cohort, tmp_path / "store").films >= 1
+    assert build(cohort, tmp_path / "store").images >= 1
     cohort = write_cohort(tmp_path / "c.parquet", ["00.jpg", "/no/such/place/b.png"], films)
-    assert build(cohort, tmp_path / "allowed", allow_outside=True).films == 1
+    assert build(cohort, tmp_path / "allowed", allow_outside=True).images == 1
 
 
 def test_bounds_that_bound_nothing_are_refused(cohort: Path, tmp_path: Path) -> None:
@@ -620,7 +620,7 @@ def test_a_cohort_that_is_replaced_meanwhile_is_noticed(
 
     with monkeypatch.context() as patch:
         patch.setattr(driver, "_finish", replaced)
-        refuse("as it was when this ingest began, found another; put it back", cohort, tmp_path / "store")
+        refuse("has changed since this ingest began; put the earlier cohort back", cohort, tmp_path / "store")
 
 
 LIMITED = """
@@ -639,7 +639,7 @@ def test_a_limit_on_the_size_of_files_is_a_sentence_and_a_later_run_continues(co
     out = tmp_path / "store"
     command = [sys.executable, "-c", LIMITED, str(cohort), str(out)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "found that the limit on the size of a file (ulimit -f) is reached" in said
+    assert "the limit on the size of a file (ulimit -f) is reached" in said
     assert said.count("\n") == 1
     build(cohort, out, size=64)
     build(cohort, tmp_path / "undisturbed", size=64)

@@ -9,6 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation import films
 from chartray.evaluation.sentences import matches_said
@@ -31,7 +32,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("low")
     run = vit(folder / "encoder", run="none-0", chart="none", control="none", seed=0)
-    evaluate(run, home, folder / "out", data_percent=[0.1, 0.5, 1], draws=3, resamples=60, floors=False)
+    evaluate(
+        run, home, folder / "out", EvaluateOptions(data_percent=[0.1, 0.5, 1], draws=3, resamples=60, baselines=False)
+    )
     return folder / "out"
 
 
@@ -178,7 +181,7 @@ def test_studies_are_scored_where_they_have_several_films(tmp_path: Path) -> Non
         column = table.column_names.index(f"label.{label}")
         table = table.set_column(column, table.schema.field(column), [values])
     replace_cohort(store, table.set_column(place, "study_id", [studies]))
-    evaluate(vit(tmp_path / "encoder"), store, tmp_path / "out", resamples=30, floors=False)
+    evaluate(vit(tmp_path / "encoder"), store, tmp_path / "out", EvaluateOptions(resamples=30, baselines=False))
     films_, studies_ = (read(tmp_path / "out", f"{name}.jsonl") for name in ("results", "studies"))
     at = {"label": "Edema", "metric": "auroc"}
     assert one(studies_, **at)["unit"] == "study"
@@ -215,7 +218,7 @@ def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: 
     marked = [split == "test" and rng.random() < 0.6 for split in table["split"].to_pylist()]
     replace_cohort(store, table.append_column("read_by_radiologists", [marked]))
     run = vit(tmp_path / "encoder")
-    rows = evaluate(run, store, tmp_path / "out", resamples=20, floors=False, external=[second])
+    rows = evaluate(run, store, tmp_path / "out", EvaluateOptions(resamples=20, baselines=False, external=[second]))
     manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [entry["dataset"] for entry in manifest["stores"]] == ["mimic", "mimic:store", "mimic:radiologists"]
     assert [entry["films_read_by_radiologists"] for entry in manifest["stores"]] == [sum(marked), 0, sum(marked)]
@@ -238,7 +241,12 @@ def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: 
 
 def test_the_table_of_labels_says_which_met_which(home: Path, tmp_path: Path) -> None:
     other = hospital(tmp_path / "nih", "nih", labels=("Effusion", "Pneumothorax"), patients=60)
-    evaluate(vit(tmp_path / "encoder"), home, tmp_path / "out", resamples=5, floors=False, external=[other])
+    evaluate(
+        vit(tmp_path / "encoder"),
+        home,
+        tmp_path / "out",
+        EvaluateOptions(resamples=5, baselines=False, external=[other]),
+    )
     assert matches_said(open_evaluation(tmp_path / "out").manifest) == [
         "nih: 1 of 2 labels matched by name",
         "  Edema             -",

@@ -1,4 +1,4 @@
-"""Health: three collapses that must be stopped, a healthy run that must not be, and what the vitals measure."""
+"""The monitor: three collapses that must stop a run, a healthy run that must not, and known assignments."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from chartray.training.pretrain import pretrain
 
 from .test_pretrain import losses, small
 
-# A verdict may fall from step 80 on: METHOD.md's 200 steps at this size would only cost time.
+# The monitor may speak from step 80 on: the recipe's 200 steps at this size would only cost time.
 SHORT = {
     "train__steps": 180,
     "train__checkpoint_every": 1000,
@@ -74,7 +74,7 @@ def test_effective_rank_counts_directions() -> None:
     assert effective_rank(spread * 1000) == pytest.approx(8.0)
 
 
-def test_vitals_of_a_batch_that_is_known() -> None:
+def test_statistics_of_a_batch_that_is_known() -> None:
     """Four films on four of eight prototypes, confident and agreed; then all on one."""
     sure = torch.full((4, 8), -20.0)
     sure[torch.arange(4), torch.arange(4)] = 0.0
@@ -97,22 +97,22 @@ def test_vitals_of_a_batch_that_is_known() -> None:
     assert flat.information == pytest.approx(math.log(4), abs=1e-3)
 
 
-def test_anchors_that_predict_evenly_whatever_the_film_are_a_collapse() -> None:
+def test_anchors_that_predict_the_same_for_every_image_are_a_collapse() -> None:
     """What a rate 200 times too high did to real films: me-max content, targets not, rank and spread not yet gone."""
     flat = AssignmentStatistics(3.4, prototypes_in_use=20, agreement=0.1, information=0.19, anchor_information=0.001)
     untrained = flat._replace(information=1.7, anchor_information=0.28)
-    for vitals_of_step, said in (
+    for statistics, said in (
         (flat, "anchors predict the same for every image (0.001 of 3.47 nats)"),
         (untrained, ""),
     ):
         monitor = Monitor(classes=32, untrained_rank=14.1, untrained_spread=0.70, earliest=200)
         for step in range(60):
-            monitor.record(4.85 + 0.001 * (step % 7), vitals_of_step)
+            monitor.record(4.85 + 0.001 * (step % 7), statistics)
         assert str(monitor.problem(200, 6.5, 0.086) or "").startswith(said)
         assert (monitor.problem(200, 6.5, 0.086) is None) == (said == "")
 
 
-def test_a_constant_loss_is_a_collapse_and_early_steps_get_no_verdict() -> None:
+def test_a_constant_loss_is_a_collapse_and_early_steps_are_not_checked() -> None:
     monitor = Monitor(classes=64, untrained_rank=20.0, untrained_spread=0.4, earliest=200)
     healthy = AssignmentStatistics(
         assignment_entropy=4.0, prototypes_in_use=50, agreement=0.5, information=3.0, anchor_information=2.0

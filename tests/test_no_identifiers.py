@@ -80,8 +80,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for words in (
         f"cohort table {root}/films.csv --mapping {root}/mapping.yaml --images {root}/films --out {root}/c.parquet",
         f"ingest {root}/c.parquet --out {root}/store --size 32 --workers 1",
-        f"evaluate {root}/encoder {root}/store --out {root}/results --resamples 5 --looks 2 --device cpu",
-        f"audit {root}/encoder {root}/store --out {root}/audit --resamples 5 --no-floors --device cpu",
+        f"evaluate {root}/encoder {root}/store --out {root}/results --resamples 5 --saliency 2 --device cpu",
+        f"audit {root}/encoder {root}/store --out {root}/audit --resamples 5 --no-baselines --device cpu",
     ):
         assert run_command(words.split()) == 0
     return root
@@ -439,7 +439,7 @@ def test_a_cohort_with_a_fault_names_no_patient(
         silent_on_patients(words, capfd)
     if (here / "new").is_dir():
         for words in (
-            f"evaluate {here}/encoder {here}/new --out {here}/r --resamples 5 --looks 0 --device cpu",
+            f"evaluate {here}/encoder {here}/new --out {here}/r --resamples 5 --saliency 0 --device cpu",
             f"pretrain {here}/new --out {here}/run --train.steps 1 --dry-run",
         ):
             silent_on_patients(words, capfd)
@@ -453,7 +453,8 @@ def test_files_that_changed_name_no_patient(name: str, here: Path, capfd: pytest
     for _ in range(2):
         for words in (
             f"check {here}/store",
-            f"evaluate {here}/encoder {here}/store --out {here}/r --resamples 5 --looks 0 --no-floors --device cpu",
+            f"evaluate {here}/encoder {here}/store --out {here}/r --resamples 5 --saliency 0 --no-baselines "
+            "--device cpu",
             f"embed {here}/encoder {here}/store --out {here}/e.parquet --device cpu",
             f"compare {here}/results {here}/results --out {here}/cmp",
             f"report {here}/results --audit {here}/audit --store {here}/store --out {here}/page",
@@ -468,9 +469,9 @@ def test_patients_who_were_pretrained_on_are_counted_and_not_named(
 ) -> None:
     (here / "train_patients.txt").write_text("\n".join(sorted({row["patient"] for row in rows()})) + "\n")
     for words in (
-        f"evaluate {here}/encoder {here}/store --out {here}/r --resamples 5 --looks 0 --device cpu",
+        f"evaluate {here}/encoder {here}/store --out {here}/r --resamples 5 --saliency 0 --device cpu",
         f"evaluate {here}/encoder {here}/store --external {here}/store --out {here}/r --resamples 5 --device cpu",
-        f"audit {here}/encoder {here}/store --out {here}/a --resamples 5 --no-floors --device cpu",
+        f"audit {here}/encoder {here}/store --out {here}/a --resamples 5 --no-baselines --device cpu",
         f"audit {here}/encoder {here}/store --attributes name --out {here}/a --resamples 5 --device cpu",
     ):
         silent_on_patients(words, capfd)

@@ -245,7 +245,7 @@ def test_only_an_earlier_result_of_the_same_kind_is_replaced(tmp_path: Path) -> 
         refuse_other(out, foreign)
     with pytest.raises(InputError, match="expected a folder as --out, found the file"):
         refuse_other(out / "theirs", foreign)
-    with pytest.raises(InputError, match="where a folder should be"):
+    with pytest.raises(InputError, match="is a file, not a folder"):
         refuse_other(out / "theirs" / "new", foreign)
     assert [file.name for file in out.iterdir()] == ["theirs"]
 

@@ -111,7 +111,7 @@ def test_every_source_looks_at_out_before_it_works(
 ) -> None:
     named = ["--mimic-iv", "nowhere", "--mimic-cxr", "nowhere"] if source == "mimic" else ["nowhere"]
     assert run_command(["cohort", source, *named, "--out", "films.csv"]) == 2
-    assert "expected a new file or an earlier cohort at films.csv, found something else" in capsys.readouterr().err
+    assert "expected a new file or an earlier cohort at films.csv, found another file" in capsys.readouterr().err
 
 
 def test_a_cohort_is_replaced_by_a_cohort_but_never_by_itself(
@@ -121,7 +121,7 @@ def test_a_cohort_is_replaced_by_a_cohort_but_never_by_itself(
     (hospital / "c.flow.json").unlink()
     assert run_command(command("c.parquet")) == 0
     assert run_command(command("c.parquet", table="c.parquet")) == 2
-    assert "found c.parquet, which the cohort is made from" in capsys.readouterr().err
+    assert "found the input c.parquet" in capsys.readouterr().err
 
 
 def test_a_file_in_the_place_of_the_flow_is_not_replaced(hospital: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +192,7 @@ def test_a_blank_label_is_what_the_mapping_says_and_else_unknown(
 def test_what_a_blank_means_is_said_once(hospital: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(hospital, MAPPING.rstrip() + "\n" + DIED.replace("MORE", ', uncertain: [""], absent_means: 0') + "\n")
     assert run_command(command("c.parquet")) == 2
-    assert "both say what a blank cell means; say it once" in capsys.readouterr().err
+    assert "both define a blank cell; give only one" in capsys.readouterr().err
 
 
 def test_a_column_of_numbers_may_say_what_a_blank_means(hospital: Path) -> None:
@@ -344,25 +344,25 @@ SMOKER = "true: [ja], false: [nein]}"
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (SMOKER, "levels: {ja: true, nein: false}}", "'levels' means nothing for a boolean variable, which has .*true"),
-        (SMOKER, "true: ja, false: nein}", r"another 'ehr.smoker.true': needs a list of cells, \[ja\]"),
-        (SMOKER, "present_means: ja}", r"found 'ja'; which cells mean true is said by a list, true: \[ja\]"),
-        (SMOKER, "true: [ja], absent_means: nein}", "says what a blank cell means, true or false, found 'nein'"),
+        (SMOKER, "levels: {ja: true, nein: false}}", "'levels' does not apply to a boolean variable, which has .*true"),
+        (SMOKER, "true: ja, false: nein}", r"valid 'ehr.smoker.true': needs a list of cells, \[ja\]"),
+        (SMOKER, "present_means: ja}", r"found 'ja'; list the cells that mean true: true: \[ja\]"),
+        (SMOKER, "true: [ja], absent_means: nein}", "needs true or false, the meaning of a blank cell, found 'nein'"),
         (SMOKER, "values: {ja: 1}}", "found 'ehr.smoker.values'; there are absent_means, .* true, unit, window_days"),
         ("[M, F]", "{M: true, F: false}", "'ehr.sex.levels': YAML reads this level as True; write it in quotes"),
         ("[M, F]", "M F", r"needs a list of levels, \[M, F\], or a level for each cell, \{cell: level\}"),
-        ("[0, 600]", "0-600", r"another 'ehr.crp.range': needs a list of two numbers, \[0, 600\], found '0-600'"),
+        ("[0, 600]", "0-600", r"valid 'ehr.crp.range': needs a list of two numbers, \[0, 600\], found '0-600'"),
         ("[0, 600]", "[0]", r"needs a list of two numbers, \[0, 600\], found \[0\]"),
         ("[0, 600]", "[null, 600]", r"needs a list of two numbers, .*, found \[None, 600\]"),
-        ("[-2, 0]", "-2", r"another 'ehr.crp.window_days': needs a list of two numbers, \[-2, 0\], found -2"),
+        ("[-2, 0]", "-2", r"valid 'ehr.crp.window_days': needs a list of two numbers, \[-2, 0\], found -2"),
         ("uncertain: [unklar]", "uncertain: unklar", r"'labels.Effusion.uncertain': needs a list of cells, \[unklar\]"),
-        ("uncertain: [unklar]", "uncertain: [ja]", "the cell 'ja' stands under 'true' and under 'uncertain'"),
-        ("uncertain: [unklar]", "uncertain: [nein]", "the cell 'nein' stands under 'false' and under 'uncertain'"),
-        ("true: [ja], false: [nein], unc", "unc", "'uncertain' needs the lists 'true' and 'false' beside it"),
+        ("uncertain: [unklar]", "uncertain: [ja]", "the cell 'ja' is in both 'true' and 'uncertain'"),
+        ("uncertain: [unklar]", "uncertain: [nein]", "the cell 'nein' is in both 'false' and 'uncertain'"),
+        ("true: [ja], false: [nein], unc", "unc", "'uncertain' also needs the lists 'true' and 'false'"),
         ("{column: effusion, ", "{column: effusion, values: [1], ", "'labels.Effusion.values'; there are .*uncertain"),
-        ("column: crp,", "column: '',", "another 'ehr.crp.column': needs the name of a column, found none"),
+        ("column: crp,", "column: '',", "valid 'ehr.crp.column': needs the name of a column, found none"),
         (SMOKER, f"present_means: {'x' * 5000}}}", r"found 'x{20,300} \.\.\. "),
-        (SMOKER, "true: [ja], uncertain: [unklar]}", "only known keys, found 'ehr.smoker.uncertain'; there are"),
+        (SMOKER, "true: [ja], uncertain: [unklar]}", "known keys, found 'ehr.smoker.uncertain'; there are"),
     ],
 )
 def test_a_mistake_in_the_mapping_says_what_is_meant(before: str, after: str, message: str, hospital: Path) -> None:
@@ -393,8 +393,8 @@ def test_sets_that_cannot_be_written_are_told_once_for_each_reason(
     said = capsys.readouterr().out.splitlines()
     start = said.index("not written: 20 of 23 sets; the cohort has")
     assert said[start + 1].startswith(
-        "  no sex with the levels male, female alone (it has M, F; in the mapping, levels: {CELL: male} gives cells of "
-        "the table a published level, and cells without one are missing): sex, demographic-norm, "
+        "  no sex with only the levels male, female (it has M, F; map cells to published levels in the mapping, "
+        "levels: {CELL: male}; cells without a level are missing): sex, demographic-norm, "
     )
     assert said[start + 2].startswith("  no view: view, scan, ")
     assert len(said[start:]) == 1 + len({"sex", "view", "position", "mortality", "icu"})

@@ -121,7 +121,7 @@ def test_pretraining_reads_the_train_split_only(small_store: Path) -> None:
 
 
 def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"died.*after the film.*--chart.allow-after-film died"):
+    with pytest.raises(InputError, match=r"died.*after the image.*--chart.allow-after-film died"):
         pretrain(small_store, tmp_path / "run", small(chart__ehr="sex,died"))
     assert not (tmp_path / "run").exists()
     allowed = small(chart__ehr="sex,died", chart__allow_after_film=["died"], train__steps=1)
@@ -133,11 +133,11 @@ def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_stor
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"train__batch_size": 500}, "500 training films"),
+        ({"train__batch_size": 500}, "500 training images"),
         ({"chart__ehr": "sexx"}, "did you mean 'sex'"),
         ({"chart__ehr": "demographic-norm+scan"}, "view"),
         ({"chart__ehr": "none", "chart__control": "shuffled"}, "--ehr none"),
-        ({"views__focal_count": 10**9}, "1000000002 views of 24 films need"),
+        ({"views__focal_count": 10**9}, "1000000002 views of 24 images need"),
         ({"chart__use": "predict", "chart__control": "mask-only"}, "no value to predict"),
         ({"views__focal_size": 20}, "multiple of the 8 px patch"),
         ({"encoder__name": "vit_tinny"}, "vit_tinny"),
@@ -374,7 +374,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(
 def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp_path: Path) -> None:
     settings = {"train__steps": 4, "chart__use": "anchor", "train__clip": 0.5}
     pretrain(small_store, tmp_path / "one", small(**settings))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29711"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     script = tmp_path / "run.py"
     script.write_text(RUN)
     tail = command(small_store, tmp_path / "two", **settings)[3:]

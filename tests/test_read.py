@@ -29,8 +29,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from chartray.pixels.grey import UnreadableFilm
-from chartray.pixels.read import Film, read_film, read_image, squash
+from chartray.pixels.grey import UnreadableImage
+from chartray.pixels.read import DecodedImage, decode_image, read_image, squash
 
 FORMATS = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
 needs_formats = pytest.mark.skipif(not FORMATS.exists(), reason="shared/data/formats is not here")
@@ -143,11 +143,11 @@ def read_bytes(content: bytes) -> np.ndarray:
     return film_of(content).image
 
 
-def film_of(content: bytes, smallest_side: int | None = None) -> Film:
+def film_of(content: bytes, smallest_side: int | None = None) -> DecodedImage:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        return read_film(file.name, smallest_side=smallest_side)
+        return decode_image(file.name, smallest_side=smallest_side)
 
 
 def test_16_bit_png_of_a_film_is_the_film_and_12_bits_in_16_are_not_black(film: np.ndarray, tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_exif_orientation(orientation: int, film: np.ndarray, tmp_path: Path) ->
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(np.ascontiguousarray(held))
-    png = read_film(save(picture, tmp_path / "o.png", exif=exif))
+    png = decode_image(save(picture, tmp_path / "o.png", exif=exif))
     np.testing.assert_allclose(png.image, film / np.float32(255), atol=1e-6)
-    jpeg = read_film(save(picture, tmp_path / "o.jpg", quality=95, exif=exif), smallest_side=100)
+    jpeg = decode_image(save(picture, tmp_path / "o.jpg", quality=95, exif=exif), smallest_side=100)
     assert (jpeg.height, jpeg.width) == film.shape == (png.height, png.width)
     small = np.asarray(Image.fromarray(film).resize((80, 80), Image.Resampling.BILINEAR))
     assert np.abs(squash(jpeg, 80).astype(int) - small).mean() < 1
@@ -210,7 +210,7 @@ def test_scaled_decoding_moves_nothing(height: int, width: int, size: int, mode:
 def test_scaled_decoding_is_close_to_the_whole_film(film: np.ndarray, tmp_path: Path) -> None:
     large = Image.fromarray(film).resize((1600, 1200), Image.Resampling.BICUBIC)
     file = save(large, tmp_path / "large.jpg", quality=92)
-    whole, scaled = read_film(file), read_film(file, smallest_side=256)
+    whole, scaled = decode_image(file), decode_image(file, smallest_side=256)
     assert whole.image.shape == (1200, 1600)
     assert scaled.image.shape == (300, 400)
     assert (scaled.height, scaled.width) == (1200, 1600)
@@ -225,7 +225,7 @@ def test_scaled_decoding_is_close_to_the_whole_film(film: np.ndarray, tmp_path: 
 @needs_formats
 def test_real_dicom_is_its_stored_values_over_255() -> None:
     file = FORMATS / "nih_monochrome2_uncompressed.dcm"
-    film = read_film(file)
+    film = decode_image(file)
     stored = pydicom.dcmread(file).pixel_array
     assert (film.height, film.width) == (1024, 1024)
     np.testing.assert_allclose(film.image, stored / np.float32(255), atol=1e-6)
@@ -273,9 +273,9 @@ def test_jpeg_extended_of_12_bits_is_close_and_never_half_read(film: np.ndarray,
     codestream = jpeg8_encode(stored, bitspersample=12, level=98)
     image = read_dicom(encapsulated(dicom(stored, bits=12), codestream, JPEGExtended12Bit), tmp_path)
     assert np.abs(image * 4095 - stored).mean() < 16
-    with pytest.raises(UnreadableFilm, match="break off before the end"):
+    with pytest.raises(UnreadableImage, match="pixel data are truncated"):
         read_dicom(encapsulated(dicom(stored, bits=12), codestream[:-2000], JPEGExtended12Bit), tmp_path)
-    with pytest.raises(UnreadableFilm, match="another size"):
+    with pytest.raises(UnreadableImage, match="another size"):
         read_dicom(encapsulated(dicom(stored[:, :-1], bits=12), codestream, JPEGExtended12Bit), tmp_path)
 
 
@@ -302,7 +302,7 @@ def test_monochrome1_of_the_negative_is_monochrome2(
         data.save_as(buffer, enforce_file_format=True)
         try:
             read.append(read_bytes(buffer.getvalue()))
-        except UnreadableFilm as reason:
+        except UnreadableImage as reason:
             read.append(str(reason))
     if isinstance(read[0], str):
         assert read[0] == read[1] == "every pixel has the same value"
@@ -384,7 +384,7 @@ def test_dicom_without_preamble(film: np.ndarray, tmp_path: Path) -> None:
 
 
 def unreadable(content: bytes) -> str:
-    with pytest.raises(UnreadableFilm) as caught:
+    with pytest.raises(UnreadableImage) as caught:
         read_bytes(content)
     return str(caught.value)
 
@@ -396,9 +396,9 @@ def encoded(picture: Image.Image, kind: str) -> bytes:
 
 
 def test_reasons(film: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFilm, match=r"^no such file$"):
+    with pytest.raises(UnreadableImage, match=r"^no such file$"):
         read_image(tmp_path / "none.jpg")
-    with pytest.raises(UnreadableFilm, match="not a regular file"):
+    with pytest.raises(UnreadableImage, match="not a regular file"):
         read_image(tmp_path)
     grey = Image.fromarray(film)
     assert unreadable(b"") == "the file is empty"
@@ -407,8 +407,8 @@ def test_reasons(film: np.ndarray, tmp_path: Path) -> None:
     assert unreadable(encoded(grey, "BMP")) == "the file is not a JPEG, PNG or DICOM"
     assert unreadable(encoded(Image.new("L", (20, 20), 7), "PNG")) == "every pixel has the same value"
     assert "truncated" in unreadable(encoded(grey, "JPEG")[:-3000])
-    assert unreadable(encoded(grey, "PNG")[:-3000]).startswith("the picture cannot be decoded: ")
-    assert unreadable(encoded(grey, "JPEG")[:100]).startswith("the picture cannot be decoded: ")
+    assert unreadable(encoded(grey, "PNG")[:-3000]).startswith("the image cannot be decoded: ")
+    assert unreadable(encoded(grey, "JPEG")[:100]).startswith("the image cannot be decoded: ")
     for reason in (unreadable(encoded(grey, "JPEG")[:100]), unreadable(encoded(grey, "PNG")[:40])):
         assert "0x" not in reason
         assert "/" not in reason
@@ -417,17 +417,17 @@ def test_reasons(film: np.ndarray, tmp_path: Path) -> None:
 def test_dicom_reasons(film: np.ndarray, tmp_path: Path) -> None:
     several = dicom(film[:10, :10], NumberOfFrames=3)
     several.PixelData = several.PixelData * 3
-    with pytest.raises(UnreadableFilm, match="holds 3 frames"):
+    with pytest.raises(UnreadableImage, match="holds 3 frames"):
         read_dicom(several, tmp_path)
     report = dicom(film)
     del report.PixelData
-    with pytest.raises(UnreadableFilm, match="holds no picture"):
+    with pytest.raises(UnreadableImage, match="has no pixel data"):
         read_dicom(report, tmp_path)
     short = dicom(film)
     short.PixelData = short.PixelData[:1000]
-    with pytest.raises(UnreadableFilm, match="pixel data break off before the end"):
+    with pytest.raises(UnreadableImage, match="pixel data are truncated"):
         read_dicom(short, tmp_path)
-    with pytest.raises(UnreadableFilm, match="every pixel is padding"):
+    with pytest.raises(UnreadableImage, match="every pixel is padding"):
         read_dicom(dicom(np.full((4, 4), 9, np.uint8), PixelPaddingValue=9), tmp_path)
 
 
@@ -443,7 +443,7 @@ def test_no_damage_raises_anything_else(data: st.DataObject) -> None:
     content = content[: data.draw(st.integers(0, len(content)))]
     try:
         image = read_bytes(bytes(content))
-    except UnreadableFilm:
+    except UnreadableImage:
         return
     assert image.dtype == np.float32
     assert image.ndim == 2
@@ -456,14 +456,14 @@ def test_no_damage_raises_anything_else(data: st.DataObject) -> None:
 def test_squash_keeps_the_mean_and_both_ends(film: np.ndarray) -> None:
     image = film / np.float32(255)
     for size in (64, 224, 448):
-        squashed = squash(Film(image, *film.shape), size)
+        squashed = squash(DecodedImage(image, *film.shape), size)
         assert squashed.shape == (size, size)
         assert squashed.dtype == np.uint8
         assert abs(squashed.mean() - film.mean()) < 0.7
     ends = np.zeros((64, 64), dtype=np.float32)
     ends[:, 32:] = 1
-    assert set(np.unique(squash(Film(ends, 64, 64), 64))) == {0, 255}
-    np.testing.assert_array_equal(squash(Film(image[:, :300], 300, 300), 300), film[:, :300])
+    assert set(np.unique(squash(DecodedImage(ends, 64, 64), 64))) == {0, 255}
+    np.testing.assert_array_equal(squash(DecodedImage(image[:, :300], 300, 300), 300), film[:, :300])
 
 
 def test_a_picture_larger_than_any_film_is_refused_by_its_header(film: np.ndarray) -> None:

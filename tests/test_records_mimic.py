@@ -396,7 +396,7 @@ def test_labels_by_study_and_by_radiologists(hospital):
     cohort = hospital.cohort(labels=labels)
     assert cohort.table["label.Edema"].to_pylist() == [1.0, 1.0, None]
     assert cohort.table["label.Lung Opacity"].to_pylist() == [-1.0, 1.0, None]
-    assert "1 images are the radiologists'" in cohort.flow[-1].why
+    assert "1 images have the radiologists'" in cohort.flow[-1].why
     assert cohort.table["read_by_radiologists"].to_pylist() == [False, True, False]
 
 
@@ -468,7 +468,7 @@ def test_what_is_missing_is_named(hospital):
     refused(hospital, r"column 'dischtime' in .*admissions.csv, found subject_id, hadm_id, admittime, hospital_exp")
     rows[0] |= {"dischtime": "soon"}
     write_rows(hospital.root / "hosp" / "admissions.csv", list(rows[0]), rows)
-    refused(hospital, r"expected dates with times as dischtime of .*admissions.csv, found something else in data row 1")
+    refused(hospital, r"expected dates with times as dischtime of .*admissions.csv, found another form in data row 1")
     shutil.rmtree(hospital.root / "hosp")
     refused(hospital, r"expected hosp/patients.csv.*core/patients.csv.* in .*iv, found icu")
     refused_cxr = hospital.cxr / "mimic-cxr-2.0.0-metadata.csv.gz"
@@ -476,17 +476,19 @@ def test_what_is_missing_is_named(hospital):
     refused_cxr.unlink()
     refused(hospital, r"expected mimic-cxr-2.0.0-metadata.csv or .csv.gz in .*cxr, found mimic-cxr-2.0.0-chexpert.csv")
     hospital.cxr = hospital.cxr / "nowhere"
-    refused(hospital, "expected a folder with MIMIC-CXR-JPG at .*nowhere, found nothing")
+    refused(hospital, "expected a folder with MIMIC-CXR-JPG at .*nowhere, found none")
 
 
 def test_rows_that_would_count_twice_are_refused(hospital):
     hospital.image(10000001, "2150-03-02 00:00:00")
     hospital.patients.append(hospital.patients[0])
-    with pytest.raises(InputError, match=r"each subject_id once in .*patients.csv.gz, found one again in data row 3"):
+    with pytest.raises(
+        InputError, match=r"each subject_id once in .*patients.csv.gz, found one repeated in data row 3"
+    ):
         hospital.cohort()
     hospital.patients.pop()
     hospital.images *= 2
-    with pytest.raises(InputError, match=r"each dicom_id once in .*metadata.csv.gz, found one again in data row 2"):
+    with pytest.raises(InputError, match=r"each dicom_id once in .*metadata.csv.gz, found one repeated in data row 2"):
         hospital.cohort()
 
 
@@ -524,7 +526,7 @@ def test_a_database_of_the_same_tables(hospital, tmp_path):
     assert cohort.table.equals(from_files.table)
     assert cohort.links == from_files.links
     assert pc.all(pc.equal(cohort.table["ehr.mortality"], "died")).as_py()
-    with pytest.raises(InputError, match="take the last admission in table order"):
+    with pytest.raises(InputError, match="choose the last admission in file order"):
         mimic_cohort(url, hospital.cxr, rules="published")
 
 

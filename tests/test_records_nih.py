@@ -188,7 +188,7 @@ def test_ids_of_one_patient_are_one(tmp_path):
     assert nih_cohort(write(tmp_path / "nih", rows)).table["patient_id"].to_pylist() == ["1"] * 4
     for cell, message in (
         ("1.23457E+11", "found scientific notation"),
-        ("P1", "found something else"),
+        ("P1", "found another form"),
         ("nan", "found none"),
     ):
         with pytest.raises(InputError, match=rf"{message}.* in data row 2"):
@@ -197,7 +197,7 @@ def test_ids_of_one_patient_are_one(tmp_path):
 
 def test_half_a_file_is_one_sentence(tmp_path):
     root = write(tmp_path / "nih", [])
-    with pytest.raises(InputError, match=r"expected rows in .*Data_Entry_2017_v2020.csv, found its header alone"):
+    with pytest.raises(InputError, match=r"expected rows in .*Data_Entry_2017_v2020.csv, found only a header"):
         nih_cohort(root)
     packed = gzip.compress((write(root, [row(k) for k in range(999)]) / "Data_Entry_2017_v2020.csv").read_bytes())
     (root / "Data_Entry_2017_v2020.csv").unlink()

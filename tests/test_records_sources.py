@@ -65,8 +65,8 @@ def test_chexpert_by_whatever_name(chexpert):
     assert cohort.missing["age"] == {"0": 1, "200": 1, "absent": 2}
     assert cohort.missing["view"] == {"RL": 1, "absent": 1}
     assert cohort.missing["label.Edema"] == {"2": 1, "absent": 1}
-    assert "rows of train.csv, which lacks Atelectasis, " in cohort.flow[0].why
-    assert cohort.flow[1].why == "no valid.csv, so this split is empty"
+    assert "rows of train.csv (without Atelectasis, " in cohort.flow[0].why
+    assert cohort.flow[1].why == "there is no valid.csv"
     assert "validate: 0 images of 0 patients (this split is empty)" in describe(cohort)
     assert len(cohort.metadata.absent_labels) == 12
 
@@ -91,14 +91,14 @@ def test_chexpert_refuses_what_is_not_chexpert(chexpert):
     with pytest.raises(InputError, match=r"found 1 in two or more in .*train.csv and .*valid.csv"):
         chexpert_cohort(chexpert)
     (chexpert / "valid.csv").write_text("Path,Edema\nvalid/patient3/study1/a.jpg,1\nfilms/3.jpg,0\n")
-    with pytest.raises(InputError, match=r"'Path' of .*valid.csv, found another in data row 2"):
+    with pytest.raises(InputError, match=r"'Path' of .*valid.csv, found another form in data row 2"):
         chexpert_cohort(chexpert)
     (chexpert / "valid.csv").write_text("Path,Oedema\nvalid/patient3/study1/a.jpg,1\n")
     with pytest.raises(InputError, match=r"at least one of the labels .* of .*valid.csv, found Path, Oedema"):
         chexpert_cohort(chexpert)
     twice = "valid/patient3/study1/a.jpg,1\n" * 2
     (chexpert / "valid.csv").write_text(f"Path,Edema\n{twice}")
-    with pytest.raises(InputError, match=r"each Path once in .*valid.csv, found one again in data row 2"):
+    with pytest.raises(InputError, match=r"each Path once in .*valid.csv, found one repeated in data row 2"):
         chexpert_cohort(chexpert)
     (chexpert / "empty").mkdir()
     with pytest.raises(InputError, match=r"expected train.csv, valid.csv or test.csv in .*, found nothing"):
@@ -155,11 +155,11 @@ def test_chexpert_patients_in_two_spellings_and_images_twice_are_refused(tmp_pat
         chexpert_cohort(tmp_path)
     rows[0] = rows[1].replace("train/", "CheXpert-v1.0/train/")
     (tmp_path / "train.csv").write_text("\n".join([CHEXPERT_COLUMNS, *rows]))
-    with pytest.raises(InputError, match=r"each Path once in .*train.csv, found one again in data row 2"):
+    with pytest.raises(InputError, match=r"each Path once in .*train.csv, found one repeated in data row 2"):
         chexpert_cohort(tmp_path)
     for end in ("", "\n"):
         (tmp_path / "train.csv").write_text(CHEXPERT_COLUMNS + end)
-        with pytest.raises(InputError, match=r"train.csv, found its header alone; get the file again"):
+        with pytest.raises(InputError, match=r"train.csv, found only a header; download the file again"):
             chexpert_cohort(tmp_path)
 
 
@@ -283,7 +283,7 @@ def test_a_folder_instead_of_a_file_leaves_nothing_behind(tmp_path):
     with pytest.raises(InputError, match=r"found the folder .*here; name a file in it"):
         write_cohort(a_cohort(), tmp_path / "here")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"expected to write .*file/c\.parquet, found the file"):
+    with pytest.raises(InputError, match=r"cannot write .*file/c\.parquet: .*file is a file, not a folder"):
         write_cohort(a_cohort(), tmp_path / "file" / "c.parquet")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "here"]
 

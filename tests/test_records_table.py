@@ -163,7 +163,7 @@ def test_parquet_and_a_database_give_the_cohort_of_the_csv(files):
 
 def test_columns_that_no_comma_separates(files):
     (files / "german.csv").write_text(TABLE.replace(",", ";"))
-    with pytest.raises(InputError, match=r"separated by commas in .*german.csv, found ';' between them"):
+    with pytest.raises(InputError, match=r"separated by commas in .*german.csv, found ';'"):
         cohort_of(files, "german.csv")
 
 
@@ -185,7 +185,7 @@ def changed(files, before, after):
         (
             "column: crp,",
             "column: crpp,",
-            r"column 'crpp' in .* \(as ehr.crp .*\) \(did you mean 'crp'\?\); the table",
+            r"column 'crpp' in .* \(ehr.crp .*\) \(did you mean 'crp'\?\); the table",
         ),
         ("window_days", "window_dayz", r"found 'ehr.crp.window_dayz' \(did you mean 'window_days'\?\)"),
         ("patient_id: patient", "patient: patient", "expected 'patient_id', found none"),
@@ -197,12 +197,12 @@ def changed(files, before, after):
         ("  Unit:", "  macro:", "'labels' needs names without a comma, other than 'macro', found 'macro'"),
         ("levels: [M, F], ", "", "'ehr.sex': a categorical variable needs 'levels'"),
         ("[0, 110]", "[110, 0]", "'ehr.age': a numeric variable needs 'range'"),
-        ("unit: years", "levels: [1, 2]", "'ehr.age': 'levels' means nothing for a numeric variable"),
+        ("unit: years", "levels: [1, 2]", "'ehr.age': 'levels' does not apply to a numeric variable"),
         ('"true": ["Y", 1]', '"true": [True, 1]', "YAML reads this cell as True; write it in quotes"),
         ("present_means: true, absent", "absent", "'ehr.died': needs lists of cells under 'true' and 'false', or"),
         (", ends: out}\n  died", "}\n  died", "'ehr.unit': an interval needs 'starts' and 'ends'"),
-        ("[-2, 0]", "[-2, 3], known_at_film: true", "cannot be true for a window that reaches past the image"),
-        ('"{patient}/', '"{patients}/', r"column 'patients' in .* \(as path of .*\) \(did you mean 'patient'\?\)"),
+        ("[-2, 0]", "[-2, 3], known_at_film: true", "cannot be true for a window that ends after the image"),
+        ('"{patient}/', '"{patients}/', r"column 'patients' in .* \(path of .*\) \(did you mean 'patient'\?\)"),
     ],
 )
 def test_a_wrong_mapping_is_one_sentence(before, after, message, files):

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
 from chartray.results.arm import Arm
 from chartray.results.folder import EMBEDDINGS_FILE, PREDICTIONS_FILE, ROWS, open_evaluation, parsed_record
@@ -73,7 +74,12 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results folder of a small evaluation."""
     root = tmp_path_factory.mktemp("contract")
     store = hospital(root / "hospital", patients=60)
-    evaluate(vit(root / "encoder", run="first", chart="none"), store, root / "results", resamples=20, device="cpu")
+    evaluate(
+        vit(root / "encoder", run="first", chart="none"),
+        store,
+        root / "results",
+        EvaluateOptions(resamples=20, device="cpu"),
+    )
     return root / "results"
 
 

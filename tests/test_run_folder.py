@@ -1,4 +1,4 @@
-"""A RUN: one writer, whatever a kill or a full disk leaves goes on or begins again, and nothing damaged is taken."""
+"""A RUN: one writer, whatever a kill or a full disk leaves is resumed or begun again, and nothing damaged is used."""
 
 import multiprocessing
 import os
@@ -158,7 +158,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(
     run_folder.write_manifest(run, run_folder.read_manifest(run) | {"status": "running"})
     for each in checkpoint.list_checkpoints(run / "checkpoints"):
         (each / "SHA256SUMS").unlink()
-    with pytest.raises(InputError, match=r"expected a whole checkpoint in .*, found 3 and none of them whole"):
+    with pytest.raises(InputError, match=r"expected an intact checkpoint in .*, found 3, all damaged"):
         pretrain(small_store, run, small(**QUICK), resume=True)
 
 
@@ -218,7 +218,7 @@ def test_a_checkpoint_holds_exactly_what_is_trained(small_store: Path, run: Path
         given = {key: value for key, value in (tensors | changed).items() if value is not None}
         save_file(given, newest / f"{file}.safetensors")
         seal(newest)
-        with pytest.raises(InputError, match=rf"expected {next(iter(changed))} of the shape .* in .*step-000003"):
+        with pytest.raises(InputError, match=rf"expected {next(iter(changed))} of shape .* in .*step-000003"):
             pretrain(small_store, run, small(**QUICK), resume=True)
 
 
@@ -232,7 +232,7 @@ def test_metrics_lose_half_a_line_and_nothing_else(small_store: Path, whole: Pat
     broken = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join([broken[0], "{\n", broken[2]]))
     shutil.rmtree(run / "encoder")
-    with pytest.raises(InputError, match=r"metrics\.jsonl as it was written .*line 2 is no step.*or move it away"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl as it was written .*line 2 is not a step.*or move it away"):
         pretrain(small_store, run, small(**QUICK), resume=True)
     metrics.unlink()
     pretrain(small_store, run, small(**QUICK), resume=True)
@@ -264,7 +264,7 @@ def test_a_full_disk_is_a_sentence_on_standard_error_and_no_traceback(small_stor
     limited = ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", *tokens, "--recipe", "tiny-cpu", *options]
     done = subprocess.run([*limited, "--train.checkpoint_every", "1000"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("chartray: expected to write")
+    assert done.stderr.splitlines()[-1].startswith("chartray: cannot write")
     assert "Traceback" not in done.stderr
 
 

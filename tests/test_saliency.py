@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from timm.layers import set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation import saliency
 from chartray.evaluation.attention import (
@@ -292,7 +293,7 @@ def test_the_section_shows_images_with_words_and_nothing_where_images_stay_off_t
 ) -> None:
     folder = tmp_path / "results"
     source = vit(tmp_path / "vit", seed=1, run="chart", chart="sex & <age>", control="none", chart_use="anchor")
-    evaluate(source, small_store, folder, looks=6, resamples=20, floors=False, device="cpu")
+    evaluate(source, small_store, folder, EvaluateOptions(saliency=6, resamples=20, baselines=False, device="cpu"))
     cohort = Store.open(small_store).cohort
     assert saliency_section([read_results(folder)], with_images=False) is None
     section = saliency_section([read_results(folder)], with_images=True)
@@ -363,7 +364,12 @@ def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:
 def test_evaluate_writes_looks_unless_told_not_to(small_store: Path, tmp_path: Path) -> None:
     source = vit(tmp_path / "vit", seed=1)
     for number in (4, 0):
-        evaluate(source, small_store, tmp_path / "out", looks=number, resamples=20, floors=False, device="cpu")
+        evaluate(
+            source,
+            small_store,
+            tmp_path / "out",
+            EvaluateOptions(saliency=number, resamples=20, baselines=False, device="cpu"),
+        )
         told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["saliency"]
         assert told["films"] == number
         assert (tmp_path / "out" / "saliency").is_dir() is (number > 0)

@@ -273,7 +273,6 @@ def test_a_study_scores_the_mean_of_its_films() -> None:
     studies = by_study(of)
     assert studies is not None
     assert len(studies.names) == 78 + 4
-    assert studies.disagreeing == 1
     assert studies.films.truth[0, 0] == 1
     assert studies.films.truth[1, 1] == 0
     scores = scores_for(of)

@@ -20,6 +20,8 @@ import chartray
 from chartray.audit.audit import audit
 from chartray.check import check
 from chartray.cli import run_command
+from chartray.config.audit import AuditOptions
+from chartray.config.evaluate import EvaluateOptions, IntervalOptions
 from chartray.errors import InputError
 from chartray.evaluation.comparable import EvaluatedRun, read_sheets
 from chartray.evaluation.embed_store import embed_store
@@ -38,7 +40,7 @@ from chartray.report.write import write_report
 from chartray.results.folder import open_evaluation
 from tests.evaluation_folders import compare, evaluate, hospital, vit
 
-QUICK: dict[str, Any] = {"resamples": 3, "floors": False, "labels": ["Edema", "Pleural Effusion"]}
+QUICK: dict[str, Any] = {"resamples": 3, "baselines": False, "labels": ["Edema", "Pleural Effusion"]}
 FLOW = {"source": "mimic", "steps": [], "links": {}, "splits": {}, "missing": {}}
 
 
@@ -50,9 +52,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     charts = {"chart": "sex", "none": "none"}
     runs = {name: vit(root / "runs" / name, run=name, seed=3, chart=chart) for name, chart in charts.items()}
     for name, run in runs.items():
-        evaluate(run, store, root / name, looks=3, **QUICK)
-    audit(runs["chart"], store, root / "audit", attributes=["sex"], resamples=3, floors=False)
-    compare([root / name for name in runs], root / "arms", resamples=3)
+        evaluate(run, store, root / name, EvaluateOptions(saliency=3, **QUICK))
+    audit(runs["chart"], store, root / "audit", AuditOptions(attributes=["sex"], resamples=3, baselines=False))
+    compare([root / name for name in runs], root / "arms", IntervalOptions(resamples=3))
     embed_store(runs["chart"], store, root / "embeddings.parquet")
     export_encoder(runs["chart"], root / "bundle", results=[root / "chart", root / "arms"])
     write_report([], [root / "chart"], root / "report")
@@ -194,7 +196,7 @@ def test_damaged_embeddings_and_cohorts_are_refused_or_the_same(made: dict[str, 
         flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
         flow_file(tmp_path / "c.parquet").write_bytes(flipped if draw.random() < 0.7 else whole[: draw.randrange(9)])
         assert read_flow(tmp_path / "c.parquet") in (None, FLOW)
-    assert "the flow of the cohort is not used" in capsys.readouterr().err
+    assert "the flow of the cohort is ignored" in capsys.readouterr().err
 
 
 def test_a_flow_of_another_cohort_is_told_and_not_used(made: dict[str, Path], tmp_path: Path, capsys):
@@ -274,8 +276,10 @@ def test_a_kill_while_results_are_replaced_leaves_one_whole(made: dict[str, Path
     place, out = tmp_path / "out", tmp_path / "out" / kind
     both = [made["root"] / "chart", made["root"] / "none"]
     does: dict[str, Callable[[], object]] = {
-        "chart": lambda: evaluate(made["run"], made["store"], out, looks=0, **QUICK | {"resamples": 4}),
-        "arms": lambda: compare(both, out, resamples=4),
+        "chart": lambda: evaluate(
+            made["run"], made["store"], out, EvaluateOptions(saliency=0, **QUICK | {"resamples": 4})
+        ),
+        "arms": lambda: compare(both, out, IntervalOptions(resamples=4)),
         "bundle": lambda: export_encoder(made["run"], out, results=both[:1]),
         "report": lambda: write_report([], both[:1], out, title="another"),
     }
@@ -306,7 +310,7 @@ def limited(size: int) -> Iterator[None]:
 
 def commands(made: dict[str, Path], out: Path) -> dict[str, list[str]]:
     root, run, store = (str(made[name]) for name in ("root", "run", "store"))
-    few = ["--resamples", "3", "--no-floors"]
+    few = ["--resamples", "3", "--no-baselines"]
     return {
         "chart": ["evaluate", run, store, "--out", str(out / "chart"), "--labels", "Edema", *few],
         "arms": ["compare", f"{root}/chart", f"{root}/none", "--out", str(out / "arms"), "--resamples", "3"],

@@ -13,6 +13,8 @@ import torch
 
 from chartray.audit import attribute_probes, leace
 from chartray.audit import audit as audits
+from chartray.config.audit import AuditOptions
+from chartray.config.evaluate import EvaluateOptions
 from chartray.evaluation import baselines, embed, saliency
 from chartray.evaluation.embed_store import embed_store
 from chartray.evaluation.finetune import training as finetuning
@@ -94,31 +96,38 @@ Job = Callable[[Path, Path, Path], object]
     ("job", "files"),
     [
         (
-            lambda run, store, out: evaluate(run, store, out, resamples=20),
+            lambda run, store, out: evaluate(run, store, out, EvaluateOptions(resamples=20)),
             ("results.jsonl", "predictions.parquet", "looks/looks.safetensors"),
         ),
         (
-            lambda run, store, out: evaluate(run, store, out, resamples=20, data_percent=(0.1, 1.0), draws=2, looks=0),
-            ("results.jsonl", "predictions.parquet"),
-        ),
-        (
-            lambda run, store, out: evaluate(run, store, out, resamples=20, protocol="knn", looks=0),
-            ("results.jsonl", "predictions.parquet"),
-        ),
-        (
             lambda run, store, out: evaluate(
-                run, store, out, resamples=20, protocol="finetune", max_epochs=2, mixup=0.2, drop_path=0.1, looks=0
+                run, store, out, EvaluateOptions(resamples=20, data_percent=(0.1, 1.0), draws=2, saliency=0)
             ),
             ("results.jsonl", "predictions.parquet"),
         ),
         (
             lambda run, store, out: evaluate(
-                run, store, out, resamples=20, protocol="published", max_epochs=2, looks=0
+                run, store, out, EvaluateOptions(resamples=20, protocol="knn", saliency=0)
             ),
             ("results.jsonl", "predictions.parquet"),
         ),
         (
-            lambda run, store, out: audits.audit(run, store, out, resamples=20),
+            lambda run, store, out: evaluate(
+                run,
+                store,
+                out,
+                EvaluateOptions(resamples=20, protocol="finetune", max_epochs=2, mixup=0.2, drop_path=0.1, saliency=0),
+            ),
+            ("results.jsonl", "predictions.parquet"),
+        ),
+        (
+            lambda run, store, out: evaluate(
+                run, store, out, EvaluateOptions(resamples=20, protocol="published", max_epochs=2, saliency=0)
+            ),
+            ("results.jsonl", "predictions.parquet"),
+        ),
+        (
+            lambda run, store, out: audits.audit(run, store, out, AuditOptions(resamples=20)),
             ("audit.jsonl", "leaks.jsonl", "predictions.parquet"),
         ),
         (lambda run, store, out: embed_store(run, store, out), ()),

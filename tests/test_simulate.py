@@ -10,8 +10,12 @@ from sklearn.preprocessing import StandardScaler
 
 from chartray.schema import CHEXPERT_LABELS, NIH_LABELS
 from chartray.simulate import labels, mimic_layout, population, radiograph
-from chartray.simulate.population import CHART, DEPENDENCIES, FINDINGS, LATENTS, OF_PATIENT, PRESENT_FROM, Columns
+from chartray.simulate.population import DEPENDENCIES, LATENTS, OF_PATIENT, PRESENT_FROM, Columns
 from chartray.simulate.radiograph import Radiograph
+
+CHART, FINDINGS = (
+    tuple(name for name, latent in LATENTS.items() if latent.group == group) for group in ("chart", "finding")
+)
 
 
 def people(count: int, *, chart_effect: float = 1.0, seed: int = 0) -> Columns:

@@ -15,7 +15,7 @@ from PIL import Image
 from chartray.errors import InputError
 from chartray.outputs.json_file import write_json
 from chartray.pixels.ingest import ingest
-from chartray.pixels.read import read_film, squash
+from chartray.pixels.read import decode_image, squash
 from chartray.pixels.shard_file import map_shard, write_shard
 from chartray.pixels.store import Store, read_index
 from chartray.pixels.store_writing import complete, content_hash
@@ -71,7 +71,7 @@ def test_images_are_the_squashed_films_in_cohort_order(finished: Path) -> None:
     assert store.cohort.num_rows == len(store)
     assert "02" not in store.cohort["image_id"].to_pylist()
     for image, row in zip(store.images, store.cohort.to_pylist(), strict=True):
-        film = read_film(row["path"])
+        film = decode_image(row["path"])
         np.testing.assert_array_equal(image, squash(film, SIZE))
         assert (film.height, film.width) == (row["height"], row["width"])
     assert store.cohort.schema.field("height").type == pa.int32()

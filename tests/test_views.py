@@ -154,7 +154,7 @@ def test_views_depend_on_seed_step_row_and_view_and_on_nothing_else() -> None:
 
 def test_whole_film_is_the_average_when_shrunk_to_one_pixel_of_a_flat_film() -> None:
     images = torch.full((1, 40, 40), 51, dtype=torch.uint8)
-    assert torch.allclose(resampling.whole_film(images, 7), torch.tensor(0.2))
+    assert torch.allclose(resampling.whole_image(images, 7), torch.tensor(0.2))
 
 
 @pytest.mark.parametrize(("store", "enlarged"), [(256, True), (448, False)])

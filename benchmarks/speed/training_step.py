@@ -47,7 +47,7 @@ class Sizes(NamedTuple):
     device: str
 
     def config(self, *, films: int | None = None, compiled: bool = True) -> Config:
-        """The recipe `msn` at these sizes, with demographic-norm; looks beside the training are left out."""
+        """The recipe `msn` at these sizes, with demographic-norm; the online probe is left out."""
         return knobs.load(
             "msn",
             None,

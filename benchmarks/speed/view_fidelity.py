@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chartray.pixels.read import read_film, squash
+from chartray.pixels.read import decode_image, squash
 from chartray.pixels.resampling import Boxes, crop_resize, resize_weights
 from chartray.pixels.views import draw_boxes
 
@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     paths = sorted(p for p in arguments.folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
     paths = paths[:: max(1, len(paths) // arguments.films)][: arguments.films]
-    films = [read_film(path) for path in paths]
+    films = [decode_image(path) for path in paths]
     sides = np.array([film.image.shape for film in films])
     print(f"{len(films)} films, median {np.median(sides[:, 0]):.0f} x {np.median(sides[:, 1]):.0f} px")
     print("| store | view | PSNR dB, median (10th percentile) | median crop enlarged |")

@@ -18,6 +18,7 @@ from chartray.outputs.json_file import read_json
 from chartray.pixels.store import FLOW_FILE, Store
 from chartray.records.cohort_files import read_cohort_table, read_flow
 from chartray.schema import COHORT_FORMAT, CohortMetadata, from_metadata
+from chartray.wording import listed
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 _ENLARGEMENT_TO_WARN_OF = 1.3
@@ -78,7 +79,7 @@ def _store(folder: Path) -> Iterator[Finding]:
         yield Finding("error", what, where, 1, f"remove {where} and ingest again")
     if store.quarantine.num_rows:
         reasons = store.quarantine["reason"].value_counts().to_pylist()
-        told = of_table.listed([f"{entry['counts']} x {entry['values']}" for entry in reasons], most=5)
+        told = listed([f"{entry['counts']} x {entry['values']}" for entry in reasons], most=5)
         lost = store.quarantine.num_rows
         yield Finding(
             "note", f"{image_count(lost)} in quarantine: {told}", where, lost, "fetch them again if they matter"

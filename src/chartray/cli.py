@@ -7,6 +7,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from chartray.commands import data, evidence, product, training
+from chartray.config.renamed import renamed_tokens
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.outputs.disk import of_the_machine
 from chartray.outputs.notices import held
@@ -73,7 +74,7 @@ def run_command(tokens: list[str]) -> int:
 
 def _exit_code(tokens: list[str]) -> int:
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_none")
+        app(_with_values(renamed_tokens(tokens)), exit_on_error=False, print_error=False, result_action="return_none")
     except CycloptsError as error:
         return _say(" ".join(str(error).split()), UNUSABLE_INPUT)
     except InputError as error:
@@ -98,6 +99,21 @@ def _exit_code(tokens: list[str]) -> int:
             raise
         return _say(_of_the_disk(error), UNUSABLE_INPUT if of_the_machine(error) is None else CANNOT_WRITE)
     return DONE
+
+
+def _with_values(tokens: list[str]) -> list[str]:
+    """`--health.stop false` as `--health.stop=false`: cyclopts takes a boolean option for a flag without a value.
+
+    >>> _with_values(["--health.stop", "false", "--train.compile", "true", "--resume", "true"])
+    ['--health.stop=false', '--train.compile=true', '--resume', 'true']
+    """
+    found: list[str] = []
+    for token in tokens:
+        if token in ("true", "false") and found and re.fullmatch(r"--\w+\.[\w-]+", found[-1]):
+            found[-1] += f"={token}"
+        else:
+            found.append(token)
+    return found
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -1,7 +1,7 @@
-"""Text cells of the csv files that Chartray writes: none of them is a formula to the spreadsheet that opens it.
+"""Protection of csv files against formula injection: no text cell is a formula to a spreadsheet.
 
-A cell that begins with = + - @, a tab or a line break gets an apostrophe before it, which to a spreadsheet means text:
-=cmd becomes '=cmd. Numbers stay as they are, -1.0 too. The rule is OWASP's (CSV Injection).
+A cell that begins with = + - @, a tab or a line break gets a leading apostrophe, which marks text in a spreadsheet:
+=cmd becomes '=cmd. Numbers, also -1.0, are unchanged. The rule is OWASP's (CSV Injection).
 """
 
 import re
@@ -9,15 +9,15 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# The wide forms are formulas to spreadsheets of Chinese, Japanese and Korean.
+# The full-width forms are formulas in Chinese, Japanese and Korean spreadsheets.
 _FORMULA = "^[=+\\-@\t\r\n＝＋－＠]"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-# What makes a cell two cells, or two rows, where it stands outside quotes; some spreadsheets part cells at semicolons.
+# Characters that would split an unquoted cell; some spreadsheets split at semicolons.
 _PARTS = '[,;"\t\r\n]'
 
 
 def harmless(cell: str) -> str:
-    """A text cell as it may stand in a csv file.
+    """A text cell that is safe in a csv file.
 
     >>> [harmless(cell) for cell in ("=1+1", "-1.0", "-cmd", "@a", "p10/s5.jpg")]
     ["'=1+1", '-1.0', "'-cmd", "'@a", 'p10/s5.jpg']
@@ -26,7 +26,7 @@ def harmless(cell: str) -> str:
 
 
 def harmless_columns(table: pa.Table) -> pa.Table:
-    """A table whose text columns are as `harmless` has them; the others are untouched."""
+    """The table with `harmless` applied to its text columns."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             column = table.column(place)
@@ -41,5 +41,5 @@ def harmless_columns(table: pa.Table) -> pa.Table:
 
 
 def needs_quotes(column: pa.ChunkedArray) -> bool:
-    """Whether a cell of a text column has to be quoted, so that it stays one cell of one row."""
+    """Whether a cell of a text column needs quotes to stay one cell."""
     return bool(pc.any(pc.match_substring_regex(column, _PARTS)).as_py())

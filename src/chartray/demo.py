@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chartray.config import pretrain as knobs
+from chartray.config.evaluate import EvaluateOptions, IntervalOptions
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from chartray.outputs.guard import refuse_other
@@ -76,11 +77,12 @@ def _mission(out: Path, seed: int, patients: int, steps: int | None) -> Path:
 def evaluate_arms(out: Path, runs: dict[str, Path], stores: dict[str, Path], seed: int) -> list[Path]:
     """Evaluates every arm on MIMIC, with CheXpert as it comes, and on NIH with a probe of its own; then compares."""
     results: list[Path] = []
-    for data, external in (("mimic", [stores["chexpert"]]), ("nih", [])):
+    for data, external in (("mimic", (stores["chexpert"],)), ("nih", ())):
         of_arms = [out / f"{arm}-{data}" for arm in runs]
+        options = EvaluateOptions(external=external, seed=seed, precision="bf16")
         for folder, run in zip(of_arms, runs.values(), strict=True):
-            evaluate(run, stores[data], folder, external=external, seed=seed, precision="bf16")
-        compare(of_arms, out / f"arms-{data}", seed=seed)
+            evaluate(run, stores[data], folder, options)
+        compare(of_arms, out / f"arms-{data}", IntervalOptions(seed=seed))
         results += [*of_arms, out / f"arms-{data}"]
     return results
 

@@ -1,6 +1,6 @@
-"""The ways a command ends early.
+"""The ways in which a command ends early.
 
-Unusable input (2), a machine that cannot write (1), a run that must not go on (3), a run asked to stop (143).
+Unusable input (2), a failed write (1), an unhealthy run (3), a run asked to stop (143).
 """
 
 
@@ -9,12 +9,12 @@ class InputError(Exception):
 
 
 class OutputError(Exception):
-    """What the machine could not write: no room, a quota, a limit, a disk that failed; one sentence. Exit code 1."""
+    """A failed write: no space, a quota, a limit, a failing disk; its text is one sentence. Exit code 1."""
 
 
 class UnhealthyRun(Exception):
-    """Pretraining that has collapsed or is no longer finite; its text says what was seen. Exit code 3."""
+    """Pretraining that has collapsed or is no longer finite; its text gives the evidence. Exit code 3."""
 
 
 class Stopped(Exception):
-    """A run that was asked to stop (SIGTERM) and saved itself; it can be resumed. Exit code 143."""
+    """A run that was stopped by SIGTERM and saved a checkpoint; it can be resumed. Exit code 143."""

@@ -12,14 +12,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.audit.attributes import chosen_attributes
-from chartray.config.pretrain import NO_CHART
-from chartray.config.study import ArmSpec, Experiment, ScoringOptions, read_experiment
+from chartray.config.evaluate import ScoringOptions
+from chartray.config.study import ArmSpec, Experiment, placed, read_experiment
 from chartray.errors import InputError, UnhealthyRun
 from chartray.evaluation.films import chosen_labels
 from chartray.experiment_processes import run_all
@@ -31,7 +30,7 @@ from chartray.outputs.set_aside import set_aside
 from chartray.pixels.store import Store, read_index
 from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
-from chartray.schema import from_metadata
+from chartray.training.early import check_chart
 
 # What does the work is imported by the step that needs it: a misspelt key is found without waiting for torch.
 
@@ -132,20 +131,10 @@ def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[Experi
     steps, keys = list(_steps(experiment, out)), dict[str, str]()
     for step in steps:
         keys[step.name] = _key(step, keys)
-    cohort = Store.open(experiment.store).cohort
+    store = Store.open(experiment.store)
     for arm in experiment.arms:
-        chart = arm.config(experiment.seeds[0]).chart
-        try:
-            if chart.ehr != NO_CHART:
-                fit_chart(cohort, chart.ehr, allow_after_film=chart.allow_after_film)
-            elif chart.control != "none":
-                raise InputError(f"expected a chart for the control {chart.control}, found none; name a feature set")
-            if chart.films_of is not None:
-                fit_chart(
-                    cohort, chart.films_of, allow_after_film=list(from_metadata(cohort.schema.metadata).variables)
-                )
-        except InputError as error:
-            raise InputError(f"arm {arm.name} of {file}: {error}") from None
+        with placed(f"arm {arm.name} of {file}"):
+            check_chart(store, arm.config(experiment.seeds[0]).chart)
     _check_scoring(experiment, file)
     return steps, keys
 
@@ -153,33 +142,20 @@ def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[Experi
 def _check_scoring(experiment: Experiment, file: Path) -> None:
     """What is scored with the runs is there: found now, not when the last of them is pretrained."""
     for name, each in experiment.evaluations.items():
-        with _named(f"evaluation {name} of {file}"):
+        with placed(f"evaluation {name} of {file}"):
             home = Store.open(each.store)
-            chosen_labels(home, each.labels)
-            _check_floor_chart(home, each)
+            chosen_labels(home, each.options.labels)
+            _check_baseline_chart(home, each.options)
     if experiment.audit is not None:
-        with _named(f"audit of {file}"):
+        with placed(f"audit of {file}"):
             home = Store.open(experiment.audit.store)
-            chosen_attributes(home, experiment.audit.attributes)
-            _check_floor_chart(home, experiment.audit)
+            chosen_attributes(home, experiment.audit.options.attributes)
+            _check_baseline_chart(home, experiment.audit.options)
 
 
-def _check_floor_chart(home: Store, scoring: ScoringOptions) -> None:
-    if scoring.floor_chart is None:
-        return
-    if not scoring.floors:
-        raise InputError(
-            "expected floor_chart only where floors are scored, found floors: false; leave one of them out"
-        )
-    fit_chart(home.cohort, scoring.floor_chart)
-
-
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
+def _check_baseline_chart(home: Store, options: ScoringOptions) -> None:
+    if options.baseline_chart is not None:
+        fit_chart(home.cohort, options.baseline_chart)
 
 
 def _steps(experiment: Experiment, out: Path) -> Iterator[ExperimentStep]:
@@ -223,23 +199,22 @@ def _pretraining(name: str, arm: ArmSpec, seed: int, store: Path, out: Path) -> 
 
 
 def _evaluation(name: str, evaluation: str, experiment: Experiment, run: Path, out: Path) -> ExperimentStep:
-    options = experiment.evaluations[evaluation].model_dump()
-    store, folder = options.pop("store"), out / "results" / f"{name}-{evaluation}"
+    (store, options), folder = experiment.evaluations[evaluation], out / "results" / f"{name}-{evaluation}"
 
     def does() -> None:
         from chartray.evaluation.evaluate import evaluate
 
-        evaluate(run, store, folder, **options)
+        evaluate(run, store, folder, options)
 
     return ExperimentStep(
         stage="evaluation",
         name=f"evaluate-{name}-{evaluation}",
-        tokens=_tokens("evaluate", [run, store], {"out": folder} | options),
+        tokens=_tokens("evaluate", [run, store], {"out": folder} | options.model_dump(exclude_unset=True)),
         does=does,
         product=folder / MANIFEST_FILE,
         needs=(f"pretrain-{name}",),
-        stores=(store, *options["external"]),
-        settings={"of": evaluation},
+        stores=(store, *options.external),
+        settings={"of": evaluation} | options.model_dump(mode="json"),
     )
 
 
@@ -265,24 +240,28 @@ def _comparison(evaluation: str, results: Sequence[ExperimentStep], out: Path) -
 
 def _audit(experiment: Experiment, folders: Mapping[str, Path], out: Path) -> ExperimentStep:
     assert experiment.audit is not None
-    options = experiment.audit.model_dump()
-    store, first = options.pop("store"), f"{options.pop('of')}-{experiment.seeds[0]}"
-    options["against"] = [folder for name, folder in folders.items() if name != first]
+    store, of, options = experiment.audit
+    first = f"{of}-{experiment.seeds[0]}"
+    against = [folder for name, folder in folders.items() if name != first]
 
     def does() -> None:
         from chartray.audit.audit import audit
 
-        audit(folders[first], store, out / "audit", **options)
+        audit(folders[first], store, out / "audit", options, against=against)
 
     return ExperimentStep(
         stage="comparison and audit",
         name="audit",
-        tokens=_tokens("audit", [folders[first], store], {"out": out / "audit"} | options),
+        tokens=_tokens(
+            "audit",
+            [folders[first], store],
+            {"out": out / "audit", "against": against} | options.model_dump(exclude_unset=True),
+        ),
         does=does,
         product=out / "audit" / AUDIT_FILE,
         needs=tuple(f"pretrain-{name}" for name in folders),
-        stores=(store, *options["external"]),
-        settings={},
+        stores=(store, *options.external),
+        settings=options.model_dump(mode="json"),
     )
 
 
@@ -294,7 +273,7 @@ def _report(
     out: Path,
 ) -> ExperimentStep:
     specs = experiment.evaluations.values()
-    scored = [store for each in specs for store in (each.store, *each.external)]
+    scored = [store for each in specs for store in (each.store, *each.options.external)]
     stores = list(dict.fromkeys([experiment.store, *scored]))
     of_results, of_audits = ([each.product.parent for each in steps] for steps in (results, audits))
     title, films = experiment.report.title, experiment.report.films
@@ -330,7 +309,7 @@ def _tokens(verb: str, places: Sequence[Path], options: Mapping[str, Any]) -> li
         elif name in _SEVERAL:
             tokens += [flag, *map(str, value)]
         elif value is not None:
-            tokens += [flag, ",".join(value) if isinstance(value, list) else str(value)]
+            tokens += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
     return tokens
 
 

@@ -1,17 +1,17 @@
-"""Memory that one piece of work frees is kept for the next."""
+"""Freed memory is kept by the process, not returned to the kernel."""
 
 import ctypes
 import sys
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what a step or a film frees for the next one; with another C library nothing happens.
+    """Makes glibc keep freed memory for the next step or image; with another C library it does nothing.
 
-    It gives large blocks back to the kernel at once, which clears every page of them again for the next: an eighth of
-    a step's time on a CPU, and 15 to 30 MB a DICOM film (benchmarks/LOG.md).
+    By default glibc returns large blocks to the kernel at once, which then clears every page again: an eighth of a
+    step's time on a CPU, and 15 to 30 MB a DICOM image (benchmarks/LOG.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

@@ -13,17 +13,17 @@ _PLAIN_INTERVAL_SECONDS = 10.0
 
 
 class Advance(Protocol):
-    """Called as work goes on: `advance(3, "loss 5.1")` says three more units are done."""
+    """`advance(3, "loss 5.1")`: three more units are done."""
 
     def __call__(self, count: int = 1, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str, *, done: int = 0, shown: bool = True) -> Iterator[Advance]:
-    """Shows how far `title` is, in `unit`s of `total`, `done` of them finished by an earlier run.
+    """Shows the progress of `title` in `unit`s out of `total`; `done` of them were finished by an earlier run.
 
     The rate counts only what this process did. Where standard error is no terminal, a plain line is
-    written every ten seconds and one at the end. `shown` false: nothing is, for all but one of several processes.
+    written every ten seconds and one at the end. `shown` is false for all but one of several processes.
     """
     console = Console(stderr=True)
     if not shown:

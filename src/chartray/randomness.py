@@ -1,4 +1,4 @@
-"""Numbers that are a pure function of what they are for: no generator, no state, the same on every rank.
+"""Random numbers as a pure function of their coordinates: no generator, no state, the same on every rank.
 
 `uniform(seed, step, rows, ...)` hashes its integer coordinates with SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
@@ -25,7 +25,7 @@ def uniform(*coordinates: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64
 
 
 def permutation(size: int, *coordinates: int) -> npt.NDArray[np.int64]:
-    """A permutation of `size` numbers that depends on the coordinates alone."""
+    """A permutation of 0 ... `size` - 1, a pure function of the coordinates."""
     return np.argsort(uniform(*coordinates, np.arange(size)), kind="stable").astype(np.int64)
 
 

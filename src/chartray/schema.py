@@ -1,4 +1,4 @@
-"""Every name, unit, level and label that crosses from one room to the next, and the cohort's metadata."""
+"""The names, units, levels and labels that all rooms share, and the cohort's metadata."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ SPLITS = ("train", "validate", "test")
 SPLIT_SHARES = {"train": 0.8, "validate": 0.1, "test": 0.1}
 EHR_PREFIX = "ehr."
 LABEL_PREFIX = "label."
-# Optional column beside a label, only where it does not go without saying (where it is not just the label's nulls):
-# whether the source left the label's cell blank. A null that is no blank is a cell that could not be read, or an image
-# that the source's label file does not name; a value that is a blank is what the mapping says a blank means.
+# Optional column beside a label: whether its cell is blank in the source. It is left out if the blanks are exactly the
+# label's nulls. A null that is not blank is an unreadable cell, or an image that is not in the source's label file. A
+# value that is blank has the meaning that the mapping gives a blank.
 BLANK_PREFIX = "blank."
-# `simulate` leaves this file in each folder it draws, so that whatever comes of its images can say that none is real.
+# `simulate` writes this file into each of its folders, so that later files can say that the data are not real.
 SIMULATED_FILE = "SIMULATED"
-# Optional column: whether radiologists read the image's study, so that its labels are theirs and not the labeller's.
+# Optional column: whether an image's labels are the radiologists', not the labeller's.
 READ_COLUMN = "read_by_radiologists"
 
-# METHOD.md section 3: the labeller's 14 findings, as written in the CheXpert and MIMIC-CXR csv files.
+# The labeller's 14 findings, as in the CheXpert and MIMIC-CXR csv files.
 CHEXPERT_LABELS = (
     "Atelectasis",
     "Cardiomegaly",
@@ -56,7 +56,7 @@ NIH_LABELS = (
     "Pleural_Thickening",
     "Hernia",
 )
-# Cohorts keep the names of their source; two names of one finding meet here, by name and never by position.
+# Cohorts keep the names of their source; this maps two names of the same finding.
 SAME_FINDING = {"Effusion": "Pleural Effusion"}
 
 AGE_RANGE = (0.0, 110.0)  # years; outside it an age is missing
@@ -66,15 +66,15 @@ POSITION_LEVELS = ("Erect", "Recumbent")
 MORTALITY_LEVELS = ("alive", "died")
 ICU_LEVELS = ("icu", "not_icu")
 
-Rules = Literal["strict", "published"]  # METHOD.md section 2
+Rules = Literal["strict", "published"]  # docs/method.md
 
 
 class Variable(BaseModel):
     """One chart variable of a cohort: `ehr.<name>`.
 
     `kind` is numeric (float64 column), categorical (string column, one of `levels`) or boolean (bool column).
-    `range` is inclusive. `columns` are the source columns it was made from. `known_at_film` false: a fact that
-    is known only after the image was taken, refused for pretraining unless named.
+    `range` is inclusive. `columns` are the source columns it was made from. `known_at_film` is false for a fact that is
+    known only after the image was taken; pretraining refuses it unless it is named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,9 +91,8 @@ class Variable(BaseModel):
 class LabelSource(BaseModel):
     """Where a label came from: the source columns, so that a chart variable made from one of them can be refused.
 
-    `blank` is what a cell means that the source leaves blank: negative for labellers, which write nothing of what a
-    report does not mention; positive, negative or uncertain where a mapping says so; else unknown. None: a cohort of
-    an earlier Chartray, which does not say.
+    `blank` is the meaning of a blank cell: negative for labellers, which leave findings blank that a report does not
+    mention; positive, negative or uncertain if a mapping says so; else unknown. None: a cohort of an earlier Chartray.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,7 +102,7 @@ class LabelSource(BaseModel):
 
 
 class CohortMetadata(BaseModel):
-    """What the Parquet schema metadata of a cohort says (key `chartray`, JSON)."""
+    """The metadata of a cohort, in its Parquet schema (key `chartray`, JSON)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -113,11 +112,11 @@ class CohortMetadata(BaseModel):
     rules: Rules = "strict"
     variables: dict[str, Variable] = Field(default_factory=dict)
     labels: dict[str, LabelSource] = Field(default_factory=dict)
-    # Labels of the source's published list that its files do not hold.
+    # Labels of the source's published list that are not in its files.
     absent_labels: list[str] = Field(default_factory=list)
     # The image folder that `path` is relative to.
     image_root: str = ""
-    # The images and charts were drawn by `chartray simulate`.
+    # Whether the data were made by `chartray simulate`.
     simulated: bool = False
 
 
@@ -127,13 +126,13 @@ def to_metadata(metadata: CohortMetadata) -> dict[bytes, bytes]:
 
 
 def from_metadata(schema_metadata: dict[bytes, bytes] | None) -> CohortMetadata:
-    """Reads what `to_metadata` wrote; raises KeyError if the table is no cohort."""
+    """Reads what `to_metadata` wrote; raises KeyError if the table is not a cohort."""
     entries: dict[str, Any] = json.loads((schema_metadata or {})[METADATA_KEY])
     return CohortMetadata.model_validate(entries)
 
 
 def finding(label: str) -> str:
-    """The name under which one finding meets itself across data sets.
+    """The name of a finding that is shared across data sets.
 
     >>> finding("Effusion"), finding("Edema")
     ('Pleural Effusion', 'Edema')
@@ -142,18 +141,18 @@ def finding(label: str) -> str:
 
 
 def patient_key(source: str, patient_id: str) -> str:
-    """What stands for a patient where only sameness matters: 16 hex digits of a hash.
+    """A key to compare patients by: 16 hex digits of a hash.
 
-    No anonymisation: who can list the identifiers of a source can hash them all, so keys stay beside the data.
+    It is not anonymous: anyone who can list a source's identifiers can hash them all. So keys stay with the data.
     """
     return hashlib.sha256(f"chartray/{source}/{patient_id}".encode()).hexdigest()[:16]
 
 
 def hashed(identifiers: Sequence[str]) -> list[str]:
-    """A short name for each identifier, the same one each time, that cannot be turned back by trying identifiers.
+    """A short, reproducible name for each identifier, from which the identifier cannot be found by guessing.
 
-    The key is made of all identifiers together: who holds the cohort can find an image again, who guesses one
-    accession number cannot test the guess.
+    The key of the hash is made of all identifiers together: the holder of the cohort can find an image again, but
+    nobody else can test a guessed accession number.
     """
     key = hashlib.blake2b("\n".join(identifiers).encode(), digest_size=32).digest()
     return [hashlib.blake2b(one.encode(), key=key, digest_size=4).hexdigest() for one in identifiers]

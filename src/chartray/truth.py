@@ -1,22 +1,21 @@
-"""What a label cell of a cohort counts as: 1, 0 or nothing. What a blank means is a matter of its label and source."""
+"""What a label cell counts as: 1, 0 or ignored. The meaning of a blank depends on its label and source."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from chartray.config.evaluate import Blank, Uncertain
 from chartray.errors import InputError
 from chartray.schema import BLANK_PREFIX, LABEL_PREFIX, CohortMetadata, from_metadata
+from chartray.wording import listed
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
-Uncertain = Literal["ignore", "zeros", "ones"]
-# `source`: as the cohort's metadata says of each label (`schema.LabelSource.blank`); the others overrule it.
-Blank = Literal["source", "negative", "ignore"]
 _UNCERTAIN = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}
-# The policies of a blank in words.
+# The policies for blanks in words.
 BLANK_WORDS: dict[str, str] = {
     "source": "as the source of each label says",
     "negative": "count as negative",
@@ -29,22 +28,22 @@ _MEANINGS = {
     "positive": "that count as positive, as the mapping says",
     "uncertain": "that are uncertain, as the mapping says",
     "unknown": "that are ignored",
-    "not said": "of which an earlier Chartray did not say what they mean",
+    "not said": "without a stated meaning (cohort of an earlier Chartray)",
 }
 
 
 class Policy(NamedTuple):
-    """What an uncertain (-1) and a blank label count as; applied here and nowhere else."""
+    """What uncertain (-1) and blank labels count as; applied only in this module."""
 
     uncertain: Uncertain = "ignore"
     blank: Blank = "source"
 
 
 def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
-    """(N, C) of 1, 0 and NaN for ignored; raises InputError for a value that is none of 1, 0, -1 and null.
+    """(N, C) of 1, 0, or NaN for ignored; raises InputError for a value other than 1, 0, -1 and null.
 
-    A blank counts as its label's source says, whatever other labels hold. A null that is no blank (the cell could not
-    be read, or the source's label file does not name the image) is not known under any policy.
+    A null that is not blank (an unreadable cell, or an image that is not in the source's label file) is unknown under
+    every policy.
 
     >>> from chartray.schema import LabelSource, to_metadata
     >>> said = CohortMetadata(source="mimic", labels={"Edema": LabelSource(blank="negative")})
@@ -54,7 +53,7 @@ def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
     """
     if policy.uncertain not in _UNCERTAIN or policy.blank not in BLANK_WORDS:
         raise InputError(
-            "expected uncertain ignore, zeros or ones and blank source, negative or ignore, found "
+            "expected uncertain to be ignore, zeros or ones, and blank to be source, negative or ignore, found "
             f"{policy.uncertain!r} and {policy.blank!r}"
         )
     truth = np.empty((cohort.num_rows, len(labels)))
@@ -64,7 +63,8 @@ def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
         if (odd := odd_cells(cohort, label)).any():
             row = int(np.flatnonzero(odd)[0])
             raise InputError(
-                f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in image {row} of the split"
+                f"expected 1, 0, -1 or blank in {LABEL_PREFIX}{label}, found {values[row]} in row {row + 1} of the "
+                "split; run `chartray check`"
             )
         values[values == -1] = _UNCERTAIN[policy.uncertain]
         if counts_as_negative(cohort, label, policy):
@@ -74,13 +74,13 @@ def truth_of(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Floats:
 
 
 def odd_cells(cohort: pa.Table, label: str) -> Booleans:
-    """(N,): the values that are none of 1, 0, -1 and null."""
+    """(N,): whether the value is something other than 1, 0, -1 and null."""
     values = _values(cohort, label)
     return np.asarray(~np.isnan(values) & ~np.isin(values, (1.0, 0.0, -1.0)))
 
 
 def blank_negatives(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> Booleans:
-    """(N, C): the cells that their source left blank and that count as negative, by the policy or by a mapping."""
+    """(N, C): whether the cell is blank in the source and counts as negative, by the policy or by a mapping."""
     found = np.zeros((cohort.num_rows, len(labels)), dtype=bool)
     for index, label in enumerate(labels):
         values = _values(cohort, label)
@@ -92,7 +92,7 @@ def blank_negatives(cohort: pa.Table, labels: Sequence[str], policy: Policy) -> 
 
 
 def blank_cells(cohort: pa.Table, label: str) -> Booleans:
-    """(N,): where the source left the cell of a label blank: as the cohort says, else where it holds null."""
+    """(N,): whether the label's cell is blank in the source: by the cohort's column, else its nulls."""
     if BLANK_PREFIX + label in cohort.column_names:
         column = cohort.column(BLANK_PREFIX + label)
         return np.asarray(column.fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
@@ -100,19 +100,19 @@ def blank_cells(cohort: pa.Table, label: str) -> Booleans:
 
 
 def counts_as_negative(cohort: pa.Table, label: str, policy: Policy) -> bool:
-    """Whether a blank without a value of its own is a negative."""
+    """Whether the label's blanks without a value count as negative."""
     return policy.blank == "negative" or (policy.blank == "source" and meaning(cohort, label) == "negative")
 
 
 def meaning(cohort: pa.Table, label: str) -> str | None:
-    """What the cohort's metadata says a blank of this label means; None where they say nothing."""
+    """The meaning of a blank of this label in the cohort's metadata; None if it is not stated."""
     found = _metadata(cohort)
     source = None if found is None else found.labels.get(label)
     return None if source is None else source.blank
 
 
 def unsaid(cohort: pa.Table, labels: Sequence[str]) -> dict[str, int]:
-    """The labels with blanks of which the cohort does not say what they mean, and how many: it is an earlier one."""
+    """Labels -> number of blanks without a stated meaning (in cohorts of an earlier Chartray)."""
     blanks = {
         label: int((np.isnan(_values(cohort, label)) & blank_cells(cohort, label)).sum())
         for label in labels
@@ -122,7 +122,7 @@ def unsaid(cohort: pa.Table, labels: Sequence[str]) -> dict[str, int]:
 
 
 def blanks(cohort: pa.Table) -> dict[str, dict[str, int | str]]:
-    """For each label with blank cells how many there are (`cells`) and what they `mean` (None: "not said")."""
+    """Labels with blank cells -> their number (`cells`) and what they `mean` ("not said" if not stated)."""
     found: dict[str, dict[str, int | str]] = {}
     for name in cohort.column_names:
         label = name.removeprefix(LABEL_PREFIX)
@@ -132,7 +132,7 @@ def blanks(cohort: pa.Table) -> dict[str, dict[str, int | str]]:
 
 
 def blanks_said(found: Mapping[str, Mapping[str, int | str]]) -> list[str]:
-    """What `blanks` found, a line for each meaning.
+    """The result of `blanks` in words, one line for each meaning.
 
     >>> blanks_said({"Edema": {"cells": 12, "mean": "negative"}, "Died": {"cells": 69, "mean": "unknown"}})
     ['blank labels that count as negative: Edema 12', 'blank labels that are ignored: Died 69']
@@ -144,18 +144,18 @@ def blanks_said(found: Mapping[str, Mapping[str, int | str]]) -> list[str]:
     return lines
 
 
-def counted(counts: Mapping[str, int], most: int = 14) -> str:
-    """Labels and how many blanks of theirs.
+def counted(counts: Mapping[str, int]) -> str:
+    """Labels with their counts.
 
     >>> counted({"Edema": 1200, "Mass": 0, "Hernia": 3})
     'Edema 1,200, Hernia 3'
     """
     some = [f"{label} {count:,}" for label, count in counts.items() if count]
-    return ", ".join(some[:most]) + (f" and {len(some) - most} more labels" if len(some) > most else "")
+    return listed(some, 14) if some else ""
 
 
 def _values(cohort: pa.Table, label: str) -> Floats:
-    """A column of labels as floats of its own, null as NaN."""
+    """A copy of a label column as floats, null as NaN."""
     return np.array(cohort.column(LABEL_PREFIX + label).cast(pa.float64()).to_numpy(zero_copy_only=False))
 
 

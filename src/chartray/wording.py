@@ -1,11 +1,11 @@
-"""Words that many sentences need: the name that was probably meant, a list that stays short, a plural."""
+"""Parts of sentences: a suggested spelling, a shortened list, a plural."""
 
 import difflib
 from collections.abc import Sequence
 
 
 def nearest(word: str, words: Sequence[str], likeness: float = 0.5) -> str:
-    """` (did you mean 'x'?)`, or nothing where no name is of so much likeness (0 to 1).
+    """` (did you mean 'x'?)`, or nothing if no name is that similar (0 to 1).
 
     >>> nearest("msm", ["msn", "dino"]), nearest("resnet", ["msn", "dino"])
     (" (did you mean 'msn'?)", '')

@@ -1,4 +1,4 @@
-"""YAML files that people write -> plain trees, read within bounds and without the surprises of YAML 1.1."""
+"""YAML files written by users -> plain trees, with limits on their size and without the pitfalls of YAML 1.1."""
 
 import re
 import stat
@@ -11,7 +11,7 @@ from chartray.errors import InputError
 
 _LARGEST = 1_000_000  # bytes
 _DEEPEST = 30
-# Names and values, each alias counted as all that it stands for.
+# Names and values, with every alias expanded.
 _MOST = 50_000
 _TEXT = "tag:yaml.org,2002:str"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -19,16 +19,15 @@ _C_OR_PYTHON: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_C_OR_PYTHON):  # type: ignore[misc]  # the C one where libyaml is there
-    """Plain scalars as YAML 1.2's core schema has them, for what 1.1 takes for something else stays text.
+    """Reads plain scalars by YAML 1.2's core schema; what only YAML 1.1 converts stays text.
 
-    So `yes`, `on`, `N` are words, `0012` an identifier, `12:30` a time and `2020-01-31` a date as it is written, and
-    1e-3 a number.
+    So `yes`, `on`, `N`, `0012`, `12:30` and `2020-01-31` are text, and 1e-3 is a number.
     """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own interface)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Names are texts as they are written; raises YAMLError for one given twice, of which PyYAML takes the last."""
+        """Names stay text; raises YAMLError for a repeated name, of which PyYAML would take the last."""
         seen = set()
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
@@ -50,7 +49,7 @@ for _name, _form, _first in (
     ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
     (
         "float",
-        # 24e71 may be an identifier in hexadecimal digits: an exponent has a sign, or follows a decimal point.
+        # 24e71 may be a hexadecimal id: an exponent needs a sign or a decimal point.
         r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?(?:0|[1-9][0-9]*)[eE][-+][0-9]+"
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
         "-+.0123456789",
@@ -69,10 +68,10 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def read_yaml(file: Path, what: str) -> dict[str, Any]:
-    """The one mapping in a YAML file; `what` the file is, such as "a mapping file", stands in errors.
+    """The mapping in a YAML file; errors call the file `what`, such as "a mapping file".
 
-    Raises InputError, with one sentence that names the file, for anything else: no regular file, more than 1 MB, no
-    UTF-8, control characters, a name given twice, tags, or more depth or content (aliases expanded) than people write.
+    Raises InputError for anything else: not a regular file, more than 1 MB, not UTF-8, control characters, repeated
+    names, tags, too many levels or too much content (aliases expanded).
     """
     text = _text(file, what)
     try:
@@ -86,13 +85,13 @@ def read_yaml(file: Path, what: str) -> dict[str, Any]:
 
 
 def yaml_tree(text: str) -> Any:
-    """What a YAML text says, as lists, dicts with names as keys, and plain values; raises yaml.YAMLError."""
+    """The content of a YAML text as lists, dicts and plain values; raises yaml.YAMLError."""
     _check_bounds(text)
     loader = _Loader(text)
     try:
         return loader.get_single_data()
     except ValueError:
-        raise yaml.YAMLError("a number of thousands of digits") from None
+        raise yaml.YAMLError("a number with thousands of digits") from None
     finally:
         loader.dispose()
 
@@ -111,7 +110,7 @@ def _text(file: Path, what: str) -> str:
         found = error.strerror if isinstance(error, OSError) and error.strerror else "a path that cannot be opened"
         raise InputError(f"expected {what} at {file}, found {found}; check the path") from None
     if len(content) > _LARGEST:
-        raise InputError(f"expected {what} of at most 1 MB at {file}, found more; is it another file?")
+        raise InputError(f"expected {what} of at most 1 MB at {file}, found more; check the path")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -124,9 +123,9 @@ def _text(file: Path, what: str) -> str:
 
 
 def _check_bounds(text: str) -> None:
-    """Raises YAMLError for depth, content or tags that nobody writes, without building anything of it.
+    """Raises YAMLError for too much depth or content and for tags, before any object is built.
 
-    `open_` holds for each open collection its anchor, its size and its depth below, as far as they are known.
+    `open_` holds the anchor, the size and the depth below of each open collection, as far as they are known.
     """
     open_: list[list[Any]] = [[None, 0, 0]]
     known: dict[str, tuple[int, int]] = {}
@@ -135,7 +134,7 @@ def _check_bounds(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             size, below = known.get(str(event.anchor), (0, -1))
             if below < 0:
-                _stop("an alias of nothing that is complete before it", event)
+                _stop("an alias without a complete anchor before it", event)
         elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             _refuse_tag(event)
             open_.append([event.anchor, 1, 0])
@@ -147,7 +146,7 @@ def _check_bounds(text: str) -> None:
                 known[anchor] = size, below
         elif isinstance(event, yaml.ScalarEvent):
             _refuse_tag(event)
-            if _CONTROL.search(event.value):  # "\0" is one only once it is read
+            if _CONTROL.search(event.value):  # such as "\0", which is one only after parsing
                 _stop("a control character", event)
             if event.anchor is not None:
                 known[event.anchor] = size, below
@@ -158,14 +157,14 @@ def _check_bounds(text: str) -> None:
         open_[-1][1] += size
         open_[-1][2] = max(open_[-1][2], below)
         if len(open_) + below > _DEEPEST:
-            _stop(f"more than {_DEEPEST} levels, one in the other", event)
+            _stop(f"more than {_DEEPEST} nested levels", event)
         if sum(entry[1] for entry in open_) > _MOST:
             _stop(f"more than {_MOST} names and values", event)
 
 
 def _refuse_tag(event: Any) -> None:
     if event.tag is not None and not (event.tag == _TEXT and isinstance(event, yaml.ScalarEvent)):
-        _stop("a tag (!), which means nothing here", event)
+        _stop("a tag (!), which is not supported", event)
 
 
 def _stop(problem: str, event: Any) -> None:
@@ -173,7 +172,7 @@ def _stop(problem: str, event: Any) -> None:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """What is wrong and in which line, without what stands there: it may be a patient's."""
+    """The problem and its line, without the content, which may be a patient's."""
     mark = getattr(error, "problem_mark", None)
     where = f" in line {mark.line + 1}" if mark is not None else ""
     problem = getattr(error, "problem", None) or ("" if mark is not None else str(error).splitlines()[0])

@@ -57,8 +57,8 @@ _STUDY = {
     "pretrain": {"recipe": "tiny-cpu", **_PRETRAIN},
     "arms": {"real": {"ehr": "sex,age"}, "none": {"ehr": "none"}},
     "seeds": [0],
-    "evaluations": {"small": {"store": "store", "resamples": 10, "floors": False}},
-    "audit": {"of": "real", "store": "store", "attributes": ["sex"], "resamples": 10, "floors": False},
+    "evaluations": {"small": {"store": "store", "resamples": 10, "baselines": False}},
+    "audit": {"of": "real", "store": "store", "attributes": ["sex"], "resamples": 10, "baselines": False},
     "report": {"title": "tiny", "films": False},
 }
 
@@ -76,7 +76,7 @@ class Command(NamedTuple):
 
 
 def _evaluate(run: str, out: str, *more: str) -> tuple[str, ...]:
-    return ("evaluate", run, "store", "--out", out, "--resamples", "10", "--looks", "1", *more)
+    return ("evaluate", run, "store", "--out", out, "--resamples", "10", "--saliency", "1", *more)
 
 
 _COHORT = ("cohort", "table", "films.csv", "--mapping", "mapping.yaml", "--images", "films", "--out")

@@ -1,6 +1,6 @@
 """Pictures that nobody should have made: mutated DICOM, JPEG, PNG and TIFF through `read_image`.
 
-Expected: float32 (H, W) in [0, 1], or UnreadableFilm with one sentence, within the bounds of time and memory.
+Expected: float32 (H, W) in [0, 1], or UnreadableImage with one sentence, within the bounds of time and memory.
 """
 
 import io
@@ -152,7 +152,7 @@ def fuzz(hospital: Hospital, form: str, seeds: Sequence[int]) -> Iterator[tuple[
     real = [each for each in real if (each.suffix == ".dcm") == (form == "dicom") and form != "tiff"]
 
     def does(seed: int) -> tuple[str, ...]:
-        from chartray.pixels.read import UnreadableFilm, read_image
+        from chartray.pixels.read import UnreadableImage, read_image
 
         draw = random.Random(f"{form}:{seed}")
         name = draw.choice(names)
@@ -168,7 +168,7 @@ def fuzz(hospital: Hospital, form: str, seeds: Sequence[int]) -> Iterator[tuple[
         file.write_bytes(mutated(name, whole, draw))
         try:
             image = read_image(file, smallest_side=draw.choice((None, 32)))
-        except UnreadableFilm as reason:
+        except UnreadableImage as reason:
             said = str(reason)
             odd = "\n" in said or len(said) > 400 or str(file) in said
             return ("no sentence", f"[{name}] {said}") if odd else (REFUSED,)

@@ -7,7 +7,7 @@ that the numbers were computed from.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ from chartray.audit.leace import disease_scores, remove_attribute
 from chartray.audit.leakage import find_leaks, pretrained
 from chartray.audit.splits import attributes_left_out, evaluation_splits, labels_left_out, labels_outside_chart
 from chartray.audit.subgroups import SPECIFICITY, Diagnosis, subgroup_rows
-from chartray.errors import InputError
+from chartray.config.audit import AuditOptions
 from chartray.evaluation.assemble import encoder_entry, store_entry
 from chartray.evaluation.baselines import Frozen, named_chart
 from chartray.evaluation.embed import device_of
@@ -44,9 +44,12 @@ from chartray.results.manifest import AttributeEntry, AuditManifest, Settings
 from chartray.results.schema import AuditRow, Leak
 from chartray.statistics.operating_point import threshold_at_specificity
 from chartray.statistics.probe import fit_probe
-from chartray.truth import Blank, Policy, Uncertain
+from chartray.truth import Policy
 
 Floats = NDArray[np.float64]
+
+
+DEFAULTS = AuditOptions()
 
 
 class AuditRows(NamedTuple):
@@ -89,19 +92,9 @@ def audit(
     source: Path,
     store: Path,
     out: Path,
+    options: AuditOptions = DEFAULTS,
     *,
     against: Sequence[Path] = (),
-    external: Sequence[Path] = (),
-    attributes: Sequence[str] | None = None,
-    split: Literal["test", "validate"] = "test",
-    uncertain: Uncertain = "ignore",
-    blank: Blank = "source",
-    resamples: int = 1000,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "fp32",
-    floors: bool = True,
-    floor_chart: str | None = None,
 ) -> AuditRows:
     """Audits the encoder of a RUN (or encoder folder), writes the Audit folder `out`, and returns what it found.
 
@@ -111,44 +104,40 @@ def audit(
         source: RUN or encoder folder.
         store: the STORE whose training images probes are fitted on.
         out: the folder to write; an earlier audit of this encoder on this STORE is replaced.
+        options: everything else, `config.audit.AuditOptions`.
         against: other runs to compare it with: without the chart, with shuffled charts, of other seeds.
-        external: further stores to score with the same probes, and to check for leakage.
-        attributes: variables of the chart to predict; default all with two levels in training.
-        split: the split that is scored; the test split is used only if this says so.
-        uncertain: what -1 counts as in a disease label: ignore, zeros or ones.
-        blank: what a blank label counts as: source (as the cohort says of each label), negative or ignore.
-        resamples: resamples of the patients behind each interval.
-        seed: of the resamples, the swaps of subgroups and the untrained encoder.
-        device: auto, cpu or cuda.
-        precision: fp32 or bf16, of the encoders.
-        floors: score the baselines too.
-        floor_chart: the feature set that chart-only and image+chart read, without the attribute itself; default as in
-            `evaluate`.
 
     Raises:
         InputError: `out` holds other things, an attribute is unknown or constant, two runs have one name, all labels
             of a store were made from the encoder's chart, or evaluation refuses it.
     """
     results.check_replaceable(out, results.AUDIT_FILE)
-    _check(split, resamples)
     home = Store.open(store)
-    chosen, left_out = chosen_attributes(home, attributes)
-    if floor_chart is not None:
-        if not floors:
-            raise InputError("expected --baseline-chart only with --baselines, found it with --no-baselines")
-        named_chart(home.cohort, floor_chart, [])
+    chosen, left_out = chosen_attributes(home, options.attributes)
+    if options.baseline_chart is not None:
+        named_chart(home.cohort, options.baseline_chart, [])
     encoder = load(source)
     entry = encoder_entry(encoder, run_name(encoder, source), source)
     results.check_same(out, results.AUDIT_FILE, encoder=entry, store=home.hash)
-    policy = Policy(uncertain, blank)
-    stores = [home, *(Store.open(each) for each in external)]
-    data = _data(encoder, stores, chosen, split, policy, Resampling(resamples, seed), device)
+    policy, resampling = (
+        Policy(options.uncertain, options.blank),
+        Resampling(options.resamples, options.seed, options.level),
+    )
+    stores = [home, *(Store.open(each) for each in options.external)]
+    data = _data(encoder, stores, chosen, options.split, policy, resampling, options.device)
     left_out |= labels_left_out(data.tests) | attributes_left_out(chosen, data.tests)
-    arms, entries, own = encoder_arms(source, against, data.images, device=device, precision=precision)
+    arms, entries, own = encoder_arms(source, against, data.images, device=options.device, precision=options.precision)
     runs = [pretrained(each) for each in entries]
-    if floors:
+    if options.baselines:
         beside, reasons = baseline_arms(
-            source, arms[0], own, data.images, device=device, precision=precision, seed=seed, chart=floor_chart
+            source,
+            arms[0],
+            own,
+            data.images,
+            device=options.device,
+            precision=options.precision,
+            seed=options.seed,
+            chart=options.baseline_chart,
         )
         arms += beside
         left_out |= reasons
@@ -161,13 +150,13 @@ def audit(
         versions=results.versions(),
         encoders=tuple(entries),
         stores=tuple(store_entry(test, data.labels) for test in data.tests),
-        settings=_settings(split, policy, data.resampling, precision, floors),
+        settings=Settings.model_validate(options.recorded()),
         attributes=tuple(AttributeEntry.model_validate(attribute._asdict()) for attribute in chosen),
         labels=tuple(data.labels),
         blank_negatives_learnt_from=blank_entry(data.train, data.labels),
         leaks=sum(row.count > 0 for row in leaks),
         left_out=left_out,
-        test_split_touched=split == "test",
+        test_split_touched=options.split == "test",
     )
     manifest = manifest.replaced(notes=(*_notes(arms, manifest), *notes_on_seeds(arms), *uncompared))
     rows = probed.rows + disease.rows
@@ -177,19 +166,6 @@ def audit(
         results.write_parquet(folder / results.PREDICTIONS_FILE, probed.tables + disease.tables)
         results.write_manifest(folder, manifest)
     return AuditRows(rows, leaks, list(manifest.notes))
-
-
-def _check(split: str, resamples: int) -> None:
-    if split not in ("test", "validate"):
-        raise InputError(f"expected --split test or validate, found {split!r}")
-    if resamples < 1:
-        raise InputError(f"expected at least 1 resample, found {resamples}")
-
-
-def _settings(split: str, policy: Policy, resampling: Resampling, precision: str, baselines: bool) -> Settings:
-    return Settings.model_validate(
-        policy._asdict() | resampling._asdict() | {"split": split, "precision": precision, "floors": baselines}
-    )
 
 
 def _data(

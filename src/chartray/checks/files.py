@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from chartray.checks.finding import Finding, Severity, image_count, rows
-from chartray.pixels.film_process import Limits, read_apart
-from chartray.pixels.grey import UnreadableFilm
+from chartray.pixels.grey import UnreadableImage
+from chartray.pixels.image_process import Limits, read_apart
 from chartray.schema import CohortMetadata
 
 SAMPLE_IMAGES = 200
@@ -48,7 +48,7 @@ def _read(paths: list[str], sample: np.ndarray, there: int, where: str, limits: 
     for row in sample.tolist():
         try:
             read_apart(paths[row], _SMALL, limits, image)
-        except UnreadableFilm as reason:
+        except UnreadableImage as reason:
             bad.append(row)
             reasons[str(reason)] += 1
     tried = "all" if len(sample) == there else f"{len(sample)} of {there:,}, evenly spaced"

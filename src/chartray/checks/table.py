@@ -11,6 +11,7 @@ from chartray.checks.finding import Finding, image_count, rows
 from chartray.records.cohort import column_types
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata
 from chartray.truth import Policy, blanks, blanks_said, counted, odd_cells, truth_of, unsaid
+from chartray.wording import listed
 
 # With fewer patients per class, evaluation gives no interval and leaves the label out of the macro mean.
 FEWEST_PATIENTS = 10
@@ -154,15 +155,6 @@ def complete(table: pa.Table, metadata: CohortMetadata) -> bool:
     return table.num_rows > 0 and all(
         name in table.column_names and table.schema.field(name).type == kind for name, kind in types.items()
     )
-
-
-def listed(names: list[str], most: int = 14) -> str:
-    """The first names, and how many more.
-
-    >>> listed(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def observed(table: pa.Table, variable: str) -> pa.ChunkedArray:

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.checks.finding import Finding, image_count, rows, share
-from chartray.checks.table import listed, observed
+from chartray.checks.table import observed
 from chartray.records.warnings import UNDECIDED
 from chartray.schema import SPLITS, CohortMetadata, Variable
 from chartray.truth import Policy, odd_cells, truth_of
+from chartray.wording import listed
 
 _MOSTLY_MISSING = 0.5
 _MISSING_ELSEWHERE = 0.2

@@ -139,7 +139,7 @@ def ingest(
         max_seconds: Processor seconds allowed per image (ten times that by the clock); a slower one goes to quarantine.
         allow_outside: Allow paths and links that lead out of the image folder.
     """
-    from chartray.pixels.film_process import Limits
+    from chartray.pixels.image_process import Limits
     from chartray.pixels.ingest import ingest as ingest_films
 
     limits = Limits(pixels=int(max_megapixels * 1e6), seconds=max_seconds)
@@ -152,7 +152,7 @@ def ingest(
         limits=limits,
         allow_outside=allow_outside,
     )
-    print(f"{made.store}: {made.films} films of {size} px, hash {made.hash[:12]}")
+    print(f"{made.store}: {made.images} images of {size} px, hash {made.hash[:12]}")
     for reason, count in made.quarantined.items():
         print(f"  quarantine: {count} ({reason})")
 

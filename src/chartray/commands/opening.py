@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from chartray.audit.attributes import chosen_attributes
+from chartray.config.evaluate import ScoringOptions
 from chartray.errors import InputError
 from chartray.evaluation.films import chosen_labels
 from chartray.features.chart import fit_chart
@@ -31,15 +32,15 @@ def need_inputs(
 
 def need_scoring(
     store: Path,
+    options: ScoringOptions,
     *,
     labels: Sequence[str] | None = None,
     attributes: Sequence[str] | None = None,
-    floor_chart: str | None = None,
 ) -> None:
-    """Raises InputError unless `store` has the `labels`, the `attributes` and the variables of `floor_chart`."""
+    """Raises InputError unless `store` has the `labels`, the `attributes` and the variables of the baseline chart."""
     home = Store.open(store)
     chosen_labels(home, labels)
     if attributes is not None:
         chosen_attributes(home, attributes)
-    if floor_chart is not None:
-        fit_chart(home.cohort, floor_chart)
+    if options.baseline_chart is not None:
+        fit_chart(home.cohort, options.baseline_chart)

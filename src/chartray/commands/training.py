@@ -3,71 +3,75 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from pydantic import PlainValidator
 
 from chartray.commands.options import Count
+from chartray.config.pretrain import Config, load, load_saved
+from chartray.config.section import options_of
 
-Overrides = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+if TYPE_CHECKING:
+    Given = dict[str, Any] | None
+else:
+    # The help, the names and the types are those of Config; what was given is checked with the recipe below it.
+    Given = Annotated[
+        Config,
+        Parameter(name="*", n_tokens=1, negative_iterable=(), allow_repeating=True),
+        PlainValidator(lambda given: _nulls(given)),
+    ]
 
 
-def pretrain(
-    store: Path,
-    *overrides: Overrides,
-    out: Path,
-    recipe: str | None = None,
-    ehr: str | None = None,
-    control: str | None = None,
-    config: Path | None = None,
-    resume: bool = False,
-) -> None:
-    """Pretrains a ViT on the train split of a store; any knob as --section.key value (see `chartray knobs`).
+def pretrain(store: Path, *, out: Path, config: Path | None = None, resume: bool = False, given: Given = None) -> None:
+    """Pretrains a Vision Transformer on the training split of a store.
+
+    The defaults are those of the recipe msn; `chartray knobs --recipe NAME` lists the values of another.
 
     Args:
         store: A folder that `ingest` wrote.
-        overrides: Knobs.
         out: The run's folder.
-        recipe: msn (default), published, dino, mae or tiny-cpu.
-        ehr: The chart: a named set, variables separated by commas, or none.
-        control: shuffled, constant or mask-only charts instead of the patients' own.
-        config: A YAML file of knobs, between the recipe and the command line.
-        resume: Continue the run in OUT from its last checkpoint; without one, start.
+        config: A YAML file of settings, between the recipe and the command line.
+        resume: Continue the run in OUT from its last checkpoint; start it if there is none.
+        given: Settings.
     """
-    from chartray.config import pretrain as knobs
-
-    given = knobs.parse_overrides(overrides)
-    given |= {"chart.ehr": ehr} if ehr is not None else {}
-    given |= {"chart.control": control} if control is not None else {}
+    settings = dict(given or {})
+    recipe = settings.get("recipe")
     started = out / "config.yaml"
     if resume and started.is_file():
-        if recipe is not None:
-            given["recipe"] = recipe
-        resolved = knobs.load_saved(started, config, given)
+        resolved = load_saved(started, config, settings)
     else:
-        resolved = knobs.load(recipe or "msn", config, given)
+        resolved = load(recipe or "msn", config, settings)
 
     from chartray.commands.opening import need_inputs
+    from chartray.training.early import check_run
 
     need_inputs(stores=[store], out=out)
+    check_run(store, out, resolved, resume=resume)
     from chartray.training.pretrain import pretrain as pretrain_run
 
     pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume)
 
 
+def _nulls(given: dict[str, Any]) -> dict[str, Any]:
+    """The word null is YAML's, on the command line too."""
+    return {
+        name: _nulls(value) if isinstance(value, dict) else None if value == "null" else value
+        for name, value in given.items()
+    }
+
+
 def knobs(recipe: str = "msn") -> None:
-    """Every knob of pretraining, its value in a recipe, and what it is.
+    """Lists every setting of pretraining with its value in a recipe.
 
     Args:
         recipe: msn, published, dino, mae or tiny-cpu.
     """
-    from chartray.config import pretrain as all_knobs
-
-    resolved = all_knobs.load(recipe)
-    for knob, (meaning, _) in all_knobs.knobs().items():
-        section, _, key = knob.partition(".")
-        value = getattr(getattr(resolved, section), key) if key else getattr(resolved, section)
-        print(f"--{knob:<36} {value!s:<28} {meaning}")
+    values = load(recipe).model_dump()
+    for name, field in options_of(Config):
+        section, _, key = name.rpartition(".")
+        value = values[section][key] if section else values[key]
+        print(f"--{name:<36} {value!s:<28} {field.description}")
 
 
 def study(file: Path, *, out: Path, plan: bool = False, jobs: Count = 1) -> None:

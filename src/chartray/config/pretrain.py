@@ -1,16 +1,18 @@
-"""Every knob of a pretraining run: recipe, then YAML file, then `--section.key value`, then checked.
+"""The options of `chartray pretrain`: recipe, then YAML file, then `--section.key value`, then checked.
 
 Numbers marked (MSN) are the official Masked Siamese Network recipe, (published) the multimodal code's: METHOD.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from cyclopts import Group, Parameter
+from pydantic import BeforeValidator, Field, model_validator
 
+from chartray.config.renamed import renamed_keys
+from chartray.config.section import Options, Section, separated
 from chartray.errors import InputError
 from chartray.wording import nearest
 from chartray.yaml_file import read_yaml, yaml_tree
@@ -18,43 +20,41 @@ from chartray.yaml_file import read_yaml, yaml_tree
 NO_CHART = "none"
 
 
-class Section(BaseModel):
-    """A group of knobs; unknown names are refused."""
+def _comma(values: tuple[float, float]) -> str:
+    return ",".join(f"{value:.3g}" for value in values)
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+Pair = Annotated[tuple[float, float], BeforeValidator(separated), Parameter(metavar="LOW,HIGH", show_default=_comma)]
 
 
 class EncoderConfig(Section):
     """The Vision Transformer, by its timm name."""
 
     name: str = Field(
-        "vit_small_patch16_224", description="any timm ViT; vit_tiny, vit_small and vit_base are short for patch 16"
+        "vit_small_patch16_224",
+        description="Any timm ViT; vit_tiny, vit_small and vit_base have patch size 16",
     )
-    heads: int | None = Field(
-        None, ge=1, description="attention heads; default: timm's (the published code has 6 at both widths)"
-    )
-    depth: int | None = Field(None, ge=1, description="transformer blocks; default: timm's")
-    width: int | None = Field(None, ge=1, description="embedding width D; default: timm's")
-    patch_size: int | None = Field(None, ge=1, description="side of a patch in pixels; default: timm's")
-    init: str | None = Field(None, description="weights to start from: a .safetensors file, a RUN or an encoder folder")
+    heads: int | None = Field(None, ge=1, description="Attention heads; null: timm's (published: 6 at both widths)")
+    depth: int | None = Field(None, ge=1, description="Transformer blocks; null: timm's")
+    width: int | None = Field(None, ge=1, description="Embedding width D; null: timm's")
+    patch_size: int | None = Field(None, ge=1, description="Patch size in pixels; null: timm's")
+    init: str | None = Field(None, description="Initial weights: a .safetensors file, a run or an encoder folder")
 
 
 class ViewsConfig(Section):
-    """One target view, one random anchor view, `focal_count` focal anchor views."""
+    """One target view, one random anchor view and `focal_count` focal anchor views of an image."""
 
-    size: int = Field(224, ge=8, description="pixels of the target and the random view")
-    focal_size: int = Field(96, ge=8, description="pixels of a focal view")
-    focal_count: int = Field(10, ge=0, description="focal views per film; mae makes none")
-    mask_ratio: float = Field(0.15, ge=0.0, lt=1.0, description="share of the random view's patches that are dropped")
+    size: int = Field(224, ge=8, description="Size of the target and the random view in pixels")
+    focal_size: int = Field(96, ge=8, description="Size of a focal view in pixels")
+    focal_count: int = Field(10, ge=0, description="Focal views per image; mae uses none")
+    mask_ratio: float = Field(0.15, ge=0.0, lt=1.0, description="Share of patches dropped from the random view")
     focal_mask_ratio: float = Field(
-        0.0, ge=0.0, lt=1.0, description="the same for focal views: 0 in MSN, 0.15 (published)"
+        0.0, ge=0.0, lt=1.0, description="Share of patches dropped from a focal view: 0 in MSN, 0.15 (published)"
     )
-    scale: tuple[float, float] = Field(
-        (0.3, 1.0), description="share of the film's area, target and random views (MSN)"
-    )
-    focal_scale: tuple[float, float] = Field((0.05, 0.3), description="share of the film's area, focal views (MSN)")
-    aspect: tuple[float, float] = Field((3 / 4, 4 / 3), description="width over height of a crop, in true proportions")
-    flip: float = Field(0.5, ge=0.0, le=1.0, description="probability of a horizontal flip")
+    scale: Pair = Field((0.3, 1.0), description="Area of the target and random view as a share of the image (MSN)")
+    focal_scale: Pair = Field((0.05, 0.3), description="Area of a focal view as a share of the image (MSN)")
+    aspect: Pair = Field((3 / 4, 4 / 3), description="Width over height of a view, in true proportions")
+    flip: float = Field(0.5, ge=0.0, le=1.0, description="Probability of a horizontal flip")
 
     @model_validator(mode="after")
     def _ordered(self) -> "ViewsConfig":
@@ -68,21 +68,21 @@ class ViewsConfig(Section):
 class ObjectiveConfig(Section):
     """The self-supervised objective and its projection head."""
 
-    name: Literal["msn", "dino", "mae"] = Field("msn", description="msn, or a baseline without chart: dino, mae")
-    prototypes: int = Field(1024, ge=2, description="K (msn); outputs of the last layer (dino)")
-    train_prototypes: bool = Field(True, description="msn; false: they stay at their random start (published)")
-    temperature: float = Field(0.1, gt=0, description="tau of the anchor's assignment")
-    sharpening: float = Field(0.25, gt=0, description="msn: T of the target's assignment; 1 leaves it as it is")
-    sinkhorn_iterations: int = Field(3, ge=0, description="msn; 0 turns Sinkhorn off")
-    mean_entropy_weight: float = Field(1.0, ge=0, description="msn: lambda of me-max; 0 turns it off")
-    head_hidden: int | None = Field(2048, ge=1, description="hidden width of the head h; null: 4 D (published)")
-    head_out: int | None = Field(256, ge=1, description="P; null: D (published)")
-    target_temperature: float = Field(0.04, gt=0, description="dino: tau of the target (official)")
-    centre_momentum: float = Field(0.9, ge=0, lt=1, description="dino: of the target's centre (official)")
-    decoder_width: int = Field(512, ge=4, description="mae (official)")
+    name: Literal["msn", "dino", "mae"] = Field("msn", description="msn; or dino or mae, the baselines without a chart")
+    prototypes: int = Field(1024, ge=2, description="msn: prototypes K; dino: outputs of the last layer")
+    train_prototypes: bool = Field(True, description="msn: train the prototypes (published: fixed at random)")
+    temperature: float = Field(0.1, gt=0, description="Temperature of the anchor's assignment")
+    sharpening: float = Field(0.25, gt=0, description="msn: sharpening of the target's assignment; 1 for none")
+    sinkhorn_iterations: int = Field(3, ge=0, description="msn: Sinkhorn iterations; 0 for none")
+    mean_entropy_weight: float = Field(1.0, ge=0, description="msn: weight of the mean-entropy term (me-max)")
+    head_hidden: int | None = Field(2048, ge=1, description="Hidden width of the head; null: 4 D (published)")
+    head_out: int | None = Field(256, ge=1, description="Output width P of the head; null: D (published)")
+    target_temperature: float = Field(0.04, gt=0, description="dino: temperature of the target (official)")
+    center_momentum: float = Field(0.9, ge=0, lt=1, description="dino: momentum of the target's center (official)")
+    decoder_width: int = Field(512, ge=4, description="mae: width of the decoder (official)")
     decoder_depth: int = Field(8, ge=1, description="mae: blocks of the decoder (official)")
     decoder_heads: int = Field(16, ge=1, description="mae: attention heads of the decoder (official)")
-    normalise_patches: bool = Field(True, description="mae: each patch to mean 0 and variance 1 (official)")
+    norm_pix_loss: bool = Field(True, description="mae: normalize the pixels of each patch (official)")
 
     @model_validator(mode="after")
     def _decoder_fits(self) -> "ObjectiveConfig":
@@ -95,65 +95,70 @@ class ObjectiveConfig(Section):
 
 
 class ChartConfig(Section):
-    """How the chart joins pretraining."""
+    """How the patient's chart enters pretraining."""
 
-    ehr: str = Field("demographic-norm", description="a named set, a comma-separated list of variables, or none")
-    width: int = Field(128, ge=1, description="width of e = f(x), the published --ehr-out")
-    use: Literal["anchor", "predict"] = Field(
-        "anchor", description="anchor: g([v ; e]) (published); predict: the anchor predicts the chart"
+    ehr: Annotated[str, Parameter(alias="--ehr")] = Field(
+        "demographic-norm", description="A named feature set, variables separated by commas, or none"
     )
-    weight: float = Field(1.0, ge=0, description="weight of the prediction loss, chart.use predict only")
-    control: Literal["none", "shuffled", "constant", "mask-only"] = Field(
-        "none", description="none, shuffled, constant or mask-only"
+    width: int = Field(128, ge=1, description="Width of the embedded chart e = f(x) (published: --ehr-out)")
+    use: Literal["anchor", "predict"] = Field(
+        "anchor",
+        description="anchor: the chart joins the anchor (published); predict: the anchor predicts the chart",
+    )
+    weight: float = Field(1.0, ge=0, description="Weight of the prediction loss, with chart.use predict")
+    control: Annotated[Literal["none", "shuffled", "constant", "mask-only"], Parameter(alias="--control")] = Field(
+        "none",
+        description="Control: another patient's chart, the mean chart, or only which values are observed",
     )
     films_of: str | None = Field(
         None,
-        description="a set or variables: train on the films that this chart can represent, whatever chart enters, so "
-        "that arms see the same films (published rules drop films; the strict ones drop none)",
+        description="Train on the images that this feature set can represent, so that arms see the same images",
     )
-    allow_after_film: tuple[str, ...] = Field(
-        (), description="variables known only after the film that may enter all the same"
-    )
+    allow_after_film: Annotated[
+        tuple[str, ...],
+        BeforeValidator(separated),
+        Parameter(metavar="NAME,...", show_default=False),
+    ] = Field((), description="Variables to use although they are known only after the image was taken")
 
 
 class TrainConfig(Section):
-    """The loop."""
+    """The optimization."""
 
-    epochs: int | None = Field(100, ge=1, description="passes over the training films; or give train.steps")
-    steps: int | None = Field(None, ge=1, description="optimizer steps; overrides train.epochs")
-    batch_size: int = Field(1024, ge=2, description="films of one optimizer step, over all processes")
-    accumulate: int = Field(
-        1, ge=1, description="micro-batches an optimizer step is made of, exact through cached embeddings"
-    )
+    epochs: int | None = Field(100, ge=1, description="Epochs; or give train.steps")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces train.epochs")
+    batch_size: int = Field(1024, ge=2, description="Images per optimizer step, over all processes")
+    accumulate: int = Field(1, ge=1, description="Micro-batches per optimizer step, exact through cached embeddings")
     learning_rate: float | None = Field(
-        None, gt=0, description="peak; default: the recipe's, scaled linearly with the batch"
+        None, gt=0, description="Peak learning rate; null: the recipe's, scaled linearly with the batch size"
     )
-    recipe_learning_rate: float = Field(1e-3, gt=0, description="the recipe's own peak at recipe_batch_size")
-    recipe_batch_size: int = Field(1024, ge=1, description="the batch that recipe_learning_rate was chosen for")
+    recipe_learning_rate: float = Field(1e-3, gt=0, description="The recipe's peak learning rate at recipe_batch_size")
+    recipe_batch_size: int = Field(1024, ge=1, description="Batch size that recipe_learning_rate was chosen for")
     start_learning_rate_ratio: float = Field(
-        0.2, ge=0, le=1, description="warm-up starts at this share of the peak (MSN: 2e-4 of 1e-3)"
+        0.2, ge=0, le=1, description="Learning rate at the start of warm-up over the peak (MSN: 2e-4 of 1e-3)"
     )
     final_learning_rate_ratio: float = Field(
-        1e-3, ge=0, le=1, description="the cosine ends at this share of the peak (MSN: 1e-6 of 1e-3)"
+        1e-3, ge=0, le=1, description="Learning rate at the end of the cosine over the peak (MSN: 1e-6 of 1e-3)"
     )
-    warmup_epochs: float = Field(15, ge=0, description="at most 10 % of the steps are used")
-    stretch: float = Field(1.25, ge=1, description="cosines and EMA are laid over this many times the steps (MSN)")
-    weight_decay: float = Field(0.04, ge=0, description="at the start")
-    final_weight_decay: float | None = Field(0.4, ge=0, description="at the end of the cosine; null: constant")
-    decay_everything: bool = Field(False, description="true: biases, norms and prototypes decay too (published)")
-    ema: float = Field(0.996, ge=0, le=1, description="EMA momentum at the start")
-    final_ema: float = Field(1.0, ge=0, le=1, description="and at the end, linear")
-    ema_before_step: bool = Field(False, description="true: the target moves before the optimizer step (published)")
+    warmup_epochs: float = Field(15, ge=0, description="Warm-up epochs, at most 10 % of the steps")
+    stretch: float = Field(1.25, ge=1, description="Length of the cosine and EMA schedules over the training (MSN)")
+    weight_decay: float = Field(0.04, ge=0, description="Weight decay at the start")
+    final_weight_decay: float | None = Field(
+        0.4, ge=0, description="Weight decay at the end of the cosine; null: constant"
+    )
+    decay_everything: bool = Field(False, description="Decay biases, norms and prototypes too (published)")
+    ema: float = Field(0.996, ge=0, le=1, description="EMA momentum of the target at the start")
+    final_ema: float = Field(1.0, ge=0, le=1, description="EMA momentum at the end; linear in between")
+    ema_before_step: bool = Field(False, description="Update the target before the optimizer step (published)")
     schedule: Literal["step", "epoch"] = Field(
-        "step", description="epoch: the learning rate changes once an epoch (published)"
+        "step", description="When the learning rate changes: every step, or once per epoch (published)"
     )
-    clip: float | None = Field(3.0, gt=0, description="gradient norm; null: no clipping (published)")
-    checkpoint_every: int = Field(500, ge=1, description="steps")
-    checkpoint_keep: int = Field(3, ge=1, description="newest checkpoints kept")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device has it")
+    clip: float | None = Field(3.0, gt=0, description="Maximum gradient norm; null: no clipping (published)")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints")
+    checkpoint_keep: int = Field(3, ge=1, description="Checkpoints to keep")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision; auto: bf16 where supported")
     compile: Literal["auto"] | bool = Field(
-        "auto", description="torch.compile for the encoders' blocks; auto: in runs of 1,000 steps and more"
+        "auto", description="torch.compile for the encoder's blocks; auto: for 1,000 steps and more"
     )
 
     @model_validator(mode="after")
@@ -164,29 +169,33 @@ class TrainConfig(Section):
 
 
 class HealthConfig(Section):
-    """When a run is judged, and against what (METHOD.md section 2, *Other sizes*)."""
+    """When a collapsed run is stopped (docs/method.md)."""
 
-    stop: bool = Field(True, description="false: say what is wrong, go on")
-    every: int = Field(50, ge=1, description="steps between looks at the embeddings")
-    patience_steps: int = Field(200, ge=1, description="no verdict before warm-up has ended and so many steps have run")
-    probe_films: int = Field(512, ge=16, description="films of the online neighbour probe, each of train and validate")
+    stop: bool = Field(True, description="Stop a collapsed run; false: warn and continue")
+    every: int = Field(50, ge=1, description="Steps between checks of the embeddings")
+    patience_steps: int = Field(200, ge=1, description="Steps before a check can stop the run; never during warm-up")
+    probe_films: int = Field(512, ge=16, description="Images of the online probe, from train and validate each")
 
 
-class Config(Section):
-    """A whole run."""
+class Config(Options):
+    """All settings of one pretraining run."""
 
-    recipe: str = Field("msn", description="the recipe the other knobs start from")
-    seed: int = Field(0, ge=0, description="which rows, crops, flips, masks and first weights")
-    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
-    views: ViewsConfig = Field(default_factory=ViewsConfig)
-    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
-    chart: ChartConfig = Field(default_factory=ChartConfig)
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    health: HealthConfig = Field(default_factory=HealthConfig)
+    recipe: str = Field("msn", description="Recipe to start from: msn, published, dino, mae or tiny-cpu")
+    seed: int = Field(0, ge=0, description="Seed of initial weights, order, crops, flips and masks")
+    encoder: Annotated[EncoderConfig, Parameter(group=Group("Encoder", sort_key=1))] = Field(
+        default_factory=EncoderConfig
+    )
+    views: Annotated[ViewsConfig, Parameter(group=Group("Views", sort_key=2))] = Field(default_factory=ViewsConfig)
+    objective: Annotated[ObjectiveConfig, Parameter(group=Group("Objective", sort_key=3))] = Field(
+        default_factory=ObjectiveConfig
+    )
+    chart: Annotated[ChartConfig, Parameter(group=Group("Chart", sort_key=4))] = Field(default_factory=ChartConfig)
+    train: Annotated[TrainConfig, Parameter(group=Group("Training", sort_key=5))] = Field(default_factory=TrainConfig)
+    health: Annotated[HealthConfig, Parameter(group=Group("Health", sort_key=6))] = Field(default_factory=HealthConfig)
 
     @model_validator(mode="after")
     def _baselines_fit(self) -> "Config":
-        """The default chart is MSN's: a baseline has none unless asked for one. MAE has one view and never a chart."""
+        """A baseline has no chart unless one is given. MAE has one view and never a chart."""
         if self.objective.name != "msn" and "ehr" not in self.chart.model_fields_set:
             self.chart = self.chart.model_copy(update={"ehr": NO_CHART})
         if self.objective.name == "mae":
@@ -225,7 +234,7 @@ def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, 
 
 def load_saved(saved: Path, file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """The configuration that a run was started with, with what is given now laid over it."""
-    tree = read_yaml(saved, "a run's config.yaml")
+    tree = renamed_keys(read_yaml(saved, "a run's config.yaml"), quietly=True)
     return _laid_over(tree, file, overrides)
 
 
@@ -237,7 +246,7 @@ def _laid_over(tree: dict[str, Any], file: Path | None, overrides: Mapping[str, 
     given: dict[str, Any] = {}
     for knob, value in (overrides or {}).items():
         _merge(given, _nested(knob, value))
-    for layer in (read_yaml(file, "a file of knobs") if file is not None else {}, given):
+    for layer in (renamed_keys(read_yaml(file, "a file of knobs")) if file is not None else {}, given):
         train = layer.get("train")
         length: Mapping[str, Any] = train if isinstance(train, Mapping) else {}
         if length.get("epochs") is not None and length.get("steps") is not None:
@@ -249,63 +258,7 @@ def _laid_over(tree: dict[str, Any], file: Path | None, overrides: Mapping[str, 
             if length.get(one) is not None:
                 _merge(tree, {"train": {other: None}})
         _merge(tree, layer)
-    return validate(tree)
-
-
-def validate(tree: Mapping[str, Any]) -> Config:
-    """Checks a nested mapping of knobs; the first thing wrong becomes one InputError."""
-    try:
-        return Config.model_validate(dict(tree))
-    except ValidationError as error:
-        raise InputError(_sentence(error)) from None
-
-
-def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
-    """`["--views.size", "64", "--train.clip=null"]` -> {"views.size": 64, "train.clip": None}.
-
-    Values are YAML scalars; a comma-separated value of a knob that holds several is split.
-    """
-    overrides: dict[str, Any] = {}
-    rest = list(tokens)
-    while rest:
-        token = rest.pop(0)
-        if not token.startswith("--"):
-            raise InputError(f"expected --section.key value, found {token!r}; did a value lose its option?")
-        knob, equals, value = token.removeprefix("--").partition("=")
-        knob = knob.replace("-", "_")
-        if knob not in knobs():
-            raise InputError(f"unknown option --{knob}{nearest(knob, list(knobs()))}")
-        if not equals:
-            if not rest:
-                raise InputError(f"expected a value after --{knob}, found the end of the command")
-            value = rest.pop(0)
-        overrides[knob] = _value(knob, value)
-    return overrides
-
-
-def knobs() -> dict[str, tuple[str, str]]:
-    """Every knob by its dotted path: what it is, and its default as text."""
-    found: dict[str, tuple[str, str]] = {}
-    for name, field in Config.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            for key, inner in annotation.model_fields.items():
-                found[f"{name}.{key}"] = (inner.description or "", str(inner.default))
-        else:
-            found[name] = (field.description or "", str(field.default))
-    return found
-
-
-def _value(knob: str, text: str) -> Any:
-    try:
-        value = yaml_tree(text)
-    except yaml.YAMLError:
-        value = text
-    section, _, key = knob.partition(".")
-    default = getattr(getattr(Config(), section), key) if key else None
-    if isinstance(default, tuple) and isinstance(value, str):
-        return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
-    return text if isinstance(default, str) and not isinstance(value, str) else value
+    return Config.model_validate(tree)
 
 
 def _nested(knob: str, value: Any) -> dict[str, Any]:
@@ -319,12 +272,3 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown knob {where}{nearest(where, list(knobs()))}"
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message}, found {first['input']!r}" if where and first["type"] != "value_error" else message

@@ -1,14 +1,19 @@
 """The YAML file of an experiment: arms x seeds to pretrain, evaluations of every run, an audit; all checked."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
 from chartray.config import pretrain as knobs
-from chartray.config.pretrain import Config, Section
+from chartray.config.audit import AuditOptions
+from chartray.config.evaluate import EvaluateOptions
+from chartray.config.pretrain import Config
+from chartray.config.renamed import renamed_keys
+from chartray.config.section import Options, Section, options_of, sentence
 from chartray.errors import InputError
 from chartray.wording import nearest
 from chartray.yaml_file import read_yaml
@@ -20,61 +25,23 @@ _SHORT = {"ehr": "chart.ehr", "control": "chart.control"}
 _OF_AN_ARM = ("recipe", "config", *_SHORT)
 
 
-class ScoringOptions(Section):
-    """What evaluations and audits have in common; the names and defaults are those of the commands."""
-
-    store: Path
-    external: list[Path] = Field(default_factory=list)
-    split: Literal["test", "validate"] = "test"
-    uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
-    blank: Literal["source", "negative", "ignore"] = "source"
-    floors: bool = True
-    floor_chart: str | None = None
-    resamples: int = Field(1000, ge=1)
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-
-class EvaluationSpec(ScoringOptions):
-    """Options of `chartray evaluate`; every run is evaluated so."""
-
-    protocol: Literal["linear", "knn", "finetune", "published"] = "linear"
-    data_percent: list[float] = Field(default_factory=lambda: [1.0], min_length=1)
-    draws: int = Field(5, ge=1)
-    labels: list[str] | None = None
-    freeze: bool | None = None
-    scheduler: Literal["cosine", "reduce"] | None = None
-    learning_rate: float | None = Field(None, gt=0)
-    max_epochs: int | None = Field(None, ge=1)
-    layer_decay: float | None = None
-    drop_path: float | None = None
-    warmup_epochs: float | None = None
-    mixup: float | None = None
-
-
-class AuditSpec(ScoringOptions):
-    """Options of `chartray audit`: the first seed of the arm `of` against all other runs."""
-
-    of: str
-    attributes: list[str] | None = None
-
-
-class ReportSpec(Section):
+class ReportOptions(Options):
     """Options of `chartray report`."""
 
-    title: str | None = None
-    films: bool = True
+    title: str | None = Field(None, description="Title of the page")
+    films: bool = Field(True, description="Show thumbnails of images")
 
 
 class _ExperimentFile(Section):
+    """The top of the file; its parts are checked one by one."""
+
     store: Path
     pretrain: dict[str, Any] = Field(default_factory=dict)
     arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
-    evaluations: dict[str, EvaluationSpec] = Field(min_length=1)
-    audit: AuditSpec | None = None
-    report: ReportSpec = Field(default_factory=ReportSpec)
+    evaluations: dict[str, dict[str, Any]] = Field(min_length=1)
+    audit: dict[str, Any] | None = None
+    report: dict[str, Any] = Field(default_factory=dict)
 
 
 class ArmSpec(NamedTuple):
@@ -90,6 +57,21 @@ class ArmSpec(NamedTuple):
         return knobs.load(self.recipe, self.file, self.overrides | {"seed": seed})
 
 
+class EvaluationSpec(NamedTuple):
+    """How every run is evaluated: the store to fit on, and the options of `chartray evaluate`."""
+
+    store: Path
+    options: EvaluateOptions
+
+
+class AuditSpec(NamedTuple):
+    """An audit of the first seed of the arm `of` against all other runs."""
+
+    store: Path
+    of: str
+    options: AuditOptions
+
+
 class Experiment(NamedTuple):
     """An experiment, paths absolute: every arm with every seed on `store`, then what is done with the runs."""
 
@@ -98,7 +80,7 @@ class Experiment(NamedTuple):
     seeds: tuple[int, ...]
     evaluations: dict[str, EvaluationSpec]
     audit: AuditSpec | None
-    report: ReportSpec
+    report: ReportOptions
 
 
 def read_experiment(file: Path) -> Experiment:
@@ -109,30 +91,41 @@ def read_experiment(file: Path) -> Experiment:
     """
     tree = read_yaml(file, "an experiment file")
     _refuse_unknown(tree, list(_ExperimentFile.model_fields), str(file))
-    for name, entry in _mapping(tree, "evaluations", file).items():
-        _refuse_unknown(entry, list(EvaluationSpec.model_fields), f"evaluations.{name} of {file}")
-    _refuse_unknown(tree.get("audit"), list(AuditSpec.model_fields), f"audit of {file}")
-    _refuse_unknown(tree.get("report"), list(ReportSpec.model_fields), f"report of {file}")
     for name, entry in {"pretrain": tree.get("pretrain"), **_mapping(tree, "arms", file)}.items():
-        _refuse_unknown(entry, [*_OF_AN_ARM, *(knob for knob in knobs.knobs() if knob != "seed")], f"{name} of {file}")
+        known = [*_OF_AN_ARM, *(option.name for option in options_of(Config) if option.name != "seed")]
+        _refuse_unknown(renamed_keys(entry) if isinstance(entry, dict) else entry, known, f"{name} of {file}")
+    _mapping(tree, "evaluations", file)
     try:
         read = _ExperimentFile.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where or 'the file'} of {file}: {first['msg'].lower()}, found {_short(first)}") from None
+        raise InputError(f"{file}: {sentence(error, _ExperimentFile)}") from None
     home = file.resolve().parent
-    arms = tuple(_arm(name, read.pretrain | (entry or {}), home) for name, entry in read.arms.items())
-    experiment = Experiment(
-        store=_absolute(home, read.store),
-        arms=arms,
-        seeds=tuple(read.seeds),
-        evaluations={name: _placed(home, entry) for name, entry in read.evaluations.items()},
-        audit=None if read.audit is None else _placed(home, read.audit),
-        report=read.report,
-    )
+    arms = tuple(_arm(name, renamed_keys(read.pretrain | (entry or {})), home) for name, entry in read.arms.items())
+    audit = None
+    if read.audit is not None:
+        with placed(f"audit of {file}"):
+            store, rest = _store(read.audit, home, ("of",))
+            of = str(rest.pop("of"))
+            audit = AuditSpec(store, of, AuditOptions.model_validate(_absolute_external(rest, home)))
+    evaluations = {}
+    for name, entry in read.evaluations.items():
+        with placed(f"evaluations.{name} of {file}"):
+            store, rest = _store(entry, home)
+            evaluations[name] = EvaluationSpec(store, EvaluateOptions.model_validate(_absolute_external(rest, home)))
+    with placed(f"report of {file}"):
+        report = ReportOptions.model_validate(read.report)
+    experiment = Experiment(_absolute(home, read.store), arms, tuple(read.seeds), evaluations, audit, report)
     _check(experiment, file)
     return experiment
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """An InputError inside says where in the file it belongs."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _check(experiment: Experiment, file: Path) -> None:
@@ -141,10 +134,8 @@ def _check(experiment: Experiment, file: Path) -> None:
     for arm in experiment.arms:
         _refuse_name(arm.name, _NAME, "arm", file)
         for seed in experiment.seeds:
-            try:
+            with placed(f"arm {arm.name} of {file}"):
                 arm.config(seed)
-            except InputError as error:
-                raise InputError(f"arm {arm.name} of {file}: {error}") from None
     for name in experiment.evaluations:
         _refuse_name(name, _EVALUATION_NAME, "evaluation", file)
     names = [arm.name for arm in experiment.arms]
@@ -164,9 +155,20 @@ def _arm(name: str, given: Mapping[str, Any], home: Path) -> ArmSpec:
     return ArmSpec(name, str(given.get("recipe", "msn")), file, overrides)
 
 
-def _placed(home: Path, entry: Any) -> Any:
-    external = [_absolute(home, store) for store in entry.external]
-    return entry.model_copy(update={"store": _absolute(home, entry.store), "external": external})
+def _store(entry: Mapping[str, Any], home: Path, more: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """The store of an entry, and the rest of the entry with today's names; `more` keys are required too."""
+    rest = renamed_keys(entry)
+    for key in ("store", *more):
+        if not isinstance(rest.get(key), str):
+            raise InputError(f"expected a text under {key}, found {rest.get(key, 'none')!r}; see examples/study.yaml")
+    return _absolute(home, Path(rest.pop("store"))), rest
+
+
+def _absolute_external(entry: dict[str, Any], home: Path) -> dict[str, Any]:
+    external = entry.get("external")
+    if not isinstance(external, list) or not all(isinstance(each, str) for each in external):
+        return entry
+    return entry | {"external": [_absolute(home, Path(each)) for each in external]}
 
 
 def _absolute(home: Path, path: Path) -> Path:
@@ -194,7 +196,3 @@ def _refuse_unknown(entry: Any, known: Sequence[str], where: str) -> None:
 def _refuse_name(name: str, pattern: str, what: str, file: Path) -> None:
     if not re.match(pattern, name):
         raise InputError(f"expected letters and digits as the name of an {what} in {file}, found {name!r}")
-
-
-def _short(error: Any) -> str:
-    return repr(error["input"])[:60] if error["type"] != "missing" else "none"

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save as to_safetensors
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.evaluation.baselines import Candidate, Frozen, Learnt
 from chartray.evaluation.differences import Pair, comparison_rows
-from chartray.evaluation.evaluation_data import RADIOLOGISTS, Settings, Task, image_ids
+from chartray.evaluation.evaluation_data import RADIOLOGISTS, Task, image_ids
 from chartray.evaluation.films import Films, blank_entry, label_names, metadata_of, read_by_radiologists
 from chartray.evaluation.finetune.recipe import Recipe
 from chartray.evaluation.outcomes import Outcome
@@ -31,9 +32,9 @@ from chartray.results.manifest import (
     MatchEntry,
     Part,
     SaliencyEntry,
+    Settings,
     StoreEntry,
 )
-from chartray.results.manifest import Settings as SettingsEntry
 from chartray.results.schema import Comparison, Score
 from chartray.statistics.probe import Probe
 
@@ -42,14 +43,14 @@ class Evaluated(NamedTuple):
     """One evaluation, done: the encoder of `source`, its candidate first, and what all of them reached.
 
     `learnt` is what the encoder's arm learnt from the largest fraction (its first subset), `features` the encoder's
-    own; `saliency` is how many images its attention is shown on, at most.
+    own.
     """
 
     source: Path
     run: str
     encoder: PretrainedEncoder
     task: Task
-    settings: Settings
+    settings: EvaluateOptions
     recipe: Recipe | None
     candidates: Sequence[Candidate]
     outcomes: Sequence[Outcome]
@@ -57,7 +58,6 @@ class Evaluated(NamedTuple):
     features: Frozen | None
     fractions: Sequence[FractionEntry]
     left_out: dict[str, str]
-    saliency: int
 
 
 def write_results(out: Path, done: Evaluated) -> list[Score]:
@@ -93,7 +93,7 @@ def write_results(out: Path, done: Evaluated) -> list[Score]:
 
 def saliency_of(folder: Path, done: Evaluated) -> SaliencyEntry:
     """Writes the saliency maps of a frozen encoder at the first test set; says of how many images, or why none."""
-    if not done.saliency:
+    if not done.settings.saliency:
         return SaliencyEntry(films=0, reason="not asked for")
     if done.features is None:
         return SaliencyEntry(films=0, reason="saliency is computed for frozen features only")
@@ -107,7 +107,7 @@ def saliency_of(folder: Path, done: Evaluated) -> SaliencyEntry:
         own.test,
         own.drawn[0].scores[:, own.test.columns],
         done.features.needed(own.test.films),
-        films=done.saliency,
+        films=done.settings.saliency,
         device=settings.device,
         resamples=settings.resamples,
         level=settings.level,
@@ -139,7 +139,7 @@ def score_of(outcome: Outcome, done: Evaluated) -> Score:
     )
 
 
-def study_rows(outcome: Outcome, about: Score, settings: Settings) -> list[Score]:
+def study_rows(outcome: Outcome, about: Score, settings: EvaluateOptions) -> list[Score]:
     """The rows of studies.jsonl; none where no study has more than one image."""
     if outcome.studies is None:
         return []
@@ -273,7 +273,7 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
         run=done.run,
         encoder=encoder,
         after_film=tuple(encoder.provenance.after_film),
-        settings=SettingsEntry.model_validate(settings._asdict()),
+        settings=Settings.model_validate(settings.recorded()),
         labels=tuple(task.labels),
         blank_negatives_learnt_from=blank_entry(task.train, task.labels),
         stores=tuple(

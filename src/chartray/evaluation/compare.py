@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chartray.config.evaluate import IntervalOptions
 from chartray.errors import InputError
 from chartray.evaluation.comparable import EvaluatedRun, Sheet, read_sheets
 from chartray.evaluation.differences import Pair, comparison_rows
@@ -19,6 +20,8 @@ from chartray.results.arm import Arm, disambiguated
 from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, StoreEntry, identity
 from chartray.results.schema import MACRO, Comparison
 from chartray.statistics.metrics import eligible
+
+DEFAULTS = IntervalOptions()
 
 
 class _ComparedSet(NamedTuple):
@@ -36,9 +39,7 @@ class _ComparedSet(NamedTuple):
     seed: int
 
 
-def compare(
-    folders: Sequence[Path], out: Path, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> list[Comparison]:
+def compare(folders: Sequence[Path], out: Path, options: IntervalOptions = DEFAULTS) -> list[Comparison]:
     """Compares the encoders of several Results folders, every arm with every later one, and writes `out`.
 
     Raises InputError if `out` holds anything but a comparison, there are fewer than two arms, a folder holds no
@@ -60,14 +61,16 @@ def compare(
         scored = {
             run.folder: over_draws(
                 [
-                    judged(first.truth, scores, first.patients, counted, resamples=resamples, seed=seed)
+                    judged(first.truth, scores, first.patients, counted, resamples=options.resamples, seed=options.seed)
                     for scores in sheets[run.folder][where].scores
                 ],
-                seed=seed,
+                seed=options.seed,
             )
             for run in runs
         }
-        on = _ComparedSet(next(iter(runs[0].stores)), where[0], where[1], first, counted, scored, level, seed)
+        on = _ComparedSet(
+            next(iter(runs[0].stores)), where[0], where[1], first, counted, scored, options.level, options.seed
+        )
         for a, b in itertools.combinations(arms, 2):
             rows += _compared((a, arms[a]), (b, arms[b]), on)
     with results.written_folder(out, results.COMPARE_FILE) as folder:
@@ -83,9 +86,9 @@ def compare(
                 split=settings.split,
                 uncertain=settings.uncertain,
                 blank=settings.blank,
-                resamples=resamples,
-                level=level,
-                seed=seed,
+                resamples=options.resamples,
+                level=options.level,
+                seed=options.seed,
             ),
             stores=tuple(StoreEntry(dataset=dataset, hash=digest) for dataset, digest in runs[0].stores.items()),
             macro_labels=macro_labels,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chartray.errors import InputError
 from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
-from chartray.pixels.resampling import whole_film
+from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 from chartray.progress import progress
 
@@ -59,7 +59,7 @@ def embed(
     at_a_time = batch_size or (_BATCH if where == "cuda" else _BATCH_ON_CPU)
     with torch.inference_mode(), progress(title, len(rows), "films") as advance:
         for images in batches(store, rows, at_a_time, where):
-            films = (whole_film(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
+            films = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
             with torch.autocast(where, torch.bfloat16) if precision == "bf16" else nullcontext():
                 tokens = class_token(model, films)  # (B, D)
             # Batch by batch: a damaged encoder is known at once, not after a million films.
@@ -72,7 +72,7 @@ def embed(
 def pixels(store: Store, rows: Integers, *, side: int = PIXEL_SIDE, batch_size: int = 256) -> Features:
     """The whole film at side x side grey levels in [0, 1], (N, side * side): what no learning gives."""
     with torch.inference_mode():
-        found = [whole_film(images, side).flatten(1) for images in batches(store, rows, batch_size, "cpu")]
+        found = [whole_image(images, side).flatten(1) for images in batches(store, rows, batch_size, "cpu")]
     return torch.cat(found).numpy()
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation.baselines import named_chart
 from chartray.evaluation.films import (
@@ -24,33 +25,10 @@ from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.store import Store
 from chartray.statistics.metrics import eligible
-from chartray.truth import Blank, Policy, Uncertain
+from chartray.truth import Policy
 
 # Ends the name of the part of a data set that radiologists have read.
 RADIOLOGISTS = ":radiologists"
-Protocol = Literal["linear", "knn", "finetune", "published"]
-
-
-class Settings(NamedTuple):
-    """The choices of one evaluation, as they stand in evaluation.json."""
-
-    protocol: str
-    split: str
-    uncertain: Uncertain
-    blank: Blank
-    data_percent: tuple[float, ...]
-    resamples: int
-    level: float
-    seed: int
-    device: str
-    precision: str
-    draws: int = 1
-    floor_chart: str | None = None
-
-    @property
-    def policy(self) -> Policy:
-        """How labels are read."""
-        return Policy(self.uncertain, self.blank)
 
 
 class Task(NamedTuple):
@@ -77,41 +55,15 @@ class Task(NamedTuple):
         return [self.train, self.validate, *(test.films for test in self.tests)]
 
 
-def _check(settings: Settings) -> None:
-    if settings.protocol not in get_args(Protocol):
-        raise InputError(f"expected --protocol {' or '.join(get_args(Protocol))}, found {settings.protocol!r}")
-    if settings.split not in ("test", "validate"):
-        raise InputError(f"expected --split test or validate, found {settings.split!r}")
-    for fraction in settings.data_percent:
-        if not 0 < fraction <= 1:
-            raise InputError(f"expected --data-percent in (0, 1], found {fraction:g}; 0.05 means 5 %")
-    if not settings.data_percent:
-        raise InputError("expected at least one --data-percent, found none; 1.0 means all training patients")
-    if settings.draws < 1:
-        raise InputError(f"expected at least 1 of --draws, found {settings.draws}")
-    if settings.resamples < 1 or not 0 < settings.level < 1:
-        raise InputError(
-            f"expected resamples above 0 and a level in (0, 1), found {settings.resamples}, {settings.level}"
-        )
-
-
-def make_task(
-    source: Path,
-    encoder: PretrainedEncoder,
-    home: Store,
-    external: Sequence[Store],
-    labels: Sequence[str] | None,
-    settings: Settings,
-) -> Task:
-    """Films, labels and test sets for the encoder of `source`, checked before anything is computed."""
-    _check(settings)
-    names = chosen_labels(home, labels)
-    if settings.floor_chart is not None:
-        named_chart(home.cohort, settings.floor_chart, names)
-    train, validate = (films_of(home, split, names, settings.policy) for split in ("train", "validate"))
-    scored = (names, settings.split, settings.policy)
+def make_task(source: Path, encoder: PretrainedEncoder, home: Store, options: EvaluateOptions) -> Task:
+    """Images, labels and test sets for the encoder of `source`, checked before anything is computed."""
+    names, policy = chosen_labels(home, options.labels), Policy(options.uncertain, options.blank)
+    if options.baseline_chart is not None:
+        named_chart(home.cohort, options.baseline_chart, names)
+    train, validate = (films_of(home, split, names, policy) for split in ("train", "validate"))
+    scored = (names, options.split, policy)
     tests = [evaluation_set(home, [Match(name, name) for name in names], *scored, set())]
-    for store in external:
+    for store in map(Store.open, options.external):
         taken = {test.dataset for test in tests}
         twice = any(test.films.store.hash == store.hash for test in tests)
         if twice or f"{metadata_of(store).source}:{store.folder.name}" in taken:
@@ -121,7 +73,7 @@ def make_task(
             )
         tests.append(evaluation_set(store, matched_labels(names, store), *scored, taken))
     # Scored on validation films, the home store is judged by what was chosen on; so may others be.
-    learnt = [train, validate] if settings.split == "test" else [train]
+    learnt = [train, validate] if options.split == "test" else [train]
     not_compared = [why for test in tests[1:] if (why := refuse_learnt(learnt, test.films)) is not None]
     for test in list(tests):
         read = read_by_radiologists(test.films)

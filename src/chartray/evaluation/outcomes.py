@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chartray.config.evaluate import EvaluateOptions
 from chartray.evaluation.baselines import LabelFit, Learnt
-from chartray.evaluation.evaluation_data import Settings, Task
+from chartray.evaluation.evaluation_data import Task
 from chartray.evaluation.films import Films
 from chartray.evaluation.rows import ONE_CLASS_TRAINING
 from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
@@ -54,7 +55,7 @@ def outcomes_of(
     task: Task,
     learnings: Sequence[Learning],
     studies: Sequence[Studies | None],
-    settings: Settings,
+    settings: EvaluateOptions,
 ) -> list[Outcome]:
     """Scores of one arm become values, resamples and reasons, test set by test set; a `Learning` for each draw."""
     found = []
@@ -71,7 +72,7 @@ def outcomes_of(
 
 
 def _drawn(
-    learning: Learning, scores: Floats, test: EvaluationSet, studies: Studies | None, settings: Settings
+    learning: Learning, scores: Floats, test: EvaluationSet, studies: Studies | None, settings: EvaluateOptions
 ) -> SubsetScores:
     train, validate, learnt = learning
     both = (train.truth == 1).any(axis=0) & (train.truth == 0).any(axis=0)

@@ -24,7 +24,7 @@ from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.retrieval import Alike, agreement, nearest_of_others, same_patient_first
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks.encoder import PretrainedEncoder, on_device
-from chartray.pixels.resampling import whole_film
+from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 from chartray.results.folder import write_object
 from chartray.results.manifest import SaliencyEntry
@@ -229,7 +229,7 @@ def _maps(
 @torch.inference_mode()
 def _look(encoder: PretrainedEncoder, images: Tensor) -> Mapping[str, NDArray[Any]]:
     model = on_device(encoder.model, images.device).eval()
-    films = (whole_film(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
+    films = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
     seen = look(model, films)
     patches = seen.tokens[:, model.num_prefix_tokens :]  # (B, N, D)
     grid = round(patches.shape[1] ** 0.5)
@@ -268,6 +268,6 @@ def _squashed(store: Store, rows: NDArray[np.int64], side: int) -> Pixels:
     """The films `rows` as uint8 (n, s, s), s at most `side` and never more than the store has."""
     side = min(side, store.size)
     found = [
-        (whole_film(images, side)[:, 0] * 255).round().byte().numpy() for images in batches(store, rows, 64, "cpu")
+        (whole_image(images, side)[:, 0] * 255).round().byte().numpy() for images in batches(store, rows, 64, "cpu")
     ]
     return np.concatenate(found)

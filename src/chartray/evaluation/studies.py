@@ -16,13 +16,12 @@ Integers = NDArray[np.int64]
 
 class Studies(NamedTuple):
     """The S studies of N films: `films` has the first film of each, with the study's truth; `codes` (N,) are the study
-    of each film; in `disagreeing` labels of studies the films' known truths differed.
+    of each film.
     """
 
     films: Films
     names: list[str]
     codes: Integers
-    disagreeing: int
 
     def mean(self, scores: Floats) -> Floats:
         """Scores of the films (N, C) -> of the studies (S, C)."""
@@ -40,7 +39,7 @@ def by_study(films: Films) -> Studies | None:
     """The studies of some films, in the order of their first films; None if no study has more than one film.
 
     A film without a study is one of its own. Labels are a report's, so the films of a study should agree; where they do
-    not, the study has the finding if any of its films has it (the maximum of the known truths), and is counted.
+    not, the study has the finding if any of its films has it (the maximum of the known truths).
     """
     ids = study_ids(films)
     names = [f"study {name}" if name is not None else f"film {row}" for name, row in zip(ids, films.rows, strict=True)]
@@ -52,17 +51,16 @@ def by_study(films: Films) -> Studies | None:
     codes, first = place[inverse.reshape(-1)], first[order]
     if len(first) == len(films.rows):
         return None
-    highest, lowest = (np.full((len(first), films.truth.shape[1]), end) for end in (-np.inf, np.inf))
+    highest = np.full((len(first), films.truth.shape[1]), -np.inf)
     known = ~np.isnan(films.truth)
     np.maximum.at(highest, codes, np.where(known, films.truth, -np.inf))
-    np.minimum.at(lowest, codes, np.where(known, films.truth, np.inf))
     truth = np.where(np.isinf(highest), np.nan, highest)
     # A study's negative is a blank where no film of it says so otherwise.
     said = np.zeros(truth.shape, dtype=bool)
     np.logical_or.at(said, codes, known if films.blank is None else known & ~films.blank)
     blank = None if films.blank is None else (truth == 0) & ~said
     merged = films._replace(rows=films.rows[first], patients=films.patients[first], truth=truth, blank=blank)
-    return Studies(merged, [ids[film] or names[film] for film in first.tolist()], codes, int((highest > lowest).sum()))
+    return Studies(merged, [ids[film] or names[film] for film in first.tolist()], codes)
 
 
 def study_ids(films: Films) -> list[str | None]:

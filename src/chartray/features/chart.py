@@ -1,4 +1,4 @@
-"""Chart rows that the networks see: [values ; observed] of each variable, fitted on training patients only."""
+"""Chart rows, the networks' input: [values ; observed] of each variable, fitted on training patients only."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,10 +17,10 @@ from chartray.wording import nearest
 
 
 class Encoding(BaseModel):
-    """One variable in a chart row: one column a level (one-hot), or one number (x - mean) / std; then a flag.
+    """One variable in a chart row: one column per level (one-hot) or one number (x - mean) / std, then its flag.
 
-    `edges` cut a numeric variable into right-closed bins, one more than there are edges: 30 falls into (20, 30].
-    Without `flagged` (published rules) a missing value has no row.
+    `edges` divide a numeric variable into right-closed bins, one more than edges: 30 is in (20, 30].
+    Without `flagged` (published rules) a row with a missing value cannot be represented.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,17 +35,17 @@ class Encoding(BaseModel):
 
     @property
     def width(self) -> int:
-        """Entries of the row, its flag included."""
+        """Number of entries in the row, including the flag."""
         return len(self.columns) + self.flagged
 
     @property
     def kind(self) -> Literal["numeric", "categorical"]:
-        """Categorical where it is one-hot: levels, bins and booleans."""
+        """Categorical if it is one-hot: levels, bins and booleans."""
         return "categorical" if self.levels or self.edges else "numeric"
 
 
 class ChartRows(NamedTuple):
-    """values (N, F); representable (N,), false for a published row that lacks a value; observed (N, variables)."""
+    """values (N, F); representable (N,), false for a published row with a missing value; observed (N, variables)."""
 
     values: npt.NDArray[np.float32]
     representable: npt.NDArray[np.bool_]
@@ -53,7 +53,7 @@ class ChartRows(NamedTuple):
 
 
 class ChartBlock(NamedTuple):
-    """Where a variable stands in a chart row: values in columns start:stop, its flag at `flag` (None: none)."""
+    """A variable's place in a chart row: values in columns start:stop, its flag at `flag` (None: no flag)."""
 
     variable: str
     kind: Literal["numeric", "categorical"]
@@ -63,9 +63,9 @@ class ChartBlock(NamedTuple):
 
 
 class Chart(BaseModel):
-    """How the chart of an image becomes a row of F numbers, made by `fit_chart`; goes to JSON and back.
+    """The mapping from an image's chart to a row of F numbers, made by `fit_chart`; it serialises to JSON.
 
-    `after_film` are its variables that are known only after the image, and were allowed by name.
+    `after_film` are its variables that are known only after the image and were allowed by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +87,7 @@ class Chart(BaseModel):
 
     @property
     def blocks(self) -> tuple[ChartBlock, ...]:
-        """Where each variable stands in the row."""
+        """The place of each variable in the row."""
         blocks: list[ChartBlock] = []
         start = 0
         for encoding in self.encodings:
@@ -99,7 +99,7 @@ class Chart(BaseModel):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the F columns."""
+        """The names of the F columns."""
         return tuple(
             name
             for encoding in self.encodings
@@ -108,11 +108,11 @@ class Chart(BaseModel):
 
     @property
     def flag_columns(self) -> tuple[int, ...]:
-        """Positions of the observed flags among the F columns; none under the published rules."""
+        """The positions of the observed flags among the F columns; empty under the published rules."""
         return tuple(block.flag for block in self.blocks if block.flag is not None)
 
     def rows(self, cohort: pa.Table) -> ChartRows:
-        """The chart rows of a cohort's images; what was not observed is 0, and so is its flag.
+        """The chart rows of a cohort's images; a missing value and its flag are 0.
 
         Raises InputError if the cohort lacks a variable.
         """
@@ -135,12 +135,12 @@ class Chart(BaseModel):
 
 
 def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = ()) -> Chart:
-    """The chart `ehr` of a cohort: a named set, or variables and sets separated by commas, fitted on split `train`.
+    """The chart `ehr` of a cohort, fitted on split `train`: a named set, or variables and sets separated by commas.
 
-    Under the cohort's strict rules a row is [values ; observed flag] for each variable, under the published ones
-    METHOD's columns. Raises InputError for an unknown name, a variable that the cohort lacks or that has fewer
-    than two observed levels in training, an empty training split, and a variable known only after the image
-    unless `allow_after_film` names it: to name a set that holds it is not to name it.
+    Under the strict rules a row is [values ; observed flag] of each variable, under the published rules the columns of
+    docs/method.md. Raises InputError for an unknown name, a variable that the cohort lacks, one with fewer than two
+    observed levels in training, an empty training split, and a variable known only after the image unless
+    `allow_after_film` names the variable itself (a set that contains it is not enough).
     """
     metadata = from_metadata(cohort.schema.metadata)
     items = _items(ehr, metadata)
@@ -166,7 +166,7 @@ def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = (
 
 
 def refuse_shared_columns(cohort: pa.Table, chart_variables: Sequence[str], labels: Sequence[str]) -> None:
-    """Raises InputError if a label and a chart variable of one run were made from one source column."""
+    """Raises InputError if a label and a chart variable of a run were made from the same source column."""
     metadata = from_metadata(cohort.schema.metadata)
     for variable in chart_variables:
         for label in labels:
@@ -175,13 +175,13 @@ def refuse_shared_columns(cohort: pa.Table, chart_variables: Sequence[str], labe
             shared = set(metadata.variables[variable].columns) & set(metadata.labels[label].columns)
             if shared:
                 raise InputError(
-                    f"expected label and chart from different columns, found {label!r} and the chart variable "
-                    f"{variable!r} both made from {sorted(shared)[0]!r}; leave one of them out of the run"
+                    f"expected labels and chart from different columns, found the label {label!r} and the chart "
+                    f"variable {variable!r} both made from {sorted(shared)[0]!r}; leave one of them out of the run"
                 )
 
 
 def _items(ehr: str, metadata: CohortMetadata) -> list[str]:
-    """What a chart's name stands for: items of the 23 sets and names of the cohort's own variables."""
+    """The items of a chart by its name: items of the 23 sets and the cohort's own variables."""
     items: list[str] = []
     have = list(metadata.variables)
     for word in (part.strip() for part in ehr.split(",")):
@@ -219,7 +219,7 @@ def _fit(item: str, metadata: CohortMetadata, train: pa.Table) -> Encoding:
         what = "bins" if encoding.edges else "levels" if encoding.levels else "values"
         raise InputError(
             f"expected at least two observed {what} of {name!r} in the training split, found {len(seen)} in "
-            f"{int(observed.sum())} images that have one; leave it out of the chart"
+            f"{int(observed.sum())} images with a value; leave it out of the chart"
         )
     if encoding.kind == "numeric" and encoding.flagged:
         numbers = entries[observed, 0]
@@ -228,7 +228,7 @@ def _fit(item: str, metadata: CohortMetadata, train: pa.Table) -> Encoding:
 
 
 def item_encoding(item: str, variable: Variable, *, published: bool) -> Encoding:
-    """How `item` is written in a row; a number is not yet standardised."""
+    """The encoding of `item`; a number is not yet standardised."""
     name = variable_of(item)
     if item in EDGES:
         if variable.kind != "numeric":

@@ -1,6 +1,6 @@
-"""The 23 csv files of the published code: same folders, names and columns.
+"""The 23 csv files of the published code, with the same folders, names and columns.
 
-A path that a spreadsheet would take for a formula (=cmd) stands there with an apostrophe before it (`csv_cells`).
+A path that a spreadsheet would read as a formula (=cmd) gets a leading apostrophe (`csv_cells`).
 """
 
 import json
@@ -22,18 +22,18 @@ from chartray.outputs.replacing import replaced_folder
 from chartray.outputs.seal import SUMS_FILE
 from chartray.schema import EHR_PREFIX, ICU_LEVELS, MORTALITY_LEVELS, CohortMetadata, from_metadata
 
-# What true and false of a boolean variable are called in the published files.
+# The published names of true and false for a boolean variable.
 _BOOLEANS = {"mortality": (MORTALITY_LEVELS[1], MORTALITY_LEVELS[0]), "icu": ICU_LEVELS}
-# Says that the files beside it are ours and may be replaced.
+# Marks the folder as written by Chartray, so that it may be replaced.
 _MARKER = "features.json"
 _SINGLE = ("sex", "age-norm", "view", "position", "mortality", "icu")
 
 
 class FeatureFiles(NamedTuple):
-    """For each set its rows written and images left out for a missing value; for the other sets what the cohort lacks
-    ("age", "sex with the levels male, female alone (it has M, F; ...)").
+    """`written`: set -> rows written, and images excluded for a missing value.
 
-    `wanting` has the same the other way round: what the cohort lacks, and the sets that are not written for it.
+    `lacking`: set that was not written -> what the cohort lacks for it ("age", "sex with only the levels male,
+    female"). `wanting` is its inverse: what the cohort lacks -> the sets that were not written.
     """
 
     written: dict[str, tuple[int, int]]
@@ -42,11 +42,11 @@ class FeatureFiles(NamedTuple):
 
 
 def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
-    """The published csv files, one a set: `path` relative to the image folder, then METHOD's columns.
+    """Writes the published csv files, one per set: `path` relative to the image folder, then the published columns.
 
-    An image with a missing value is left out of a file and counted. Sets whose variables the cohort lacks, or has in
-    another kind or with other levels, are not written. A boolean icu or mortality is written as icu / not_icu, died /
-    alive. Raises InputError if no set can be written, or if `out` holds other things than earlier feature files.
+    Images with a missing value are excluded from a file and counted. A set is not written if the cohort lacks one of
+    its variables or has it in another kind or with other levels. Boolean icu and mortality become icu / not_icu and
+    died / alive. Raises InputError if no set can be written, or if `out` is not empty and not earlier feature files.
     """
     _check_replaceable(out)
     metadata = from_metadata(cohort.schema.metadata)
@@ -75,7 +75,7 @@ def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
         written[name] = (table.num_rows, cohort.num_rows - table.num_rows)
     if not written:
         raise InputError(
-            f"expected at least one of {', '.join((*LEVELS, 'age'))} in the cohort as the published files have them, "
+            f"expected at least one of the published variables {', '.join((*LEVELS, 'age'))} in the cohort, "
             f"found {', '.join(metadata.variables) or 'none'}; it lacks "
             f"{'; '.join(lacking[name] for name in _SINGLE)}; no file was written"
         )
@@ -89,7 +89,7 @@ def write_feature_csvs(cohort: pa.Table, out: Path) -> FeatureFiles:
 
 
 def _lacking(item: str, metadata: CohortMetadata) -> str | None:
-    """What the cohort lacks for `item`, worded after "the cohort has no"; None where it can be written."""
+    """What the cohort lacks for `item`, to follow "the cohort has no"; None if it can be written."""
     name = variable_of(item)
     variable = metadata.variables.get(name)
     if variable is None:
@@ -100,14 +100,14 @@ def _lacking(item: str, metadata: CohortMetadata) -> str | None:
         return None if variable.unit in (None, "years") else f"age in years (it is in {variable.unit})"
     if variable.kind == "boolean" and name in _BOOLEANS:
         return None
-    levels = f"{name} with the levels {', '.join(LEVELS[name])} alone"
+    levels = f"{name} with only the levels {', '.join(LEVELS[name])}"
     if variable.kind != "categorical":
         return f"{levels} (it is {variable.kind})"
     if set(variable.levels) <= set(LEVELS[name]):
         return None
     return (
-        f"{levels} (it has {', '.join(variable.levels)}; in the mapping, levels: {{CELL: {LEVELS[name][0]}}} gives "
-        "cells of the table a published level, and cells without one are missing)"
+        f"{levels} (it has {', '.join(variable.levels)}; map cells to published levels in the mapping, levels: "
+        f"{{CELL: {LEVELS[name][0]}}}; cells without a level are missing)"
     )
 
 
@@ -117,7 +117,7 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _csv_cells(item: str, cohort: pa.Table) -> tuple[list[pa.Array], npt.NDArray[np.bool_], tuple[str, ...]]:
-    """The text of an item's published columns, which rows have it, and the columns' names."""
+    """The cells of an item's published columns, which rows have a value, and the columns' names."""
     variable = from_metadata(cohort.schema.metadata).variables[variable_of(item)]
     encoding = item_encoding(item, variable, published=True)
     column = cohort[EHR_PREFIX + encoding.variable]

@@ -1,4 +1,4 @@
-"""The 23 named charts of METHOD.md section 2: their variables, encodings, columns and files."""
+"""The 23 published charts: their variables, encodings, columns and files."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ AGE_NORM = (16.0, 84.0)
 
 
 class FeatureSet(NamedTuple):
-    """A named chart: its encoded variables in column order, and the published file (without .csv) that holds it."""
+    """A named chart: its encoded variables in column order, and its published file (without .csv)."""
 
     items: tuple[str, ...]
     file: str
@@ -50,7 +50,7 @@ PUBLISHED_NAMES = {feature.file.split("/")[1].replace("_", "-"): name for name, 
 
 
 def variable_of(item: str) -> str:
-    """The cohort variable that an item of a set is made from.
+    """The cohort variable of an item.
 
     >>> variable_of("age-10"), variable_of("icu")
     ('age', 'icu')

@@ -1,4 +1,4 @@
-"""The masked autoencoder: the encoder sees the kept patches, a small decoder draws the others (arXiv 2111.06377)."""
+"""The masked autoencoder: the encoder sees the kept patches, a small decoder predicts the others (arXiv 2111.06377)."""
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -10,7 +10,7 @@ from chartray.networks.encoder import patch_side, tokens_of
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder and decoder, both trained; there is no second network, so the encoder itself is what is evaluated.
+    """Encoder and decoder, both trained. There is no target network: the encoder itself is evaluated.
 
     Decoder as in the official code: a linear layer, one learned mask token, fixed sine-cosine positions, ViT blocks,
     a norm and a linear layer to pixels. The encoder keeps timm's learned positions (officially fixed ones too).
@@ -34,14 +34,14 @@ class MaskedAutoencoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor, keep: Tensor) -> Tensor:
-        """Images (B, 1, H, W) and the patches to show (B, n) -> pixels of every patch (B, N, side * side)."""
+        """Images (B, 1, H, W) and kept patches (B, n) -> pixels of every patch (B, N, side * side)."""
         seen = self.into_decoder(tokens_of(self.encoder, images, keep))  # (B, prefix + n, width)
         prefix = self.encoder.num_prefix_tokens
-        places = keep[..., None].expand(-1, -1, seen.shape[2])
+        kept = keep[..., None].expand(-1, -1, seen.shape[2])
         hidden = self.mask_token.to(seen.dtype).expand(len(seen), len(self.positions), -1)
-        patches = hidden.scatter(1, places, seen[:, prefix:]) + self.positions.to(seen.dtype)
-        drawn: Tensor = self.to_pixels(self.decoder(torch.cat((seen[:, :prefix], patches), dim=1))[:, prefix:])
-        return drawn
+        patches = hidden.scatter(1, kept, seen[:, prefix:]) + self.positions.to(seen.dtype)
+        predicted: Tensor = self.to_pixels(self.decoder(torch.cat((seen[:, :prefix], patches), dim=1))[:, prefix:])
+        return predicted
 
     @property
     def target_encoder(self) -> VisionTransformer:
@@ -49,7 +49,7 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder
 
     def move_target(self, momentum: float) -> None:
-        """Nothing follows the encoder."""
+        """There is no target network."""
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer sees, by name."""

@@ -1,4 +1,4 @@
-"""What encoder.json may say: the keys that Chartray writes, typed and bounded. Anything else is refused before use."""
+"""The schema of encoder.json: the keys that Chartray writes, typed and bounded. Anything else is refused."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -33,7 +33,7 @@ class Architecture(_Strict):
 
 
 class _OfWeights(BaseModel):
-    """What is said of pretraining in an encoder's own provenance and in that of the weights it started from."""
+    """Pretraining, as recorded of an encoder and of the weights it started from."""
 
     source: _Text | None = Field(None, description="the data set")
     run: _Text | None = Field(None, description="name of the run")
@@ -88,7 +88,7 @@ class Provenance(_OfWeights):
 
 
 class Description(_Strict):
-    """encoder.json: how the network is built, how a film is prepared for it, and how it was made."""
+    """encoder.json: how the network is built, how an image is prepared for it, and how it was made."""
 
     format: Literal[2]
     size: int = Field(ge=1, le=8192)
@@ -110,7 +110,7 @@ class Description(_Strict):
 
 
 def encoder_folder(path: Path) -> Path:
-    """The encoder folder that `path` is, or that the RUN `path` holds; raises InputError where there is none."""
+    """The encoder folder at `path`, or in the RUN `path`; raises InputError if there is none."""
     for folder in (path, path / "encoder"):
         settle(folder)
         if (folder / DESCRIPTION_FILE).is_file():
@@ -126,18 +126,18 @@ def sealed_description(folder: Path) -> Description:
 
 
 def read_description(file: Path) -> Description:
-    """encoder.json, checked; raises InputError, which names the file, for anything that Chartray would not write."""
+    """encoder.json, checked; raises InputError, which names the file, for content that Chartray does not write."""
     content = read_object(file, "the description of an encoder")
     if content.get("format") != FORMAT:
         raise InputError(
             f"expected encoder format {FORMAT} in {file}, found {str(content.get('format'))[:20]}; use the Chartray "
-            "that wrote it, or make the encoder again"
+            "that wrote it, or write the encoder again"
         )
     return checked(Description, content, str(file))
 
 
 def checked(record: type[Record], content: dict[str, Any], where: str) -> Record:
-    """`content` as a record; raises InputError that says what of it is not as Chartray writes it, and `where`."""
+    """`content` as a record; raises InputError for the first entry that does not fit the schema."""
     try:
         return record.model_validate(content)
     except ValidationError as error:
@@ -146,6 +146,6 @@ def checked(record: type[Record], content: dict[str, Any], where: str) -> Record
         found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r:.60}"
         message = str(first["msg"]).removeprefix("Value error, ").splitlines()[0]
         raise InputError(
-            f"expected what Chartray writes of an encoder in {where}; {place}: {message}{found}; make the encoder "
-            "again, or take a whole copy of it"
+            f"expected the description of an encoder in {where}; {place}: {message}{found}; export the encoder "
+            "again, or restore a complete copy of it"
         ) from None

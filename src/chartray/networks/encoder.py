@@ -1,4 +1,4 @@
-"""The Vision Transformer: timm's, with one grey channel, any film size, and patches that views.py chose to keep."""
+"""The Vision Transformer: timm's, with one grey channel, any image size, and the patches that views.py keeps."""
 
 import json
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ _SHORT_NAMES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "s
 
 
 class PretrainedEncoder(NamedTuple):
-    """An encoder to take home: `model` (timm, eval mode) reads (B, 1, size, size) grey in [0, 1], standardised
-    as (grey - grey_mean) / grey_std; `architecture` builds it again; `provenance` says how it was made.
+    """A pretrained encoder: `model` (timm, eval mode) reads (B, 1, size, size) grey in [0, 1], standardised
+    as (grey - grey_mean) / grey_std; `architecture` rebuilds it; `provenance` records how it was made.
     """
 
     model: VisionTransformer
@@ -48,7 +48,7 @@ class PretrainedEncoder(NamedTuple):
 
 
 def architecture(config: EncoderConfig, size: int) -> dict[str, Any]:
-    """The arguments of `timm.create_model` for `config` and films of `size` pixels."""
+    """The arguments of `timm.create_model` for `config` and images of `size` pixels."""
     arguments: dict[str, Any] = {"model_name": _SHORT_NAMES.get(config.name, config.name), "img_size": size}
     for ours, timms in (
         ("heads", "num_heads"),
@@ -64,11 +64,11 @@ def architecture(config: EncoderConfig, size: int) -> dict[str, Any]:
 def build(architecture: Mapping[str, Any], *, seed: int) -> VisionTransformer:
     """A ViT with fresh weights drawn from `seed`; without head, one grey channel, any input size.
 
-    Raises InputError for a name that timm does not know, a model that is no Vision Transformer, or arguments other than
-    those of `architecture`: timm would fetch or unpickle what some of them name.
+    Raises InputError for a name that timm does not know, a model that is not a Vision Transformer, or arguments other
+    than those of `architecture`: some of timm's would download or unpickle files.
     """
     _outline(architecture)
-    set_fused_attn(torch.cuda.is_available())  # where most will run it; `on_device` knows
+    set_fused_attn(torch.cuda.is_available())  # `on_device` decides again, once the device is known
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _created(architecture)
@@ -77,12 +77,12 @@ def build(architecture: Mapping[str, Any], *, seed: int) -> VisionTransformer:
 
 
 def _outline(architecture: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of an architecture, found without memory for them; raises as `build`."""
+    """Names and shapes of the weights of an architecture, without allocating them; raises as `build`."""
     name = architecture.get("model_name")
     if not isinstance(name, str) or not name.replace(".", "_").isidentifier() or not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{str(name)[:8]}*")[:3])
         raise InputError(
-            f"expected the name of a timm ViT as encoder.name, found {name!r:.100}; close to it: {close or 'none'}"
+            f"expected the name of a timm ViT as encoder.name, found {name!r:.100}; similar: {close or 'none'}"
         )
     checked(Architecture, dict(architecture), f"the architecture of {name}")
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -90,14 +90,14 @@ def _outline(architecture: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             model = _created(architecture)
         except InputError:
             raise
-        except Exception as error:  # timm's builders have many ways to say what does not fit together
+        except Exception as error:  # timm's builders raise many types
             said = " ".join(str(error).split())[:200]
             raise InputError(f"encoder {name!r} cannot be built with {dict(architecture)}: {said}") from None
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
 def _created(architecture: Mapping[str, Any]) -> VisionTransformer:
-    # Said, whatever a default may become: nothing is fetched, and no file is read.
+    # Explicit, whatever timm's defaults: nothing is downloaded, and no file is read.
     without = {"pretrained": False, "checkpoint_path": "", "num_classes": 0, "in_chans": 1, "dynamic_img_size": True}
     model = timm.create_model(**architecture, **without)
     if not isinstance(model, VisionTransformer):
@@ -109,9 +109,9 @@ def _created(architecture: Mapping[str, Any]) -> VisionTransformer:
 def on_device(networks: Networks, device: torch.device) -> Networks:
     """Networks moved to a device, their attention fused on a GPU and plain elsewhere.
 
-    On a CPU the fused backward is half as fast (DESIGN.md, Decisions), also where there is a GPU that is not used.
-    cuDNN's attention is switched off for the process: torch prefers it on the newest GPUs, and its backward gives
-    gradients that are no numbers for some lengths (NVIDIA/cudnn-frontend#1072, pytorch/pytorch#196678).
+    On a CPU the fused backward takes twice as long (docs/design.md). cuDNN's attention is off for the process: torch
+    prefers it on the newest GPUs, and it gives NaN gradients for some sequence lengths (NVIDIA/cudnn-frontend#1072,
+    pytorch/pytorch#196678).
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -140,7 +140,7 @@ def tokens_of(model: VisionTransformer, images: Tensor, keep: Tensor | None = No
 def class_token(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
     """v = ViT(view): images (B, 1, H, W) and the patches to keep (B, n), all when None -> (B, D).
 
-    As `forward_head(tokens_of(...))`; where only the class token is read, the last block works for it alone.
+    Equals `forward_head(tokens_of(...))`; where only the class token is read, the last block computes no other token.
     """
     if not only_class_is_read(model):
         pooled: Tensor = model.forward_head(tokens_of(model, images, keep))
@@ -151,7 +151,7 @@ def class_token(model: VisionTransformer, images: Tensor, keep: Tensor | None = 
 
 
 def _embedded(model: VisionTransformer, images: Tensor, keep: Tensor | None) -> Tensor:
-    """What enters the blocks: patches and positions, the kept ones alone -> (B, prefix + n, D)."""
+    """The input of the blocks: kept patches with their positions -> (B, prefix + n, D)."""
     tokens = model._pos_embed(model.patch_embed(images))  # (B, prefix + N, D)
     if keep is not None:
         prefix = model.num_prefix_tokens
@@ -165,8 +165,8 @@ def initialise(model: VisionTransformer, source: Path) -> None:
     """Copies weights into `model` from a RUN, an encoder folder or a .safetensors file of a timm ViT.
 
     A colour patch embedding becomes grey by summing its channels; position embeddings of another size are
-    resampled; a classifier is left out. Raises InputError if any weight of the model is not found or not finite: an
-    encoder that silently kept its random start is the worst of errors (MohammedSB/DINOv2ForRadiology#5).
+    resampled; a classifier is left out. Raises InputError if any weight of the model is missing or not finite: no part
+    may silently keep its random start (MohammedSB/DINOv2ForRadiology#5).
     """
     is_file = source.is_file() or source.suffix == ".safetensors"
     weights = _read_weights(source) if is_file else _sealed_weights(encoder_folder(source))
@@ -181,7 +181,7 @@ def initialise(model: VisionTransformer, source: Path) -> None:
 
 
 def _resampled(position: Tensor, model: VisionTransformer, source: Path) -> Tensor:
-    """The position embeddings of a square grid of another size, on the grid of `model`."""
+    """The position embeddings of a square grid, resampled to the grid of `model`."""
     from timm.layers import resample_abs_pos_embed
 
     prefix = model.num_prefix_tokens
@@ -189,7 +189,7 @@ def _resampled(position: Tensor, model: VisionTransformer, source: Path) -> Tens
     if not side or tuple(position.shape) != (1, prefix + side**2, model.embed_dim):
         raise InputError(
             f"expected position embeddings (1, {prefix} + side * side, {model.embed_dim}) in {source}, found "
-            f"{tuple(position.shape)}; these are weights of another ViT"
+            f"{tuple(position.shape)}; these are the weights of another ViT"
         )
     resampled: Tensor = resample_abs_pos_embed(position, list(model.patch_embed.grid_size), num_prefix_tokens=prefix)
     return resampled
@@ -203,14 +203,14 @@ def _copy(weights: Mapping[str, Tensor], model: VisionTransformer, source: Path)
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"expected the weights of this very ViT in {source}, found others: {reason}") from None
+        raise InputError(f"expected the weights of this ViT in {source}, found others: {reason}") from None
 
 
 def save(folder: Path, encoder: PretrainedEncoder) -> None:
-    """Writes safetensors and JSON, and seals `folder`; nothing is pickled."""
+    """Writes safetensors and JSON, and seals `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().float().cpu().contiguous() for name, value in encoder.model.state_dict().items()}
-    # Not save_file, whose files their owner alone may read, whatever the umask says.
+    # save_file ignores the umask: its files can be read by their owner only.
     (folder / WEIGHTS_FILE).write_bytes(safetensors_bytes(weights))
     description = {"format": FORMAT} | {key: value for key, value in encoder._asdict().items() if key != "model"}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
@@ -220,8 +220,8 @@ def save(folder: Path, encoder: PretrainedEncoder) -> None:
 def load(path: Path) -> PretrainedEncoder:
     """The target encoder of a RUN, or of an encoder folder, in eval mode.
 
-    Raises InputError if `path` holds none, or one that is not as Chartray wrote it: damaged, edited, of another format
-    version, or with weights that are not finite or not those of its architecture.
+    Raises InputError if `path` holds none, or one that is damaged, edited, of another format version, or with weights
+    that are not finite or do not fit its architecture.
     """
     folder = encoder_folder(path)
     description = _read_sealed(folder)
@@ -231,15 +231,15 @@ def load(path: Path) -> PretrainedEncoder:
 
 
 def untrained(path: Path, *, seed: int) -> PretrainedEncoder:
-    """The same architecture as `load(path)` with fresh weights: the floor that pretraining must beat."""
+    """The same architecture as `load(path)` with fresh weights: the baseline that pretraining must beat."""
     description = _read_sealed(encoder_folder(path))
     return _described(build(_arguments(description), seed=seed).eval(), description)
 
 
 def lineage(source: Path) -> dict[str, Any]:
-    """What the weights that a run starts from were shown before: of a RUN or encoder folder; a file says nothing.
+    """What the initial weights of a run were trained on: known of a RUN or encoder folder, unknown of a plain file.
 
-    `source` is where they lie, `dataset` the source of the cohort they were pretrained on, `init` their own beginning.
+    `source` is their location, `dataset` the source of their cohort, `init` the weights that they started from.
     """
     said = {} if source.is_file() else _read_sealed(encoder_folder(source)).made
     inherited = {"after_film": said.get("after_film", []), "chart_sources": said.get("chart_sources", {})}
@@ -264,15 +264,15 @@ def _arguments(description: Description) -> dict[str, Any]:
 
 
 def _read_sealed(folder: Path) -> Description:
-    """The description of an encoder whose weights have the shapes of its architecture, before memory is taken."""
+    """The description of an encoder; the shapes of its weights are checked before any memory is allocated."""
     description, file = sealed_description(folder), folder / WEIGHTS_FILE
     wanted, found = _outline(_arguments(description)), _shapes(file)
     for name in wanted.keys() | found.keys():
         if wanted.get(name) != found.get(name):
             shapes = [str(each.get(name, "none")) for each in (wanted, found)]
             raise InputError(
-                f"expected the weight {name} of the shape {shapes[0]} in {file}, as {DESCRIPTION_FILE} beside it says, "
-                f"found {shapes[1]}; make the encoder again, or take a whole copy of it"
+                f"expected the weight {name} of shape {shapes[0]} in {file}, as {DESCRIPTION_FILE} says, "
+                f"found {shapes[1]}; write the encoder again, or restore a complete copy of it"
             )
     return description
 
@@ -283,7 +283,7 @@ def _sealed_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a file of weights holds, without reading the weights."""
+    """Names and shapes of the weights in a file, without reading the weights."""
     try:
         with safe_open(file, framework="pt") as stored:
             return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118  # no mapping
@@ -298,6 +298,6 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         )
     try:
         return load_file(file)
-    # The last three: a type of numbers that this torch does not have.
+    # The last three: a dtype that this torch lacks.
     except (OSError, SafetensorError, LookupError, AttributeError, ValueError) as error:
         raise InputError(f"expected weights in {file}, found {' '.join(str(error).split())[:200]}") from None

@@ -1,7 +1,7 @@
-"""The last block of a ViT for the class token alone: the other tokens' queries, projections and MLP are never read.
+"""The last block of a ViT for the class token alone: queries, projections and MLP of the other tokens are not needed.
 
-Of a block's 12 D^2 multiplications a token only the 2 D^2 of keys and values are then left, so that a ViT of 12 blocks
-does about 7 % less work, forward and backward, for the very same class token and gradients (but for rounding).
+Of a block's 12 D^2 multiplications a token only the 2 D^2 of keys and values remain, so a ViT of 12 blocks does about
+7 % less work, forward and backward. Class token and gradients are the same up to rounding.
 """
 
 from timm.layers import Attention
@@ -11,7 +11,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 
 def only_class_is_read(model: VisionTransformer) -> bool:
-    """Whether `model` pools by its class token and ends with timm's plain block, whose parts are known here."""
+    """Whether `model` pools by its class token and ends with timm's plain block."""
     if model.global_pool != "token" or model.attn_pool is not None or model.cls_token is None or not len(model.blocks):
         return False
     last = model.blocks[-1]
@@ -27,13 +27,13 @@ def class_of_last_block(block: Block, tokens: Tensor) -> Tensor:
 
 
 def _attention(attention: Attention, tokens: Tensor) -> Tensor:
-    """What the class token draws from all tokens: (B, N, D) -> (B, 1, D)."""
+    """The class token's attention over all tokens: (B, N, D) -> (B, 1, D)."""
     width, heads = attention.attn_dim, attention.num_heads
     weight, bias = attention.qkv.weight, attention.qkv.bias
     first, rest = (None, None) if bias is None else (bias[:width], bias[width:])
-    films, count, _ = tokens.shape
-    query = linear(tokens[:, :1], weight[:width], first).view(films, heads, 1, -1)  # (B, heads, 1, d)
-    keys_values = linear(tokens, weight[width:], rest).view(films, count, 2, heads, -1).permute(2, 0, 3, 1, 4)
+    images, count, _ = tokens.shape
+    query = linear(tokens[:, :1], weight[:width], first).view(images, heads, 1, -1)  # (B, heads, 1, d)
+    keys_values = linear(tokens, weight[width:], rest).view(images, count, 2, heads, -1).permute(2, 0, 3, 1, 4)
     key, value = keys_values.unbind(0)  # (B, heads, N, d)
     query, key = attention.q_norm(query), attention.k_norm(key)
     if attention.fused_attn:

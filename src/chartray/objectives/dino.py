@@ -44,24 +44,12 @@ def moved_centre(centre: Tensor, target: Tensor, momentum: float = 0.9) -> Tenso
     return torch.lerp(all_sum(flat.sum(dim=0)) / count, centre, momentum)
 
 
-def dino_terms(
-    anchor: Tensor,
-    target: Tensor,
-    centre: Tensor,
-    *,
-    temperature: float = 0.1,
-    target_temperature: float = 0.04,
-) -> DINOTerms:
-    """The terms of equation 3: logits of the anchor (V, B, K) and of the target (T, B, K), centre (K,).
+def terms_of(anchor: Tensor, target: Tensor) -> DINOTerms:
+    """The terms of equation 3 from log-probabilities: anchor (V, B, K), target (T, B, K) without gradient.
 
     View t of the target is view t of the anchor; each target view is compared with every anchor view but itself.
-    Gradients reach the anchor, never the target. Raises ValueError if no pair of different views is left.
+    Raises ValueError if no pair of different views is left.
     """
-    return terms_of(log_softmax(anchor.float() / temperature, dim=-1), centred(target, centre, target_temperature))
-
-
-def terms_of(anchor: Tensor, target: Tensor) -> DINOTerms:
-    """The terms from log-probabilities: anchor (V, B, K), target (T, B, K)."""
     views, images, _ = anchor.shape
     pairs = target.shape[0] * views - min(target.shape[0], views)
     if pairs == 0:

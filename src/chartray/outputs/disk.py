@@ -1,4 +1,4 @@
-"""What the machine cannot write, in a sentence: no room, a quota, a limit on the size of files, a disk that fails."""
+"""Write failures of the machine as one sentence: no space, a quota, a file size limit, a failing disk."""
 
 import errno
 import os
@@ -13,18 +13,18 @@ _SAYS = {
     errno.ENOSPC: "no space is left on the disk",
     errno.EDQUOT: "the quota of the disk is used up",
     errno.EFBIG: "the limit on the size of a file (ulimit -f) is reached",
-    errno.EROFS: "the disk may only be read",
+    errno.EROFS: "the disk is read-only",
     errno.EIO: "the disk failed",
-    errno.EMFILE: "this process may not open more files (ulimit -n)",
-    errno.ENFILE: "the system may not open more files",
+    errno.EMFILE: "this process cannot open more files (ulimit -n)",
+    errno.ENFILE: "the system cannot open more files",
 }
-# Libraries in Rust and C++ say the number, or the words, but raise an error of their own kind.
+# Libraries in Rust and C++ raise errors of their own, with the number or words of the system's error in the text.
 _NUMBER = re.compile(r"(?:os error|errno|code:)\s*(\d+)", re.IGNORECASE)
 
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Raises OutputError where the machine cannot write what goes to `out`, whichever library found out."""
+    """Raises OutputError if the machine cannot write to `out`, whichever library reports it."""
     try:
         yield
     except (InputError, OutputError):
@@ -34,13 +34,13 @@ def writing(out: Path) -> Iterator[None]:
         if said is None:
             raise
         raise OutputError(
-            f"expected to write {out}, found that {said}; what stood there before is as it was: make room or choose "
-            "another place, then run the same command again"
+            f"cannot write {out}: {said}; an earlier result is unchanged; free some space or choose another --out, "
+            "then run the same command again"
         ) from None
 
 
 def of_the_machine(error: BaseException) -> str | None:
-    """What kept the machine from writing, in words; None where the error is about something else.
+    """The reason why the machine could not write; None for any other error.
 
     >>> of_the_machine(OSError(28, "No space left on device"))
     'no space is left on the disk'

@@ -1,4 +1,4 @@
-"""JSON files that carry their own SHA-256, under the key `sha256`: what stands in them is what was written."""
+"""JSON files that carry their own SHA-256, under the key `sha256`, which is verified when they are read."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_sealed(content: Mapping[str, Any], file: Path) -> None:
-    """Writes one JSON object with its SHA-256 to `file` itself, for whoever renames it afterwards."""
+    """Writes one JSON object with its SHA-256 to `file` itself, for a caller that renames it afterwards."""
     plain = json.loads(json.dumps(dict(content)))  # keys become text, tuples lists: what a reader will find
     file.write_text(json.dumps(plain | {DIGEST: digest(plain)}, indent=1) + "\n", encoding="utf-8")
 
@@ -50,7 +50,7 @@ def verified(content: dict[str, Any], file: Path, what: str) -> dict[str, Any]:
 
 
 def read_object(file: Path, what: str) -> dict[str, Any]:
-    """One JSON object, whoever wrote it; raises InputError, which names the file and calls it `what`, for another."""
+    """One JSON object of any origin; raises InputError, which names the file and calls it `what`, for anything else."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that the system lets go of when the process ends, however it ends."""
+"""One writer at a time: a lock that the system releases when the process ends for any reason."""
 
 import errno
 import fcntl
@@ -20,8 +20,8 @@ _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 def locked(file: Path, busy: str) -> Iterator[None]:
     """Holds the lock `file`, made if need be and removed afterwards.
 
-    Raises InputError with the sentence `busy` where another process holds it. Where the file system has no locks, one
-    line on standard error says so, and the work goes on without.
+    Raises InputError with the sentence `busy` if another process holds it. On a file system without locks the work goes
+    on without one, and one line on standard error says so.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     stream = _opened(file, busy)
@@ -31,18 +31,6 @@ def locked(file: Path, busy: str) -> Iterator[None]:
         with suppress(OSError):
             file.unlink()
         stream.close()
-
-
-def is_locked(file: Path) -> bool:
-    """Whether another process holds the lock `file` at this moment."""
-    try:
-        with file.open("r+") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _opened(file: Path, busy: str) -> IO[str]:
@@ -59,7 +47,7 @@ def _opened(file: Path, busy: str) -> IO[str]:
                 raise
             _say_no_locks(file.parent, error.strerror)
             return stream
-        # Whoever held it before has removed it when it was done; a lock on a removed file keeps nobody out.
+        # The earlier holder removes the file when it is done, and a lock on a removed file protects nothing.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), file.stat()):
                 return stream

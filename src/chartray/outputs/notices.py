@@ -1,4 +1,4 @@
-"""What a user should know of the files that a command read; a command that refuses says its one sentence instead."""
+"""Remarks about the files that a command read; a command that fails prints its one error sentence instead."""
 
 import sys
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ _held: list[str] | None = None
 
 
 def notice(line: str) -> None:
-    """Says `line` on standard error: at once, or, within `held`, when the command is known not to refuse."""
+    """Prints `line` to standard error: at once, or, within `held`, once the command is known not to fail."""
     if _held is None:
         print(line, file=sys.stderr, flush=True)
     else:
@@ -17,7 +17,7 @@ def notice(line: str) -> None:
 
 @contextmanager
 def held() -> Iterator[list[str]]:
-    """The notices of a command, each once, for whoever knows how it ended."""
+    """Collects the notices of a command until its exit code is known."""
     global _held
     before, _held = _held, []
     try:

@@ -1,4 +1,4 @@
-"""A sealed folder, opened: what is read is what was written, and all of it of one moment."""
+"""A sealed folder: every file is verified as it is read, against one reading of the seal."""
 
 import io
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class SealedFolder:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Puts right what a killed command left of `folder` and reads its seal; raises InputError without one."""
+        """Cleans up after a killed command and reads the folder's seal; raises InputError without one."""
         settle(folder)
         self.folder = folder
         self._sums = read_sums(folder)
@@ -33,8 +33,8 @@ class SealedFolder:
         """Whether `name` was written; raises InputError for a file that somebody put there since."""
         if name not in self._sums and (self.folder / name).exists():
             raise InputError(
-                f"expected {self.folder / name} among the files of {SUMS_FILE} beside it, found it added or the line "
-                "lost; make this folder again, or take a whole copy of it"
+                f"expected {self.folder / name} among the files of {SUMS_FILE} beside it, found it was added later or "
+                "its line was lost; make this folder again, or take a whole copy of it"
             )
         return name in self._sums
 

@@ -1,8 +1,8 @@
-"""Parquet files that carry the SHA-256 of all their bytes in the footer: one flipped bit, and they are refused.
+"""Parquet files with the SHA-256 of all their bytes in the footer, which is verified when they are read.
 
 The digest stands in the file's key-value metadata under `chartray.sha256`, 64 hexadecimal digits; it is that of the
 file with 64 zeros in their place. Another program that reads and writes the table leaves it out or makes it part of the
-Arrow schema: then nothing vouches for the rows, and whoever opens the file says so.
+Arrow schema: then the rows cannot be verified, and the reader says so.
 """
 
 import base64
@@ -32,7 +32,7 @@ def write_table(table: pa.Table, file: Path, **options: Any) -> None:
 
 
 def write_sealed(table: pa.Table, file: Path, **options: Any) -> None:
-    """Writes `table` with its SHA-256 to `file` itself, for whoever renames or seals the folder afterwards."""
+    """Writes `table` with its SHA-256 to `file` itself, for a caller that renames it or seals the folder afterwards."""
     carried = table.schema.metadata or {}
     table = table.replace_schema_metadata({key: value for key, value in carried.items() if key != _KEY} or None)
     with pq.ParquetWriter(file, table.schema, **({"compression": "zstd"} | options)) as writer:
@@ -49,7 +49,7 @@ def read_table(file: Path, what: str, columns: list[str] | None = None) -> pa.Ta
     """The table of a Parquet file, its schema metadata without the digest.
 
     Raises InputError, which names the file and calls it `what`, if there is none, it is no Parquet, or it is not as it
-    was written. One line on standard error where another program wrote it, so that nothing vouches for it.
+    was written. One line on standard error if another program wrote it, so that it cannot be verified.
     """
     verify_parquet(file, what)
     try:
@@ -71,7 +71,7 @@ def metadata_of_parquet(file: Path) -> dict[bytes, bytes]:
 
 
 def verify_parquet(file: Path, what: str) -> None:
-    """Raises InputError unless the bytes of `file` are those that `write_table` wrote; says it if nothing vouches."""
+    """Raises InputError unless `file` is as `write_table` wrote it; prints a line if it cannot be verified."""
     settle(file)
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -1,7 +1,7 @@
-"""Results written beside, synced to the disk, then given their name: the earlier or the new one is always whole.
+"""Atomic replacement: a result is written beside `out`, synced, then renamed, so that a whole one is always there.
 
 Beside `out` lie, while it is being written, `.out.lock`, `.out.partial` (the new one) and, for a moment, `.out.earlier`
-(the old one). Whatever a killed command leaves of these, the next one that writes or reads `out` puts right (`settle`).
+(the old one). The next command that writes or reads `out` cleans up what a killed one left of these (`settle`).
 """
 
 import errno
@@ -20,7 +20,7 @@ from chartray.outputs.seal import seal
 _NEW, _MOVING_IN, _EARLIER = ".chartray-new", ".chartray-moving-in", ".chartray-earlier"
 
 
-# What this process has reserved: to write there it needs no other lock.
+# Reserved by this process, which needs no other lock to write there.
 _reserved: set[Path] = set()
 
 
@@ -28,7 +28,7 @@ _reserved: set[Path] = set()
 def reserved(out: Path) -> Iterator[None]:
     """Holds the lock of `out` while what goes there is computed; raises InputError where another command holds it.
 
-    Folders above `out` that are made for the lock are gone again where nothing was written.
+    Folders that are made above `out` for the lock are removed again if nothing was written.
     """
     out = out.resolve()
     missing = [folder for folder in out.parents if not folder.exists()]
@@ -54,8 +54,8 @@ def replaced_folder(
 
     Args:
         out: what is replaced.
-        kept: whether a file that stands in `out`, by its path below it, stays there: somebody else's. No seal is on it.
-        lasting: false for what a command makes again in seconds: neither sealed nor synced, but whole or not there.
+        kept: whether a file that stands in `out`, by its path below it, stays there: it is not sealed.
+        lasting: false for results that take seconds to make: neither sealed nor synced, but still atomic.
 
     Raises:
         InputError: another command is writing to `out`.
@@ -82,9 +82,7 @@ def refuse_file_above(out: Path) -> None:
     """Raises InputError if a file stands where a folder above `out` would be."""
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise InputError(
-            f"expected to write {out}, found the file {above} where a folder should be; choose another place"
-        )
+        raise InputError(f"cannot write {out}: {above} is a file, not a folder; choose another --out")
 
 
 @contextmanager
@@ -104,16 +102,16 @@ def replaced_file(out: Path) -> Iterator[Path]:
 
 
 def settle(out: Path) -> None:
-    """Puts right what a killed command left of `out`: the earlier result is back, or what remained of it is gone.
+    """Cleans up after a killed command: restores the earlier `out`, or removes its remains.
 
-    To be called before `out` is read; it costs a look at a few names where there is nothing to do.
+    Call it before `out` is read; if there is nothing to do, it only checks a few names.
     """
     out = out.resolve()
     inside = (f"{_NEW}.partial", _NEW, _MOVING_IN, _EARLIER)
     left = (_beside(out, "lock"), _beside(out, "partial"), _beside(out, "earlier"), *(out / name for name in inside))
     if not any(place.exists() for place in left):
         return
-    # Who may not write here, or comes while another writes, leaves it to them.
+    # Without permission, or while another command writes, it is left as it is.
     with suppress(OSError, InputError), _locked(out):
         _settle(out)
 

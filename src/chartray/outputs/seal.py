@@ -1,4 +1,4 @@
-"""SHA-256 of what is written, verified when it is opened: a result that has changed is refused, never read.
+"""SHA-256 of written results, verified when they are opened: a changed result is refused.
 
 A folder is sealed by the file SHA256SUMS in it, which `sha256sum -c SHA256SUMS` reads too.
 """
@@ -37,8 +37,8 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
 
     Args:
         folder: a folder that `seal` has sealed.
-        names: files of it, as paths below it; only what is about to be read needs to be verified. A name that was not
-            sealed is refused.
+        names: files of it, as paths below it; only files about to be read need it. A name that was not sealed is
+            refused.
     """
     sums = read_sums(folder)
     for name in sums if names is None else names:

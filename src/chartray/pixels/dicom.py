@@ -1,25 +1,25 @@
-"""DICOM -> one grey film, upright, or the reason why not.
+"""DICOM -> one grey image, upright, or the reason why not.
 
-**Refused**, with the reason: what is no single-frame radiograph (Modality other than CR, DX, RG, DR, RF, DF, SC, HC or
-OT; storage classes of other kinds; several frames); detector signal that is not yet a picture (FOR PROCESSING); pixels
-that are floating-point or of 1 bit; headers that contradict the pixels (bits, size, tables); pixel data that break off.
+**Refused**, with the reason: anything but a single-frame radiograph (Modality other than CR, DX, RG, DR, RF, DF, SC, HC
+or OT; storage classes of other kinds; several frames); raw detector signal (FOR PROCESSING); pixels
+that are floating-point or of 1 bit; headers that contradict the pixels (bits, size, tables); truncated pixel data.
 
 **Bits.** BitsStored bits up to HighBit count, signed or not. Other bits are cut off where under 5 % of the pixels have
 them set (old overlays) or an overlay claims them. If more do, the bits of a codestream are believed; an uncompressed
 file is refused.
 
 **Grey scale.** The modality table, else slope and intercept. Then the first VOI table, else the first window with a
-valid width (LINEAR, LINEAR_EXACT, SIGMOID), that leaves at least half of the pixels in the middle half of the film
-neither black nor white: a default of 128/256 beside 12 bits does not. Else the range of the stored bits. A film of more
-than 8 bits that uses under a quarter of that scale is stretched (`grey.over_range`). MONOCHROME1 is inverted;
-PresentationLUTShape, where it is IDENTITY or INVERSE, decides instead. Padding is air (0). Colour is luma.
+valid width (LINEAR, LINEAR_EXACT, SIGMOID), that leaves at least half of the pixels in the middle half of the image
+neither black nor white: a default of 128/256 beside 12 bits does not. Else the range of the stored bits. An image of
+more than 8 bits that uses under a quarter of that scale is stretched (`grey.over_range`). MONOCHROME1 is inverted;
+PresentationLUTShape, where it is IDENTITY or INVERSE, decides instead. Padding is air (0). Colour becomes luma.
 
-**Direction.** PatientOrientation says where rows and columns point to; without it, ImageOrientationPatient. The film is
-turned so that columns run from head to foot, and flipped so that rows run to the patient's left: the right side is on
-the left, as in the usual view. Rows that run to front or back (laterals) are left as they are, and so is a film that
-says nothing. FieldOfViewHorizontalFlip says what the detector did, and is already in PatientOrientation.
+**Direction.** PatientOrientation says where rows and columns point to; without it, ImageOrientationPatient. The image
+is turned so that columns run from head to foot, and flipped so that rows run to the patient's left, as usual. Rows that
+run to front or back (laterals) are left as they are, and so is an image without a stated orientation.
+FieldOfViewHorizontalFlip describes the detector; PatientOrientation includes it.
 
-**Proportions.** Pixels that are no squares are drawn out to squares (`dicom_proportions.py`).
+**Proportions.** Images whose pixels are not square are resampled to square pixels (`dicom_proportions.py`).
 """
 
 import io
@@ -43,12 +43,12 @@ from chartray.pixels.dicom_frame import Frame, Stored, decoded, stored
 from chartray.pixels.dicom_grey import read_table, shades
 from chartray.pixels.dicom_proportions import proportions
 from chartray.pixels.grey import (
-    LARGEST_FILM,
+    LARGEST_IMAGE,
     LUMA,
     Float,
     Levels,
     Reals,
-    UnreadableFilm,
+    UnreadableImage,
     levels_of,
     over_range,
     refuse_too_large,
@@ -100,10 +100,10 @@ _BYTES_PER_PIXEL = 8
 _PIECE = 1 << 20
 
 
-def read_dicom(content: bytes, largest: int = LARGEST_FILM) -> Float:
-    """The film in a DICOM file, (H, W) in [0, 1], dark = air, upright; UnreadableFilm says why not.
+def read_dicom(content: bytes, largest: int = LARGEST_IMAGE) -> Float:
+    """The image in a DICOM file, (H, W) in [0, 1], dark = air, upright; UnreadableImage says why not.
 
-    `largest`: rows x columns that a film may have, looked at before it is decoded.
+    `largest`: maximum of rows x columns, checked before the image is decoded.
     """
     data = _dataset(content, largest)
     refuse_no_radiograph(data)
@@ -113,10 +113,10 @@ def read_dicom(content: bytes, largest: int = LARGEST_FILM) -> Float:
     if frame.samples.ndim == 3:
         levels, grey = _luma(frame, data)
     else:
-        film = stored(frame, data)
-        levels, grey = film.levels, _palette(film, data) if frame.colour == "PALETTE COLOR" else shades(film, data)
+        image = stored(frame, data)
+        levels, grey = image.levels, _palette(image, data) if frame.colour == "PALETTE COLOR" else shades(image, data)
     if not np.isfinite(grey).all():
-        raise UnreadableFilm("its header gives shades that are no numbers")
+        raise UnreadableImage("its header gives grey values that are not finite")
     if square != levels.places.shape:
         return np.ascontiguousarray(upright(square.drawn(levels.shown(grey)), data))
     return Levels(upright(levels.places, data), levels.number).shown(grey)
@@ -128,7 +128,7 @@ def _dataset(content: bytes, largest: int) -> pydicom.Dataset:
         data = pydicom.dcmread(io.BytesIO(content))
     else:
         # Old archives leave out the 128 bytes and `DICM`: taken for DICOM only if it holds a described picture.
-        reason = UnreadableFilm("the file is not a JPEG, PNG or DICOM")
+        reason = UnreadableImage("the file is not a JPEG, PNG or DICOM")
         try:
             data = pydicom.dcmread(io.BytesIO(content), force=True)
         except Exception:
@@ -144,57 +144,55 @@ def _dataset(content: bytes, largest: int) -> pydicom.Dataset:
 
 
 def _refuse_a_bomb(content: bytes, largest: int) -> None:
-    """A deflated data set is inflated as a whole before its size can be read: first without keeping it."""
+    """A deflated data set must be inflated before its size can be read: first without keeping it."""
     if str(DeflatedExplicitVRLittleEndian).encode() not in content[:_META_WITHIN]:
         return
     if content[132:140] != _META_LENGTH:
-        raise UnreadableFilm(
-            "its deflated data cannot be found, since the length of its file meta information is missing"
-        )
+        raise UnreadableImage("its deflated data cannot be located: the length of its file meta information is missing")
     waiting = content[144 + int.from_bytes(content[140:144], "little") :]
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while waiting and not inflater.eof:
         size += len(inflater.decompress(waiting, _PIECE))
         waiting = inflater.unconsumed_tail
         if size > largest:
-            raise UnreadableFilm("its deflated data are larger than an image may be (--max-megapixels)")
+            raise UnreadableImage("its deflated data are larger than an image may be (--max-megapixels)")
 
 
 def refuse_no_radiograph(data: pydicom.Dataset) -> None:
-    """UnreadableFilm with the reason if `data` is not one frame of whole numbers that shows a radiograph."""
+    """UnreadableImage with the reason if `data` is not one frame of whole numbers that shows a radiograph."""
     modality = str(data.get("Modality") or "").strip().upper()
     if modality and modality not in _RADIOGRAPHS:
         named = modality if modality in _OTHER_MODALITIES else "of no known kind"
-        raise UnreadableFilm(f"its Modality is {named}, not that of a radiograph ({', '.join(_RADIOGRAPHS)})")
+        raise UnreadableImage(f"its Modality is {named}, not that of a radiograph ({', '.join(_RADIOGRAPHS)})")
     storage = UID(str(data.get("SOPClassUID") or "")).name
     if _OTHER_CLASSES.match(storage):
-        raise UnreadableFilm(f"it is stored as {storage}, which is no radiograph")
+        raise UnreadableImage(f"it is stored as {storage}, which is not a radiograph")
     if "FOR PROCESSING" in str(data.get("PresentationIntentType") or "").upper() or "For Processing" in storage:
-        raise UnreadableFilm("it is FOR PROCESSING, the detector's signal and no picture; use the one FOR PRESENTATION")
+        raise UnreadableImage("it is FOR PROCESSING: raw detector signal; use the image FOR PRESENTATION")
     if "FloatPixelData" in data or "DoubleFloatPixelData" in data:
-        raise UnreadableFilm("its pixels are floating-point numbers, a radiograph's are whole")
+        raise UnreadableImage("its pixels are floating-point numbers; a radiograph has integers")
     if "PixelData" not in data:
-        raise UnreadableFilm("the DICOM file holds no picture")
+        raise UnreadableImage("the DICOM file has no pixel data")
     for name in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation"):
         if data.get(name) in (None, ""):
-            raise UnreadableFilm(f"its header does not say {name}")
+            raise UnreadableImage(f"its header does not say {name}")
     frames = int(data.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise UnreadableFilm(f"the DICOM file holds {frames} frames, a film has one")
+        raise UnreadableImage(f"the DICOM file holds {frames} frames; a radiograph has one")
     allocated = int(data.BitsAllocated)
     if allocated not in (8, 16, 32):
-        raise UnreadableFilm(f"its pixels have {allocated} bits allocated, a radiograph's have 8, 16 or 32")
+        raise UnreadableImage(f"its pixels have {allocated} bits allocated, expected 8, 16 or 32")
     kind, samples = str(data.PhotometricInterpretation), int(data.get("SamplesPerPixel") or 1)
     if samples != (1 if kind in _KINDS[:3] else 3) or not (kind in _KINDS or kind.startswith("YBR_")):
         named = kind if kind in (*_KINDS, *_OTHER_KINDS) else "no known kind"
-        raise UnreadableFilm(f"its pixels are {samples} samples of {named}, expected grey, palette, RGB or YBR")
+        raise UnreadableImage(f"its pixels are {samples} samples of {named}, expected grey, palette, RGB or YBR")
 
 
 def _luma(frame: Frame, data: pydicom.Dataset) -> tuple[Levels, Reals]:
     """Secondary captures (H, W, 3): luma (Rec. 601), over the range of the stored bits."""
     bits = frame.stream.precision if frame.stream is not None else int(data.get("BitsStored") or data.BitsAllocated)
     if not 0 < bits <= 16:
-        raise UnreadableFilm(f"its colours have {bits} bits, expected 1 to 16")
+        raise UnreadableImage(f"its colours have {bits} bits, expected 1 to 16")
     kind = np.uint8 if bits <= 8 else np.uint16
     # Y is the luma already.
     values = frame.samples[..., 0] if frame.colour.startswith("YBR") else np.rint(frame.samples[..., :3] @ LUMA)
@@ -204,17 +202,17 @@ def _luma(frame: Frame, data: pydicom.Dataset) -> tuple[Levels, Reals]:
     return levels, over_range(grey, levels) if bits > 8 else np.clip(grey, 0, 1)
 
 
-def _palette(film: Stored, data: pydicom.Dataset) -> Reals:
+def _palette(image: Stored, data: pydicom.Dataset) -> Reals:
     """The luma of each level's colour."""
     if "SegmentedRedPaletteColorLookupTableData" in data:
-        colours = apply_color_lut(film.values.astype(np.uint16).reshape(1, -1), data)[0]
+        colours = apply_color_lut(image.values.astype(np.uint16).reshape(1, -1), data)[0]
         return np.asarray(colours @ LUMA) / np.iinfo(colours.dtype).max
     tables = [
-        read_table(data, "palette", data, signed=film.signed, of=f"{colour}PaletteColorLookupTable")
+        read_table(data, "palette", data, signed=image.signed, of=f"{colour}PaletteColorLookupTable")
         for colour in ("Red", "Green", "Blue")
     ]
     top = max(table.top for table in tables)
-    return np.asarray(sum(table.of(film.values) * share for table, share in zip(tables, LUMA, strict=True)) / top)
+    return np.asarray(sum(table.of(image.values) * share for table, share in zip(tables, LUMA, strict=True)) / top)
 
 
 def upright(pixels: npt.NDArray[Number], data: pydicom.Dataset) -> npt.NDArray[Number]:

@@ -25,11 +25,11 @@ from pydicom.uid import (
 )
 
 from chartray.pixels.codestream import Codestream, codestream
-from chartray.pixels.grey import Flags, Integers, Levels, UnreadableFilm, levels_of
+from chartray.pixels.grey import Flags, Integers, Levels, UnreadableImage, levels_of
 
 # libjpeg-turbo, the only free decoder of JPEG Lossless and of 12-bit JPEG alike.
 _JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
-# One decoder a syntax, by name: what is installed beside must not change a store's bytes.
+# One named decoder per syntax, so that other installed decoders never change a store's bytes.
 _PLUGINS = {
     RLELossless: "pydicom",
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
@@ -41,7 +41,7 @@ _OVERSHOT = 0.125
 
 
 class Stored(NamedTuple):
-    """A grey film as stored: the `levels` of its pixels, the `values` (L,) that they stand for, the range of those.
+    """A grey image as stored: the `levels` of its pixels, the `values` (L,) that they stand for, the range of those.
 
     `patterns` (L,) are the values before any bit was cut off, as whole numbers of BitsAllocated.
     """
@@ -68,7 +68,7 @@ class Frame(NamedTuple):
 
 
 def decoded(data: pydicom.Dataset) -> Frame:
-    """The only frame of `data`; UnreadableFilm where no decoder reads it, it breaks off or contradicts its header."""
+    """The only frame of `data`; UnreadableImage if no decoder reads it, it is truncated, or contradicts its header."""
     syntax: UID = data.file_meta.TransferSyntaxUID
     shape = (int(data.Rows), int(data.Columns))
     colour, samples = str(data.PhotometricInterpretation), int(data.get("SamplesPerPixel") or 1)
@@ -95,7 +95,7 @@ def decoded(data: pydicom.Dataset) -> Frame:
         )
         colour = str(properties["photometric_interpretation"])
     else:
-        raise UnreadableFilm(f"no installed decoder reads DICOM compressed as {syntax.name} ({syntax})")
+        raise UnreadableImage(f"no installed decoder reads DICOM compressed as {syntax.name} ({syntax})")
     return Frame(pixels, colour, stream, syntax in _LOSSY)
 
 
@@ -103,9 +103,9 @@ def _uncompressed(data: pydicom.Dataset, shape: tuple[int, int]) -> Integers:
     syntax, allocated = data.file_meta.TransferSyntaxUID, int(data.BitsAllocated)
     content, needed = data.PixelData, shape[0] * shape[1] * allocated // 8
     if len(content) < needed:
-        raise UnreadableFilm("its pixel data break off before the end")
+        raise UnreadableImage("its pixel data are truncated")
     if len(content) >= 2 * needed and len(content) > 2:
-        raise UnreadableFilm("its pixel data are at least twice as long as its size and BitsAllocated say")
+        raise UnreadableImage("its pixel data are at least twice as long as its size and BitsAllocated require")
     if allocated == 8 and not syntax.is_little_endian and data["PixelData"].VR == "OW":
         content = np.frombuffer(content, dtype=">u2").astype("<u2").tobytes()
     kind = np.dtype(f"{'<' if syntax.is_little_endian else '>'}u{allocated // 8}")
@@ -113,13 +113,13 @@ def _uncompressed(data: pydicom.Dataset, shape: tuple[int, int]) -> Integers:
 
 
 def _check(stream: Codestream | None, shape: tuple[int, int], samples: int) -> None:
-    """Before the decoder: libraries fill what is missing with grey, and allocate whatever a codestream asks for."""
+    """Runs before the decoder: libraries fill missing data with grey and allocate whatever a codestream declares."""
     if stream is None:
-        raise UnreadableFilm("its compressed pixel data begin with no picture")
+        raise UnreadableImage("its compressed pixel data do not begin with an image")
     if (stream.rows, stream.columns, stream.samples) != (*shape, samples):
-        raise UnreadableFilm("its compressed pixel data are of another size than its header declares")
+        raise UnreadableImage("its compressed image has another size than its header declares")
     if not stream.complete:
-        raise UnreadableFilm("its compressed pixel data break off before the end")
+        raise UnreadableImage("its compressed pixel data are truncated")
 
 
 def _jpeg(frame: bytes, colour: str) -> tuple[Integers, str]:
@@ -135,7 +135,7 @@ def stored(frame: Frame, data: pydicom.Dataset) -> Stored:
 
     BitsStored bits up to HighBit count. Others that few pixels have set (old overlays) or that an overlay's header
     claims are cut off; where many have them set, header and pixels contradict each other: a codestream's own number of
-    bits is then believed, an uncompressed film is refused.
+    bits is then believed, an uncompressed image is refused.
     """
     levels, patterns = levels_of(frame.samples)
     signed = bool(data.get("PixelRepresentation"))
@@ -163,8 +163,8 @@ def stored(frame: Frame, data: pydicom.Dataset) -> Stored:
     if counts[others & ~padding(values, patterns, data)].sum() <= _SPARSE * counts.sum():
         return Stored(levels, values, patterns, bits, signed)
     if frame.stream is None:
-        raise UnreadableFilm(
-            f"its header declares {bits} bits up to bit {high}, but many pixels use others of its {allocated}"
+        raise UnreadableImage(
+            f"its header declares {bits} bits up to bit {high}, but many pixels set other bits of its {allocated}"
         )
     return Stored(levels, whole, patterns, allocated, signed)
 
@@ -174,7 +174,7 @@ def _declared_bits(data: pydicom.Dataset) -> tuple[int, int, int]:
     bits = int(data.get("BitsStored") or allocated)
     high = bits - 1 if data.get("HighBit") is None else int(data.HighBit)
     if not 0 < bits <= high + 1 <= allocated:
-        raise UnreadableFilm(
+        raise UnreadableImage(
             f"BitsAllocated {allocated}, BitsStored {bits} and HighBit {high} contradict each other in its header"
         )
     return allocated, bits, high

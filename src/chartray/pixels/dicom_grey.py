@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pydicom
 
 from chartray.pixels.dicom_frame import Stored, padding
-from chartray.pixels.grey import Flags, Levels, Reals, UnreadableFilm, over_range
+from chartray.pixels.grey import Flags, Levels, Reals, UnreadableImage, over_range
 
 _SHOWN_IN_THE_MIDDLE = 0.5
 
@@ -21,10 +21,10 @@ def shades(stored: Stored, data: pydicom.Dataset) -> Reals:
     """The shade in [0, 1] of each level (L,), 0 = air; padding is air."""
     padded = padding(stored.values, stored.patterns, data)
     if padded.any() and not stored.levels.histogram()[~padded].any():
-        raise UnreadableFilm("every pixel is padding")
+        raise UnreadableImage("every pixel is padding")
     values, low, high = _modality(stored, data)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UnreadableFilm("its RescaleSlope and RescaleIntercept give no grey scale")
+        raise UnreadableImage("its RescaleSlope and RescaleIntercept give no grey scale")
     shown = next(_chosen(values, low, stored.levels, padded, data), None)
     if shown is None:
         shown = (values - low) / (high - low)
@@ -54,17 +54,17 @@ def _modality(stored: Stored, data: pydicom.Dataset) -> tuple[Reals, float, floa
         low, high = stored.range
         return stored.values.astype(np.float64), float(low), float(high)
     if slope[0] == 0 or not math.isfinite(slope[0] + intercept[0]):
-        raise UnreadableFilm("its RescaleSlope is 0 or not finite, so it has no grey scale")
+        raise UnreadableImage("its RescaleSlope is 0 or not finite, so it has no grey scale")
     values = stored.values.astype(np.float64) * slope[0] + intercept[0]
     ends = [end * slope[0] + intercept[0] for end in stored.range]
     return values, min(ends), max(ends)
 
 
 def _chosen(values: Reals, low: float, levels: Levels, padded: Flags, data: pydicom.Dataset) -> Iterator[Reals]:
-    """What the file chooses to show, best first: its first VOI table, then its windows, but only such as show a film.
+    """The file's own grey scales, best first: its first VOI table, then its windows; only those that show an image.
 
-    Many files carry a default that was never meant for them (128/256 beside 12 bits). A window or table counts for
-    none where more than half of the pixels in the middle of the film, where the anatomy is, come out black or white.
+    Many files carry a default that was never meant for them (128/256 beside 12 bits). A window or table is skipped
+    if it makes more than half of the pixels in the middle of the image, where the anatomy is, black or white.
     """
     counts = np.where(padded, 0, levels.histogram(middle=True))
     for shown in _stated(values, low, data):
@@ -119,13 +119,13 @@ def read_table(
     descriptor = item.get(f"{of}Descriptor")
     content = item.get(f"{of}Data")
     if descriptor is None or content is None or len(descriptor) != 3:
-        raise UnreadableFilm(f"its {name} look-up table is not complete")
+        raise UnreadableImage(f"its {name} look-up table is incomplete")
     count, first, bits = (int(number) for number in descriptor)
     count = count % (1 << 16) or 1 << 16
     first = (first + (1 << 15)) % (1 << 16) - (1 << 15) if signed else first % (1 << 16)
     entries = _entries(content, count, little_endian=data.file_meta.TransferSyntaxUID.is_little_endian)
     if entries is None:
-        raise UnreadableFilm(f"its {name} look-up table has another number of entries than the {count} it declares")
+        raise UnreadableImage(f"its {name} look-up table does not have the {count} entries that it declares")
     largest = int(entries.max())
     bits = max(bits, largest.bit_length()) if 0 < bits <= 16 else max(8, largest.bit_length())
     return LookUpTable(first, entries, (1 << bits) - 1)
@@ -155,4 +155,4 @@ def _numbers(data: pydicom.Dataset, name: str) -> list[float]:
     try:
         return [float(value)] if isinstance(value, str | float | int) else [float(number) for number in value]
     except (TypeError, ValueError):
-        raise UnreadableFilm(f"its {name} is no number") from None
+        raise UnreadableImage(f"its {name} is not a number") from None

@@ -1,7 +1,7 @@
-"""Pixels of a DICOM film that are higher than wide, or wider than high: the film is drawn in its true proportions.
+"""DICOM images whose pixels are not square are resampled to square pixels.
 
 What the header says of a pixel's height and width: PixelSpacing, else ImagerPixelSpacing, else
-NominalScannedPixelSpacing, else PixelAspectRatio; zeros and what is no number say nothing.
+NominalScannedPixelSpacing, else PixelAspectRatio; zeros and non-numbers are ignored.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from chartray.pixels.grey import Float, UnreadableFilm
+from chartray.pixels.grey import Float, UnreadableImage
 
 _SAID_BY = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 # Below, a side is rounded (0.143 beside 0.1429); above, the header is wrong: no detector has such pixels.
@@ -24,20 +24,20 @@ class Proportions(NamedTuple):
     rows: int
     columns: int
 
-    def drawn(self, film: Float) -> Float:
-        """The film (H, W) as (rows, columns), by linear interpolation; itself where its pixels are square."""
-        if film.shape == self:
-            return film
-        shown = Image.fromarray(np.ascontiguousarray(film))
+    def drawn(self, image: Float) -> Float:
+        """The image (H, W) as (rows, columns), by linear interpolation; itself where its pixels are square."""
+        if image.shape == self:
+            return image
+        shown = Image.fromarray(np.ascontiguousarray(image))
         return np.asarray(shown.resize((self.columns, self.rows), Image.Resampling.BILINEAR))
 
 
 def proportions(data: pydicom.Dataset) -> Proportions:
-    """As the header says; UnreadableFilm if it gives a pixel one side that is more than four times the other."""
+    """As the header says; UnreadableImage if it gives a pixel one side that is more than four times the other."""
     rows, columns, ratio = int(data.Rows), int(data.Columns), _height_by_width(data)
     longer = max(ratio, 1 / ratio)
     if longer > _UNEQUAL_UP_TO:
-        raise UnreadableFilm("its header gives pixels of which one side is more than four times the other")
+        raise UnreadableImage("its header declares pixels with one side more than four times the other")
     if longer < _UNEQUAL_FROM:
         return Proportions(rows, columns)
     return Proportions(round(rows * max(ratio, 1)), round(columns * max(1 / ratio, 1)))

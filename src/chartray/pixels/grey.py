@@ -1,6 +1,6 @@
-"""Levels -> shades: what every reader of films shares.
+"""Levels -> shades: shared by all image readers.
 
-A film is kept as levels, one small whole number a pixel, until its grey scale is known: the scale is then worked out
+An image is kept as levels, one small whole number a pixel, until its grey scale is known: the scale is then worked out
 once for each level, not for each pixel, and looked up.
 """
 
@@ -24,12 +24,12 @@ _MARGIN = 0.25
 _SAMPLE = 1 << 18
 _ROWS_AT_ONCE = 64
 
-LARGEST_FILM = 100_000_000
+LARGEST_IMAGE = 100_000_000
 """Rows x columns: five times the largest detector, 43 cm at 0.1 mm squared being 18 million."""
 
 
-class UnreadableFilm(Exception):
-    """A film that no reader can use; its text is the reason, one sentence without the path."""
+class UnreadableImage(Exception):
+    """An image that cannot be used; its text is the reason, one sentence without the path."""
 
 
 class Levels(NamedTuple):
@@ -39,7 +39,7 @@ class Levels(NamedTuple):
     number: int
 
     def histogram(self, *, middle: bool = False) -> npt.NDArray[np.int64]:
-        """Pixels at each level (number,), counted in a regular grid of about 2^18 of them, or in all of a smaller film.
+        """Pixels at each level (number,), counted on a regular grid of about 2^18 pixels (all of a smaller image).
 
         `middle`: only in the middle half of its height and width.
         """
@@ -57,14 +57,14 @@ class Levels(NamedTuple):
         return np.asarray(sum(np.bincount(piece, minlength=self.number) for piece in pieces))
 
     def shown(self, shades: Reals) -> Float:
-        """The film (H, W) of which level i has the shade shades[i]."""
+        """The image (H, W) of which level i has the shade shades[i]."""
         table = shades.astype(np.float32)
-        film = np.empty(self.places.shape, dtype=np.float32)
+        image = np.empty(self.places.shape, dtype=np.float32)
         # In pieces, since numpy makes 64-bit numbers of the places; all of them are within the table.
-        for row in range(0, len(film), _ROWS_AT_ONCE):
+        for row in range(0, len(image), _ROWS_AT_ONCE):
             rows = slice(row, row + _ROWS_AT_ONCE)
-            np.take(table, self.places[rows], out=film[rows], mode="wrap")
-        return film
+            np.take(table, self.places[rows], out=image[rows], mode="wrap")
+        return image
 
 
 def levels_of(pixels: Integers) -> tuple[Levels, npt.NDArray[np.int64]]:
@@ -82,13 +82,13 @@ def levels_of(pixels: Integers) -> tuple[Levels, npt.NDArray[np.int64]]:
 
 
 def over_range(shades: Reals, levels: Levels, ignored: Flags | None = None) -> Reals:
-    """Shades on the stated range, 0 to 1, or stretched where a film would use under a quarter of it; clipped.
+    """Shades on the stated range, 0 to 1, or stretched where an image would use under a quarter of it; clipped.
 
-    The store has 256 greys: a film that uses a sixteenth of its range would keep 16 of them. What counts are the shades
-    of the film without its darkest and brightest 1 % (a lead marker, burnt-in text, one bright pixel). If they span
+    The store has 256 grey levels: an image that uses a sixteenth of its range would keep 16. The darkest and the
+    brightest 1 % (a lead marker, burnt-in text, one bright pixel) are set aside. If the remaining shades span
     under a quarter of the range, they become the range, widened on either side by a quarter of their span, but not
-    beyond the film's own extremes: bone and air beyond the 1 % stay apart, and only what lies far off (the marker) is
-    clipped. A film and its negative are stretched alike.
+    beyond the image's own extremes: bone and air beyond the 1 % stay apart, and only what lies far off (the marker) is
+    clipped. An image and its negative are stretched alike.
 
     `ignored`: levels that do not count (padding).
     """
@@ -132,11 +132,11 @@ def _extremes(shades: Reals, levels: Levels, ignored: Flags | None) -> tuple[flo
 
 
 def refuse_too_large(rows: int, columns: int, largest: int) -> None:
-    """Before anything is decoded: UnreadableFilm if a header declares no film's size."""
+    """Raises UnreadableImage, before anything is decoded, if the declared size is empty or too large."""
     if rows < 1 or columns < 1:
-        raise UnreadableFilm(f"its header declares {rows} rows and {columns} columns")
+        raise UnreadableImage(f"its header declares {rows} rows and {columns} columns")
     if rows * columns > largest:
-        raise UnreadableFilm(
+        raise UnreadableImage(
             f"its header declares {rows} x {columns} pixels, more than the limit of {largest / 1e6:g} million "
             "(--max-megapixels)"
         )

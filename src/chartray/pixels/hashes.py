@@ -1,10 +1,11 @@
-"""Is this the film we have elsewhere? A hash of the exact pixels, and one that survives re-encoding; numpy only.
+"""Hashes that find duplicate images: one of the exact pixels, and one that survives re-encoding; numpy only.
 
-The perceptual hash of a film is 256 bits: the film at 32 x 32, its 256 lowest frequencies but the mean (discrete cosine
-transform, lowest horizontal + vertical frequency first), each 1 where it is above the film's own median. Brightness
-moves only the mean, contrast scales all frequencies alike, so neither changes a bit; encoding and rescaling change few.
+The perceptual hash of an image has 256 bits. The image is reduced to 32 x 32; of its discrete cosine transform the 256
+lowest frequencies but the mean are kept (lowest horizontal + vertical first); a bit is 1 above the image's median.
+Brightness moves only the mean, contrast scales all frequencies alike, so neither changes a bit; encoding and rescaling
+change few.
 
-Measured on 1,000 NIH films (64 px) and 243 Hannover films (512 px squashed to 256), bits of 256 that differ, median /
+Measured on 1,000 NIH images (64 px) and 243 Hannover images (512 px squashed to 256), bits of 256 that differ, median /
 99th percentile / largest:
     JPEG quality 70           4 / 12 / 16       0 /  4 /  4
     JPEG quality 40           8 / 18 / 24       2 /  4 /  6
@@ -14,13 +15,13 @@ Measured on 1,000 NIH films (64 px) and 243 Hannover films (512 px squashed to 2
     gamma 1.3                12 / 22 / 28       6 / 13 / 16
     noise, 4 of 256 levels    6 / 16 / 20       0 /  4 /  4
     cropped by 2 % a side    36 / 54 / 66      40 / 60 / 66
-    two different films: the closest of 499,500 pairs 36, of 29,403 pairs 58; half of all pairs 120 or more
+    two different images: the closest of 499,500 pairs 36, of 29,403 pairs 58; half of all pairs 120 or more
     cropped by 1 % a side    26 / 44 / 50      24 / 40 / 42
     mirrored                122 / 140 / 144   122 / 143 / 146 (and 20 / 8 at most from the hash of the mirror image)
-So films within NEAR bits are called near duplicates: none of those 528,903 pairs of different films is (at most one in
-176,000 with 95 % confidence). A mirrored film is found by hashing the mirror image too (`images[:, :, ::-1]`; the
-closest mirror image of another film was 66 bits away); of films cropped by 1 % a side a third is found, of larger crops
-and of turns none.
+Images within NEAR bits are called near duplicates. None of those 528,903 pairs of different images is one (at most one
+in 176,000 with 95 % confidence). A mirrored image is found by hashing the mirror image too (`images[:, :, ::-1]`; the
+closest mirror image of another image was 66 bits away). Of images cropped by 1 % a side a third is found; larger crops
+and rotations are not.
 """
 
 import hashlib
@@ -41,13 +42,13 @@ _PAIRS = 1 << 20
 
 
 def content_hashes(images: Pixels) -> list[bytes]:
-    """16 bytes for each film of uint8 (N, S, S): equal where every pixel and the size are."""
+    """16 bytes for each image of uint8 (N, S, S): equal where every pixel and the size are."""
     size = str(images.shape[1:]).encode()
     return [hashlib.blake2b(image.tobytes(), digest_size=16, key=size).digest() for image in images]
 
 
 def perceptual_hashes(images: Pixels) -> tuple[Words, npt.NDArray[np.bool_]]:
-    """Films uint8 (N, H, W) -> hashes uint64 (N, 4), and (N,) which films have a picture to hash: one grey has none."""
+    """Images uint8 (N, H, W) -> hashes uint64 (N, 4), and (N,) whether an image has any contrast to hash."""
     rows, columns = (_shrink(side) for side in images.shape[1:])
     thumbnails = rows @ images.astype(np.float32) @ columns.T  # (N, 32, 32)
     basis, order = _frequencies()
@@ -121,7 +122,7 @@ def _bands(hashes: Words, bands: int) -> list[npt.NDArray[np.uint32]]:
 
 @lru_cache
 def _shrink(size: int) -> npt.NDArray[np.float32]:
-    """Area weights (32, size): pixel j of the thumbnail is the mean of the film's pixels under it."""
+    """Area weights (32, size): pixel j of the thumbnail is the mean of the image's pixels under it."""
     edges = np.linspace(0, size, _SIDE + 1)
     pixel = np.arange(size)
     covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)

@@ -2,7 +2,7 @@
 
 How rows are cut into shards depends on the cohort and the size alone (plan.py), never on the workers. A shard is whole
 or not there (shards.py); `store.json` comes last. So an ingest that was killed at any moment finds finished shards
-whole, does the others again, and ends in the same bytes. Films are read in processes of their own (film_process.py).
+whole, does the others again, and ends in the same bytes. Images are read in processes of their own (image_process.py).
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from chartray.outputs.disk import writing
 from chartray.outputs.json_file import write_json
 from chartray.outputs.lock import locked
 from chartray.outputs.replacing import settle
-from chartray.pixels.film_process import USUAL_LIMITS, Limits, release
-from chartray.pixels.plan import Plan, announce, make_plan, no_film
+from chartray.pixels.image_process import USUAL_LIMITS, Limits, release
+from chartray.pixels.plan import IngestPlan, announce, make_plan, no_image
 from chartray.pixels.shard_file import arrow_numbers, arrow_strings
 from chartray.pixels.shards import LOCK_FILE, PLAN_FILE, ShardRecord, ShardTask, begun_shards, find_or_build
 from chartray.pixels.store import INDEX_FILE, UNFINISHED, Store, read_index, read_parquet
@@ -36,16 +36,16 @@ from chartray.pixels.store_writing import complete
 from chartray.progress import progress
 from chartray.records.cohort_files import read_flow
 
-_LONGEST = 86_400  # seconds; timers know no more than they can count
+_LONGEST = 86_400  # seconds; a limit that timers support
 _Build = Callable[[ShardTask], ShardRecord]
 
 
 class Ingested(NamedTuple):
-    """What an ingest left: the folder, the content hash, the films, and reason -> films in quarantine."""
+    """What an ingest made: the folder, its content hash, the number of images, and reason -> images in quarantine."""
 
     store: Path
     hash: str
-    films: int
+    images: int
     quarantined: dict[str, int]
 
 
@@ -60,23 +60,23 @@ def ingest(
     allow_outside: bool = False,
     executor: Executor | None = None,
 ) -> Ingested:
-    """Builds the store `out` of S = `size` pixels from a cohort's films, or continues one that was stopped.
+    """Builds the store `out` of S = `size` pixels from a cohort's images, or continues one that was stopped.
 
-    A film that cannot be read, crashes its decoder or costs more than `limits` goes to quarantine with its reason.
+    An image that cannot be read, crashes its decoder or costs more than `limits` goes to quarantine with its reason.
 
     Args:
         cohort_path: a cohort's Parquet file.
         out: the folder of the store.
         size: S.
-        workers: processes that read films; default: the cores this process may use.
+        workers: processes that read images; default: the cores this process may use.
         images_root: where the cohort's image folder lies now.
-        limits: what a film may cost; `within` follows from the image folder.
+        limits: what an image may cost; `within` follows from the image folder.
         allow_outside: paths and links may lead out of the image folder.
         executor: any with the interface of concurrent.futures that sees the same folders, for instance a Dask client's
             (`client.get_executor()`); then `workers` is its width, for the estimate of the time.
 
     Raises:
-        InputError: no cohort, an id given twice, no room on the disk, no film that can be read, a folder that holds
+        InputError: no cohort, an id given twice, no room on the disk, no image that can be read, a folder that holds
             something else or an ingest begun with another cohort, size or limits, another ingest at work there.
         OutputError: the machine cannot write or start processes; a later run continues.
     """
@@ -105,42 +105,42 @@ def ingest(
                 return _finish(Path(cohort_path), out, plan, records)
     except BrokenExecutor:
         raise InputError(
-            "a worker died while films were read; run the same command again: it continues after the finished shards"
+            "a worker died while reading images; run the same command again: it continues after the finished shards"
         ) from None
     finally:
         with suppress(OSError):
             out.rmdir()  # which does nothing unless it is empty
 
 
-def _already_complete(out: Path, plan: Plan) -> Ingested:
+def _already_complete(out: Path, plan: IngestPlan) -> Ingested:
     settle(out / INDEX_FILE)
     begun_with = read_index(out).model_dump()
-    # Before anything is said of removing the folder: a store of another cohort is not to go.
+    # Checked first: no message may suggest removing a store of another cohort.
     if any(begun_with.get(key) != value for key, value in plan.marker().items()):
-        raise InputError(
-            f"expected a new folder, found in {out} a finished store of another cohort, size or limits; choose another"
-        )
+        raise InputError(f"{out} holds a finished store of another cohort, size or limits; choose another --out")
     store = Store.open(out)
     # The process may have been killed between the last file and the cleaning up.
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     settle(out / LOCK_FILE)
-    print(f"ingest: {out} is complete, {len(store)} films; nothing to do", file=sys.stderr, flush=True)
+    print(f"ingest: {out} is complete, {len(store)} images; nothing to do", file=sys.stderr, flush=True)
     return Ingested(out, store.hash, len(store), dict(Counter(store.quarantine["reason"].to_pylist())))
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """One ingest at a time, on what its workers will write into."""
-    with locked(out / LOCK_FILE, f"another ingest is writing to {out}; wait for it or choose another folder"):
+    with locked(out / LOCK_FILE, f"another ingest is writing to {out}; wait for it, or choose another --out"):
         (out / UNFINISHED).mkdir(exist_ok=True)
         yield
 
 
-def _build(plan: Plan, begun: dict[int, ShardRecord], out: Path, pool: Executor, build: _Build) -> list[ShardRecord]:
-    """All shards, in order; those that an earlier run finished are read again, and done again if they changed."""
+def _build(
+    plan: IngestPlan, begun: dict[int, ShardRecord], out: Path, pool: Executor, build: _Build
+) -> list[ShardRecord]:
+    """All shards, in order; finished shards of an earlier run are verified, and rebuilt if they changed."""
     records: dict[int, ShardRecord] = {}
     quarantined = 0
-    with progress("ingest", len(plan.paths), "films", done=sum(len(plan.rows(shard)) for shard in begun)) as advance:
+    with progress("ingest", len(plan.paths), "images", done=sum(len(plan.rows(shard)) for shard in begun)) as advance:
         futures: dict[Future[ShardRecord], int] = {
             pool.submit(build, plan.task(shard, out)): shard for shard in range(plan.shards)
         }
@@ -149,21 +149,21 @@ def _build(plan: Plan, begun: dict[int, ShardRecord], out: Path, pool: Executor,
                 shard = futures[future]
                 records[shard] = future.result()
                 quarantined += len(records[shard].quarantine)
-                films = 0 if shard in begun else len(plan.rows(shard))
-                advance(films, f"{quarantined} in quarantine" if quarantined else "")
+                images = 0 if shard in begun else len(plan.rows(shard))
+                advance(images, f"{quarantined} in quarantine" if quarantined else "")
         finally:
             for future in futures:
                 future.cancel()
     return [records[shard] for shard in range(plan.shards)]
 
 
-def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[ShardRecord]) -> Ingested:
+def _finish(cohort_path: Path, out: Path, plan: IngestPlan, records: list[ShardRecord]) -> Ingested:
     """Writes the tables and, last, store.json."""
     quarantine = [entry for record in records for entry in record.quarantine]
     kept = [row for record in records for row in record.kept]
     if not kept:
         _remove(out, records)
-        raise InputError(no_film(plan, quarantine[0][1]))
+        raise InputError(no_image(plan, quarantine[0][1]))
     whole = _cohort(cohort_path, plan)
     cohort = whole.drop_columns([name for name in ("height", "width") if name in whole.column_names])
     cohort = cohort.take(arrow_numbers(np.array(kept, dtype=np.int64)))
@@ -192,16 +192,17 @@ def _finish(cohort_path: Path, out: Path, plan: Plan, records: list[ShardRecord]
     return Ingested(out, content, len(kept), dict(Counter(reason for _, reason in quarantine)))
 
 
-def _cohort(file: Path, plan: Plan) -> pa.Table:
+def _cohort(file: Path, plan: IngestPlan) -> pa.Table:
     """The cohort, which may have been replaced in the hours since it was planned."""
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise InputError(f"expected the cohort at {file} still, found: {error.strerror}; put it back") from None
+        raise InputError(
+            f"the cohort {file} can no longer be read ({error.strerror}); put it back, then run the same command again"
+        ) from None
     if hashlib.sha256(content).hexdigest() != plan.cohort_sha256:
         raise InputError(
-            f"expected the cohort in {file} as it was when this ingest began, found another; put it back, then run the "
-            "same command again"
+            f"{file} has changed since this ingest began; put the earlier cohort back, then run the same command again"
         )
     return read_parquet(BytesIO(content))
 

@@ -1,4 +1,4 @@
-"""What is to be ingested: checked before anything is written, cut into shards, and what it will need said first."""
+"""The plan of an ingest: checked before anything is written, cut into shards, with an estimate of space and time."""
 
 import os
 import shutil
@@ -12,21 +12,21 @@ import numpy as np
 
 from chartray.errors import InputError
 from chartray.outputs.seal import sha256
-from chartray.pixels.film_process import USUAL_LIMITS, Limits
+from chartray.pixels.image_process import USUAL_LIMITS, Limits
 from chartray.pixels.shard_file import LARGEST_SHARD_BYTES
-from chartray.pixels.shards import ShardTask, time_films
+from chartray.pixels.shards import ShardTask, time_images
 from chartray.pixels.store import STORE_FORMAT
 from chartray.records.cohort import refuse_shared_patients
 from chartray.records.cohort_files import read_cohort_table
 from chartray.schema import COHORT_FORMAT, from_metadata
 
-_SAMPLE_FILMS = 64
+_SAMPLE_IMAGES = 64
 _SMALLEST_SHARD, _LARGEST_SHARD, _SHARDS_AT_LEAST = 16, 1024, 64
 _SIZES = (8, 4096)
 
 
-class Plan(NamedTuple):
-    """What is to be ingested: the cohort by its hash, S, where every film lies, and how rows are cut into shards."""
+class IngestPlan(NamedTuple):
+    """What is ingested: the cohort by its hash, S, the path of every image, and how rows are cut into shards."""
 
     cohort_sha256: str
     size: int
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
         )
 
     def marker(self) -> dict[str, Any]:
-        """What must not change between two runs of one ingest."""
+        """The settings that must stay the same when an ingest is continued."""
         return {
             "format": STORE_FORMAT,
             "cohort_sha256": self.cohort_sha256,
@@ -71,7 +71,7 @@ def make_plan(
     limits: Limits = USUAL_LIMITS,
     *,
     allow_outside: bool = False,
-) -> Plan:
+) -> IngestPlan:
     """The plan of a cohort; `allow_outside` lets its paths lead out of the image folder.
 
     Raises InputError for no cohort, an id given twice, a patient in two splits, no folder, a path that leads out of it.
@@ -100,7 +100,7 @@ def make_plan(
     resolved = _resolved(paths, metadata.image_root, here, allow_outside)
     if root and not allow_outside:
         _refuse_outside(cohort_path, resolved, root)
-    return Plan(
+    return IngestPlan(
         cohort_sha256=sha256(cohort_path),
         size=size,
         shard_rows=_shard_rows(len(paths), size),
@@ -111,8 +111,8 @@ def make_plan(
     )
 
 
-def announce(plan: Plan, done: Collection[int], out: Path, pool: Executor, workers: int) -> None:
-    """Says GB needed, GB free and how long it will take; refuses where there is no room or no film."""
+def announce(plan: IngestPlan, done: Collection[int], out: Path, pool: Executor, workers: int) -> None:
+    """Prints GB needed, GB free and the estimated time; raises InputError without room or without a readable image."""
     rows = [row for shard in range(plan.shards) if shard not in done for row in plan.rows(shard)]
     if not rows:
         return
@@ -121,39 +121,39 @@ def announce(plan: Plan, done: Collection[int], out: Path, pool: Executor, worke
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise InputError(
-            f"expected {needed / 1e9:.2f} GB free in {existing}, found {free / 1e9:.2f}; make room, take another disk "
-            "or a smaller size"
+            f"expected {needed / 1e9:.2f} GB free in {existing}, found {free / 1e9:.2f}; free some, or choose another "
+            "disk or a smaller --size"
         )
-    sample = [plan.paths[rows[i]] for i in np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_FILMS).astype(int))]
+    sample = [plan.paths[rows[i]] for i in np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_IMAGES).astype(int))]
     parts = [sample[i::workers] for i in range(min(workers, len(sample)))]
-    timed = list(pool.map(time_films, parts, [plan.size] * len(parts), [plan.limits] * len(parts)))
+    timed = list(pool.map(time_images, parts, [plan.size] * len(parts), [plan.limits] * len(parts)))
     seconds, reasons = sum(t[0] for t in timed), [reason for t in timed for reason in t[1]]
     unreadable = len(reasons)
     if unreadable == len(sample) and not done and not any(os.path.exists(path) for path in plan.paths):
-        raise InputError(no_film(plan, "no such file"))
+        raise InputError(no_image(plan, "no such file"))
     left = seconds / len(sample) * len(rows) / workers
     warning = f"; {unreadable} of them cannot be read" if unreadable else ""
     print(
-        f"ingest: {len(rows)} films at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free in "
+        f"ingest: {len(rows)} images at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free in "
         f"{existing}; about {_duration(left)} with {workers} worker{'s' if workers > 1 else ''}, "
-        f"estimated from {len(sample)} films{warning}",
+        f"estimated from {len(sample)} images{warning}",
         file=sys.stderr,
         flush=True,
     )
 
 
-def no_film(plan: Plan, reason: str) -> str:
-    """What is said where not one film can be read."""
+def no_image(plan: IngestPlan, reason: str) -> str:
+    """The error if no image can be read."""
     under = f" under {plan.root}" if plan.root else ""
     return (
-        f"expected films{under}, found none of {len(plan.paths)} that can be read (row 1: {reason}); say where they "
-        "lie with --images"
+        f"expected images{under}, found none of {len(plan.paths)} that can be read (row 1: {reason}); give their "
+        "folder with --images"
     )
 
 
 def _check_rows(cohort_path: Path, image_ids: list[str | None], paths: list[str | None]) -> None:
     if not image_ids:
-        raise InputError(f"expected films in {cohort_path}, found no row")
+        raise InputError(f"expected images in {cohort_path}, found no row")
     for name, values in (("image_id", image_ids), ("path", paths)):
         if None in values:
             raise InputError(f"expected a value of {name} in row {values.index(None) + 1} of {cohort_path}, found none")
@@ -178,7 +178,7 @@ def _resolved(paths: list[str], recorded_root: str, here: Path | None, allow_out
                     continue
                 raise InputError(
                     f"expected the path in row {row + 1} under the cohort's image folder {recorded_root!r}, found "
-                    "another; leave --images out, or say --allow-outside"
+                    "another; leave --images out, or use --allow-outside"
                 )
             path = os.path.relpath(path, recorded_root)
         resolved.append(os.path.join(root, path))
@@ -186,13 +186,13 @@ def _resolved(paths: list[str], recorded_root: str, here: Path | None, allow_out
 
 
 def _refuse_outside(cohort_path: Path, paths: list[str], root: str) -> None:
-    """Whatever the links on the disk say, which are followed when a film is read."""
+    """Checks the paths alone; links are checked when an image is read."""
     folder = os.path.abspath(root)
     for row, path in enumerate(paths):
         if os.path.commonpath([folder, os.path.abspath(path)]) != folder:
             raise InputError(
                 f"expected every path of {cohort_path} inside the image folder {root}, found that of row {row + 1} "
-                "leading out of it; correct the table, or say --allow-outside if it may"
+                "leading out of it; correct the table, or use --allow-outside if this is meant"
             )
 
 

@@ -3,9 +3,9 @@
 Every reader ends in the same place: float32 (H, W) in [0, 1], dark = air (lungs dark, bone bright).
 
 The grey scale is the one that the file states: 8-bit values over 255, 16-bit values over 65535, in DICOM as `dicom.py`
-says. One exception: a film of more than 8 bits that would use under a quarter of its range is stretched
+says. One exception: an image of more than 8 bits that uses under a quarter of its range is stretched
 (`grey.over_range`), since 12-bit pictures labelled as 16 bits are common and would keep 16 grey levels in an 8-bit
-store. A film and its negative are stretched alike, so MONOCHROME1 and MONOCHROME2 stay exact mirror images.
+store. An image and its negative are stretched alike, so MONOCHROME1 and MONOCHROME2 stay exact mirror images.
 """
 
 import io
@@ -26,11 +26,11 @@ from PIL import Image, ImageOps
 
 from chartray.pixels.dicom import read_dicom
 from chartray.pixels.grey import (
-    LARGEST_FILM,
+    LARGEST_IMAGE,
     LUMA,
     Float,
     Integers,
-    UnreadableFilm,
+    UnreadableImage,
     levels_of,
     over_range,
     refuse_too_large,
@@ -52,11 +52,11 @@ _UPRIGHT: dict[int, tuple[Callable[[Integers], Integers], ...]] = {
 }
 
 
-class Film(NamedTuple):
-    """A film as read: `image` float32 (h, w) in [0, 1], and the true `height` and `width` in pixels.
+class DecodedImage(NamedTuple):
+    """An image as read: `image` float32 (h, w) in [0, 1], and the true `height` and `width` in pixels.
 
-    Where a large JPEG was decoded at 1/`scale` of its size, the image covers height / scale by width / scale of its own
-    pixels: the last row and column reach beyond the film if that is no whole number.
+    A large JPEG may be decoded at 1/`scale` of its size. It then covers height / scale by width / scale decoded pixels;
+    if these are fractions, the last row and column reach beyond the image.
     """
 
     image: Float
@@ -66,63 +66,63 @@ class Film(NamedTuple):
 
 
 def read_image(path: str | Path, *, smallest_side: int | None = None) -> Float:
-    """The film at `path`, float32 (H, W) in [0, 1], dark = air, upright; UnreadableFilm says why it cannot be read.
+    """The image at `path`, float32 (H, W) in [0, 1], dark = air, upright; UnreadableImage says why it cannot be read.
 
     JPEG (grey, colour, CMYK), PNG (1 to 16 bits, grey, colour, palette, with or without alpha) and single-frame DICOM.
     With `smallest_side`, a JPEG may come back at 1/2, 1/4 or 1/8 of its size, both sides still at least that long.
     """
-    return read_film(path, smallest_side=smallest_side).image
+    return decode_image(path, smallest_side=smallest_side).image
 
 
-def read_film(
-    path: str | Path, *, smallest_side: int | None = None, largest: int = LARGEST_FILM, within: str = ""
-) -> Film:
+def decode_image(
+    path: str | Path, *, smallest_side: int | None = None, largest: int = LARGEST_IMAGE, within: str = ""
+) -> DecodedImage:
     """Like `read_image`, with the true height and width.
 
-    `largest`: rows x columns that a film may have, looked at before it is decoded; `within`: the folder that the file
-    must lie in, whatever links say, "" for any.
+    `largest`: maximum of rows x columns, checked before decoding; `within`: the folder that the file must lie in once
+    links are resolved, "" for any.
     """
     content = _content(str(path), within)
     try:
         with warnings.catch_warnings():
-            # Odd headers and large films are no news; what cannot be used raises.
+            # Warnings about odd headers and large images are not useful; unusable images raise.
             warnings.simplefilter("ignore")
-            film = _decode(content, smallest_side, largest)
-    except (UnreadableFilm, MemoryError):
+            decoded = _decode(content, smallest_side, largest)
+    except (UnreadableImage, MemoryError):
         raise
     except Exception as error:
         # Decoders raise anything on broken files: OSError, SyntaxError, struct.error, zlib.error, ...
-        raise UnreadableFilm(f"the picture cannot be decoded: {_text(error)}") from error
+        raise UnreadableImage(f"the image cannot be decoded: {_text(error)}") from error
     # Not `>=`: it would let NaN in.
-    if not float(film.image.min()) < float(film.image.max()):
-        raise UnreadableFilm("every pixel has the same value")
-    return film
+    if not float(decoded.image.min()) < float(decoded.image.max()):
+        raise UnreadableImage("every pixel has the same value")
+    return decoded
 
 
 def _content(path: str, within: str) -> bytes:
-    """What a regular file holds; of anything else (a pipe, a device) nothing is read, and it is not waited for."""
+    """The content of a regular file; anything else (a pipe, a device) is refused without being read or waited for."""
     try:
-        # To open a device can do something: it is looked at before it is opened, and again once it is.
+        # Opening a device can have effects, so the type is checked before the file is opened, and again afterwards.
         state = os.stat(path)
         if not stat.S_ISREG(state.st_mode):
-            raise UnreadableFilm(_NO_FILE)
+            raise UnreadableImage(_NO_FILE)
         if within and not _lies_in(path, within):
-            raise UnreadableFilm("its link leads out of the image folder; --allow-outside follows such links")
+            raise UnreadableImage("its link leads out of the image folder; --allow-outside follows such links")
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             state = os.fstat(stream.fileno())
             if not stat.S_ISREG(state.st_mode):
-                raise UnreadableFilm(_NO_FILE)
+                raise UnreadableImage(_NO_FILE)
             content = stream.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
-        raise UnreadableFilm("no such file") from None
+        raise UnreadableImage("no such file") from None
     except OSError as error:
-        raise UnreadableFilm(f"the file cannot be opened: {error.strerror}") from None
+        raise UnreadableImage(f"the file cannot be opened: {error.strerror}") from None
     except ValueError:
-        raise UnreadableFilm("no file can have its name, which holds a NUL character") from None
+        raise UnreadableImage("its name contains a NUL character") from None
     if not content:
-        raise UnreadableFilm("the file is empty")
+        raise UnreadableImage("the file is empty")
     if len(content) > _LARGEST_FILE:
-        raise UnreadableFilm(f"the file has more than {_LARGEST_FILE >> 20} MiB")
+        raise UnreadableImage(f"the file has more than {_LARGEST_FILE >> 20} MiB")
     return content
 
 
@@ -131,19 +131,19 @@ def _lies_in(path: str, folder: str) -> bool:
     return os.path.commonpath([folder, os.path.realpath(path)]) == folder
 
 
-def _decode(content: bytes, smallest_side: int | None, largest: int) -> Film:
+def _decode(content: bytes, smallest_side: int | None, largest: int) -> DecodedImage:
     if content.startswith((_JPEG, _PNG)):
         return _picture(content, smallest_side, largest)
     image = read_dicom(content, largest)
-    return Film(image, *image.shape)
+    return DecodedImage(image, *image.shape)
 
 
-def _picture(content: bytes, smallest_side: int | None, largest: int) -> Film:
+def _picture(content: bytes, smallest_side: int | None, largest: int) -> DecodedImage:
     picture = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
     width, height = picture.size
     refuse_too_large(height, width, largest)
     orientation = 1
-    with suppress(Exception):  # broken EXIF is no reason to lose a film
+    with suppress(Exception):  # broken EXIF is no reason to lose an image
         orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
     scale = 1
     if picture.format != "PNG":
@@ -153,11 +153,11 @@ def _picture(content: bytes, smallest_side: int | None, largest: int) -> Film:
         scale = round(width / scaled[1][2]) if scaled else 1
     if picture.format == "PNG" and content[_PNG_DEPTH] == 16:
         image = _grey16(content, orientation)
-        return Film(image, *image.shape)
+        return DecodedImage(image, *image.shape)
     if orientation != 1:
         ImageOps.exif_transpose(picture, in_place=True)
         width, height = picture.size
-    return Film(_grey(picture), height, width, scale)
+    return DecodedImage(_grey(picture), height, width, scale)
 
 
 def _grey(picture: Image.Image) -> Float:
@@ -185,16 +185,16 @@ def _grey16(content: bytes, orientation: int) -> Float:
     return levels.shown(over_range(values / 65535, levels))
 
 
-def squash(film: Film, size: int) -> npt.NDArray[np.uint8]:
-    """A film as uint8 (S, S): the whole film, its proportions given up.
+def squash(decoded: DecodedImage, size: int) -> npt.NDArray[np.uint8]:
+    """The whole image as uint8 (S, S), not in its proportions.
 
     Antialiased triangle weights ("bilinear" with a support that grows with the reduction): those of the views, without
     the ringing of Lanczos at markers and collimator edges and the aliasing of a box at fractional ratios.
     """
-    extent = (0, 0, film.width / film.scale, film.height / film.scale)
-    height, width = film.image.shape
-    # Over the film's own memory: Image.fromarray would copy it twice.
-    picture = Image.fromarrow(_arrow(film.image), "F", (width, height))
+    extent = (0, 0, decoded.width / decoded.scale, decoded.height / decoded.scale)
+    height, width = decoded.image.shape
+    # Over the image's own memory: Image.fromarray would copy it twice.
+    picture = Image.fromarrow(_arrow(decoded.image), "F", (width, height))
     resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=extent))
     squashed: npt.NDArray[np.uint8] = np.clip(resized * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
     return squashed

@@ -1,9 +1,9 @@
 """Resized crops as matrix products: A_h · image · A_w^T, with antialiased triangle weights in the rows of A.
 
-A row of A has few numbers that are not zero, beside each other. `crop_resize` therefore takes the rows in blocks of 16
-and multiplies each block with the band of pixels that it reaches: first along the film's lines, then down its columns.
-It reads films column by column (`turned`), so that bands are read in long runs and crops come out as they are kept.
-`resize_weights` is the whole matrix, for films that share one and as the plain way that tests compare with. Both
+The nonzero weights of a row of A are few and adjacent. `crop_resize` therefore takes the rows in blocks of 16
+and multiplies each block with the band of pixels that it reaches: first along the image's lines, then down its columns.
+It reads images column by column (`turned`), so that bands are read in long runs and crops come out as they are kept.
+`resize_weights` is the whole matrix, for images that share one and as the plain way that tests compare with. Both
 compute in float32 from positions in float64.
 """
 
@@ -44,7 +44,7 @@ class Grey(NamedTuple):
     std: float
 
 
-class _Group(NamedTuple):
+class _CropGroup(NamedTuple):
     """Crops cut in one product: which of them, first row of each, pixels a band is long, rows that a crop reaches."""
 
     chosen: npt.NDArray[np.int64]
@@ -58,7 +58,7 @@ class _Crops(NamedTuple):
 
     begin (2, N, blocks) int64: the first pixel a block reaches. Counted from there, float32: at (2, N, blocks, BLOCK),
     the centres of the output pixels; low, high (2, N, blocks), the box. slope (2, N, 1) float32: of the triangle.
-    film, place, row (1, N) int64: which film, which of all crops, the first row it reaches.
+    which, place, row (1, N) int64: which image, which of all crops, the first row it reaches.
     """
 
     begin: Tensor
@@ -66,7 +66,7 @@ class _Crops(NamedTuple):
     low: Tensor
     high: Tensor
     slope: Tensor
-    film: Tensor
+    which: Tensor
     place: Tensor
     row: Tensor
 
@@ -75,27 +75,27 @@ class _Crops(NamedTuple):
 
 
 def turned(images: Tensor) -> Tensor:
-    """Films (B, S, S) uint8 column by column; S is filled up to a multiple of 8, and no box reaches what is added."""
+    """Images (B, S, S) uint8 column by column; S is filled up to a multiple of 8, and no box reaches what is added."""
     more = -images.shape[-1] % _BYTES
     return pad(images.transpose(1, 2), (0, more, 0, more)).contiguous()
 
 
-def crop_resize(images: Tensor, films: npt.NDArray[np.int64], boxes: Boxes, size: int) -> Tensor:
-    """N crops of films: images (B, S, S) uint8, films (N,) which one each is cut from -> (N, 1, size, size) in [0, 1].
+def crop_resize(images: Tensor, which: npt.NDArray[np.int64], boxes: Boxes, size: int) -> Tensor:
+    """N crops of images: images (B, S, S) uint8, which (N,) of them each crop is from -> (N, 1, size, size) in [0, 1].
 
     Within 0.001 of 255 grey levels of `resize_weights`' two products; a crop is the same whatever is cut beside it.
     """
-    return cut_turned(turned(images), films, boxes, size, Grey(mean=0.0, std=1.0))
+    return cut_turned(turned(images), which, boxes, size, Grey(mean=0.0, std=1.0))
 
 
-def cut_turned(columns: Tensor, films: npt.NDArray[np.int64], boxes: Boxes, size: int, grey: Grey) -> Tensor:
-    """`crop_resize` of films that are `turned` already, for crops of several sizes; standardised by `grey`."""
+def cut_turned(columns: Tensor, which: npt.NDArray[np.int64], boxes: Boxes, size: int, grey: Grey) -> Tensor:
+    """`crop_resize` of images that are `turned` already, for crops of several sizes; standardised by `grey`."""
     source, device = columns.shape[-1], columns.device
-    cut = torch.empty((len(films), size, size), device=device)
-    if not len(films):
+    cut = torch.empty((len(which), size, size), device=device)
+    if not len(which):
         return cut[:, None]
     groups = list(_groups(boxes, source, size, _AT_ONCE["cpu" if device.type == "cpu" else "cuda"]))
-    crops = _on_device(boxes, films, groups, source, size, device)
+    crops = _on_device(boxes, which, groups, source, size, device)
     for group, part in zip(groups, crops.split([len(group.chosen) for group in groups]), strict=True):
         _in_long_runs(cut)[part.place[0]] = _in_long_runs(_two_products(columns, part, size, group, grey))
     return cut[:, None]
@@ -118,8 +118,8 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
     return (weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-8)).float()
 
 
-def whole_film(images: Tensor, size: int) -> Tensor:
-    """What evaluation and export see, the whole film: uint8 (B, S, S) -> float32 (B, 1, size, size) in [0, 1]."""
+def whole_image(images: Tensor, size: int) -> Tensor:
+    """What evaluation and export see, the whole image: uint8 (B, S, S) -> float32 (B, 1, size, size) in [0, 1]."""
     start = torch.zeros(1, device=images.device)
     weights = resize_weights(start, start + images.shape[-1], images.shape[-1], size)
     return (weights @ to_grey(images) @ weights.transpose(1, 2))[:, None]
@@ -136,7 +136,7 @@ def to_grey(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def _groups(boxes: Boxes, source: int, size: int, at_once: int) -> Iterator[_Group]:
+def _groups(boxes: Boxes, source: int, size: int, at_once: int) -> Iterator[_CropGroup]:
     """The crops by the length of their bands, in parts of about `at_once` pixels of these."""
     blocks = -(-size // BLOCK)
     step = np.maximum(boxes.width, boxes.height) / size
@@ -150,7 +150,7 @@ def _groups(boxes: Boxes, source: int, size: int, at_once: int) -> Iterator[_Gro
             yield _group(boxes, some, source, size, reach)
 
 
-def _group(boxes: Boxes, chosen: npt.NDArray[np.int64], source: int, size: int, reach: int) -> _Group:
+def _group(boxes: Boxes, chosen: npt.NDArray[np.int64], source: int, size: int, reach: int) -> _CropGroup:
     """The rows that any block of a crop reaches, as many for each crop: a product works on nothing beside them."""
     ends = np.array([0, -(-size // BLOCK) - 1])
     lowest = _lowest(boxes.top[chosen, None], boxes.height[chosen, None], False, ends, size)
@@ -158,7 +158,7 @@ def _group(boxes: Boxes, chosen: npt.NDArray[np.int64], source: int, size: int, 
     row = begin.min(axis=1) // _BYTES * _BYTES
     tall = int((begin.max(axis=1) - row).max()) + reach
     tall = min(-(-tall // _BYTES) * _BYTES, source)
-    return _Group(chosen, np.minimum(row, source - tall).astype(np.int64), reach, tall)
+    return _CropGroup(chosen, np.minimum(row, source - tall).astype(np.int64), reach, tall)
 
 
 def _lowest(start: Any, length: Any, mirrored: Any, block: Any, size: int) -> Any:
@@ -172,15 +172,15 @@ def _lowest(start: Any, length: Any, mirrored: Any, block: Any, size: int) -> An
 
 
 def _first_centre(start: Any, length: Any, mirrored: Any, block: Any, size: int) -> Any:
-    """Where in the film the first output pixel of each block has its centre, (N, n)."""
+    """Where in the image the first output pixel of each block has its centre, (N, n)."""
     signed = length / size * (1 - 2.0 * mirrored)
     return start + length * mirrored + signed / 2 + signed * (BLOCK * block)
 
 
 def _on_device(
     boxes: Boxes,
-    films: npt.NDArray[np.int64],
-    groups: Sequence[_Group],
+    which: npt.NDArray[np.int64],
+    groups: Sequence[_CropGroup],
     source: int,
     size: int,
     device: torch.device,
@@ -191,11 +191,11 @@ def _on_device(
     counts = [len(group.chosen) for group in groups]
     last_column = np.repeat([source - group.reach for group in groups], counts)
     last_row = first_row + np.repeat([group.tall - group.reach for group in groups], counts)
-    values = (boxes.left, boxes.top, boxes.width, boxes.height, boxes.flip, films, np.arange(len(films)))
+    values = (boxes.left, boxes.top, boxes.width, boxes.height, boxes.flip, which, np.arange(len(which)))
     ordered = [side[order] for side in values] + [first_row, last_column, last_row]
     table = to_device(np.stack(ordered).astype(np.float64), device)[..., None]
-    start, length, (mirrored, film, place, row), last = torch.split(table, [2, 2, 4, 2])
-    # Films are mirrored left and right, never upside down.
+    start, length, (mirrored, image, place, row), last = torch.split(table, [2, 2, 4, 2])
+    # Images are mirrored left and right, never upside down.
     mirrored, lowest = torch.stack([mirrored, torch.zeros_like(row)]), torch.stack([torch.zeros_like(row), row])
     block, output = torch.arange(-(-size // BLOCK), device=device), torch.arange(BLOCK, device=device)
     begin, step = _lowest(start, length, mirrored, block, size).clip(lowest, last), length / size
@@ -207,7 +207,7 @@ def _on_device(
         low=(start - begin).float(),
         high=(start + length - begin).float(),
         slope=(-1 / step.clip(1)).float(),
-        film=film.T.long(),
+        which=image.T.long(),
         place=place.T.long(),
         row=row.T.long(),
     )
@@ -221,13 +221,13 @@ def _band_weights(crops: _Crops, pixel: Tensor) -> Tensor:
     return weights.mul_(weights.sum(dim=-1, keepdim=True).clamp_(min=1e-8).reciprocal_()).flatten(1, 2)
 
 
-def _two_products(images: Tensor, crops: _Crops, size: int, group: _Group, grey: Grey) -> Tensor:
-    """A_h · image · A_w^T in bands of turned films -> (N, size, size)."""
+def _two_products(images: Tensor, crops: _Crops, size: int, group: _CropGroup, grey: Grey) -> Tensor:
+    """A_h · image · A_w^T in bands of turned images -> (N, size, size)."""
     device, reach, (_, count, blocks) = images.device, group.reach, crops.begin.shape
     pixel, top = torch.arange(reach, device=device), crops.row[0, :, None]
     along, down = _band_weights(crops, pixel)
     lines = crops.begin[0, :, :, None] + pixel  # (N, blocks, reach)
-    bands = _windows(images, group.tall, _BYTES)[crops.film[0, :, None, None], lines, (top // _BYTES)[:, None]]
+    bands = _windows(images, group.tall, _BYTES)[crops.which[0, :, None, None], lines, (top // _BYTES)[:, None]]
     bands = bands.view(torch.uint8).flatten(0, 1).float()  # (N * blocks, reach, tall)
     # Standardised here, while it lies in the cache: weights down the columns sum to 1.
     offset = along.new_full((1, 1, 1), -grey.mean / grey.std)

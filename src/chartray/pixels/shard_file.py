@@ -1,4 +1,4 @@
-"""One shard of a store: an Arrow file of which every byte can be vouched for without reading all of it.
+"""One shard of a store: an Arrow file whose bytes are verified piece by piece, as they are read.
 
 One record batch with the columns `image_id`, `sha256` (of the image's pixels, then its id) and `image`,
 fixed_shape_tensor uint8 [S, S]. The pixels are one piece of the file. All around them, the *frame* (Arrow's own words,
@@ -84,7 +84,7 @@ def write_shard(file: Path, image_ids: list[str], images: Pixels) -> tuple[Shard
 def map_shard(folder: str | Path, shard: Shard, size: int, again: str) -> Mapped:
     """Maps a shard, its frame verified: no pixel is read before it is touched.
 
-    Raises InputError, which ends in `again` (what mends the store), if it is missing or not as it was written.
+    Raises InputError, which ends in `again` (how to repair the store), if it is missing or not as it was written.
     """
     file = f"{folder}/{shard.file}"
     try:

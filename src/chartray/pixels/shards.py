@@ -16,8 +16,8 @@ from chartray.errors import InputError
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file
 from chartray.outputs.seal import sha256
-from chartray.pixels.film_process import Limits, read_apart, warm
-from chartray.pixels.grey import UnreadableFilm
+from chartray.pixels.grey import UnreadableImage
+from chartray.pixels.image_process import Limits, read_apart, warm
 from chartray.pixels.shard_file import Shard, write_shard
 from chartray.pixels.store import UNFINISHED
 
@@ -26,7 +26,7 @@ LOCK_FILE = ".ingest.lock"
 
 
 class ShardTask(NamedTuple):
-    """One shard, as it travels to a worker; `root` is the image folder if it is there, else empty."""
+    """One shard, as it is sent to a worker; `root` is the image folder if it exists, else empty."""
 
     folder: str
     shard: int
@@ -39,7 +39,7 @@ class ShardTask(NamedTuple):
 
 
 class ShardRecord(NamedTuple):
-    """A finished shard: the rows of the cohort that it keeps, their sizes, and (row, reason) of those that it lost."""
+    """A finished shard: the rows of the cohort that it keeps, their sizes, and (row, reason) of those in quarantine."""
 
     shard: Shard
     digests: bytes
@@ -50,7 +50,7 @@ class ShardRecord(NamedTuple):
 
 
 class Abandoned(Exception):
-    """The ingest has ended while this shard was being read."""
+    """The ingest ended while this shard was being read."""
 
 
 def find_or_build(task: ShardTask, ending: Event | None = None) -> ShardRecord:
@@ -62,7 +62,7 @@ def find_or_build(task: ShardTask, ending: Event | None = None) -> ShardRecord:
 
 
 def build_shard(task: ShardTask, ending: Event | None = None) -> ShardRecord:
-    """Reads the films of one shard and writes it; returns its record (runs in a worker).
+    """Reads the images of one shard and writes it; returns its record (runs in a worker).
 
     Raises Abandoned, and writes nothing, once `ending` is set.
     """
@@ -77,15 +77,15 @@ def build_shard(task: ShardTask, ending: Event | None = None) -> ShardRecord:
             raise Abandoned
         try:
             height, width = read_apart(path, task.size, task.limits, images[len(kept)])
-        except UnreadableFilm as reason:
+        except UnreadableImage as reason:
             quarantine.append((task.first_row + row, str(reason)))
             continue
         kept.append(row)
         heights.append(height)
         widths.append(width)
     if quarantine and task.root and not Path(task.root).is_dir():
-        # A share that went away in the middle must not fill the quarantine.
-        raise InputError(f"the image folder {task.root} has gone; run the same command again when it is back")
+        # A network share that is lost midway must not fill the quarantine.
+        raise InputError(f"the image folder {task.root} has disappeared; run the same command again when it is back")
     name = f"images-{task.shard:05d}.arrow"
     with replaced_file(folder / name) as partial:
         shard, digests = write_shard(partial, [task.image_ids[row] for row in kept], images[: len(kept)])
@@ -96,15 +96,15 @@ def build_shard(task: ShardTask, ending: Event | None = None) -> ShardRecord:
     return record
 
 
-def time_films(paths: Sequence[str], size: int, limits: Limits) -> tuple[float, list[str]]:
-    """Seconds that these films take, and why some of them cannot be read (runs in a worker)."""
+def time_images(paths: Sequence[str], size: int, limits: Limits) -> tuple[float, list[str]]:
+    """Seconds to read these images, and the reasons of those that cannot be read (runs in a worker)."""
     image, reasons = np.empty((size, size), dtype=np.uint8), []
     warm()
     began = time.perf_counter()
     for path in paths:
         try:
             read_apart(path, size, limits, image)
-        except UnreadableFilm as reason:
+        except UnreadableImage as reason:
             reasons.append(str(reason))
     return time.perf_counter() - began, reasons
 
@@ -117,7 +117,7 @@ def begun_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int,
     if not out.exists():
         return {}
     if not out.is_dir():
-        raise InputError(f"expected a folder or nothing at {out}, found a file")
+        raise InputError(f"expected a folder as --out, found the file {out}; choose another --out")
     marker_file = out / UNFINISHED / PLAN_FILE
     if not marker_file.exists():
         strangers = [entry.name for entry in out.iterdir() if entry.name not in (UNFINISHED, LOCK_FILE)]
@@ -130,8 +130,8 @@ def begun_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int,
         raise InputError(f"{error}; or remove the folder {out}") from None
     if begun != marker:
         raise InputError(
-            f"expected the cohort, size and limits that the unfinished ingest in {out} began with, found others; "
-            "give those again, or choose another folder"
+            f"the unfinished ingest in {out} began with another cohort, size or limits; give those again, or "
+            "choose another --out"
         )
     records = {shard: _recorded(out, shard) for shard in range(shards)}
     return {shard: record for shard, record in records.items() if record is not None}

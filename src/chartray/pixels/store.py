@@ -1,14 +1,14 @@
-"""The memory-mapped data set: one folder, opened in constant time, read without copying, every byte vouched for.
+"""The memory-mapped data set: one folder, opened in constant time, read without copying, every byte verified.
 
 store.json            format version, size, rows, content hash, every shard's rows, bytes and SHA-256, the SHA-256 of
                       the tables below, and its own
 images-00000.arrow    one shard (shard_file.py)
 cohort.parquet        the cohort's rows that were ingested, in the order of the images, with height and width
-cohort.flow.json      how the cohort came about, where its flow lay beside it
+cohort.flow.json      the flow of the cohort, if it had one
 quarantine.parquet    image_id, path and reason of the images that could not be read
 
-What is small is verified when the store is opened, a shard's frame when it is first mapped, an image when this process
-first looks at it; `Store.damaged` reads everything.
+Small files are verified when the store is opened, a shard's frame when it is first mapped, an image when a process
+first reads it; `Store.damaged` reads everything.
 """
 
 import os
@@ -39,7 +39,7 @@ _FEW, _THREADS = 64, 4
 
 
 class Store:
-    """`size` S, `hash` of the content, `images`, `cohort`; `len(store)` films. Pickles as its folder."""
+    """`size` S, `hash` of the content, `images`, `cohort`; `len(store)` images. Pickles as its folder."""
 
     def __init__(self, folder: Path, index: "Index") -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Store":
-        """Opens a finished store; InputError if it is none, unfinished, of another format, incomplete or damaged."""
+        """Opens a finished store; InputError if it is missing, unfinished, of another format, incomplete or damaged."""
         folder = Path(folder).absolute()
         index = read_index(folder)
         for shard in index.shards:
@@ -69,12 +69,12 @@ class Store:
 
     @cached_property
     def cohort(self) -> pa.Table:
-        """One row a film, in the order of `images`, with the cohort's schema metadata; read when first asked for."""
+        """One row an image, in the order of `images`, with the cohort's schema metadata; read when first asked for."""
         return self._table(COHORT_FILE)
 
     @cached_property
     def quarantine(self) -> pa.Table:
-        """`image_id`, `path`, `reason` of the films that could not be read."""
+        """`image_id`, `path`, `reason` of the images that could not be read."""
         return self._table(QUARANTINE_FILE)
 
     def damaged(self) -> list[str]:
@@ -107,9 +107,9 @@ class Store:
 
 
 class Images:
-    """The films of a store, uint8 (S, S) each, mapped into memory shard by shard when first touched.
+    """The images of a store, uint8 (S, S) each, mapped into memory shard by shard when first touched.
 
-    A shard or an image that is not as it was written raises InputError when it is first looked at.
+    A damaged shard or image raises InputError when it is first read.
     """
 
     def __init__(self, folder: Path, size: int, shards: list[Shard]) -> None:
@@ -130,7 +130,7 @@ class Images:
         return len(self), self.size, self.size
 
     def __getitem__(self, row: int) -> Pixels:
-        """Film `row`, uint8 (S, S), read-only and without a copy."""
+        """Image `row`, uint8 (S, S), read-only and without a copy."""
         row = range(len(self))[int(row)]
         shard = int(np.searchsorted(self._ends, row, side="right"))
         inside = row - int(self._starts[shard])
@@ -139,10 +139,10 @@ class Images:
         return image
 
     def gather(self, rows: npt.NDArray[np.int64], out: Pixels | None = None) -> Pixels:
-        """The films `rows` (B,), in that order, copied into `out` uint8 (B, S, S), made if not given."""
+        """The images `rows` (B,), in that order, copied into `out` uint8 (B, S, S), made if not given."""
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of a store of {len(self)} films")
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a store of {len(self)} images")
         shape = (len(rows), self.size, self.size)
         if out is None:
             out = np.empty(shape, dtype=np.uint8)
@@ -191,7 +191,7 @@ class Images:
 
 
 class Index(BaseModel):
-    """What a store is opened by; whatever else store.json says of its ingest stands beside it."""
+    """The fields of store.json that a store is opened with; further fields describe its ingest."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -237,7 +237,7 @@ def read_index(folder: Path) -> Index:
         try:
             found = read_object(file, _INDEX).get("format")
         except InputError:
-            found = STORE_FORMAT  # nobody knows
+            found = STORE_FORMAT  # unknown
         _refuse_other_format(folder, found)
         raise InputError(f"{error}; or {_again(folder)}") from None
     _refuse_other_format(folder, said.get("format"))
@@ -271,5 +271,5 @@ def _expect_bytes(file: str, size: int) -> None:
 
 
 def _again(folder: str | Path) -> str:
-    """What mends a store: an ingest finds one that calls itself finished, and leaves it alone."""
+    """How to repair a store: it must be removed first, since ingest leaves a finished store alone."""
     return f"remove the folder {folder}, then `chartray ingest` its cohort again"

@@ -1,4 +1,4 @@
-"""The last step of a store: its tables, then store.json, which vouches for all of it."""
+"""The last step of a store: its tables, then store.json with the digests of everything."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def complete(
     flow: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> str:
-    """Makes a store of `folder`, in which the shards lie; returns its content hash.
+    """Completes the store in `folder`, where the shards are; returns its content hash.
 
     Args:
         folder: where the shards have been written.
@@ -39,8 +39,8 @@ def complete(
         digests: of all images, in their order, 32 bytes each.
         cohort: one row an image, with `height` and `width` and a cohort's schema metadata.
         quarantine: `image_id`, `path`, `reason` of what could not be read.
-        flow: how the cohort came about.
-        origin: what store.json says besides.
+        flow: the flow of the cohort.
+        origin: further fields of store.json.
     """
     write_table(cohort, folder / COHORT_FILE)
     write_table(quarantine, folder / QUARANTINE_FILE)
@@ -64,7 +64,7 @@ def complete(
 
 
 def content_hash(size: int, cohort: pa.Table, digests: bytes) -> str:
-    """From the images' digests and the rows of the cohort, but not from where the films lay: another machine agrees."""
+    """The hash of the images' digests and the cohort's rows without paths, so that other machines get the same."""
     metadata = from_metadata(cohort.schema.metadata).model_copy(update={"image_root": ""})
     digest = hashlib.sha256(json.dumps([STORE_FORMAT, size]).encode())
     digest.update(digests)

@@ -1,6 +1,6 @@
-"""Target, random and focal views of stored films, cut on the device (`resampling.py`).
+"""Target, random and focal views of stored images, cut on the device (`resampling.py`).
 
-Boxes are drawn in the film's true proportions and then mapped into the squashed square of the store. Which box,
+Boxes are drawn in the image's true proportions and then mapped into the squashed square of the store. Which box,
 flip and patches a view gets is a pure function of (seed, step, row, view).
 """
 
@@ -22,7 +22,7 @@ _SCALE, _ASPECT, _LEFT, _TOP, _FLIP, _PATCH = range(6)
 
 
 class Views(NamedTuple):
-    """The views of B films: standardised grey levels, and the patches that anchors keep (None: all).
+    """The views of B images: standardised grey levels, and the patches that anchors keep (None: all).
 
     target (B, 1, H, W), random (B, 1, H, W), focal (F*B, 1, h, w) view-major,
     random_keep (B, n), focal_keep (F*B, n).
@@ -36,7 +36,7 @@ class Views(NamedTuple):
 
 
 class ViewPlan(NamedTuple):
-    """What a step draws of B films before it sees a pixel: crops and kept patches, view-major as in `Views`.
+    """The crops and kept patches of B images, drawn before any pixel is read; view-major as in `Views`.
 
     whole (2*B,): target, then random views; focal (F*B,); random_keep (B, n), focal_keep (F*B, n), None where all stay.
     """
@@ -52,19 +52,19 @@ def draw_boxes(
     step: int,
     rows: npt.NDArray[np.int64],
     view: int | npt.NDArray[np.int64],
-    film_sizes: npt.NDArray[np.float64],
+    image_sizes: npt.NDArray[np.float64],
     store_size: int,
     *,
     scale: Sequence[float],
     aspect: Sequence[float],
     flip: float,
 ) -> Boxes:
-    """One random crop for each row: `scale` of the film's area, `aspect` = width / height in true proportions.
+    """One random crop for each row: `scale` of the image's area, `aspect` = width / height in true proportions.
 
-    rows (N,), view one or (N,), film_sizes (N, 2) true height and width. Of ten tries the first that fits is taken,
-    else the whole film cut to the nearest allowed aspect (as torchvision's RandomResizedCrop does).
+    rows (N,), view one or (N,), image_sizes (N, 2) true height and width. Of ten tries the first that fits is taken,
+    else the whole image cut to the nearest allowed aspect (as torchvision's RandomResizedCrop does).
     """
-    height, width = film_sizes[:, 0], film_sizes[:, 1]
+    height, width = image_sizes[:, 0], image_sizes[:, 1]
     views = np.broadcast_to(np.asarray(view, np.int64), rows.shape)
 
     def draw(purpose: int, of: npt.NDArray[np.int64] | slice = slice(None), attempt: int = 0) -> Any:
@@ -103,7 +103,7 @@ def kept_patches(
 
 def plan_views(
     rows: npt.NDArray[np.int64],
-    film_sizes: npt.NDArray[np.float64],
+    image_sizes: npt.NDArray[np.float64],
     store_size: int,
     config: ViewsConfig,
     *,
@@ -111,7 +111,7 @@ def plan_views(
     seed: int,
     step: int,
 ) -> ViewPlan:
-    """Draws the views of a batch: rows (B,) global rows, film_sizes (B, 2) true height and width."""
+    """Draws the views of a batch: rows (B,) global rows, image_sizes (B, 2) true height and width."""
 
     def boxes(views: npt.NDArray[np.int64], scale: Sequence[float]) -> Boxes:
         return draw_boxes(
@@ -119,7 +119,7 @@ def plan_views(
             step,
             np.tile(rows, len(views)),
             np.repeat(views, len(rows)),
-            np.tile(film_sizes, (len(views), 1)),
+            np.tile(image_sizes, (len(views), 1)),
             store_size,
             scale=scale,
             aspect=config.aspect,
@@ -143,33 +143,33 @@ def plan_views(
 
 def cut_views(images: Tensor, plan: ViewPlan, config: ViewsConfig, grey: Grey) -> Views:
     """The views of a plan, standardised by `grey`: images (B, S, S) uint8, on the device they are to be on."""
-    films, columns = np.arange(images.shape[0]), turned(images)
+    places, columns = np.arange(images.shape[0]), turned(images)
 
     def on_device(keep: npt.NDArray[np.int64] | None) -> Tensor | None:
         return None if keep is None else to_device(keep, images.device)
 
-    whole = cut_turned(columns, np.tile(films, 2), plan.whole, config.size, grey)
+    whole = cut_turned(columns, np.tile(places, 2), plan.whole, config.size, grey)
     return Views(
-        target=whole[: len(films)],
-        random=whole[len(films) :],
-        focal=cut_turned(columns, np.tile(films, config.focal_count), plan.focal, config.focal_size, grey),
+        target=whole[: len(places)],
+        random=whole[len(places) :],
+        focal=cut_turned(columns, np.tile(places, config.focal_count), plan.focal, config.focal_size, grey),
         random_keep=on_device(plan.random_keep),
         focal_keep=on_device(plan.focal_keep),
     )
 
 
 def median_enlargement(
-    film_sizes: npt.NDArray[np.float64], store_size: int, config: ViewsConfig, *, seed: int
+    image_sizes: npt.NDArray[np.float64], store_size: int, config: ViewsConfig, *, seed: int
 ) -> dict[str, float]:
-    """How many times the median crop is blown up, by kind of view: above about 1.3 the store is too small for it."""
-    rows = np.arange(len(film_sizes), dtype=np.int64)
+    """Enlargement of the median crop, by kind of view; above about 1.3 the store is too small for it."""
+    rows = np.arange(len(image_sizes), dtype=np.int64)
     found = {}
     kinds = {"random": (RANDOM_VIEW, config.size, config.scale)}
     if config.focal_count:
         kinds["focal"] = (FIRST_FOCAL_VIEW, config.focal_size, config.focal_scale)
     for name, (view, size, scale) in kinds.items():
         boxes = draw_boxes(
-            seed, 0, rows, view, film_sizes, store_size, scale=scale, aspect=config.aspect, flip=config.flip
+            seed, 0, rows, view, image_sizes, store_size, scale=scale, aspect=config.aspect, flip=config.flip
         )
         found[name] = float(np.median(size / np.sqrt(boxes.width * boxes.height)))
     return found

@@ -1,4 +1,4 @@
-"""CheXpert (v1.0 and -small) -> cohort: ids, sex, age and view from its csv files, whatever its folder is called."""
+"""CheXpert (v1.0 and -small) -> cohort: ids, sex, age, view and labels from its csv files."""
 
 from pathlib import Path
 
@@ -34,28 +34,28 @@ from chartray.schema import (
 
 _FILES = {"train": ("train",), "validate": ("valid",), "test": ("test", "test_labels")}
 _CHART_CELLS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
-# What follows the folder's own name, which need not be its name any more.
+# The part of a path after the data set's folder, which may have been renamed.
 _PATH = r"(?:^|/)(?P<path>(?:train|valid|test)/(?P<patient>patient[0-9]+)/(?P<study>study[0-9]+)/[^/]+)$"
 _SIDES = ("frontal", "lateral")
 
 
 def chexpert_cohort(root: Path) -> Cohort:
-    """One row per image of `train.csv`, `valid.csv` (split validate) and `test.csv`, those that exist.
+    """One row per image of `train.csv`, `valid.csv` (split validate) and `test.csv`, as far as they exist.
 
-    Paths are resolved below `root` whatever folder they name. The test set's csv may hold paths and labels alone.
-    Raises InputError where no file or no label is found, or a path that is not CheXpert's.
+    Paths are resolved below `root`, whatever folder they begin with. The csv of the test set may have only paths and
+    labels. Raises InputError for missing files or labels, and for paths that are not CheXpert's.
     """
     root = need_folder(root, "CheXpert")
     parts, flow, files = [], [], []
-    held: dict[str, list[str]] = {}  # which columns the file of each split has
+    held: dict[str, list[str]] = {}  # the columns in the file of each split
     for split, stems in _FILES.items():
         file = next((found for stem in stems if (found := find_csv(root, stem))), None)
         if file is None:
-            flow.append(FlowStep(split, 0, 0, f"no {stems[0]}.csv, so this split is empty"))
+            flow.append(FlowStep(split, 0, 0, f"there is no {stems[0]}.csv"))
             continue
         part = _read(file, split)
         lacking = [name for name in CHEXPERT_LABELS if name not in part.column_names]
-        without = f", which lacks {', '.join(lacking)}" if lacking else ""
+        without = f" (without {', '.join(lacking)})" if lacking else ""
         flow.append(FlowStep(split, part.num_rows, part.num_rows, f"rows of {file.name}{without}"))
         held[split] = part.column_names
         parts.append(part)
@@ -64,7 +64,7 @@ def chexpert_cohort(root: Path) -> Cohort:
         raise InputError(f"expected train.csv, valid.csv or test.csv in {root}, found {folder_content(root)}")
     rows = pa.concat_tables(parts, promote_options="default").combine_chunks()
     where = " and ".join(str(file) for file in files)
-    identifiers(rows["patient_id"], "patient", where)  # patient1 and patient00001 are one, and refused
+    identifiers(rows["patient_id"], "patient", where)  # refuses patient1 beside patient00001
     refuse_shared_patients(rows["patient_id"], rows["split"], where)
     cells = {name: rows[name] for name in CHEXPERT_LABELS if name in rows.column_names}
     named = {
@@ -97,8 +97,8 @@ def _read(file: Path, split: str) -> pa.Table:
     bad = np.flatnonzero(pc.is_null(parts).to_numpy(zero_copy_only=False))
     if len(bad):
         raise InputError(
-            "expected a path such as CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg in column 'Path' of "
-            f"{file}, found another in data row {bad[0] + 1}"
+            "expected paths such as CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg in column 'Path' of "
+            f"{file}, found another form in data row {bad[0] + 1}"
         )
     path, patient, study = (pc.struct_field(parts, name) for name in ("path", "patient", "study"))
     rows = pa.table(
@@ -125,14 +125,14 @@ def _read(file: Path, split: str) -> pa.Table:
 
 
 def _age(cell: str) -> float | None:
-    """An age; 0 is none, since CheXpert's patients are adults of 18 to 90."""
+    """An age; 0 is missing, since CheXpert's patients are 18 to 90 years old."""
     return possible_age(cell) or None
 
 
 def _views(side: pa.Array, projection: pa.Array, path: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """PA, AP or LATERAL, null where nothing says so or two things disagree, and the cells that say it.
+    """PA, AP or LATERAL, null if unknown or contradictory, and the cells it was read from.
 
-    The image's name says its side too. AP/PA is of frontal images: LL or RL there, or AP of a lateral image, is a
+    The file name gives the side too. AP/PA applies to frontal images: LL or RL there, or AP for a lateral image, is a
     contradiction.
     """
     written = by_cell(side, lambda cell: cell.lower() if cell.lower() in _SIDES else None, pa.string())
@@ -143,9 +143,7 @@ def _views(side: pa.Array, projection: pa.Array, path: pa.Array) -> tuple[pa.Arr
     contradicts = pc.or_(differ, pc.and_(lateral, pc.is_valid(frontal_view)))
     view = pc.if_else(lateral, pa.scalar("LATERAL"), frontal_view)
     view = pc.if_else(contradicts, pa.scalar(None, pa.string()), view)
-    return view, pc.if_else(
-        contradicts, "(side, AP/PA and name of the image disagree)", pc.coalesce(projection, written)
-    )
+    return view, pc.if_else(contradicts, "(side, AP/PA and file name disagree)", pc.coalesce(projection, written))
 
 
 _VARIABLES = {

@@ -1,7 +1,7 @@
-"""The two files of a cohort: the table with its SHA-256, and beside it the flow, which says of which table it is.
+"""The two files of a cohort: the table with its SHA-256, and its flow, which holds the SHA-256 of its table.
 
-Each is replaced whole. The new flow waits under another name until the new table has its own; a command that is killed
-between the two leaves it waiting, and the next one that reads or writes the cohort gives it its name, or removes it.
+Each is replaced whole. The new flow waits under a temporary name until the new table is in place. If the command is
+killed between the two, the next one that reads or writes the cohort renames or removes the waiting flow.
 """
 
 import sys
@@ -19,19 +19,19 @@ from chartray.outputs.parquet_file import read_table
 from chartray.outputs.replacing import replaced_file, reserved, settle, sync, sync_names
 from chartray.outputs.seal import sha256
 
-# In the flow: the SHA-256 of the table that it tells of.
+# In the flow: the SHA-256 of its table.
 _OF = "cohort_sha256"
 
 
 def flow_file(cohort: Path) -> Path:
-    """Where the flow of a cohort lies."""
+    """The path of a cohort's flow."""
     return cohort.with_name(f"{cohort.stem}.flow.json")
 
 
 def write_cohort_files(table: pa.Table, flow: Mapping[str, Any], out: Path) -> None:
-    """Writes the table and its flow; after a kill at any moment both are the earlier ones, or both the new ones.
+    """Writes the table and its flow; if killed at any moment, both are the earlier ones or both are the new ones.
 
-    Raises InputError where another command writes there, OutputError where the machine cannot write.
+    Raises InputError if another command is writing there, OutputError if they cannot be written.
     """
     with reserved(out):
         _adopt(out)
@@ -43,16 +43,16 @@ def write_cohort_files(table: pa.Table, flow: Mapping[str, Any], out: Path) -> N
 
 
 def read_cohort_table(cohort: Path, columns: list[str] | None = None) -> pa.Table:
-    """The table of a cohort, verified; raises InputError if there is none, it is no Parquet, was damaged or edited."""
+    """The verified table of a cohort; raises InputError if it does not exist, is not Parquet, is damaged or edited."""
     settle_cohort(cohort)
     return read_table(cohort, "a cohort", columns)
 
 
 def read_flow(cohort: Path) -> dict[str, Any] | None:
-    """What the flow beside a cohort says; None where there is none, or it was changed or is another cohort's, which one
-    line on standard error says.
+    """The content of a cohort's flow; None if there is none, or (with a line on stderr) if it was changed or is of
+    another cohort.
 
-    Raises InputError where there is one that cannot be read at all.
+    Raises InputError for a file that cannot be read.
     """
     settle_cohort(cohort)
     file = flow_file(cohort)
@@ -60,30 +60,30 @@ def read_flow(cohort: Path) -> dict[str, Any] | None:
         return None
     try:
         text = file.read_bytes().decode(errors="replace")
-    except OSError as error:  # it may be whole all the same: a store without it would be another one
+    except OSError as error:  # the flow may be intact, and a store without it would differ
         raise InputError(f"expected to read {file}, found: {error.strerror}; run the same command again") from None
     try:
         content = verified(parsed(text, str(file), "the flow of a cohort"), file, "the flow of a cohort")
         if content.pop(_OF, None) == sha256(cohort):
             return content
-        why = f"expected the flow of {cohort} in {file}, found that of another table; keep the two together"
+        why = f"expected the flow of {cohort} in {file}, found the flow of another table; keep the two together"
     except InputError as error:
         why = str(error)
-    print(f"chartray: the flow of the cohort is not used: {why}", file=sys.stderr, flush=True)
+    print(f"chartray: the flow of the cohort is ignored: {why}", file=sys.stderr, flush=True)
     return None
 
 
 def settle_cohort(cohort: Path) -> None:
-    """Puts right what a killed command left of a cohort and its flow."""
+    """Completes or removes what a killed command left of a cohort and its flow."""
     settle(cohort)
-    # Who may not write here, or comes while another writes, leaves it to them.
+    # Without write permission, or while another command writes, it is left as it is.
     if _waiting(cohort).exists():
         with suppress(OSError, InputError), reserved(cohort):
             _adopt(cohort)
 
 
 def _adopt(cohort: Path) -> None:
-    """Gives the flow that waits its name, if the table that it tells of has come."""
+    """Renames a waiting flow if its table is in place; else removes it."""
     waiting = _waiting(cohort)
     with suppress(InputError, FileNotFoundError):
         if read_json(waiting, "a flow").get(_OF) == sha256(cohort):

@@ -1,4 +1,4 @@
-"""A hospital's own database: all that needs Ibis, whose import takes a second."""
+"""Connections to databases, in a module of their own because the import of Ibis takes a second."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from chartray.records.reading import first_line, no_secret
 
 
 def connect_database(url: str) -> Any:
-    """Connects to a database by URL through Ibis; raises InputError with the reason where it cannot."""
+    """Connects to a database by URL through Ibis; raises InputError if it cannot."""
     try:
         return ibis.connect(url)
     except ImportError as error:
@@ -18,5 +18,5 @@ def connect_database(url: str) -> Any:
         ) from None
     except Exception as error:  # each backend has its own
         raise InputError(
-            f"expected a database at {no_secret(url)}, found {type(error).__name__}: cannot connect"
+            f"expected a database at {no_secret(url)}, found no connection ({type(error).__name__}); check the URL"
         ) from None

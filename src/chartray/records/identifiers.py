@@ -1,4 +1,4 @@
-"""What an id is, whatever the table's format: canonical text, or a whole number; what cannot be trusted is refused."""
+"""Ids of tables in any format -> canonical text or whole numbers; ambiguous ids are refused."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from chartray.errors import InputError
 from chartray.records.missing import masked
 
-# A text of no letter and no digit (`-`, `?`, `.`, `***`) stands for no id, and so do these, in any case.
+# Placeholders for a missing id, in any case; so is any text without letters and digits (`-`, `?`, `.`, `***`).
 _PLACEHOLDERS = pa.array(
     [
         "nan",
@@ -73,15 +73,15 @@ _PLACEHOLDERS = pa.array(
 )
 _NO_SIGN = r"^[^\pL\pN]+$"
 _CONTROL = r"[\x00-\x1f\x7f-\x9f]"
-# Excel, pandas and C write the sign of the exponent, Java the decimal point; hexadecimal ids (024e7871) have neither.
+# Excel, pandas and C write a sign in the exponent, Java a decimal point; hexadecimal ids (024e7871) have neither.
 _SCIENTIFIC = r"^[+-]?[0-9]+([.,][0-9]+[eE][+-]?[0-9]+|[eE][+-][0-9]+)$"
-_EXPONENT = r"^[+-]?[0-9]+[eE][0-9]+$"  # 12e7: a number where all others are, a hexadecimal id among such
+_EXPONENT = r"^[+-]?[0-9]+[eE][0-9]+$"  # 12e7: a number if all others are numbers, else a hexadecimal id
 _NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?$"
 _WHOLE = r"^([+-]?[0-9]+)[.,]0+$"
-_GROUPED = r"^[+-]?[0-9]{1,3}[.,][0-9]{3}$"  # 1.000 is one, or a thousand
+_GROUPED = r"^[+-]?[0-9]{1,3}[.,][0-9]{3}$"  # 1.000 is ambiguous: 1 or 1000
 _FRACTION = r"^[+-]?[0-9]+[.,][0-9]+$"
 _INTEGER = r"^[+-]?[0-9]{1,18}$"
-# Above them two whole numbers can be one float.
+# From here on, two whole numbers can be the same float.
 _EXACT_BELOW = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 _AS_TEXT = "write the column as text where the table was exported"
 _REMEDY = "correct the table"
@@ -99,16 +99,16 @@ def identifiers(
     exact: bool = False,
     way_out: str = "",
 ) -> tuple[pa.Array, dict[str, int]]:
-    """The ids of a column as canonical text, null where blank or a placeholder, and the placeholders by spelling.
+    """The ids of a column as canonical text, null if blank or a placeholder, and counts of the placeholders.
 
-    Blanks around an id are no part of it, and a whole number is one however it is written (1000.0 is `1000`). `one`
-    says which canonical ids are one: each with the id that stands for it, or "spelling" for all that differ in
-    nothing else. Where ids are `exact`, each is what stands in its cell: 1000.0 and 1000 are two, and so are P1 and p1.
-    Errors call the column `what` and the table `where`, and end with the `remedy` for ids that look alike, and the
+    Surrounding blanks are removed, and whole numbers lose their decimal point (1000.0 is `1000`). `one` merges ids:
+    canonical id -> the id that replaces it, or "spelling" for all ids that differ only in spelling. With `exact`, an id
+    is the text of its cell: 1000.0 and 1000 are two ids, and so are P1 and p1.
+    Errors name the column `what` and the table `where`. They end with `remedy` for ids that look alike, and with
     `way_out` for ids that look like numbers.
 
     Raises InputError for fractions, scientific notation, floats too large to be exact, control characters, and ids
-    that differ only in case, leading zeros, blanks or `.0`, with both of them masked, their data rows and `remedy`.
+    that differ only in case, leading zeros, blanks or `.0` (masked, with their data rows).
 
     >>> identifiers(pa.array(["1000.0", " 17 ", "N/A", None]), "patient_id", "images.csv")
     (<pyarrow.lib.StringArray object at ...>
@@ -137,25 +137,23 @@ def identifiers(
     return canonical.take(encoded.indices), placeholders
 
 
-def canonical_ids(
-    column: pa.Array | pa.ChunkedArray, what: str, where: str, *, exact: bool = False, way_out: str = ""
-) -> pa.StringArray:
-    """As `identifiers`, where it does not matter whether two ids look alike."""
+def canonical_ids(column: pa.Array | pa.ChunkedArray, what: str, where: str, *, exact: bool = False) -> pa.StringArray:
+    """As `identifiers`, but ids may look alike."""
     encoded = _texts(column, what, where).dictionary_encode()
     spellings = cast(pa.StringArray, encoded.dictionary)
-    canonical, _ = _canonical(spellings, encoded.indices, what, where, exact=exact, way_out=way_out)
+    canonical, _ = _canonical(spellings, encoded.indices, what, where, exact=exact)
     return canonical.take(encoded.indices)
 
 
 def refuse_control(texts: pa.StringArray, what: str, where: str) -> None:
-    """Raises InputError for a text with a NUL byte or another control character, which no id and no path has."""
+    """Raises InputError for a text with a NUL byte or another control character."""
     encoded = texts.dictionary_encode()
     wrong = pc.match_substring_regex(encoded.dictionary, _CONTROL)
     _refuse(wrong, encoded.indices, what, where, "a control character", "remove it from the table", expected="text")
 
 
 def placeholders_among(texts: pa.Array) -> pa.BooleanArray:
-    """Which texts stand for nothing: `NULL`, `n/a`, `?`, `-` and the like; numbers such as -1 are values."""
+    """Which texts are placeholders for a missing value, such as `NULL`, `n/a`, `?` and `-`; numbers are values."""
     words = pc.is_in(pc.utf8_lower(texts), value_set=_PLACEHOLDERS)
     return pc.and_(pc.or_(words, pc.match_substring_regex(texts, _NO_SIGN)), pc.invert(_numbers(texts)))
 
@@ -165,9 +163,9 @@ def _numbers(texts: pa.Array) -> pa.BooleanArray:
 
 
 def whole_numbers(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.Array:
-    """(N,) int64: ids that are whole numbers by their source's contract, null where blank or a placeholder.
+    """(N,) int64: ids that are whole numbers in their source, null if blank or a placeholder.
 
-    `0012`, `12` and `12.0` are one. Raises InputError as `identifiers` does, and for anything that is no whole number.
+    `0012`, `12` and `12.0` are the same id. Raises InputError as `identifiers`, and for ids that are not whole numbers.
 
     >>> whole_numbers(pa.array(["10000100.0", "10000032", "-", None]), "subject_id", "admissions.csv").to_pylist()
     [10000100, 10000032, None, None]
@@ -179,12 +177,12 @@ def whole_numbers(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> 
     spellings = cast(pa.StringArray, encoded.dictionary)
     canonical, _ = _canonical(spellings, encoded.indices, what, where)
     other = pc.invert(pc.match_substring_regex(canonical, _INTEGER)).fill_null(False)
-    _refuse(other, encoded.indices, what, where, "something else", _REMEDY, expected="whole numbers of up to 18 digits")
+    _refuse(other, encoded.indices, what, where, "another form", _REMEDY, expected="whole numbers of up to 18 digits")
     return pc.utf8_ltrim(canonical, "+").cast(pa.int64()).take(encoded.indices)
 
 
 def _texts(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.StringArray:
-    """Trimmed text, null where nothing is left; a whole number of whatever type without a decimal point."""
+    """Trimmed text, null if empty; whole numbers of any type have no decimal point."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -204,14 +202,14 @@ def _texts(column: pa.Array | pa.ChunkedArray, what: str, where: str) -> pa.Stri
 
 
 def _of_floats(column: pa.Array, what: str, where: str) -> pa.Array:
-    """Floats as text, without a decimal point; `nan` and `inf` stay, as placeholders."""
+    """Floats as text, without a decimal point; `nan` and `inf` are kept as placeholders."""
     limit = _EXACT_BELOW[column.type]
     values = column.cast(pa.float64())
     finite = pc.is_finite(values)
     numbers = pc.if_else(finite, values, pa.scalar(None, pa.float64()))
     rows = pa.array(np.arange(len(column)))
     inexact = pc.greater_equal(pc.abs(numbers), float(limit)).fill_null(False)
-    found = f"a float from {limit} up, where two ids can be one number,"
+    found = f"a float of {limit} or more, for which two ids can be the same number,"
     _refuse(inexact, rows, what, where, found, _AS_TEXT)
     _refuse(pc.not_equal(numbers, pc.floor(numbers)).fill_null(False), rows, what, where, "a fraction", _AS_TEXT)
     return pc.if_else(finite, numbers.cast(pa.int64()).cast(pa.string()), values.cast(pa.string()))
@@ -220,13 +218,13 @@ def _of_floats(column: pa.Array, what: str, where: str) -> pa.Array:
 def _canonical(
     spellings: pa.StringArray, indices: pa.Array, what: str, where: str, *, exact: bool = False, way_out: str = ""
 ) -> tuple[pa.StringArray, npt.NDArray[np.bool_]]:
-    """Each distinct spelling as canonical id, null for placeholders, and which ones these are."""
+    """The canonical id of each distinct spelling, null for placeholders, and which ones are placeholders."""
 
     def matching(pattern: str) -> pa.BooleanArray:
         return pc.match_substring_regex(spellings, pattern)
 
     _refuse(matching(_CONTROL), indices, what, where, "a control character", "remove it from the table")
-    numbers = "scientific notation, in which different ids are one number,"
+    numbers = "scientific notation, in which different ids can be the same number,"
     _refuse(matching(_SCIENTIFIC), indices, what, where, numbers, _AS_TEXT)
     whole = matching(_WHOLE)
     canonical = pc.replace_substring_regex(spellings, _WHOLE, r"\1")
@@ -243,17 +241,17 @@ def _canonical(
 
 
 def _key(ids: pa.StringArray) -> pa.StringArray:
-    """What ids have in common that differ only in case, blanks, quotes, invisible characters, leading zeros or `.0`."""
+    """A key shared by ids that differ only in case, blanks, quotes, invisible characters, leading zeros or `.0`."""
     key = pc.replace_substring(pc.utf8_lower(pc.utf8_normalize(ids, form="NFKC")), "ß", "ss")
     key = pc.replace_substring_regex(key, r"[\pZ\p{Cf}\s]+", "")
-    # '0012, "0012" and ="0012" are how a spreadsheet is told that 0012 is a text.
+    # Spreadsheets mark the text 0012 as '0012, "0012" or ="0012".
     key = pc.replace_substring_regex(key, """^=?['"](.+?)['"]?$""", r"\1")
     key = pc.replace_substring_regex(key, _WHOLE, r"\1")
     return pc.replace_substring_regex(key, r"^([^0-9]*)0+([0-9])", r"\1\2")
 
 
 def _smallest_of(canonical: pa.StringArray, keys: pa.StringArray) -> pa.StringArray:
-    """For each id the smallest, as text, of those with its key, whatever the order of the rows."""
+    """For each id the smallest one with the same key, independent of the order of the rows."""
     table = pa.table({"key": keys, "id": canonical})
     smallest = table.group_by("key").aggregate([("id", "min")])
     found = pc.index_in(keys, value_set=smallest["key"].combine_chunks())
@@ -271,9 +269,9 @@ def _refuse_variants(
     one: Mapping[str, str],
     remedy: str,
 ) -> None:
-    """Raises InputError for the first two rows whose ids fall together in `keys`, unless both are said to be `one`."""
+    """Raises InputError for the first two rows whose ids share a key, unless `one` merges them."""
     given = pc.is_valid(canonical)
-    # Spellings of one id that the mapping names are one id; 1000 and 1000.0 are two spellings of an id it does not.
+    # Spellings that the mapping merges are one id; 1000 and 1000.0 are two spellings if it does not.
     said = pc.is_in(canonical, value_set=pa.array(set(one.values()), pa.string()))
     ids = pc.if_else(said, canonical, spellings)
     pairs = pa.table({"key": keys.filter(given), "id": ids.filter(given)}).group_by(["key", "id"]).aggregate([])
@@ -306,13 +304,13 @@ def _difference(a: str, b: str) -> str:
         return "a decimal .0"
     if re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", a) == re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", b):
         return "leading zeros"
-    return "signs that look alike, or in several of case, blanks, leading zeros and a decimal .0"
+    return "characters that look alike, or in several of case, blanks, leading zeros and a decimal .0"
 
 
 def _refuse(
     wrong: pa.BooleanArray, indices: pa.Array, what: str, where: str, found: str, remedy: str, *, expected: str = "ids"
 ) -> None:
-    """Raises InputError with the first data row of any wrong spelling."""
+    """Raises InputError with the first data row that has a wrong spelling."""
     if not pc.any(wrong).as_py():
         return
     places = pa.array(np.flatnonzero(wrong.to_numpy(zero_copy_only=False)))

@@ -1,4 +1,4 @@
-"""Label cells -> 1, 0, -1 (uncertain) or null; what a blank means goes into the metadata (`LabelSource.blank`)."""
+"""Label cells -> 1, 0, -1 (uncertain) or null; the meaning of a blank is metadata (`LabelSource.blank`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ from chartray.records.reading import (
 )
 from chartray.schema import BLANK_PREFIX, CHEXPERT_LABELS, LABEL_PREFIX, LabelSource
 
-# The radiologists' file of MIMIC-CXR-JPG 2.1.0 has the older name of one finding.
+# The radiologists' file of MIMIC-CXR-JPG 2.1.0 uses the older name of one finding.
 _ALIASES = {"Lung Opacity": "Airspace Opacity"}
 
 
@@ -42,7 +42,7 @@ class Labels(NamedTuple):
 
 
 class StudyCells(NamedTuple):
-    """The `content` of a `file` with one row a study, by whole numbers, and which column holds which label: `names`."""
+    """The `content` of a `file` with one row per study; study_id is a whole number, `names` maps labels to columns."""
 
     file: Path
     content: pa.Table
@@ -50,7 +50,7 @@ class StudyCells(NamedTuple):
 
 
 def label_values(cells: Any) -> tuple[pa.Array, dict[str, int]]:
-    """Text cells -> float64 labels, and the cells that are none of 1, 0, -1, by value.
+    """Text cells -> float64 labels, and counts of cells other than 1, 0 and -1.
 
     >>> label_values(pa.array(["1.0", "-1.0", "", None]))[0].to_pylist()
     [1.0, -1.0, None, None]
@@ -63,7 +63,7 @@ def label_values(cells: Any) -> tuple[pa.Array, dict[str, int]]:
 
 
 def blank_column(label: str, values: Any, blank: Any) -> dict[str, pa.Array]:
-    """The cohort's column that says where a label's cells are `blank`; none where those are just its nulls.
+    """The cohort's column of a label's `blank` cells; empty if these are exactly its nulls.
 
     >>> blank_column("Edema", pa.array([1.0, None]), pa.array([False, True]))
     {}
@@ -73,10 +73,10 @@ def blank_column(label: str, values: Any, blank: Any) -> dict[str, pa.Array]:
 
 
 def label_columns(cells: Mapping[str, Any], file: Path, named: Mapping[str, Any] | None = None) -> Labels:
-    """The labels among the 14 that `cells` has, from `file`; raises InputError if it has none.
+    """Those of the 14 labels that `cells` has, from `file`; raises InputError if it has none.
 
-    The labeller leaves blank what a report does not mention, so that a blank means negative, but where the files do
-    not name the image (or hold no such column for it): `named` says of each label where they do; default everywhere.
+    The labeller leaves findings blank that a report does not mention, so a blank means negative. `named` says for which
+    images the files have a cell of a label (default: all); without a cell the label is unknown, not blank.
     """
     present = present_labels(list(cells), file)
     columns: dict[str, pa.Array] = {}
@@ -92,7 +92,7 @@ def label_columns(cells: Mapping[str, Any], file: Path, named: Mapping[str, Any]
 
 
 def present_labels(columns: list[str], file: Path) -> list[str]:
-    """Which of the 14 labels `columns` name; raises InputError if none."""
+    """Which of the 14 labels are in `columns`; raises InputError if none."""
     present = [name for name in CHEXPERT_LABELS if name in columns]
     if not present:
         raise InputError(
@@ -103,7 +103,7 @@ def present_labels(columns: list[str], file: Path) -> list[str]:
 
 
 def read_study_cells(folder: Path, stem: str, read_stem: str | None) -> tuple[StudyCells, StudyCells | None]:
-    """The labeller's cells of `stem`.csv and, for the same labels, the radiologists' of `read_stem`.csv."""
+    """The labeller's cells of `stem`.csv and the radiologists' cells of `read_stem`.csv, for the same labels."""
     file = need_csv(folder, stem)
     present = present_labels(header(file), file)
     labelled = _study_cells(file, {name: name for name in present})
@@ -116,7 +116,7 @@ def read_study_cells(folder: Path, stem: str, read_stem: str | None) -> tuple[St
 
 
 def study_labels(studies: Any, labelled: StudyCells, read: StudyCells | None) -> Labels:
-    """Labels of each row's study; where the radiologists have read the study, theirs instead."""
+    """The labels of each row's study: the radiologists' if they read it, else the labeller's."""
     cells, there = _of_studies(studies, labelled)
     named = dict.fromkeys(cells, there)
     images, found = 0, None
@@ -141,7 +141,7 @@ def _study_cells(file: Path, names: Mapping[str, str]) -> StudyCells:
 
 
 def _of_studies(studies: Any, given: StudyCells) -> tuple[dict[str, pa.Array], pa.Array]:
-    """The cells of each row's study, by label, and whether the file has the study at all."""
+    """The cells of each row's study by label, and whether the file has the study."""
     place = pc.index_in(studies, value_set=given.content["study_id"].combine_chunks())
     place = place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place
     cells = {name: given.content[column].combine_chunks().take(place) for name, column in given.names.items()}

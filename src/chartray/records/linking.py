@@ -1,7 +1,7 @@
-"""Which encounter belongs to an image: the time rules, from arrays to arrays.
+"""Linking of images to stays: the time rules, on arrays.
 
-An image is paired with every stay of its patient, and the stays that cover it are compared: what a join in a database
-does, without the second that loading one takes.
+Each image is paired with every stay of its patient, and one of the stays that cover it is chosen. A database join would
+do the same, but takes a second to load.
 """
 
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
-# Microseconds, or whole days under the published rule; NaT where there is none.
+# Microseconds, or whole days under the published rule; NaT if unknown.
 Times = npt.NDArray[np.datetime64]
 
-# The patient of a row without one: it is paired with nothing.
+# The patient of a row without one; it is never paired.
 NOBODY = np.iinfo(np.int64).min
 NO_STAY = -1
-# Why an image has no admission, in the order in which a flow says it.
+# Why an image has no admission, in the order of the flow.
 UNLINKED = ("before_admission", "after_discharge", "no_admission", "no_record", "no_time")
-# Pairs of an image and a stay looked at together: some 100 bytes each.
+# Pairs of an image and a stay that are compared at once, at about 100 bytes each.
 _PAIRS_AT_ONCE = 4_000_000
 
 
 class ImageTimes(NamedTuple):
-    """patient (N,), at (N,): when each image was taken."""
+    """patient (N,) and time `at` (N,) of each image."""
 
     patient: Integers
     at: Times
@@ -50,43 +50,43 @@ class Links(NamedTuple):
 
 
 def link_strict(images: ImageTimes, stays: Stays) -> Links:
-    """Full timestamps: a stay covers an image when begins <= at <= ends; the latest to have begun wins.
+    """A stay covers an image if begins <= at <= ends; the stay that began last is chosen.
 
-    Of stays that began at once the last in table order does. An image without time, or a stay without begin or end, is
-    not linked. Source: METHOD, *our strict rule*.
+    Among stays that began at the same time, the last in table order is chosen. Images without a time and stays without
+    begin or end are not linked. Source: docs/method.md, *strict rule*.
     """
     return _last_covering(images, stays, np.lexsort((stays.begins, stays.patient)))
 
 
 def link_published(images: ImageTimes, stays: Stays) -> Links:
-    """Calendar dates: date(begins) <= date(at) <= date(ends); the last in table order wins.
+    """A stay covers an image if date(begins) <= date(at) <= date(ends); the last in table order is chosen.
 
-    Source: METHOD, *published linking rule*. An image at 08:00 counts for a stay that begins at 20:00 that day.
+    An image at 08:00 is linked to a stay that begins at 20:00 that day. Source: docs/method.md, *published rule*.
     """
     days = Stays(stays.patient, _day(stays.begins), _day(stays.ends))
     return _last_covering(ImageTimes(images.patient, _day(images.at)), days, np.argsort(stays.patient, kind="stable"))
 
 
 def why_unlinked(images: ImageTimes, stays: Stays, recorded: npt.NDArray[np.bool_], links: Links) -> dict[str, int]:
-    """How many images have no stay, by reason: the first that applies.
+    """How many images have no stay, by the first reason that applies.
 
-    `no_record` (no such patient: not `recorded`, (N,)), `no_time` (the image has none), `no_admission` (the patient has
-    no stay at all), `before_admission` (a stay begins later), `after_discharge` (all stays of the patient are over).
+    `no_record` (the patient is not `recorded`, (N,)), `no_time` (the image has no time), `no_admission` (the patient
+    has no stays), `before_admission` (a stay begins later), `after_discharge` (all stays have ended).
     """
     alone = np.flatnonzero(~links.found)
     patient, at = images.patient[alone], images.at[alone]
-    # Sorted by patient and begin, those without one first: the last of a patient's is the latest.
+    # Sorted by patient and begin, unknown begins first: a patient's last row is the latest stay.
     known = np.where(np.isnat(stays.begins), np.datetime64(NOBODY + 1, "us"), stays.begins)
     order = np.lexsort((known, stays.patient))
     last = np.searchsorted(stays.patient[order], patient, side="right") - 1
-    # An image before all others' finds the row that is added, nobody's.
+    # An image of a patient before all others finds the appended row, which has no patient.
     owner = np.append(stays.patient[order], NOBODY)[last]
     latest = np.append(stays.begins[order], np.datetime64("NaT"))[last]
     reasons = {
         "no_record": ~recorded[alone],
         "no_time": np.isnat(at),
         "no_admission": owner != patient,
-        # Some stay begins later where the latest does.
+        # Some stay begins later if the latest does.
         "before_admission": latest > at,
         "after_discharge": np.ones(len(alone), dtype=np.bool_),
     }
@@ -98,15 +98,16 @@ def why_unlinked(images: ImageTimes, stays: Stays, recorded: npt.NDArray[np.bool
 
 
 def encounter_begins(admitted: Times, registered: Times) -> Times:
-    """The earlier of admission and emergency registration, or the one that is known: emergency images precede
-    admission by hours.
+    """The earlier of admission and emergency registration, or the known one.
+
+    Images in the emergency department precede the admission by hours.
     """
     begins: Times = np.fmin(admitted, registered)
     return begins
 
 
 def _last_covering(images: ImageTimes, stays: Stays, order: Integers) -> Links:
-    """The last of the stays that cover an image in `order`, in which they are sorted by patient."""
+    """The last stay that covers each image in `order`, which sorts the stays by patient."""
     links = Links(np.full(len(images.at), NO_STAY), np.zeros(len(images.at), dtype=np.int64))
     patients = stays.patient[order]
     first, end = (np.searchsorted(patients, images.patient, side=side) for side in ("left", "right"))
@@ -125,7 +126,7 @@ def _last_covering(images: ImageTimes, stays: Stays, order: Integers) -> Links:
 
 
 def _parts(count: Integers) -> Iterator[slice]:
-    """Images in parts of so many pairs, or of one image that has more."""
+    """Slices of images with at most `_PAIRS_AT_ONCE` pairs, or of one image with more."""
     pairs, begin = np.cumsum(count), 0
     while begin < len(count):
         before = pairs[begin - 1] if begin else 0

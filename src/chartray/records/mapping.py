@@ -1,6 +1,6 @@
-"""The mapping file of a hospital's own table: which column is what, and what its cells mean.
+"""The mapping file of a hospital's own table: its columns and the meaning of their cells.
 
-examples/hospital.yaml shows every key, each with what it is for.
+examples/hospital.yaml explains every key.
 """
 
 import math
@@ -40,7 +40,7 @@ Column = Annotated[str, AfterValidator(_named)]
 
 
 class Cells(BaseModel):
-    """What every mapped column may say; the keys that do not fit its kind are refused."""
+    """The keys of every mapped column; keys that do not apply to its kind are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,35 +62,35 @@ class Cells(BaseModel):
     @field_validator("present_means", "absent_means", mode="before")
     @classmethod
     def _truth(cls, meaning: Any, info: ValidationInfo) -> Any:
-        """A truth, not a cell: what stands in the cells is said by lists."""
+        """A boolean, not a cell: the meaning of cells is given by lists."""
         if meaning is None or str(meaning).lower() in ("true", "false", "1", "0"):
             return meaning
         cells = "any cell that is not blank" if info.field_name == "present_means" else "a blank cell"
         raise ValueError(
-            f"says what {cells} means, true or false, found {meaning!r}; which cells mean true is said by a list, "
+            f"needs true or false, the meaning of {cells}, found {meaning!r}; list the cells that mean true: "
             f"true: [{meaning}]"
         )
 
     @property
     def blank_means(self) -> bool | None:
-        """What a blank cell means: `absent_means`, or the list that has '' in it; None: nothing, it is missing."""
+        """The meaning of a blank cell: `absent_means`, or that of the list with ''; None: missing."""
         if "" in self.true_cells:
             return True
         return False if "" in self.false_cells else self.absent_means
 
     @property
     def read_by_spelling(self) -> bool:
-        """Whether nothing is said of its cells, so that the common spellings of truths are read."""
+        """Whether its cells have no stated meaning, so that common spellings of booleans are read."""
         stated = (self.present_means, self.absent_means)
         return not (self.true_cells or self.false_cells) and all(meaning is None for meaning in stated)
 
     @property
     def interval(self) -> bool:
-        """Whether it is true while the image (day 0) lies between two offsets."""
+        """Whether it is true if the image (day 0) lies between two offsets."""
         return getattr(self, "kind", None) == "interval"
 
     def check_interval(self) -> None:
-        """Raises ValueError unless both ends of the interval are given."""
+        """Raises ValueError unless both offsets of the interval are given."""
         if not (self.starts and self.ends):
             raise ValueError("an interval needs 'starts' and 'ends', columns of days from the image")
 
@@ -121,7 +121,7 @@ class VariableMapping(Cells):
     @field_validator("range", "window_days", mode="before")
     @classmethod
     def _two_numbers(cls, limits: Any, info: ValidationInfo) -> Any:
-        """A list of two numbers; of a window either may be null."""
+        """A list of two numbers; in a window either may be null."""
         open_ended = info.field_name == "window_days"
         if (
             isinstance(limits, (list, tuple))
@@ -136,7 +136,7 @@ class VariableMapping(Cells):
     @model_validator(mode="before")
     @classmethod
     def _of_its_kind(cls, entry: Any) -> Any:
-        """Before the values are read: what is wrong in a key that means nothing here does not matter."""
+        """Checked first, so that errors are not about the value of a key that does not apply."""
         return refuse_other_keys(entry, "ehr")
 
     @model_validator(mode="after")
@@ -151,32 +151,32 @@ class VariableMapping(Cells):
                 raise ValueError("a categorical variable needs 'levels', at least two")
         elif self.kind == "numeric":
             if self.range is None or not self.range[0] < self.range[1]:
-                raise ValueError("a numeric variable needs 'range', the lowest and the highest value that is possible")
+                raise ValueError("a numeric variable needs 'range', the lowest and the highest possible value")
         elif not self.read_by_spelling:
             _check_meanings(self)
             _check_blank(self)
         if "window_days" in self.model_fields_set and self.days_from_film is None:
-            raise ValueError("'window_days' needs 'days_from_film', the column it is a window of")
+            raise ValueError("'window_days' needs 'days_from_film', the column that it limits")
         first, last = self.window_days
         if first is not None and last is not None and first > last:
             raise ValueError(f"'window_days' needs its earlier day first, found {first} and {last}")
         if self.reaches_past_image and self.known_at_film:
-            raise ValueError("'known_at_film' cannot be true for a window that reaches past the image (day 0)")
+            raise ValueError("'known_at_film' cannot be true for a window that ends after the image (day 0)")
         return self
 
     @property
     def of_blank(self) -> bool | str | None:
-        """The value of a blank cell; None: it is missing."""
+        """The value of a blank cell; None: missing."""
         return self.levels.get("") if self.kind == "categorical" else self.blank_means
 
     @property
     def reaches_past_image(self) -> bool:
-        """Whether values stored after the image are taken."""
+        """Whether it includes values from after the image."""
         return self.days_from_film is not None and (self.window_days[1] is None or self.window_days[1] > 0)
 
     @property
     def known(self) -> bool:
-        """Whether the value is known when the image is taken: as the mapping says, else by the window."""
+        """Whether the value is known when the image is taken: `known_at_film`, else by the window."""
         return not self.reaches_past_image if self.known_at_film is None else self.known_at_film
 
     @property
@@ -185,7 +185,7 @@ class VariableMapping(Cells):
         return tuple(name for name in (self.column, self.starts, self.ends, self.days_from_film) if name)
 
     def described(self) -> Variable:
-        """As the cohort's metadata has it: an interval is a boolean there."""
+        """Its entry in the cohort's metadata, where an interval is a boolean."""
         return Variable(
             kind="boolean" if self.kind == "interval" else self.kind,
             levels=tuple(dict.fromkeys(self.levels.values())),
@@ -198,7 +198,7 @@ class VariableMapping(Cells):
 
 
 class LabelMapping(Cells):
-    """One entry of `labels`: a column of 1, 0, -1 or blank, or cells with a stated meaning, or an interval."""
+    """One entry of `labels`: a column of 1, 0, -1 or blank, cells with a stated meaning, or an interval."""
 
     kind: Literal["label", "boolean", "interval"] = "label"
     uncertain_cells: tuple[str, ...] = Field((), alias="uncertain")
@@ -223,13 +223,13 @@ class LabelMapping(Cells):
 
     @property
     def means_something(self) -> bool:
-        """Whether cells that are not blank are given a meaning, instead of being 1, 0 or -1."""
+        """Whether filled cells have a stated meaning, instead of being 1, 0 or -1."""
         uncertain = self.uncertain_cells not in ((), ("",))
         return bool(self.true_cells or self.false_cells or uncertain or self.present_means is not None)
 
     @property
     def blank(self) -> Literal["negative", "positive", "uncertain", "unknown"]:
-        """What a blank cell means, as the cohort's metadata has it."""
+        """The meaning of a blank cell, as in the cohort's metadata."""
         if "" in self.uncertain_cells:
             return "uncertain"
         return "unknown" if self.blank_means is None else "positive" if self.blank_means else "negative"
@@ -241,9 +241,9 @@ class LabelMapping(Cells):
 
 
 class Mapping(BaseModel):
-    """The whole mapping file; `name` is the source that results are told apart by (default: the file's name).
+    """The whole mapping file; `name` is the name of the data set in results (default: the table's name).
 
-    Without a `split` column patients are drawn into `split_shares` by a salted hash.
+    Without a `split` column, patients are split by a salted hash into `split_shares`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -265,7 +265,7 @@ class Mapping(BaseModel):
     @field_validator("taken_at_format", mode="before")
     @classmethod
     def _formats(cls, formats: Any) -> Any:
-        """One format of strptime, or a list of them, each with a whole date."""
+        """One strptime format or a list of them, each with a full date."""
         listed = [formats] if isinstance(formats, str) else formats
         if not isinstance(listed, (list, tuple)) or not all(isinstance(form, str) for form in listed):
             raise ValueError("needs a format such as '%d.%m.%Y %H:%M', or a list of them")
@@ -279,7 +279,7 @@ class Mapping(BaseModel):
     @field_validator("exact_ids", mode="before")
     @classmethod
     def _exact(cls, keys: Any) -> Any:
-        """One key of an id, or a list of them."""
+        """One id key or a list of them."""
         listed = [keys] if isinstance(keys, str) else keys
         if not isinstance(listed, list) or not all(key in ("image_id", "patient_id", "study_id") for key in listed):
             raise ValueError(f"needs a list of image_id, patient_id and study_id, [patient_id], found {keys!r}")
@@ -294,8 +294,8 @@ class Mapping(BaseModel):
     def _one_way_to_split(self) -> "Mapping":
         shares = self.split_shares
         if set(shares) != set(SPLITS) or min(shares.values()) < 0 or not 0 < sum(shares.values()) < math.inf:
-            raise ValueError(f"'split_shares' needs a share from 0 up for each of {', '.join(SPLITS)}")
-        # --ehr and --labels take names separated by commas; --ehr none is no chart, the label macro is the mean.
+            raise ValueError(f"'split_shares' needs a share of at least 0 for each of {', '.join(SPLITS)}")
+        # --ehr and --labels take comma-separated names; `--ehr none` means no chart, the label `macro` is the mean.
         for section, names, taken in (("ehr", self.ehr, "none"), ("labels", self.labels, "macro")):
             for name in names:
                 if not name.strip() or "," in name or name == taken:
@@ -305,12 +305,12 @@ class Mapping(BaseModel):
         if self.same_patient == SPELLING and "patient_id" in self.exact_ids:
             raise ValueError("expected 'same_patient: spelling' or patient_id in 'exact_ids', found both")
         if self.taken_at_format and self.taken_at is None:
-            raise ValueError("'taken_at_format' needs 'taken_at', the column whose times it is a format of")
+            raise ValueError("'taken_at_format' needs 'taken_at', the column with these times")
         return self
 
 
 def read_mapping(file: Path) -> Mapping:
-    """Reads and checks a mapping file; raises InputError with the first thing that is wrong with it."""
+    """Reads and checks a mapping file; raises InputError with its first problem."""
     tree = read_yaml(file, "a mapping file")
     try:
         return Mapping.model_validate(tree)
@@ -326,7 +326,7 @@ def _is_limit(limit: Any, open_ended: bool) -> bool:
 
 def _text(cell: Any, what: str = "cell") -> str:
     if isinstance(cell, bool) or cell is None:
-        place = " as it stands in the table" if what == "cell" else ""
+        place = " as in the table" if what == "cell" else ""
         raise ValueError(f"YAML reads this {what} as {cell}; write it in quotes{place}")
     return str(cell).strip()
 
@@ -334,17 +334,17 @@ def _text(cell: Any, what: str = "cell") -> str:
 def _check_meanings(cells: Cells, uncertain: tuple[str, ...] = ()) -> None:
     listed, stated = cells.true_cells + cells.false_cells, cells.present_means
     if uncertain and not listed:
-        raise ValueError("'uncertain' needs the lists 'true' and 'false' beside it, [1] and [0] in a column of numbers")
+        raise ValueError("'uncertain' also needs the lists 'true' and 'false', [1] and [0] in a column of numbers")
     if bool(listed) == (stated is not None):
         raise ValueError("needs lists of cells under 'true' and 'false', or 'present_means' (not both)")
     lists = {"true": cells.true_cells, "false": cells.false_cells, "uncertain": uncertain}
     for (one, ours), (other, theirs) in combinations(lists.items(), 2):
         both = sorted(set(ours) & set(theirs))
         if both:
-            raise ValueError(f"the cell {both[0]!r} stands under {one!r} and under {other!r}")
+            raise ValueError(f"the cell {both[0]!r} is in both {one!r} and {other!r}")
 
 
 def _check_blank(cells: Cells, uncertain: tuple[str, ...] = ()) -> None:
-    """That a blank cell means one thing."""
+    """Raises ValueError if a blank cell has two meanings."""
     if cells.absent_means is not None and "" in cells.true_cells + cells.false_cells + uncertain:
-        raise ValueError("'absent_means' and '' in a list both say what a blank cell means; say it once")
+        raise ValueError("'absent_means' and '' in a list both define a blank cell; give only one")

@@ -1,4 +1,4 @@
-"""Which keys of a mapping mean something for an entry's kind, and what is said of one that is not as expected."""
+"""Which keys of a mapping apply to each kind of entry, and the error sentences for an invalid mapping."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ _TIMED = {"column", "days_from_film", "window_days"}
 _MEANINGS = {"true", "false", "present_means", "absent_means"}
 _INTERVAL = {"starts", "ends", "absent_means"}
 _LABEL = {"kind", "column", "uncertain"} | _MEANINGS
-# For each section and kind; a label is of the kind label unless it says otherwise.
+# By section and kind; the default kind of a label is `label`.
 KEYS = {
     "ehr": {
         "interval": _OF_VARIABLES | _INTERVAL,
@@ -22,7 +22,7 @@ KEYS = {
     },
     "labels": {"label": _LABEL, "boolean": _LABEL, "interval": {"kind"} | _INTERVAL},
 }
-# A likeness below this names another word (`values` is no `false`).
+# Below this similarity it is another word, not a typing error (`values` is not `false`).
 _TYPING_ERROR = 0.6
 _LONGEST = 300
 _NOUNS = {"ehr": "variable", "labels": "label"}
@@ -30,21 +30,21 @@ _EVERY = {section: set[str]().union(*kinds.values()) for section, kinds in KEYS.
 
 
 def keys_of(section: str, entry: Any) -> list[str]:
-    """The keys that an entry of `ehr` or `labels` may have, in order; those of every kind where it says none."""
+    """The sorted keys that an entry of `ehr` or `labels` may have; those of all kinds if it has no kind."""
     return sorted(KEYS[section].get(_kind(entry), _EVERY[section]))
 
 
 def refuse_other_keys(entry: Any, section: str) -> Any:
-    """The entry as it is; raises ValueError for a key that means something for another kind alone.
+    """Returns the entry; raises ValueError for a key that applies only to another kind.
 
-    What is wrong in the value of such a key does not matter, so this comes before the values are read.
+    It runs before the values are read, so that errors are not about the value of such a key.
     """
     if isinstance(entry, dict):
         meant = keys_of(section, entry)
         for name in sorted(entry.keys() & _EVERY[section] - set(meant)):
             kind = _kind(entry)
             what = {"interval": "an interval", "label": "a label"}.get(kind, f"a {kind} {_NOUNS[section]}")
-            raise ValueError(f"{name!r} means nothing for {what}, which has {', '.join(meant)}")
+            raise ValueError(f"{name!r} does not apply to {what}, which has {', '.join(meant)}")
     return entry
 
 
@@ -53,21 +53,21 @@ def _kind(entry: Any) -> str:
 
 
 def sentence(error: ValidationError, tree: dict[str, Any], keys: Sequence[str]) -> str:
-    """What the first thing is that is wrong with the mapping `tree`, which may have the `keys`."""
+    """The first problem of the mapping `tree`, whose valid `keys` are given."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         section, *inner = (str(part) for part in first["loc"])
         known = keys_of(section, tree[section].get(inner[0], {})) if len(inner) > 1 else keys
         close = nearest(str(first["loc"][-1]), known, likeness=_TYPING_ERROR)
-        return f"expected only known keys, found {_short(repr(where))}{close or '; there are ' + ', '.join(known)}"
+        return f"expected known keys, found {_short(repr(where))}{close or '; there are ' + ', '.join(known)}"
     if first["type"] == "missing":
         return f"expected {where!r}, found none; it is required"
     message = _short(str(first["msg"]).removeprefix("Value error, "))
     if not where:
         return message
     if first["type"] == "value_error":
-        return f"expected another {where!r}: {message}"
+        return f"expected a valid {where!r}: {message}"
     message = message.removeprefix("Input should be ").partition(" or instance of")[0]
     return f"expected {where!r} to be {message}, found {_short(repr(first['input']))}"
 

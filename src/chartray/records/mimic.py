@@ -1,4 +1,4 @@
-"""MIMIC-IV and MIMIC-CXR-JPG -> cohort: the chart of each image, linked by the strict or the published rule."""
+"""MIMIC-IV and MIMIC-CXR-JPG -> cohort: each image with its chart, linked by the strict or the published rule."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -50,14 +50,14 @@ from chartray.schema import (
     Variable,
 )
 
-# PhysioNet's labels lack 8 studies of 227,835; from this share on, a file may be half a download.
-_HALF = "it may be half a file: get it again, if it is not meant to be so"
+# PhysioNet's labels lack 8 studies of 227,835. If a larger share than this is missing, the download may be incomplete.
+_HALF = "the file may be incomplete: download it again, unless this is intended"
 _LACKING = 0.001
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 
 
 class _Files(NamedTuple):
-    """What is being read: MIMIC-IV's tables, the images' metadata, the official split (None: no file), the labels."""
+    """The files being read: MIMIC-IV's tables, the images' metadata, the official split (None: no file), the labels."""
 
     hospital: Future[mimic_tables.MimicTables]
     images: Future[pa.Table]
@@ -69,11 +69,11 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
     """One row per image of MIMIC-CXR-JPG with sex, age, view, position, mortality, icu, race and its labels.
 
     `mimic_iv` is the folder of MIMIC-IV 1.0 (`core/`) or 2.x and 3.x (`hosp/`), or the URL of a database that
-    holds its tables. Images may be absent. `rules` are METHOD's section 2; only the strict ones leave a value
-    missing where there is no record. Raises InputError for a missing table or column.
+    holds its tables. Image files may be absent. `rules` are those of docs/method.md; only the strict ones leave a value
+    missing if there is no record. Raises InputError for a missing table or column.
     """
     root = need_folder(mimic_cxr, "MIMIC-CXR-JPG")
-    # csv.gz is unpacked on one core a file.
+    # Each csv.gz is decompressed on one core.
     with ThreadPoolExecutor(2) as beside:
         reading = _Files(
             hospital=beside.submit(mimic_tables.read_mimic_tables, mimic_iv, ordered=rules == "published"),
@@ -90,13 +90,13 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
 def _assembled(
     charts: ImageCharts, source: mimic_tables.MimicTables, reading: _Files, root: Path, rules: Rules
 ) -> Cohort:
-    """The images that stay, split and labelled."""
+    """The cohort: exclusions, splits and labels."""
     rows = charts.rows
     missing = _missing(rows) | charts.missing
     flow = [FlowStep("rows of the MIMIC-CXR metadata", rows.num_rows, rows.num_rows), *charts.steps]
     official = reading.split.result()
     if official is not None:
-        # As long as the rows are still those of the metadata csv, whose images PhysioNet's split csv has in its order.
+        # Before any exclusion: PhysioNet's split csv lists the images in the order of the metadata csv.
         rows = rows.append_column("split", _official_splits(rows["image_id"], *official))
     if rules == "published":
         rows = _published_exclusions(rows, flow)
@@ -124,9 +124,9 @@ def _assembled(
 
 
 def _metadata_cells(root: Path) -> pa.Table:
-    """The metadata csv's cells, one row an image; raises InputError for an image without its ids, or one named twice.
+    """The cells of the metadata csv, one row per image; raises InputError for missing ids and repeated images.
 
-    Patients and studies are whole numbers, however the file writes them: their folders are called by them.
+    Patients and studies become whole numbers, as in the names of their folders.
     """
     file = _need_cxr_csv(root, "metadata")
     ids = ["dicom_id", "subject_id", "study_id"]
@@ -142,7 +142,7 @@ def _metadata_cells(root: Path) -> pa.Table:
 
 
 def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
-    """The metadata's own columns beside `chart`: ids, view and position."""
+    """`chart` with the columns of the metadata: ids, view and position."""
     rows = chart
     for name, (column, level) in {
         "view": ("ViewPosition", view_level),
@@ -158,14 +158,14 @@ def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
 
 
 def _paths(rows: pa.Table, root: Path) -> pa.ChunkedArray:
-    """Where each image lies: ROOT/files/p10/p10000032/s50414267/<dicom_id>.jpg."""
+    """The path of each image: ROOT/files/p10/p10000032/s50414267/<dicom_id>.jpg."""
     image, patient, study = rows["image_id"], rows["patient_id"], rows["study_id"]
     tens = pc.utf8_slice_codeunits(patient, 0, 2)
     return pc.binary_join_element_wise(f"{root}/files/p", tens, "/p", patient, "/s", study, "/", image, ".jpg", "")
 
 
 def _with_race(rows: pa.Table, admissions: pa.Table) -> pa.Table:
-    """The race of each image's patient, where the admissions have a column of it."""
+    """Adds the race of each image's patient if the admissions have such a column."""
     if race_column(admissions) is None:
         return rows
     groups, cells = race_of_images(rows["patient_id"], admissions)
@@ -186,7 +186,7 @@ def _missing(rows: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def _published_exclusions(rows: pa.Table, flow: list[FlowStep]) -> pa.Table:
-    """Rows without sex, and rows of another view than the four; a missing view stays (METHOD section 2)."""
+    """Excludes rows without sex and rows of other views; a missing view is kept (docs/method.md)."""
     with_sex = pc.is_valid(rows["ehr.sex"])
     cell = rows["view_cell"].combine_chunks()
     not_said = pc.or_(pc.is_null(cell), placeholders_among(cell).fill_null(False))
@@ -194,8 +194,8 @@ def _published_exclusions(rows: pa.Table, flow: list[FlowStep]) -> pa.Table:
     of_known_sex, left = (pc.sum(mask).as_py() or 0 for mask in (with_sex, kept))
     flow.append(excluding("sex known", rows.num_rows, of_known_sex, "no sex in MIMIC-IV (published rule)"))
     why = f"a view other than {', '.join(VIEW_LEVELS)} (published rule)"
-    flow.append(excluding("one of the four views, or none given", of_known_sex, left, why))
-    # Every column is copied: once for both rules, none that nobody reads again, and not at all where they drop nothing.
+    flow.append(excluding("one of the four views, or no view", of_known_sex, left, why))
+    # Filtering copies every column: once for both exclusions, without the cells, and only if rows are excluded.
     read_again = rows.drop_columns([name for name in rows.column_names if name.endswith("_cell")])
     return read_again if left == rows.num_rows else read_again.filter(kept)
 
@@ -210,7 +210,7 @@ def _official_split(root: Path) -> tuple[Path, pa.Table] | None:
 
 
 def _official_splits(images: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa.Array:
-    """The split of each image by `cells`, the content of `file`; null where the image is not in it."""
+    """The split of each image from `cells`, the content of `file`; null if the image is not in it."""
     if images.equals(cells["dicom_id"]):
         split = cells["split"].combine_chunks()
     else:
@@ -227,7 +227,7 @@ def _official_splits(images: pa.ChunkedArray, file: Path, cells: pa.Table) -> pa
 def _within_splits(
     rows: pa.Table, official: tuple[Path, pa.Table], flow: list[FlowStep]
 ) -> tuple[pa.Table, list[DataWarning]]:
-    """The rows that the split csv gives a split; a caution where it or the metadata may be half a file."""
+    """The rows with an official split, and a warning if the split csv or the metadata may be incomplete."""
     file, cells = official
     kept = rows.filter(pc.is_valid(rows["split"])) if rows["split"].null_count else rows
     flow.append(excluding("official split", rows.num_rows, kept.num_rows, f"not in {file.name}"))
@@ -235,7 +235,7 @@ def _within_splits(
     if rows.num_rows - kept.num_rows <= _LACKING * rows.num_rows:
         return kept, []
     lost = rows.num_rows - kept.num_rows
-    what = f"{lost} of {rows.num_rows} images are not among the {cells.num_rows} of {file.name} and are left out"
+    what = f"{lost} of {rows.num_rows} images are not among the {cells.num_rows} of {file.name} and were excluded"
     return kept, [DataWarning("split", what, lost, _HALF)]
 
 
@@ -247,15 +247,16 @@ def _label_cells(root: Path) -> tuple[StudyCells, StudyCells | None]:
 def _labels(
     rows: pa.Table, labelled: StudyCells, read: StudyCells | None, flow: list[FlowStep]
 ) -> tuple[Labels, list[DataWarning]]:
-    """The labels of each image's study: the labeller's, or the radiologists' of 2.1.0 for the studies they read; and
-    what is to be said of studies that have none.
+    """The labels of each image's study, and warnings about studies without labels.
+
+    The radiologists' labels of 2.1.0 replace the labeller's for the studies that they read.
     """
     studies = rows["study_id"].combine_chunks().cast(pa.int64())
     warnings = _unlabelled(studies, labelled, read, flow)
     labels = study_labels(studies, labelled, read)
     if read is not None:
         why = (
-            f"labels of {labels.read} images are the radiologists' of {read.file.name}, the others of "
+            f"{labels.read} images have the radiologists' labels of {read.file.name}, the others have those of "
             f"{_stem(labelled.file)}.csv"
         )
         flow.append(FlowStep("labels", rows.num_rows, rows.num_rows, why))
@@ -265,9 +266,9 @@ def _labels(
 def _unlabelled(
     studies: pa.Array, labelled: StudyCells, read: StudyCells | None, flow: list[FlowStep]
 ) -> list[DataWarning]:
-    """The images whose study no file of labels names, in the flow; a caution where half a file looks so.
+    """Records images whose study has no labels in the flow; warns if the file of labels may be incomplete.
 
-    Raises InputError if none of the studies is named.
+    Raises InputError if no study has labels.
     """
     files = [labelled] if read is None else [labelled, read]
     ids = pa.chunked_array([chunk for each in files for chunk in each.content["study_id"].chunks], pa.int64())
@@ -278,9 +279,9 @@ def _unlabelled(
     absent, all_of_them = (pc.count_distinct(some).as_py() for some in (studies.filter(pc.invert(named)), studies))
     if absent == all_of_them:
         raise InputError(
-            f"expected the images' studies in {labelled.file}, found none of {all_of_them}; get the file again"
+            f"expected the images' studies in {labelled.file}, found none of {all_of_them}; download the file again"
         )
-    why = f"{absent} of {all_of_them} studies, with {images} images, are not in {labelled.file.name}: no label is known"
+    why = f"{absent} of {all_of_them} studies, with {images} images, are not in {labelled.file.name}: no labels"
     flow.append(FlowStep("studies with labels", len(studies), len(studies), why))
     if absent <= _LACKING * all_of_them:
         return []
@@ -296,7 +297,7 @@ def _need_cxr_csv(root: Path, table: str) -> Path:
 
 
 def _find_cxr_csv(root: Path, table: str) -> Path | None:
-    """`mimic-cxr-<release>-<table>.csv[.gz]`, of the newest release where there are several."""
+    """`mimic-cxr-<release>-<table>.csv[.gz]` of the newest release."""
     stems = sorted({_stem(file) for file in root.glob(f"mimic-cxr-*-{table}.csv*")})
     return find_csv(root, stems[-1]) if stems else None
 
@@ -306,7 +307,7 @@ def _stem(file: Path) -> str:
 
 
 def _variables(rules: Rules, race: str | None = None) -> dict[str, Variable]:
-    """`race` is the admissions' column of it: in none of the published sets, there to be audited."""
+    """The chart variables. `race` names its column in the admissions; it is for audits and in no published set."""
     after = rules == "strict"
     variables = {
         "sex": Variable(kind="categorical", levels=SEX_LEVELS, group="demographic", columns=("patients.gender",)),
@@ -332,7 +333,7 @@ def _variables(rules: Rules, race: str | None = None) -> dict[str, Variable]:
             kind="categorical",
             levels=ICU_LEVELS,
             group="stay",
-            # By calendar dates an image at 08:00 counts for a stay that begins at 20:00.
+            # The published rule compares dates: an image at 08:00 is linked to a stay that begins at 20:00.
             known_at_film=after,
             columns=("icustays.intime", "icustays.outtime"),
         ),

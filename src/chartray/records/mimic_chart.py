@@ -1,4 +1,4 @@
-"""What MIMIC-IV says of each image: the admission and the ICU stay linked, sex, age, mortality, icu."""
+"""The chart of each image from MIMIC-IV: its admission and ICU stay, sex, age, mortality and icu."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,9 @@ from chartray.records.parsing import RADIOGRAPH_YEARS, by_cell, number, truth
 from chartray.records.warnings import DataWarning
 from chartray.schema import AGE_RANGE, EHR_PREFIX, ICU_LEVELS, MORTALITY_LEVELS, Rules
 
-# MIMIC-IV writes this anchor_age for everybody over 89, however old (MIT-LCP/mimic-code#1231), and 0 for newborns.
+# MIMIC-IV gives everybody over 89 this anchor_age (MIT-LCP/mimic-code#1231), and newborns 0.
 _OVER_89 = 91.0
-_BEFORE_91 = "(over 89 some years after the image)"
+_BEFORE_91 = "(over 89 only after the image)"
 
 
 class ImageCharts(NamedTuple):
@@ -38,7 +38,7 @@ class ImageCharts(NamedTuple):
 
 
 class _Linked(NamedTuple):
-    """What covers each image, and where something that is not known of a stay may cover it too (N,)."""
+    """The stays linked to each image, and whether a stay with incomplete times may cover it too (N,)."""
 
     admission: Links
     icu: Links
@@ -47,9 +47,9 @@ class _Linked(NamedTuple):
 
 
 def chart_of_images(cells: pa.Table, file: Path, hospital: MimicTables, rules: Rules) -> ImageCharts:
-    """The charts of the images of `cells` (subject_id as whole numbers, StudyDate and StudyTime as text) from `file`.
+    """The charts of the images in `cells` (subject_id as whole numbers, StudyDate and StudyTime as text) of `file`.
 
-    Raises InputError for times of MIMIC-IV that cannot be read.
+    Raises InputError for unreadable times of stays.
     """
     tables = hospital.tables
     admissions = spans(tables["admissions"], "admittime", "dischtime", hospital.place["admissions"])
@@ -92,12 +92,12 @@ def chart_of_images(cells: pa.Table, file: Path, hospital: MimicTables, rules: R
 
 
 def _encounters(admissions: Spans, cells: pa.Table, file: Path) -> tuple[Stays, dict[str, dict[str, int]]]:
-    """Admissions from the emergency registration on, where that came first, and registrations that cannot be read."""
+    """Admissions from the emergency registration on, if that is earlier, and counts of unreadable registrations."""
     if "edregtime" not in cells.column_names:
         return admissions.forwards(admissions.stays.begins), {}
     registered = moments(cells["edregtime"], "edregtime", file).at
     lost = count_unreadable(cells["edregtime"], pa.array(registered))
-    lost.pop(ABSENT, None)  # who came by another way has none
+    lost.pop(ABSENT, None)  # patients who were not registered in the emergency department
     return admissions.forwards(linking.encounter_begins(admissions.stays.begins, registered)), {"edregtime": lost}
 
 
@@ -109,7 +109,7 @@ def _linked_strict(images: ImageTimes, encounters: Stays, icu_stays: Spans) -> _
 
 
 def _linked_published(images: ImageTimes, admissions: Spans, icu_stays: Spans) -> _Linked:
-    """An image without a date may lie in any stay; of several the last in table order wins, known or not."""
+    """An image without a date may lie in any stay; of several stays the last in table order is linked."""
     dateless = np.isnat(images.at)
     links, perhaps = [], []
     for each in (admissions, icu_stays):
@@ -122,7 +122,7 @@ def _linked_published(images: ImageTimes, admissions: Spans, icu_stays: Spans) -
 
 
 def _last_possible(images: ImageTimes, stays: Spans, *, by_date: bool) -> linking.Integers:
-    """(N,) the row of the last stay that something not known of it lets cover the image, or NO_STAY."""
+    """(N,) the row of the last stay with incomplete times that may cover the image, or NO_STAY."""
     possible = stays.possible(by_date=by_date)
     rows = np.flatnonzero(possible.patient != NOBODY)
     link = linking.link_published if by_date else linking.link_strict
@@ -131,7 +131,7 @@ def _last_possible(images: ImageTimes, stays: Spans, *, by_date: bool) -> linkin
 
 
 def _numbers(cells: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """(N,), NaN where the cell is no number."""
+    """(N,), NaN if the cell is not a number."""
     column = cells.combine_chunks()
     column = column if column.type == pa.float64() else by_cell(column, number, pa.float64())
     numbers: npt.NDArray[np.float64] = column.fill_null(np.nan).to_numpy()
@@ -153,7 +153,7 @@ class _Ages(NamedTuple):
 
     @classmethod
     def of_images(cls, patients: pa.Table, row: pa.Array, day: linking.Times) -> "_Ages":
-        """Year of the image - anchor_year + anchor_age, from each image's `row` of the patients."""
+        """Age = year of the image - anchor_year + anchor_age, with each image's `row` in the patients."""
         anchor = {name: _numbers(patients[name]) for name in ("anchor_age", "anchor_year")}
         age, year = anchor.values()
         anchor["anchor_age"] = np.where((age >= 0) & (age % 1 == 0), age, np.nan)
@@ -176,48 +176,48 @@ class _Ages(NamedTuple):
         return cls(at_image, cell, oldest & (image_year >= anchor_year), later, anchor_age == 0)
 
     def steps(self, rules: Rules) -> list[FlowStep]:
-        """What the flow says of patients over 89."""
+        """The flow's note on patients over 89."""
         images, oldest, later = len(self.age), int(self.over_89.sum()), int(self.later.sum())
         if not oldest + later:
             return []
-        known = f"{oldest} images of patients over 89 have the age {_OVER_89:.0f}, as MIMIC-IV writes every such age"
-        unknown = f"{later} images were taken before the year in which MIMIC-IV has their patient over 89: no age"
+        known = f"{oldest} images of patients over 89 have the age {_OVER_89:.0f}, as in MIMIC-IV"
+        unknown = f"{later} images have no age: MIMIC-IV lists the patient as over 89 only in a later year"
         if rules == "published":
-            known = f"{oldest + later} images of patients over 89: the published rule counts from {_OVER_89:.0f}"
+            known = f"{oldest + later} images of patients over 89: their age is computed from {_OVER_89:.0f}"
             unknown = ""
         said = [known] * bool(oldest or not unknown) + [unknown] * bool(later and unknown)
         return [FlowStep("age over 89", images, images, "; ".join(said))]
 
     def warnings(self) -> list[DataWarning]:
-        """Newborns: MIMIC-CXR's patients came through the emergency department, and none is one."""
+        """A warning about newborns: MIMIC-CXR has only patients of the emergency department, and no newborns."""
         images = int(self.newborn.sum())
         if not images:
             return []
-        what = f"{images} images of patients whose anchor_age is 0, which is a newborn's; MIMIC-CXR has none"
-        return [DataWarning("age", what, images, "look whether their images and patients belong together")]
+        what = f"{images} images of newborns (anchor_age 0), which MIMIC-CXR does not contain"
+        return [DataWarning("age", what, images, "check that these images belong to these patients")]
 
 
 def _undated(missing: dict[str, dict[str, int]]) -> list[DataWarning]:
-    """What it means that an image's date or time cannot be read."""
+    """Warnings about unreadable dates and times of images."""
     warnings = []
     for name, form, lost in (
-        ("StudyDate", "21500301 or 2150-03-01", "age, mortality and icu are"),
-        ("StudyTime", "93012.5 or 09:30:12.5", "under the strict rules mortality and icu are"),
+        ("StudyDate", "21500301 or 2150-03-01", "age, mortality and icu are missing for them"),
+        ("StudyTime", "93012.5 or 09:30:12.5", "under the strict rules mortality and icu are missing for them"),
     ):
         images = missing.get(name, {}).get(UNREADABLE, 0)
         if images:
-            what = f"{images} images whose cell cannot be read: {lost} missing for them"
+            what = f"unreadable in {images} images: {lost}"
             warnings.append(DataWarning(name, what, images, f"write it as {form}"))
     return warnings
 
 
 def _early(images: ImageTimes, admissions: Stays, links: Links) -> int:
-    """How many images were linked through an emergency registration, before the admission itself."""
+    """How many images lie between an emergency registration and its admission."""
     return int((images.at[links.found] < admissions.begins[links.stay[links.found]]).sum())
 
 
 def _of_patient(patients: pa.Table, row: pa.Int32Array, ages: _Ages, rules: Rules) -> dict[str, pa.Array]:
-    """Sex and age from each image's `row` of the patients; a strict age over 89 is the one that MIMIC-IV writes."""
+    """Sex and age from each image's `row` in the patients; under the strict rules ages over 89 are MIMIC-IV's 91."""
     sex = patients["gender"].combine_chunks().take(row)
     age, cell = ages.age, ages.cell
     if rules == "strict":
@@ -233,10 +233,10 @@ def _of_patient(patients: pa.Table, row: pa.Int32Array, ages: _Ages, rules: Rule
 
 
 def _of_stays(expired: pa.StringArray, linked: _Linked, rules: Rules) -> dict[str, pa.Array]:
-    """Mortality of each image's admission, and whether it was in an ICU.
+    """Mortality in each image's admission, and whether the patient was in an ICU.
 
-    The published rules know no image outside of an admission: alive there, and not in an ICU. What cannot be read is
-    missing under both.
+    Under the published rules, an image outside every admission counts as alive and not in an ICU. Unreadable values are
+    missing under both rules.
     """
     found = linked.admission.found
     died = by_cell(expired, _mortality, pa.string())
@@ -256,5 +256,5 @@ def _mortality(cell: str) -> str | None:
 
 
 def _of_stay(cells: pa.ChunkedArray, links: Links) -> pa.Array:
-    """The cell of each image's stay."""
+    """The cell of each image's stay, null without a stay."""
     return cells.combine_chunks().take(pa.array(links.stay, mask=~links.found))

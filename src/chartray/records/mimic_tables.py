@@ -27,8 +27,8 @@ _COLUMNS = {
 }
 # The first is the person, the last the row.
 _IDS = {"patients": ["subject_id"], "admissions": ["subject_id", "hadm_id"], "icustays": ["subject_id", "stay_id"]}
-# Read as such where the whole columns are; a cell that is none is found in the text. Times stay text: it says whether
-# there is a time beside the date.
+# Columns in which every cell is a number; otherwise they are read as text. Times stay text, which shows whether a date
+# has a time.
 _TYPES = {name: dict.fromkeys(ids, pa.int64()) for name, ids in _IDS.items()}
 _TYPES["patients"] |= dict.fromkeys(("anchor_age", "anchor_year"), pa.float64())
 _OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime", *RACE_COLUMNS], "icustays": []}
@@ -42,8 +42,9 @@ _NAMED_RELEASE = re.compile(r"(?<![\d.])([23]\.[0-9])(?![\d.])")
 
 
 class MimicTables(NamedTuple):
-    """The cells of `tables` patients, admissions and icustays, each from its `place`: ids as whole numbers, the others
-    as read. `layout` is the folder that holds patients and admissions, `hosp/` or `core/`, and empty for a database.
+    """The `tables` patients, admissions and icustays, and the `place` each was read from; ids are whole numbers.
+
+    `layout` is the folder of patients and admissions, `hosp/` or `core/`; empty for a database.
     """
 
     release: str
@@ -55,14 +56,14 @@ class MimicTables(NamedTuple):
 def read_mimic_tables(where: str, *, ordered: bool) -> MimicTables:
     """Reads the three tables of MIMIC-IV from a folder or a database URL.
 
-    `ordered`: the rule in use needs the rows' order in the file, which a database's tables do not have.
-    Raises InputError for a missing table or column, a table without rows, an id that is no whole number or given twice.
+    `ordered`: the rule needs the order of the rows, which a database does not keep.
+    Raises InputError for a missing table or column, an empty table, and ids that are repeated or not whole numbers.
     """
     if "://" in where:
         if ordered:
             raise InputError(
-                f"expected a folder of csv files for the published rules, found the database {no_secret(where)}: "
-                "they take the last admission in table order, and its tables have none; use the strict rules"
+                f"expected a folder of csv files for the published rules, found the database {no_secret(where)}; they "
+                "choose the last admission in file order, which a database does not keep, so use --rules strict"
             )
         tables = {name: _from_database(where, name) for name in _COLUMNS}
         place, release = {name: Path(f"{name} of {no_secret(where)}") for name in tables}, "database"
@@ -99,7 +100,7 @@ def _layout(root: Path) -> str:
 
 
 def _release(root: Path, layout: str, patients: pa.Table) -> str:
-    """The release by name: 1.0 has core/; else what the folder is called, else what the tables give away."""
+    """The release: 1.0 has core/; else from the folder's name, else from the tables."""
     if layout == "core":
         return "1.0"
     named = [found[0] for part in root.resolve().parts[-2:] if (found := _NAMED_RELEASE.search(part))]
@@ -107,24 +108,24 @@ def _release(root: Path, layout: str, patients: pa.Table) -> str:
         return str(named[-1])
     if "anchor_year_group" not in patients.column_names:
         return "2.x or 3.x"
-    # 3.0 was the first with patients of these years (MIT-LCP/mimic-code#1838).
+    # Release 3.0 added patients of these years (MIT-LCP/mimic-code#1838).
     newest = pc.any(pc.equal(patients["anchor_year_group"], "2020 - 2022")).as_py()
     return "3.x" if newest else "2.x"
 
 
 def _from_database(url: str, name: str) -> pa.Table:
-    from chartray.records.database import connect_database  # Ibis: a folder of csv files is read without it
+    from chartray.records.database import connect_database  # imports Ibis
 
     server = connect_database(url)
     for schema in _SCHEMAS[name]:
         try:
             table = server.table(name, database=schema)
             break
-        except Exception:  # each backend has its own error for a table that is not there
+        except Exception:  # each backend has its own error for a missing table
             continue
     else:
         raise InputError(
-            f"expected a table {name!r} in schema {_SCHEMAS[name][0]} or alone in {no_secret(url)}, found none"
+            f"expected a table {name!r} in {no_secret(url)}, in schema {_SCHEMAS[name][0]} or without one, found none"
         )
     for column in _COLUMNS[name]:
         if column not in table.columns:

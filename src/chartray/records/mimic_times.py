@@ -1,4 +1,4 @@
-"""When MIMIC's images were taken and its stays began and ended: columns of text -> times, whatever their spelling."""
+"""The times of MIMIC's images and stays: columns of text in any common format -> times."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,24 +15,25 @@ from chartray.records.parsing import CLOCK_NUMBER, RADIOGRAPH_YEARS, by_cell, ca
 MICROSECONDS = pa.timestamp("us")
 _DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
 _ALWAYS = (np.datetime64(NOBODY + 1, "us"), np.datetime64(np.iinfo(np.int64).max, "us"))
-# No date alone is as long as a date and a time in MIMIC-IV's own form.
+# A date without a time is shorter than MIMIC-IV's own format.
 _WITH_SECONDS = len("2150-03-01 14:30:00")
-# From so many cells on, a column with nothing but midnights holds dates, and one with no hour but the first holds HHMM.
+# The fewest cells from which a format is inferred: only midnights means dates, only hour 0 means HHMM.
 _ENOUGH = 100
 
 Flags = npt.NDArray[np.bool_]
 
 
 class Moments(NamedTuple):
-    """`at` (N,), NaT where the cell is blank or no time; `date_only` (N,): where no time of day is written."""
+    """`at` (N,), NaT if the cell is blank or unreadable; `date_only` (N,): whether the cell has no time of day."""
 
     at: Times
     date_only: Flags
 
 
 class Spans(NamedTuple):
-    """What is written of admissions or ICU stays: `stays`, in which a date alone is an end at the end of that day;
-    which end `backwards`, before they begin; and which were `begun_on_a_date`, at no time of day (M,).
+    """Admissions or ICU stays: `stays`, which `backwards` end before they begin, and which begin on a date alone (M,).
+
+    A stay that ends on a date alone ends at the end of that day.
     """
 
     stays: Stays
@@ -40,19 +41,18 @@ class Spans(NamedTuple):
     begun_on_a_date: Flags
 
     def forwards(self, begins: Times) -> Stays:
-        """The stays from `begins` on; one that ends before it begins covers nothing."""
+        """The stays from `begins` on; one that ends before it begins covers no image."""
         return self.stays._replace(begins=np.where(self.backwards, np.datetime64("NaT"), begins))
 
     def certain(self) -> Stays:
-        """The stays as far as it is known that they last: from the second day on where the begin is a date alone."""
+        """The time that each stay certainly covers: from the second day on if it begins on a date alone."""
         begins = self.stays.begins
         return self.forwards(np.where(self.begun_on_a_date, begins + _DAY - _INSTANT, begins))
 
     def possible(self, *, by_date: bool) -> Stays:
-        """All the time that stays may have lasted of which something is not known; the others are nobody's.
+        """The time that stays with incomplete times may cover; the others have no patient.
 
-        By calendar dates, a date alone leaves nothing open, and the published rule says which dates a stay covers that
-        ends before it begins.
+        `by_date`: under the published rule, dates without a time and stays that end before they begin are complete.
         """
         patient, begins, ends = self.stays
         doubtful = np.isnat(begins) | np.isnat(ends)
@@ -67,15 +67,13 @@ class Spans(NamedTuple):
 
 
 def spans(cells: pa.Table, begins: str, ends: str, file: Path) -> Spans:
-    """Admissions or ICU stays (their subject_id as whole numbers); raises InputError for a begin or an end that is
-    written but no time.
-    """
+    """Admissions or ICU stays (subject_id as whole numbers); raises InputError for an unreadable begin or end."""
     written = {name: moments(cells[name], name, file) for name in (begins, ends)}
     for name, (at, _) in written.items():
         wrong = np.flatnonzero(pc.is_valid(cells[name]).to_numpy() & np.isnat(at))
         if wrong.size:
             raise InputError(
-                f"expected dates with times as {name} of {file}, found something else in data row {wrong[0] + 1}; "
+                f"expected dates with times as {name} of {file}, found another form in data row {wrong[0] + 1}; "
                 "write them as 2150-03-01 14:30:00"
             )
     (begin, begun_on_a_date), (end, ended_on_a_date) = written.values()
@@ -85,7 +83,7 @@ def spans(cells: pa.Table, begins: str, ends: str, file: Path) -> Spans:
 
 
 def days(cells: pa.ChunkedArray) -> Times:
-    """YYYYMMDD, or a date in another spelling -> days, NaT where the cell is none; each distinct cell is read once.
+    """YYYYMMDD, or a date in another common format -> days, NaT if unreadable.
 
     >>> days(pa.chunked_array([["21500301", "2150-03-01", "21500230", "21500301.0", None]])).tolist()
     [datetime.date(2150, 3, 1), datetime.date(2150, 3, 1), None, datetime.date(2150, 3, 1), None]
@@ -93,7 +91,7 @@ def days(cells: pa.ChunkedArray) -> Times:
     encoded = cells.combine_chunks().dictionary_encode()
     texts = encoded.dictionary
     times = pc.strptime(texts, "%Y%m%d", "s", error_is_null=True)
-    # strptime takes the 30th of February for the 2nd of March.
+    # strptime reads 30 February as 2 March.
     plain = pc.and_(pc.equal(pc.strftime(times, "%Y%m%d"), texts), _of_an_image(times)).fill_null(False)
     none = pa.scalar(None, pa.date32())
     others = by_cell(pc.if_else(plain, pa.scalar(None, pa.string()), texts), calendar_date, pa.date32())
@@ -103,22 +101,20 @@ def days(cells: pa.ChunkedArray) -> Times:
 
 
 def clocks(cells: pa.ChunkedArray, file: Path) -> npt.NDArray[np.timedelta64]:
-    """HHMMSS.sss, a number that may have lost its leading zeros, or a clock -> time since midnight, or NaT.
+    """HHMMSS.sss, with or without its leading zeros, or HH:MM:SS -> time since midnight, NaT if unreadable.
 
-    93012.5 and 09:30:12.5 are half past nine. Raises InputError for a column that seems to hold HHMM, whose 1415 would
-    be fourteen minutes past midnight.
+    93012.5 and 09:30:12.5 are half past nine. Raises InputError for a column that seems to hold HHMM, since 1415 would
+    be read as 00:14:15.
     """
     texts = cells.combine_chunks()
     digits = pc.match_substring_regex(texts, f"^(?:{CLOCK_NUMBER.pattern})$")
     nothing = pa.scalar(None, pa.string())
     numbers = pc.if_else(digits, texts, nothing).cast(pa.float64()).fill_null(np.nan).to_numpy()
     given = numbers[np.isfinite(numbers)]
-    # Where leading zeros are lost, no number of four digits begins with one: 0932 is HHMM, and so is 1415 beside it.
+    # HHMMSS without leading zeros never begins with 0, so 0932 means that the column holds HHMM.
     padded = pc.any(pc.match_substring_regex(texts, r"^0[0-9]{3}$")).as_py()
     if padded or (len(given) >= _ENOUGH and given.max() < 2400):
-        found = (
-            "four digits with a leading zero, as HHMM has" if padded else "no hour but the first, as if it were HHMM"
-        )
+        found = "HHMM (four digits with a leading zero)" if padded else "only times before 00:24, as if it were HHMM"
         raise InputError(f"expected StudyTime as HHMMSS in {file}, found {found}; write it as 141500 or 14:15:00")
     hours, minutes, seconds = numbers // 10000, numbers // 100 % 100, numbers % 100
     valid = (hours < 24) & (minutes < 60) & (seconds < 61)
@@ -128,7 +124,7 @@ def clocks(cells: pa.ChunkedArray, file: Path) -> npt.NDArray[np.timedelta64]:
 
 
 def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Moments:
-    """Times of MIMIC-IV, which are local; raises InputError for one with a zone, since StudyTime has none."""
+    """Local times of MIMIC-IV; raises InputError for a time with a zone, since StudyTime has none."""
     texts = cells.combine_chunks().cast(pa.string())
     try:
         read = texts.cast(MICROSECONDS)
@@ -137,15 +133,15 @@ def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Moments:
         if pc.any(zoned).as_py():
             row = int(np.flatnonzero(zoned.fill_null(False).to_numpy(zero_copy_only=False))[0]) + 1
             raise InputError(
-                f"expected local times without a zone as {column} of {file}, found one with a zone in data row {row}; "
-                "StudyTime has none, so export them without"
+                f"expected times without a time zone as {column} of {file}, found one with a zone in data row {row}; "
+                "export them without, as StudyTime"
             ) from None
         read = by_cell(texts, written_moment, MICROSECONDS)
     read = pc.if_else(_of_an_image(read), read, pa.scalar(None, MICROSECONDS))
     at: Times = read.to_numpy(zero_copy_only=False)
     date_only = np.zeros(len(at), dtype=np.bool_)
     if (pc.min(pc.utf8_length(texts)).as_py() or 0) < _WITH_SECONDS:
-        # A day, a month and a year have eight digits at most.
+        # A date alone has at most eight digits.
         digits = pc.utf8_length(pc.replace_substring_regex(texts, r"\.0$|\D", ""))
         date_only = pc.less_equal(digits, 8).fill_null(False).to_numpy(zero_copy_only=False)
     written = at[~np.isnat(at)]
@@ -160,6 +156,6 @@ def _has_zone(cell: str) -> bool:
 
 
 def _of_an_image(times: pa.Array) -> pa.Array:
-    """Whether a time is of a year in which images are taken: programs write year 1 or 9999 where they have none."""
+    """Whether a time is in a year with X-rays: programs write year 1 or 9999 for missing times."""
     year = pc.year(times)
     return pc.and_(pc.greater_equal(year, RADIOGRAPH_YEARS.start), pc.less(year, RADIOGRAPH_YEARS.stop))

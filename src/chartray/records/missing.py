@@ -1,6 +1,6 @@
-"""Cells that gave no value: counted by what stood there, but never with a date, an identifier or free text in it.
+"""Counts of unusable cells by value, without dates, identifiers and free text.
 
-The counts go into the flow beside the cohort and from there into stores, runs and reports, which travel.
+The counts go into the flow and from there into stores, runs and reports, which are shared.
 """
 
 import re
@@ -14,11 +14,11 @@ ABSENT = "absent"
 UNREADABLE = "(unreadable)"
 RARE = "(rare values)"
 HIDDEN = "(dates, long numbers or long texts)"
-# Cell values of one variable that are named in the flow; a column that is all wrong would fill it otherwise.
+# The most values that are named for one variable; a wrong column could have thousands.
 _NAMED_CELLS = 50
-# A value in fewer images than this could point to one patient; it is named only where few such values occur,
-# as they do among the cells of a variable ("?", "Not visible") and do not in a column of names or remarks.
-_COMMON_FILMS = 5
+# A value in fewer images than this could identify a patient. It is named only if the column has few such values, as a
+# variable has ("?", "Not visible") and a column of names or remarks has not.
+_COMMON = 5
 _RARE_CELLS = 12
 _LONGEST = 40
 _DIGITS_OF_AN_IDENTIFIER = 5
@@ -33,7 +33,7 @@ _DATE = re.compile(
 
 
 def count_missing(cells: Any, values: Any) -> dict[str, int]:
-    """The cells that gave no value, by what stood there as far as it may be told; `absent` where nothing did.
+    """Counts of the cells without a value, by what is safe to show of them; blank cells are `absent`.
 
     >>> count_missing(pa.array(["M", "?", None, "?"]), pa.array(["male", None, None, None]))
     {'?': 2, 'absent': 1}
@@ -44,14 +44,14 @@ def count_missing(cells: Any, values: Any) -> dict[str, int]:
 
 
 def count_unreadable(cells: Any, values: Any) -> dict[str, int]:
-    """As `count_missing` for times, whose cells are never told: how many could not be read, how many were absent."""
+    """Counts of unreadable and absent cells of a column of times, whose values are never shown."""
     lost = _lost(cells, values)
     counts = {UNREADABLE: len(lost) - lost.null_count, ABSENT: lost.null_count}
     return {name: count for name, count in counts.items() if count}
 
 
 def told(counts: Mapping[str, int], *, absent: int = 0) -> dict[str, int]:
-    """Counts of cells under the values that may be told, most frequent first; the others are summed.
+    """Counts of the values that are safe to show, most frequent first, and sums of all others.
 
     >>> told({"Not visible": 16, "?": 3, "03.04.2020": 9, "MRN 8812345": 1}, absent=2)
     {'Not visible': 16, '?': 3, '(dates, long numbers or long texts)': 10, 'absent': 2}
@@ -59,7 +59,7 @@ def told(counts: Mapping[str, int], *, absent: int = 0) -> dict[str, int]:
     named = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     hidden = sum(count for cell, count in named.items() if not tellable(cell))
     named = {cell: count for cell, count in named.items() if tellable(cell)}
-    rare = [cell for cell, count in named.items() if count < _COMMON_FILMS]
+    rare = [cell for cell, count in named.items() if count < _COMMON]
     rarely = sum(named.pop(cell) for cell in rare) if len(rare) > _RARE_CELLS else 0
     kept = dict(list(named.items())[:_NAMED_CELLS])
     sums = {"(other values)": sum(named.values()) - sum(kept.values()), RARE: rarely, HIDDEN: hidden, ABSENT: absent}
@@ -67,8 +67,7 @@ def told(counts: Mapping[str, int], *, absent: int = 0) -> dict[str, int]:
 
 
 def tellable(cell: str) -> bool:
-    """Whether a cell may stand in a message or a flow: short, no date or time, no run of digits like an identifier's,
-    no name as DICOM writes it.
+    """Whether a cell is safe to show: short, and no date, time, identifier or DICOM name.
 
     >>> [tellable(cell) for cell in ("Not visible", "-inf", "700", "3. Mai 2020", "8:15", "p10000032", "Doe^Jane")]
     [True, True, True, False, False, False, False]
@@ -78,12 +77,12 @@ def tellable(cell: str) -> bool:
 
 
 def shown(cell: str) -> str:
-    """A cell for an error message, in quotes, or what it looks like where it may not be told."""
+    """A cell for an error message: in quotes if it is safe to show, else `another value`."""
     return repr(cell) if tellable(cell) else "another value"
 
 
 def masked(cell: str) -> str:
-    """How a cell is written without what it says, in quotes: letters as a or A, digits as 9.
+    """The form of a cell without its content, in quotes: letters as a or A, digits as 9.
 
     >>> masked("P0001"), masked("p0001 ")
     ("'A9999'", "'a9999 '")

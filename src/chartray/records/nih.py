@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14 -> cohort: ids, sex, age and view from its csv, official lists where they lie beside it."""
+"""NIH ChestX-ray14 -> cohort: ids, sex, age, view and labels from its csv, and the splits of its official lists."""
 
 import os
 import re
@@ -81,12 +81,12 @@ def nih_cohort(root: Path) -> Cohort:
 
 
 def _read(file: Path) -> pa.Table:
-    """Ids, findings, chart values and the cells that these were read from."""
+    """Ids, findings, chart values and the cells they were read from."""
     needed = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]
     cells = read_cells(file, [*needed, "View Position"])
     refuse_empty(cells, file)
     refuse_repeated(cells, "Image Index", file)
-    # As text again: a cohort's ids are.
+    # As text again, as in every cohort.
     numbers = {name: whole_numbers(cells[name], name, str(file)) for name in ("Patient ID", "Follow-up #")}
     texts = pa.table({name: column.cast(pa.string()) for name, column in numbers.items()})
     refuse_blank(cells, ["Image Index"], file)
@@ -104,14 +104,14 @@ def _read(file: Path) -> pa.Table:
 
 
 class _Findings(NamedTuple):
-    """What one cell says: `names` of the 14, names that are `unknown`, and whether it contradicts itself."""
+    """The content of one cell: `names` among the 14, `unknown` names, and whether it contradicts itself."""
 
     names: frozenset[str]
     unknown: tuple[str, ...]
     contradicts: bool
 
     def label(self, name: str) -> float | None:
-        """1 or 0; None (unknown, not absent) where a name that cannot be read may have been this one."""
+        """1 or 0; None (unknown, not absent) if the cell has an unreadable name, which may be this one."""
         if self.contradicts:
             return None
         if name in self.names:
@@ -120,7 +120,7 @@ class _Findings(NamedTuple):
 
 
 def _findings(cell: str) -> _Findings:
-    """The findings of a cell such as `Effusion|Mass`, whatever case, spaces and underscores it has.
+    """The findings of a cell such as `Effusion|Mass`; case, spaces and underscores do not matter.
 
     >>> sorted(_findings("effusion | Pleural Thickening").names), _findings("Mass|Oedema").label("Edema")
     (['Effusion', 'Pleural_Thickening'], None)
@@ -129,7 +129,7 @@ def _findings(cell: str) -> _Findings:
     names = {part: _NAMES.get(_letters(part)) for part in parts}
     known = {name for name in names.values() if name is not None}
     unknown = tuple(part for part, name in names.items() if name is None)
-    # A cell of separators alone names nothing, not even that there is no finding.
+    # A cell with only separators is unreadable: it does not even say "No Finding".
     return _Findings(frozenset(known), unknown, not parts or (_NO_FINDING in known and len(parts) > 1))
 
 
@@ -138,8 +138,8 @@ def _letters(name: str) -> str:
 
 
 def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, int], list[DataWarning]]:
-    """1 or 0 for each of the 14, null where the cell is blank or cannot be read; the names that are none of them, by
-    number of images; and what is to be said of them.
+    """1 or 0 for each of the 14 labels, null if the cell is blank or unreadable; unknown names by number of images; and
+    warnings.
     """
     encoded = findings.combine_chunks().dictionary_encode()
     read = [_findings(cell) for cell in encoded.dictionary.to_pylist()]
@@ -147,7 +147,7 @@ def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, i
         LABEL_PREFIX + label: pa.array([each.label(label) for each in read], pa.float64()).take(encoded.indices)
         for label in NIH_LABELS
     }
-    # A cell that cannot be read is no blank, whatever a blank counts as.
+    # An unreadable cell is not a blank, whatever a blank counts as.
     blank = pc.is_null(findings.combine_chunks())
     for label in NIH_LABELS:
         labels |= blank_column(label, labels[LABEL_PREFIX + label], blank)
@@ -162,16 +162,16 @@ def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, i
     warnings = []
     if unread or encoded.null_count:
         what = (
-            f"findings that cannot be read of {unread} image{'' if unread == 1 else 's'}, blank cells of "
-            f"{encoded.null_count}: what they do not name is unknown, not absent"
+            f"unreadable in {unread} image{'' if unread == 1 else 's'}, blank in {encoded.null_count}: findings that "
+            "they do not name are unknown, not absent"
         )
-        remedy = f"write the names of NIH ChestX-ray14 between |, or {_NO_FINDING}"
+        remedy = f"write the names of NIH ChestX-ray14 separated by |, or {_NO_FINDING}"
         warnings.append(DataWarning("Finding Labels", what, unread + encoded.null_count, remedy))
     return labels, unknown, warnings
 
 
 def _paths(images: pa.ChunkedArray, root: Path) -> pa.ChunkedArray:
-    """Where each image lies; an image that is not there gets the path it would have in `images/`."""
+    """The path of each image; a missing image gets the path it would have in `images/`."""
     where: dict[str, str] = {}
     folders = [root / "images", *sorted(root.glob("images_*"))]
     for folder in [inner for outer in folders for inner in (outer, outer / "images") if inner.is_dir()]:

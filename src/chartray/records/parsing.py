@@ -1,4 +1,4 @@
-"""Text cells -> numbers, truths and times, each distinct text read once; null where it is none."""
+"""Text cells -> numbers, booleans and times; null for text in any other format."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-# Three digits and a capital letter, as DICOM has it (PS3.5, AS); `18M` is also how a man of 18 is written.
+# Three digits and a capital letter, as in DICOM (PS3.5, AS). `18M` may also be a man of 18.
 _DICOM_AGE = re.compile(r"(\d{3})([DWMY])", re.ASCII)
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
@@ -20,7 +20,7 @@ _MONTH = (
     r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
     r"oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
 )
-# Year first, or the month by its English name. 03/04/2020 is March or April: no date unless a format says so.
+# Year first, or an English month name. 03/04/2020 is ambiguous (March or April): it needs a format.
 _DATES = (
     r"(?P<year>\d{4})(?P<mark>[-./]?)(?P<month>\d{2})(?P=mark)(?P<day>\d{2})",
     r"(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})",
@@ -42,14 +42,14 @@ _MOMENTS = tuple(
     for gap, clock in ((r"(?:T|:|,? +)", _CLOCK), (r"(?:T| |)", _DIGITS), (r"T?", _SHORT_DIGITS))
 )
 _CLOCK_ONLY = re.compile(_CLOCK, _FLAGS)
-# A number that has lost its leading zeros; 0930 has not, and is 09:30 or 00:09:30.
+# HHMMSS without its leading zeros. 0930 is ambiguous (09:30 or 00:09:30).
 CLOCK_NUMBER = re.compile(r"(\d{6}|[1-9]\d{0,4}|0)(?:\.(\d+))?", re.ASCII)
-# Programs write 0001-01-01 and 9999-12-31 where they have no date; there was no X-ray before 1895.
+# Programs write 0001-01-01 and 9999-12-31 for missing dates; there were no X-rays before 1895.
 RADIOGRAPH_YEARS = range(1895, 3000)
 
 
 def by_cell(column: Any, value: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
-    """`value` of each cell, worked out once for each distinct text; blank cells stay null.
+    """Applies `value` to each distinct text of a column once; blank cells stay null.
 
     >>> by_cell(pa.array(["1", None, "x", "1"]), number, pa.float64()).to_pylist()
     [1.0, None, None, 1.0]
@@ -60,7 +60,7 @@ def by_cell(column: Any, value: Callable[[str], Any], kind: pa.DataType) -> pa.A
 
 
 def number(cell: str) -> float | None:
-    """A finite number, or None: `inf`, `nan`, `3,5` and `1_000` are not."""
+    """A finite number, or None (also for `inf`, `nan`, `3,5` and `1_000`)."""
     try:
         value = float(cell)
     except ValueError:
@@ -69,7 +69,7 @@ def number(cell: str) -> float | None:
 
 
 def truth(cell: str) -> bool | None:
-    """A truth in any of its common spellings, or None.
+    """A boolean in a common spelling, or None.
 
     >>> [truth(cell) for cell in ("1", "0.0", "TRUE", "f", " Yes", "n", "2", "ja")]
     [True, False, True, False, True, False, None, None]
@@ -79,7 +79,7 @@ def truth(cell: str) -> bool | None:
 
 
 def years(cell: str) -> float | None:
-    """A finite number of years, or an age as DICOM writes it in years, months, weeks or days; else None.
+    """An age in years: a finite number, or a DICOM age in years, months, weeks or days; else None.
 
     >>> [years(cell) for cell in ("45", "045Y", "018M", "18M")]
     [45.0, 45.0, 1.5, None]
@@ -89,9 +89,9 @@ def years(cell: str) -> float | None:
 
 
 def moment(cell: str) -> datetime | None:
-    """A date, or a date and a time, without a zone (one of a zone in UTC), or None.
+    """A date, or a date with a time, without a time zone (converted to UTC if there is one); else None.
 
-    As ISO 8601 and DICOM write them, with the year first, or with the English name of the month.
+    Accepts ISO 8601, DICOM, other forms with the year first, and English month names.
 
     >>> for cell in ("2020-01-31T09:30+01:00", "20200131 093012", "31-JAN-2020", "2020/1/31 9:30 pm", "31.01.2020"):
     ...     print(moment(cell))
@@ -105,19 +105,19 @@ def moment(cell: str) -> datetime | None:
 
 
 def without_zone(time: datetime | None) -> datetime | None:
-    """A time without its zone: in UTC where it has one, else as it is."""
+    """A time without a time zone: converted to UTC if it has one."""
     return time if time is None or time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
 def has_zone(time: datetime | None) -> bool | None:
-    """Whether a time has a zone; None of none."""
+    """Whether a time has a time zone; None for no time."""
     return None if time is None else time.tzinfo is not None
 
 
 def written_moment(cell: str) -> datetime | None:
-    """As `moment`, with the zone that is written in the cell, if there is one."""
+    """As `moment`, but keeps the time zone that is written in the cell."""
     text = cell.strip()
-    # As most tables write it, ten times as fast: `YYYY-MM-DD`, alone or with `HH:MM` or `HH:MM:SS`.
+    # The common case, ten times as fast: `YYYY-MM-DD`, alone or with `HH:MM` or `HH:MM:SS`.
     if len(text) in (10, 16, 19) and text[4] == text[7] == "-" and text[10:11] in ("", " ", "T"):
         with suppress(ValueError):
             time = datetime.fromisoformat(text)
@@ -138,7 +138,7 @@ def written_moment(cell: str) -> datetime | None:
 
 
 def formatted_moment(cell: str, formats: Sequence[str]) -> datetime | None:
-    """As `written_moment`, of a cell in one of the `formats` of strptime."""
+    """As `written_moment`, for a cell in one of the strptime `formats`."""
     for form in formats:
         with suppress(ValueError, OverflowError):
             time = datetime.strptime(cell.strip(), form)
@@ -147,7 +147,7 @@ def formatted_moment(cell: str, formats: Sequence[str]) -> datetime | None:
 
 
 def is_date_format(form: str) -> bool:
-    """Whether a format of strptime writes a whole date, so that two dates are never one.
+    """Whether a strptime format contains a full date.
 
     >>> [is_date_format(form) for form in ("%d.%m.%Y %H:%M", "%Y%m%d", "%d.%m.", "dd.mm.yyyy", "%q")]
     [True, True, False, False, False]
@@ -162,7 +162,7 @@ def is_date_format(form: str) -> bool:
 
 
 def calendar_date(cell: str) -> date | None:
-    """The day of a date, or of a date and a time as it is written, or None.
+    """The day of a date, or of a date with a time, or None.
 
     >>> [str(calendar_date(cell)) for cell in ("21500302", "2150-03-02", "21500302.0", "2150-03-02 00:00:00", "0302")]
     ['2150-03-02', '2150-03-02', '2150-03-02', '2150-03-02', 'None']
@@ -172,7 +172,7 @@ def calendar_date(cell: str) -> date | None:
 
 
 def time_of_day(cell: str) -> timedelta | None:
-    """The time since midnight, or None: a clock, or HHMMSS as digits that may have lost their leading zeros.
+    """The time since midnight, or None. Accepts HH:MM[:SS] and HHMMSS without its leading zeros.
 
     >>> [str(time_of_day(cell)) for cell in ("09:30:12", "093012", "93012.015", "9:30", "930", "0930", "246000")]
     ['9:30:12', '9:30:12', '9:30:12.015000', '9:30:00', '0:09:30', 'None', 'None']

@@ -1,4 +1,4 @@
-"""Where an image of a hospital's own table lies: a column of paths, or a template such as {mrn}/{image_id:0>8}.dcm."""
+"""Image paths of a hospital's own table: a column of paths, or a template such as {mrn}/{image_id:0>8}.dcm."""
 
 import re
 import string
@@ -12,7 +12,7 @@ from chartray.errors import InputError
 from chartray.records.mapping import Mapping
 
 _IDS = ("image_id", "patient_id", "study_id", "taken_at", "split")
-# Fill, side and width: what a text can be laid out by.
+# The format of a text: fill, alignment and width.
 _LAYOUT = re.compile(r"(?:.?[<>^])?\d{0,3}")
 
 
@@ -23,15 +23,15 @@ class _Piece(NamedTuple):
 
 
 def template_columns(plan: Mapping) -> list[str]:
-    """The columns of the path: the one it names, or those between the braces (ids by their own name too).
+    """The columns of the path: the one it names, or those in braces (ids also by their key).
 
-    Raises InputError for a template that cannot be filled in.
+    Raises InputError for an invalid template.
     """
     return list(dict.fromkeys(part.column for part in _parts(plan) if part.column is not None))
 
 
 def paths(plan: Mapping, cells: Mapped[str, pa.Array]) -> pa.StringArray:
-    """(N,) paths relative to the images' folder, from the text `cells` of each column; null where one of them is."""
+    """(N,) paths relative to the image folder, from the text `cells` of each column; null if one of them is."""
     columns = [
         pa.scalar(part.literal) if part.column is None else _laid_out(cells[part.column], part.layout)
         for part in _parts(plan)
@@ -40,16 +40,16 @@ def paths(plan: Mapping, cells: Mapped[str, pa.Array]) -> pa.StringArray:
 
 
 def on_this_machine(written: pa.StringArray, where: str) -> pa.StringArray:
-    r"""Paths as Windows writes them, `P1\a.png`, with the separators of this machine.
+    r"""Paths with the separators of this machine; `\` of Windows is replaced.
 
-    Raises InputError, with the data row in `where`, for what no file here can be: a drive, a share, a URL.
+    Raises InputError, with the data row in `where`, for a drive, a network share or a URL.
     """
     elsewhere = pc.match_substring_regex(written, r"^([A-Za-z]:|\\\\|[A-Za-z][A-Za-z0-9+.-]*://)")
     if pc.any(elsewhere).as_py():
         row = pc.index(elsewhere, True).as_py() + 1
         raise InputError(
             f"expected paths relative to --images in {where}, found a drive, a network share or a URL in "
-            f"data row {row}; write paths relative to the folder in which the images lie on this machine"
+            f"data row {row}; write paths relative to the image folder"
         )
     return pc.replace_substring(written, "\\", "/")
 
@@ -65,7 +65,7 @@ def _parts(plan: Mapping) -> list[_Piece]:
             if name is None:
                 continue
             if conversion or not _LAYOUT.fullmatch(layout or ""):
-                raise ValueError("after a column's name only fill, side and width may stand, as in {image_id:0>8}")
+                raise ValueError("a column may only have a fill, an alignment and a width, as in {image_id:0>8}")
             parts.append(_Piece("", (getattr(plan, name, None) or name) if name in _IDS else name, layout or ""))
     except ValueError as error:
         raise InputError(f"expected a path template such as {{image_id}}.jpg, found {plan.path!r}: {error}") from None

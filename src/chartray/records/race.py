@@ -1,10 +1,10 @@
-"""Race and ethnicity as MIMIC-IV's admissions write it -> five groups, for audits of what an encoder has learnt.
+"""Race and ethnicity in MIMIC-IV's admissions -> five groups, for audits of what an encoder has learnt.
 
-The column is `ethnicity` in release 1.0 and `race` from 2.0 on, with some thirty values ("WHITE - RUSSIAN"). A value is
-of the group whose word it begins with; UNKNOWN (also UNKNOWN/NOT SPECIFIED), UNABLE TO OBTAIN, PATIENT DECLINED TO
-ANSWER, and what is no word (?, nan, n/a, blank) are missing; all others (AMERICAN INDIAN/ALASKA NATIVE, NATIVE HAWAIIAN
-OR OTHER PACIFIC ISLANDER, MULTIPLE RACE/ETHNICITY, PORTUGUESE, SOUTH AMERICAN, OTHER) are `other`. It is what a clerk
-wrote down, a coarse social category and no biology.
+The column is `ethnicity` in release 1.0 and `race` from 2.0 on, with about thirty values ("WHITE - RUSSIAN"). The first
+word of a value gives its group. UNKNOWN (also UNKNOWN/NOT SPECIFIED), UNABLE TO OBTAIN, PATIENT DECLINED TO ANSWER, and
+cells without a word (?, nan, n/a, blank) are missing. All others (AMERICAN INDIAN/ALASKA NATIVE, NATIVE HAWAIIAN OR
+OTHER PACIFIC ISLANDER, MULTIPLE RACE/ETHNICITY, PORTUGUESE, SOUTH AMERICAN, OTHER) are `other`. Race is recorded by
+hospital staff: a coarse social category, not biology.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 RACE_LEVELS = ("white", "black", "hispanic", "asian", "other")
 # Its name from 2.0 on, and in 1.0.
 RACE_COLUMNS = ("race", "ethnicity")
-# What a value that says nothing begins with, and what other programs write for an empty cell.
+# Beginnings of values without information, and how other programs write an empty cell.
 _NOT_SAID = ("UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED", "DECLINED", "NOT SPECIFIED")
 _NOTHING = ("", "NAN", "NA", "N/A", "NULL", "NONE", "<NA>")
 
@@ -32,21 +32,21 @@ def race_group(cell: str | None) -> str | None:
 
 
 def race_column(admissions: pa.Table) -> str | None:
-    """The column that the admissions have it in, if any."""
+    """The admissions' column of race, if there is one."""
     return next((name for name in RACE_COLUMNS if name in admissions.column_names), None)
 
 
 def race_of_images(subjects: pa.ChunkedArray, admissions: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """The group of each image's patient (null: not known), and the cell that says so, in the order of `subjects`.
+    """The group of each image's patient (null: unknown) and the cell it was read from, in the order of `subjects`.
 
-    A patient is of the group that most of the admissions say where it is known, of the first such in the table where
-    two say as many: a fact of the person like sex, whichever admission an image belongs to. The cell
-    is the first of that group; of a patient whose group is not known the first that is not blank.
+    The group is the most frequent one over the patient's admissions, on a tie the first in the table: like sex it is a
+    fact of the patient, not of an admission. The cell is the first one of that group, or the first that is not blank if
+    no group is known.
     """
     column = race_column(admissions)
     assert column is not None
     images = subjects.combine_chunks().dictionary_encode()
-    # Only the admissions of patients with images: one in six.
+    # Only the admissions of patients with images, one in six.
     owner = pc.index_in(admissions["subject_id"].cast(pa.string()), value_set=images.dictionary)
     rows = admissions.select([column]).append_column("owner", owner).filter(pc.is_valid(owner))
     owners = rows["owner"].to_numpy()

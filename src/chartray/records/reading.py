@@ -1,4 +1,4 @@
-"""Tables as they lie on disk -> cells of text, null where blank, read once; what is missing is named."""
+"""Tables on disk -> cells of text, null if blank; errors name the missing file or column."""
 
 import csv
 import io
@@ -21,12 +21,12 @@ _LONGEST = 40
 
 
 def find_csv(folder: Path, stem: str) -> Path | None:
-    """`stem`.csv or `stem`.csv.gz in `folder`; the unpacked one where both lie there."""
+    """`stem`.csv, or else `stem`.csv.gz, in `folder`; None if there is neither."""
     return next((file for suffix in (".csv", ".csv.gz") if (file := folder / f"{stem}{suffix}").is_file()), None)
 
 
 def need_csv(folder: Path, stem: str) -> Path:
-    """As `find_csv`; raises InputError where there is neither, naming what the folder holds."""
+    """As `find_csv`; raises InputError, with the folder's content, if there is neither."""
     file = find_csv(folder, stem)
     if file is None:
         raise InputError(f"expected {stem}.csv or {stem}.csv.gz in {folder}, found {folder_content(folder)}")
@@ -34,7 +34,7 @@ def need_csv(folder: Path, stem: str) -> Path:
 
 
 def folder_content(folder: Path) -> str:
-    """What a folder holds, for an error message; folders and images, which may be called by a patient, masked."""
+    """A folder's content for an error message; names that may contain a patient's id are masked."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(entry.name for entry in folder.iterdir())
@@ -43,31 +43,31 @@ def folder_content(folder: Path) -> str:
 
 
 def columns_found(names: Sequence[str], most: int) -> str:
-    """The names of columns, for an error message; a table without its line of names begins with a patient instead.
+    """The names of columns for an error message; a table without a header begins with a patient's cells instead.
 
     >>> columns_found(["age", "sex"], 40), columns_found(["P0012345", "Doe^Jane"], 40)
-    ('age, sex', '2 columns whose names look like cells; does the table begin with the line of names?')
+    ('age, sex', '2 columns whose names look like cells; is the header missing?')
     """
     if any(number(name) is not None or "^" in name for name in names):
-        return f"{len(names)} columns whose names look like cells; does the table begin with the line of names?"
+        return f"{len(names)} columns whose names look like cells; is the header missing?"
     return listed([name if name in likely_names(names) else masked(name) for name in names], most)
 
 
 def likely_names(names: Sequence[str]) -> list[str]:
-    """Those that can be told as names of columns: no date, no run of digits like an identifier's."""
+    """The names that are safe to show: no date, no identifier."""
     return [name for name in names if tellable(name[:_LONGEST])]
 
 
 def need_folder(folder: Path, what: str) -> Path:
     """The absolute path of an existing folder; raises InputError otherwise."""
     if not folder.is_dir():
-        kind = "a file" if folder.exists() else "nothing"
+        kind = "a file" if folder.exists() else "none"
         raise InputError(f"expected a folder with {what} at {folder}, found {kind}; check the path")
     return folder.resolve()
 
 
 def header(file: Path) -> list[str]:
-    """The column names of a csv file, gzip or not."""
+    """The column names of a csv or csv.gz file."""
     try:
         with pa.input_stream(str(file), compression="detect") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
@@ -77,20 +77,18 @@ def header(file: Path) -> list[str]:
     except (OSError, csv.Error) as error:
         raise InputError(f"expected a csv table in {file}, found {without_cells(error)}") from None
     if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
-        raise InputError(
-            f"expected columns separated by commas in {file}, found {other!r} between them; save it with commas"
-        )
+        raise InputError(f"expected columns separated by commas in {file}, found {other!r}; save it with commas")
     return names
 
 
 def refuse_same_names(columns: Sequence[str], found: Sequence[str], where: str) -> None:
-    """Raises InputError where the table has two columns of a name that is read: nobody knows which one is meant."""
+    """Raises InputError if a needed column name occurs twice: it would be ambiguous."""
     for column in columns:
         places = [str(place) for place, name in enumerate(found, start=1) if name == column]
         if len(places) > 1:
             raise InputError(
-                f"expected one column {column!r} in {where}, found {len(places)} of that name (columns "
-                f"{', '.join(places)}); give each a name of its own"
+                f"expected one column {column!r} in {where}, found {len(places)} with this name (columns "
+                f"{', '.join(places)}); give each a different name"
             )
 
 
@@ -102,13 +100,12 @@ def read_cells(
     repeating: Sequence[str] = (),
     types: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Table:
-    """The `needed` and those `optional` columns that exist, as trimmed text, null where blank, in file order.
+    """The `needed` columns and the existing `optional` ones as trimmed text, null if blank, in file order.
 
-    Columns of a few `repeating` texts are dictionary-encoded. Those of `types` come as numbers or times where each
-    of their cells is one, which spares the text; else all of them come as text.
+    `repeating` columns, with few distinct texts, are dictionary-encoded. Those of `types` are read as numbers or times,
+    which is faster, or all as text if one of their cells is not of its type.
 
-    Raises InputError for a file that is no csv table, lacks a needed column (the columns found are named) or has
-    one twice.
+    Raises InputError for a file that is not a csv table, and for a missing or repeated column.
     """
     found = header(file)
     for column in needed:
@@ -121,16 +118,16 @@ def read_cells(
         try:
             return _read_csv(file, texts | {name: kind for name, kind in types.items() if name in texts})
         except (pa.ArrowException, OSError):
-            pass  # some cell is another: as text, whoever asked can say which
+            pass  # a cell of another type: as text, the caller can tell which
     try:
         return _read_csv(file, texts)
     except (pa.ArrowException, OSError) as error:
-        # A message of Arrow's holds the row itself, and so perhaps a patient.
+        # Arrow's message contains the row, and so may contain a patient.
         raise InputError(f"expected a csv table in {file}, found {_odd_row(file) or without_cells(error)}") from None
 
 
 def _odd_row(file: Path) -> str | None:
-    """The first row of another length than the header, or that is no UTF-8, without what stands in it."""
+    """The first row with another length than the header, or without UTF-8, in words that do not quote it."""
     try:
         with pa.input_stream(str(file), compression="detect") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
@@ -140,9 +137,9 @@ def _odd_row(file: Path) -> str | None:
                 if cells and len(cells) != columns:
                     return f"{len(cells)} cells instead of {columns} in data row {row}"
             if not row:
-                return "its header alone; get the file again"
+                return "only a header; download the file again"
     except UnicodeDecodeError:
-        return "bytes that are no UTF-8; save it as UTF-8"
+        return "bytes that are not UTF-8; save it as UTF-8"
     except (OSError, csv.Error):
         pass
     return None
@@ -161,7 +158,7 @@ def _read_csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:
 
 
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without spaces around the texts, and null where nothing is left."""
+    """Without surrounding spaces, null if empty."""
     if pa.types.is_dictionary(column.type):
         if all(text == text.strip() for chunk in column.chunks for text in chunk.dictionary.to_pylist()):
             return column
@@ -178,7 +175,7 @@ def first_line(error: Exception) -> str:
 
 
 def without_cells(error: Exception) -> str:
-    """The first line of a library's message, without what it repeats of a table.
+    """The first line of a library's message, without the cells that it quotes.
 
     >>> without_cells(ValueError("CSV parse error: Row #3: Expected 4 columns, got 5: P1,Doe^Jane,a,b,c"))
     'CSV parse error: Row #3: Expected 4 columns, got 5'
@@ -190,14 +187,14 @@ def without_cells(error: Exception) -> str:
 
 
 def refuse_repeated(cells: pa.Table, key: str, file: Path) -> None:
-    """Raises InputError if two rows have one `key`: joined, each would count twice."""
+    """Raises InputError if two rows have the same `key`: a join would count each twice."""
     encoded = cells[key].combine_chunks().dictionary_encode()
     given = encoded.indices.drop_null().to_numpy()
     if len(encoded.dictionary) == len(given):
         return
     twice = np.flatnonzero(np.bincount(given) > 1)[0]
     second = np.flatnonzero(encoded.indices.fill_null(-1).to_numpy() == twice)[1]
-    raise InputError(f"expected each {key} once in {file}, found one again in data row {second + 1}")
+    raise InputError(f"expected each {key} once in {file}, found one repeated in data row {second + 1}")
 
 
 def refuse_blank(cells: pa.Table, keys: Sequence[str], file: Path) -> None:
@@ -209,9 +206,9 @@ def refuse_blank(cells: pa.Table, keys: Sequence[str], file: Path) -> None:
 
 
 def refuse_empty(cells: pa.Table, file: Path) -> None:
-    """Raises InputError if the table has no row: half a download looks so."""
+    """Raises InputError if the table has no rows, as after an incomplete download."""
     if not cells.num_rows:
-        raise InputError(f"expected rows in {file}, found its header alone; get the file again")
+        raise InputError(f"expected rows in {file}, found only a header; download the file again")
 
 
 def no_secret(url: str) -> str:

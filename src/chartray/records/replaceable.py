@@ -1,4 +1,4 @@
-"""What may be replaced: a cohort and its flow by another cohort; a hospital's table, its mapping and a store never."""
+"""Checks of where a cohort may be written: it replaces an earlier cohort, never an input file or a store."""
 
 from pathlib import Path
 
@@ -9,23 +9,23 @@ from chartray.outputs.parquet_file import metadata_of_parquet
 from chartray.records.cohort_files import flow_file, settle_cohort
 from chartray.schema import METADATA_KEY
 
-# Every flow has had them; a JSON of another program has not all.
+# Every flow has these keys; JSON of another program does not.
 _FLOW_KEYS = {"source", "steps", "links", "splits", "missing"}
 
 
 def check_cohort_out(out: Path, inputs: tuple[Path, ...] = ()) -> None:
-    """Raises InputError unless `out` and its flow are new or an earlier cohort's, and can be files where they are.
+    """Raises InputError unless `out` and its flow are new or an earlier cohort.
 
-    `inputs` are the files that the cohort is made from: none of them is replaced, whatever it is.
+    `inputs` are the files that the cohort is made from; they are never replaced.
     """
     settle_cohort(out)
     if out.is_dir():
-        raise InputError(f"expected a file to write the cohort to, found the folder {out}; name a file in it")
+        raise InputError(f"expected a file as --out, found the folder {out}; name a file in it")
     for file in inputs:
         if out.exists() and file.exists() and out.samefile(file):
-            raise InputError(f"expected a new file as --out, found {file}, which the cohort is made from; name another")
+            raise InputError(f"expected a new file as --out, found the input {file}; name another")
     if (out.parent / "store.json").is_file():
-        raise InputError(f"expected a file outside of any store as --out, found the store {out.parent}; name another")
+        raise InputError(f"expected a file outside any store as --out, found the store {out.parent}; name another")
     refuse_other_file(out, "an earlier cohort", lambda file: METADATA_KEY in metadata_of_parquet(file))
     refuse_other_file(flow_file(out), "an earlier cohort's flow", _is_flow)
 

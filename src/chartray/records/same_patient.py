@@ -1,4 +1,4 @@
-"""Which ids of a hospital's own table are one patient, as its mapping says: lists, a csv of two columns, or a rule."""
+"""Which ids of a hospital's own table belong to one patient: `same_patient` of its mapping."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,41 +12,39 @@ from chartray.errors import InputError
 from chartray.records.identifiers import canonical_ids
 from chartray.records.reading import header, read_cells
 
-# Lists of ids, each of one patient; the name of a csv; or all ids that differ in nothing but their spelling.
+# Lists of ids, one list per patient; the name of a csv; or "spelling": all ids that differ only in spelling.
 Same = tuple[tuple[str, ...], ...] | str | None
 SPELLING: Literal["spelling"] = "spelling"
 _FORMS = (
-    "needs lists of ids that are one patient, [[P0001, p0001]], the name of a csv of two columns (an id, and the id "
-    "that stands for it), or 'spelling' (ids that differ in case, leading zeros, blanks or .0 alone are one)"
+    "needs lists of ids of one patient, [[P0001, p0001]], the name of a csv with two columns (an id, and the id that "
+    "replaces it), or 'spelling' (ids that differ only in case, leading zeros, blanks or .0 are one patient)"
 )
 
 
 class Merging(NamedTuple):
-    """`one`: canonical ids that are one patient, each with the id that stands for it, or the rule; `named`: the ids
-    that the mapping or its csv tell of.
-    """
+    """`one`: canonical id -> the id that replaces it, or "spelling"; `named`: the ids given in the mapping or csv."""
 
     one: dict[str, str] | Literal["spelling"]
     named: list[str]
 
 
 def checked_same(same: Any) -> Any:
-    """The value of the mapping's key; raises ValueError, without any id, for another form."""
+    """The checked value of `same_patient`; raises ValueError, without any id, for another form."""
     if same is None or same == SPELLING or (isinstance(same, str) and same.lower().endswith((".csv", ".csv.gz"))):
         return same
     if not isinstance(same, list):
         raise ValueError(_FORMS)
     for place, ids in enumerate(same, start=1):
         if not isinstance(ids, list) or len(ids) < 2 or not all(_is_id(each) for each in ids):
-            raise ValueError(f"{_FORMS}; entry {place} is no list of two ids or more (write an id in quotes)")
+            raise ValueError(f"{_FORMS}; entry {place} is not a list of at least two ids (quote each id)")
     return tuple(tuple(str(each) for each in ids) for ids in same)
 
 
 def merging(same: Same, mapping: Path, *, exact: bool = False) -> Merging | None:
-    """What the `mapping` says of ids that are one patient; None where it says nothing.
+    """The ids of one patient according to the `mapping` file; None if it has no `same_patient`.
 
-    Of a list the first stands for all; a csv lies beside the `mapping`; `exact` as for `identifiers`. Raises InputError
-    for a csv of another form, a cell of it without an id, or one id that it gives two patients.
+    The first id of a list replaces the others; a csv lies beside the `mapping`; `exact` as for `identifiers`.
+    Raises InputError for a csv in another form, a cell without an id, and an id with two replacements.
     """
     if same is None:
         return None
@@ -80,11 +78,11 @@ def _pairs_of_lists(lists: Sequence[Sequence[str]], mapping: Path, exact: bool) 
 
 def _pairs_of_file(file: Path, exact: bool) -> list[tuple[str, str]]:
     if not file.is_file():
-        raise InputError(f"expected a csv at {file} (as same_patient of the mapping says), found none; check its name")
+        raise InputError(f"expected the csv of same_patient at {file}, found none; check its name")
     names = header(file)
     if len(set(names)) != 2 or len(names) != 2:
         raise InputError(
-            f"expected two columns in {file}, an id and the id that stands for it, found {len(names)} columns; keep two"
+            f"expected two columns in {file}, an id and the id that replaces it, found {len(names)} columns; keep two"
         )
     cells = read_cells(file, names)
     columns = []
@@ -104,7 +102,7 @@ def _pairs_of_file(file: Path, exact: bool) -> list[tuple[str, str]]:
 def _given(ids: pa.Array, what: str, where: str) -> list[str]:
     if ids.null_count:
         row = int(np.flatnonzero(pc.is_null(ids).to_numpy(zero_copy_only=False))[0]) + 1
-        raise InputError(f"expected an id in every row as {what} of {where}, found none in data row {row}; add it")
+        raise InputError(f"expected an id as {what} in every row of {where}, found none in data row {row}; add it")
     found: list[str] = ids.to_pylist()
     return found
 

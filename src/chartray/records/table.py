@@ -1,4 +1,4 @@
-"""A hospital's own table and its mapping file -> cohort; a cell that the mapping does not foresee is missing."""
+"""A hospital's own table and its mapping file -> cohort; cells that the mapping does not cover are missing."""
 
 from collections.abc import Mapping as Mapped
 from functools import cache
@@ -29,9 +29,8 @@ _NAMED = ("image_id", "patient_id", "study_id", "taken_at", "split")
 def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
     """One row per image of `file`: a csv, a Parquet file, or `URL#table` of a database, read as `mapping` says.
 
-    `images` is the folder that paths are relative to; images may be absent from it. Cells outside a variable's
-    levels, range or lists are missing and counted, by value where it may be told. Raises InputError for a column
-    that the table lacks, and for ids and times that cannot be trusted.
+    `images` is the folder that paths are relative to; its files may be absent. Cells outside a variable's levels, range
+    or lists are missing and counted. Raises InputError for missing columns, and for ambiguous ids and times.
     """
     plan = read_mapping(mapping)
     root = need_folder(images, "the images")
@@ -68,7 +67,7 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
 
 
 def _columns(plan: Mapping) -> dict[str, str]:
-    """Each column of the table that is needed, and where the mapping names it."""
+    """The needed columns of the table -> the key of the mapping that names each."""
     needed = {column: key for key in _NAMED if (column := getattr(plan, key)) is not None}
     for name in template_columns(plan):
         needed.setdefault(name, "path")
@@ -81,9 +80,9 @@ def _columns(plan: Mapping) -> dict[str, str]:
 
 
 def _times(texts: pa.Table, plan: Mapping, where: str) -> pa.Array:
-    """When each image was taken, null where that cannot be read; times of a zone in UTC.
+    """When each image was taken, null if unreadable; times with a zone in UTC.
 
-    Raises InputError for a column in which some times have a zone and some have none: hours would lie between them.
+    Raises InputError if only some times have a zone: they would be hours apart.
     """
     if plan.taken_at is None:
         return pa.nulls(texts.num_rows, pa.timestamp("us"))
@@ -95,7 +94,7 @@ def _times(texts: pa.Table, plan: Mapping, where: str) -> pa.Array:
     if with_zone.any() and without.any():
         first = [int(np.flatnonzero(mask)[0]) + 1 for mask in (with_zone, without)]
         raise InputError(
-            f"expected a zone in all times or in none in column {plan.taken_at!r} of {where}, found one with a zone "
-            f"in data row {first[0]} and one without in data row {first[1]}; write all of them in one way"
+            f"expected a time zone in all times or in none in column {plan.taken_at!r} of {where}, found one with a "
+            f"zone in data row {first[0]} and one without in data row {first[1]}; write all in the same way"
         )
     return by_cell(texts[plan.taken_at], lambda cell: without_zone(read(cell)), pa.timestamp("us"))

@@ -1,4 +1,4 @@
-"""A hospital's own table as it lies on disk or in a database -> its needed columns, as they are typed and as text."""
+"""A hospital's own table, on disk or in a database -> its needed columns, with their types and as text."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -26,10 +26,10 @@ _WORKBOOK = (".xlsx", ".xls", ".xlsm", ".ods")
 
 
 def read_table(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
-    """The needed columns of a csv (text), a Parquet file or a database's table (as they are typed), in their order.
+    """The needed columns, in their order: of a csv as text, of a Parquet file or a database with their types.
 
-    `needed` says of each where the mapping names it. Raises InputError for a table that cannot be read, lacks one of
-    them, or has two of one name.
+    `needed`: column -> the key of the mapping that names it. Raises InputError for an unreadable table, and for a
+    missing or repeated column.
     """
     if "://" in name:
         return _from_database(name, needed, mapping)
@@ -51,7 +51,7 @@ def read_table(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
 
 
 def text_cells(cells: pa.Table, where: str) -> pa.Table:
-    """Every column as text without blanks around it, null where nothing is left, and where a float is NaN."""
+    """Every column as trimmed text, null if empty or NaN."""
     return pa.table({name: _texts(cells[name], name, where) for name in cells.column_names})
 
 
@@ -72,7 +72,7 @@ def _texts(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:
 
 def _refuse_type(column: str, where: str, kind: object) -> NoReturn:
     raise InputError(
-        f"expected text, numbers, truths or times in column {column!r} of {where}, found cells of type {kind}; "
+        f"expected text, numbers, booleans or times in column {column!r} of {where}, found cells of type {kind}; "
         "write them as text"
     ) from None
 
@@ -84,14 +84,14 @@ def _from_database(name: str, needed: dict[str, str], mapping: Path) -> pa.Table
     for column, kind in kinds.items():
         if kind.is_nested():
             _refuse_type(column, no_secret(name), kind)
-    # Numbers come as they are, since a database's text of one may be 1e+16; it knows best how to write all else. But
-    # SQLite has texts in columns of numbers.
+    # Numbers keep their types, since a database may write one as 1e+16; the database converts all else to text. If that
+    # fails (SQLite can have text in a column of numbers), everything is converted.
     typed = {column for column, kind in kinds.items() if kind.is_numeric() or kind.is_boolean()}
     with suppress(Exception):
         return _selected(table, needed, typed)
     try:
         return _selected(table, needed, set())
-    except Exception as error:  # each backend has its own; its message may hold a row
+    except Exception as error:  # each backend has its own error; its message may contain a row
         raise InputError(
             f"expected to read the table of {no_secret(name)}, found {type(error).__name__}; see the database's log"
         ) from None
@@ -104,16 +104,16 @@ def _selected(table: Any, needed: Iterable[str], typed: set[str]) -> pa.Table:
 
 
 def _database_table(name: str) -> Any:
-    from chartray.records.database import connect_database  # Ibis: a file is read without it
+    from chartray.records.database import connect_database  # imports Ibis
 
     url, _, table_name = name.partition("#")
     if not table_name:
-        raise InputError(f"expected a table after # in {no_secret(url)}, such as ...#images, found none")
+        raise InputError(f"expected the URL of a table such as ...#images, found no # in {no_secret(url)}")
     schema, _, short = table_name.rpartition(".")
     server = connect_database(url)
     try:
         return server.table(short, database=schema or None)
-    except Exception:  # each backend has its own error for a table that is not there
+    except Exception:  # each backend has its own error for a missing table
         raise InputError(f"expected a table {table_name!r} in {no_secret(url)}, found none") from None
 
 
@@ -121,7 +121,7 @@ def _refuse_absent(needed: dict[str, str], found: list[str], name: str, mapping:
     for column, key in needed.items():
         if column not in found:
             raise InputError(
-                f"expected a column {column!r} in {no_secret(name)} (as {key} of {mapping} says)"
+                f"expected a column {column!r} in {no_secret(name)} ({key} of {mapping})"
                 f"{nearest(column, likely_names(found))}; the table has {columns_found(found, 60)}"
             )
     refuse_same_names(list(needed), found, no_secret(name))

@@ -1,4 +1,4 @@
-"""The ids, path and split of each image of a hospital's own table, and which rows stay; every other is counted."""
+"""The ids, path and split of each image of a hospital's own table; rows without them are excluded and counted."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +18,13 @@ from chartray.records.same_patient import Merging, merging
 from chartray.schema import SPLITS
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validate", "val": "validate", "validation": "validate"}
-_ONE_PATIENT = "they are one patient (same_patient) or that "
+_ONE_PATIENT = "they are the same patient (same_patient) or that "
 
 
 class Identified(NamedTuple):
-    """`places` (N,): the rows that stay, from 0; `columns`: their image_id, patient_id, study_id, path and split; the
-    steps of the flow, and the study ids that are none by what stood there (`missing`).
+    """`places` (N,): the included rows, from 0; `columns`: their image_id, patient_id, study_id, path and split.
+
+    `flow`: the steps; `missing`: placeholders among the study ids.
     """
 
     places: pa.Array
@@ -33,9 +34,9 @@ class Identified(NamedTuple):
 
 
 def identified(cells: pa.Table, texts: pa.Table, plan: Mapping, mapping: Path, where: str) -> Identified:
-    """Ids from the `cells` as they are typed, all else from the `texts`.
+    """Ids from the typed `cells`, all else from the `texts`.
 
-    Raises InputError for ids that cannot be trusted, an image twice, a split that is none, and a patient in two.
+    Raises InputError for ambiguous ids, repeated images, unknown splits, and a patient in two splits.
     """
     merged = merging(plan.same_patient, mapping, exact="patient_id" in plan.exact_ids)
     one = merged.one if merged is not None else None
@@ -44,7 +45,7 @@ def identified(cells: pa.Table, texts: pa.Table, plan: Mapping, mapping: Path, w
     none: dict[str, dict[str, int]] = {}
     for key, column in named.items():
         what, person = f"{key} (column {column!r})", key == "patient_id"
-        exact = f"each id counts as it stands (exact_ids: [{key}])"
+        exact = f"each id is exact (exact_ids: [{key}])"
         columns[key], none[key] = identifiers(
             cells[column],
             what,
@@ -76,13 +77,13 @@ def identified(cells: pa.Table, texts: pa.Table, plan: Mapping, mapping: Path, w
 
 
 def _paths(cells: pa.Table, texts: pa.Table, plan: Mapping, where: str) -> tuple[pa.Array, dict[str, int]]:
-    """Paths, null where a column of theirs is blank or a placeholder, and how often each placeholder stood there."""
+    """Paths, null if one of their columns is blank or a placeholder, and counts of the placeholders."""
     ids = {plan.image_id, plan.patient_id, plan.study_id} if "{" in plan.path else set()
     exact = {getattr(plan, key) for key in plan.exact_ids}
     parts: dict[str, pa.Array] = {}
     none: dict[str, int] = {}
     for column in template_columns(plan):
-        # An id by what it is, and so a number: 10000032 is no 10000032.0 in a path. All else as it is written.
+        # Ids and numbers are canonical: a path has 10000032, not 10000032.0. All else is used as written.
         what = f"path (column {column!r})"
         if column in ids or pa.types.is_floating(cells[column].type) or pa.types.is_decimal(cells[column].type):
             parts[column] = canonical_ids(cells[column], what, where, exact=column in exact)
@@ -99,7 +100,7 @@ def _paths(cells: pa.Table, texts: pa.Table, plan: Mapping, where: str) -> tuple
 def _given(
     columns: dict[str, pa.Array], none: dict[str, dict[str, int]], plan: Mapping, where: str
 ) -> tuple[pa.Table, npt.NDArray[np.int64], list[FlowStep]]:
-    """The rows in which nothing is blank that an image needs, where they stand in the table, and the steps to them."""
+    """The rows with all that an image needs, their places in the table, and the steps of the flow."""
     ids, places = pa.table(columns), np.arange(len(columns["image_id"]))
     flow = [FlowStep(f"rows of {Path(where).name}", ids.num_rows, ids.num_rows)]
     read_from = {
@@ -114,18 +115,18 @@ def _given(
         if ids.num_rows < before:
             said = ", ".join(f"{cell!r} {count}" for cell, count in told(none.get(key, {})).items())
             blank = f"blank in column {', '.join(names)}"
-            why = f"{blank}, or a placeholder there: {said} in the whole table" if said else blank
+            why = f"{blank}, or a placeholder (in the whole table: {said})" if said else blank
             flow.append(FlowStep(f"{key} given", before, ids.num_rows, why))
     return ids, places, flow
 
 
 def _merged(merged: Merging, own: pa.Array, left: pa.Array, patients: pa.ChunkedArray) -> FlowStep:
-    """The step that says how many ids became how many patients, and of how many the table knows nothing."""
+    """The flow's step: how many ids became how many patients, and how many given ids are not in the table."""
     persons = len(pc.unique(patients))
     why = f"{len(pc.unique(left))} ids became {persons} patient{'' if persons == 1 else 's'}"
     absent = len(set(merged.named) - set(pc.unique(own).to_pylist()))
     if merged.named:
-        why += f"; of {len(merged.named)} ids that same_patient names {absent} are not in the table"
+        why += f"; {absent} of {len(merged.named)} ids in same_patient are not in the table"
     return FlowStep("same_patient", len(left), len(left), why)
 
 
@@ -148,6 +149,6 @@ def _refuse_repeated(ids: pa.ChunkedArray, places: npt.NDArray[np.int64], where:
         if value in first:
             raise InputError(
                 f"expected each image_id once in {where}, found the one of data row {first[value]} again in "
-                f"data row {row} (the row after the header is 1); give every image an id of its own"
+                f"data row {row} (the row after the header is 1); give every image a unique id"
             )
         first[value] = row

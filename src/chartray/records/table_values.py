@@ -1,4 +1,4 @@
-"""Text cells -> values, as a mapping says; what it does not foresee is missing and counted, never guessed."""
+"""Text cells of a hospital's own table -> values, as its mapping defines; other cells are missing and counted."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _TYPES = {"numeric": pa.float64(), "categorical": pa.string(), "boolean": pa.boo
 
 
 def variable_cells(rows: pa.Table, mapping: VariableMapping) -> tuple[pa.Array, dict[str, int]]:
-    """A chart variable's values, null where missing, and the cells that gave none by what stood there."""
+    """A chart variable's values, null if missing, and counts of its unusable cells by value."""
     if mapping.kind == "interval":
         return interval_cells(rows, mapping)
     cells = rows[mapping.column].combine_chunks()
@@ -39,7 +39,7 @@ def variable_cells(rows: pa.Table, mapping: VariableMapping) -> tuple[pa.Array, 
 
 
 class LabelCells(NamedTuple):
-    """A label's `values` (1, 0, -1 or null), the cells that gave none by what stood there, and which are `blank`."""
+    """A label's `values` (1, 0, -1 or null), counts of its unusable cells by value, and which cells are `blank`."""
 
     values: pa.Array
     missing: dict[str, int]
@@ -47,7 +47,7 @@ class LabelCells(NamedTuple):
 
 
 def label_cells(rows: pa.Table, mapping: LabelMapping) -> LabelCells:
-    """A label as its mapping reads it; a blank cell is unknown unless the mapping says what it means."""
+    """A label as its mapping defines it; a blank cell is unknown unless the mapping gives it a meaning."""
     if mapping.kind == "interval":
         values, missing = interval_cells(rows, mapping)
         blank = pc.and_(*(pc.is_null(rows[column].combine_chunks()) for column in (mapping.starts, mapping.ends)))
@@ -62,7 +62,7 @@ def label_cells(rows: pa.Table, mapping: LabelMapping) -> LabelCells:
 
 
 def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, int]]:
-    """Whether the image (day 0) lies between two offsets, ends included; one known end can already say no."""
+    """Whether the image (day 0) lies between two offsets, inclusive; one known offset can be enough for false."""
     texts = [rows[column].combine_chunks() for column in (mapping.starts, mapping.ends)]
     starts, ends = (by_cell(text, number, pa.float64()) for text in texts)
     backwards = pc.fill_null(pc.greater(starts, ends), False)
@@ -77,7 +77,7 @@ def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, 
 
 
 def time_reader(mapping: Mapping) -> Callable[[str], datetime | None]:
-    """What reads a cell of `taken_at`: the mapping's formats, else the common spellings."""
+    """The function that parses a cell of `taken_at`, by the mapping's formats or else the common ones."""
     formats = mapping.taken_at_format
     return (lambda cell: formatted_moment(cell, formats)) if formats else written_moment
 
@@ -106,7 +106,7 @@ def _reader(mapping: VariableMapping) -> Callable[[str], Any]:
 
 def _boolean_reader(mapping: Cells) -> Callable[[str], bool | None]:
     if mapping.present_means is not None:
-        # A filled cell is there, but `NULL`, `?` or `no` says neither that something is nor that it is not.
+        # A filled cell means present, but `NULL`, `?` and `no` are ambiguous.
         return lambda cell: None if _says_nothing(cell) else mapping.present_means
     if mapping.read_by_spelling:
         return truth
@@ -137,7 +137,7 @@ def _label_reader(mapping: LabelMapping) -> Callable[[str], float | None]:
 
 
 def _plain_label(cell: str) -> float | None:
-    """1, 0 or -1, or a truth in a common spelling."""
+    """1, 0 or -1, or a boolean in a common spelling."""
     value = number(cell)
     if value in (1.0, 0.0, -1.0):
         return value
@@ -146,5 +146,5 @@ def _plain_label(cell: str) -> float | None:
 
 
 def _same(cell: str, text: str) -> bool:
-    """One text, or one number: a database writes the level 1 as 1.0."""
+    """Whether two texts are equal, also as numbers: a database writes the level 1 as 1.0."""
     return cell == text or (number(cell) is not None and number(cell) == number(text))

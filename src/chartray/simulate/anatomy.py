@@ -15,12 +15,13 @@ Values = Mapping[str, float]
 
 
 class Thorax(NamedTuple):
-    """Where everything lies: what findings need to know to be drawn in the right place.
+    """The geometry that findings are placed by.
 
-    `air` is how much lung the beam crosses (0 to 1), `wall` the distance to the chest wall (positive inside),
-    `height` that above the diaphragm, `across` 0 at the mediastinum (the sternum from the side) and 1 at the wall (the
-    spine), `side` -1 and 1 for the patient's right and left lung and 0 from the side. `opacity` is what of the lung
-    heart and vessels fill, `tissue` the attenuation of everything but the lung's air, `ribs` that of the ribs alone.
+    `air` is the share of lung along the beam (0 to 1), `wall` the distance to the chest wall (positive inside),
+    `height` the distance above the diaphragm, `across` 0 at the mediastinum (lateral: the sternum) and 1 at the wall
+    (lateral: the spine), `side` -1 and 1 for the patient's right and left lung and 0 in lateral views. `opacity` is
+    the share of the lung filled by heart and vessels, `tissue` the attenuation of all but the lung's air, `ribs` that
+    of the ribs.
     """
 
     x: Array
@@ -82,14 +83,14 @@ def _power(base: Array, whole: int) -> Array:
 
 
 def _bands(phase: Array, duty: float) -> Array:
-    """Ribs: one bright band for each whole number of `phase`, its edges brighter as cortical bone is."""
+    """Ribs: one bright band for each whole number of `phase`, with brighter edges, as in cortical bone."""
     wave = 0.5 + 0.5 * np.cos(np.float32(2 * np.pi) * phase)
     band = step(wave - (1 - duty), 0.25)
     return band * (0.65 + 1.4 * (1 - band))
 
 
 def frontal(x: Array, y: Array, v: Values) -> Thorax:
-    """The thorax from front or back; `v` holds the anatomy latents, the severities and the traits of one image."""
+    """The thorax in a frontal view; `v` holds the anatomy latents, the severities and the traits of one radiograph."""
     wide, empty = v["thorax_width"], v["emphysema"]
     base = 0.47 + v["inspiration"] + 0.10 * empty
     ax = np.abs(x)
@@ -172,7 +173,7 @@ def _frontal_bones(
     slope = np.clip(across, 0, 1.05)
     posterior = (y - 0.36 * _power(slope, 2) + 0.10 * slope + 0.70) / spacing
     if v["fracture"] > 0:
-        # Broken ribs: beyond the break the lateral ends are out of step.
+        # Broken ribs: the lateral ends are displaced.
         out = step(across - v["break_across"], 0.02) * (side == v["break_side"])
         broken = out * bell(posterior, posterior, (v["break_rib"], v["break_rib"]), (0.9, 0.9))
         posterior = posterior + 0.60 * min(1.0, v["fracture"] * 1.5) * broken
@@ -195,7 +196,7 @@ def _frontal_bones(
 
 
 def lateral(x: Array, y: Array, v: Values) -> Thorax:
-    """The thorax from the side, sternum at image left; the two lungs lie over each other."""
+    """The thorax in a lateral view, sternum at image left; the two lungs overlap."""
     empty = v["emphysema"]
     base = 0.46 + v["inspiration"] + 0.10 * empty
     deep = 0.50 * v["thorax_width"] / 0.7 + 0.06 * empty

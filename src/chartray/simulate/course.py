@@ -1,4 +1,4 @@
-"""The course of simulated patients: visits, studies and images, and the times of everything, as plain records."""
+"""The course of simulated patients: visits, stays, studies and their times."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from chartray.simulate.radiograph import Radiograph
 
 
 class Stay(NamedTuple):
-    """An admission, with its ICU stay where there is one; None: no such time."""
+    """An admission and its ICU stay, if there is one; None: no such time."""
 
     registered: datetime | None
     admitted: datetime
@@ -22,7 +22,7 @@ class Stay(NamedTuple):
 
 
 class SimulatedStudy(NamedTuple):
-    """One study: row `row` of the latents, of patient `patient`, at `taken`; `views` are its images."""
+    """One study of `patient`, taken at `taken`; `row` is its row of the latents, `views` the views of its images."""
 
     patient: int
     row: int
@@ -31,7 +31,7 @@ class SimulatedStudy(NamedTuple):
 
 
 class Course(NamedTuple):
-    """`latents` has one row a study (patient columns repeated); `stays` one list a patient."""
+    """`latents` has one row per study (patient columns repeated), `stays` one list per patient."""
 
     latents: Columns
     studies: list[SimulatedStudy]
@@ -79,7 +79,7 @@ def _stay(latents: Columns, visit: int, start: datetime, rng: np.random.Generato
         registered = start - timedelta(hours=float(np.clip(rng.lognormal(1.4, 0.6), 0.3, 24)))
     icu_in = icu_out = None
     if latents["icu"][visit]:
-        # Charting starts before the admission's own time now and then, and goes on after discharge (METHOD.md).
+        # As in MIMIC-IV, some ICU stays start before the admission or end after the discharge.
         icu_in = start + timedelta(
             hours=float(rng.uniform(-1.5, 0)) if rng.random() < 0.06 else float(rng.gamma(1.0, 4.0))
         )
@@ -94,7 +94,7 @@ def _stay(latents: Columns, visit: int, start: datetime, rng: np.random.Generato
 
 
 def _moments(stay: Stay | None, now: datetime, rng: np.random.Generator) -> list[datetime]:
-    """When the visit's images are taken: in the emergency room, in the ICU, on the ward, or without a stay."""
+    """When the images of a visit are taken: in the emergency department, the ICU, the ward, or without a stay."""
     if stay is None:
         return [now]
     moments = []

@@ -1,4 +1,4 @@
-"""Bright things that are not the patient: tubes, lines, wires, pacemakers, and the side marker."""
+"""Support devices (tubes, lines, wires, pacemakers) and the side marker."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from chartray.simulate.anatomy import Array, Values
 
 Place = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Points = Sequence[tuple[float, float]]
-# In the order of how often they are met; (x, y) in thorax coordinates, seen from the front and from the side.
+# In order of frequency. Points are (x, y) in thorax coordinates, for frontal and lateral views.
 KINDS = ("central_line", "tube", "stomach_tube", "leads", "pacemaker", "wires", "drain")
 
 
@@ -31,7 +31,7 @@ class _Pen:
 
 
 def _smooth(points: Points) -> NDArray[np.float64]:
-    """A curve through `points`: Catmull-Rom, eight pieces between two of them; (n, 2)."""
+    """A Catmull-Rom curve through `points` with eight pieces per segment; (n, 2)."""
     p = np.array([points[0], *points, points[-1]], dtype=np.float64)
     t = np.linspace(0, 1, 8, endpoint=False)[:, None]
     pieces = [
@@ -42,7 +42,7 @@ def _smooth(points: Points) -> NDArray[np.float64]:
 
 
 def draw(view: str, v: Values, place: Place, size: tuple[int, int], patient: np.random.Generator) -> Array | None:
-    """What devices add to the attenuation, (height, width) float32; the more severe the more of them; None without."""
+    """The attenuation of devices, (height, width) float32, more devices with higher severity; None without devices."""
     order = patient.permutation(len(KINDS))
     sway = patient.normal(0, 0.02, (16, 2))
     if v["devices"] < 0.3:
@@ -50,7 +50,7 @@ def draw(view: str, v: Values, place: Place, size: tuple[int, int], patient: np.
     count = 1 + int(4.5 * (v["devices"] - 0.3) / 0.7)
     pen = _Pen(place, size)
     from_side = view in ("LATERAL", "LL")
-    # The sickest have tubes, others what stays for years.
+    # The sickest patients have tubes, others permanent devices.
     likely = [KINDS[i] for i in order]
     if v["severity"] > 0.8:
         likely.sort(key=lambda kind: kind in ("pacemaker", "wires"))
@@ -149,7 +149,7 @@ _DRAW: dict[str, Callable[[_Pen, bool, NDArray[np.float64]], None]] = {
 def mark(
     pixels: NDArray[np.uint8], view: str, probability: float, place: Place, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """The lead letter that says which side is left (L) or right (R), somewhere in an upper corner."""
+    """The image with a side marker (L or R) near an upper corner, drawn with the given probability."""
     if rng.random() >= probability:
         return pixels
     left = view in ("LATERAL", "LL") or rng.random() < 0.7

@@ -1,4 +1,4 @@
-"""The findings, drawn where and as a radiologist would look for them, each in proportion to its severity."""
+"""The findings, each drawn where it typically occurs, in proportion to its severity."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from chartray.simulate.anatomy import Array, Thorax, Values, bell, disc, step
 
-# What of the beam's attenuation a lung full of air takes away.
+# How much less a lung full of air attenuates the beam.
 AIR = 0.46
 
 
@@ -21,7 +21,7 @@ class Lungs:
         self.extra = np.zeros_like(thorax.air)
 
     def fill(self, amount: Array) -> None:
-        """`amount` of the air that is left becomes tissue or water; from the side two lungs share the beam."""
+        """Replaces `amount` of the remaining air with tissue or fluid; in lateral views both lungs share the beam."""
         self.opacity += (1 - self.opacity) * np.clip(amount * (0.8 if self.thorax.lateral else 1.0), -0.3, 0.97)
 
     def on(self, side: float) -> Array:
@@ -46,12 +46,12 @@ class Lungs:
 
 
 def _shown(s: float) -> float:
-    """How solid something with sharp borders is drawn: what counts as present in full, what is faint hardly."""
+    """The opacity of a finding with sharp borders: full if it counts as present, little if it is faint."""
     return min(1.0, max(0.0, 3.0 * (s - 0.08)))
 
 
 def effusion(lungs: Lungs, s: float, v: Values) -> None:
-    """Fluid from the base up, its surface rising to the wall (meniscus); lying down it veils the whole lung."""
+    """Fluid from the base up, rising to the wall (meniscus); in recumbent patients it veils the whole lung."""
     t, side = lungs.thorax, v["effusion_side"]
     for which, amount in ((side, s), (-side, s * v["effusion_other"])):
         level = (
@@ -67,7 +67,7 @@ def effusion(lungs: Lungs, s: float, v: Values) -> None:
 
 
 def edema(lungs: Lungs, s: float, v: Values) -> None:
-    """Haze around the hila like a bat's wings, full vessels, fine septal lines at the bases."""
+    """Bat-wing opacities around the hila, enlarged vessels, septal lines at the bases."""
     t = lungs.thorax
     wings = sum(bell(t.x, t.y, (1.35 * hx, hy + 0.05), (0.21, 0.26)) for hx, hy in t.hila)
     cloud = lungs.clouds(26)
@@ -92,7 +92,7 @@ def pneumothorax(lungs: Lungs, s: float, v: Values) -> None:
 
 
 def consolidation(lungs: Lungs, s: float, v: Values) -> None:
-    """A dense part of a lobe with one sharp border (a fissure) and dark bronchi in it."""
+    """A dense part of a lobe with one sharp border (a fissure) and air bronchograms."""
     t, side = lungs.thorax, v["consolidation_side"]
     centre = lungs.spot(side, (0.35, 0.75), (0.10, 0.75))
     radii = (0.17 + 0.13 * s, 0.15 + 0.11 * s)
@@ -112,7 +112,7 @@ def pneumonia(lungs: Lungs, s: float, v: Values) -> None:
 
 
 def haze(lungs: Lungs, s: float, v: Values) -> None:
-    """Ground glass over one zone, through which vessels are still seen."""
+    """Ground-glass opacity of one zone, in which vessels stay visible."""
     t, side = lungs.thorax, v["haze_side"]
     centre = lungs.spot(side, (0.4, 0.7), (0.35, 0.85))
     lungs.fill(lungs.on(side) * 0.62 * s * bell(t.x, t.y, centre, (0.22, 0.24)) * (0.75 + 0.5 * lungs.clouds(60)))
@@ -153,7 +153,7 @@ def mass(lungs: Lungs, s: float, v: Values) -> None:
 
 
 def fracture(lungs: Lungs, s: float, v: Values) -> None:
-    """The ribs are broken in anatomy.py; here callus and bleeding around the break."""
+    """Callus and bleeding around the fracture; the broken ribs are drawn in anatomy.py."""
     t = lungs.thorax
     rib_y = v["break_rib"] * 0.150 - 0.70 + 0.36 * v["break_across"] ** 2.25 - 0.10 * v["break_across"]
     for n in (-1, 0, 1):
@@ -230,7 +230,7 @@ DRAWN: dict[str, Callable[[Lungs, float, Values], None]] = {
 
 
 def traits(v: Values, rng: np.random.Generator) -> dict[str, float]:
-    """What differs from patient to patient and from side to side, and what findings do to the anatomy."""
+    """The traits of a patient, the sides of findings, and the effects of findings on the anatomy."""
     sides = {
         f"{name}_side": float(rng.choice((-1, 1)))
         for name in ("effusion", "pneumothorax", "consolidation", "pneumonia", "haze", "atelectasis", "nodule", "mass")

@@ -1,4 +1,4 @@
-"""`simulate`: the driver that draws everybody, writes the tables and has the images drawn by several processes."""
+"""`simulate`: draws the patients, writes the tables, and draws the images in several processes."""
 
 import os
 import shutil
@@ -37,10 +37,10 @@ def simulate(
 ) -> None:
     """Writes a simulated hospital: OUT/mimic-iv, OUT/mimic-cxr-jpg, OUT/chexpert, OUT/nih.
 
-    `patients` is the number of MIMIC-CXR patients (about two images each); CheXpert and NIH get half as many each.
-    `chart_effect` multiplies the dependence of findings on the chart (population.py has the table). `size` is the
-    longer side of an image in pixels. The files are the same bytes for the same arguments, whatever `workers` is.
-    Raises InputError for arguments out of range and where one of the four folders is there already.
+    `patients` is the number of MIMIC-CXR patients (about two images each); CheXpert and NIH have half as many each.
+    `chart_effect` multiplies the dependence of findings on the chart (the table in population.py). `size` is the longer
+    side of an image in pixels. The files are identical for the same arguments and any number of `workers`.
+    Raises InputError for arguments out of range, and if one of the four folders exists.
     """
     with reserved(out):
         _clean(out)
@@ -61,7 +61,7 @@ def _simulate(
     mimic = mimic_layout.draw(patients, seed, chart_effect=chart_effect, size=size)
     chexpert = other_layouts.draw_chexpert(others, seed, chart_effect=chart_effect, size=size)
     nih = other_layouts.draw_nih(others, seed, chart_effect=chart_effect, size=size)
-    # Everything is written here first, so that a folder with its final name is complete.
+    # Written here first, so that a folder with its final name is complete.
     partial = out / _PARTIAL
     try:
         for name in FOLDERS:
@@ -69,7 +69,7 @@ def _simulate(
             (partial / name / SIMULATED_FILE).write_text("Drawn by chartray simulate: nothing here is real.\n")
         tables = np.random.default_rng((seed, 0))
         mimic_layout.write_iv(partial / "mimic-iv", mimic, release, tables, chart_effect=chart_effect)
-        # A generator of its own, so that the release of MIMIC-IV changes no label.
+        # Its own generator, so that labels do not depend on the release of MIMIC-IV.
         reports = np.random.default_rng((seed, 4))
         mimic_layout.write_cxr(partial / "mimic-cxr-jpg", mimic, reports)
         other_layouts.write_chexpert(partial / "chexpert", chexpert, reports)
@@ -85,7 +85,7 @@ def _simulate(
 
 
 def _clean(out: Path) -> None:
-    """Removes what a command that did not come to its end left: what it drew, and what it had moved out already."""
+    """Removes what an interrupted command left: what it drew and what it had already moved."""
     partial = out / _PARTIAL
     if (partial / _MOVING).exists():
         for name in FOLDERS:
@@ -109,7 +109,7 @@ def _check(
         raise InputError(f"expected a folder to write to at {out}, found a file; choose another")
     there = [name for name in FOLDERS if (out / name).exists()]
     if there:
-        raise InputError(f"expected no folder {there[0]} in {out}, found one; remove it or choose another folder")
+        raise InputError(f"expected no folder {there[0]} in {out}, found one; remove it, or choose another folder")
 
 
 def _draw_all(jobs: list[tuple[Path, Radiograph]], workers: int | None) -> None:
@@ -120,7 +120,7 @@ def _draw_all(jobs: list[tuple[Path, Radiograph]], workers: int | None) -> None:
             for chunk in chunks:
                 advance(_draw_chunk(chunk))
             return
-        # Processes start afresh: a fork of a process that has run torch can hang.
+        # Not forked: a fork of a process that has run torch can hang.
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(_draw_chunk, chunk) for chunk in chunks]
             for done in as_completed(waiting):

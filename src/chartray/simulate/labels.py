@@ -1,4 +1,4 @@
-"""From what was drawn to what the csv files say: the labeller's and the radiologist's view of an image."""
+"""Drawn findings -> labels in the csv files, by a labeller of reports and by radiologists."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from chartray.schema import CHEXPERT_LABELS, NIH_LABELS
 from chartray.simulate.population import PRESENT_FROM
 
 Severities = Mapping[str, NDArray[np.float64]]
-# Which drawn findings a label stands for; their greatest severity counts. "No Finding" is what is left.
+# The drawn findings of each label; their greatest severity counts. "No Finding" is derived from the others.
 SOURCES: dict[str, tuple[str, ...]] = {
     "Atelectasis": ("atelectasis",),
     "Cardiomegaly": ("cardiomegaly",),
@@ -33,16 +33,16 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "Pleural_Thickening": ("pleural_thickening",),
     "Hernia": ("hernia",),
 }
-# How often a report says that a finding is absent, instead of not mentioning it.
+# The probability that a report says that a finding is absent, instead of not mentioning it.
 DENIED = {"Pleural Effusion": 0.45, "Pneumothorax": 0.50, "Edema": 0.20, "Consolidation": 0.18, "Pneumonia": 0.15}
 _DENIED_OTHERWISE = 0.06
-# The labeller's noise: shares of present findings written as uncertain or missed, and of absent ones written as present
-# or uncertain; faint ones are called uncertain more often.
+# The labeller's errors: present findings labelled uncertain or missed; absent ones labelled present or uncertain (more
+# often if faint).
 UNCERTAIN, MISSED, INVENTED, DOUBTED, DOUBTED_FAINT = 0.08, 0.04, 0.01, 0.015, 0.12
 
 
 def severity(label: str, severities: Severities) -> NDArray[np.float64]:
-    """The drawn severity that `label` stands for, (n,); that of "No Finding" is 1 minus the greatest of all others."""
+    """The drawn severity of `label`, (n,); for "No Finding" 1 minus the greatest of all others."""
     if label == "No Finding":
         others = [
             severity(name, severities) for name in CHEXPERT_LABELS if name not in ("No Finding", "Support Devices")
@@ -52,7 +52,7 @@ def severity(label: str, severities: Severities) -> NDArray[np.float64]:
 
 
 def truth(label: str, severities: Severities) -> NDArray[np.bool_]:
-    """Whether the finding was drawn at a severity that counts as present."""
+    """Whether the finding's severity counts as present."""
     if label == "No Finding":
         return np.asarray(severity(label, severities) > 1.0 - PRESENT_FROM)
     return np.asarray(severity(label, severities) >= PRESENT_FROM)
@@ -78,12 +78,12 @@ def labeller(severities: Severities, rng: np.random.Generator) -> dict[str, NDAr
 
 
 def radiologist(severities: Severities) -> dict[str, NDArray[np.float64]]:
-    """The 14 CheXpert labels as read from the image itself: 1 or 0, complete."""
+    """The 14 CheXpert labels read from the image: 1 or 0, complete."""
     return {label: truth(label, severities).astype(np.float64) for label in CHEXPERT_LABELS}
 
 
 def nih(severities: Severities, rng: np.random.Generator) -> list[str]:
-    """NIH's "Finding Labels", one string an image: names joined by |, or "No Finding"; no blanks, a little noise."""
+    """NIH's "Finding Labels", one string per image: names joined by |, or "No Finding"; with some label noise."""
     columns = {}
     for label in NIH_LABELS:
         present = truth(label, severities)

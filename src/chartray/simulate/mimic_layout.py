@@ -1,4 +1,4 @@
-"""The simulated hospital as MIMIC-IV and MIMIC-CXR-JPG folders (METHOD.md section 3)."""
+"""The simulated hospital as MIMIC-IV and MIMIC-CXR-JPG folders."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,12 +14,12 @@ from chartray.simulate.population import years
 from chartray.simulate.radiograph import Radiograph, shape
 from chartray.simulate.tables import Row, write_csv
 
-# Which table lies where, and what the column for race is called, by release.
+# Release -> the folder of patients and admissions, and the column of race.
 CORE = {"1.0": ("core", "ethnicity"), "2.2": ("hosp", "race"), "3.1": ("hosp", "race")}
 DATA_SET = 1
 _RACES = ("WHITE", "BLACK/AFRICAN AMERICAN", "HISPANIC/LATINO", "ASIAN", "OTHER", "UNKNOWN")
 _UNITS = ("Medical Intensive Care Unit (MICU)", "Surgical Intensive Care Unit (SICU)", "Coronary Care Unit (CCU)")
-# itemid: label, unit, mean, spread, what it follows, how strongly (spreads for one standard deviation).
+# itemid: label, unit, mean and spread of the logarithm, cause, strength for one standard deviation of the cause.
 LABS = {
     50963: ("NTproBNP", "pg/mL", 6.5, 1.0, "heart_failure", 0.8),
     51301: ("White Blood Cells", "K/uL", 2.2, 0.3, "infection", 0.25),
@@ -29,7 +29,7 @@ LABS = {
 
 
 class Mimic(NamedTuple):
-    """What was drawn: the course, and per image its study and its place in the files."""
+    """The drawn hospital: the patients' course, and the study, id and path of each image."""
 
     course: Course
     images: list[Radiograph]
@@ -42,7 +42,7 @@ class Mimic(NamedTuple):
 
 
 def draw(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Mimic:
-    """Everybody and everything of the MIMIC-like hospital, before a byte is written; a pure function."""
+    """Draws the MIMIC-like hospital without writing it; a pure function."""
     rng = np.random.default_rng((seed, DATA_SET))
     drawn = course(patients, rng, chart_effect=chart_effect)
     subjects = np.sort(rng.choice(np.arange(10_000_000, 20_000_000, 37), patients, replace=False)).tolist()
@@ -78,7 +78,7 @@ def _damage(every: list[Radiograph], splits: list[str]) -> None:
 
 
 def write_cxr(root: Path, hospital: Mimic, rng: np.random.Generator) -> None:
-    """The csv files of MIMIC-CXR-JPG 2.0.0 under `root`, and 2.1.0's by radiologists; the images come elsewhere."""
+    """Writes the csv files of MIMIC-CXR-JPG 2.0.0 below `root`, and the radiologists' file of 2.1.0; not the images."""
     studies, latents = hospital.course.studies, hospital.course.latents
     metadata: list[Row] = []
     splits: list[Row] = []
@@ -110,7 +110,7 @@ def write_cxr(root: Path, hospital: Mimic, rng: np.random.Generator) -> None:
 
 
 def _write_read(root: Path, hospital: Mimic, read: dict[str, NDArray[np.float64]], rng: np.random.Generator) -> None:
-    """What radiologists read in about half of the test studies; the file has the older name of one finding."""
+    """The radiologists' labels of about half of the test studies; the file uses the older name of one finding."""
     columns = ["Airspace Opacity" if name == "Lung Opacity" else name for name in CHEXPERT_LABELS]
     chosen = rng.random(len(hospital.study_ids)) < READ_BY_RADIOLOGISTS
     table = [
@@ -161,7 +161,7 @@ def _label(value: float) -> str:
 
 
 def write_iv(root: Path, hospital: Mimic, release: str, rng: np.random.Generator, *, chart_effect: float) -> None:
-    """The tables of MIMIC-IV `release` under `root`: patients, admissions, icustays, labevents, d_labitems."""
+    """Writes the tables of MIMIC-IV `release` below `root`: patients, admissions, icustays, labevents, d_labitems."""
     core, race = CORE[release]
     people: list[Row] = []
     admissions: list[Row] = []
@@ -211,7 +211,7 @@ def write_iv(root: Path, hospital: Mimic, release: str, rng: np.random.Generator
     write_csv(root / "hosp" / "d_labitems.csv.gz", ("itemid", "label", "fluid", "category"), items)
 
 
-# The last came with release 3.0; readers can tell 3.x by it.
+# Only release 3.x has the last one.
 YEAR_GROUPS = ("2008 - 2010", "2011 - 2013", "2014 - 2016", "2020 - 2022")
 PATIENT_COLUMNS = ("subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod")
 ADMISSION_COLUMNS = (
@@ -287,7 +287,7 @@ def _labs(
         stored = drawn + timedelta(minutes=float(rng.uniform(20, 120)))
         specimen = int(rng.integers(1, 10**8))
         for item, (_, unit, mean, spread, cause, strength) in LABS.items():
-            # A blood test is part of the chart, so what it says about hidden causes goes with the chart's effect.
+            # Blood tests are part of the chart, so chart_effect also scales what they say about hidden causes.
             value = float(np.exp(mean + chart_effect * strength * values[cause] + spread * rng.standard_normal()))
             shown = f"{value:.3g}"
             known = hadm if rng.random() >= 0.26 else ""

@@ -1,4 +1,4 @@
-"""Two other hospitals, as CheXpert-v1.0-small and NIH ChestX-ray14 folders (METHOD.md section 3)."""
+"""Two other simulated hospitals, as CheXpert-v1.0-small and NIH ChestX-ray14 folders."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ SHIFTS: dict[int, dict[str, float]] = {
 
 
 class Elsewhere(NamedTuple):
-    """What was drawn: latents (one row a study), the images, and the study, patient and split of each."""
+    """A drawn hospital: latents (one row per study), the images, and the study, patient and split of each."""
 
     latents: Columns
     images: list[Radiograph]
@@ -40,7 +40,7 @@ class Elsewhere(NamedTuple):
 
 
 def draw_chexpert(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Elsewhere:
-    """The CheXpert-like hospital; its images are three quarters of `size`, as the small release is smaller."""
+    """The CheXpert-like hospital; its images have three quarters of `size`, as in the small release."""
     rng = np.random.default_rng((seed, CHEXPERT))
     latents, owner = _people(patients, rng, CHEXPERT, chart_effect)
     splits = _splits(patients, (("test", 0.40), ("valid", 0.10)), "train", rng)
@@ -58,7 +58,7 @@ def draw_chexpert(patients: int, seed: int, *, chart_effect: float = 1.0, size: 
 
 
 def draw_nih(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Elsewhere:
-    """The NIH-like hospital: frontal images alone, square, three quarters of `size`, PNG, a few of them RGBA."""
+    """The NIH-like hospital: frontal square PNG images of three quarters of `size`, a few of them RGBA."""
     rng = np.random.default_rng((seed, NIH))
     latents, owner = _people(patients, rng, NIH, chart_effect)
     splits = _splits(patients, (("test", 0.25),), "train_val", rng)
@@ -93,7 +93,7 @@ def _splits(patients: int, parts: tuple[tuple[str, float], ...], rest: str, rng:
 
 
 def write_chexpert(root: Path, hospital: Elsewhere, rng: np.random.Generator) -> None:
-    """train.csv with the labeller's labels, valid.csv and test.csv read by radiologists (0 or 1, complete)."""
+    """Writes train.csv with the labeller's labels, valid.csv and test.csv with the radiologists' (0 or 1, complete)."""
     labelled, read = labels.labeller(hospital.latents, rng), labels.radiologist(hospital.latents)
     ages = years(hospital.latents["age"])
     tables: dict[str, list[Row]] = {"train": [], "valid": [], "test": []}
@@ -132,7 +132,7 @@ NIH_COLUMNS = (
 
 
 def write_nih(root: Path, hospital: Elsewhere, rng: np.random.Generator) -> None:
-    """Data_Entry_2017_v2020.csv and the two official lists; a few ages are entry errors above 110."""
+    """Writes Data_Entry_2017_v2020.csv and the two official lists; a few ages are entry errors above 110."""
     found = labels.nih(hospital.latents, rng)
     ages = years(hospital.latents["age"])
     rows: list[Row] = []

@@ -1,8 +1,8 @@
-"""Who the simulated patients are: one table of dependencies, and a sampler that walks down it.
+"""The simulated patients: a table of dependencies, and a sampler that follows its order.
 
-The table was written before any pretraining was tried. Directions are clinical, strengths are chosen, not estimated.
+The table was written before any pretraining. Directions are clinical; strengths are chosen, not estimated.
 Units of a cause: age in decades from 60, male -0.5 or 0.5, factors in standard deviations, yes/no as 0 or 1.
-Units of an effect: log-odds where it is yes/no, its own unit otherwise.
+Units of an effect: log-odds if it is yes/no, else its own unit.
 """
 
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ Columns = dict[str, NDArray[np.float64]]
 
 
 class Latent(NamedTuple):
-    """One variable of the simulated world: `baseline` is a mean, or log-odds where `kind` is yes_no or finding."""
+    """One simulated variable: `baseline` is a mean, or log-odds if `kind` is yes_no or finding."""
 
     baseline: float
     spread: float
@@ -30,7 +30,7 @@ class Dependency(NamedTuple):
     strength: float
 
 
-# In the order in which they are drawn: a cause stands above its effects. A finding is a severity in [0, 1].
+# In the order of drawing: causes before effects. A finding is a severity in [0, 1].
 LATENTS: dict[str, Latent] = {
     "age": Latent(0.0, 1.8, "number", "chart"),
     "male": Latent(0.05, 0.0, "yes_no", "chart"),
@@ -72,9 +72,7 @@ LATENTS: dict[str, Latent] = {
     "hernia": Latent(-3.9, 0.0, "finding", "finding"),
     "devices": Latent(-1.9, 0.0, "finding", "finding"),
 }
-FINDINGS = tuple(name for name, latent in LATENTS.items() if latent.group == "finding")
-CHART = ("age", "male", "severity", "admitted", "icu", "died")
-# Drawn once a patient; the rest is drawn once a study.
+# Drawn once per patient; all others once per study.
 OF_PATIENT = ("age", "male", "smoking", "habitus", "bone_density", "aorta", "thorax_width", "breast", "kyphosis")
 
 DEPENDENCIES: tuple[Dependency, ...] = (
@@ -86,14 +84,14 @@ DEPENDENCIES: tuple[Dependency, ...] = (
     Dependency("severity", "died", 1.2),
     Dependency("age", "died", 0.30),
     Dependency("icu", "died", 1.5),
-    # How the image is taken: the sick are imaged in bed.
+    # How the image is taken: sicker patients are imaged in bed.
     Dependency("severity", "portable", 0.5),
     Dependency("age", "portable", 0.15),
     Dependency("admitted", "portable", 1.1),
     Dependency("icu", "portable", 3.5),
     Dependency("portable", "recumbent", 1.6),
     Dependency("icu", "recumbent", 1.4),
-    # What the chart does not say, and what it says about it.
+    # Hidden factors, which depend on the chart.
     Dependency("male", "smoking", 0.5),
     Dependency("age", "heart_failure", 0.30),
     Dependency("severity", "heart_failure", 0.35),
@@ -153,7 +151,7 @@ DEPENDENCIES: tuple[Dependency, ...] = (
     Dependency("icu", "devices", 3.00),
     Dependency("admitted", "devices", 0.50),
     Dependency("died", "devices", 0.60),
-    # Findings, from what the chart does not say.
+    # Findings, from hidden factors.
     Dependency("heart_failure", "cardiomegaly", 1.20),
     Dependency("heart_failure", "edema", 1.30),
     Dependency("heart_failure", "effusion", 0.90),
@@ -180,7 +178,7 @@ DEPENDENCIES: tuple[Dependency, ...] = (
     Dependency("mass", "wide_mediastinum", 0.80),
     Dependency("pneumothorax", "devices", 1.20),
 )
-# Present means drawn at this severity or more; what is absent may still be faintly there.
+# A finding is present from this severity on; absent findings may be faintly visible.
 PRESENT_FROM = 0.40
 _FAINT_UP_TO, _FAINT_SHARE = 0.22, 0.3
 
@@ -196,8 +194,8 @@ def draw(
 ) -> Columns:
     """Adds those of `names` that `known` lacks to its columns, each (count,), in the order of LATENTS.
 
-    `chart_effect` multiplies every dependency of a finding or a hidden factor on the chart; 0 makes all findings
-    independent of it. `shift` is added to baselines: another hospital.
+    `chart_effect` multiplies every dependency of findings and hidden factors on the chart; at 0 findings do not depend
+    on it. `shift` is added to the baselines (another hospital).
     """
     columns = dict(known)
     for name, latent in LATENTS.items():
@@ -230,7 +228,7 @@ def illness(
     chart_effect: float = 1.0,
     shift: dict[str, float] | None = None,
 ) -> Columns:
-    """Adds severity, then admission, then intensive care, then death: each only for those who had the one before."""
+    """Adds severity, admission, ICU stay and death; the last two only for admitted patients."""
     columns = dict(known)
     for name, needs in (("severity", None), ("admitted", None), ("icu", "admitted"), ("died", "admitted")):
         columns = draw((name,), columns, count, rng, chart_effect=chart_effect, shift=shift)

@@ -1,4 +1,4 @@
-"""One image: thorax and findings under the beam, then everything that differs from image to image and means nothing."""
+"""One radiograph: thorax and findings, then exposure, noise and everything else that carries no label information."""
 
 import io
 from functools import cache
@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from chartray.simulate import anatomy, devices, findings
 from chartray.simulate.anatomy import Array
 
-# Anatomy has no edge sharper than this many pixels; drawing it on a coarser grid takes a ninth of the time.
+# Anatomy has no edge sharper than this many pixels: a grid coarser by this factor takes a ninth of the time.
 COARSE = 3
 
 
 class Style(NamedTuple):
-    """How a hospital's images look: ranges of what is drawn anew for each image."""
+    """The image style of a hospital: the ranges of what is drawn for each image."""
 
     contrast: tuple[float, float]
     gamma: tuple[float, float]
@@ -50,7 +50,7 @@ class Radiograph(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """Thorax coordinates to image: `matrix` @ (x, y) + `shift`, in units of half the longer side, from the centre."""
+    """Thorax to image coordinates: `matrix` @ (x, y) + `shift`, from the centre in units of half the longer side."""
 
     matrix: NDArray[np.float64]
     shift: NDArray[np.float64]
@@ -77,14 +77,14 @@ class Pose(NamedTuple):
 
     @property
     def coarse(self) -> tuple[int, int]:
-        """(h, w): what is smooth is drawn on this grid and enlarged."""
+        """(h, w) of the grid that smooth structures are drawn on before upsampling."""
         return -(-self.height // COARSE), -(-self.width // COARSE)
 
 
 def draw(image: Radiograph) -> NDArray[np.uint8]:
-    """The image, uint8 (height, width), longer side `image.size`; the same bytes for the same `image`."""
+    """The pixels, uint8 (height, width), longer side `image.size`; deterministic in `image`."""
 
-    # Each part has a generator of its own, so that one more finding moves neither vessels nor exposure.
+    # Each part has its own generator, so that another finding changes neither vessels nor exposure.
     def patient(part: int) -> np.random.Generator:
         return np.random.default_rng((*image.patient_key, part))
 
@@ -126,7 +126,7 @@ def _pose(image: Radiograph, look: Style, rng: np.random.Generator) -> Pose:
 
 
 def _vessels(thorax: anatomy.Thorax, pose: Pose, patient: np.random.Generator) -> Array:
-    """The tree of vessels out of each hilum, tapering; (h, w) in [0, 1]."""
+    """The tapering vessels from each hilum; (h, w) in [0, 1]."""
     h, w = pose.coarse
     canvas = Image.new("L", (w, h))
     pen = ImageDraw.Draw(canvas)
@@ -165,7 +165,7 @@ def _expose(
     if image.view == "AP":
         # Scatter: no grid at the bedside.
         attenuation = 0.90 * attenuation + 0.06
-    # Window: what is black and what is white differs far more from image to image than between patients.
+    # Window: black and white levels vary more between images than between patients.
     under = min(2.0, max(0.0, values["underexposure"]))
     contrast = np.float32(1.15 * rng.uniform(*look.contrast) * (1 - 0.08 * under))
     middle = 0.47 + rng.normal(0, 0.06) - 0.03 * under
@@ -179,7 +179,7 @@ def _expose(
     if shown is not None:
         grey += shown * contrast
     grey += np.float32(rng.uniform(*look.noise) * (1 + 0.5 * under)) * _grain(pose, rng)
-    # An image's characteristic curve: a soft toe and shoulder, then gamma.
+    # Characteristic curve: a soft toe and shoulder, then gamma.
     curve = 0.5 + 0.5 * np.tanh(1.7 * np.linspace(-1.5, 1.5, 1536))
     gamma = np.exp(rng.uniform(np.log(look.gamma[0]), np.log(look.gamma[1])))
     low, high = rng.uniform(0, 0.10), rng.uniform(0.86, 1.0)
@@ -206,7 +206,7 @@ def _frame(pixels: NDArray[np.uint8], look: Style, rng: np.random.Generator) -> 
 
 
 def _grain(pose: Pose, rng: np.random.Generator) -> Array:
-    """Quantum noise: a window of one fixed field, which is cheaper than new numbers for each image."""
+    """Quantum noise: a window of one fixed field, which is faster than new noise for each image."""
     field = _grain_field()
     side = field.shape[0]
     field = np.roll(field, int(rng.integers(0, side)), axis=1) if max(pose.width, pose.height) > side // 2 else field
@@ -228,17 +228,17 @@ def _grain_field() -> Array:
 
 
 def shape(image: Radiograph) -> tuple[int, int]:
-    """(height, width) that `draw` gives the image."""
+    """The (height, width) that `draw` returns."""
     pose = _pose(image, STYLES[image.look], np.random.default_rng(image.image_key))
     return pose.height, pose.width
 
 
 def encode(pixels: NDArray[np.uint8], path: str, *, rgba: bool = False) -> bytes:
-    """JPEG (quality 85) or PNG by the ending of `path`; `rgba` as some of NIH's PNG are."""
+    """JPEG (quality 85) or PNG by the suffix of `path`; `rgba` as in some of NIH's PNG files."""
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
     if path.endswith(".png"):
-        # Huffman coding alone: noise has no repetitions to look for.
+        # Huffman coding only: noise has no repetitions.
         (image.convert("RGBA") if rgba else image).save(buffer, "PNG", compress_level=1, compress_type=2)
     else:
         image.save(buffer, "JPEG", quality=85)

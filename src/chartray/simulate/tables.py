@@ -1,4 +1,4 @@
-"""Writing csv files that are the same bytes each time."""
+"""Writing of reproducible csv files."""
 
 import csv
 import gzip
@@ -12,9 +12,9 @@ Row = tuple[object, ...]
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """A csv file with a header; compressed, without time stamp, where `path` ends in .gz.
+    """Writes a csv file with a header; compressed, without a time stamp, if `path` ends in .gz.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe before it (`csv_cells`).
+    A text that a spreadsheet would read as a formula gets a leading apostrophe (`csv_cells`).
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

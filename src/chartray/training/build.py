@@ -62,13 +62,10 @@ def build_monitor(config: Config, schedule: Schedule, *, rank: float, spread: fl
 
     `rank` and `spread` are those of the embeddings before the first step.
     """
-    monitor = Monitor(
+    return Monitor(
         classes=min(config.objective.prototypes, config.train.batch_size),
         untrained_rank=rank,
         untrained_spread=spread,
         earliest=max(schedule.warmup_steps, config.health.patience_steps),
+        balanced=config.objective.name != "dino",
     )
-    if config.objective.name == "dino":
-        monitor.balanced = False
-        monitor.remedy = "lower objective.target_temperature or objective.centre_momentum"
-    return monitor

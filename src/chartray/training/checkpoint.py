@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, sealed, whole or not there, verified before they are loaded, kept to a number."""
+"""Checkpoints: safetensors and JSON, written atomically, sealed, verified before loading; the newest few are kept."""
 
 import json
 import re
@@ -24,17 +24,17 @@ FORMAT = 2
 _WEIGHTS, _OPTIMIZER, _STATE = "networks.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
 _LEFT = re.compile(r"\.(step-\d{6,})\.(?:partial|earlier)")
-# What Adam and AdamW remember of each parameter.
+# The state of Adam and AdamW for each parameter.
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save(
     folder: Path, step: int, networks: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], *, keep: int
 ) -> Path:
-    """Writes `folder/step-000123` whole or not at all, then deletes all but the newest `keep`.
+    """Writes `folder/step-000123` atomically, then deletes all but the newest `keep`.
 
-    `state` is what else the loop must remember, as JSON. Raises OutputError where the machine cannot write; then the
-    earlier checkpoints are as they were.
+    `state` is the rest of the loop's state, as JSON. Raises OutputError where the machine cannot write; the earlier
+    checkpoints are then unchanged.
     """
     final = folder / f"step-{step:06d}"
     without = [
@@ -47,13 +47,13 @@ def save(
         (partial / _STATE).write_text(json.dumps(content), encoding="utf-8")
     with writing(folder):
         for old in list_checkpoints(folder)[:-keep]:
-            (old / SUMS_FILE).unlink(missing_ok=True)  # first: what is half deleted is no checkpoint
+            (old / SUMS_FILE).unlink(missing_ok=True)  # first, so that a half-deleted checkpoint is not taken for one
             shutil.rmtree(old)
     return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints, oldest first; whether they are whole is for `newest_whole` to say."""
+    """The checkpoints, oldest first, not verified."""
     if not folder.is_dir():
         return []
     for path in list(folder.iterdir()):
@@ -63,10 +63,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is as it was written; None where there is none at all.
+def newest_intact(folder: Path) -> Path | None:
+    """The newest intact checkpoint; None if there are no checkpoints.
 
-    Newer ones that are damaged are named on standard error. Raises InputError where all of them are.
+    Damaged newer ones are named on standard error. Raises InputError if all are damaged.
     """
     found = list_checkpoints(folder)
     damaged: list[str] = []
@@ -81,30 +81,30 @@ def newest_whole(folder: Path) -> Path | None:
         return checkpoint
     if damaged:
         raise InputError(
-            f"expected a whole checkpoint in {folder}, found {len(found)} and none of them whole ({damaged[0]}); take "
-            "a whole copy of one, or begin again in another folder"
+            f"expected an intact checkpoint in {folder}, found {len(found)}, all damaged ({damaged[0]}); restore a "
+            "copy of one, or start again in another folder"
         )
     return None
 
 
 def restore(checkpoint: Path, networks: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Loads a checkpoint into `networks` and `optimizer` and returns its state, `step` among it.
+    """Loads a checkpoint into `networks` and `optimizer` and returns its state, which includes `step`.
 
-    Raises InputError if it is not as it was written, of another format, or of another network: exactly the names and
-    shapes of what is to be trained are taken.
+    Raises InputError if it was changed, has another format, or is of another network: names and shapes must match
+    exactly.
     """
     verify(checkpoint, (_WEIGHTS, _OPTIMIZER, _STATE))
     state = read_object(checkpoint / _STATE, "the state of a checkpoint")
     if state.get("format") != FORMAT:
         raise InputError(
-            f"expected checkpoint format {FORMAT} in {checkpoint}, found {str(state.get('format'))[:20]}; continue "
-            "with the Chartray that wrote it, or begin again in another folder"
+            f"expected checkpoint format {FORMAT} in {checkpoint}, found {str(state.get('format'))[:20]}; resume "
+            "with the Chartray that wrote it, or start again in another folder"
         )
     step, without = state.get("step"), state.get("without_moments")
     if type(step) is not int or checkpoint.name != f"step-{step:06d}" or not isinstance(without, list):
         raise InputError(
-            f"expected the step of its folder's name and without_moments in {checkpoint / _STATE}, found others; take "
-            "a whole copy of it, or begin again in another folder"
+            f"expected the step of its folder's name and without_moments in {checkpoint / _STATE}, found others; "
+            "restore a complete copy of it, or start again in another folder"
         )
     weights, moments = (_read(checkpoint / name) for name in (_WEIGHTS, _OPTIMIZER))
     _expect(_shapes(networks.state_dict()), weights, checkpoint)
@@ -118,14 +118,14 @@ def restore(checkpoint: Path, networks: nn.Module, optimizer: Optimizer) -> dict
         for parameter in group["params"]
     }
     for name, (parameter, entry, _) in expected.items():
-        # A step count lies on the device where the optimizer is fused; else each step would wait for it there.
+        # A fused optimizer counts its steps on the device; another would wait there for the count at each step.
         there = entry != "step" or id(parameter) in on_device
         optimizer.state[parameter][entry] = moments[name].to(parameter.device) if there else moments[name]
     return state
 
 
 def _optimised(networks: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
-    """What the optimizer moves, by its name in the networks."""
+    """The parameters that the optimizer updates, by their names in the networks."""
     moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return {name: parameter for name, parameter in networks.named_parameters() if id(parameter) in moved}
 
@@ -141,7 +141,7 @@ def _moments(networks: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 def _expected_moments(
     networks: nn.Module, optimizer: Optimizer, without: set[str]
 ) -> dict[str, tuple[nn.Parameter, str, tuple[int, ...]]]:
-    """By name: the parameter, what is remembered of it, and the shape of that."""
+    """By name: the parameter, the entry of its state, and the entry's shape."""
     return {
         f"{name}/{entry}": (parameter, entry, () if entry == "step" else tuple(parameter.shape))
         for name, parameter in _optimised(networks, optimizer).items()
@@ -160,8 +160,8 @@ def _expect(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
         if wanted.get(name) != found.get(name):
             shapes = [str(each.get(name, "none")) for each in (wanted, found)]
             raise InputError(
-                f"expected {name} of the shape {shapes[0]} in {checkpoint}, found {shapes[1]}: this checkpoint is of "
-                "another network; begin in another folder, or with the settings that it was made with"
+                f"expected {name} of shape {shapes[0]} in {checkpoint}, found {shapes[1]}: this checkpoint is of "
+                "another network; start in another folder, or with the settings that it was made with"
             )
 
 

@@ -1,4 +1,4 @@
-"""torch.compile for the blocks of the encoders: one block is compiled for each shape and serves all that are alike."""
+"""torch.compile for the blocks of the encoders: compiled once for each input shape, shared by equal blocks."""
 
 import logging
 import warnings
@@ -13,18 +13,17 @@ from chartray.config.pretrain import TrainConfig
 from chartray.errors import InputError
 from chartray.training.runtime import is_first_process
 
-# Shapes of a block's input: target, random and focal views, with and without gradient, whole and in parts.
-_SHAPES = 32
-_STEPS_THAT_REPAY = 1_000
+_SHAPES = 32  # of a block's input: target, random and focal views, with and without gradient, whole and in parts
+_MIN_STEPS = 1_000
 
 
 def wanted(config: TrainConfig, steps: int, device: torch.device) -> bool:
-    """Whether a run of so many steps compiles; `auto`: where the minute it takes is repaid, if it can be done here.
+    """Whether a run of so many steps compiles; `auto`: if it is long enough to repay the minute, and it works here.
 
-    A function of the configuration and the machine's tools, so that a run that is resumed computes as before. Says why
-    where a long run goes on without. Raises InputError where it is asked for and cannot be done.
+    A function of the configuration and the machine's tools, so that a resumed run computes as before. Prints why a
+    long run is not compiled. Raises InputError where train.compile is true and compilation fails.
     """
-    if config.compile is False or (config.compile == "auto" and steps < _STEPS_THAT_REPAY):
+    if config.compile is False or (config.compile == "auto" and steps < _MIN_STEPS):
         return False
     reason = _obstacle(device)
     if reason is None:
@@ -35,13 +34,14 @@ def wanted(config: TrainConfig, steps: int, device: torch.device) -> bool:
         return False
     raise InputError(
         f"expected a torch.compile that works for train.compile true, found {reason}; install a C++ compiler with "
-        "Python's headers (g++, python3-dev), or leave train.compile out"
+        "Python's headers (g++, python3-dev), or omit train.compile"
     )
 
 
 def compile_blocks(networks: nn.Module) -> None:
-    """Compiles all blocks of transformers, decoders' too, in place and for each shape by itself: what is compiled does
-    not depend on what came before.
+    """Compiles all transformer blocks, decoders' too, in place.
+
+    Each shape is compiled separately, so that the result does not depend on earlier shapes.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for module in networks.modules():
@@ -52,21 +52,21 @@ def compile_blocks(networks: nn.Module) -> None:
 
 
 def as_written() -> AbstractContextManager[None]:
-    """While open, compiled blocks run as they are written: for the few films that are looked at beside training."""
+    """While open, compiled blocks run uncompiled: the online probe's few images are not worth other shapes."""
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance
 
 
 def _obstacle(device: torch.device) -> str | None:
-    """Why nothing can be compiled for `device`, in a line; None where a small function can."""
-    # That a CUDA build of torch runs on a machine without a GPU is known.
+    """Why compilation fails for `device`, in one line; None if a small function compiles."""
+    # It warns of a CUDA build of torch on a machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
-        # Fresh each time: what an earlier process compiled says nothing of the tools that are here now.
+        # Without caches: what an earlier process compiled proves nothing about the tools here and now.
         with warnings.catch_warnings(), torch._inductor.config.patch(force_disable_caches=True):
-            warnings.simplefilter("ignore")  # that caches are off
+            warnings.simplefilter("ignore")  # of disabled caches
             torch.compile(_tried, dynamic=False)(torch.ones(8, device=device))
-    except Exception as error:  # whatever compiler, linker, header or driver is missing
+    except Exception as error:  # a compiler, linker, header or driver may be missing
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
     return None

@@ -1,6 +1,6 @@
-"""The chart rows that a step trains on: the patient's own, or a control's.
+"""The chart rows of a step: the patient's own, or those of a control.
 
-A control replaces the whole row, flags too, so that whatever is left of a gain is not the chart's.
+A control replaces the whole row, flags too: a gain that remains under it does not come from the chart.
 """
 
 from typing import Literal, NamedTuple
@@ -12,12 +12,11 @@ from chartray.errors import InputError
 from chartray.randomness import permutation
 
 Control = Literal["none", "shuffled", "constant", "mask-only"]
-# Set apart from the coordinates that order films and draw views.
-_SHUFFLE = 7_001
+_SHUFFLE = 7_001  # sets this use of the seed apart
 
 
 class ChartTable(NamedTuple):
-    """The charts of the M training films: rows (M, F) float32, observed (M, variables) bool, patients (M,) codes."""
+    """The charts of the M training images: rows (M, F) float32, observed (M, variables) bool, patients (M,) codes."""
 
     rows: npt.NDArray[np.float32]
     observed: npt.NDArray[np.bool_]
@@ -25,10 +24,10 @@ class ChartTable(NamedTuple):
 
 
 def controlled(table: ChartTable, control: Control, flag_columns: list[int], *, seed: int, epoch: int) -> ChartTable:
-    """The table that `control` puts in place of the patients' own in this epoch.
+    """The chart table under `control` in this epoch.
 
-    shuffled: each patient gets another patient's whole rows (film k the donor's film k, round and round), redrawn
-    each epoch. constant: every film gets the mean row. mask-only: the values are zero, the observed flags are real.
+    shuffled: each patient gets another patient's whole rows (image k that of the donor's image k, cyclically), redrawn
+    each epoch. constant: every image gets the mean row. mask-only: the values are zero, the observed flags are real.
     Raises InputError if a shuffle has one patient only, or mask-only has no flags (published rows).
     """
     if control == "none":
@@ -49,7 +48,7 @@ def controlled(table: ChartTable, control: Control, flag_columns: list[int], *, 
 
 
 def donor_images(patients: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """For each film the film whose chart it gets: always another patient's, one donor for all films of a patient.
+    """For each image the image whose chart it gets: another patient's, with one donor for all images of a patient.
 
     patients (M,) codes -> (M,) rows. The patients form one random cycle, so nobody is their own donor.
     """
@@ -63,6 +62,6 @@ def donor_images(patients: npt.NDArray[np.int64], *, seed: int, epoch: int) -> n
     counts = np.bincount(codes)
     starts = np.cumsum(counts) - counts
     order = np.empty_like(by_patient)
-    order[by_patient] = np.arange(len(codes)) - starts[codes[by_patient]]  # film k of its patient
+    order[by_patient] = np.arange(len(codes)) - starts[codes[by_patient]]  # image k of its patient
     donors = donor_of[codes]
     return by_patient[starts[donors] + order % counts[donors]]

@@ -1,4 +1,4 @@
-"""What every step measured: a line of JSON each in metrics.jsonl, and the same numbers as TensorBoard events."""
+"""The numbers of every step: one line of JSON in metrics.jsonl, and the same as TensorBoard events."""
 
 import hashlib
 import json
@@ -23,16 +23,16 @@ METRICS_FILE, EVENTS = "metrics.jsonl", "events"
 
 
 class MetricsWritten(NamedTuple):
-    """How much of metrics.jsonl a checkpoint knows: so many bytes, and their SHA-256."""
+    """How much of metrics.jsonl a checkpoint covers: its first bytes, and their SHA-256."""
 
     bytes: int = 0
     sha256: str = hashlib.sha256().hexdigest()
 
 
 class Metrics:
-    """The numbers of a run from its first step on, or from where it is continued: what came later is cut off.
+    """Writes the numbers of a run; of a resumed run, lines after the checkpoint are cut off.
 
-    As a context it closes both. TensorBoard's own writer works in a thread, whose errors nobody catches; this one
+    As a context it closes both files. TensorBoard's own writer runs in a thread, whose errors nobody catches; this one
     writes each step before the next. Raises OutputError where the machine cannot write.
     """
 
@@ -41,7 +41,7 @@ class Metrics:
         with writing(out):
             kept = _kept(self._file, written)
             self._digest, self._bytes = hashlib.sha256(kept), len(kept)
-            # Unbuffered: what cannot be written is said here, and not once more at the end.
+            # Unbuffered, so that an error is raised by the write and not again at the end.
             self._stream = self._file.open("ab", buffering=0)
             self._stream.truncate(self._bytes)
             (out / EVENTS).mkdir(exist_ok=True)
@@ -49,11 +49,11 @@ class Metrics:
             self._events = (out / EVENTS / f"{name}.{time.monotonic_ns()}").open("ab", buffering=0)
             self._records: Any = RecordWriter(self._events)
             self._event(Event(step=first_step + 1, file_version="brain.Event:2"))
-            # TensorBoard forgets what it has read of later steps.
+            # Makes TensorBoard forget later steps.
             self._event(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Notes the numbers of a step."""
+        """Writes the numbers of a step."""
         line = (json.dumps({"step": step} | dict(values)) + "\n").encode()
         with writing(self._out):
             rest = line
@@ -65,7 +65,7 @@ class Metrics:
         self._bytes += len(line)
 
     def written(self) -> MetricsWritten:
-        """What is on the disk, flushed to it."""
+        """How much is on the disk, flushed to it."""
         with writing(self._out):
             sync(self._file)
         return MetricsWritten(self._bytes, self._digest.hexdigest())
@@ -85,16 +85,16 @@ class Metrics:
 
 
 def _kept(file: Path, written: MetricsWritten) -> bytes:
-    """What the checkpoint knows of the file; whatever a kill left after it, half a line too, is left out.
+    """The part of the file that the checkpoint covers; anything that a kill left after it is dropped.
 
-    Raises InputError if that part is not as it was written.
+    Raises InputError if that part was changed.
     """
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         if written.bytes:
             print(
-                f"chartray: expected {file}, found none; the run goes on without the numbers of its earlier steps",
+                f"chartray: expected {file}, found none; the run continues without the numbers of its earlier steps",
                 file=sys.stderr,
                 flush=True,
             )
@@ -102,10 +102,10 @@ def _kept(file: Path, written: MetricsWritten) -> bytes:
     kept = content[: written.bytes]
     if hashlib.sha256(kept).hexdigest() != written.sha256:
         line = _first_broken(kept)
-        where = f"line {line} is no step" if line else f"its first {written.bytes} bytes differ"
+        where = f"line {line} is not a step" if line else f"its first {written.bytes} bytes differ"
         raise InputError(
             f"expected {file} as it was written up to the checkpoint, found other content ({where}): it was damaged or "
-            "edited; take a whole copy of it, or move it away to go on without the numbers of earlier steps"
+            "edited; restore a complete copy of it, or move it away to continue without the numbers of earlier steps"
         )
     return kept
 

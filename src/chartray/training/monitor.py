@@ -107,8 +107,7 @@ class Monitor:
     `classes` is min(K, images of the global batch); `untrained_rank` and `untrained_spread` are those of the embeddings
     before the first step.
     `balanced`: images must spread over the prototypes, as me-max and Sinkhorn make them. DINO's centring does not
-    (a good run may prefer two outputs), so there only what targets say of images counts.
-    `remedy` is what to do when they say nothing.
+    (a good run may prefer two outputs), so there only the targets' information counts.
     """
 
     def __init__(
@@ -119,12 +118,11 @@ class Monitor:
         untrained_spread: float,
         earliest: int,
         balanced: bool = True,
-        remedy: str = "lower objective.sharpening or train.learning_rate, or turn objective.sinkhorn_iterations on",
     ) -> None:
         self.classes = classes
         self.untrained_rank, self.untrained_spread = untrained_rank, untrained_spread
         self.earliest = earliest
-        self.balanced, self.remedy = balanced, remedy
+        self.balanced = balanced
         self.losses: deque[float] = deque(maxlen=_WINDOW)
         self.recent: deque[AssignmentStatistics] = deque(maxlen=_WINDOW)
 
@@ -170,7 +168,12 @@ class Monitor:
                 "lower train.learning_rate or raise objective.mean_entropy_weight"
             )
         if information < _MIN_INFORMATION * highest:
-            return f"targets no longer distinguish images ({information:.3f} of {highest:.2f} nats); {self.remedy}"
+            remedy = (
+                "lower objective.sharpening or train.learning_rate, or turn objective.sinkhorn_iterations on"
+                if self.balanced
+                else "lower objective.target_temperature or objective.center_momentum"
+            )
+            return f"targets no longer distinguish images ({information:.3f} of {highest:.2f} nats); {remedy}"
         if self.balanced and anchor_information < _MIN_ANCHOR_INFORMATION * highest:
             return (
                 f"anchors predict the same for every image ({anchor_information:.3f} of {highest:.2f} nats); "

@@ -1,6 +1,7 @@
-"""The online probe: what the target encoder's embeddings are worth while it trains, on validation labels.
+"""The online probe: nearest neighbours on validation labels during training.
 
-Whole films of a fixed sample of training and validation patients; it chooses nothing and touches no test film.
+It embeds whole images of a fixed sample of the training and validation splits. It chooses nothing, and never reads a
+test image.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from chartray.config.pretrain import Config
 from chartray.networks.encoder import class_token
-from chartray.pixels.resampling import whole_film
+from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 from chartray.randomness import permutation
 from chartray.schema import LABEL_PREFIX
@@ -24,29 +25,26 @@ from chartray.truth import Policy, truth_of
 
 _SAMPLE = 7_003
 _NEIGHBOURS = 20
-_FILMS_AT_ONCE = {"cpu": 64, "cuda": 512}
+_IMAGES_AT_ONCE = {"cpu": 64, "cuda": 512}
 
 
 class OnlineProbe:
-    """Embeds `health.probe_films` training films, and as many of validation where that split has labelled films.
+    """Embeds `health.probe_films` training images, and as many validation images if that split has labels.
 
-    In the precision that the run trains in (`autocast`): in float32 the first look took a quarter of the time
-    until step 1.
+    In the precision of the run (`autocast`): in float32 the first probe took a quarter of the time until step 1.
     """
 
-    def __init__(
-        self, store: Store, config: Config, data: TrainingData, device: torch.device, autocast: Autocast
-    ) -> None:
+    def __init__(self, data: TrainingData, config: Config, device: torch.device, autocast: Autocast) -> None:
+        store, count = data.store, config.health.probe_films
         self._store, self._size, self._device, self._autocast = store, config.views.size, device, autocast
         self._grey = data.grey
-        count = config.health.probe_films
         self._train = _sample(data.rows, count, config.seed)
         validation = split_rows(store, "validate")
         labels = [name for name in store.cohort.column_names if name.startswith(LABEL_PREFIX)]
         self._validate = _sample(validation, count, config.seed) if labels else validation[:0]
         self._truth = _truth(store, labels)
         if self._train.size and not self._validate.size:
-            print("no validation films with labels: the online probe is off, effective rank is still watched")
+            print("no validation images with labels: the online probe is off; effective rank is still monitored")
 
     def rank_and_spread(self, networks: Networks) -> tuple[float, float]:
         """Effective rank and spread of the target encoder's embeddings of the training sample."""
@@ -54,7 +52,7 @@ class OnlineProbe:
         return effective_rank(embeddings), spread(embeddings)
 
     def measure(self, networks: Networks) -> dict[str, float]:
-        """health.effective_rank, .spread, and .knn_auroc (macro over labels with both classes) where there is one."""
+        """health.effective_rank, .spread, and .knn_auroc (macro over labels with both classes) if it is defined."""
         train = self._embed(networks, self._train)
         numbers = {"health.effective_rank": effective_rank(train), "health.spread": spread(train)}
         if self._validate.size:
@@ -66,15 +64,15 @@ class OnlineProbe:
 
     @torch.no_grad()
     def _embed(self, networks: Networks, rows: npt.NDArray[np.int64]) -> Tensor:
-        """(N, D) in host memory, where neighbours and singular values of so few films are found."""
+        """Embeddings (N, D) in host memory, where neighbours and singular values are computed."""
         encoder, (mean, std) = networks.target_encoder, self._grey
-        parts, films_at_once = [], _FILMS_AT_ONCE["cuda" if self._device.type == "cuda" else "cpu"]
-        for start in range(0, len(rows), films_at_once):
-            images = torch.from_numpy(self._store.images.gather(rows[start : start + films_at_once])).to(self._device)
-            # Outside autocast: a film is resized in float32, as an evaluation does.
-            films = (whole_film(images, self._size) - mean) / std
+        parts, images_at_once = [], _IMAGES_AT_ONCE["cuda" if self._device.type == "cuda" else "cpu"]
+        for start in range(0, len(rows), images_at_once):
+            images = torch.from_numpy(self._store.images.gather(rows[start : start + images_at_once])).to(self._device)
+            # Outside autocast: images are resized in float32, as in an evaluation.
+            grey = (whole_image(images, self._size) - mean) / std
             with as_written(), self._autocast():
-                parts.append(class_token(encoder, films).float())
+                parts.append(class_token(encoder, grey).float())
         return torch.cat(parts).cpu()
 
 
@@ -83,5 +81,5 @@ def _sample(rows: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[n
 
 
 def _truth(store: Store, labels: list[str]) -> npt.NDArray[np.float64]:
-    """(rows, C): 1, 0, or NaN where nothing is known, as an evaluation reads labels unless told otherwise."""
+    """(rows, C): 1, 0, or NaN where unknown, under an evaluation's default policies."""
     return truth_of(store.cohort, [name.removeprefix(LABEL_PREFIX) for name in labels], Policy())

@@ -1,7 +1,7 @@
-"""Whom a run was pretrained on: train_patients.txt beside `encoder/`, not in it, since that may leave the house.
+"""The patients of pretraining: train_patients.txt beside `encoder/`, which may leave the hospital without it.
 
-One `schema.patient_key` a line. The manifest and the encoder say how many they are and the SHA-256 of the file: what
-guards against patients that were seen must not open for a file that is empty, cut short or of another run.
+One `schema.patient_key` a line. The manifest and the encoder record their number and the SHA-256 of the file, so that
+an empty, truncated or foreign file is refused.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from chartray.outputs.replacing import replaced_file, settle
 PATIENTS_FILE = "train_patients.txt"
 
 
-def told(keys: Sequence[str]) -> dict[str, Any]:
-    """What a manifest says of the file."""
+def patients_digest(keys: Sequence[str]) -> dict[str, Any]:
+    """What a manifest records of the file."""
     return {"patients": len(keys), "patients_sha256": hashlib.sha256(_text(keys).encode()).hexdigest()}
 
 
@@ -27,15 +27,14 @@ def write_patients(run: Path, keys: Sequence[str]) -> None:
 
 
 def read_patients(run: Path, said: Mapping[str, Any]) -> frozenset[str] | None:
-    """The keys of the patients that a RUN was pretrained on; None where there is no file and no RUN around it.
+    """The keys of the patients that a RUN was pretrained on; None for an encoder outside a RUN, without the file.
 
     Args:
-        run: the folder of the RUN, or whatever folder an encoder lies in.
-        said: what the encoder's own provenance says (`told`).
+        run: the folder of the RUN, or the folder that an encoder lies in.
+        said: the encoder's own provenance, which holds the keys of `patients_digest`.
 
     Raises:
-        InputError: the file is not as it was written, or missing from a RUN that says that it has one, or nothing says
-            what it held.
+        InputError: the file was changed, is missing from a RUN that should have it, or no SHA-256 of it is known.
     """
     file = run / PATIENTS_FILE
     settle(file)
@@ -44,18 +43,18 @@ def read_patients(run: Path, said: Mapping[str, Any]) -> frozenset[str] | None:
         if wanted is None or not (run / "manifest.json").exists():
             return None
         raise InputError(
-            f"expected the {said.get('patients')} patients of pretraining in {file}, found no such file; put it back: "
-            "without it nobody can say whether patients are tested that were trained on"
+            f"expected the {said.get('patients')} patients of pretraining in {file}, found no such file; restore it: "
+            "without it, training patients in a test set cannot be detected"
         )
     try:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"expected the patients of pretraining in {file}, found: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != wanted:
-        found = "other content" if wanted else "no SHA-256 of it in encoder.json, so it is of another run"
+        found = "other content" if wanted else "no SHA-256 of it in encoder.json, so it belongs to another run"
         raise InputError(
             f"expected the {said.get('patients')} patients of pretraining in {file} as they were written, found "
-            f"{found}; put back a whole copy of the RUN"
+            f"{found}; restore a complete copy of the RUN"
         )
     return frozenset(content.decode().split())
 

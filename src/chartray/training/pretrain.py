@@ -88,7 +88,7 @@ def assemble(
             print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
         compilation.compile_blocks(networks)
     optimizer = build_optimizer(networks, config.train)
-    probe = OnlineProbe(store, config, data, fabric.device, fabric.autocast)
+    probe = OnlineProbe(data, config, fabric.device, fabric.autocast)
 
     first_step, written = 0, MetricsWritten()
     if begun is not None and begun.checkpoint is not None:
@@ -106,9 +106,7 @@ def assemble(
     if begun is not None and fabric.is_global_zero:
         where = f"continues after step {first_step}" if first_step else "has no checkpoint yet: it continues at step 0"
         print(f"{out} {where} of {schedule.steps}", flush=True)
-    return Loop(
-        fabric, store, out, config, schedule, data, networks, optimizer, probe, monitor, first_step, written, manifest
-    )
+    return Loop(fabric, out, config, schedule, data, networks, optimizer, probe, monitor, first_step, written, manifest)
 
 
 @dataclass
@@ -116,7 +114,6 @@ class Loop:
     """A run: everything that its steps need."""
 
     fabric: Fabric
-    store: Store
     out: Path
     config: Config
     schedule: Schedule
@@ -160,7 +157,7 @@ class Loop:
     def batches(self, first_step: int, last_step: int) -> Prefetcher:
         """This process's share of steps [first_step, last_step)."""
         loader = ImageLoader(
-            self.store,
+            self.data.store,
             self.data.rows,
             self.config.views,
             patch_side=vit.patch_side(self.networks.encoder),
@@ -253,7 +250,7 @@ class Loop:
             if metrics:
                 self.written = metrics.written()
             state: dict[str, Any] = {"watch": self.monitor.state(), "metrics": self.written._asdict()}
-            state["run"] = run_folder.identity(self.config, self.store.hash)
+            state["run"] = run_folder.identity(self.config, self.data.store.hash)
             keep = self.config.train.checkpoint_keep
             checkpoint.save(self.out / CHECKPOINTS, done, self.networks, self.optimizer, state, keep=keep)
 

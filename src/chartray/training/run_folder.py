@@ -1,13 +1,14 @@
 """A RUN: config.yaml, manifest.json, train_patients.txt, metrics.jsonl, events/, checkpoints/ and encoder/.
 
-The manifest is written last when a run begins, and says by SHA-256 what the files beside it hold: where there is none,
-nothing has begun. A run is complete when the encoder is there and the manifest says so, in this order.
+The manifest is written last when a run begins, with the SHA-256 of the files beside it: without it, no run has begun.
+A run is complete once the encoder is written and then the manifest says so.
 """
 
 import hashlib
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,21 +20,21 @@ from chartray.config.pretrain import Config
 from chartray.errors import InputError
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.outputs.disk import writing
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, sync_names
 from chartray.outputs.seal import sha256, verify
-from chartray.training import checkpoint
 from chartray.training.patients import PATIENTS_FILE, write_patients
 
 CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
 CHECKPOINTS, ENCODER = "checkpoints", "encoder"
 RUNNING, COMPLETE = "running", "complete"
-# May differ between a run and its continuation: they change where and how it runs, not what it computes.
+# May differ when a run is resumed: they change where and how it runs, not what it computes.
 _FREE_ON_RESUME = {"train.checkpoint_every", "train.checkpoint_keep", "train.device", "health.stop"}
 
 
 class Begun(NamedTuple):
-    """What a RUN holds: how it ended (`status`), and the name of the checkpoint to go on from, if there is one."""
+    """The state of a RUN: its `status`, and the name of the checkpoint to resume from, if there is one."""
 
     status: str
     checkpoint: str | None
@@ -53,21 +54,30 @@ def resolved(config: Config) -> dict[str, Any]:
 
 
 def identity(config: Config, store_hash: str) -> str:
-    """A SHA-256 of what a run computes: its knobs but for those that may differ when it is continued, and its store."""
+    """A SHA-256 of what a run computes: its store, and its knobs without those that may differ when it is resumed."""
     fixed = {knob: value for knob, value in resolved(config).items() if knob not in _FREE_ON_RESUME}
     return hashlib.sha256(json.dumps([fixed, store_hash], sort_keys=True).encode()).hexdigest()
 
 
 def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> Begun | None:
-    """Makes sure that `out` may be written: a new folder, or with `resume` the same run again; None if nothing has
-    begun there, be it that an earlier command was killed before.
+    """Checks that `out` may be written: a new folder, or with `resume` the same run; None if no run has begun there.
 
-    Raises InputError if `out` holds a run and `resume` is off, holds something else, is a run with other knobs or on a
-    store of another content, or one of which no checkpoint is whole.
+    Raises InputError if `out` holds a run and `resume` is off, holds something else, is a run with other knobs or on
+    another store, or has no intact checkpoint left.
     """
+    check_out(out, config, store_hash, resume=resume)
+    if (out / MANIFEST_FILE).is_file():
+        return _begun(out, read_manifest(out)["status"])
+    if out.exists() and any(out.iterdir()):
+        print(f"{out}: an earlier command was killed before its run began; the run begins now", flush=True)
+    return None
+
+
+def check_out(out: Path, config: Config, store_hash: str, *, resume: bool) -> None:
+    """Raises InputError as `claim` does, but for a run without an intact checkpoint; without importing torch."""
     if not (out / MANIFEST_FILE).is_file():
         _refuse_other_things(out)
-        return None
+        return
     if not resume:
         raise InputError(f"{out} holds a run already; continue it with --resume, or choose another --out")
     manifest = read_manifest(out)
@@ -78,43 +88,37 @@ def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> Begun 
         knob = changed[0]
         raise InputError(
             f"{out} was started with {knob} = {before.get(knob)}, found {now[knob]}; "
-            "leave it out to continue, or choose another --out"
+            "omit it to resume, or choose another --out"
         )
     if manifest["store_hash"] != store_hash:
         raise InputError(
             f"{out} was started on a store with hash {manifest['store_hash'][:12]}, found one with {store_hash[:12]}; "
             "give the store that it was started on, or choose another --out"
         )
-    return _begun(out, manifest["status"])
 
 
 def _refuse_other_things(out: Path) -> None:
-    """A folder that a killed command has only begun to fill may be filled again; nothing else is touched."""
-    if not out.exists():
-        return
-    begun = {CONFIG_FILE, PATIENTS_FILE}
-    begun |= {f".{name}.{what}" for name in (*begun, MANIFEST_FILE) for what in ("lock", "partial")}
-    others = sorted(path.name for path in out.iterdir() if path.name not in begun) if out.is_dir() else [out.name]
-    if not others and (out / CONFIG_FILE).is_file():
-        try:
-            knobs.load_saved(out / CONFIG_FILE)
-        except InputError:
-            others = [CONFIG_FILE]
-    if others:
-        raise InputError(
-            f"expected a new or empty folder as --out, found {out} with other things in it; choose another"
-        )
-    if any(out.iterdir()):
-        print(f"{out}: an earlier command was killed before its run began; it begins now", flush=True)
+    """Raises InputError for a folder that is not empty, unless a killed command left only its first files."""
+
+    def foreign(names: set[str]) -> str:
+        begun = {CONFIG_FILE, PATIENTS_FILE}
+        begun |= {f".{name}.{what}" for name in (*begun, MANIFEST_FILE) for what in ("lock", "partial")}
+        if names <= begun and (out / CONFIG_FILE).is_file():
+            with suppress(InputError):
+                knobs.load_saved(out / CONFIG_FILE)
+                return ""
+        return "" if names <= begun - {CONFIG_FILE} else "no run"
+
+    refuse_other(out, foreign)
 
 
 def _check_config(out: Path, manifest: Mapping[str, Any]) -> None:
     file = out / CONFIG_FILE
     if not file.is_file() or sha256(file) != manifest["config_sha256"]:
-        found = "another content (its SHA-256 differs)" if file.is_file() else "none"
+        found = "other content (its SHA-256 differs)" if file.is_file() else "none"
         raise InputError(
-            f"expected {file} as it was written when the run began, found {found}; put it back as it was, and give "
-            "knobs on the command line; to change what a run computes, choose another --out"
+            f"expected {file} as it was written when the run began, found {found}; restore it, and give knobs on "
+            "the command line; to change what a run computes, choose another --out"
         )
 
 
@@ -124,19 +128,21 @@ def _begun(out: Path, status: str) -> Begun:
             verify(out / ENCODER, (WEIGHTS_FILE, DESCRIPTION_FILE))
         except InputError as error:
             status = "running"
-            print(f"{out} is complete, but its encoder is not whole ({error}); it is written again", flush=True)
+            print(f"{out} is complete, but its encoder is damaged ({error}); it is written again", flush=True)
         else:
             return Begun(status, None)
-    newest = checkpoint.newest_whole(out / CHECKPOINTS)
+    from chartray.training import checkpoint  # which imports torch
+
+    newest = checkpoint.newest_intact(out / CHECKPOINTS)
     return Begun(status, None if newest is None else newest.name)
 
 
 def begin(
     out: Path, config: Config, manifest: Mapping[str, Any], patients: Sequence[str], *, again: bool
 ) -> dict[str, Any]:
-    """Writes what says how a run is made, the manifest last; returns it with the SHA-256 of config.yaml.
+    """Writes the files that describe a run, the manifest last; returns the manifest with the SHA-256 of config.yaml.
 
-    `again`: config.yaml stays as it was when the run began, since what may differ now computes nothing else.
+    `again`: config.yaml stays as it was when the run began, since knobs that may differ now do not change the result.
     """
     file = out / CONFIG_FILE
     with writing(out):
@@ -159,20 +165,20 @@ def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of a run; raises InputError if it is not as it was written, or lacks what a run is known by."""
+    """The manifest of a run; raises InputError if it was changed, or lacks a key that identifies a run."""
     file = out / MANIFEST_FILE
     manifest = read_json(file, "the manifest of a run")
     for key in ("status", "store_hash", "config_sha256"):
         if not isinstance(manifest.get(key), str):
             raise InputError(
-                f"expected {key!r} in {file}, found none: it was written by an earlier version of Chartray; continue "
-                "with that one, or choose another --out"
+                f"expected {key!r} in {file}, found none: an earlier version of Chartray wrote it; resume with "
+                "that version, or choose another --out"
             )
     return manifest
 
 
 def versions() -> dict[str, str | None]:
-    """What ran: the versions of Chartray, torch and timm, and the git commit of Chartray's checkout if it is one."""
+    """The versions of Chartray, torch and timm, and the git commit if Chartray runs from a checkout."""
     return {name: version(name) for name in ("chartray", "torch", "timm")} | {"git_commit": _git_commit()}
 
 

@@ -21,12 +21,12 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def launch(config: TrainConfig) -> Fabric:
-    """A Fabric on the device asked for, in as many processes as torchrun or SLURM started (one otherwise).
+    """A Fabric on the chosen device, in as many processes as torchrun or SLURM started (one otherwise).
 
-    Raises InputError if a device or precision is asked for that this machine lacks.
+    Raises InputError if this machine lacks the device, or the batch cannot be divided by the processes.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device is cuda, but this machine shows torch no GPU; use --train.device cpu")
+        raise InputError("train.device is cuda, but torch finds no GPU on this machine; use --train.device cpu")
     cuda = config.device != "cpu" and torch.cuda.is_available()
     if not cuda:
         keep_freed_memory()
@@ -36,8 +36,8 @@ def launch(config: TrainConfig) -> Fabric:
             f"expected train.batch_size to be a multiple of the {world} processes, found {config.batch_size}"
         )
     devices = _devices(here, torch.cuda.device_count()) if cuda else [torch.device("cpu")] * here
-    _say_as_torchrun(world, here)
-    # Fabric's own words of what it does stand before the sentence of a command that is refused.
+    _export_torchrun_variables(world, here)
+    # Fabric's own messages would precede the error of a command that is refused.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
@@ -45,33 +45,33 @@ def launch(config: TrainConfig) -> Fabric:
         num_nodes=max(world // here, 1),
         strategy=DDPStrategy(parallel_devices=devices) if world > 1 else "auto",
         precision="bf16-mixed" if uses_bf16(config) else "32-true",
-        # Said, not found out: one process inside a SLURM allocation is one process.
+        # Explicit, since Fabric would take one process inside a SLURM allocation for one of several.
         plugins=[TorchElasticEnvironment() if world > 1 else LightningEnvironment()],
     )
     fabric.launch()
     if world > 1:
-        # Fabric does so for NCCL alone; a process that ends beside gloo's threads may be aborted when all is done.
+        # Fabric does so for NCCL alone; a process that exits while gloo's threads run may be aborted.
         atexit.register(_leave)
     if fabric.is_global_zero:
         print(_where(fabric.device, world, uses_bf16(config)), flush=True)
         if not cuda and config.device == "auto" and _driver_without_gpu():
             print(
                 "warning: this machine has an NVIDIA driver, but torch finds no GPU that it can use (CUDA "
-                f"{torch.version.cuda} may need a newer driver); training goes on without",
+                f"{torch.version.cuda} may need a newer driver); training on the CPU",
                 flush=True,
             )
     return fabric
 
 
 def _where(device: torch.device, world: int, bf16: bool) -> str:
-    """The device, precision and processes of a run, in a line."""
+    """Device, precision and processes of a run, in one line."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     processes = f", {world} processes" if world > 1 else ""
     return f"training on {name}{processes}, in {'bf16' if bf16 else 'fp32'}"
 
 
 def _driver_without_gpu() -> bool:
-    """Whether there is an NVIDIA driver on a machine where nobody has hidden the GPUs."""
+    """Whether the machine has an NVIDIA driver and its GPUs are not hidden by CUDA_VISIBLE_DEVICES."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return not hidden and _DRIVER.exists()
 
@@ -82,19 +82,19 @@ def _leave() -> None:
 
 
 def _devices(processes: int, gpus: int) -> list[torch.device]:
-    """The GPU of each process of this machine: all are seen by all, or each sees its own alone (--gpus-per-task=1)."""
+    """The GPU of each process on this machine; with --gpus-per-task=1 each process sees its own GPU only."""
     if gpus not in (1, processes) and gpus < processes:
         raise InputError(f"expected a GPU for each of {processes} processes on this machine, found {gpus}")
     return [torch.device("cuda", process % gpus) for process in range(processes)]
 
 
-def _say_as_torchrun(world: int, here: int) -> None:
-    """Says in torchrun's words what srun says of its step: Fabric would go by what the whole job was allotted."""
+def _export_torchrun_variables(world: int, here: int) -> None:
+    """Sets torchrun's variables from those of the srun step: Fabric would read those of the whole job."""
     if world == 1 or "WORLD_SIZE" in os.environ:
         return
     srun = os.environ
     nodes = srun.get("SLURM_STEP_NODELIST", srun.get("SLURM_NODELIST", "127.0.0.1"))
-    # Each step of each job its own, since several may run on one node.
+    # A port for each step of each job, since several may run on one node.
     port = 15_000 + (17 * int(srun.get("SLURM_JOB_ID", "0")) + int(srun["SLURM_STEP_ID"])) % 10_000
     os.environ |= {
         "WORLD_SIZE": str(world),
@@ -108,14 +108,14 @@ def _say_as_torchrun(world: int, here: int) -> None:
 
 
 def processes() -> tuple[int, int]:
-    """How many processes the run has, and how many of them on this machine: torchrun's, srun's, or one.
+    """The number of processes of the run, and of those on this machine: torchrun's, srun's, or one.
 
     Raises InputError if srun's tasks are spread unevenly over the nodes.
     """
     if "WORLD_SIZE" in os.environ:
         world = int(os.environ["WORLD_SIZE"])
         return world, int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    # Only a step that srun started has an id; a batch script alone is one process, whatever it was allotted.
+    # Only a step that srun started has an id; a batch script alone is one process, whatever its allocation.
     if "SLURM_STEP_ID" not in os.environ:
         return 1, 1
     world = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")))
@@ -128,38 +128,38 @@ def processes() -> tuple[int, int]:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Whether this process is the one that prints and writes."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" or processes()[0] == 1
 
 
 def refuse_views_that_do_not_fit(train: TrainConfig, views: ViewsConfig) -> None:
-    """Raises InputError where the views of one micro-batch alone are larger than the memory that is free.
+    """Raises InputError where the views of one micro-batch need more than the free memory.
 
     A lower bound: activations need several times as much.
     """
-    films = train.batch_size / train.accumulate / processes()[0]
+    images = train.batch_size / train.accumulate / processes()[0]
     pixels = 2 * views.size**2 + views.focal_count * views.focal_size**2
-    needed = films * pixels * torch.float32.itemsize
+    needed = images * pixels * torch.float32.itemsize
     if train.device != "cpu" and torch.cuda.is_available():
-        # Its own: asking of another GPU takes half a gigabyte there.
+        # This process's own GPU: a query to another takes half a gigabyte there.
         own = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
         free, where = torch.cuda.mem_get_info(own % torch.cuda.device_count())[0], "on the GPU"
     else:
         free, where = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in memory"
     if needed > free:
         raise InputError(
-            f"the {2 + views.focal_count} views of {films:.0f} films need {needed / 2**30:.1f} GiB and "
+            f"the {2 + views.focal_count} views of {images:.0f} images need {needed / 2**30:.1f} GiB and "
             f"{free / 2**30:.1f} GiB are free {where}; lower train.batch_size or views.focal_count, or raise "
             "train.accumulate"
         )
 
 
 def uses_bf16(config: TrainConfig) -> bool:
-    """Whether a run computes in bf16: as asked for, or where the device is built for it."""
+    """Whether a run computes in bf16: as configured, or where the device supports it in hardware."""
     if config.precision != "auto":
         return config.precision == "bf16"
     if config.device != "cpu" and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    # Without matrix or bf16 vector units a CPU only emulates it.
+    # A CPU without matrix or bf16 vector units only emulates it.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))

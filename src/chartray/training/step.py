@@ -147,7 +147,7 @@ def dino_forward(
     predicted = msn.log_assign(anchor, networks.last_layer, objective.temperature)
     predicted = predicted.view(-1, *expected.shape[1:])  # (V, B, K)
     terms = dino.terms_of(predicted, expected)
-    centre = dino.moved_centre(networks.centre, logits, objective.centre_momentum)
+    centre = dino.moved_centre(networks.centre, logits, objective.center_momentum)
     return Losses(terms.cross_entropy + chart_loss, terms, chart_loss, dino.monitored(predicted, expected), centre)
 
 
@@ -164,7 +164,7 @@ def mae_forward(
         assert part.random_keep is not None
         with autocast():
             predicted = networks(part.random, part.random_keep)
-        terms = mae.mae_terms(predicted, part.random, part.random_keep, normalise=objective.normalise_patches)
+        terms = mae.mae_terms(predicted, part.random, part.random_keep, normalise=objective.norm_pix_loss)
         return terms.reconstruction * (len(part.random) / len(views.random))
 
     total = torch.stack(in_parts(share, views, parts)).sum()

@@ -1,4 +1,4 @@
-"""What a run trains on, worked out before the first step: films of the train split, their charts, grey statistics."""
+"""What a run trains on: the images of the train split, their charts, and grey statistics."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from chartray.config.pretrain import NO_CHART, Config
+from chartray.config.renamed import first_names
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
 from chartray.networks import encoder as vit
@@ -22,7 +23,7 @@ from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.loader import grey_statistics, image_sizes, split_rows
-from chartray.training.patients import told
+from chartray.training.patients import patients_digest
 from chartray.training.runtime import is_first_process, refuse_views_that_do_not_fit
 from chartray.training.schedules import Schedule
 
@@ -30,7 +31,7 @@ _ENLARGEMENT_TO_WARN_OF = 1.3
 
 
 class TrainingData:
-    """The training films of a store: `rows` (M,), grey statistics, and the chart that goes with each."""
+    """The training images of a store: `rows` (M,), their grey statistics, and the chart of each."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class TrainingData:
     def chart_batch(
         self, places: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64], device: torch.device
     ) -> ChartBatch:
-        """The chart rows of the films at `places` (B,), each as its epoch's control says."""
+        """The chart rows of the images at `places` (B,), each under the control of its epoch."""
         rows = np.empty((len(places), self._table.rows.shape[1]), np.float32)
         observed = np.empty((len(places), self._table.observed.shape[1]), np.bool_)
         for epoch in np.unique(epochs):
@@ -58,13 +59,13 @@ class TrainingData:
         return ChartBatch(to_device(rows, device), to_device(observed, device))
 
     def patient_keys(self) -> list[str]:
-        """Which patients are pretrained on, as `schema.patient_key`, so that an evaluation can refuse them."""
+        """The training patients as `schema.patient_key`, so that an evaluation can refuse them."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
         patients = self.store.cohort.column("patient_id").take(pa.array(self.rows)).unique().to_pylist()
         return sorted(patient_key(metadata.source, patient) for patient in patients)
 
     def provenance(self, config: Config, schedule: Schedule) -> dict[str, Any]:
-        """What the manifest says of data, chart and plan; what a parent's weights were shown counts too."""
+        """What the manifest records of data, chart and schedule; what the initial weights have seen is included."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
         flow = self.store.folder / FLOW_FILE
         parent = None if config.encoder.init is None else vit.lineage(Path(config.encoder.init))
@@ -99,13 +100,13 @@ class TrainingData:
             "grey_mean": self.grey.mean,
             "grey_std": self.grey.std,
             "flow": read_object(flow, "the flow of a cohort") if flow.is_file() else None,
-        } | told(self.patient_keys())
+        } | patients_digest(self.patient_keys())
 
     def _chart_table(self, epoch: int) -> ChartTable:
         if self._control != "shuffled":
             epoch = 0
         if epoch not in self._of_epoch:
-            # A batch may straddle two passes; more are never needed at once.
+            # A batch may straddle two passes, never more.
             for old in sorted(self._of_epoch)[:-1]:
                 del self._of_epoch[old]
             flags = list(self.chart.flag_columns) if self.chart else []
@@ -114,14 +115,14 @@ class TrainingData:
 
 
 def load_training_data(store: Store, config: Config) -> TrainingData:
-    """Chooses the training films and fits their chart; says what it found, and what is too small.
+    """Chooses the training images and fits their chart; prints what it found, and warns of too small a store.
 
     Raises InputError for an empty train split, a batch larger than it, a control without a chart, and through
-    `fit_chart` for a set that the cohort lacks or a variable that is known only after the film.
+    `fit_chart` for a set that the cohort lacks or a variable known only after the image was taken.
     """
     rows = split_rows(store, "train")
     if not rows.size:
-        raise InputError(f"expected films in the train split of {store.folder}, found none; pretraining uses no others")
+        raise InputError(f"expected images in the train split of {store.folder}, found none; pretraining needs them")
     of_split = len(rows)
     if config.chart.films_of is not None:
         rows = rows[_representable(store, config.chart.films_of)[rows]]
@@ -136,12 +137,12 @@ def load_training_data(store: Store, config: Config) -> TrainingData:
         raise InputError(f"expected a chart for --control {config.chart.control}, found --ehr none; name a feature set")
     if config.chart.control == "mask-only" and config.chart.use == "predict":
         raise InputError(
-            "control mask-only leaves no value to predict, so it controls nothing under chart.use predict; "
-            "use --control shuffled, or chart.use anchor"
+            "control mask-only leaves no value to predict under chart.use predict; use --control shuffled, or "
+            "chart.use anchor"
         )
     if len(rows) < config.train.batch_size:
         raise InputError(
-            f"expected at least train.batch_size = {config.train.batch_size} training films in {store.folder}, "
+            f"expected at least train.batch_size = {config.train.batch_size} training images in {store.folder}, "
             f"found {len(rows)}; lower --train.batch_size"
         )
     refuse_views_that_do_not_fit(config.train, config.views)
@@ -151,7 +152,7 @@ def load_training_data(store: Store, config: Config) -> TrainingData:
 
 
 def _representable(store: Store, films_of: str) -> npt.NDArray[np.bool_]:
-    """Which films of the store (rows,) the chart `films_of` can represent; none of its values enters the training."""
+    """Which images of the store (rows,) the chart `films_of` can represent; its values do not enter training."""
     variables = list(from_metadata(store.cohort.schema.metadata).variables)
     representable: npt.NDArray[np.bool_] = (
         fit_chart(store.cohort, films_of, allow_after_film=variables).rows(store.cohort).representable
@@ -160,14 +161,15 @@ def _representable(store: Store, films_of: str) -> npt.NDArray[np.bool_]:
 
 
 def settings_hash(config: Config) -> str:
-    """12 hex digits that two seeds, charts or controls of one experiment share, and two experiments do not.
+    """12 hex digits that all seeds, charts and controls of one experiment share, and two experiments do not.
 
-    How wide a chart enters and what its prediction weighs count, which chart and for what use do not: those are told by
-    name, and an arm without a chart is of the same settings.
+    The width of the chart's embedding and the weight of its prediction count. Which chart enters, and how, does not:
+    those have fields of their own, and an arm without a chart has the same settings.
     """
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
     for name in ("checkpoint_every", "checkpoint_keep", "compile", "device"):
         del knobs["train"][name]
+    knobs["objective"] = first_names("objective", knobs["objective"])
     knobs["chart"] = {"width": config.chart.width, "weight": config.chart.weight}
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -176,16 +178,13 @@ def _announce(data: TrainingData, config: Config) -> None:
     if not is_first_process():
         return
     chart = f"chart {config.chart.ehr} (ehr-in {data.chart.ehr_in})" if data.chart else "no chart"
-    dropped = ""
+    line = f"{len(data.rows)} training images, {chart}, control {config.chart.control}"
     if data.unrepresentable:
         by = "it" if config.chart.films_of is None else f"the chart {config.chart.films_of} (chart.films_of)"
-        dropped = f", {data.unrepresentable} films dropped that {by} cannot represent"
-    after = (
-        f", KNOWN ONLY AFTER THE FILM: {', '.join(data.chart.after_film)}"
-        if data.chart and data.chart.after_film
-        else ""
-    )
-    print(f"{len(data.rows)} training films, {chart}, control {config.chart.control}{dropped}{after}", flush=True)
+        line += f", {data.unrepresentable} images dropped that {by} cannot represent"
+    if data.chart and data.chart.after_film:
+        line += f", KNOWN ONLY AFTER THE IMAGE: {', '.join(data.chart.after_film)}"
+    print(line, flush=True)
     sizes = image_sizes(data.store)[data.rows[:4096]]
     for view, times in median_enlargement(sizes, data.store.size, config.views, seed=config.seed).items():
         if times > _ENLARGEMENT_TO_WARN_OF:
@@ -196,5 +195,5 @@ def _announce(data: TrainingData, config: Config) -> None:
             )
 
 
-def _empty_table(films: int) -> ChartTable:
-    return ChartTable(np.zeros((films, 0), np.float32), np.zeros((films, 0), np.bool_), np.zeros(films, np.int64))
+def _empty_table(images: int) -> ChartTable:
+    return ChartTable(np.zeros((images, 0), np.float32), np.zeros((images, 0), np.bool_), np.zeros(images, np.int64))

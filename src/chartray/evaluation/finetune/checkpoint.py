@@ -46,7 +46,7 @@ def restore(folder: Path, networks: nn.Module, optimizer: Optimizer, made_of: di
     """Loads the newest whole state of `folder`; None if there is none. Raises InputError if it is of another training,
     or if there are states and none is whole.
     """
-    found = stored.newest_whole(folder)
+    found = stored.newest_intact(folder)
     if found is None:
         return None
     state = stored.restore(found, networks, optimizer)

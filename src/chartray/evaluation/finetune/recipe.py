@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from chartray.errors import InputError
+from chartray.config.evaluate import TRAINED, WARMUP_EPOCHS, WARMUP_SHARE, EvaluateOptions
 
 Scheduler = Literal["cosine", "reduce"]
-# Full fine-tuning warms up over so many epochs, or this share of all of them where that is less.
-WARMUP_EPOCHS, WARMUP_SHARE = 5.0, 0.1
 # Reduce on plateau: the rate is halved when more than so many epochs in a row bring no gain of this share.
 PLATEAU_EPOCHS, PLATEAU_GAIN = 3, 1e-4
 
@@ -35,55 +33,22 @@ class Recipe(NamedTuple):
     mixup: float = 0.0
 
 
-def recipe_of(
-    protocol: str,
-    *,
-    freeze: bool | None = None,
-    scheduler: Scheduler | None = None,
-    learning_rate: float | None = None,
-    max_epochs: int | None = None,
-    layer_decay: float | None = None,
-    drop_path: float | None = None,
-    warmup_epochs: float | None = None,
-    mixup: float | None = None,
-) -> Recipe | None:
+def recipe_of(options: EvaluateOptions) -> Recipe | None:
     """The recipe of `published` or `finetune`, None for the other protocols, which do not train by gradient descent.
 
-    None of an option means not given: then freeze, cosine, 50 epochs, and a learning rate of 1e-3 (layer alone) or
-    1e-4 (whole encoder), which are this project's; METHOD.md gives none. `finetune` is AdamW with what He et al.
-    (CVPR 2022, table 9) fine-tune a ViT with: layer decay 0.75, drop path 0.1, 5 epochs of warm-up or a tenth of all;
-    but no mixup. Raises InputError for numbers out of range and for an option that means nothing under the protocol.
+    The default learning rate (1e-3 for the layer alone, 1e-4 for the whole encoder) is this project's; METHOD.md gives
+    none. `finetune` is AdamW with the numbers of He et al. (CVPR 2022, table 9), without mixup by default.
     """
-    given = {"freeze": freeze, "scheduler": scheduler, "learning-rate": learning_rate, "max-epochs": max_epochs}
-    own = {"layer-decay": layer_decay, "drop-path": drop_path, "warmup-epochs": warmup_epochs, "mixup": mixup}
-    for name, value in (given | own).items():
-        allowed = ("published",) if name == "freeze" else ("finetune",) if name in own else ("published", "finetune")
-        if value is not None and protocol not in allowed:
-            raise InputError(
-                f"expected --{name} only with --protocol {' or '.join(allowed)}, found it with {protocol}, where it "
-                "means nothing; leave it out"
-            )
-    if protocol not in ("published", "finetune"):
+    if options.protocol not in TRAINED:
         return None
-    if scheduler not in (None, "cosine", "reduce"):
-        raise InputError(f"expected --scheduler cosine or reduce, found {scheduler!r}")
-    if (max_epochs is not None and max_epochs < 1) or (learning_rate is not None and not learning_rate > 0):
-        raise InputError(f"expected epochs and a learning rate above 0, found {max_epochs} and {learning_rate}")
-    frozen = protocol == "published" and freeze is not False
-    rate = learning_rate if learning_rate is not None else 1e-3 if frozen else 1e-4
-    recipe = Recipe(frozen, "adam", rate, scheduler=scheduler or "cosine", max_epochs=max_epochs or 50)
-    if protocol == "published":
-        return recipe
-    recipe = recipe._replace(
-        optimizer="adamw",
-        weight_decay=0.05,
-        warmup_epochs=min(WARMUP_EPOCHS, WARMUP_SHARE * recipe.max_epochs) if warmup_epochs is None else warmup_epochs,
-        layer_decay=0.75 if layer_decay is None else layer_decay,
-        drop_path=0.1 if drop_path is None else drop_path,
-        mixup=0.0 if mixup is None else mixup,
-    )
-    _refuse_out_of_range(recipe)
-    return recipe
+    given = {"freeze": False} | options.of_protocol()
+    if given["learning_rate"] is None:
+        given["learning_rate"] = 1e-3 if given["freeze"] else 1e-4
+    if options.protocol == "published":
+        return Recipe(**given)
+    if given["warmup_epochs"] is None:
+        given["warmup_epochs"] = min(WARMUP_EPOCHS, WARMUP_SHARE * options.max_epochs)
+    return Recipe(**given, optimizer="adamw", weight_decay=0.05)
 
 
 def learning_rate(recipe: Recipe, done_epochs: float, validation: Sequence[float]) -> float:
@@ -113,18 +78,3 @@ def halvings(validation: Sequence[float]) -> int:
         if bad > PLATEAU_EPOCHS:
             found, bad = found + 1, 0
     return found
-
-
-def _refuse_out_of_range(recipe: Recipe) -> None:
-    ranges = {
-        "layer-decay in (0, 1]": (recipe.layer_decay, 0 < recipe.layer_decay <= 1),
-        "drop-path in [0, 1)": (recipe.drop_path, 0 <= recipe.drop_path < 1),
-        f"warmup-epochs in [0, {recipe.max_epochs}), below max-epochs": (
-            recipe.warmup_epochs,
-            0 <= recipe.warmup_epochs < recipe.max_epochs,
-        ),
-        "mixup of 0 (none) or more": (recipe.mixup, 0 <= recipe.mixup < math.inf),
-    }
-    for what, (value, fine) in ranges.items():
-        if not fine:
-            raise InputError(f"expected --{what}, found {value:g}")

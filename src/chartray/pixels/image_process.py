@@ -1,8 +1,8 @@
-"""Films read in processes of their own: one that hangs a decoder, crashes it or wants all memory costs itself alone.
+"""Images are read in child processes: one that hangs or crashes a decoder, or takes all memory, affects nothing else.
 
-A reader is a child process that is sent a path and answers with the squashed film or the reason why there is none. It
-writes nothing, and ends when its parent does. The kernel ends it when a film takes too long, since no signal handler
-interrupts a decoder that is busy in C; the film is then unreadable, and the next one is read by a new reader.
+A reader is a child process that receives a path and returns the squashed image or the reason why it is unreadable. It
+writes nothing, and ends when its parent does. When an image takes too long, the kernel ends the reader, since no signal
+handler interrupts a decoder in C; the image is then unreadable, and a new reader reads the next one.
 """
 
 import atexit
@@ -24,24 +24,24 @@ import numpy.typing as npt
 
 from chartray.errors import OutputError
 from chartray.memory import keep_freed_memory
-from chartray.pixels.grey import LARGEST_FILM, UnreadableFilm
+from chartray.pixels.grey import LARGEST_IMAGE, UnreadableImage
 
 _PROGRAM = (
-    "import sys; sys.path[:] = sys.argv[2:]; from chartray.pixels.film_process import serve; serve(int(sys.argv[1]))"
+    "import sys; sys.path[:] = sys.argv[2:]; from chartray.pixels.image_process import serve; serve(int(sys.argv[1]))"
 )
 _BY_THE_CLOCK = 10  # a file that waits for its disk takes longer than its decoder does
 _STARTS_WITHIN, _ENDS_WITHIN = 120.0, 10.0  # seconds
 _KEPT = 2
-# A film is held as up to 16-bit colour, then as 64-bit and 32-bit numbers a pixel; and what a process needs besides.
+# An image is held as up to 16-bit colour, then as 64-bit and 32-bit numbers a pixel; and what a process needs besides.
 _BYTES_PER_PIXEL, _BYTES_BESIDE = 40, 2 << 30
-_FILM, _UNREADABLE, _NO_MEMORY = b"F", b"U", b"M"
+_IMAGE, _UNREADABLE, _NO_MEMORY = b"I", b"U", b"M"
 _SIZES = struct.Struct(">II")
 
 
 class Limits(NamedTuple):
-    """What a film may cost: rows x columns, seconds of a processor; and the folder that it must lie in, "" for any."""
+    """Limits of one image: rows x columns, processor seconds, and the folder it must lie in ("" for any)."""
 
-    pixels: int = LARGEST_FILM
+    pixels: int = LARGEST_IMAGE
     seconds: float = 60.0
     within: str = ""
 
@@ -58,22 +58,22 @@ class _Ended(Exception):
 
 
 def read_apart(path: str, size: int, limits: Limits, out: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """Reads the film at `path` into `out` uint8 (S, S), squashed to S = `size`; returns its true height and width.
+    """Reads the image at `path` into `out` uint8 (S, S), squashed to S = `size`; returns its true height and width.
 
-    Raises UnreadableFilm with the reason, also where the decoder crashed twice, had no memory twice, or took too long;
+    Raises UnreadableImage with the reason, also where the decoder crashed twice, had no memory twice, or took too long;
     OutputError where no reader can be started.
     """
     for last in (False, True):
         reader = _idle.pop() if _idle and not last else _Reader()
         try:
             found = reader.read(path, size, limits, out)
-        except UnreadableFilm:
+        except UnreadableImage:
             _idle.append(reader)
             raise
         except _Ended as ended:
             reader.kill()
             if last or not ended.again:
-                raise UnreadableFilm(str(ended)) from None
+                raise UnreadableImage(str(ended)) from None
         except BaseException:
             reader.kill()
             raise
@@ -101,7 +101,7 @@ atexit.register(release, 0)
 
 
 class _Reader:
-    """A child process that reads films, one at a time."""
+    """A child process that reads images, one at a time."""
 
     def __init__(self) -> None:
         self._connection, theirs = Pipe()
@@ -113,7 +113,7 @@ class _Reader:
             )
         except OSError as error:
             raise OutputError(
-                f"expected to start a process that reads images, found: {error.strerror}; run the same command again "
+                f"cannot start a process that reads images ({error.strerror}); run the same command again "
                 "with fewer --workers"
             ) from None
         finally:
@@ -125,7 +125,7 @@ class _Reader:
         except (EOFError, OSError):
             self.kill()
             raise OutputError(
-                f"expected a process that reads images, found that it ended as it began ({self._end()}); run the same "
+                f"a process that reads images ended at its start ({self._end()}); run the same "
                 "command again with fewer --workers"
             ) from None
 
@@ -141,9 +141,9 @@ class _Reader:
             raise self._ended(limits) from None
         kind, answer = answer[:1], answer[1:]
         if kind == _UNREADABLE:
-            raise UnreadableFilm(answer.decode())
+            raise UnreadableImage(answer.decode())
         if kind == _NO_MEMORY:
-            raise _Ended("reading it takes more memory than there is, or than a film may take", again=True)
+            raise _Ended("reading it needs more memory than is available or allowed", again=True)
         height, width = _SIZES.unpack_from(answer)
         out[:] = np.frombuffer(answer, dtype=np.uint8, offset=_SIZES.size).reshape(size, size)
         return height, width
@@ -168,7 +168,7 @@ class _Reader:
         if code == -signal.SIGALRM:
             return _Ended(f"reading it took more than {_BY_THE_CLOCK * limits.seconds:g} s", again=False)
         if code == -signal.SIGKILL:
-            return _Ended("the system ended the process that read it, twice: no memory was left", again=True)
+            return _Ended("the system killed the process that read it twice: out of memory", again=True)
         return _Ended(f"the decoder crashed ({self._end()})", again=True)
 
     def _end(self) -> str:
@@ -182,9 +182,9 @@ class _Reader:
 
 def serve(descriptor: int) -> None:
     """The child's side: reads what it is sent until the parent ends."""
-    from PIL import Image  # the decoders, which the parent has no need of
+    from PIL import Image  # the decoders, which the parent does not need
 
-    from chartray.pixels.read import read_film, squash
+    from chartray.pixels.read import decode_image, squash
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and closes the connection
     for each in (signal.SIGPROF, signal.SIGALRM):
@@ -200,9 +200,11 @@ def serve(descriptor: int) -> None:
             path, size, limits = request["path"], request["size"], Limits(*request["limits"])
             _limit(limits, taken)
             try:
-                film = read_film(path, smallest_side=_decoded_side(size), largest=limits.pixels, within=limits.within)
-                answer = _FILM + _SIZES.pack(film.height, film.width) + squash(film, size).tobytes()
-            except UnreadableFilm as reason:
+                image = decode_image(
+                    path, smallest_side=_decoded_side(size), largest=limits.pixels, within=limits.within
+                )
+                answer = _IMAGE + _SIZES.pack(image.height, image.width) + squash(image, size).tobytes()
+            except UnreadableImage as reason:
                 answer = _UNREADABLE + str(reason).encode(errors="replace")
             except MemoryError:
                 answer = _NO_MEMORY
@@ -212,7 +214,7 @@ def serve(descriptor: int) -> None:
 
 
 def _limit(limits: Limits, taken: int | None) -> None:
-    """Has the kernel end this process when a film takes too long, and refuse it memory when it wants too much."""
+    """Sets the kernel's limits of time and memory for the next image."""
     if taken is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         wanted = taken + _BYTES_BESIDE + _BYTES_PER_PIXEL * limits.pixels
@@ -222,9 +224,9 @@ def _limit(limits: Limits, taken: int | None) -> None:
 
 
 def _decoded_side(size: int) -> int:
-    """How many pixels a scaled JPEG must keep for S: a quarter more.
+    """The smallest side at which a scaled JPEG is decoded: 1.25 S.
 
-    Measured on a 2544 x 3056 film against decoding it whole: 49.6 dB where the decoder leaves S or little more, 54 to
+    Measured on a 2544 x 3056 image against decoding it whole: 49.6 dB where the decoder leaves S or little more, 54 to
     58 dB from 1.25 S on.
     """
     return size + size // 4

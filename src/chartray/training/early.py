@@ -1,0 +1,39 @@
+"""What a run would be refused for, found before torch is imported."""
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from chartray.config.pretrain import NO_CHART, ChartConfig, Config
+from chartray.errors import InputError
+from chartray.features import fit_chart
+from chartray.networks.description import encoder_folder, sealed_description
+from chartray.pixels.store import Store
+from chartray.schema import from_metadata
+from chartray.training.run_folder import check_out
+
+
+def check_run(store_folder: Path, out: Path, config: Config, *, resume: bool) -> None:
+    """Raises InputError if the store, `out`, the chart, the batch size or the initial weights cannot be used."""
+    store = Store.open(store_folder)
+    check_out(out, config, store.hash, resume=resume)
+    check_chart(store, config.chart)
+    images = pc.sum(pc.equal(store.cohort["split"], "train")).as_py() or 0
+    if images < config.train.batch_size:
+        raise InputError(
+            f"expected at least train.batch_size = {config.train.batch_size} training images in {store.folder}, "
+            f"found {images}; lower --train.batch_size"
+        )
+    if config.encoder.init is not None and not Path(config.encoder.init).is_file():
+        sealed_description(encoder_folder(Path(config.encoder.init)))
+
+
+def check_chart(store: Store, chart: ChartConfig) -> None:
+    """Raises InputError unless the store has the chart that a run is to be given."""
+    if chart.ehr != NO_CHART:
+        fit_chart(store.cohort, chart.ehr, allow_after_film=chart.allow_after_film)
+    elif chart.control != "none":
+        raise InputError(f"expected a chart for --control {chart.control}, found --ehr none; name a feature set")
+    if chart.films_of is not None:
+        variables = list(from_metadata(store.cohort.schema.metadata).variables)
+        fit_chart(store.cohort, chart.films_of, allow_after_film=variables)
