@@ -9,10 +9,12 @@ Each arm is the mean of a metric over its seeds. The variance of the difference 
     S = s^2 (1 / K_a + 1 / K_b)                       s^2 pooled over all arms of the study
     S = s^2 / K                                       of differences by seed, where the study pairs its seeds
 
-s^2 is the variance of a metric over seeds on these patients. Satterthwaite's degrees of freedom are
-(P + c S)^2 / (P^2 / n + c^2 sum S_j^2 / f_j), with f = K - 1 for each arm (one pooled S: their sum). Without the
-factor c > 1 they are too many where a small S is small by chance: `_factor`. Error rates and coverage are simulated by
-benchmarks/evidence/seeds.py; docs/statistics.md shows them.
+s^2 is the variance of the metric over seeds on these patients. Satterthwaite's degrees of freedom are
+
+    (P + c S)^2 / (P^2 / n + c^2 sum S_j^2 / f_j),    f = K - 1 of each arm (of a pooled S their sum), n = patients - 1
+
+Without the factor c > 1 they would be too many where S is small by chance: `_factor`. Error rates, coverage and power
+are simulated by benchmarks/evidence/seeds.py and shown in docs/statistics.md.
 """
 
 from collections.abc import Sequence
@@ -89,7 +91,8 @@ def difference_of_arms(
         seed: of the resamples.
         other_arms: more arms of the study, like `scores_a`, whose seeds vary as much; the seed variance is pooled over
             all arms with two seeds or more.
-        pair_seeds: seed k of one arm belongs to seed k of every other (same initialisation, same order of images).
+        pair_seeds: seed k of one arm belongs to seed k of every other (same initialisation, same order of images). Of
+            the other arms, those with as many seeds are pooled.
 
     Raises:
         InputError: shapes that do not fit, a NaN score where truth is known, a metric, level or number of resamples out
@@ -104,14 +107,15 @@ def difference_of_arms(
     arms = [[np.asarray(one, dtype=np.float64) for one in arm] for arm in (scores_a, scores_b, *other_arms)]
     _refuse_unusable(arms, np.asarray(truth, dtype=np.float64), pair_seeds)
     counted = metrics.eligible(truth, patients)
-    # A label that does not count must not make draws without both of its classes necessary.
     known = np.where(counted, np.asarray(truth, dtype=np.float64), np.nan)
     values = [np.array([_values(known, one, metric, counted) for one in arm]) for arm in arms]  # (K, C + 1) each
     sampled = metrics.sample(known, patients, resamples=resamples, seed=seed, macro=counted)
     drawn = [np.array([_drawn(known, one, metric, sampled) for one in arm]) for arm in arms[:2]]  # (K, R, C + 1)
     value = values[0].mean(axis=0) - values[1].mean(axis=0)
     patient = (drawn[0].mean(axis=0) - drawn[1].mean(axis=0)).var(axis=0, ddof=1)
-    freedom = 1 / (1 / (_patients(known, patients, counted) - 1) + 1 / (resamples - 1))
+    # The numbers of patients and of resamples limit how well the patients' part is known.
+    people = max(len(np.unique(np.asarray(patients))) - 1, 1)
+    freedom = np.where(np.isnan(value), np.nan, 1 / (1 / people + 1 / (resamples - 1)))
     seeds = _seeds(values, pair_seeds)
     if seeds is not None:
         pairs = [drawn[0] - drawn[1]] if pair_seeds else drawn
@@ -133,8 +137,8 @@ def difference_of_arms(
 
 
 def _refuse_unusable(arms: list[list[Floats]], truth: Floats, pair_seeds: bool) -> None:
-    for name, arm in zip(("a", "b", *range(1, len(arms))), arms, strict=False):
-        title = f"arm {name}" if isinstance(name, str) else f"other arm {name}"
+    titles = ["arm a", "arm b", *(f"other arm {place}" for place in range(1, len(arms) - 1))]
+    for title, arm in zip(titles, arms, strict=True):
         if not arm:
             raise InputError(f"expected at least one seed in each arm, found none in {title}")
         for place, one in enumerate(arm, start=1):
@@ -158,16 +162,6 @@ def _drawn(truth: Floats, scores: Floats, metric: Metric, sampled: PatientBootst
     """Resamples of the metric of each label and of its macro mean, (R, C + 1)."""
     found = metrics.resample_in(truth, scores, sampled)
     return np.column_stack((getattr(found, metric), getattr(found, f"macro_{metric}")))
-
-
-def _patients(truth: Floats, patients: ArrayLike, counted: NDArray[np.bool_]) -> Floats:
-    """Patients of the rarer class of each label, (C + 1,); of the macro, the sum over its labels, at most all patients.
-
-    The rarer class decides how well the variance of a metric is known.
-    """
-    rarer = np.minimum(*metrics.patients_per_class(truth, patients)).astype(np.float64)
-    rarer[~counted] = np.nan
-    return np.append(rarer, min(float(rarer[counted].sum()), len(np.unique(patients))) if counted.any() else np.nan)
 
 
 def _seeds(values: list[Floats], pair_seeds: bool) -> _Seeds | None:
