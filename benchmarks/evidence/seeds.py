@@ -1,6 +1,6 @@
 """False positives, coverage and power of `statistics.arms` on simulated studies: the tables of docs/statistics.md.
 
-    python -m benchmarks.evidence.seeds [--studies 600] [--resamples 150] [--part equal|different|designs|power]
+    python -m benchmarks.evidence.seeds [--studies 400] [--resamples 100] [--part equal] [--metric auroc]
 
 Scores of images with the finding are normal with mean `separation`, those of others with mean 0; both have variance 1,
 of which .9 is shared by all encoders, .04 by the seeds of an arm, and .06 belongs to one encoder. Half of each part
@@ -150,11 +150,11 @@ def rates(
     spreads: Sequence[float] = SPREADS,
     **how: object,
 ) -> tuple[list[str], list[str]]:
-    """For each spread: the share of studies with p < .05, and the share whose interval holds the true difference."""
+    """Shares of studies with p < .05, and with an interval that holds the true difference: each spread, then all."""
     unit = auroc_for(metric, patient_error(metric, test), test.prevalence)
     options = {name: how[name] for name in ("resamples", "pair_seeds") if name in how}
     correlation = float(how.get("shared_seeds", 0.0))  # type: ignore[arg-type]
-    significant, covered = [], []
+    cells = []
     for place, ratio in enumerate(spreads):
         spread, found = ratio * unit, []
         wanted = true_value(metric, AUROC + gap, spread, test.prevalence)
@@ -164,20 +164,20 @@ def rates(
         ):
             each = one.difference(metric=metric, **options)
             found.append([each.p[:-1] < 0.05, (each.low[:-1] <= wanted) & (wanted <= each.high[:-1])])
-        both = np.concatenate(found, axis=1)
-        significant.append(share(both[0]))
-        covered.append(share(both[1]))
+        cells.append(np.concatenate(found, axis=1))
+    cells.append(np.concatenate(cells, axis=1))
+    significant, covered = ([share(each[row]) for each in cells] for row in (0, 1))
     return significant, covered
 
 
 def heading(first: str) -> None:
-    print(f"\n| {first} | " + " | ".join(f"{spread:g} SE" for spread in SPREADS) + " |")
-    print("|---" * (len(SPREADS) + 1) + "|", flush=True)
+    print(f"\n| {first} | " + " | ".join(f"{spread:g} SE" for spread in SPREADS) + " | all |")
+    print("|---" * (len(SPREADS) + 2) + "|", flush=True)
 
 
-def equal_arms(count: int, resamples: int) -> None:
+def equal_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
     """Two arms of the same true value."""
-    for metric in ("auroc", "average_precision"):
+    for metric in measured:
         for images in (1, 8):
             size = "200 patients, 1 image each" if images == 1 else "120 patients, 1 to 8 images each"
             heading(f"{metric}, {size}: share with p < .05")
@@ -193,9 +193,9 @@ def equal_arms(count: int, resamples: int) -> None:
                 print(f"| {seeds} seeds | " + " | ".join(found) + " |", flush=True)
 
 
-def different_arms(count: int, resamples: int) -> None:
+def different_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
     """Two arms whose AUROC differs by .03."""
-    for metric in ("auroc", "average_precision"):
+    for metric in measured:
         heading(f"{metric}, 120 patients, 1 to 8 images each, AUROC +.03: coverage of the 95 % interval")
         for place, seeds in enumerate(SEEDS):
             _, found = rates(
@@ -210,8 +210,8 @@ def different_arms(count: int, resamples: int) -> None:
             print(f"| {seeds} seeds | " + " | ".join(found) + " |", flush=True)
 
 
-def designs(count: int, resamples: int) -> None:
-    """Equal arms, AUROC, other designs than two arms of as many seeds."""
+def designs(count: int, resamples: int, _: Sequence[str]) -> None:
+    """Equal arms of other designs than two arms with as many seeds; AUROC alone."""
     heading("auroc, 120 patients, 1 to 8 images each: share with p < .05")
     for place, (title, seeds, how) in enumerate(
         (
@@ -238,7 +238,7 @@ def designs(count: int, resamples: int) -> None:
         print(f"| {title} | " + " | ".join(found) + " |", flush=True)
 
 
-def power(count: int, resamples: int) -> None:
+def power(count: int, resamples: int, _: Sequence[str]) -> None:
     """14 labels, seed SD .005, true difference .02 in all, three seeds; then 28 labels of AUROC 1.0 against .5."""
     test = TestSet(patients=1500, most_images=3, labels=14)
     error = patient_error("auroc", test._replace(labels=50))
@@ -258,18 +258,20 @@ def power(count: int, resamples: int) -> None:
     print(f"| 2 arms, AUROC 1.0 against .5, 28 labels, 200 patients | {share(np.concatenate(found))} |", flush=True)
 
 
+METRICS = ("auroc", "average_precision")
 PARTS = {"equal": equal_arms, "different": different_arms, "designs": designs, "power": power}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=600)
-    parser.add_argument("--resamples", type=int, default=150)
+    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--resamples", type=int, default=100)
     parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--metric", choices=METRICS)
     arguments = parser.parse_args()
     for name, part in PARTS.items():
         if arguments.part in (None, name):
-            part(arguments.studies, arguments.resamples)
+            part(arguments.studies, arguments.resamples, (arguments.metric,) if arguments.metric else METRICS)
 
 
 if __name__ == "__main__":

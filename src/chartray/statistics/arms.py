@@ -11,9 +11,9 @@ Each arm is the mean of a metric over its seeds. The variance of the difference 
 
 s^2 is the variance of the metric over seeds on these patients. Satterthwaite's degrees of freedom are
 
-    (P + c S)^2 / (P^2 / n + c^2 sum S_j^2 / f_j),    f = K - 1 of each arm (of a pooled S their sum), n = patients - 1
+    (P + sum c_j S_j)^2 / (P^2 / n + sum (c_j S_j)^2 / f_j),    f = K - 1 (pooled: their sum), n = patients - 1
 
-Without the factor c > 1 they would be too many where S is small by chance: `_factor`. Error rates, coverage and power
+Without the factors c > 1 they would be too many where S is small by chance: `_factors`. Error rates, coverage and power
 are simulated by benchmarks/evidence/seeds.py and shown in docs/statistics.md.
 """
 
@@ -185,22 +185,26 @@ def _seeds(values: list[Floats], pair_seeds: bool) -> _Seeds | None:
 
 def _satterthwaite(patient: Floats, freedom: Floats, seeds: _Seeds) -> Floats:
     """Degrees of freedom of P + S, (C + 1,); without variance those of the patients."""
-    factor = _factor(seeds.freedom)
-    total = (patient + factor * seeds.variance) ** 2
-    terms = patient**2 / freedom + factor**2 * (seeds.parts**2 / seeds.freedom).sum(axis=0)
+    counted = _factors(seeds.freedom) * seeds.parts
+    terms = patient**2 / freedom + (counted**2 / seeds.freedom).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(terms > 0, total / terms, freedom)
+        return np.where(terms > 0, (patient + counted.sum(axis=0)) ** 2 / terms, freedom)
 
 
-def _factor(freedom: Floats) -> float:
-    """c: how much more the seeds count for the degrees of freedom than for the variance.
+def _factors(freedom: Floats) -> Floats:
+    """c of each part of S, (J, 1): how much more it counts for the degrees of freedom than for the variance.
 
-    An S that is small by chance gives a small variance and, with c = 1, many degrees of freedom. For normal values of
-    known P this makes up to .128, .079, .064 of equal arms differ at .05 with 1, 2, 3 degrees of freedom, and with c as
-    below at most .060. Welch's two parts, already cautious, need less: .064 with two seeds an arm, then .055. If P is 0
-    the factor cancels: Welch's test, the paired t test and that of pooled variances.
+    An S that is small by chance gives a small variance and, with c = 1, many degrees of freedom. At .05, normal values
+    and the worst ratio of S to a known P, equal arms then differ in .128, .079, .064 of studies if S is one part of 1,
+    2, 3 degrees of freedom, in .064 if two arms have two seeds, in .10 if they have 2 and 10. With c as below it is at
+    most .062. Where S is one part, or two with the same c, c cancels if P is 0: this is the paired or pooled t test, or
+    Welch's.
     """
-    return float(1 + (8 if len(freedom) == 1 else 0.5) / freedom.min() ** 2)
+    if len(freedom) == 1:
+        return 1 + 8 / freedom**2
+    if freedom.min() == 1 and freedom.max() > 1:
+        return 1 + 4 / freedom**2
+    return np.full_like(freedom, 1 + 0.5 / freedom.min() ** 2)
 
 
 def _student(value: Floats, error: Floats, freedom: Floats, level: float) -> tuple[Floats, Floats]:
