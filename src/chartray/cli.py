@@ -26,7 +26,7 @@ app = App(
     help_format="plaintext",
     version_flags=["--version"],
 )
-cohort = App(name="cohort", help="Records and films -> cohort.parquet, one row an image, split by patient.")
+cohort = App(name="cohort", help="Makes cohort.parquet from records and images: one row per image, split by patient.")
 app.command(cohort)
 
 for command in (
