@@ -50,6 +50,8 @@ for command in (
 for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.cohort_table):
     cohort.command(source, name=source.__name__.removeprefix("cohort_"))
 
+app.register_install_completion_command(add_to_startup=False)
+
 
 def main() -> None:
     """Runs one command; exits 0 only when it is done, 1 where it cannot write, 2 for unusable input."""

@@ -171,7 +171,7 @@ def check(path: Path) -> None:
     cohort = path / "cohort.parquet" if path.is_dir() else path
 
     findings = check_data(path)
-    print(f"rows count from 1, as the films stand in {cohort}; no identifier is told, so look the row up there")
+    print(f"rows count from 1, in the order of {cohort}; identifiers are not printed, so look the row up there")
     for line in spoken(findings):
         print(line)
     wrong = sum(finding.severity == "error" for finding in findings)
