@@ -148,6 +148,7 @@ def rates(
     stream: int,
     gap: float = 0.0,
     spreads: Sequence[float] = SPREADS,
+    macro: bool = False,
     **how: object,
 ) -> tuple[list[str], list[str]]:
     """Shares of studies with p < .05, and with an interval that holds the true difference: each spread, then all."""
@@ -163,7 +164,8 @@ def rates(
             studies_, test, seeds, stream=100 * stream + place, spread=spread, gap=gap, shared_seeds=correlation
         ):
             each = one.difference(metric=metric, **options)
-            found.append([each.p[:-1] < 0.05, (each.low[:-1] <= wanted) & (wanted <= each.high[:-1])])
+            these = slice(-1, None) if macro else slice(-1)
+            found.append([each.p[these] < 0.05, (each.low[these] <= wanted) & (wanted <= each.high[these])])
         cells.append(np.concatenate(found, axis=1))
     cells.append(np.concatenate(cells, axis=1))
     significant, covered = ([share(each[row]) for each in cells] for row in (0, 1))
@@ -236,6 +238,9 @@ def designs(count: int, resamples: int, _: Sequence[str]) -> None:
             **correlated,
         )
         print(f"| {title} | " + " | ".join(found) + " |", flush=True)
+    five = TestSet(120, 8, labels=5)
+    found, _ = rates("auroc", five, (3, 3), studies_=5 * count, stream=30, resamples=resamples, macro=True)
+    print("| 3 seeds, macro mean of 5 labels | " + " | ".join(found) + " |", flush=True)
 
 
 def power(count: int, resamples: int, _: Sequence[str]) -> None:
