@@ -189,7 +189,7 @@ def test_rows_are_counted_from_one_and_it_is_said(
     assert error.where == "c.parquet, rows 1, 4"
     assert run_command(["check", str(cohort)]) == 2
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith(f"rows count from 1, as the films stand in {cohort}; no identifier is told")
+    assert first.startswith(f"rows count from 1, in the order of {cohort}; identifiers are not printed")
 
 
 def test_a_split_that_is_empty_and_one_that_is_unknown(clean: pa.Table, tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_an_out_below_a_file_is_refused_before_the_work(
     here: Path, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     (here / "file").write_text("")
-    assert "found the file" in refused([verb, "nowhere", "nowhere", "--out", "file/results"], capsys)
+    assert "is a file, not a folder" in refused([verb, "nowhere", "nowhere", "--out", "file/results"], capsys)
 
 
 def test_every_recipe_resolves_and_every_knob_is_described() -> None:

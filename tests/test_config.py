@@ -123,3 +123,9 @@ def test_the_help_shows_every_option_with_its_range_and_imports_no_torch(command
     for name, field in options_of(model):
         assert re.search(rf"--{name.replace('_', '-')}\b", done.stdout), name
         assert field.description in done.stdout, name
+
+
+def test_the_shell_completes_settings_and_choices() -> None:
+    script = app.generate_completion(prog_name="chartray", shell="bash")
+    for word in ("--train.batch-size", "--baseline-chart", "finetune", "mask-only"):
+        assert word in script

@@ -493,6 +493,13 @@ def test_the_chart_of_the_floors_can_be_named_and_is_said(
     assert "chart-only and image+chart read the chart sex\n" in said("--baseline-chart", "sex")
     rows = read(tmp_path / "out", "results.jsonl")
     assert {row["chart"] for row in rows if row["control"] in ("chart-only", "image+chart")} == {"sex"}
+    command = ["evaluate", plain, str(home), "--out", str(tmp_path / "out"), "--resamples", "2"]
+    assert run_command([*command, "--looks", "0", "--floor-chart", "sex"]) == 0  # names of an earlier release
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if " is now " in line] == [
+        "--looks is now --saliency",
+        "--floor-chart is now --baseline-chart",
+    ]
     assert "found 'smoker'" in said("--baseline-chart", "sex,smoker", out="no", code=2)
     for options in (["--no-baselines"], ["--protocol", "published"]):
         assert "--baseline-chart only with " in said("--baseline-chart", "sex", *options, out="no", code=2)

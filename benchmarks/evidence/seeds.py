@@ -1,12 +1,12 @@
 """False positives, coverage and power of `statistics.arms` on simulated studies: the tables of docs/statistics.md.
 
-    python -m benchmarks.evidence.seeds [--studies 1000] [--resamples 200] [--part equal|different|designs|power]
+    python -m benchmarks.evidence.seeds [--studies 400] [--resamples 100] [--part equal] [--metric auroc]
 
-Scores of the images with a finding are normal with mean `separation`, of the others with mean 0; both have variance 1:
-.9 of it is shared by all encoders, .04 by the seeds of an arm, .06 belongs to one encoder; half of each belongs to the
-patient and half to the image. A seed changes the separation, and with it the true AUROC, of each label.
-Labels are independent, so each is a study of its own. The spread of seeds is in patient SEs: the SD of the difference
-of two encoders of the same true AUROC over test sets.
+Scores of images with the finding are normal with mean `separation`, those of others with mean 0; both have variance 1,
+of which .9 is shared by all encoders, .04 by the seeds of an arm, and .06 belongs to one encoder. Half of each part
+belongs to the patient, half to the image. The true AUROC of a label is normal over seeds. Labels are independent, so
+each is a study of its own. The SD over seeds is in patient SEs: the SD, over test sets, of the difference of two
+encoders of the same true AUROC.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from chartray.statistics.metrics import auroc, average_precision
 
 Floats = NDArray[np.float64]
 
-SEPARATION = 1.2  # AUROC .80
+AUROC = 0.8
 SEEDS, SPREADS = (2, 3, 5, 10), (0.5, 1.0, 2.0, 4.0)
 # Shares of the variance of a score that the seeds of an arm have in common, and that one encoder has alone.
 OF_ARM, OF_ENCODER = 0.04, 0.06
@@ -31,7 +31,7 @@ OF_ARM, OF_ENCODER = 0.04, 0.06
 class TestSet(NamedTuple):
     """How large the simulated test set is; a patient has one image, or 1 to `most_images`."""
 
-    patients: int = 150
+    patients: int = 200
     most_images: int = 1
     prevalence: float = 0.3
     labels: int = 25
@@ -64,8 +64,8 @@ def simulate(
         rng: source of all that is random.
         test: the test set.
         seeds: seeds of each arm.
-        spread: SD of the separation over seeds.
-        gap: separation of arm a minus that of the others.
+        spread: SD of the true AUROC over seeds.
+        gap: true AUROC of arm a minus that of the others.
         shared_seeds: correlation of seed k of one arm with seed k of another.
     """
     patients = np.repeat(np.arange(test.patients), rng.integers(1, test.most_images + 1, size=test.patients))
@@ -82,7 +82,7 @@ def simulate(
         shift = np.sqrt(shared_seeds) * common[:members]
         shift = spread * (shift + np.sqrt(1 - shared_seeds) * rng.normal(size=shift.shape))
         base = everywhere + noise(OF_ARM)
-        separation = SEPARATION + (gap if arm == 0 else 0.0) + shift  # (K, C)
+        separation = separation_of(AUROC + (gap if arm == 0 else 0.0) + shift)  # (K, C)
         arms.append([base + noise(OF_ENCODER) + truth * separation[k] for k in range(members)])
     return Study(arms, truth, patients)
 
@@ -93,18 +93,24 @@ def studies(count: int, test: TestSet, seeds: Sequence[int], *, stream: int, **h
         yield simulate(np.random.default_rng((stream, index, *seeds)), test, seeds, **how)
 
 
-def true_value(metric: str, separation: float, spread: float, prevalence: float) -> float:
+def separation_of(true: Floats | float) -> Floats:
+    """The difference of the class means at a true AUROC, which is kept within [.02, .98]."""
+    return np.asarray(np.sqrt(2) * norm.ppf(np.clip(true, 0.02, 0.98)))
+
+
+def true_value(metric: str, true: float, spread: float, prevalence: float) -> float:
     """Mean over seeds of the metric on an endless test set.
 
-    >>> round(true_value("auroc", 1.2, 0.0, 0.3), 3), round(true_value("average_precision", 0.0, 0.0, 0.3), 3)
-    (0.802, 0.3)
+    >>> [round(true_value(metric, 0.5, 0.0, 0.3), 3) for metric in ("auroc", "average_precision")]
+    [0.5, 0.3]
     """
-    if metric == "auroc":
-        return float(norm.cdf(separation / np.sqrt(2 + spread**2)))
     nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+    seeds = true + spread * nodes
+    if metric == "auroc":
+        return float(np.clip(seeds, 0.02, 0.98) @ weights / weights.sum())
     limits = np.linspace(-8, 12, 4001)
     found = []
-    for each in separation + spread * nodes:
+    for each in separation_of(seeds):
         recall = norm.sf(limits - each)
         precision = prevalence * recall / (prevalence * recall + (1 - prevalence) * norm.sf(limits))
         found.append(np.trapezoid(precision * norm.pdf(limits - each), limits))
@@ -121,10 +127,10 @@ def patient_error(metric: str, test: TestSet) -> float:
     return float(np.std(np.concatenate(found)))
 
 
-def separation_for(metric: str, change: float, prevalence: float) -> float:
-    """The change of separation that changes the metric by `change`, to first order."""
-    above, below = (true_value(metric, SEPARATION + side, 0.0, prevalence) for side in (0.05, -0.05))
-    return 0.1 * change / (above - below)
+def auroc_for(metric: str, change: float, prevalence: float) -> float:
+    """The change of AUROC that changes the metric by `change`, to first order."""
+    above, below = (true_value(metric, AUROC + side, 0.0, prevalence) for side in (0.01, -0.01))
+    return 0.02 * change / (above - below)
 
 
 def share(inside: Sequence[bool] | NDArray[np.bool_]) -> str:
@@ -142,42 +148,45 @@ def rates(
     stream: int,
     gap: float = 0.0,
     spreads: Sequence[float] = SPREADS,
+    macro: bool = False,
     **how: object,
 ) -> tuple[list[str], list[str]]:
-    """For each spread: the share of studies with p < .05, and the share whose interval holds the true difference."""
-    unit = separation_for(metric, patient_error(metric, test), test.prevalence)
+    """Shares of studies with p < .05, and with an interval that holds the true difference: each spread, then all."""
+    unit = auroc_for(metric, patient_error(metric, test), test.prevalence)
     options = {name: how[name] for name in ("resamples", "pair_seeds") if name in how}
     correlation = float(how.get("shared_seeds", 0.0))  # type: ignore[arg-type]
-    significant, covered = [], []
+    cells = []
     for place, ratio in enumerate(spreads):
         spread, found = ratio * unit, []
-        wanted = true_value(metric, SEPARATION + gap, spread, test.prevalence)
-        wanted -= true_value(metric, SEPARATION, spread, test.prevalence)
+        wanted = true_value(metric, AUROC + gap, spread, test.prevalence)
+        wanted -= true_value(metric, AUROC, spread, test.prevalence)
         for one in studies(
             studies_, test, seeds, stream=100 * stream + place, spread=spread, gap=gap, shared_seeds=correlation
         ):
             each = one.difference(metric=metric, **options)
-            found.append([each.p[:-1] < 0.05, (each.low[:-1] <= wanted) & (wanted <= each.high[:-1])])
-        both = np.concatenate(found, axis=1)
-        significant.append(share(both[0]))
-        covered.append(share(both[1]))
+            these = slice(-1, None) if macro else slice(-1)
+            found.append([each.p[these] < 0.05, (each.low[these] <= wanted) & (wanted <= each.high[these])])
+        cells.append(np.concatenate(found, axis=1))
+    cells.append(np.concatenate(cells, axis=1))
+    significant, covered = ([share(each[row]) for each in cells] for row in (0, 1))
     return significant, covered
 
 
 def heading(first: str) -> None:
-    print(f"\n| {first} | " + " | ".join(f"{spread:g} SE" for spread in SPREADS) + " |")
-    print("|---" * (len(SPREADS) + 1) + "|", flush=True)
+    print(f"\n| {first} | " + " | ".join(f"{spread:g} SE" for spread in SPREADS) + " | all |")
+    print("|---" * (len(SPREADS) + 2) + "|", flush=True)
 
 
-def equal_arms(count: int, resamples: int) -> None:
+def equal_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
     """Two arms of the same true value."""
-    for metric in ("auroc", "average_precision"):
+    for metric in measured:
         for images in (1, 8):
-            heading(f"{metric}, {'1 image' if images == 1 else '1 to 8 images'} a patient: share with p < .05")
+            size = "200 patients, 1 image each" if images == 1 else "120 patients, 1 to 8 images each"
+            heading(f"{metric}, {size}: share with p < .05")
             for place, seeds in enumerate(SEEDS):
                 found, _ = rates(
                     metric,
-                    TestSet(most_images=images),
+                    TestSet(200 if images == 1 else 120, images),
                     (seeds, seeds),
                     studies_=count,
                     stream=place,
@@ -186,26 +195,26 @@ def equal_arms(count: int, resamples: int) -> None:
                 print(f"| {seeds} seeds | " + " | ".join(found) + " |", flush=True)
 
 
-def different_arms(count: int, resamples: int) -> None:
-    """Two arms whose separation differs by .15: AUROC by .03."""
-    for metric in ("auroc", "average_precision"):
-        heading(f"{metric}, 1 to 8 images a patient: coverage of the 95 % interval")
+def different_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
+    """Two arms whose AUROC differs by .03."""
+    for metric in measured:
+        heading(f"{metric}, 120 patients, 1 to 8 images each, AUROC +.03: coverage of the 95 % interval")
         for place, seeds in enumerate(SEEDS):
             _, found = rates(
                 metric,
-                TestSet(most_images=8),
+                TestSet(120, 8),
                 (seeds, seeds),
                 studies_=count,
                 stream=10 + place,
-                gap=0.15,
+                gap=0.03,
                 resamples=resamples,
             )
             print(f"| {seeds} seeds | " + " | ".join(found) + " |", flush=True)
 
 
-def designs(count: int, resamples: int) -> None:
-    """Equal arms, AUROC, other designs than two arms of as many seeds."""
-    heading("AUROC, 1 to 8 images a patient, equal arms: share with p < .05")
+def designs(count: int, resamples: int, _: Sequence[str]) -> None:
+    """Equal arms of other designs than two arms with as many seeds; AUROC alone."""
+    heading("auroc, 120 patients, 1 to 8 images each: share with p < .05")
     for place, (title, seeds, how) in enumerate(
         (
             ("2 and 10 seeds", (2, 10), {}),
@@ -220,7 +229,7 @@ def designs(count: int, resamples: int) -> None:
         correlated = {"shared_seeds": 0.8} if how else {}
         found, _ = rates(
             "auroc",
-            TestSet(most_images=8),
+            TestSet(120, 8),
             seeds,
             studies_=count,
             stream=20 + place,
@@ -229,41 +238,45 @@ def designs(count: int, resamples: int) -> None:
             **correlated,
         )
         print(f"| {title} | " + " | ".join(found) + " |", flush=True)
+    five = TestSet(120, 8, labels=5)
+    found, _ = rates("auroc", five, (3, 3), studies_=5 * count, stream=30, resamples=resamples, macro=True)
+    print("| 3 seeds, macro mean of 5 labels | " + " | ".join(found) + " |", flush=True)
 
 
-def power(count: int, resamples: int) -> None:
+def power(count: int, resamples: int, _: Sequence[str]) -> None:
     """14 labels, seed SD .005, true difference .02 in all, three seeds; then 28 labels of AUROC 1.0 against .5."""
     test = TestSet(patients=1500, most_images=3, labels=14)
-    spread, gap = (separation_for("auroc", change, test.prevalence) for change in (0.005, 0.02))
     error = patient_error("auroc", test._replace(labels=50))
-    print(f"\n| AUROC +.02, seed SD .005, patient SE {error:.4f}, 3 seeds, 14 labels | labels with p_holm <= .05 |")
+    print(f"\n| 3 seeds, SD .005; 1,500 patients, SE {error:.4f}; AUROC +.02, 14 labels | labels with p_holm <= .05 |")
     print("|---|---|")
     for arms in (2, 5, 8):
-        drawn = studies(14 * max(count // 25, 1), test, (3,) * arms, stream=40, spread=spread, gap=gap)
+        drawn = studies(14 * max(count // 25, 1), test, (3,) * arms, stream=40, spread=0.005, gap=0.02)
         found = [one.difference(resamples=resamples).p_holm[:-1] <= 0.05 for one in drawn]
         print(f"| {arms} arms | {share(np.concatenate(found))} |", flush=True)
     rng, found = np.random.default_rng(0), []
     for _ in range(10):
-        one = simulate(rng, TestSet(labels=28), (3, 3), spread=0.05)
+        one = simulate(rng, TestSet(labels=28), (3, 3), spread=0.0)
         perfect = [one.truth + 0.01 * rng.random(one.truth.shape) for _ in range(3)]
         chance = [rng.normal(size=one.truth.shape) for _ in range(3)]
         each = difference_of_arms(perfect, chance, one.truth, one.patients, resamples=resamples)
         found.append((each.value[:-1] > 0) & (each.p_holm[:-1] <= 0.05))
-    print(f"| 2 arms, AUROC 1.0 against .5, 28 labels, 150 patients | {share(np.concatenate(found))} |", flush=True)
+    print(f"| 2 arms, AUROC 1.0 against .5, 28 labels, 200 patients | {share(np.concatenate(found))} |", flush=True)
 
 
+METRICS = ("auroc", "average_precision")
 PARTS = {"equal": equal_arms, "different": different_arms, "designs": designs, "power": power}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--resamples", type=int, default=200)
+    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--resamples", type=int, default=100)
     parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--metric", choices=METRICS)
     arguments = parser.parse_args()
     for name, part in PARTS.items():
         if arguments.part in (None, name):
-            part(arguments.studies, arguments.resamples)
+            part(arguments.studies, arguments.resamples, (arguments.metric,) if arguments.metric else METRICS)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ app = App(
     help_format="plaintext",
     version_flags=["--version"],
 )
-cohort = App(name="cohort", help="Records and films -> cohort.parquet, one row an image, split by patient.")
+cohort = App(name="cohort", help="Makes cohort.parquet from records and images: one row per image, split by patient.")
 app.command(cohort)
 
 for command in (
@@ -49,6 +49,8 @@ for command in (
     app.command(command)
 for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.cohort_table):
     cohort.command(source, name=source.__name__.removeprefix("cohort_"))
+
+app.register_install_completion_command(add_to_startup=False)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Commands of the data: a simulated hospital, cohorts, charts as csv, stores, and what is wrong with any of them."""
+"""Commands of the data: simulate, cohort, features, ingest and check."""
 
 import sys
 from collections.abc import Callable
@@ -24,15 +24,15 @@ def simulate(
     chart_effect: float = 1.0,
     workers: CountIfGiven = None,
 ) -> None:
-    """A simulated hospital in the layouts of MIMIC-IV, MIMIC-CXR-JPG, CheXpert and NIH ChestX-ray14.
+    """Simulates a hospital in the layouts of MIMIC-IV, MIMIC-CXR-JPG, CheXpert and NIH ChestX-ray14.
 
     Args:
         out: A new or empty folder; mimic-iv, mimic-cxr-jpg, chexpert and nih are written in it.
-        patients: Patients with films in MIMIC-CXR-JPG; the other two get about half as many each.
-        mimic_iv_release: Which layout and column names the tables have.
-        seed: The same seed gives the same bytes.
-        chart_effect: How strongly findings depend on the chart: 1 as documented, 0 not at all.
-        workers: Processes that draw films; default: all cores.
+        patients: Patients with images in MIMIC-CXR-JPG; the other two data sets get about half as many each.
+        mimic_iv_release: Release whose layout and column names the tables have.
+        seed: Random seed; the same seed gives the same bytes.
+        chart_effect: Strength of the link between chart and findings: 1 as documented, 0 none.
+        workers: Number of processes; by default one per core.
     """
     from chartray.simulate.hospital import simulate as simulate_hospital
 
@@ -42,13 +42,13 @@ def simulate(
 
 
 def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Path, rules: Rules = "strict") -> None:
-    """MIMIC-IV tables and MIMIC-CXR-JPG films.
+    """Makes a cohort of MIMIC-IV tables and MIMIC-CXR-JPG images.
 
     Args:
         mimic_iv: The folder of MIMIC-IV (1.0, 2.x or 3.x), or the URL of a database that holds its tables.
         mimic_cxr: The folder of MIMIC-CXR-JPG.
-        out: The cohort's Parquet file; its flow is written beside it. An earlier cohort is replaced, nothing else is.
-        rules: strict links by full timestamps; published by calendar dates, as the published code did.
+        out: The cohort's Parquet file, with its flow beside it; an earlier cohort is replaced.
+        rules: How admissions are linked: by full timestamps (strict), or by dates as in the published code.
     """
     from chartray.records.mimic import mimic_cohort
 
@@ -56,7 +56,7 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Path, rules: Rules = "s
 
 
 def cohort_chexpert(root: Path, *, out: Path) -> None:
-    """CheXpert-v1.0 or -small, whatever the folder is called now.
+    """Makes a cohort of CheXpert-v1.0 or CheXpert-v1.0-small.
 
     Args:
         root: The folder that holds train.csv.
@@ -68,7 +68,7 @@ def cohort_chexpert(root: Path, *, out: Path) -> None:
 
 
 def cohort_nih(root: Path, *, out: Path) -> None:
-    """NIH ChestX-ray14, by its official lists where they are there, else by patient.
+    """Makes a cohort of NIH ChestX-ray14, split by its official lists if present, else by patient.
 
     Args:
         root: The folder that holds Data_Entry_2017_v2020.csv.
@@ -80,12 +80,12 @@ def cohort_nih(root: Path, *, out: Path) -> None:
 
 
 def cohort_table(file: str, *, mapping: Path, images: Path, out: Path) -> None:
-    """A hospital's own table, csv, Parquet or in a database, through a mapping file.
+    """Makes a cohort of your own table (CSV, Parquet or a database), described by a mapping file.
 
     Args:
         file: The table, one row an image; of a database its URL and name, such as postgres://host/base#schema.films.
-        mapping: YAML that says what its columns mean.
-        images: The folder that the paths are relative to.
+        mapping: YAML file that describes the columns.
+        images: Folder that image paths are relative to.
         out: The cohort's Parquet file.
     """
     from chartray.records.table import table_cohort
@@ -95,13 +95,13 @@ def cohort_table(file: str, *, mapping: Path, images: Path, out: Path) -> None:
 
 
 def features(cohort_file: Path, *, out: Path) -> None:
-    """The published 23 feature files: same folders, names and columns.
+    """Writes the 23 published feature files, with the same folders, names and columns.
 
-    A path that a spreadsheet would take for a formula, =cmd, stands there as '=cmd.
+    A path that a spreadsheet would read as a formula, such as =cmd, is written as '=cmd.
 
     Args:
         cohort_file: A cohort.parquet.
-        out: The folder to write them to: a new or empty one, or one that `features` wrote.
+        out: A new or empty folder, or one that `features` wrote.
     """
     from chartray.features import write_feature_csvs
     from chartray.records.cohort import read_cohort
@@ -127,16 +127,16 @@ def ingest(
     max_seconds: float = 60.0,
     allow_outside: bool = False,
 ) -> None:
-    """Decodes every image once into a memory-mapped store; if it is killed, the same command continues.
+    """Decodes every image once into a memory-mapped store; after an interruption the same command continues.
 
     Args:
         cohort_file: A cohort.parquet.
         out: The store's folder.
-        size: Side of a stored film in pixels: 448 (2 x the 224 px view), or 256 to save time and space.
-        workers: Processes; default: all cores.
-        images: Where the films lie now, if they have moved since the cohort was made.
-        max_megapixels: Largest declared size of an image; a larger one goes to quarantine without being decoded.
-        max_seconds: Processor seconds allowed per image (ten times that by the clock); a slower one goes to quarantine.
+        size: Size of a stored image in pixels: 448 (twice the 224 px view), or 256 to save time and space.
+        workers: Number of processes; by default one per core.
+        images: Folder of the images, if they were moved after the cohort was made.
+        max_megapixels: Maximum size of an image; larger ones go to quarantine without being decoded.
+        max_seconds: Maximum processor seconds per image; slower ones go to quarantine.
         allow_outside: Allow paths and links that lead out of the image folder.
     """
     from chartray.pixels.image_process import Limits
@@ -158,9 +158,9 @@ def ingest(
 
 
 def check(path: Path) -> None:
-    """Everything wrong with a cohort or a store, before anyone trains on it; exit code 2 if something is.
+    """Checks a cohort or a store for errors before training; exit code 2 if there are any.
 
-    Rows are counted from 1, as the films stand in the cohort, or in cohort.parquet of a store.
+    Rows count from 1, in the order of the cohort or of the store's cohort.parquet.
 
     Args:
         path: A cohort.parquet, or a store.
@@ -171,7 +171,7 @@ def check(path: Path) -> None:
     cohort = path / "cohort.parquet" if path.is_dir() else path
 
     findings = check_data(path)
-    print(f"rows count from 1, as the films stand in {cohort}; no identifier is told, so look the row up there")
+    print(f"rows count from 1, in the order of {cohort}; identifiers are not printed, so look the row up there")
     for line in spoken(findings):
         print(line)
     wrong = sum(finding.severity == "error" for finding in findings)

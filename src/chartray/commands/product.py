@@ -1,4 +1,4 @@
-"""Commands of what leaves the house: the report, the encoder with its card, and the demo."""
+"""Commands of the results: report, export, demo and bench."""
 
 import importlib
 import sys
@@ -25,16 +25,16 @@ def report(
     title: str | None = None,
     films: bool = True,
 ) -> None:
-    """One self-contained HTML page of runs and their results, with figures as SVG and PDF beside it.
+    """Writes one self-contained HTML page of runs and results, with its figures as SVG and PDF.
 
     Args:
-        results: Folders that `evaluate` and `compare` wrote; none for a report of runs or audits alone.
+        results: Folders that `evaluate` and `compare` wrote; optional.
         out: The report's folder.
         run: Run folders, for training curves; may be repeated.
-        store: Stores, for the films on the map; may be repeated.
+        store: Stores, for the images on the map; may be repeated.
         audit: Folders that `audit` wrote; may be repeated.
-        title: The page's title.
-        films: --no-films leaves the thumbnails out.
+        title: Title of the page.
+        films: Show thumbnails of images.
     """
     from chartray.commands.opening import need_inputs
 
@@ -50,13 +50,13 @@ def report(
 
 
 def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps: CountIfGiven = None) -> None:
-    """The whole mission on a simulated hospital, in minutes on two cores; ends in OUT/report/report.html.
+    """Runs the whole pipeline on a simulated hospital, in minutes on two cores; ends in OUT/report/report.html.
 
     Args:
         out: A new or empty folder.
-        seed: Which hospital, and which first weights.
-        patients: How large a hospital.
-        steps: Of each pretraining; default: the recipe's.
+        seed: Random seed of the hospital and of the initial weights.
+        patients: Number of patients.
+        steps: Steps of each pretraining; by default those of the recipe.
     """
     from chartray.outputs.guard import refuse_other
 
@@ -69,13 +69,13 @@ def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps
 def export(
     source: Path, *, out: Path, results: Folders = None, form: Literal["huggingface", "timm"] = "huggingface"
 ) -> None:
-    """The encoder as a folder that timm and the Hugging Face Hub load, with its model card.
+    """Writes the encoder as a folder that timm and the Hugging Face Hub load, with its model card.
 
     Args:
         source: A run, or an encoder folder.
         out: A new folder; an earlier export of this encoder is replaced, but never a card with numbers by one without.
         results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
-        form: huggingface, with the card; timm, weights and config alone.
+        form: huggingface includes the model card; timm has weights and config only.
     """
     from chartray.commands.opening import need_inputs
     from chartray.model_card.earlier import check_export_replaceable, refuse_to_lose
@@ -105,17 +105,17 @@ def bench(
     growth: Path | None = None,
     growth_rows: int = 1_000_000,
 ) -> None:
-    """How fast Chartray is on this machine, against the published way with lightly's masked ViT and loss.
+    """Measures the speed of Chartray on this machine against the published method on lightly.
 
     Args:
-        only: Names of measurements; default: all of them.
-        repeats: Counted rounds of each way, in turns.
-        quick: Small sizes, to see that everything runs; its numbers say nothing.
-        device: auto, cpu or cuda.
-        batch_size: Films of a training step.
-        json: Where to write the rows as a list of objects.
-        growth: A folder: instead, time and memory of every stage at 1, 10 and 100 times the rows, as JSON and a plot.
-        growth_rows: Rows of the largest; 10000000 needs 12 GiB of memory and 5 minutes.
+        only: Names of measurements; by default all.
+        repeats: Timed rounds of each method, in turns.
+        quick: Small sizes, only to check that everything runs.
+        device: Device.
+        batch_size: Images per training step.
+        json: File to write the rows to, as a list of objects.
+        growth: Folder to write time and memory of every stage at 1, 10 and 100 times the rows to, instead.
+        growth_rows: Rows of the largest size; 10000000 needs 12 GiB of memory and 5 minutes.
     """
     if growth is not None:
         _benchmarks("growth").run_growth(growth, largest=growth_rows)

@@ -1,4 +1,4 @@
-"""Commands of pretraining: one run, a study of arms and seeds, and the knobs."""
+"""Commands of pretraining: pretrain, knobs and study."""
 
 import shlex
 import sys
@@ -75,13 +75,13 @@ def knobs(recipe: str = "msn") -> None:
 
 
 def study(file: Path, *, out: Path, plan: bool = False, jobs: Count = 1) -> None:
-    """Arms x seeds of a study file: pretrains, evaluates, compares, audits and reports; what is done is not done again.
+    """Runs an experiment of arms x seeds: pretrains, evaluates, compares, audits, reports; finished steps are kept.
 
     Args:
         file: YAML: store, arms, seeds, evaluations (see examples/study.yaml).
-        out: The study's folder; killed at any moment, the same command continues.
-        plan: Only print the commands that the study stands for, a line each, for a cluster's queue.
-        jobs: Steps that run at the same time, each in its own process; with several GPUs each process gets one.
+        out: The experiment's folder; after an interruption the same command continues.
+        plan: Only print the commands of the experiment, one per line, for a cluster's queue.
+        jobs: Steps to run at the same time, each in its own process, and on its own GPU if there are several.
     """
     from chartray.experiment import experiment_plan, run_experiment
 

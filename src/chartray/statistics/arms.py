@@ -9,10 +9,12 @@ Each arm is the mean of a metric over its seeds. The variance of the difference 
     S = s^2 (1 / K_a + 1 / K_b)                       s^2 pooled over all arms of the study
     S = s^2 / K                                       of differences by seed, where the study pairs its seeds
 
-s^2 is the variance of a metric over seeds on these patients. Satterthwaite's degrees of freedom are
-(P + c S)^2 / (P^2 / n + c^2 sum S_j^2 / f_j), with f = K - 1 for each arm (one pooled S: their sum). Without the
-factor c > 1 they are too many where a small S is small by chance: `_factor`. Error rates and coverage are simulated by
-benchmarks/evidence/seeds.py; docs/statistics.md shows them.
+s^2 is the variance of the metric over seeds on these patients. Satterthwaite's degrees of freedom are
+
+    (P + sum c_j S_j)^2 / (P^2 / n + sum (c_j S_j)^2 / f_j),    f = K - 1 (pooled: their sum), n = patients - 1
+
+Without the factors c > 1 they would be too many where S is small by chance: `_factors`. Error rates, coverage and power
+are simulated by benchmarks/evidence/seeds.py and shown in docs/statistics.md.
 """
 
 from collections.abc import Sequence
@@ -89,7 +91,8 @@ def difference_of_arms(
         seed: of the resamples.
         other_arms: more arms of the study, like `scores_a`, whose seeds vary as much; the seed variance is pooled over
             all arms with two seeds or more.
-        pair_seeds: seed k of one arm belongs to seed k of every other (same initialisation, same order of images).
+        pair_seeds: seed k of one arm belongs to seed k of every other (same initialisation, same order of images). Of
+            the other arms, those with as many seeds are pooled.
 
     Raises:
         InputError: shapes that do not fit, a NaN score where truth is known, a metric, level or number of resamples out
@@ -104,14 +107,15 @@ def difference_of_arms(
     arms = [[np.asarray(one, dtype=np.float64) for one in arm] for arm in (scores_a, scores_b, *other_arms)]
     _refuse_unusable(arms, np.asarray(truth, dtype=np.float64), pair_seeds)
     counted = metrics.eligible(truth, patients)
-    # A label that does not count must not make draws without both of its classes necessary.
     known = np.where(counted, np.asarray(truth, dtype=np.float64), np.nan)
     values = [np.array([_values(known, one, metric, counted) for one in arm]) for arm in arms]  # (K, C + 1) each
     sampled = metrics.sample(known, patients, resamples=resamples, seed=seed, macro=counted)
     drawn = [np.array([_drawn(known, one, metric, sampled) for one in arm]) for arm in arms[:2]]  # (K, R, C + 1)
     value = values[0].mean(axis=0) - values[1].mean(axis=0)
     patient = (drawn[0].mean(axis=0) - drawn[1].mean(axis=0)).var(axis=0, ddof=1)
-    freedom = 1 / (1 / (_patients(known, patients, counted) - 1) + 1 / (resamples - 1))
+    # The numbers of patients and of resamples limit how well the patients' part is known.
+    people = max(len(np.unique(np.asarray(patients))) - 1, 1)
+    freedom = np.where(np.isnan(value), np.nan, 1 / (1 / people + 1 / (resamples - 1)))
     seeds = _seeds(values, pair_seeds)
     if seeds is not None:
         pairs = [drawn[0] - drawn[1]] if pair_seeds else drawn
@@ -133,8 +137,8 @@ def difference_of_arms(
 
 
 def _refuse_unusable(arms: list[list[Floats]], truth: Floats, pair_seeds: bool) -> None:
-    for name, arm in zip(("a", "b", *range(1, len(arms))), arms, strict=False):
-        title = f"arm {name}" if isinstance(name, str) else f"other arm {name}"
+    titles = ["arm a", "arm b", *(f"other arm {place}" for place in range(1, len(arms) - 1))]
+    for title, arm in zip(titles, arms, strict=True):
         if not arm:
             raise InputError(f"expected at least one seed in each arm, found none in {title}")
         for place, one in enumerate(arm, start=1):
@@ -160,16 +164,6 @@ def _drawn(truth: Floats, scores: Floats, metric: Metric, sampled: PatientBootst
     return np.column_stack((getattr(found, metric), getattr(found, f"macro_{metric}")))
 
 
-def _patients(truth: Floats, patients: ArrayLike, counted: NDArray[np.bool_]) -> Floats:
-    """Patients of the rarer class of each label, (C + 1,); of the macro, the sum over its labels, at most all patients.
-
-    The rarer class decides how well the variance of a metric is known.
-    """
-    rarer = np.minimum(*metrics.patients_per_class(truth, patients)).astype(np.float64)
-    rarer[~counted] = np.nan
-    return np.append(rarer, min(float(rarer[counted].sum()), len(np.unique(patients))) if counted.any() else np.nan)
-
-
 def _seeds(values: list[Floats], pair_seeds: bool) -> _Seeds | None:
     """The seed variance of the difference of the first two arms, from values (K, C + 1) of all; None for one seed."""
     a, b = values[:2]
@@ -191,22 +185,26 @@ def _seeds(values: list[Floats], pair_seeds: bool) -> _Seeds | None:
 
 def _satterthwaite(patient: Floats, freedom: Floats, seeds: _Seeds) -> Floats:
     """Degrees of freedom of P + S, (C + 1,); without variance those of the patients."""
-    factor = _factor(seeds.freedom)
-    total = (patient + factor * seeds.variance) ** 2
-    terms = patient**2 / freedom + factor**2 * (seeds.parts**2 / seeds.freedom).sum(axis=0)
+    counted = _factors(seeds.freedom) * seeds.parts
+    terms = patient**2 / freedom + (counted**2 / seeds.freedom).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(terms > 0, total / terms, freedom)
+        return np.where(terms > 0, (patient + counted.sum(axis=0)) ** 2 / terms, freedom)
 
 
-def _factor(freedom: Floats) -> float:
-    """c: how much more the seeds count for the degrees of freedom than for the variance.
+def _factors(freedom: Floats) -> Floats:
+    """c of each part of S, (J, 1): how much more it counts for the degrees of freedom than for the variance.
 
-    An S that is small by chance gives a small variance and, with c = 1, many degrees of freedom. For normal values of
-    known P this makes up to .128, .079, .064 of equal arms differ at .05 with 1, 2, 3 degrees of freedom, and with c as
-    below at most .060. Welch's two parts, already cautious, need less: .064 with two seeds an arm, then .055. If P is 0
-    the factor cancels: Welch's test, the paired t test and that of pooled variances.
+    An S that is small by chance gives a small variance and, with c = 1, many degrees of freedom. At .05, normal values
+    and the worst ratio of S to a known P, equal arms then differ in .128, .079, .064 of studies if S is one part of 1,
+    2, 3 degrees of freedom, in .064 if two arms have two seeds, in .10 if they have 2 and 10. With c as below it is at
+    most .062. Where S is one part, or two with the same c, c cancels if P is 0: this is the paired or pooled t test, or
+    Welch's.
     """
-    return float(1 + (8 if len(freedom) == 1 else 0.5) / freedom.min() ** 2)
+    if len(freedom) == 1:
+        return 1 + 8 / freedom**2
+    if freedom.min() == 1 and freedom.max() > 1:
+        return 1 + 4 / freedom**2
+    return np.full_like(freedom, 1 + 0.5 / freedom.min() ** 2)
 
 
 def _student(value: Floats, error: Floats, freedom: Floats, level: float) -> tuple[Floats, Floats]:
