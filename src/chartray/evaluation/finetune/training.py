@@ -1,9 +1,9 @@
 """A linear layer trained on the encoder by gradient descent, the encoder frozen or not.
 
-`published` is the evaluation of the published code: Adam, batch 64, cosine or
+`published` is the evaluation of the published code (docs/method.md): Adam, batch 64, cosine or
 reduce-on-plateau(0.5, patience 3), early stopping on validation AUROC (patience 5), flips and affine augmentation.
 `finetune` is full fine-tuning with AdamW (`recipe.recipe_of`). Nothing is dropped from validation or test, no label is
-forced to 0, and films are normalised as in pretraining.
+forced to 0, and images are normalised as in pretraining, unlike there (docs/method.md).
 """
 
 import copy
@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.baselines import LabelFit, Learner, Learnt, TrainingSubset
+from chartray.evaluation.baselines import LabelFit, Learner, Learnt, Part
 from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.films import Films
 from chartray.evaluation.finetune import checkpoint
@@ -85,7 +85,7 @@ def tuned(
     Each part of the patients is a training of its own, which continues from its folder in `trainings` if it is there.
     """
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
         folder = None if trainings is None else trainings / f"{title.replace(', ', '-')}-{part.name}"
         found = fine_tune(
             encoder,
