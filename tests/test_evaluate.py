@@ -35,9 +35,9 @@ from chartray.records.table import table_cohort
 from chartray.results.folder import open_evaluation
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
 from chartray.statistics import metrics
-from chartray.training.patients import patients_digest, write_patients
+from chartray.training.patients import write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
-from tests.evaluation_folders import evaluate, hospital, one, read, vit
+from tests.evaluation_folders import evaluate, hospital, one, patients_entry, read, vit
 from tests.stores import replace_cohort
 from tests.test_features import mimic_like
 
@@ -528,7 +528,7 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
 
     assert seen() == [None]  # the run does not say whom it was trained on
     keys = {split: [patient_key("mimic", one) for one in named] for split, named in patients.items()}
-    vit(made / "encoder", source="mimic", **patients_digest(keys["train"]))
+    vit(made / "encoder", source="mimic", **patients_entry(keys["train"]))
     write_patients(made, keys["train"])
     (made / "manifest.json").write_text("{}")
     assert seen() == seen(source=made / "encoder") == [0]
@@ -536,11 +536,11 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     assert seen(external=[other]) == [0, None]  # the same names, but patients of another source
     started = tmp_path / "started"
     first = {"source": "model.safetensors", "run": None}
-    vit(started / "encoder", source="mimic", init=first, **patients_digest(keys["train"]))
+    vit(started / "encoder", source="mimic", init=first, **patients_entry(keys["train"]))
     shutil.copy(made / "train_patients.txt", started)
     assert seen(source=started) == [None]  # nobody knows whom the first weights were shown
     child = tmp_path / "child"
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_digest(keys["train"]))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_entry(keys["train"]))
     shutil.copy(made / "train_patients.txt", child)
     assert seen(source=child) == [0]  # the parent's patients are known too
     assert seen(source=child / "encoder") == [0]
@@ -557,9 +557,9 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
             ):
                 seen(source=source)
         (made / "train_patients.txt").touch()
-    vit(made / "encoder", source="mimic", **patients_digest(keys["test"][:3]))
+    vit(made / "encoder", source="mimic", **patients_entry(keys["test"][:3]))
     write_patients(made, keys["test"][:3])
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_digest(keys["train"]))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_entry(keys["train"]))
     assert seen(split="validate") == [0]
     with pytest.raises(InputError, match=r"found 3 of its patients in train_patients.txt of .*run"):
         seen(source=child)

@@ -57,7 +57,7 @@ class AuditArm(NamedTuple):
 
 def run_name(encoder: PretrainedEncoder, source: Path) -> str:
     """The run's name by its provenance, else its folder's."""
-    return str(encoder.provenance.get("run") or source.resolve().name)
+    return encoder.provenance.run or source.resolve().name
 
 
 def encoder_arms(

@@ -72,8 +72,7 @@ class _Patients(NamedTuple):
 
 def pretrained(entry: EncoderEntry) -> Pretrained:
     """What is known of the pretraining of an encoder."""
-    said = entry.provenance.model_dump(include={"patients", "patients_sha256"})
-    return Pretrained(entry.run, entry.provenance, patients_of(Path(entry.path), said))
+    return Pretrained(entry.run, entry.provenance, patients_of(Path(entry.path), entry.provenance))
 
 
 def find_leaks(runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> tuple[list[Leak], list[str]]:

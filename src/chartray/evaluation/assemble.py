@@ -20,7 +20,6 @@ from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
 from chartray.evaluation.saliency import write_saliency
 from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
 from chartray.evaluation.studies import study_ids
-from chartray.networks.description import Architecture, Provenance
 from chartray.networks.encoder import PretrainedEncoder, save, untrained
 from chartray.results import folder as results
 from chartray.results.manifest import (
@@ -117,7 +116,7 @@ def saliency_of(folder: Path, done: Evaluated) -> SaliencyEntry:
 
 def score_of(outcome: Outcome, done: Evaluated) -> Score:
     """What all rows of an outcome share; label and metric are still empty."""
-    settings, made = done.settings, Provenance.model_validate(done.encoder.provenance)
+    settings, made = done.settings, done.encoder.provenance
     return Score(
         arm=outcome.arm,
         run=done.run,
@@ -168,7 +167,7 @@ def thresholds_of(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, 
 def comparisons_of(done: Evaluated) -> list[Comparison]:
     """The encoder against every baseline, on the same images at the same fraction and training subsets."""
     own_arm, settings = done.candidates[0].arm, done.settings
-    made = Provenance.model_validate(done.encoder.provenance)
+    made = done.encoder.provenance
     own = {(each.fraction, each.test.dataset): each for each in done.outcomes if each.arm == own_arm}
     rows: list[Comparison] = []
     for other in (each for each in done.outcomes if each.arm != own_arm):
@@ -247,8 +246,8 @@ def encoder_entry(encoder: PretrainedEncoder, run: str, path: Path) -> EncoderEn
         size=encoder.size,
         grey_mean=encoder.grey_mean,
         grey_std=encoder.grey_std,
-        architecture=Architecture.model_validate(dict(encoder.architecture)),
-        provenance=Provenance.model_validate(encoder.provenance),
+        architecture=encoder.architecture,
+        provenance=encoder.provenance,
     )
 
 

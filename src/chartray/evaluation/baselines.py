@@ -13,7 +13,6 @@ from chartray.evaluation.embed import device_of, embed, pixels
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
 from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
-from chartray.networks.description import Provenance
 from chartray.networks.encoder import PretrainedEncoder, untrained
 from chartray.pixels.store import Store
 from chartray.results.arm import CHART_BASELINES, CHART_ONLY, IMAGE_CHART, PIXELS, UNTRAINED, Arm, arm_of
@@ -197,12 +196,12 @@ def baselines_of(
     fresh = encoder_features(
         untrained(source, seed=seed), films, device=device, precision=precision, title="embed, untrained"
     )
-    base = arm_of_run(Provenance.model_validate(encoder.provenance))
+    base = arm_of_run(encoder.provenance)
     found = [
         Candidate(arm_of("none", UNTRAINED, base=base), learner(fresh, device)),
         Candidate(arm_of("none", PIXELS, base=base), learner(Frozen(pixels, films), device)),
     ]
-    read, reasons = baseline_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels, named=chart)
+    read, reasons = baseline_chart(home.cohort, encoder.provenance.chart or "none", labels, named=chart)
     if read is None:
         return found, dict.fromkeys(CHART_BASELINES, no_baseline_chart(reasons))
     rows = Frozen(lambda store, rows: chart_features(read, store, rows, home), films)

@@ -94,7 +94,7 @@ def device_of(device: str) -> str:
 def _finite(features: Features, encoder: PretrainedEncoder, store: Store, rows: Integers) -> Features:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
-        run = encoder.provenance.get("run", "the encoder")
+        run = encoder.provenance.run or "the encoder"
         raise InputError(
             f"expected finite embeddings from {run}, found {len(bad)} of {len(rows)} that are not, the first in row "
             f"{rows[bad[0]]} of {store.folder}; the weights are damaged or training diverged"

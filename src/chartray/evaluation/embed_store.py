@@ -82,7 +82,7 @@ def _description(source: Path, encoder: PretrainedEncoder, store: Store) -> dict
     return {
         "format": FORMAT,
         "source": str(source),
-        "encoder": {key: value for key, value in encoder._asdict().items() if key != "model"},
+        "encoder": encoder.described(),
         "store": {"folder": str(store.folder), "hash": store.hash, "dataset": metadata_of(store).source},
         "versions": versions(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -60,7 +60,7 @@ def evaluate(
     recipe = recipe_of(options)
     trainings = _trainings(out, recipe, resume=resume)
     encoder, home = load(source), Store.open(store)
-    run = str(encoder.provenance.get("run") or source.resolve().name)
+    run = encoder.provenance.run or source.resolve().name
     check_same(out, MANIFEST_FILE, encoder=encoder_entry(encoder, run, source), store=home.hash)
     task = make_task(source, encoder, home, options)
     parts = {share: _parts(task, share, options) for share in options.data_percent}

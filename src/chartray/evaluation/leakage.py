@@ -4,7 +4,6 @@ patients and films of other stores.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from chartray.errors import InputError
 from chartray.evaluation.baselines import chart_variables
 from chartray.evaluation.films import Films, metadata_of
 from chartray.features.chart import refuse_shared_columns
-from chartray.networks.description import DESCRIPTION_FILE
+from chartray.networks.description import DESCRIPTION_FILE, Init, Provenance
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.hashes import content_hashes
 from chartray.pixels.store import Store
@@ -33,9 +32,9 @@ def refuse_chart_labels(encoder: PretrainedEncoder, store: Store, labels: Sequen
     columns their chart came are judged by the names of its variables.
     """
     made, metadata = encoder.provenance, metadata_of(store)
-    if made.get("chart_sources") is None:
-        if made.get("source") in (None, metadata.source):
-            named = made.get("chart_variables") or chart_variables(str(made.get("chart", "none")))
+    if made.chart_sources is None:
+        if made.source in (None, metadata.source):
+            named = made.chart_variables or chart_variables(made.chart or "none")
             refuse_shared_columns(store.cohort, named, labels)
         return
     for shown in _charts_shown(made, metadata.source):
@@ -57,9 +56,9 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int
     Raises InputError if a patient was pretrained on, or the file that says so is not as it was written.
     """
     made, name, known = encoder.provenance, metadata_of(films.store).source, True
-    generations = [
-        (source, made.get("source"), made),
-        *((Path(each["source"]), each.get("dataset"), each) for each in _inits(made)),
+    generations: list[tuple[Path, str | None, Provenance | Init]] = [
+        (source, made.source, made),
+        *((Path(each.source), each.dataset, each) for each in _inits(made)),
     ]
     patients = np.unique(films.patients).tolist()
     for folder, dataset, said in generations:
@@ -77,7 +76,7 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int
     return 0 if known else None
 
 
-def patients_of(source: Path, said: Mapping[str, Any]) -> frozenset[str] | None:
+def patients_of(source: Path, said: Provenance | Init) -> frozenset[str] | None:
     """The keys of the patients of pretraining at `source`, a RUN or the encoder folder inside one, of which `said` says
     how many there were; None where only the encoder is there. Raises InputError if the file is not as it was written.
     """
@@ -138,21 +137,23 @@ def _contents(store: Store, rows: Integers) -> list[bytes]:
     return found
 
 
-def _charts_shown(made: Mapping[str, Any], source: str) -> Iterator[Mapping[str, Sequence[str]]]:
+def _charts_shown(made: Provenance, source: str) -> Iterator[Mapping[str, Sequence[str]]]:
     """The source columns of each chart variable that patients of `source` were shown with, generation by generation.
 
     What a run inherited stands among its own variables too, so the parent's, which may be another source's, is told
     from its own by the name.
     """
-    own = made.get("chart_variables")
-    if made.get("source") in (None, source):
-        yield {name: each for name, each in made["chart_sources"].items() if own is None or name in own}
+    own = made.chart_variables
+    if made.source in (None, source):
+        yield {name: each for name, each in (made.chart_sources or {}).items() if own is None or name in own}
     for init in _inits(made):
-        if init.get("dataset") in (None, source):
-            yield init.get("chart_sources") or {}
+        if init.dataset in (None, source):
+            yield init.chart_sources or {}
 
 
-def _inits(made: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _inits(made: Provenance) -> Iterator[Init]:
     """The weights an encoder started from, those that they started from, and so on."""
-    while made := made.get("init") or {}:
-        yield made
+    init = made.init
+    while init is not None:
+        yield init
+        init = init.init
