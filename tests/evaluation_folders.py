@@ -14,7 +14,7 @@ from PIL import Image
 from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation import compare as comparison
 from chartray.evaluation import evaluate as evaluation
-from chartray.evaluation.films import Films, Match
+from chartray.evaluation.image_set import ImageSet, Match
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks import encoder
 from chartray.networks.description import Provenance
@@ -114,7 +114,7 @@ def compare(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
     return said(comparison.compare(*arguments, **options))
 
 
-def evaluation_set(films: Films, labels: Sequence[str] = ()) -> EvaluationSet:
+def evaluation_set(films: ImageSet, labels: Sequence[str] = ()) -> EvaluationSet:
     """Images that are scored, all labels in the macro mean."""
     every = np.arange(len(labels))
     return EvaluationSet("d", "", films, [], [Match(label, label) for label in labels], every, every >= 0)

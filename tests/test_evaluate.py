@@ -22,7 +22,7 @@ from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation import films
 from chartray.evaluation.baselines import baseline_chart
-from chartray.evaluation.leakage import same_films
+from chartray.evaluation.leakage import same_images
 from chartray.evaluation.sentences import blanks_counted
 from chartray.features import fit_chart
 from chartray.networks import encoder
@@ -218,7 +218,7 @@ def test_neighbours_use_the_number_that_validation_chose(home: Path, run: Path, 
     assert not (tmp_path / "out" / "probe.safetensors").exists()
 
 
-# Films and labels
+# ImageSet and labels
 
 
 def labelled(cells: dict[str, list[Any]], **blank: Any) -> pa.Table:
@@ -320,7 +320,7 @@ def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> 
 
 def test_low_data_fractions_are_nested_whole_patients_and_keep_the_rarest_findings(home: Path) -> None:
     store = Store.open(home)
-    train = films.films_of(store, "train", ["Edema", "Pleural Effusion"], Policy())
+    train = films.image_set_of(store, "train", ["Edema", "Pleural Effusion"], Policy())
     before: set[str] = set()
     for fraction in (0.05, 0.1, 0.25, 0.5, 1):
         kept = train.patients[films.nested_subset(train, fraction, 0)]
@@ -614,19 +614,19 @@ def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_s
 
 def test_a_film_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path: Path) -> None:
     stores = [Store.open(hospital(tmp_path / name, name, seed=seed, patients=10)) for seed, name in enumerate("ab")]
-    ours, theirs = (films.films_of(store, "train", ["Edema"], Policy()) for store in stores)
-    assert not len(same_films(ours, theirs))
+    ours, theirs = (films.image_set_of(store, "train", ["Edema"], Policy()) for store in stores)
+    assert not len(same_images(ours, theirs))
     pixels = [store.images.gather(np.arange(len(store))) for store in stores]
     pixels[0][ours.rows[0]] = pixels[1][theirs.rows[0]] = 7
     pixels[0][ours.rows[1], 16] = pixels[1][theirs.rows[1], 16]
     pixels[0][ours.rows[2]] = pixels[1][theirs.rows[2]]
     for store, changed in zip(stores, pixels, strict=True):
         store.images = Changed(store.images, changed)
-    assert same_films(ours, theirs).tolist() == [theirs.rows[2]]
+    assert same_images(ours, theirs).tolist() == [theirs.rows[2]]
 
 
 class Changed(Images):
-    """Films that were painted over in memory."""
+    """ImageSet that were painted over in memory."""
 
     def __init__(self, images: Images, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         super().__init__(Path(), images.size, [Shard("", len(pixels), 0, "", 0, "")])

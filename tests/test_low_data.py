@@ -39,7 +39,7 @@ def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_draws_are_orders_of_their_own_each_nested(home: Path) -> None:
-    train = films.films_of(Store.open(home), "train", LABELS, films.Policy())
+    train = films.image_set_of(Store.open(home), "train", LABELS, films.Policy())
     kept = {}
     for draw in range(3):
         before: set[str] = set()

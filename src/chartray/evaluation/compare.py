@@ -44,7 +44,7 @@ def compare(folders: Sequence[Path], out: Path, options: IntervalOptions = DEFAU
 
     Raises InputError if `out` holds anything but a comparison, there are fewer than two arms, a folder holds no
     evaluation, the evaluations differ in protocol, split, label policy or stores, in the seed where a fraction is below
-    1, their scored films, labels, truths or draws differ, or a score is NaN.
+    1, their scored images, labels, truths or draws differ, or a score is NaN.
     """
     results.check_replaceable(out, results.COMPARE_FILE)
     runs = [EvaluatedRun(results.open_evaluation(Path(folder))) for folder in folders]
@@ -172,9 +172,9 @@ def _compared(
 def _note(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> str | None:
     """In what the two were not pretrained alike beside chart, control and seed."""
     notes = []
-    films = [sorted({run.made.films for run in arm if run.made.films is not None}) for arm in (a, b)]
-    if all(films) and films[0] != films[1]:
-        counts = " and ".join(", ".join(map(str, each)) for each in films)
+    image_set = [sorted({run.made.films for run in arm if run.made.films is not None}) for arm in (a, b)]
+    if all(image_set) and image_set[0] != image_set[1]:
+        counts = " and ".join(", ".join(map(str, each)) for each in image_set)
         notes.append(f"pretrained on different images: {counts} (published rules drop what a chart cannot represent)")
     if a[0].made.settings_hash != b[0].made.settings_hash:
         notes.append("pretrained with different settings, so the difference is not that of the charts alone")
