@@ -241,7 +241,7 @@ def test_every_recipe_resolves_and_every_knob_is_described() -> None:
 
 
 def test_the_recipes_say_what_the_papers_say() -> None:
-    """METHOD.md section 1, number by number where a slip would go unnoticed."""
+    """The official recipe, number by number where a slip would go unnoticed."""
     official, published = load("msn"), load("published")
     assert (official.objective.prototypes, official.objective.head_hidden, official.objective.head_out) == (
         1024,

@@ -118,3 +118,27 @@ def test_every_message_that_troubleshooting_quotes_is_one_of_ours():
     assert len(quoted) > 8
     for text in quoted:
         assert text in code or text.replace("3 seeds", "{SEEDS_FOR_A_CLAIM} seeds") in code, text
+
+
+def test_the_changelog_has_the_form_of_keep_a_changelog():
+    kinds = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    title, *releases = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert title.startswith("# Changelog\n")
+    assert releases[0].startswith("[Unreleased]\n")
+    for release in releases:
+        heading, *sections = re.split(r"^### ", release, flags=re.MULTILINE)
+        assert re.fullmatch(r"\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", heading.strip())
+        named = [section.splitlines()[0] for section in sections]
+        assert named == [kind for kind in kinds if kind in named]
+        entries = [line for section in sections for line in section.splitlines()[1:] if line]
+        assert [entry for entry in entries if not re.fullmatch(r"- .{10,170}\.", entry)] == []
+        assert len(set(entries)) == len(entries)
+
+
+def test_no_file_names_a_page_that_the_repository_lacks():
+    folders = ("src", "tests", "docs", "benchmarks", "examples")
+    files = [*ROOT.glob("*.md"), *(file for folder in folders for file in (ROOT / folder).rglob("*"))]
+    for file in files:
+        if file.suffix in {".py", ".md", ".yaml", ".j2"} and file != Path(__file__):
+            named = re.findall(r"\b(?:METHOD|DESIGN|STYLE)\.md", file.read_text(encoding="utf-8"))
+            assert not named, (file, named)

@@ -1,4 +1,4 @@
-"""Chart rows: widths and columns of METHOD, strict masks, training-only statistics, the leak gate, the 23 files."""
+"""Chart rows: published widths and columns, strict masks, training-only statistics, no leak, the 23 files."""
 
 import csv
 
@@ -12,7 +12,7 @@ from chartray.records.cohort import assemble
 from chartray.records.mimic import _variables
 from chartray.schema import CohortMetadata, Variable
 
-# METHOD.md section 2, by heart and not from the code.
+# The 23 published sets, by heart and not from the code.
 DIMENSIONS = {
     "sex": 2,
     "age-norm": 1,

@@ -38,7 +38,7 @@ def hospital(seed: int, images: int = 40, stays: int = 30, patients: int = 6) ->
 
 
 def by_loop(images: ImageTimes, stays: Stays, rules: str) -> tuple[list[int], list[int]]:
-    """METHOD's rules for one image and one stay at a time."""
+    """The rules of docs/method.md for one image and one stay at a time."""
     chosen, candidates = [], []
     for patient, at in zip(images.patient, images.at.tolist(), strict=True):
         best, best_begins, count = NO_STAY, datetime.min, 0

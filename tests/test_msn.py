@@ -19,7 +19,7 @@ def batch(views: int = 3, films: int = 24, width: int = 16, prototypes: int = 12
 
 
 def oracle(anchor: np.ndarray, target: np.ndarray, q: np.ndarray) -> tuple[float, float]:
-    """METHOD.md section 1, line by line, in float64."""
+    """The equations of docs/method.md, line by line, in float64."""
 
     def assign(z: np.ndarray) -> np.ndarray:
         cosine = (z / np.linalg.norm(z, axis=1, keepdims=True)) @ (q / np.linalg.norm(q, axis=1, keepdims=True)).T
@@ -124,7 +124,7 @@ def test_a_number_of_anchors_that_is_no_multiple_is_refused() -> None:
 
 
 def test_the_loss_of_a_batch_is_not_the_mean_of_its_parts() -> None:
-    """Why accumulation must be exact or refused (DESIGN.md)."""
+    """Why accumulation must be exact or refused (docs/design.md)."""
     anchor, target, q = batch(views=1, films=64, prototypes=1024)
     whole = sum(msn.msn_terms(anchor, target, q))
     parts = [sum(msn.msn_terms(anchor[i::4], target[i::4], q)) for i in range(4)]

@@ -101,7 +101,7 @@ def age_by_hand(patient, year, rules):
 
 
 def by_loop(images, rules, tables=None):
-    """The oracle: METHOD's rules, one image and one row at a time."""
+    """The oracle: the rules of docs/method.md, one image and one row at a time."""
     tables = tables or {
         name: rows_of(DEMO / folder / f"{name}.csv.gz")
         for name, folder in (("patients", "hosp"), ("admissions", "hosp"), ("icustays", "icu"))

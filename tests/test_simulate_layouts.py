@@ -1,4 +1,4 @@
-"""The simulated hospital's files: METHOD.md section 3, with the dirt of real data."""
+"""The simulated hospital's files: the layouts of the public data sets, with the dirt of real data."""
 
 import csv
 import gzip

@@ -43,7 +43,7 @@ def test_integer_boxes_equal_torchs_antialiased_crop_resize(left, top, width, he
     # In float64: torch's own weights are rounded too.
     theirs = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
     theirs = theirs.flip(3) if flip else theirs
-    # DESIGN.md promises 0.001 of 255 grey levels.
+    # docs/design.md promises 0.001 of 255 grey levels.
     assert (ours - theirs).abs().max() * 255 < 1e-3
 
 

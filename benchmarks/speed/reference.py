@@ -1,7 +1,7 @@
 """The reference: the published way of training, from lightly's masked ViT and MSN loss, put together as in its example.
 
 Same architecture, views, batch and precision as ours, chart included; prototypes are trained (lightly's own example
-detaches them, which saves it their gradient: METHOD.md, defect 1). Nothing of it is used outside `bench`.
+detaches them, which saves it their gradient: docs/method.md). Nothing of it is used outside `bench`.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """The options of `chartray pretrain`: recipe, then YAML file, then `--section.key value`, then checked.
 
-Numbers marked (MSN) are the official Masked Siamese Network recipe, (published) the multimodal code's: METHOD.md.
+Numbers marked (MSN) are the official Masked Siamese Network recipe, (published) the multimodal code's: docs/method.md.
 """
 
 from collections.abc import Mapping

@@ -47,7 +47,7 @@ class Learnt(NamedTuple):
     history: Sequence[dict[str, float]] = ()
 
 
-class Part(NamedTuple):
+class TrainingSubset(NamedTuple):
     """Which part of the training patients is learnt from: their share, and the draw that chose them."""
 
     fraction: float
@@ -59,7 +59,7 @@ class Part(NamedTuple):
         return f"{self.fraction:g}-{self.draw}"
 
 
-Learner = Callable[[Films, Films, Sequence[Films], Part], Learnt]
+Learner = Callable[[Films, Films, Sequence[Films], TrainingSubset], Learnt]
 
 
 class Candidate(NamedTuple):
@@ -106,7 +106,7 @@ class Frozen:
 def linear(features: Frozen, device: str) -> Learner:
     """An L2-regularised logistic probe per label, its strength chosen on films of other patients."""
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
         checked = features.needed(validate)
         probe = fit_probe(
             features.needed(train),
@@ -132,7 +132,7 @@ def linear(features: Frozen, device: str) -> Learner:
 def nearest(features: Frozen, device: str) -> Learner:
     """Weighted nearest neighbours by cosine, their number chosen on films of other patients."""
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
         where, known = device_of(device), features.needed(train)
         tried = knn_scores(known, train.truth, features.needed(validate), device=where)
         able, by = eligible(validate.truth, validate.patients), VALIDATION

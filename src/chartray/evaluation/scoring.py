@@ -56,7 +56,7 @@ class EvaluationSet(NamedTuple):
         return [match.label for match in self.matches]
 
 
-class Intervals(NamedTuple):
+class DelongIntervals(NamedTuple):
     """AUROC's normal intervals by DeLong, each (C,): films independent, and clustered by patient."""
 
     low: Floats
@@ -82,7 +82,7 @@ class Scored(NamedTuple):
     redrawn: Integers
     macro_redrawn: int
     thresholds: Floats | None = None
-    delong: Intervals | None = None
+    delong: DelongIntervals | None = None
     reliability: calibration.Reliability | None = None
     observed: Floats | None = None
     by_chance: Floats | None = None
@@ -145,7 +145,7 @@ def score(
         resampled=found.resampled | resampled,
         macro_resampled=found.macro_resampled | macro,
         thresholds=chosen,
-        delong=Intervals(films.low, films.high, by_patient.low, by_patient.high),
+        delong=DelongIntervals(films.low, films.high, by_patient.low, by_patient.high),
         reliability=calibration.reliability(probable, here),
         observed=drawn.observed,
         by_chance=calibration.ece_by_chance(probable, here),

@@ -36,8 +36,8 @@ class Recipe(NamedTuple):
 def recipe_of(options: EvaluateOptions) -> Recipe | None:
     """The recipe of `published` or `finetune`, None for the other protocols, which do not train by gradient descent.
 
-    The default learning rate (1e-3 for the layer alone, 1e-4 for the whole encoder) is this project's; METHOD.md gives
-    none. `finetune` is AdamW with the numbers of He et al. (CVPR 2022, table 9), without mixup by default.
+    The default learning rate (1e-3 for the layer alone, 1e-4 for the whole encoder) is this project's, since the
+    paper gives none. `finetune` is AdamW with the numbers of He et al. (CVPR 2022, table 9), without mixup by default.
     """
     if options.protocol not in TRAINED:
         return None

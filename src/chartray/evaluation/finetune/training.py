@@ -1,9 +1,9 @@
 """A linear layer trained on the encoder by gradient descent, the encoder frozen or not.
 
-`published` is the evaluation of the published code (METHOD.md section 2): Adam, batch 64, cosine or
+`published` is the evaluation of the published code (docs/method.md): Adam, batch 64, cosine or
 reduce-on-plateau(0.5, patience 3), early stopping on validation AUROC (patience 5), flips and affine augmentation.
 `finetune` is full fine-tuning with AdamW (`recipe.recipe_of`). Nothing is dropped from validation or test, no label is
-forced to 0, and films are normalised as in pretraining (METHOD.md, defects 12 to 14).
+forced to 0, and images are normalised as in pretraining, unlike there (docs/method.md).
 """
 
 import copy
