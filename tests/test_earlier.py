@@ -91,8 +91,8 @@ def test_a_card_full_of_numbers_is_not_replaced_by_one_without(
     before = held(out)
     capsys.readouterr()
     assert run_command(export) == 2
-    assert "numbers stand on the card" in (said := capsys.readouterr().err)
-    assert "found no --results; name them with --results, or choose another --out" in said
+    assert "expected --results with the numbers of the card" in (said := capsys.readouterr().err)
+    assert "found none; name the results with --results, or choose another --out" in said
     assert run_command([*export, "--form", "timm"]) == 2
     other = [*export[:1], str(made["none"]), *export[2:]]
     assert run_command([*other, "--results", str(made["root"] / "results" / "none")]) == 2

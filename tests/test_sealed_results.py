@@ -207,7 +207,7 @@ def test_a_flow_of_another_cohort_is_told_and_not_used(made: dict[str, Path], tm
     shutil.copy(flow_file(tmp_path / "b.parquet"), flow_file(tmp_path / "a.parquet"))
     capsys.readouterr()
     assert "no flow file" in " ".join(finding.what for finding in check(tmp_path / "a.parquet"))
-    assert "not used: expected the flow of" in (said := capsys.readouterr().err)
+    assert "the flow of the cohort is ignored: expected the flow of" in (said := capsys.readouterr().err)
     assert "no SHA-256" not in said
     pq.write_table(pq.read_table(tmp_path / "b.parquet").slice(1), tmp_path / "b.parquet")
     assert read_cohort_table(tmp_path / "b.parquet").equals(table.slice(2))
@@ -338,8 +338,8 @@ def test_a_disk_that_is_full_is_a_sentence_and_what_was_there_stays(
         capsys.readouterr()
         with limited(size):
             assert run_command(command) == 1, name
-        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chartray: expected")]
-        assert "the limit on the size of a file (ulimit -f) is reached" in said
+        lines = capsys.readouterr().err.splitlines()
+        assert sum("the limit on the size of a file (ulimit -f) is reached" in line for line in lines) == 1, lines
         assert held(tmp_path) == before, name
         assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")], name
 

@@ -155,7 +155,7 @@ def _compared(
         level=on.level,
         seeds=seeds,
         run_seed=pairs[0][0].seed if seeds == 1 else None,
-        note=_note(*pairs),
+        note=_note(*([run.made for run in side] for side in pairs)),
     )
     # Seeds that both have are drawn together, others apart; where one side has a single one there is nothing to draw.
     means = [over_seeds([on.scored[run.folder] for run in members]) for members in pairs]
@@ -169,14 +169,14 @@ def _compared(
     return rows
 
 
-def _note(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> str | None:
+def _note(a: Sequence[Provenance], b: Sequence[Provenance]) -> str | None:
     """In what the two were not pretrained alike beside chart, control and seed."""
     notes = []
-    films = [sorted({run.made.films for run in arm if run.made.films is not None}) for arm in (a, b)]
+    films = [sorted({made.films for made in arm if made.films is not None}) for arm in (a, b)]
     if all(films) and films[0] != films[1]:
         counts = " and ".join(", ".join(map(str, each)) for each in films)
         notes.append(f"pretrained on different images: {counts} (published rules drop what a chart cannot represent)")
-    if a[0].made.settings_hash != b[0].made.settings_hash:
+    if a[0].settings_hash != b[0].settings_hash:
         notes.append("pretrained with different settings, so the difference is not that of the charts alone")
     return "; ".join(notes) or None
 

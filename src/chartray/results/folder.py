@@ -16,10 +16,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from chartray.errors import InputError
 from chartray.outputs.guard import refuse_other
+from chartray.outputs.json_file import parsed_record
 from chartray.outputs.opening import SealedFolder
 from chartray.outputs.parquet_file import write_sealed
 from chartray.outputs.replacing import replaced_folder, settle
@@ -162,19 +163,6 @@ def _row(row: dict[str, Any], name: str, where: str, kind: type[Row]) -> Row:
     found = parsed_record(record, row, where)
     assert isinstance(found, kind)
     return found
-
-
-def parsed_record(record: type[Parsed], content: dict[str, Any], where: str) -> Parsed:
-    """`content` as a record; raises InputError that says `where` and what of it Chartray would not write."""
-    try:
-        return record.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "it"
-        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r:.60}"
-        raise InputError(
-            f"expected what Chartray writes in {where}; {place}: {first['msg']}{found}; make this folder again"
-        ) from None
 
 
 def open_evaluation(folder: Path) -> ResultsFolder[EvaluationManifest]:

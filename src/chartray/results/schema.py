@@ -84,7 +84,7 @@ class Interval(Record):
     reason: str | None = Field(None, description="why there is no value or no interval, in words; null where there is")
 
 
-class Scored(Record):
+class MeasuredRow(Record):
     """What every row of an evaluation says of how its value was reached."""
 
     home: str = Field(description="the data set of STORE, whose training images everything was fitted on")
@@ -102,7 +102,7 @@ class Scored(Record):
         return f"{self.dataset}<{self.home}" if self.home else self.dataset
 
 
-class Score(Scored, Interval):
+class Score(MeasuredRow, Interval):
     """A row of results.jsonl (by image), studies.jsonl (by study) or draws.jsonl (one draw, no interval).
 
     One value of one arm: a metric of a label, or the macro mean over labels.
@@ -160,7 +160,7 @@ class Score(Scored, Interval):
         return self.seed if self.arm.is_baseline or self.run_seed is None else self.run_seed
 
 
-class Comparison(Scored, Interval):
+class Comparison(MeasuredRow, Interval):
     """A row of comparisons.jsonl: arm a minus arm b on the same patients, in one metric of one label or the macro."""
 
     arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
