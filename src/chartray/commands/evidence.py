@@ -61,7 +61,12 @@ def evaluate(
     print(out)
 
 
-def compare(results: list[Path], *, out: Path, options: Annotated[CompareOptions, FLAT] = COMPARE) -> None:
+def compare(
+    results: Annotated[list[Path], Parameter(negative=())],
+    *,
+    out: Path,
+    options: Annotated[CompareOptions, FLAT] = COMPARE,
+) -> None:
     """Compares evaluated arms on the same images: differences with intervals, paired by patient.
 
     Args:

@@ -216,9 +216,9 @@ def check_replaceable(out: Path, manifest: str) -> None:
         if manifest in there and there <= _HOLDS[manifest] | {manifest, SUMS_FILE}:
             return ""
         kinds = [words for name, (words, _) in _KINDS.items() if name in there and name != manifest]
-        others = sorted(there - _HOLDS[manifest] - {*_KINDS, SUMS_FILE}) if manifest in there else []
         wanted = _KINDS[manifest][0]
-        return " and ".join(kinds) or (f"{others[0]} beside {wanted}" if others else f"no {wanted.split()[-1]}")
+        # A foreign file's name is not printed: it can be an accession number.
+        return " and ".join(kinds) or (f"{wanted} and other files" if manifest in there else f"no {wanted.split()[-1]}")
 
     refuse_other(out, foreign)
 
