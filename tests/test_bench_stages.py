@@ -23,7 +23,7 @@ from chartray.evaluation import embed as embedding
 from chartray.networks import encoder as vit
 from chartray.pixels.dicom_frame import Frame, stored
 from chartray.pixels.dicom_grey import shades
-from chartray.pixels.read import Film, decode_image, squash
+from chartray.pixels.read import DecodedImage, decode_image, squash
 from chartray.pixels.store import Store
 from chartray.statistics import metrics
 from chartray.statistics.metrics import resample
@@ -90,9 +90,9 @@ def test_squashing_a_film_copies_none_of_it_and_is_what_pillow_gives() -> None:
     from PIL import Image
 
     image = np.random.default_rng(3).random((400, 300), dtype=np.float32)
-    squash(Film(image, 400, 300), 32)  # what Pillow imports at first is no copy
+    squash(DecodedImage(image, 400, 300), 32)  # what Pillow imports at first is no copy
     tracemalloc.start()
-    squashed = squash(Film(image, 400, 300), 32)
+    squashed = squash(DecodedImage(image, 400, 300), 32)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < image.nbytes / 4

@@ -52,7 +52,8 @@ def clean(images: Path) -> pa.Table:
 
 def written(table: pa.Table, folder: Path, flow: dict[str, Any] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    write_cohort_files(table, flow or {"steps": [], "links": {}, "missing": {}}, folder / "c.parquet")
+    empty = {"source": "table", "steps": [], "links": {}, "missing": {}}
+    write_cohort_files(table, empty | (flow or {}), folder / "c.parquet")
     return folder / "c.parquet"
 
 

@@ -10,7 +10,9 @@ import pytest
 import timm
 
 import chartray
+import docs.sentences as listed
 from chartray.cli import app, run_command
+from docs.generate import commands_page
 
 ROOT = Path(__file__).parent.parent
 # What makes a command small; its own words stay. A run of the page's default recipe takes days of a GPU.
@@ -117,9 +119,6 @@ OTHERS = {
 
 def test_every_option_that_a_page_names_exists():
     """In prose and commands; the left column of the README's table names the options of the published scripts."""
-    sys.path.insert(0, str(ROOT / "docs"))
-    from generate import commands_page
-
     known = set(re.findall(r"--[a-z][\w.-]*", commands_page().replace("_", "-"))) | OTHERS | set(app)
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         text = re.sub(r"^(\|.*?\||#SBATCH.*)", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -203,3 +202,28 @@ def test_no_file_names_a_page_that_the_repository_lacks():
         if file.suffix in {".py", ".md", ".yaml", ".j2"} and file != Path(__file__):
             named = re.findall(r"\b(?:METHOD|DESIGN|STYLE)\.md", file.read_text(encoding="utf-8"))
             assert not named, (file, named)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "part"),
+    [
+        ("error", "outputs/guard.py", "expected a folder as --out, found the file {out}; choose another --out"),
+        ("printed", "progress.py", "{title}: {current}/{total} {unit}"),
+        ("option", "config/pretrain.py", "Peak learning rate"),
+        ("help", "commands/product.py", "Writes the encoder as a folder that timm and the Hugging Face Hub load"),
+        ("template", "report/page.html.j2", "This page makes no network requests"),
+        ("docstring", "outputs/guard.py", "Raises InputError unless the folder `out` is new"),
+    ],
+)
+def test_the_list_of_sentences_has_every_kind(kind: str, file: str, part: str):
+    found = [sentence for sentence in listed.sentences(docstrings=True) if sentence.kind == kind]
+    assert [s for s in found if s.place.startswith(f"{file}:") and part in s.text]
+
+
+def test_the_list_of_sentences_joins_what_the_code_splits():
+    code = 'print(f"{n} images, " "none of which is read")\nNOTE = "One sentence of three words."\nkey = "train"\n'
+    assert list(listed.of_module(code)) == [
+        (1, "printed", "{n} images, none of which is read"),
+        (2, "constant", "One sentence of three words."),
+    ]
+    assert list(listed.of_template("{% if x %}\n<p>One {{ word }}.</p>\n")) == [(2, "template", "One {{ word }}.")]

@@ -314,7 +314,7 @@ def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> 
     table = pa.table({"label.Edema": [-1.0, 1.0, 0.0]})
     found = truth_of(table, ["Edema"], Policy(uncertain=uncertain))[:, 0]
     np.testing.assert_array_equal(found, [expected, 1, 0])
-    with pytest.raises(InputError, match=r"found 2.0 in film 1 of the split"):
+    with pytest.raises(InputError, match=r"found 2.0 in row 2 of the split"):
         truth_of(pa.table({"label.Edema": [0.0, 2.0]}), ["Edema"], Policy())
 
 

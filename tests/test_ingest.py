@@ -350,6 +350,14 @@ def test_a_cohort_that_cannot_be_ingested_is_refused(films: Path, tmp_path: Path
     assert not out.exists()
 
 
+def test_a_folder_of_other_files_is_refused_without_their_names(cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    out.mkdir()
+    (out / "A1234567.dcm").touch()
+    refuse(rf"^{out} is not empty and holds no store; choose another --out$", cohort, out)
+    assert [file.name for file in out.iterdir()] == ["A1234567.dcm"]
+
+
 def test_a_damaged_store_says_what_to_do_and_a_strange_one_is_not_to_be_removed(
     films: Path, cohort: Path, tmp_path: Path
 ) -> None:

@@ -1,15 +1,12 @@
 """Arms on the same films: a chart whose representable films are used, whatever chart enters."""
 
-from pathlib import Path
-from typing import Any
-
 import pyarrow.parquet as pq
 import pytest
 
 from chartray.config.pretrain import Config
 from chartray.errors import InputError
-from chartray.evaluation.comparable import Run
 from chartray.evaluation.compare import _note
+from chartray.networks.description import Provenance
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
 from chartray.schema import from_metadata, to_metadata
@@ -33,11 +30,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def note(store: Store, *arms: tuple[TrainingData, Config]) -> str | None:
     """What `compare` says of two arms' pretraining."""
-    made: list[dict[str, Any]] = [
-        data.provenance(config, make_schedule(config.train, len(data.rows))) for data, config in arms
+    made = [
+        Provenance.model_validate(data.provenance(config, make_schedule(config.train, len(data.rows))))
+        for data, config in arms
     ]
-    runs = [Run(Path(), "", each["chart"], "none", None, 0, {}, {}, each) for each in made]
-    return _note(runs[:1], runs[1:])
+    return _note(made[:1], made[1:])
 
 
 def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, capsys: pytest.CaptureFixture) -> None:
@@ -51,7 +48,7 @@ def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, cap
     assert (provenance["films_of"], provenance["ehr_in"], provenance["chart_variables"]) == ("demographic-norm", 0, [])
     assert provenance["films_without_representable_chart"] == 144 - len(alike.rows)
     assert settings_hash(same) == settings_hash(none)
-    assert "pretrained on different films" in str(note(published, (with_chart, chart), (without, none)))
+    assert "pretrained on different images" in str(note(published, (with_chart, chart), (without, none)))
     assert note(published, (with_chart, chart), (alike, same)) is None
     # A smaller chart in its turn is given no film that the larger one lacks; what is known after the film only chooses.
     sex = load_training_data(published, small(chart__ehr="sex", chart__films_of="demographic-norm,died"))

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from chartray.errors import InputError
+from chartray.flow import FlowStep
 from chartray.records.chexpert import chexpert_cohort
 from chartray.records.cohort import (
     Cohort,
-    FlowStep,
     assemble,
     describe,
     flow_content,

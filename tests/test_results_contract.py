@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
+from chartray.outputs.json_file import parsed_record
 from chartray.results.arm import Arm
-from chartray.results.folder import EMBEDDINGS_FILE, PREDICTIONS_FILE, ROWS, open_evaluation, parsed_record
+from chartray.results.folder import EMBEDDINGS_FILE, PREDICTIONS_FILE, ROWS, open_evaluation
 from chartray.results.manifest import AuditManifest, ComparisonManifest, EvaluationManifest
 from chartray.results.schema import Embedding, Prediction, Record
 

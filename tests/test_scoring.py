@@ -9,10 +9,9 @@ import pyarrow as pa
 import pytest
 
 from chartray.errors import InputError
-from chartray.evaluation.baselines import LabelFit
 from chartray.evaluation.films import Films, Match
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
-from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
+from chartray.evaluation.scoring import EvaluationSet, LabelFit, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import by_study
 from chartray.pixels.store import Store
 from chartray.results.arm import Arm

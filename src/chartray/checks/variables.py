@@ -1,7 +1,6 @@
 """Checks of the chart: missing and impossible values, when a variable is known, and differences between splits."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 
 from chartray.checks.finding import Finding, image_count, rows, share
 from chartray.checks.table import observed
+from chartray.flow import CohortFlow
 from chartray.records.warnings import UNDECIDED
 from chartray.schema import SPLITS, CohortMetadata, Variable
 from chartray.truth import Policy, odd_cells, truth_of
@@ -82,24 +82,22 @@ def shifts(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Fi
         yield Finding("warning", what, where, len(found), remedy)
 
 
-def flow(content: Mapping[str, Any] | None, where: str) -> Iterator[Finding]:
+def flow(content: CohortFlow | None, where: str) -> Iterator[Finding]:
     """Counts and warnings of the cohort's flow: excluded and unlinked images, unusable cells."""
     if content is None:
         what = "the cohort has no flow file, so excluded images and unusable cells are unknown"
         yield Finding("note", what, where, 0, "keep <cohort>.flow.json with the cohort")
         return
-    for step in content.get("steps", []):
-        lost = step["rows_in"] - step["rows_out"]
+    for step in content.steps:
+        lost = step.rows_in - step.rows_out
         if lost > 0:
-            yield Finding(
-                "note", f"{image_count(lost)} excluded: {step['why'] or step['step']}", where, lost, "nothing"
-            )
-        elif step.get("why", "").endswith(UNDECIDED):
-            what = f"{step['step']}: {step['why'].removesuffix(UNDECIDED).rstrip('; ')}"
-            yield Finding("warning", what, where, step["rows_out"], UNDECIDED)
-    for each in content.get("cautions", []):
-        yield Finding("warning", f"{each['of']}: {each['what']}", where, each["films"], each["remedy"])
-    links = content.get("links", {})
+            yield Finding("note", f"{image_count(lost)} excluded: {step.why or step.step}", where, lost, "nothing")
+        elif step.why.endswith(UNDECIDED):
+            what = f"{step.step}: {step.why.removesuffix(UNDECIDED).rstrip('; ')}"
+            yield Finding("warning", what, where, step.rows_out, UNDECIDED)
+    for each in content.cautions:
+        yield Finding("warning", f"{each.of}: {each.what}", where, each.images, each.remedy)
+    links = content.links
     total = links.get("films", 0)
     for name, words in _LINKS.items():
         count = links.get(name, 0)
@@ -113,7 +111,7 @@ def flow(content: Mapping[str, Any] | None, where: str) -> Iterator[Finding]:
         if backwards:
             what = f"{backwards:,} {stays} end before they begin"
             yield Finding("note", what, where, backwards, "no image is linked to them")
-    for name, cells in content.get("missing", {}).items():
+    for name, cells in content.missing.items():
         odd = {cell: count for cell, count in cells.items() if cell not in _UNUSABLE}
         if odd:
             named = listed([f"{cell!r} {count}" for cell, count in odd.items()], most=5)

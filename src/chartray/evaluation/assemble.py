@@ -30,10 +30,10 @@ from chartray.results.manifest import (
     EvaluationManifest,
     FractionEntry,
     MatchEntry,
-    Part,
     SaliencyEntry,
     Settings,
     StoreEntry,
+    SubsetEntry,
 )
 from chartray.results.schema import Comparison, Score
 from chartray.statistics.probe import Probe
@@ -318,7 +318,7 @@ def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = N
 
 def fraction_entry(fraction: float, parts: Sequence[tuple[Films, Films]]) -> FractionEntry:
     """What the manifest says of a fraction: images and patients of each training subset."""
-    draws = tuple(Part(train=counts(train), validate=counts(validate)) for train, validate in parts)
+    draws = tuple(SubsetEntry(train=counts(train), validate=counts(validate)) for train, validate in parts)
     return FractionEntry(fraction=fraction, draws=draws)
 
 

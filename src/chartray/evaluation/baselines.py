@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chartray.errors import InputError
 from chartray.evaluation.embed import device_of, embed, pixels
 from chartray.evaluation.films import Films, metadata_of
+from chartray.evaluation.scoring import LabelFit
 from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
 from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
 from chartray.networks.description import Provenance
@@ -30,17 +31,6 @@ Features = NDArray[np.float32]
 DEFAULT_CHART = "demographic-norm"
 
 
-class LabelFit(NamedTuple):
-    """How the fit of one label was chosen; the fields are those of `results.schema.Score`."""
-
-    strength: float | None = None
-    validation_auroc: float | None = None
-    neighbours: int | None = None
-    best_epoch: int | None = None
-    chosen_by: str | None = None
-    reason: str | None = None
-
-
 class Learnt(NamedTuple):
     """Scores (N, C) of each test set (None: it lacks what the arm reads), and how each label was fitted.
 
@@ -57,7 +47,7 @@ class Learnt(NamedTuple):
     history: Sequence[dict[str, float]] = ()
 
 
-class Part(NamedTuple):
+class TrainingSubset(NamedTuple):
     """Which part of the training patients is learnt from: their share, and the draw that chose them."""
 
     fraction: float
@@ -69,7 +59,7 @@ class Part(NamedTuple):
         return f"{self.fraction:g}-{self.draw}"
 
 
-Learner = Callable[[Films, Films, Sequence[Films], Part], Learnt]
+Learner = Callable[[Films, Films, Sequence[Films], TrainingSubset], Learnt]
 
 
 class Candidate(NamedTuple):
@@ -116,7 +106,7 @@ class Frozen:
 def linear(features: Frozen, device: str) -> Learner:
     """An L2-regularised logistic probe per label, its strength chosen on films of other patients."""
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
         checked = features.needed(validate)
         probe = fit_probe(
             features.needed(train),
@@ -142,7 +132,7 @@ def linear(features: Frozen, device: str) -> Learner:
 def nearest(features: Frozen, device: str) -> Learner:
     """Weighted nearest neighbours by cosine, their number chosen on films of other patients."""
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
         where, known = device_of(device), features.needed(train)
         tried = knn_scores(known, train.truth, features.needed(validate), device=where)
         able, by = eligible(validate.truth, validate.patients), VALIDATION

@@ -15,7 +15,7 @@ from chartray.evaluation.baselines import (
     Candidate,
     Frozen,
     Learner,
-    Part,
+    TrainingSubset,
     baselines_of,
     encoder_features,
     linear,
@@ -86,10 +86,10 @@ def evaluate(
     return rows
 
 
-def _parts(task: Task, share: float, options: EvaluateOptions) -> list[tuple[Part, Films, Films]]:
+def _parts(task: Task, share: float, options: EvaluateOptions) -> list[tuple[TrainingSubset, Films, Films]]:
     """Each draw of a share of the patients: its training and its validation films."""
     found = []
-    for part in (Part(share, draw) for draw in range(options.draws if share < 1 else 1)):
+    for part in (TrainingSubset(share, draw) for draw in range(options.draws if share < 1 else 1)):
         train, validate = (
             each.kept(nested_subset(each, share, options.seed, part.draw)) for each in (task.train, task.validate)
         )
@@ -97,7 +97,7 @@ def _parts(task: Task, share: float, options: EvaluateOptions) -> list[tuple[Par
     return found
 
 
-def _refuse_without_early_stopping(parts: Mapping[float, Sequence[tuple[Part, Films, Films]]]) -> None:
+def _refuse_without_early_stopping(parts: Mapping[float, Sequence[tuple[TrainingSubset, Films, Films]]]) -> None:
     """Raises InputError, before any training, if a part has no label with both classes among its validation films."""
     for part, _, validate in (each for drawn in parts.values() for each in drawn):
         if not ((validate.truth == 1).any(axis=0) & (validate.truth == 0).any(axis=0)).any():

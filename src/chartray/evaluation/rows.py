@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.evaluation.baselines import LabelFit
-from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, Scored
+from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, LabelFit, Scored
 from chartray.results.schema import MACRO, CalibrationBin, Score
 from chartray.statistics import metrics
 from chartray.statistics.calibration import BINS
@@ -28,7 +27,7 @@ HOLDS_DRAWS = f"{HOLDS_ENCODER}; the scored patients and the subsets of training
 HOLDS_THRESHOLD = "; the threshold chosen on validation is held fixed"
 
 
-class _Counts(NamedTuple):
+class _CountsBehind(NamedTuple):
     """How many images and patients stand behind a row; of the macro all of them."""
 
     n: int
@@ -79,7 +78,7 @@ def result_rows(
     return rows
 
 
-def _at_the_edge(metric: str, value: float | None, counts: Sequence[_Counts], level: float, ends: _Ends) -> _Ends:
+def _at_the_edge(metric: str, value: float | None, counts: Sequence[_CountsBehind], level: float, ends: _Ends) -> _Ends:
     """Of shares at a threshold how their interval was made, and where all patients fall on one side the exact one."""
     if metric not in AT_THRESHOLD:
         return ends
@@ -138,13 +137,13 @@ def calibration_rows(test: EvaluationSet, scored: Scored, level: float, about: S
     return rows
 
 
-def _counts(test: EvaluationSet) -> list[_Counts]:
+def _counts(test: EvaluationSet) -> list[_CountsBehind]:
     """Of how many images and patients each label's rows are, and last the macro's."""
     positive, negative = metrics.patients_per_class(test.films.truth, test.films.patients)
     codes = np.unique(test.films.patients, return_inverse=True)[1].reshape(-1)
     blank = test.films.blank_negatives
     found = [
-        _Counts(
+        _CountsBehind(
             n=int((~np.isnan(truth)).sum()),
             n_patients=len(np.unique(codes[~np.isnan(truth)])),
             n_positive=int((truth == 1).sum()),
@@ -154,11 +153,11 @@ def _counts(test: EvaluationSet) -> list[_Counts]:
         )
         for index, truth in enumerate(test.films.truth.T)
     ]
-    return [*found, _Counts(n=len(codes), n_patients=len(np.unique(codes)))]
+    return [*found, _CountsBehind(n=len(codes), n_patients=len(np.unique(codes)))]
 
 
 def _label_rows(
-    test: EvaluationSet, scored: Scored, about: Score, fits: Sequence[LabelFit], counts: Sequence[_Counts]
+    test: EvaluationSet, scored: Scored, about: Score, fits: Sequence[LabelFit], counts: Sequence[_CountsBehind]
 ) -> list[Score]:
     """One metric of each label, without intervals."""
     rows = []
@@ -175,7 +174,7 @@ def _label_rows(
     return rows
 
 
-def _macro_row(test: EvaluationSet, scored: Scored, about: Score, counts: _Counts) -> Score:
+def _macro_row(test: EvaluationSet, scored: Scored, about: Score, counts: _CountsBehind) -> Score:
     metric = about.metric
     counted = tuple(label for label, here in zip(test.labels, test.counted, strict=True) if here)
     without = np.flatnonzero(test.counted & np.isnan(scored.values[metric])).tolist()

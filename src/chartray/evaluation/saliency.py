@@ -124,7 +124,7 @@ def write_saliency(
     if reason is not None or not chosen:
         return SaliencyEntry(films=0, reason=reason or "no label has both present and absent images")
     folder.mkdir(parents=True)
-    names = _Names(test)
+    names = _Captions(test)
     rows = test.films.rows[[one.film for one in chosen]]
     arrays, control = _maps(encoder, fresh, test.films.store, rows, device_of(device))
     arrays["film"] = _squashed(test.films.store, rows, FILM_SIDE)
@@ -165,7 +165,7 @@ def write_saliency(
     return SaliencyEntry(films=len(chosen))
 
 
-class _Names:
+class _Captions:
     """What is said of a scored film: no identifier of it or of its patient."""
 
     def __init__(self, test: EvaluationSet) -> None:
@@ -195,7 +195,7 @@ def _queries(chosen: Sequence[Chosen]) -> list[int]:
     return [one.film for one in first[:GALLERY_QUERIES]]
 
 
-def _gallery_of(found: Sequence[Alike], chosen: Sequence[Chosen], names: _Names) -> list[QueryImage]:
+def _gallery_of(found: Sequence[Alike], chosen: Sequence[Chosen], names: _Captions) -> list[QueryImage]:
     of_film = {one.film: one for one in chosen}
     return [
         QueryImage(

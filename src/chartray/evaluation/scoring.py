@@ -25,6 +25,17 @@ AT_THRESHOLD = ("sensitivity", "specificity")
 SPECIFICITY = 0.9
 
 
+class LabelFit(NamedTuple):
+    """How the fit of one label was chosen; the fields are those of `results.schema.Score`."""
+
+    strength: float | None = None
+    validation_auroc: float | None = None
+    neighbours: int | None = None
+    best_epoch: int | None = None
+    chosen_by: str | None = None
+    reason: str | None = None
+
+
 class EvaluationSet(NamedTuple):
     """The films that are scored in one store, and which of the probe's labels they have.
 
@@ -45,7 +56,7 @@ class EvaluationSet(NamedTuple):
         return [match.label for match in self.matches]
 
 
-class Intervals(NamedTuple):
+class DelongIntervals(NamedTuple):
     """AUROC's normal intervals by DeLong, each (C,): films independent, and clustered by patient."""
 
     low: Floats
@@ -71,7 +82,7 @@ class Scored(NamedTuple):
     redrawn: Integers
     macro_redrawn: int
     thresholds: Floats | None = None
-    delong: Intervals | None = None
+    delong: DelongIntervals | None = None
     reliability: calibration.Reliability | None = None
     observed: Floats | None = None
     by_chance: Floats | None = None
@@ -134,7 +145,7 @@ def score(
         resampled=found.resampled | resampled,
         macro_resampled=found.macro_resampled | macro,
         thresholds=chosen,
-        delong=Intervals(films.low, films.high, by_patient.low, by_patient.high),
+        delong=DelongIntervals(films.low, films.high, by_patient.low, by_patient.high),
         reliability=calibration.reliability(probable, here),
         observed=drawn.observed,
         by_chance=calibration.ece_by_chance(probable, here),

@@ -1,18 +1,18 @@
 """The schema of encoder.json: the keys that Chartray writes, typed and bounded. Anything else is refused."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from chartray.errors import InputError
-from chartray.outputs.json_file import read_object
+from chartray.outputs.json_file import Parsed, parsed_record, read_object
 from chartray.outputs.replacing import settle
 from chartray.outputs.seal import verify
 
 FORMAT = 2
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "encoder.json"
-Record = TypeVar("Record", bound=BaseModel)
 _Plain = str | int | float | bool | None
 _Text = Annotated[str, Field(max_length=10_000)]
 
@@ -136,16 +136,7 @@ def read_description(file: Path) -> Description:
     return checked(Description, content, str(file))
 
 
-def checked(record: type[Record], content: dict[str, Any], where: str) -> Record:
-    """`content` as a record; raises InputError for the first entry that does not fit the schema."""
-    try:
-        return record.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "it"
-        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r:.60}"
-        message = str(first["msg"]).removeprefix("Value error, ").splitlines()[0]
-        raise InputError(
-            f"expected the description of an encoder in {where}; {place}: {message}{found}; export the encoder "
-            "again, or restore a complete copy of it"
-        ) from None
+def checked(record: type[Parsed], content: Mapping[str, Any], where: str) -> Parsed:
+    """`content` as a record of encoder.json; raises InputError for the first entry that does not fit the schema."""
+    remedy = "export the encoder again, or restore a complete copy of it"
+    return parsed_record(record, content, where, "the description of an encoder", remedy)

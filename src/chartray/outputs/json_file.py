@@ -4,12 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from chartray.errors import InputError
 from chartray.outputs.replacing import replaced_file
 
 DIGEST = "sha256"
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -71,6 +74,24 @@ def parsed(text: str, where: str, what: str = "what Chartray wrote") -> dict[str
     if not isinstance(content, dict):
         raise InputError(f"expected {what} (a JSON object) in {where}, found {type(content).__name__}; make it again")
     return content
+
+
+def parsed_record(
+    record: type[Parsed],
+    content: Mapping[str, Any],
+    where: str,
+    what: str = "what Chartray writes",
+    remedy: str = "make this folder again",
+) -> Parsed:
+    """`content` as a record; raises InputError for the first entry that does not fit: `what` was expected `where`."""
+    try:
+        return record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "it"
+        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r:.60}"
+        message = str(first["msg"]).removeprefix("Value error, ").splitlines()[0]
+        raise InputError(f"expected {what} in {where}; {place}: {message}{found}; {remedy}") from None
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cohort import Cohort, FlowStep, assemble, refuse_shared_patients
+from chartray.flow import FlowStep
+from chartray.records.cohort import Cohort, assemble, refuse_shared_patients
 from chartray.records.identifiers import identifiers
 from chartray.records.labels import label_columns, present_labels
 from chartray.records.levels import possible_age, sex_level, view_level

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from chartray.errors import InputError
+from chartray.flow import FlowStep
 from chartray.records.cohort_files import read_cohort_table, write_cohort_files
 from chartray.records.missing import ABSENT, masked
 from chartray.records.replaceable import check_cohort_out
@@ -40,15 +41,6 @@ _ID_COLUMNS = {
     "split": pa.string(),
 }
 _KIND_TYPES = {"numeric": pa.float64(), "categorical": pa.string(), "boolean": pa.bool_()}
-
-
-class FlowStep(NamedTuple):
-    """One step of the flow: rows in, rows out, and why rows were left out (or a note)."""
-
-    step: str
-    rows_in: int
-    rows_out: int
-    why: str = ""
 
 
 @dataclass
@@ -191,7 +183,7 @@ def flow_content(cohort: Cohort) -> dict[str, Any]:
         "release": cohort.metadata.release,
         "layout": cohort.layout,
         "rules": cohort.metadata.rules,
-        "steps": [step._asdict() for step in cohort.flow],
+        "steps": [asdict(step) for step in cohort.flow],
         "links": cohort.links,
         "splits": split_sizes(cohort.table),
         "missing": cohort.missing,

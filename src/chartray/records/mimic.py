@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
+from chartray.flow import FlowStep
 from chartray.records import mimic_tables
 from chartray.records.cohort import (
     Cohort,
-    FlowStep,
     assemble,
     excluding,
     hashed_split,

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chartray.flow import FlowStep
 from chartray.records import linking
-from chartray.records.cohort import FlowStep
 from chartray.records.levels import sex_level
 from chartray.records.linking import NO_STAY, NOBODY, ImageTimes, Links, Stays
 from chartray.records.mimic_tables import MimicTables

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cohort import Cohort, FlowStep, assemble
+from chartray.flow import FlowStep
+from chartray.records.cohort import Cohort, assemble
 from chartray.records.identifiers import whole_numbers
 from chartray.records.labels import blank_column
 from chartray.records.levels import possible_age, sex_level, view_level

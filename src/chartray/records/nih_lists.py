@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
+from chartray.flow import FlowStep
 from chartray.records.cohort import (
-    FlowStep,
     excluding,
     hashed_split,
     refuse_shared_patients,

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.cohort import FlowStep, hashed_split, refuse_shared_patients
+from chartray.flow import FlowStep
+from chartray.records.cohort import hashed_split, refuse_shared_patients
 from chartray.records.identifiers import canonical_ids, identifiers, placeholders_among, refuse_control
 from chartray.records.mapping import Mapping
 from chartray.records.missing import masked, told

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chartray.outputs.json_file import read_json
+from chartray.flow import CohortFlow
+from chartray.outputs.json_file import parsed_record, read_json
 from chartray.pixels.store import FLOW_FILE, Store
-from chartray.report.inputs import AuditResults, CohortFlow, PretrainingRun, Results
-from chartray.results.folder import parsed_record
+from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
 from chartray.truth import blank_cells, meaning
 

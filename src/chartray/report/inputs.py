@@ -6,12 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict
 
 from chartray.config.pretrain import Config, load_saved
 from chartray.errors import InputError
+from chartray.flow import CohortFlow
 from chartray.networks.description import Provenance
-from chartray.outputs.json_file import read_json
+from chartray.outputs.json_file import parsed_record, read_json
 from chartray.outputs.opening import SealedFolder
 from chartray.outputs.seal import sha256
 from chartray.results.arm import Arm
@@ -23,7 +24,6 @@ from chartray.results.folder import (
     PREDICTIONS_FILE,
     open_kind,
     open_results,
-    parsed_record,
 )
 from chartray.results.manifest import AuditManifest, EvaluationManifest, Manifest, StoreEntry, arm_of_run
 from chartray.results.schema import (
@@ -36,39 +36,6 @@ from chartray.results.schema import (
     Score,
     SubgroupRow,
 )
-
-
-class _Told(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
-
-
-class FlowStep(_Told):
-    """One step of a cohort's flow: rows in, rows out, and why the others were left out."""
-
-    step: str
-    rows_in: int
-    rows_out: int
-    why: str = ""
-
-
-class FlowNote(_Told):
-    """What a reader should know of a variable or label."""
-
-    of: str
-    what: str
-
-
-class CohortFlow(_Told):
-    """How a cohort came about: FLOW_FILE of a store, and the same in the manifest of a run."""
-
-    source: str
-    release: str | None = None
-    rules: str | None = None
-    steps: list[FlowStep] = Field(default_factory=list)
-    cautions: list[FlowNote] = Field(default_factory=list)
-    links: dict[str, int] = Field(default_factory=dict)
-    missing: dict[str, dict[str, int]] = Field(default_factory=dict)
-    absent_labels: list[str] = Field(default_factory=list)
 
 
 class RunManifest(Provenance):

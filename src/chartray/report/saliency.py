@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from chartray.outputs.json_file import parsed_record
 from chartray.outputs.opening import SealedFolder
 from chartray.report.embedding_map import thumbnails
 from chartray.report.inputs import Results
 from chartray.results.arm import Arm, dataset_name
-from chartray.results.folder import SALIENCY_FOLDER, parsed_record
+from chartray.results.folder import SALIENCY_FOLDER
 from chartray.results.saliency import (
     ARRAYS_FILE,
     GALLERY_FILE,

@@ -16,10 +16,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from chartray.errors import InputError
 from chartray.outputs.guard import refuse_other
+from chartray.outputs.json_file import parsed_record
 from chartray.outputs.opening import SealedFolder
 from chartray.outputs.parquet_file import write_sealed
 from chartray.outputs.replacing import replaced_folder, settle
@@ -164,19 +165,6 @@ def _row(row: dict[str, Any], name: str, where: str, kind: type[Row]) -> Row:
     return found
 
 
-def parsed_record(record: type[Parsed], content: dict[str, Any], where: str) -> Parsed:
-    """`content` as a record; raises InputError that says `where` and what of it Chartray would not write."""
-    try:
-        return record.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "it"
-        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r:.60}"
-        raise InputError(
-            f"expected what Chartray writes in {where}; {place}: {first['msg']}{found}; make this folder again"
-        ) from None
-
-
 def open_evaluation(folder: Path) -> ResultsFolder[EvaluationManifest]:
     """Opens a folder of `evaluate`."""
     return open_kind(
@@ -228,9 +216,9 @@ def check_replaceable(out: Path, manifest: str) -> None:
         if manifest in there and there <= _HOLDS[manifest] | {manifest, SUMS_FILE}:
             return ""
         kinds = [words for name, (words, _) in _KINDS.items() if name in there and name != manifest]
-        others = sorted(there - _HOLDS[manifest] - {*_KINDS, SUMS_FILE}) if manifest in there else []
         wanted = _KINDS[manifest][0]
-        return " and ".join(kinds) or (f"{others[0]} beside {wanted}" if others else f"no {wanted.split()[-1]}")
+        # A foreign file's name is not printed: it can be an accession number.
+        return " and ".join(kinds) or (f"{wanted} and other files" if manifest in there else f"no {wanted.split()[-1]}")
 
     refuse_other(out, foreign)
 

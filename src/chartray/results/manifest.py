@@ -92,7 +92,7 @@ class Counts(Record):
     patients: int = Field(description="patients")
 
 
-class Part(Record):
+class SubsetEntry(Record):
     """One training subset."""
 
     train: Counts = Field(description="what was fitted on")
@@ -103,7 +103,7 @@ class FractionEntry(Record):
     """A share of the training patients."""
 
     fraction: float = Field(description="the share")
-    draws: Annotated[tuple[Part, ...], BeforeValidator(as_tuple)] = Field(description="each random subset")
+    draws: Annotated[tuple[SubsetEntry, ...], BeforeValidator(as_tuple)] = Field(description="each random subset")
 
 
 class SaliencyEntry(Record):

@@ -84,7 +84,7 @@ class Interval(Record):
     reason: str | None = Field(None, description="why there is no value or no interval, in words; null where there is")
 
 
-class Scored(Record):
+class MeasuredRow(Record):
     """What every row of an evaluation says of how its value was reached."""
 
     home: str = Field(description="the data set of STORE, whose training images everything was fitted on")
@@ -102,7 +102,7 @@ class Scored(Record):
         return f"{self.dataset}<{self.home}" if self.home else self.dataset
 
 
-class Score(Scored, Interval):
+class Score(MeasuredRow, Interval):
     """A row of results.jsonl (by image), studies.jsonl (by study) or draws.jsonl (one draw, no interval).
 
     One value of one arm: a metric of a label, or the macro mean over labels.
@@ -160,7 +160,7 @@ class Score(Scored, Interval):
         return self.seed if self.arm.is_baseline or self.run_seed is None else self.run_seed
 
 
-class Comparison(Scored, Interval):
+class Comparison(MeasuredRow, Interval):
     """A row of comparisons.jsonl: arm a minus arm b on the same patients, in one metric of one label or the macro."""
 
     arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
@@ -174,7 +174,7 @@ class Comparison(Scored, Interval):
     difference: Number = Field(None, description="value of a minus value of b, each a mean over seeds and draws")
     value_a: Number = Field(None, description="value of a")
     value_b: Number = Field(None, description="value of b")
-    p: Number = Field(None, description="two-sided p of the difference, from the resamples")
+    p: Number = Field(None, description="two-sided p: of t where both arms have two seeds, else of the resamples")
     p_holm: Number = Field(
         None, description="Holm's p over the labels of this pair, data set, fraction and metric; the macro stands alone"
     )
@@ -183,6 +183,12 @@ class Comparison(Scored, Interval):
     level: float = Field(0.95, description="coverage of the interval")
     levels: str = Field("", description="what was resampled: patients, and seeds, and draws")
     seeds: int = Field(1, description="pretraining seeds behind each arm's mean")
+    patient_se: Number = Field(
+        None, description="two seeds or more: standard error of the difference from the patients (docs/statistics.md)"
+    )
+    seed_se: Number = Field(None, description="two seeds or more: standard error from the seeds")
+    degrees_of_freedom: Number = Field(None, description="two seeds or more: of the t interval")
+    seed_correlation: Number = Field(None, description="paired seeds: correlation of the arms' values over seeds")
     run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
     verdict: Said = Field(

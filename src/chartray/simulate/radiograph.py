@@ -15,7 +15,7 @@ from chartray.simulate.anatomy import Array
 COARSE = 3
 
 
-class Style(NamedTuple):
+class Acquisition(NamedTuple):
     """The image style of a hospital: the ranges of what is drawn for each image."""
 
     contrast: tuple[float, float]
@@ -29,9 +29,9 @@ class Style(NamedTuple):
 
 
 STYLES = {
-    "mimic": Style((0.75, 1.35), (0.65, 1.5), (0.010, 0.035), 0.35, 0.8, (0.83, 1.0, 1.2), 0.0, (0.92, 1.32)),
-    "chexpert": Style((0.95, 1.55), (0.75, 1.6), (0.006, 0.02), 0.15, 0.5, (0.82, 1.0), 0.6, (1.0, 1.4)),
-    "nih": Style((0.60, 1.15), (0.6, 1.3), (0.015, 0.045), 0.55, 0.9, (1.0,), 0.0, (0.88, 1.25)),
+    "mimic": Acquisition((0.75, 1.35), (0.65, 1.5), (0.010, 0.035), 0.35, 0.8, (0.83, 1.0, 1.2), 0.0, (0.92, 1.32)),
+    "chexpert": Acquisition((0.95, 1.55), (0.75, 1.6), (0.006, 0.02), 0.15, 0.5, (0.82, 1.0), 0.6, (1.0, 1.4)),
+    "nih": Acquisition((0.60, 1.15), (0.6, 1.3), (0.015, 0.045), 0.55, 0.9, (1.0,), 0.0, (0.88, 1.25)),
 }
 
 
@@ -110,7 +110,7 @@ def draw(image: Radiograph) -> NDArray[np.uint8]:
     return _expose(attenuation, shown, image, values, look, pose, rng)
 
 
-def _pose(image: Radiograph, look: Style, rng: np.random.Generator) -> Pose:
+def _pose(image: Radiograph, look: Acquisition, rng: np.random.Generator) -> Pose:
     shape = float(rng.choice(look.shapes))
     width, height = (image.size, round(image.size / shape)) if shape >= 1 else (round(image.size * shape), image.size)
     portable = image.view == "AP"
@@ -158,7 +158,7 @@ def _expose(
     shown: Array | None,
     image: Radiograph,
     values: dict[str, float],
-    look: Style,
+    look: Acquisition,
     pose: Pose,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
@@ -192,7 +192,7 @@ def _expose(
     return devices.mark(pixels, image.view, look.marker, pose.pixels, rng)
 
 
-def _frame(pixels: NDArray[np.uint8], look: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _frame(pixels: NDArray[np.uint8], look: Acquisition, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Collimation: black outside the shutters."""
     if rng.random() < look.collimated:
         height, width = pixels.shape
