@@ -47,7 +47,7 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Path, rules: Rules = "s
     Args:
         mimic_iv: The folder of MIMIC-IV (1.0, 2.x or 3.x), or the URL of a database that holds its tables.
         mimic_cxr: The folder of MIMIC-CXR-JPG.
-        out: The cohort's Parquet file, with its flow beside it; an earlier cohort is replaced.
+        out: The cohort's Parquet file, with its flow file in the same folder; an earlier cohort is replaced.
         rules: How admissions are linked: by full timestamps (strict), or by dates as in the published code.
     """
     from chartray.records.mimic import mimic_cohort
@@ -176,7 +176,7 @@ def check(path: Path) -> None:
         print(line)
     wrong = sum(finding.severity == "error" for finding in findings)
     if wrong:
-        raise InputError(f"found {wrong} error{'' if wrong == 1 else 's'} in {path}; mend what is listed above")
+        raise InputError(f"found {wrong} error{'' if wrong == 1 else 's'} in {path}; correct what is listed above")
 
 
 def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:

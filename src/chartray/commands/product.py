@@ -130,7 +130,7 @@ def _benchmarks(module: str) -> ModuleType:
     checkout = Path(__file__).resolve().parents[3]
     if not (checkout / "benchmarks" / "speed").is_dir():
         raise InputError(
-            "expected the folder benchmarks beside src, found none: `chartray bench` runs from a clone of the "
+            "expected the folder benchmarks next to src, found none: `chartray bench` runs from a clone of the "
             "repository, installed with `make install`"
         )
     sys.path.insert(0, str(checkout))

@@ -61,7 +61,7 @@ def read_folders(results: Sequence[Path], made: Provenance) -> CardResults:
 
 
 def audits_beside(results: Sequence[Path], made: Provenance) -> list[CardAudit]:
-    """Audits of this encoder beside the results, or beside the folder they are in, that were not named.
+    """Audits of this encoder next to the results, or next to the folder they are in, that were not named.
 
     That is where an experiment puts them: a leak that they found must not be lost. One line on standard error names
     each that cannot be read.
@@ -79,7 +79,7 @@ def audits_beside(results: Sequence[Path], made: Provenance) -> list[CardAudit]:
             if any(identity(one.provenance) == identity(made) for one in opened.manifest.encoders):
                 found.append(CardAudit(opened.manifest, opened.audit_rows, opened.leaks))
         except InputError as error:
-            print(f"chartray: an audit beside the results is not on the card: {error}", file=sys.stderr, flush=True)
+            print(f"chartray: an audit next to the results is not on the card: {error}", file=sys.stderr, flush=True)
     return found
 
 

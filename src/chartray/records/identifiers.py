@@ -304,7 +304,7 @@ def _difference(a: str, b: str) -> str:
         return "a decimal .0"
     if re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", a) == re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", b):
         return "leading zeros"
-    return "characters that look alike, or in several of case, blanks, leading zeros and a decimal .0"
+    return "similar characters, or several of case, blanks, leading zeros and a decimal .0"
 
 
 def _refuse(

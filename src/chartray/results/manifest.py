@@ -1,4 +1,4 @@
-"""What evaluation.json, compare.json and audit.json say: how the rows beside them came about, as typed records."""
+"""What evaluation.json, compare.json and audit.json say: how the rows of the folder were made, as typed records."""
 
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -107,7 +107,7 @@ class FractionEntry(Record):
 
 
 class SaliencyEntry(Record):
-    """The saliency maps beside the rows."""
+    """The saliency maps of the folder."""
 
     films: int = Field(description="images that are shown")
     reason: str | None = Field(None, description="why there are none")

@@ -33,7 +33,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(as_tuple)]
 Said = Annotated[Verdict | None, BeforeValidator(_verdict)]
 
-# The fields of an arm as they stand in a row, in which the two arms of a comparison have the endings _a and _b.
+# The fields of an arm in a row, in which the two arms of a comparison have the endings _a and _b.
 ARM_COLUMNS = {
     "chart": "chart",
     "control": "control",
@@ -111,7 +111,7 @@ class Score(MeasuredRow, Interval):
     arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
 
     arm: Arm = Field(description="what was scored")
-    run: str = Field(description="the encoder's run; in rows of a baseline the run that it was scored beside")
+    run: str = Field(description="the encoder's run; in rows of a baseline the run that it was scored with")
     store: str = Field("", description="name of the folder of the store that is scored")
     label: str = Field(description="a label of STORE, or `macro`: the mean over `labels`")
     metric: str = Field(description="auroc, average_precision, brier, ece, sensitivity or specificity")
@@ -176,7 +176,8 @@ class Comparison(MeasuredRow, Interval):
     value_b: Number = Field(None, description="value of b")
     p: Number = Field(None, description="two-sided p of the difference, from the resamples")
     p_holm: Number = Field(
-        None, description="Holm's p over the labels of this pair, data set, fraction and metric; the macro stands alone"
+        None,
+        description="Holm's p over the labels of this pair, data set, fraction and metric; that of the macro is p",
     )
     delong_p: Number = Field(None, description="auroc, one seed and one draw: DeLong's p, images independent")
     delong_patient_p: Number = Field(None, description="the same clustered by patient")
@@ -285,7 +286,7 @@ class AttributeProbe(AuditRow):
 
     part: Literal["readability"] = Field("readability", description="the kind of the row")
     arm: Arm = Field(description="whose features")
-    run: str = Field(description="the run, or the run that a baseline was scored beside")
+    run: str = Field(description="the run, or the run that a baseline was scored with")
     unit: str | None = Field(None, description="unit of a numeric attribute")
     known_at_film: bool = Field(True, description="whether the attribute is known when the image is taken")
     level: str | None = Field(None, description="a level of the attribute; null: the macro over levels, or a number")
