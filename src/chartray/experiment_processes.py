@@ -13,8 +13,8 @@ from typing import Any
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 
 _POLL_SECONDS = 0.1
-# Exit codes (`errors`) of a machine that cannot write, a run that must not continue, and one that was asked to stop (-15:
-# before it could answer).
+# Exit codes (`errors`) of a machine that cannot write, a run that must not continue, and one that was asked to stop
+# (-15: before it could answer).
 _CANNOT_WRITE, _UNHEALTHY, _STOPPED = 1, 3, (143, -signal.SIGTERM)
 # The leader of the group that all commands are in. Its standard input ends when this process is no more, be it that it
 # was killed: then it ends the group, first in a way on which pretraining saves itself.

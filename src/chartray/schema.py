@@ -151,8 +151,8 @@ def patient_key(source: str, patient_id: str) -> str:
 def hashed(identifiers: Sequence[str]) -> list[str]:
     """A short, reproducible name for each identifier, from which the identifier cannot be found by guessing.
 
-    The key of the hash is made of all identifiers together: the holder of the cohort can find an image again, but others cannot test a guessed accession
-    number.
+    The key of the hash is made of all identifiers together: the holder of the cohort can find an image again, but
+    others cannot test a guessed accession number.
     """
     key = hashlib.blake2b("\n".join(identifiers).encode(), digest_size=32).digest()
     return [hashlib.blake2b(one.encode(), key=key, digest_size=4).hexdigest() for one in identifiers]

@@ -104,7 +104,8 @@ def cut_turned(columns: Tensor, which: npt.NDArray[np.int64], boxes: Boxes, size
 def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
     """The rows of A: triangle weights that resample [start, start + length) of `source` pixels -> (B, size, source).
 
-    The triangle is as wide as the step when shrinking (antialiased) and one pixel when enlarging; pixels whose centre is outside the box take no part, so an integer box equals crop, then antialiased bilinear resize.
+    The triangle is as wide as the step when shrinking (antialiased) and one pixel when enlarging. Pixels
+    whose centre is outside the box take no part, so an integer box equals crop, then antialiased bilinear resize.
     """
     # In float32 a centre near pixel 128 is rounded by 4e-6, which shows as a thousandth of a grey level.
     start, length = start.double(), length.double()
