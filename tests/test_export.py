@@ -20,7 +20,7 @@ import chartray
 from chartray.audit.audit import audit
 from chartray.audit.sentences import audit_sentences
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import EvaluateOptions, IntervalOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
 from chartray.export import export_encoder, shareable
 from chartray.model_card.folders import read_folders
@@ -98,7 +98,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     evaluate(
         plain, store, root / "plain-results", EvaluateOptions(resamples=50, device="cpu", saliency=0, baselines=False)
     )
-    compare([root / "results", root / "plain-results"], root / "arms", IntervalOptions(resamples=50))
+    compare([root / "results", root / "plain-results"], root / "arms", CompareOptions(resamples=50))
     out = export_encoder(source, root / "take-home", results=[root / "results", root / "arms"])
     return {"root": root, "source": source, "results": root / "results", "out": out, "store": store}
 

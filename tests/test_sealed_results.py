@@ -21,7 +21,7 @@ from chartray.audit.audit import audit
 from chartray.check import check
 from chartray.cli import run_command
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import EvaluateOptions, IntervalOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation.comparable import EvaluatedRun, read_sheets
 from chartray.evaluation.embed_store import embed_store
@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, run in runs.items():
         evaluate(run, store, root / name, EvaluateOptions(saliency=3, **QUICK))
     audit(runs["chart"], store, root / "audit", AuditOptions(attributes=["sex"], resamples=3, baselines=False))
-    compare([root / name for name in runs], root / "arms", IntervalOptions(resamples=3))
+    compare([root / name for name in runs], root / "arms", CompareOptions(resamples=3))
     embed_store(runs["chart"], store, root / "embeddings.parquet")
     export_encoder(runs["chart"], root / "bundle", results=[root / "chart", root / "arms"])
     write_report([], [root / "chart"], root / "report")
@@ -279,7 +279,7 @@ def test_a_kill_while_results_are_replaced_leaves_one_whole(made: dict[str, Path
         "chart": lambda: evaluate(
             made["run"], made["store"], out, EvaluateOptions(saliency=0, **QUICK | {"resamples": 4})
         ),
-        "arms": lambda: compare(both, out, IntervalOptions(resamples=4)),
+        "arms": lambda: compare(both, out, CompareOptions(resamples=4)),
         "bundle": lambda: export_encoder(made["run"], out, results=both[:1]),
         "report": lambda: write_report([], both[:1], out, title="another"),
     }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chartray.config import pretrain as knobs
-from chartray.config.evaluate import EvaluateOptions, IntervalOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from chartray.outputs.guard import refuse_other
@@ -82,7 +82,7 @@ def evaluate_arms(out: Path, runs: dict[str, Path], stores: dict[str, Path], see
         options = EvaluateOptions(external=external, seed=seed, precision="bf16")
         for folder, run in zip(of_arms, runs.values(), strict=True):
             evaluate(run, stores[data], folder, options)
-        compare(of_arms, out / f"arms-{data}", IntervalOptions(seed=seed))
+        compare(of_arms, out / f"arms-{data}", CompareOptions(seed=seed))
         results += [*of_arms, out / f"arms-{data}"]
     return results
 

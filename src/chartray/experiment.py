@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.audit.attributes import chosen_attributes
-from chartray.config.evaluate import ScoringOptions
+from chartray.config.evaluate import CompareOptions, ScoringOptions
 from chartray.config.study import ArmSpec, Experiment, placed, read_experiment
 from chartray.errors import InputError, UnhealthyRun
 from chartray.evaluation.films import chosen_labels
@@ -169,7 +169,8 @@ def _steps(experiment: Experiment, out: Path) -> Iterator[ExperimentStep]:
             yield (step := _evaluation(name, evaluation, experiment, folders[name], out))
             results.append(step)
     for evaluation in experiment.evaluations if len(experiment.arms) > 1 else ():
-        yield (step := _comparison(evaluation, [each for each in results if each.settings["of"] == evaluation], out))
+        of_evaluation = [each for each in results if each.settings["of"] == evaluation]
+        yield (step := _comparison(evaluation, of_evaluation, experiment.compare, out))
         compared.append(step)
     audits = [_audit(experiment, folders, out)] if experiment.audit is not None else []
     yield from audits
@@ -218,18 +219,20 @@ def _evaluation(name: str, evaluation: str, experiment: Experiment, run: Path, o
     )
 
 
-def _comparison(evaluation: str, results: Sequence[ExperimentStep], out: Path) -> ExperimentStep:
+def _comparison(
+    evaluation: str, results: Sequence[ExperimentStep], options: CompareOptions, out: Path
+) -> ExperimentStep:
     folder, folders = out / "results" / f"arms-{evaluation}", [each.product.parent for each in results]
 
     def does() -> None:
         from chartray.evaluation.compare import compare
 
-        compare(folders, folder)
+        compare(folders, folder, options)
 
     return ExperimentStep(
         stage="comparison and audit",
         name=f"compare-{evaluation}",
-        tokens=_tokens("compare", folders, {"out": folder}),
+        tokens=_tokens("compare", folders, {"out": folder} | options.model_dump(exclude_defaults=True)),
         does=does,
         product=folder / COMPARE_FILE,
         needs=tuple(each.name for each in results),

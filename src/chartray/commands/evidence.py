@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import Device, EvaluateOptions, IntervalOptions, Precision
+from chartray.config.evaluate import CompareOptions, Device, EvaluateOptions, Precision
 from chartray.wording import plural
 
 if TYPE_CHECKING:
     from chartray.results.schema import Comparison, Score
 from chartray.outputs.replacing import reserved
 
-EVALUATE, COMPARE, AUDIT = EvaluateOptions(), IntervalOptions(), AuditOptions()
+EVALUATE, COMPARE, AUDIT = EvaluateOptions(), CompareOptions(), AuditOptions()
 # The fields of a model as options of a command.
 FLAT = Parameter(name="*")
 # Of the metrics in results.jsonl these are printed.
@@ -65,7 +65,7 @@ def compare(
     results: Annotated[list[Path], Parameter(negative=())],
     *,
     out: Path,
-    options: Annotated[IntervalOptions, FLAT] = COMPARE,
+    options: Annotated[CompareOptions, FLAT] = COMPARE,
 ) -> None:
     """Compares evaluated arms on the same images: differences with intervals, paired by patient.
 

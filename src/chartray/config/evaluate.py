@@ -30,12 +30,20 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class IntervalOptions(Options):
-    """Options of `chartray compare`."""
+    """How intervals are made."""
 
     level: ClassVar[float] = 0.95  # of all intervals
 
     resamples: int = Field(1000, ge=1, description="Bootstrap resamples, by patient")
     seed: int = Field(0, ge=0, description="Seed of all random draws")
+
+
+class CompareOptions(IntervalOptions):
+    """Options of `chartray compare`."""
+
+    pair_seeds: bool = Field(
+        False, description="Pair equal seeds of two arms: only if they share initialization and order of images"
+    )
 
 
 class ScoringOptions(IntervalOptions):

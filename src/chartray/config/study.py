@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from chartray.config import pretrain as knobs
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import EvaluateOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.config.pretrain import Config
 from chartray.config.renamed import renamed_keys
 from chartray.config.section import Options, Section, options_of, sentence
@@ -39,6 +39,7 @@ class _ExperimentFile(Section):
     pretrain: dict[str, Any] = Field(default_factory=dict)
     arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
+    pair_seeds: bool = False
     evaluations: dict[str, dict[str, Any]] = Field(min_length=1)
     audit: dict[str, Any] | None = None
     report: dict[str, Any] = Field(default_factory=dict)
@@ -81,6 +82,7 @@ class Experiment(NamedTuple):
     evaluations: dict[str, EvaluationSpec]
     audit: AuditSpec | None
     report: ReportOptions
+    compare: CompareOptions
 
 
 def read_experiment(file: Path) -> Experiment:
@@ -114,7 +116,8 @@ def read_experiment(file: Path) -> Experiment:
             evaluations[name] = EvaluationSpec(store, EvaluateOptions.model_validate(_absolute_external(rest, home)))
     with placed(f"report of {file}"):
         report = ReportOptions.model_validate(read.report)
-    experiment = Experiment(_absolute(home, read.store), arms, tuple(read.seeds), evaluations, audit, report)
+    compare = CompareOptions(pair_seeds=read.pair_seeds)
+    experiment = Experiment(_absolute(home, read.store), arms, tuple(read.seeds), evaluations, audit, report, compare)
     _check(experiment, file)
     return experiment
 

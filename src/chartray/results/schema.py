@@ -174,7 +174,7 @@ class Comparison(MeasuredRow, Interval):
     difference: Number = Field(None, description="value of a minus value of b, each a mean over seeds and draws")
     value_a: Number = Field(None, description="value of a")
     value_b: Number = Field(None, description="value of b")
-    p: Number = Field(None, description="two-sided p of the difference, from the resamples")
+    p: Number = Field(None, description="two-sided p: of t where both arms have two seeds, else of the resamples")
     p_holm: Number = Field(
         None,
         description="Holm's p over the labels of this pair, data set, fraction and metric; that of the macro is p",
@@ -184,6 +184,12 @@ class Comparison(MeasuredRow, Interval):
     level: float = Field(0.95, description="coverage of the interval")
     levels: str = Field("", description="what was resampled: patients, and seeds, and draws")
     seeds: int = Field(1, description="pretraining seeds behind each arm's mean")
+    patient_se: Number = Field(
+        None, description="two seeds or more: standard error of the difference from the patients (docs/statistics.md)"
+    )
+    seed_se: Number = Field(None, description="two seeds or more: standard error from the seeds")
+    degrees_of_freedom: Number = Field(None, description="two seeds or more: of the t interval")
+    seed_correlation: Number = Field(None, description="paired seeds: correlation of the arms' values over seeds")
     run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
     verdict: Said = Field(

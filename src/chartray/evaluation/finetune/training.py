@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.baselines import Learner, Learnt, Part
+from chartray.evaluation.baselines import Learner, Learnt, TrainingSubset
 from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.films import Films
 from chartray.evaluation.finetune import checkpoint
@@ -86,7 +86,7 @@ def tuned(
     Each part of the patients is a training of its own, which continues from its folder in `trainings` if it is there.
     """
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: Part) -> Learnt:
+    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
         folder = None if trainings is None else trainings / f"{title.replace(', ', '-')}-{part.name}"
         found = fine_tune(
             encoder,
