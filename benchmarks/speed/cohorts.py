@@ -93,7 +93,7 @@ def looping(tables: Path, films_timed: int) -> Once:
 
 
 def read_for_loops(tables: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Images with sex and age, admissions and ICU stays, their times as calendar dates: all that pandas does at once."""
+    """Images with sex and age, admissions and ICU stays, times as calendar dates: all that pandas does at once."""
     iv, cxr = tables / "mimic-iv", tables / "mimic-cxr-jpg"
     films = pd.read_csv(cxr / "mimic-cxr-2.0.0-metadata.csv", dtype={"dicom_id": str})
     films["StudyDate"] = pd.to_datetime(films["StudyDate"], format="%Y%m%d")

@@ -44,7 +44,7 @@ class _Share(NamedTuple):
 
 
 def measure(name: str, options: Options) -> Row:
-    """Images a second and core, one process a core: read, squashed to 448 px, written to shards and flushed to the disk.
+    """Images a second and core, one process a core: read, squashed to 448 px, written to shards and flushed to disk.
 
     The reference writes nothing. `ingest.jpeg`: Pillow opens, converts to RGB and resizes. `ingest.dicom`: pydicom's
     pixel array, modality step and window, stretched to 8 bits, then Pillow as before. Each image is read from the

@@ -1,4 +1,4 @@
-"""The demo: the whole mission on a simulated hospital, in one process, each part timed."""
+"""The demo: the whole pipeline on a simulated hospital, in one process, each part timed."""
 
 import shutil
 import time

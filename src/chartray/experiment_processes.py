@@ -101,7 +101,7 @@ def run_all(
 
 
 def _environments(jobs: int) -> Iterator[dict[str, str]]:
-    """What each of the jobs is told of the machine's GPUs, by torch's numbers or by the names that it was given."""
+    """The GPU that each of the jobs sees, by torch's numbers or by the names that this process was given."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [name.strip() for name in given.split(",")] if given else [str(gpu) for gpu in range(_count_gpus())]
     for job in range(jobs):

@@ -34,7 +34,7 @@ class ImageStatistics(NamedTuple):
 
 
 def images(store: Store, where: str) -> Iterator[Finding]:
-    """Near-constant images, images that look inverted, and duplicates."""
+    """Near-constant images, probably inverted images, and duplicates."""
     statistics = _statistics(store)
     flat = np.flatnonzero(statistics.deviation < _FLAT)
     if len(flat):

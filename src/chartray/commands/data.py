@@ -83,7 +83,7 @@ def cohort_table(file: str, *, mapping: Path, images: Path, out: Path) -> None:
     """Makes a cohort of your own table (CSV, Parquet or a database), described by a mapping file.
 
     Args:
-        file: The table, one row an image; of a database its URL and name, such as postgres://host/base#schema.films.
+        file: The table, one row an image; of a database its URL and name, such as postgres://host/base#schema.images.
         mapping: YAML file that describes the columns.
         images: Folder that image paths are relative to.
         out: The cohort's Parquet file.
@@ -109,7 +109,7 @@ def features(cohort_file: Path, *, out: Path) -> None:
     with reserved(out):
         files = write_feature_csvs(read_cohort(cohort_file), out)
     for name, (rows, left_out) in files.written.items():
-        print(f"{name}: {rows} films" + (f", {left_out} left out for a missing value" if left_out else ""))
+        print(f"{name}: {rows} images" + (f", {left_out} left out for a missing value" if left_out else ""))
     if files.lacking:
         print(f"not written: {len(files.lacking)} of {len(files.written) + len(files.lacking)} sets; the cohort has")
     for absent, names in files.wanting.items():

@@ -73,7 +73,7 @@ def export(
 
     Args:
         source: A run, or an encoder folder.
-        out: A new folder; an earlier export of this encoder is replaced, but never a card with numbers by one without.
+        out: A new folder; an earlier export of this encoder is replaced, but a card with numbers only by another.
         results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
         form: huggingface includes the model card; timm has weights and config only.
     """

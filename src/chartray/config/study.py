@@ -46,7 +46,7 @@ class _ExperimentFile(Section):
 
 
 class ArmSpec(NamedTuple):
-    """How one arm is pretrained: a `recipe`, over it a `file` of knobs, over that single knobs."""
+    """How one arm is pretrained: a `recipe`, then a `file` of knobs, then single knobs."""
 
     name: str
     recipe: str

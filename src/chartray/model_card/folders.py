@@ -98,7 +98,7 @@ def _comparisons(
 
 
 def _expect_same(candidates: Sequence[Provenance], made: Provenance, folder: Path) -> None:
-    """One of the encoders must be this very one; the error says how the nearest differs."""
+    """One of the encoders must be this one; the error says how the nearest differs."""
     if not candidates:
         raise InputError(f"expected results of the encoder of {made.run} in {folder}, found none")
     nearest = min(candidates, key=lambda one: (one.run != made.run, len(_differing(one, made))))

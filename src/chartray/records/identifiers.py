@@ -138,7 +138,7 @@ def identifiers(
 
 
 def canonical_ids(column: pa.Array | pa.ChunkedArray, what: str, where: str, *, exact: bool = False) -> pa.StringArray:
-    """As `identifiers`, but ids may look alike."""
+    """As `identifiers`, but similar ids are accepted."""
     encoded = _texts(column, what, where).dictionary_encode()
     spellings = cast(pa.StringArray, encoded.dictionary)
     canonical, _ = _canonical(spellings, encoded.indices, what, where, exact=exact)

@@ -109,14 +109,14 @@ class DataSetAudit(NamedTuple):
 
     @property
     def has_rows(self) -> bool:
-        """Whether anything but leakage was looked for here."""
+        """Whether this data set has parts other than leakage."""
         return bool(
             self.probes or self.differences or self.not_measured or self.subgroups or self.suppressed or self.removals
         )
 
 
 class AuditSection(NamedTuple):
-    """What `audit.html.j2` draws; `shared` are leaks in words, `compared` the data sets that the check looked at.
+    """What `audit.html.j2` draws; `shared` are leaks in words, `compared` the data sets that were checked.
 
     `checked` is false where there was no leakage check; `notes` say what it could not compare.
     """

@@ -192,11 +192,9 @@ class Comparison(MeasuredRow, Interval):
     seed_correlation: Number = Field(None, description="paired seeds: correlation of the arms' values over seeds")
     run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
-    verdict: Said = Field(
-        None, description="what may be said (`results.verdict`), from p_holm; null where there is no p"
-    )
+    verdict: Said = Field(None, description="the verdict (`results.verdict`), from p_holm; null where there is no p")
     claim: str | None = Field(None, description="why nothing may be claimed; null where a claim is possible")
-    note: str | None = Field(None, description="in what the two were not pretrained alike")
+    note: str | None = Field(None, description="settings in which the pretraining of the two differs")
 
 
 class CalibrationBin(Interval):
@@ -211,10 +209,10 @@ class CalibrationBin(Interval):
     protocol: str = Field(description="linear, knn, finetune or published")
     split: str = Field(description="the split that is scored")
     fraction: float = Field(1.0, description="share of the training patients that was learnt from")
-    draw: int = Field(0, description="the random training subset: the first")
+    draw: int = Field(0, description="the random training subset: always the first")
     label: str = Field(description="a label")
     bin: int = Field(description="number of the bin, from 0, by rising score")
-    bins: int = Field(description="how many bins there are")
+    bins: int = Field(description="number of bins")
     n: int = Field(description="images in the bin")
     score: Number = Field(None, description="their mean score")
     observed: Number = Field(None, description="share of them that is positive; the interval is of this")
@@ -233,7 +231,7 @@ class Prediction(Record):
     patient_id: str = Field(description="its patient")
     label: str = Field(description="a label of STORE")
     truth: float | None = Field(None, description="1 or 0; null: ignored")
-    score: float = Field(description="what the arm's probe says; higher is more likely")
+    score: float = Field(description="the score of the arm's probe; higher is more likely")
     draw: int = Field(0, description="the random training subset, from 0")
     dataset: str = Field(description="the data set that is scored")
     split: str = Field(description="the split that is scored")
@@ -246,7 +244,7 @@ class Prediction(Record):
 class AuditPrediction(Record):
     """A row of predictions.parquet of an audit: every number of the audit can be computed from these."""
 
-    part: Literal["readability", "disease", "removed"] = Field(description="which part of the audit it is of")
+    part: Literal["readability", "disease", "removed"] = Field(description="the part of the audit")
     run: str = Field(description="the encoder's run")
     control: str = Field(description="the arm's control or baseline")
     chart: str = Field(description="the arm's chart")
@@ -257,7 +255,7 @@ class AuditPrediction(Record):
     image_id: str = Field(description="the image")
     patient_id: str = Field(description="its patient")
     truth: float | None = Field(None, description="the truth; null: not known")
-    score: float = Field(description="what the probe says")
+    score: float = Field(description="the score of the probe")
 
 
 class Embedding(Record):
@@ -291,7 +289,7 @@ class AttributeProbe(AuditRow):
     arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
 
     part: Literal["readability"] = Field("readability", description="the kind of the row")
-    arm: Arm = Field(description="whose features")
+    arm: Arm = Field(description="the arm whose features are used")
     run: str = Field(description="the run, or the run that a baseline was scored with")
     unit: str | None = Field(None, description="unit of a numeric attribute")
     known_at_film: bool = Field(True, description="whether the attribute is known when the image is taken")
@@ -324,7 +322,7 @@ class AttributeDifference(AuditRow):
     corrected_over: int = Field(0, description="how many attributes p_holm is corrected for")
     seeds: int = Field(1, description="pretraining seeds behind each mean")
     levels: str = Field("patients", description="what was resampled: patients, and seeds")
-    verdict: Said = Field(None, description="what may be said (`results.verdict`)")
+    verdict: Said = Field(None, description="the verdict (`results.verdict`)")
     claim: str | None = Field(None, description="why nothing may be claimed")
 
 
@@ -371,10 +369,10 @@ class RemovalRow(AuditRow):
     difference: Number = Field(None, description="after minus before")
     p: Number = Field(None, description="two-sided p from the resamples")
     attribute_metric: str = Field(description="auroc or r2: the metric of the attribute")
-    attribute_before: Number = Field(None, description="how well a linear probe predicts the attribute before")
-    attribute_after: Number = Field(None, description="and after; 0.5 by construction for a category")
-    neighbours_before: Number = Field(None, description="AUROC of a category by 50 nearest neighbours before")
-    neighbours_after: Number = Field(None, description="and after")
+    attribute_before: Number = Field(None, description="the attribute by a linear probe, before removal")
+    attribute_after: Number = Field(None, description="the same after removal; 0.5 by construction for a category")
+    neighbours_before: Number = Field(None, description="AUROC of a category by 50 nearest neighbours, before removal")
+    neighbours_after: Number = Field(None, description="the same after removal")
 
 
 class LeakExample(Record):
@@ -382,7 +380,7 @@ class LeakExample(Record):
 
     row: int = Field(description="row of the first split's store")
     other_row: int = Field(description="row of the second split's store")
-    distance: int = Field(description="bits in which their hashes of 256 bits differ")
+    distance: int = Field(description="number of the 256 hash bits that differ")
 
 
 class Leak(Record):
@@ -399,4 +397,4 @@ class Leak(Record):
         (), description="keys of patients, names of variables, or rows of images; ten at most"
     )
     distance: int | None = Field(None, description="near film: the largest distance of hashes that counts")
-    note: str | None = Field(None, description="more, in words")
+    note: str | None = Field(None, description="further remarks")

@@ -102,7 +102,7 @@ def spread(embeddings: Tensor) -> float:
 
 
 class Monitor:
-    """Watches a run, and says in one sentence what is wrong with it; silent before `earliest` steps.
+    """Monitors a run, and describes in one sentence what is wrong; silent before `earliest` steps.
 
     `classes` is min(K, images of the global batch); `untrained_rank` and `untrained_spread` are those of the embeddings
     before the first step.
