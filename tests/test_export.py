@@ -171,7 +171,7 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
         "Not for clinical use",
         "no claim: fewer than 3 seeds",
         "known only after the image",
-        "never measured",
+        "was not measured for this card",
     ):
         assert words in limits
     assert "Simulated" not in card.text

@@ -146,7 +146,7 @@ def refuse_other_links(tables: Path, out: Path, films_timed: int) -> int:
     for name, values in theirs.items():
         found = np.array(ours[name].to_pylist())
         if not (found == values[kept]).all():
-            raise RuntimeError(f"{name} of {int((found != values[kept]).sum())} films is not what the row loops say")
+            raise RuntimeError(f"{name} of {int((found != values[kept]).sum())} images is not what the row loops say")
     return int(kept.sum())
 
 

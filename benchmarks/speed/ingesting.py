@@ -71,7 +71,7 @@ def measure(name: str, options: Options) -> Row:
         "processor_ms_per_film_reference": used[1] * 1e3,
         "ratio_of_processor_seconds": used[1] / used[0],
     }
-    return Row(name, "films/s/core", "higher", ours, reference, RATIO_GOAL, "ratio", details)
+    return Row(name, "images/s/core", "higher", ours, reference, RATIO_GOAL, "ratio", details)
 
 
 def in_processes(

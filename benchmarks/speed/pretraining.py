@@ -37,7 +37,7 @@ def measure(name: str, options: Options) -> Row:
     jpeg = sum(file.stat().st_size for file in films.images.rglob("*.jpg")) / max(len(Store.open(films.store)), 1) / 1e6
     return Row(
         name=name,
-        unit="films/s",
+        unit="images/s",
         better="higher",
         ours=ours,
         reference=reference,

@@ -92,7 +92,7 @@ def measure(name: str, options: Options) -> Row:
         with_plain_attention["ratio_to_it"] = ours.median / plain[0].median
     return Row(
         name=name,
-        unit="films/s",
+        unit="images/s",
         better="higher",
         ours=ours,
         reference=reference,

@@ -46,7 +46,7 @@ def main() -> None:
     paths = paths[:: max(1, len(paths) // arguments.films)][: arguments.films]
     films = [decode_image(path) for path in paths]
     sides = np.array([film.image.shape for film in films])
-    print(f"{len(films)} films, median {np.median(sides[:, 0]):.0f} x {np.median(sides[:, 1]):.0f} px")
+    print(f"{len(films)} images, median {np.median(sides[:, 0]):.0f} x {np.median(sides[:, 1]):.0f} px")
     print("| store | view | PSNR dB, median (10th percentile) | median crop enlarged |")
     print("|---|---|---|---|")
     for size in (128, 256, 448):

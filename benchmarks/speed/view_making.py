@@ -32,7 +32,7 @@ def measure(name: str, options: Options) -> Row:
     ours, colour, grey = side_by_side(ways, options.repeats)
     return Row(
         name=name,
-        unit="ms/film",
+        unit="ms/image",
         better="lower",
         ours=ours,
         reference=colour,
