@@ -246,7 +246,7 @@ def told(folder: Path, copy: Path, **provenance: Any) -> Path:
 
 
 def test_what_was_learnt_from_must_be_the_same_too(home: Path, evaluated: dict[str, Path], tmp_path: Path) -> None:
-    """The same films scored, but the probes fitted on other films, or on other patients drawn."""
+    """The same images scored, but the probes fitted on other images, or on other patients drawn."""
     mine, runs = evaluated["demographic-norm-0"], evaluated["none-0"].parent / "runs"
     cohort = pq.read_table(home.parent / "cohort.parquet")
     keep = np.array(cohort["split"].to_pylist()) != "train"
@@ -296,7 +296,7 @@ def test_fewer_than_three_seeds_make_no_claim(evaluated: dict[str, Path], tmp_pa
     assert {row["seeds"] for row in rows} == {1}
 
 
-def test_evaluations_of_other_films_truths_or_policies_are_refused(
+def test_evaluations_of_other_images_truths_or_policies_are_refused(
     home: Path, evaluated: dict[str, Path], tmp_path: Path
 ) -> None:
     made = evaluated["none-0"].parent / "runs" / "none-0"

@@ -1,4 +1,4 @@
-"""Arms on the same films: a chart whose representable films are used, whatever chart enters."""
+"""Arms on the same images: a chart whose representable images are used, whatever chart enters."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -37,7 +37,7 @@ def note(store: Store, *arms: tuple[TrainingData, Config]) -> str | None:
     return _note(made[:1], made[1:])
 
 
-def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, capsys: pytest.CaptureFixture) -> None:
+def test_no_chart_is_trained_on_the_images_of_the_chart_arm(published: Store, capsys: pytest.CaptureFixture) -> None:
     chart, none = small(chart__ehr="demographic-norm"), small(chart__ehr="none")
     same = small(chart__ehr="none", chart__films_of="demographic-norm")
     with_chart, without, alike = (load_training_data(published, config) for config in (chart, none, same))
@@ -50,7 +50,7 @@ def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, cap
     assert settings_hash(same) == settings_hash(none)
     assert "pretrained on different images" in str(note(published, (with_chart, chart), (without, none)))
     assert note(published, (with_chart, chart), (alike, same)) is None
-    # A smaller chart in its turn is given no film that the larger one lacks; what is known after the film only chooses.
+    # A smaller chart is given no image that the larger one lacks; what is known after the image only chooses images.
     sex = load_training_data(published, small(chart__ehr="sex", chart__films_of="demographic-norm,died"))
     assert sex.rows.tolist() == with_chart.rows.tolist()
     assert not sex.chart.after_film

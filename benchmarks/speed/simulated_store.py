@@ -1,4 +1,4 @@
-"""Films to train on: a simulated hospital, its JPEG files and the store made of them."""
+"""Images to train on: a simulated hospital, its JPEG files and the store made of them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Films(NamedTuple):
 
 
 def make_films(scratch: Path, size: int, patients: int) -> Films:
-    """About two films a patient, 512 px JPEG as MIMIC-CXR-JPG has them (larger), stored at `size` px."""
+    """About two images a patient, 512 px JPEG as MIMIC-CXR-JPG has them (larger), stored at `size` px."""
     hospital = scratch / "hospital"
     simulate(hospital, patients=patients, seed=0)
     cohort = mimic_cohort(str(hospital / "mimic-iv"), hospital / "mimic-cxr-jpg")

@@ -153,7 +153,7 @@ def refuse_shared_patients(patients: Any, splits: Any, where: str) -> None:
 
 
 def write_cohort(cohort: Cohort, out: Path) -> None:
-    """Writes `out` and `<stem>.flow.json` beside it, as `records.cohort_files` says.
+    """Writes `out` and `<stem>.flow.json` next to it, as `records.cohort_files` says.
 
     Raises InputError if the table breaks the contract or `out` is not a cohort, OutputError if it cannot be written.
     """
