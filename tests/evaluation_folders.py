@@ -38,7 +38,7 @@ def hospital(
     contrast: float = 4,
     splits: tuple[str, ...] = ("train", "train", "validate", "test", "test"),
 ) -> Path:
-    """A store of 2 films a patient; a bright lower half means Edema, a bright left half Pleural Effusion."""
+    """A store of 2 images a patient; a bright lower half means Edema, a bright left half Pleural Effusion."""
     rng = np.random.default_rng(seed)
     (folder / "films").mkdir(parents=True)
     columns: dict[str, list[Any]] = {name: [] for name in ("image_id", "patient_id", "study_id", "path", "split")}

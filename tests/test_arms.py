@@ -181,7 +181,7 @@ def test_equal_arms_differ_one_time_in_twenty(metric: str, designs: list[tuple[i
 
 
 def test_patients_alone_would_call_seeds_a_difference() -> None:
-    """So that the test above is known to see it: the first seed of each arm, as if there were no other."""
+    """The test above would see it: one seed of each arm, as if there were no other."""
     both, _ = rates("auroc", TestSet(100), (1, 1), studies_=200, stream=5, resamples=100, spreads=(4.0,))
     assert shares(both)[0] > 0.4
 
@@ -195,7 +195,7 @@ def test_the_interval_covers_a_true_difference() -> None:
 
 
 def test_a_difference_of_four_seed_sds_is_found_in_half_of_the_labels() -> None:
-    """14 labels, seed SD .005, .02 everywhere, three seeds of five arms; nothing at all is found after 2/1001 x 28."""
+    """14 labels, seed SD .005, .02 everywhere, three seeds of five arms; then 28 labels, which a p of 2/1001 hides."""
     test = TestSet(1500, 1, labels=14)
     found = [
         one.difference(resamples=100).p_holm[:-1] <= 0.05

@@ -29,7 +29,7 @@ from chartray.results.arm import Arm
 from chartray.results.folder import open_kind
 from chartray.results.manifest import AuditManifest, arm_of_run
 from chartray.results.schema import AttributeProbe, Leak, RemovalRow
-from chartray.statistics.leace import fit_eraser
+from chartray.statistics.leace import fit_leace
 from chartray.statistics.ridge import fit_ridge
 from tests.evaluation_folders import evaluation_set, hospital, one, read, said, vit
 
@@ -259,7 +259,7 @@ def test_one_level_unknown_names_and_runs_of_one_name_are_refused(home: Path, tm
 
 def test_folders_of_other_things_are_not_written_over(home: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="other things"):
+    with pytest.raises(InputError, match="is not empty and holds no audit"):
         audit(vit(tmp_path / "encoder"), home, tmp_path)
 
 
@@ -316,7 +316,7 @@ def test_after_erasure_no_linear_probe_finds_the_concept_and_little_else_is_move
     x = generator.normal(0, 1, (600, 20)) @ generator.normal(0, 1, (20, 20))
     x[:, :2] += 3 * np.eye(3)[level][:, :2]
     concept = np.eye(3)[level]
-    eraser = fit_eraser(x, concept)
+    eraser = fit_leace(x, concept)
     erased = eraser.erase(x)
     assert eraser.directions == 2
     assert np.abs((erased - erased.mean(axis=0)).T @ (concept - concept.mean(axis=0))).max() < 1e-8 * len(x)
@@ -326,7 +326,7 @@ def test_after_erasure_no_linear_probe_finds_the_concept_and_little_else_is_move
         probed = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(erased, wanted)
         assert np.abs(probed.coef_).max() < 1e-6  # the best probe does not look
     # Erasing again changes nothing, and the rank that is lost is that of the concept.
-    assert fit_eraser(erased, concept).directions == 0
+    assert fit_leace(erased, concept).directions == 0
     assert np.linalg.matrix_rank(erased - erased.mean(axis=0), tol=1e-6) == 18
 
 
@@ -334,7 +334,7 @@ def test_erasure_moves_images_less_than_dropping_the_concepts_own_direction() ->
     generator = np.random.default_rng(1)
     z = generator.normal(0, 1, (500, 1))
     x = generator.normal(0, 1, (500, 6)) @ generator.normal(0, 1, (6, 6)) + z @ generator.normal(0, 2, (1, 6))
-    eraser = fit_eraser(x, z)
+    eraser = fit_leace(x, z)
     centred = x - x.mean(axis=0)
     shared = centred.T @ (z - z.mean()) / len(x)
     direction = shared / np.linalg.norm(shared)
@@ -349,7 +349,7 @@ def test_erasure_moves_images_less_than_dropping_the_concepts_own_direction() ->
     assert moved(eraser.erase(x)) < moved(dropped)
     missing = z.copy()
     missing[::3] = np.nan
-    assert np.isfinite(fit_eraser(x, missing).erase(x)).all()
+    assert np.isfinite(fit_leace(x, missing).erase(x)).all()
 
 
 def test_ridge_is_that_of_scikit_learn_and_leaves_out_what_is_missing() -> None:
@@ -367,5 +367,5 @@ def test_ridge_is_that_of_scikit_learn_and_leaves_out_what_is_missing() -> None:
     train, held_out = generator.normal(0, 1, (30, 25)), generator.normal(0, 1, (400, 25))
     noise = fit_ridge(train, train[:, 0] * 0 + generator.normal(0, 1, 30), held_out, generator.normal(0, 1, 400))
     assert noise.strength >= 100  # nothing to read: a strong penalty does best on validation
-    with pytest.raises(InputError, match="two different numbers"):
+    with pytest.raises(InputError, match="two different values"):
         fit_ridge(train, np.full(30, 4.0), held_out, held_out[:, 0])

@@ -143,7 +143,8 @@ def test_labels_of_the_encoders_own_chart_are_left_out_and_named(tmp_path: Path)
     both = {"swollen": ["Edema", "Pleural Effusion"]}
     run = vit(tmp_path / "all" / "encoder", chart_variables=["swollen"], chart_sources=both, **shown)
     with pytest.raises(
-        InputError, match=r"a disease label in .* that the encoder was not shown, found Edema, Pleural Effusion"
+        InputError,
+        match=r"a disease label in .* that the encoder was not pretrained with, found Edema, Pleural Effusion",
     ):
         audit(run, home, tmp_path / "none", AuditOptions(attributes=["sex"], resamples=20, baselines=False))
     assert not (tmp_path / "none").exists()

@@ -119,7 +119,7 @@ def test_all_labels_and_groups_share_the_draws_of_patients(monkeypatch: pytest.M
     rows = grouped(truth, score, codes, np.array([f"{each:02}" for each in people]))
     drawn = np.full((100, 2), np.nan)
     for index, weights in enumerate(
-        first_resamples(np.array([f"{each:02}" for each in people]), Resampling(100, 0)).draws
+        first_resamples(np.array([f"{each:02}" for each in people]), Resampling(100, 0)).counts
     ):
         for group in (0, 1):
             inside = (codes == group) & (weights > 0)

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chartray.config.evaluate import IntervalOptions
+from chartray.config.evaluate import CompareOptions
 from chartray.errors import InputError
 from chartray.outputs.seal import SUMS_FILE, seal
 from chartray.results import folder as results
 from chartray.results.manifest import IDENTITY, RESULTS_FORMAT
 from chartray.statistics import metrics
+from chartray.statistics.arms import difference_of_arms
 from chartray.statistics.delong import delong_difference
 from tests.evaluation_folders import compare, one, read
 
@@ -23,7 +24,7 @@ MACRO = {"label": "macro", "metric": "auroc"}
 
 
 def truth_of(patients: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Truth (2 films a patient, 3 labels; hardly anybody has a hernia) and patients."""
+    """Truth (2 images a patient, 3 labels; hardly anybody has a hernia) and patients."""
     rng = np.random.default_rng(99)
     sick = (rng.random((patients, 3)) < [0.4, 0.3, 0.02]).repeat(2, axis=0).astype(float)
     sick[::9, 1] = np.nan
@@ -84,7 +85,7 @@ def scores_of(folder: Path) -> np.ndarray:
 
 def test_one_seed_is_paired_by_patient_checked_by_delong_and_claims_nothing(tmp_path: Path) -> None:
     a, b = (evaluation(tmp_path / chart, chart, 0, quality=q) for chart, q in (("sex", 2.0), ("none", 0.5)))
-    rows = compare([a, b], tmp_path / "out", IntervalOptions(resamples=300))
+    rows = compare([a, b], tmp_path / "out", CompareOptions(resamples=300))
     truth, patients = truth_of()
     assert rows[0]["verdict"] == "no claim"
     assert {(row["levels"], row["seeds"], row["verdict"]) for row in rows} == {("patients", 1, "no claim")}
@@ -112,13 +113,13 @@ def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_e
     runs = [evaluation(tmp_path / chart, chart, 0) for chart in ("sex", "none")]
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    compare(runs, tmp_path / "link", IntervalOptions(resamples=20))
+    compare(runs, tmp_path / "link", CompareOptions(resamples=20))
     assert (tmp_path / "link").is_symlink()
     said = json.loads((tmp_path / "disk" / results.COMPARE_FILE).read_text())["arms"]["sex"][0]["provenance"]
     assert (set(said), said["chart"], said["seed"]) == ({*IDENTITY, "chart_use", "objective"}, "sex", 0)
     monkeypatch.chdir(tmp_path / "disk")
     (tmp_path / "disk" / ".old").mkdir()
-    compare(runs, Path("."), IntervalOptions(resamples=20))
+    compare(runs, Path("."), CompareOptions(resamples=20))
     assert {path.name for path in Path(".").iterdir()} == {results.COMPARE_FILE, results.COMPARISONS_FILE, SUMS_FILE}
     assert not list(tmp_path.glob(".*"))
 
@@ -127,7 +128,7 @@ def test_seeds_are_a_level_and_the_verdict_says_what_was_shown(tmp_path: Path) -
     better = [evaluation(tmp_path / f"a{seed}", "sex", seed, quality=2.0, spread=0.1) for seed in range(3)]
     worse = [evaluation(tmp_path / f"b{seed}", "none", seed, quality=0.5, spread=0.1) for seed in range(3)]
     like = [evaluation(tmp_path / f"c{seed}", "age", seed, quality=2.0, spread=0.1) for seed in range(3)]
-    rows = compare([*better, *worse, *like], tmp_path / "out", IntervalOptions(resamples=300))
+    rows = compare([*better, *worse, *like], tmp_path / "out", CompareOptions(resamples=300))
     assert {(row["levels"], row["seeds"]) for row in rows} == {("patients and seeds", 3)}
     said = {
         (row["a"], row["b"]): row["verdict"] for row in rows if row["label"] == "macro" and row["metric"] == "auroc"
@@ -151,7 +152,7 @@ def test_the_more_seeds_differ_the_wider_the_interval_and_unshared_seeds_are_dra
     def width(name: str, spread: float, other_seeds: int = 0) -> dict[str, Any]:
         a = [evaluation(tmp_path / name / f"a{seed}", "sex", seed, spread=spread) for seed in range(3)]
         b = [evaluation(tmp_path / name / f"b{seed}", "none", seed + other_seeds, spread=spread) for seed in range(3)]
-        return one(compare([*a, *b], tmp_path / name / "out", IntervalOptions(resamples=300)), **MACRO)
+        return one(compare([*a, *b], tmp_path / name / "out", CompareOptions(resamples=300)), **MACRO)
 
     alike, apart, unshared = width("alike", 0.0), width("apart", 1.0), width("unshared", 1.0, other_seeds=10)
     assert apart["ci_high"] - apart["ci_low"] > 2 * (alike["ci_high"] - alike["ci_low"])
@@ -160,14 +161,14 @@ def test_the_more_seeds_differ_the_wider_the_interval_and_unshared_seeds_are_dra
     # One run against three: nothing can be said of how that one's seeds vary, and nothing is claimed.
     runs = [tmp_path / "apart" / name for name in ("a0", "a1", "a2")]
     single = evaluation(tmp_path / "single", "none", 20)
-    row = one(compare([*runs, single], tmp_path / "out", IntervalOptions(resamples=50)), **MACRO)
+    row = one(compare([*runs, single], tmp_path / "out", CompareOptions(resamples=50)), **MACRO)
     assert (row["levels"], row["seeds"], row["verdict"], row["delong_p"]) == ("patients", 1, "no claim", None)
 
 
 def test_draws_of_training_patients_are_drawn_together_for_both_arms(tmp_path: Path) -> None:
     fractions = {0.1: 5, 1.0: 1}
     a, b = (evaluation(tmp_path / chart, chart, 0, fractions=fractions) for chart in ("sex", "none"))
-    rows = compare([a, b], tmp_path / "out", IntervalOptions(resamples=400))
+    rows = compare([a, b], tmp_path / "out", CompareOptions(resamples=400))
     part, whole = (one(rows, fraction=fraction, **MACRO) for fraction in fractions)
     assert (part["levels"], whole["levels"]) == ("patients and draws", "patients")
     # What makes a draw good is common to both arms, so it falls out of their difference.
@@ -179,7 +180,7 @@ def test_draws_of_training_patients_are_drawn_together_for_both_arms(tmp_path: P
     assert part["value_a"] == pytest.approx(np.mean(macro))
     seeds = [evaluation(tmp_path / f"s{seed}", "sex", seed, fractions=fractions) for seed in (1, 2)]
     others = [evaluation(tmp_path / f"n{seed}", "none", seed, fractions=fractions) for seed in (1, 2)]
-    rows = compare([a, b, *seeds, *others], tmp_path / "out", IntervalOptions(resamples=100))
+    rows = compare([a, b, *seeds, *others], tmp_path / "out", CompareOptions(resamples=100))
     assert one(rows, fraction=0.1, **MACRO)["levels"] == "patients, draws and seeds"
     assert len(one(rows, fraction=0.1, **MACRO)["by_seed"]) == 3
 
@@ -229,3 +230,46 @@ def test_what_cannot_be_compared_is_refused_and_the_rows_are_named(tmp_path: Pat
         assert "i00" not in str(raised.value)
         assert "p00" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_arms_of_several_seeds_are_compared_by_their_seeds_pooled_over_the_study(tmp_path: Path) -> None:
+    arms = {
+        name: [evaluation(tmp_path / f"{name}{seed}", name, seed, quality=q, spread=0.2) for seed in seeds]
+        for name, q, seeds in (("sex", 1.2, range(3)), ("none", 1.0, range(2, 6)), ("age", 1.1, range(3)))
+    }
+    rows = compare([folder for arm in arms.values() for folder in arm], tmp_path / "out", CompareOptions(resamples=200))
+    truth, patients = truth_of()
+    scores = {name: [scores_of(folder) for folder in arm] for name, arm in arms.items()}
+    for metric in ("auroc", "average_precision"):
+        wanted = difference_of_arms(
+            scores["sex"],
+            scores["none"],
+            truth,
+            patients,
+            metric=metric,
+            resamples=200,
+            other_arms=[scores["age"]],
+        )
+        for index, label in enumerate([*LABELS[:2], "macro"]):
+            row = one(rows, a="sex", b="no chart", label=label, metric=metric)
+            place = -1 if label == "macro" else index
+            assert (row["ci_low"], row["ci_high"]) == (wanted.low[place], wanted.high[place])
+            assert (row["p"], row["p_holm"]) == (wanted.p[place], wanted.p_holm[place])
+            assert row["degrees_of_freedom"] == wanted.degrees_of_freedom[place]
+            assert row["difference"] == pytest.approx(wanted.value[place], abs=1e-12)
+            assert (row["seeds"], row["levels"]) == (3, "patients and seeds")
+
+
+def test_seeds_are_paired_only_when_asked(tmp_path: Path) -> None:
+    runs = [
+        evaluation(tmp_path / f"{name}{seed}", name, seed, spread=0.3) for name in ("sex", "none") for seed in (0, 1, 2)
+    ]
+    paired = one(compare(runs, tmp_path / "paired", CompareOptions(resamples=100, pair_seeds=True)), **MACRO)
+    apart = one(compare(runs, tmp_path / "apart", CompareOptions(resamples=100)), **MACRO)
+    assert paired["difference"] == apart["difference"]
+    assert -1 <= paired["seed_correlation"] <= 1
+    assert apart["seed_correlation"] is None
+    assert paired["seed_se"] != apart["seed_se"]
+    other = evaluation(tmp_path / "other", "age", 9)
+    with pytest.raises(InputError, match="expected seeds that sex and age share, found none; leave out --pair-seeds"):
+        compare([runs[0], other], tmp_path / "none", CompareOptions(pair_seeds=True))

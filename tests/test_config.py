@@ -129,3 +129,10 @@ def test_the_shell_completes_settings_and_choices() -> None:
     script = app.generate_completion(prog_name="chartray", shell="bash")
     for word in ("--train.batch-size", "--baseline-chart", "finetune", "mask-only"):
         assert word in script
+
+
+@pytest.mark.parametrize("name", ["compare", "report", "evaluate", "audit", "export", "bench"])
+def test_no_list_has_an_option_that_empties_it(name: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        app([name, "--help"])
+    assert "--empty" not in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 from chartray.audit.audit import audit
 from chartray.cli import run_command
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import EvaluateOptions, IntervalOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
 from tests.evaluation_folders import compare, evaluate, hospital, vit
 
@@ -27,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, run in runs.items():
         evaluate(run, stores["store"], root / "results" / name, EvaluateOptions(**QUICK))
     audit(runs["chart"], stores["store"], root / "audit", AuditOptions(attributes=["sex"], **QUICK))
-    compare([root / "results" / name for name in runs], root / "arms", IntervalOptions(resamples=3))
+    compare([root / "results" / name for name in runs], root / "arms", CompareOptions(resamples=3))
     return runs | stores | {"root": root}
 
 
@@ -43,7 +43,7 @@ def test_a_result_of_another_kind_is_never_replaced(made: dict[str, Path]) -> No
         audit(run, store, results[0], AuditOptions(attributes=["sex"], **QUICK))
     for evaluated in results:
         with pytest.raises(InputError, match=r"is not empty and holds an evaluation; choose"):
-            compare(results, evaluated, IntervalOptions(resamples=3))
+            compare(results, evaluated, CompareOptions(resamples=3))
     for folder, kind in ((root / "audit", "an audit"), (root / "arms", "a comparison")):
         with pytest.raises(InputError, match=f"is not empty and holds {kind}; choose"):
             evaluate(run, store, folder, EvaluateOptions(**QUICK))
@@ -67,16 +67,14 @@ def test_an_evaluation_of_another_encoder_or_store_is_not_replaced(made: dict[st
     evaluate(made["none"], store, root / "results" / "none", EvaluateOptions(**QUICK | {"resamples": 4}))
     settings = json.loads((root / "results" / "none" / "evaluation.json").read_text())["settings"]
     assert settings["resamples"] == 4
-    compare([root / "results" / name for name in ("chart", "none")], root / "arms", IntervalOptions(resamples=4))
+    compare([root / "results" / name for name in ("chart", "none")], root / "arms", CompareOptions(resamples=4))
     audit(made["chart"], store, root / "audit", AuditOptions(attributes=["sex"], **QUICK))
 
 
 def test_a_folder_with_other_things_beside_the_result_is_not_replaced(made: dict[str, Path]) -> None:
     folder = made["root"] / "results" / "chart"
     (folder / "my notes.txt").write_text("weeks of work")
-    with pytest.raises(
-        InputError, match=r"results/chart is not empty and holds my notes\.txt beside an evaluation; choose"
-    ):
+    with pytest.raises(InputError, match=r"results/chart is not empty and holds an evaluation and other files; choose"):
         evaluate(made["chart"], made["store"], folder, EvaluateOptions(**QUICK))
     (folder / "my notes.txt").unlink()
 
@@ -91,8 +89,8 @@ def test_a_card_full_of_numbers_is_not_replaced_by_one_without(
     before = held(out)
     capsys.readouterr()
     assert run_command(export) == 2
-    assert "numbers stand on the card" in (said := capsys.readouterr().err)
-    assert "found no --results; name them with --results, or choose another --out" in said
+    assert "expected --results with the numbers of the card" in (said := capsys.readouterr().err)
+    assert "found none; name the results with --results, or choose another --out" in said
     assert run_command([*export, "--form", "timm"]) == 2
     other = [*export[:1], str(made["none"]), *export[2:]]
     assert run_command([*other, "--results", str(made["root"] / "results" / "none")]) == 2

@@ -218,7 +218,7 @@ def test_neighbours_use_the_number_that_validation_chose(home: Path, run: Path, 
     assert not (tmp_path / "out" / "probe.safetensors").exists()
 
 
-# ImageSet and labels
+# Images and labels
 
 
 def labelled(cells: dict[str, list[Any]], **blank: Any) -> pa.Table:
@@ -234,7 +234,7 @@ def labelled(cells: dict[str, list[Any]], **blank: Any) -> pa.Table:
     return pa.table(columns).replace_schema_metadata(to_metadata(metadata))
 
 
-def test_a_film_with_no_finding_alone_is_a_negative_of_edema() -> None:
+def test_an_image_with_no_finding_alone_is_a_negative_of_edema() -> None:
     table = labelled({"No Finding": [1.0, None], "Edema": [None, 1.0]}, No_Finding="negative", Edema="negative")
     labels = ["No Finding", "Edema"]
     assert truth_of(table, labels, Policy()).tolist() == [[1, 0], [0, 1]]
@@ -259,7 +259,7 @@ def test_whether_a_blank_is_negative_depends_on_its_label_alone(cells: list[floa
 
 
 def test_a_null_that_is_no_blank_is_never_negative() -> None:
-    """An unreadable cell, or a film that the labeller's file does not name."""
+    """An unreadable cell, or an image that the labeller's file does not name."""
     cells: dict[str, list[Any]] = {
         "Edema": [1.0, 0.0, None, None, 0.0],
         "blank.Edema": [False, False, True, False, True],
@@ -287,7 +287,7 @@ def test_blanks_that_count_as_negative_are_counted_in_rows_and_manifest(
     assert manifest["blank_negatives_learnt_from"]["Edema"] == blank["train"].sum() > 5
     stores = open_evaluation(tmp_path / "out").manifest.stores
     assert f"in mimic: Edema {blank['test'].sum()}, " in "; ".join(blanks_counted("source", stores))
-    # Without them: fewer films, none counted.
+    # Without them: fewer images, none counted.
     ignored = one(
         evaluate(encoder, store, tmp_path / "out", EvaluateOptions(blank="ignore", **options)),
         label="Edema",
@@ -314,7 +314,7 @@ def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> 
     table = pa.table({"label.Edema": [-1.0, 1.0, 0.0]})
     found = truth_of(table, ["Edema"], Policy(uncertain=uncertain))[:, 0]
     np.testing.assert_array_equal(found, [expected, 1, 0])
-    with pytest.raises(InputError, match=r"found 2.0 in film 1 of the split"):
+    with pytest.raises(InputError, match=r"found 2.0 in row 2 of the split"):
         truth_of(pa.table({"label.Edema": [0.0, 2.0]}), ["Edema"], Policy())
 
 
@@ -433,7 +433,7 @@ def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_mak
 
 
 def hannover(folder: Path, mapping: str) -> Path:
-    """A cohort of films of noise through one of the example mappings."""
+    """A cohort of images of noise through one of the example mappings."""
     examples, rng = Path(__file__).resolve().parents[1] / "examples", np.random.default_rng(0)
     words = (examples / "hannover.yaml").read_text()
     columns = set(re.findall(r"(?:column|days_from_film|starts|ends): ([\w-]+)", words)) | {"image_id", "patient_id"}
@@ -464,7 +464,7 @@ def hannover(folder: Path, mapping: str) -> Path:
         ("sex,blood_group", "strict", "sex", {"blood_group"}),
     ],
 )
-def test_the_chart_floors_keep_what_was_known_at_the_film(
+def test_the_chart_floors_keep_what_was_known_at_the_image(
     chart: str, rules: str, floor: str, dropped: set[str]
 ) -> None:
     """Under every name that pretraining takes; to lose one variable is not to lose the floors."""
@@ -572,10 +572,10 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
         assert not any(patient in str(error.value) for patient in patients["test"][:3])
 
 
-def test_films_that_were_learnt_from_are_not_scored_elsewhere_under_other_names(
+def test_images_that_were_learnt_from_are_not_scored_elsewhere_under_other_names(
     home: Path, run: Path, tmp_path: Path
 ) -> None:
-    """The same films as another source, with other names, patients and splits: only their pixels say so."""
+    """The same images as another source, with other names, patients and splits: only their pixels say so."""
     splits = ("test", "train", "validate", "train", "test")  # at home the first and second learn, the third chooses
     other = hospital(tmp_path / "renamed", "elsewhere", splits=splits)
     options: dict[str, Any] = {"resamples": 2, "baselines": False, "labels": ["Edema"], "saliency": 0}
@@ -603,7 +603,7 @@ def test_films_that_were_learnt_from_are_not_scored_elsewhere_under_other_names(
 def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_source(
     home: Path, run: Path, tmp_path: Path
 ) -> None:
-    """Other films of the same people: their names say so, though nobody kept a list of pretraining's patients."""
+    """Other images of the same people: their names say so, though nobody kept a list of pretraining's patients."""
     other = hospital(tmp_path / "again", "mimic", seed=9, splits=("test", "train", "validate", "train", "validate"))
     with pytest.raises(
         InputError, match=r"found 24 of its 24 in the train split of .* too, both of the source 'mimic'; split both"
@@ -612,7 +612,7 @@ def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_s
     assert "p000" not in str(error.value)
 
 
-def test_a_film_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path: Path) -> None:
+def test_an_image_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path: Path) -> None:
     stores = [Store.open(hospital(tmp_path / name, name, seed=seed, patients=10)) for seed, name in enumerate("ab")]
     ours, theirs = (films.image_set_of(store, "train", ["Edema"], Policy()) for store in stores)
     assert not len(same_images(ours, theirs))
@@ -626,7 +626,7 @@ def test_a_film_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path
 
 
 class Changed(Images):
-    """ImageSet that were painted over in memory."""
+    """Images that were painted over in memory."""
 
     def __init__(self, images: Images, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         super().__init__(Path(), images.size, [Shard("", len(pixels), 0, "", 0, "")])

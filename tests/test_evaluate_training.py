@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from chartray.config.evaluate import EvaluateOptions, IntervalOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation.embed import embed
 from chartray.evaluation.finetune.augmentation import augment, masked_loss
@@ -175,7 +175,7 @@ def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_three_seeds_make_an_arm_and_the_difference_is_the_mean_of_theirs(
     evaluated: dict[str, Path], tmp_path: Path
 ) -> None:
-    rows = compare(list(evaluated.values()), tmp_path / "out", IntervalOptions(resamples=100))
+    rows = compare(list(evaluated.values()), tmp_path / "out", CompareOptions(resamples=100))
     row = one(rows, label="macro", metric="auroc")
     assert (row["a"], row["b"], row["seeds"], row["claim"]) == ("demographic-norm", "no chart", 3, None)
     macro = {
@@ -200,7 +200,7 @@ def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Pat
         more = {"settings_hash": "b" * 12, "recipe": "short"} if short else {"settings_hash": "a" * 12, "recipe": "msn"}
         films = 90 if name.startswith("none") else 80
         folders[name] = told(folder, tmp_path / name, films=films, after_film=["icu"] if "dem" in name else [], **more)
-    rows = compare(list(folders.values()), tmp_path / "out", IntervalOptions(resamples=20))
+    rows = compare(list(folders.values()), tmp_path / "out", CompareOptions(resamples=20))
     at = {"label": "macro", "metric": "auroc"}
     arms = {(row["a"], row["b"], row["seeds"]) for row in rows}
     assert arms == {
@@ -216,11 +216,11 @@ def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Pat
     assert one(rows, a="no chart, recipe msn", b="no chart, recipe short", **at)["after_film"] == []
     # Alike in all but the seed: one arm, and nothing to warn of. The settings name them where recipes do not.
     same = [told(folder, tmp_path / "same" / name, films=80, settings_hash="a") for name, folder in evaluated.items()]
-    assert {(row["seeds"], row["note"]) for row in compare(same, tmp_path / "out", IntervalOptions(resamples=20))} == {
+    assert {(row["seeds"], row["note"]) for row in compare(same, tmp_path / "out", CompareOptions(resamples=20))} == {
         (3, None)
     }
     unnamed = [told(evaluated[f"none-{seed}"], tmp_path / f"u{seed}", settings_hash=f"{seed}") for seed in range(2)]
-    row = one(compare(unnamed, tmp_path / "out", IntervalOptions(resamples=20)), **at)
+    row = one(compare(unnamed, tmp_path / "out", CompareOptions(resamples=20)), **at)
     assert (row["a"], row["b"]) == ("no chart, settings 0", "no chart, settings 1")
 
 
@@ -230,7 +230,7 @@ def test_objectives_are_arms_of_their_own(evaluated: dict[str, Path], tmp_path: 
         for name, seeds in (("msn", (0, 1)), ("dino", (0, 1, 2)))
         for seed in seeds
     ]
-    rows = compare(folders, tmp_path / "out", IntervalOptions(resamples=20))
+    rows = compare(folders, tmp_path / "out", CompareOptions(resamples=20))
     assert {(row["a"], row["b"], row["seeds"]) for row in rows} == {("no chart", "DINO, no chart", 2)}
     assert {(row["objective_a"], row["objective_b"]) for row in rows} == {("msn", "dino")}
 
@@ -246,7 +246,7 @@ def told(folder: Path, copy: Path, **provenance: Any) -> Path:
 
 
 def test_what_was_learnt_from_must_be_the_same_too(home: Path, evaluated: dict[str, Path], tmp_path: Path) -> None:
-    """The same films scored, but the probes fitted on other films, or on other patients drawn."""
+    """The same images scored, but the probes fitted on other images, or on other patients drawn."""
     mine, runs = evaluated["demographic-norm-0"], evaluated["none-0"].parent / "runs"
     cohort = pq.read_table(home.parent / "cohort.parquet")
     keep = np.array(cohort["split"].to_pylist()) != "train"
@@ -268,13 +268,13 @@ def test_what_was_learnt_from_must_be_the_same_too(home: Path, evaluated: dict[s
             EvaluateOptions(resamples=5, baselines=False, seed=seed, data_percent=[0.5], draws=2),
         )
     drawn = [tmp_path / "demographic-norm-0 0", tmp_path / "none-0 0", tmp_path / "none-0 1"]
-    compare(drawn[:2], tmp_path / "out", IntervalOptions(resamples=5))
+    compare(drawn[:2], tmp_path / "out", CompareOptions(resamples=5))
     with pytest.raises(InputError, match=r"one --seed in all evaluations of a part .* found 0 in .* and 1 in"):
-        compare([drawn[0], drawn[2]], tmp_path / "out", IntervalOptions(resamples=5))
+        compare([drawn[0], drawn[2]], tmp_path / "out", CompareOptions(resamples=5))
 
 
 def test_p_values_of_labels_are_corrected_for_their_number(evaluated: dict[str, Path], tmp_path: Path) -> None:
-    compare([evaluated["demographic-norm-0"], evaluated["none-0"]], tmp_path / "out", IntervalOptions(resamples=50))
+    compare([evaluated["demographic-norm-0"], evaluated["none-0"]], tmp_path / "out", CompareOptions(resamples=50))
     for folder, fields in ((tmp_path / "out", ("a", "b")), (evaluated["none-0"], ("a", "b"))):
         rows = read(folder, "comparisons.jsonl")
         for row in rows:
@@ -290,13 +290,13 @@ def test_p_values_of_labels_are_corrected_for_their_number(evaluated: dict[str, 
 
 def test_fewer_than_three_seeds_make_no_claim(evaluated: dict[str, Path], tmp_path: Path) -> None:
     rows = compare(
-        [evaluated["none-0"], evaluated["demographic-norm-1"]], tmp_path / "out", IntervalOptions(resamples=20)
+        [evaluated["none-0"], evaluated["demographic-norm-1"]], tmp_path / "out", CompareOptions(resamples=20)
     )
     assert {row["claim"] for row in rows} == {"no claim: fewer than 3 seeds"}
     assert {row["seeds"] for row in rows} == {1}
 
 
-def test_evaluations_of_other_films_truths_or_policies_are_refused(
+def test_evaluations_of_other_images_truths_or_policies_are_refused(
     home: Path, evaluated: dict[str, Path], tmp_path: Path
 ) -> None:
     made = evaluated["none-0"].parent / "runs" / "none-0"

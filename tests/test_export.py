@@ -20,7 +20,7 @@ import chartray
 from chartray.audit.audit import audit
 from chartray.audit.sentences import audit_sentences
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import EvaluateOptions, IntervalOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
 from chartray.export import export_encoder, shareable
 from chartray.model_card.folders import read_folders
@@ -98,7 +98,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     evaluate(
         plain, store, root / "plain-results", EvaluateOptions(resamples=50, device="cpu", saliency=0, baselines=False)
     )
-    compare([root / "results", root / "plain-results"], root / "arms", IntervalOptions(resamples=50))
+    compare([root / "results", root / "plain-results"], root / "arms", CompareOptions(resamples=50))
     out = export_encoder(source, root / "take-home", results=[root / "results", root / "arms"])
     return {"root": root, "source": source, "results": root / "results", "out": out, "store": store}
 
@@ -162,7 +162,7 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
     for row in rows:
         if row["metric"] == "auroc" and row["ci_low"] is not None:
             assert f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in card.text
-    pretraining = card.text[card.text.index("## What it was pretrained on") : card.text.index("## What was measured")]
+    pretraining = card.text[card.text.index("## Pretraining data") : card.text.index("## Results")]
     assert "3,314 images of 1,500 patients" in pretraining
     assert "| Variables known only after the image | mortality |" in pretraining
     assert "| Initial weights | older |" in pretraining
@@ -171,7 +171,7 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
         "Not for clinical use",
         "no claim: fewer than 3 seeds",
         "known only after the image",
-        "never measured",
+        "was not measured for this card",
     ):
         assert words in limits
     assert "Simulated" not in card.text
@@ -220,7 +220,7 @@ def test_a_grouping_without_a_gap_was_not_measured(exported: dict[str, Path], tm
         write_manifest(folder, manifest)
     out = export_encoder(exported["source"], tmp_path / "out", results=[audit])
     text = (out / "README.md").read_text()
-    assert "Performance in subgroups was measured by sex, and by no other attribute." in text
+    assert "Performance in subgroups was measured by sex, and not by other attributes." in text
 
 
 @pytest.mark.parametrize("named", [True, False])

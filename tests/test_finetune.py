@@ -1,4 +1,4 @@
-"""Full fine-tuning: rates by depth and over time, paths dropped, films mixed, and training that survives a kill."""
+"""Full fine-tuning: rates by depth and over time, paths dropped, images mixed, and training that survives a kill."""
 
 import itertools
 import json
@@ -126,7 +126,7 @@ def test_paths_are_dropped_more_often_the_deeper_and_only_in_training(tmp_path: 
     assert not torch.equal(encoder.class_token(model, films), encoder.class_token(model, films))
 
 
-def test_what_is_unknown_in_either_film_is_unknown_in_their_mixture() -> None:
+def test_what_is_unknown_in_either_image_is_unknown_in_their_mixture() -> None:
     films = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 1, 2, 2)
     truth = torch.tensor([[1.0, torch.nan], [0.0, 1.0], [1.0, 0.0], [torch.nan, 1.0], [0.0, 0.0], [1.0, 1.0]])
     share = float(np.random.default_rng(3).beta(0.8, 0.8))

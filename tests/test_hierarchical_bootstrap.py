@@ -31,7 +31,7 @@ def test_chance_is_called_a_difference_one_time_in_twenty(spread: float) -> None
     used = found([hierarchical_bootstrap(each.mean(axis=0), [each], seed=trial) for trial, each in enumerate(data)])
     assert 2 <= used <= 20
     if spread:
-        # So that this test is known to see what goes wrong otherwise: seeds held fixed, seeds drawn without a stretch.
+        # The test sees what goes wrong otherwise: seeds held fixed, seeds drawn without Student's factor.
         rng = np.random.default_rng(0)
         plain = [each[rng.integers(0, 3, size=(3, 200)), np.arange(200)].mean(axis=0) for each in data]
         assert found([each.mean(axis=0) for each in data]) > 80

@@ -159,7 +159,7 @@ def test_neighbours_are_held_out_by_fold() -> None:
         here = folds == fold
         alone = knn.knn_scores(features[~here], truth[~here], features[here], neighbours=(5, 20))
         np.testing.assert_array_equal(found[:, here], alone)
-    # Copies of one patient's film would find themselves; held out together they cannot.
+    # Copies of one patient's image would find themselves; held out together they cannot.
     twice, both = np.vstack((features, features)), np.vstack((truth, truth))
     leaky = knn.held_out_scores(twice, both, np.arange(180) // 90, neighbours=(1,))[0]
     honest = knn.held_out_scores(twice, both, np.tile(folds, 2), neighbours=(1,))[0]
@@ -170,7 +170,7 @@ def test_neighbours_are_held_out_by_fold() -> None:
 # The other files of the folder
 
 
-def test_studies_are_scored_where_they_have_several_films(tmp_path: Path) -> None:
+def test_studies_are_scored_where_they_have_several_images(tmp_path: Path) -> None:
     store = hospital(tmp_path, labels=LABELS, patients=150)
     table = pq.read_table(store / "cohort.parquet")
     studies = [f"s{name[:4]}" for name in table["image_id"].to_pylist()]
@@ -210,7 +210,7 @@ def test_thresholds_are_validations_and_rows_stand_at_them(evaluated: Path, home
     assert films_ == one(rows, fraction=1.0, label="Edema", metric="auroc")["n"]
 
 
-def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: Path) -> None:
+def test_images_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: Path) -> None:
     store = hospital(tmp_path, labels=LABELS, patients=150)
     second = hospital(tmp_path / "second", labels=LABELS, patients=60, seed=1)
     table = pq.read_table(store / "cohort.parquet")

@@ -75,7 +75,7 @@ def test_effective_rank_counts_directions() -> None:
 
 
 def test_statistics_of_a_batch_that_is_known() -> None:
-    """Four films on four of eight prototypes, confident and agreed; then all on one."""
+    """Four images on four of eight prototypes, confident and agreed; then all on one."""
     sure = torch.full((4, 8), -20.0)
     sure[torch.arange(4), torch.arange(4)] = 0.0
     sure = sure.log_softmax(dim=1)
@@ -98,7 +98,7 @@ def test_statistics_of_a_batch_that_is_known() -> None:
 
 
 def test_anchors_that_predict_the_same_for_every_image_are_a_collapse() -> None:
-    """What a rate 200 times too high did to real films: me-max content, targets not, rank and spread not yet gone."""
+    """What a rate 200 times too high did to real images: me-max content, targets not, rank and spread not yet gone."""
     flat = AssignmentStatistics(3.4, prototypes_in_use=20, agreement=0.1, information=0.19, anchor_information=0.001)
     untrained = flat._replace(information=1.7, anchor_information=0.28)
     for statistics, said in (

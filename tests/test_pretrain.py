@@ -86,7 +86,7 @@ def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Pa
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_films_a_second_count_the_time_that_films_are_waited_for(
+def test_images_a_second_count_the_time_that_images_are_waited_for(
     small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = loader.ImageLoader.load
@@ -97,7 +97,7 @@ def test_films_a_second_count_the_time_that_films_are_waited_for(
 
     monkeypatch.setattr(loader.ImageLoader, "load", slowly)
     pretrain(small_store, tmp_path / "run", small(train__steps=5, health__every=100))
-    # A step fetches the films of the next: the last one fetches none.
+    # A step fetches the images of the next: the last one fetches none.
     assert max(losses(tmp_path / "run", "films_per_second")[:-1]) < 24 / 0.25
 
 
@@ -117,10 +117,10 @@ def test_pretraining_reads_the_train_split_only(small_store: Path) -> None:
     splits = store.cohort.column("split").take(data.rows)
     assert pc.unique(splits).to_pylist() == ["train"]
     seen = {row for step in range(12) for row in data.rows[loader.places_of_step(step, 24, len(data.rows), seed=0)[0]]}
-    assert seen == set(data.rows)  # two passes reach every training film and no other
+    assert seen == set(data.rows)  # two passes reach every training image and no other
 
 
-def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_store: Path, tmp_path: Path) -> None:
+def test_a_variable_known_only_after_the_image_is_refused_unless_named(small_store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"died.*after the image.*--chart.allow-after-film died"):
         pretrain(small_store, tmp_path / "run", small(chart__ehr="sex,died"))
     assert not (tmp_path / "run").exists()
@@ -238,7 +238,7 @@ def test_a_shuffled_chart_is_one_other_patients_whole_rows_and_redrawn_each_epoc
         donors = np.array([own[tuple(row)] for row in control.rows.tolist()])  # every row is somebody's whole row
         assert (donors != table.patients).all()
         for patient in range(30):
-            assert len(set(donors[table.patients == patient])) == 1  # a patient's films stay together
+            assert len(set(donors[table.patients == patient])) == 1  # a patient's images stay together
         assert len(np.unique(donors)) == 30  # everybody gives once: the charts' distribution over patients stays
     assert not np.array_equal(drawn[0].rows, drawn[1].rows)
     again = controlled(table, "shuffled", [3], seed=1, epoch=1)

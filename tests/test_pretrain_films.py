@@ -1,6 +1,4 @@
-"""Arms on the same films: a chart whose representable films are used, whatever chart enters."""
-
-from types import SimpleNamespace
+"""Arms on the same images: a chart whose representable images are used, whatever chart enters."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -32,11 +30,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def note(store: Store, *arms: tuple[TrainingData, Config]) -> str | None:
     """What `compare` says of two arms' pretraining."""
     made = [data.manifest(config, make_schedule(config.train, len(data.rows))) for data, config in arms]
-    runs = [SimpleNamespace(made=each) for each in made]
-    return _note(runs[:1], runs[1:])
+    return _note(made[:1], made[1:])
 
 
-def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, capsys: pytest.CaptureFixture) -> None:
+def test_no_chart_is_trained_on_the_images_of_the_chart_arm(published: Store, capsys: pytest.CaptureFixture) -> None:
     chart, none = small(chart__ehr="demographic-norm"), small(chart__ehr="none")
     same = small(chart__ehr="none", chart__films_of="demographic-norm")
     with_chart, without, alike = (load_training_data(published, config) for config in (chart, none, same))
@@ -49,7 +46,7 @@ def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, cap
     assert settings_hash(same) == settings_hash(none)
     assert "pretrained on different images" in str(note(published, (with_chart, chart), (without, none)))
     assert note(published, (with_chart, chart), (alike, same)) is None
-    # A smaller chart in its turn is given no film that the larger one lacks; what is known after the film only chooses.
+    # A smaller chart is given no image that the larger one lacks; what is known after the image only chooses images.
     sex = load_training_data(published, small(chart__ehr="sex", chart__films_of="demographic-norm,died"))
     assert sex.rows.tolist() == with_chart.rows.tolist()
     assert not sex.chart.after_film

@@ -1,4 +1,4 @@
-"""Attention, similar patches and similar films, each against its definition written again in a few lines."""
+"""Attention, similar patches and similar images, each against its definition written again in a few lines."""
 
 import json
 import math
@@ -187,7 +187,7 @@ def test_neighbours_are_those_of_brute_force() -> None:
     assert found["n"] == len(several)
     assert found["first"] == pytest.approx(np.mean([patients[film] == patients[first[film]] for film in several]))
     assert same_patient_first(features, np.array([f"p{row}" for row in range(60)])) == {}
-    # ImageSet of a patient far from each other: never nearest, and no interval of width 0 is claimed.
+    # Images of a patient far from each other: never nearest, and no interval of width 0 is claimed.
     apart = np.array([f"p{row % 30}" for row in range(60)])
     sides = np.where(np.arange(60) < 30, 9.0, -9.0)[:, None]
     never = same_patient_first((features + sides).astype(np.float32), apart)
@@ -214,12 +214,12 @@ def test_agreement_counts_what_neighbours_share() -> None:
         assert found[column].n == len(shares)
         assert found[column].films == pytest.approx(np.nanmean(truth[:, column]))
         assert found[column].ci_low < found[column].neighbours < found[column].ci_high
-    assert found[2] is None  # nothing can be said of a finding that every film has
+    assert found[2] is None  # nothing can be said of a finding that every image has
     # A finding that is the first axis is agreed in far more than one drawn at random.
     assert found[0].ci_low > found[0].films
 
 
-def test_chosen_films_are_the_extremes_of_each_finding_once() -> None:
+def test_chosen_images_are_the_extremes_of_each_finding_once() -> None:
     truth = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, np.nan], [1, 0, 1.0]])
     scores = np.array([[0.9, 0.2, 0.5], [0.1, 0.3, 0.5], [0.9, 0.1, 0.5], [0.4, 0.8, 0.5], [0.3, 0.9, 0.5], [0.2] * 3])
     found = saliency.chosen_images(truth, scores, ["Edema", "Mass", "No Finding"], 12)
@@ -278,7 +278,7 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     for film in [*described["films"], *gallery["queries"], *gallery["queries"][0]["neighbours"]]:
         assert film["key"] == names[cohort["image_id"][film["row"]].as_py()]
     said = (out / saliency.SALIENCY_FILE).read_text() + (out / saliency.GALLERY_FILE).read_text()
-    assert "film-" not in said  # the ids of these films begin so
+    assert "film-" not in said  # the ids of these images begin so
     assert not any(f'"{patient}"' in said for patient in set(test.image_set.patients))
     assert len(arrays["gallery"]) == len(gallery["films"]) == len(set(gallery["films"]))
     strange = encoders[0]._replace(model=small_vit(global_pool="map"))
@@ -348,7 +348,7 @@ def test_words_say_when_maps_show_nothing_learnt() -> None:
     assert said(row.replaced(ci_low=0.26)).startswith("For Edema, the five nearest images")
 
 
-def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:
+def test_the_control_says_when_maps_do_not_depend_on_the_image() -> None:
     rng = np.random.default_rng(0)
     one = rng.random((1, 4, 4))
     arrays = {"rollout": np.repeat(one, 3, axis=0), "rollout_untrained": rng.random((3, 4, 4))}

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pytest
 
 from chartray.errors import InputError
-from chartray.evaluation.baselines import LabelFit
 from chartray.evaluation.image_set import ImageSet, Match
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
-from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
+from chartray.evaluation.scoring import EvaluationSet, LabelFit, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import by_study
 from chartray.pixels.store import Store
 from chartray.results.arm import Arm
@@ -37,7 +36,7 @@ FITS = [LabelFit(strength=float(k)) for k in range(3)]
 
 
 def films(patients: int = 80, studies: list[str | None] | None = None) -> ImageSet:
-    """Two films a patient, both of one study; hardly anybody has a hernia."""
+    """Two images a patient, both of one study; hardly anybody has a hernia."""
     rng = np.random.default_rng(3)
     truth = (rng.random((patients, 3)) < [0.4, 0.3, 0.03]).repeat(2, axis=0).astype(float)
     truth[::9, 1] = np.nan
@@ -172,7 +171,7 @@ def test_what_cannot_be_had_is_null_and_says_why() -> None:
         row = one(rows, **wanted)
         assert row["value"] is None
         assert row["reason"] == reason
-    # A share of the negative films is known where there are only negative ones.
+    # A share of the negative images is known where there are only negative ones.
     assert one(rows, label="Hernia", metric="specificity")["reason"] == "too few patients"
     assert one(rows, label="Edema", metric="auroc")["reason"] is None
     scores[4, 0] = np.nan
@@ -222,7 +221,7 @@ def test_draws_of_training_patients_widen_the_interval_and_keep_their_own_rows()
     assert over_draws(many[:1], seed=0) is many[0]
 
 
-def test_the_reliability_curve_is_that_of_the_films_with_intervals_by_patient() -> None:
+def test_the_reliability_curve_is_that_of_the_images_with_intervals_by_patient() -> None:
     of = films()
     scored = score(test_set(of), scores_for(of), resamples=300, seed=0)
     rows = said(calibration_rows(test_set(of), scored, 0.95, ABOUT))
@@ -237,7 +236,7 @@ def test_the_reliability_curve_is_that_of_the_films_with_intervals_by_patient() 
 
 
 def test_the_interval_of_the_calibration_error_covers_it() -> None:
-    """Scores with 1.5 times the true log odds; the error of endless films, by the same tenths, is simulated."""
+    """Scores with 1.5 times the true log odds; the error of endless images, by the same tenths, is simulated."""
 
     def drawn(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         odds = rng.normal(-1, 1, n)
@@ -266,9 +265,9 @@ def test_the_interval_of_the_calibration_error_covers_it() -> None:
     assert np.mean(inside) > 0.9
 
 
-def test_a_study_scores_the_mean_of_its_films() -> None:
+def test_a_study_scores_the_mean_of_its_images() -> None:
     of = films(studies=[f"s{row // 2}" if row < 156 else None for row in range(160)])
-    of.truth[0, 0], of.truth[1, 0] = 0, 1  # two films of one study that disagree
+    of.truth[0, 0], of.truth[1, 0] = 0, 1  # two images of one study that disagree
     of.truth[2, 1], of.truth[3, 1] = np.nan, 0  # and two of which one is unknown
     studies = by_study(of)
     assert studies is not None
@@ -288,7 +287,7 @@ def test_a_study_scores_the_mean_of_its_films() -> None:
     row = one(rows, label="Edema", metric="auroc")
     assert (row["unit"], row["n"]) == ("study", 82)
     assert row["value"] == metrics.auroc(studies.image_set.truth, studies.mean(scores)[:, [2, 0, 1]])[0]
-    # The order of the films does not matter, one film a study is nothing to average, and patients do not share one.
+    # The order of the images does not matter, one image a study is nothing to average, and patients do not share one.
     mixed = np.random.default_rng(0).permutation(160)
     again = by_study(of._replace(rows=of.rows[mixed], patients=of.patients[mixed], truth=of.truth[mixed]))
     assert again is not None

@@ -21,7 +21,7 @@ from chartray.audit.audit import audit
 from chartray.check import check
 from chartray.cli import run_command
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import EvaluateOptions, IntervalOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation.comparable import EvaluatedRun, read_sheets
 from chartray.evaluation.embed_store import embed_store
@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, run in runs.items():
         evaluate(run, store, root / name, EvaluateOptions(saliency=3, **QUICK))
     audit(runs["chart"], store, root / "audit", AuditOptions(attributes=["sex"], resamples=3, baselines=False))
-    compare([root / name for name in runs], root / "arms", IntervalOptions(resamples=3))
+    compare([root / name for name in runs], root / "arms", CompareOptions(resamples=3))
     embed_store(runs["chart"], store, root / "embeddings.parquet")
     export_encoder(runs["chart"], root / "bundle", results=[root / "chart", root / "arms"])
     write_report([], [root / "chart"], root / "report")
@@ -207,7 +207,7 @@ def test_a_flow_of_another_cohort_is_told_and_not_used(made: dict[str, Path], tm
     shutil.copy(flow_file(tmp_path / "b.parquet"), flow_file(tmp_path / "a.parquet"))
     capsys.readouterr()
     assert "no flow file" in " ".join(finding.what for finding in check(tmp_path / "a.parquet"))
-    assert "not used: expected the flow of" in (said := capsys.readouterr().err)
+    assert "the flow of the cohort is ignored: expected the flow of" in (said := capsys.readouterr().err)
     assert "no SHA-256" not in said
     pq.write_table(pq.read_table(tmp_path / "b.parquet").slice(1), tmp_path / "b.parquet")
     assert read_cohort_table(tmp_path / "b.parquet").equals(table.slice(2))
@@ -279,7 +279,7 @@ def test_a_kill_while_results_are_replaced_leaves_one_whole(made: dict[str, Path
         "chart": lambda: evaluate(
             made["run"], made["store"], out, EvaluateOptions(saliency=0, **QUICK | {"resamples": 4})
         ),
-        "arms": lambda: compare(both, out, IntervalOptions(resamples=4)),
+        "arms": lambda: compare(both, out, CompareOptions(resamples=4)),
         "bundle": lambda: export_encoder(made["run"], out, results=both[:1]),
         "report": lambda: write_report([], both[:1], out, title="another"),
     }
@@ -338,8 +338,8 @@ def test_a_disk_that_is_full_is_a_sentence_and_what_was_there_stays(
         capsys.readouterr()
         with limited(size):
             assert run_command(command) == 1, name
-        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chartray: expected")]
-        assert "the limit on the size of a file (ulimit -f) is reached" in said
+        lines = capsys.readouterr().err.splitlines()
+        assert sum("the limit on the size of a file (ulimit -f) is reached" in line for line in lines) == 1, lines
         assert held(tmp_path) == before, name
         assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")], name
 

@@ -97,7 +97,7 @@ Job = Callable[[Path, Path, Path], object]
     [
         (
             lambda run, store, out: evaluate(run, store, out, EvaluateOptions(resamples=20)),
-            ("results.jsonl", "predictions.parquet", "looks/looks.safetensors"),
+            ("results.jsonl", "predictions.parquet", "saliency/saliency.safetensors"),
         ),
         (
             lambda run, store, out: evaluate(

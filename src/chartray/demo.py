@@ -1,4 +1,4 @@
-"""The demo: the whole mission on a simulated hospital, in one process, each part timed."""
+"""The demo: the whole pipeline on a simulated hospital, in one process, each part timed."""
 
 import shutil
 import time
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chartray.config import pretrain as knobs
-from chartray.config.evaluate import EvaluateOptions, IntervalOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from chartray.outputs.guard import refuse_other
@@ -75,14 +75,14 @@ def _mission(out: Path, seed: int, patients: int, steps: int | None) -> Path:
 
 
 def evaluate_arms(out: Path, runs: dict[str, Path], stores: dict[str, Path], seed: int) -> list[Path]:
-    """Evaluates every arm on MIMIC, with CheXpert as it comes, and on NIH with a probe of its own; then compares."""
+    """Evaluates every arm on MIMIC, with CheXpert as it comes, and on NIH with its own probe; then compares."""
     results: list[Path] = []
     for data, external in (("mimic", (stores["chexpert"],)), ("nih", ())):
         of_arms = [out / f"{arm}-{data}" for arm in runs]
         options = EvaluateOptions(external=external, seed=seed, precision="bf16")
         for folder, run in zip(of_arms, runs.values(), strict=True):
             evaluate(run, stores[data], folder, options)
-        compare(of_arms, out / f"arms-{data}", IntervalOptions(seed=seed))
+        compare(of_arms, out / f"arms-{data}", CompareOptions(seed=seed))
         results += [*of_arms, out / f"arms-{data}"]
     return results
 

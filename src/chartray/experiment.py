@@ -1,7 +1,7 @@
 """An experiment: arms x seeds pretrained, evaluated, compared, audited, reported; finished steps are not repeated.
 
 OUT/runs/<arm>-<seed>, OUT/results/<arm>-<seed>-<evaluation>, OUT/results/arms-<evaluation>, OUT/audit, OUT/report.
-Every step stands for one command (`experiment_plan`). When it has been done, OUT/steps/<name>.json says with what: the
+Every step is one command (`experiment_plan`). When it has been done, OUT/steps/<name>.json says with what: the
 command, the settings, the stores' hashes and the steps it needed. It is done again where any of these is another.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chartray.audit.attributes import chosen_attributes
-from chartray.config.evaluate import ScoringOptions
+from chartray.config.evaluate import CompareOptions, ScoringOptions
 from chartray.config.study import ArmSpec, Experiment, placed, read_experiment
 from chartray.errors import InputError, UnhealthyRun
 from chartray.evaluation.image_set import chosen_labels
@@ -169,7 +169,8 @@ def _steps(experiment: Experiment, out: Path) -> Iterator[ExperimentStep]:
             yield (step := _evaluation(name, evaluation, experiment, folders[name], out))
             results.append(step)
     for evaluation in experiment.evaluations if len(experiment.arms) > 1 else ():
-        yield (step := _comparison(evaluation, [each for each in results if each.settings["of"] == evaluation], out))
+        of_evaluation = [each for each in results if each.settings["of"] == evaluation]
+        yield (step := _comparison(evaluation, of_evaluation, experiment.compare, out))
         compared.append(step)
     audits = [_audit(experiment, folders, out)] if experiment.audit is not None else []
     yield from audits
@@ -181,7 +182,7 @@ def _pretraining(name: str, arm: ArmSpec, seed: int, store: Path, out: Path) -> 
     tokens = ["pretrain", str(store), "--out", str(out), "--recipe", arm.recipe]
     tokens += ["--config", str(arm.file)] if arm.file is not None else []
     for knob, value in (arm.overrides | {"seed": seed}).items():
-        # JSON is YAML, which the command line reads; a text stands as it is.
+        # JSON is YAML, which the command line reads; a text is the same in both.
         tokens += [f"--{knob}", value if isinstance(value, str) else json.dumps(value)]
     tokens += ["--resume"]
     command = shlex.join(["chartray", *tokens])
@@ -218,18 +219,20 @@ def _evaluation(name: str, evaluation: str, experiment: Experiment, run: Path, o
     )
 
 
-def _comparison(evaluation: str, results: Sequence[ExperimentStep], out: Path) -> ExperimentStep:
+def _comparison(
+    evaluation: str, results: Sequence[ExperimentStep], options: CompareOptions, out: Path
+) -> ExperimentStep:
     folder, folders = out / "results" / f"arms-{evaluation}", [each.product.parent for each in results]
 
     def does() -> None:
         from chartray.evaluation.compare import compare
 
-        compare(folders, folder)
+        compare(folders, folder, options)
 
     return ExperimentStep(
         stage="comparison and audit",
         name=f"compare-{evaluation}",
-        tokens=_tokens("compare", folders, {"out": folder}),
+        tokens=_tokens("compare", folders, {"out": folder} | options.model_dump(exclude_defaults=True)),
         does=does,
         product=folder / COMPARE_FILE,
         needs=tuple(each.name for each in results),

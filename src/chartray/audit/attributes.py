@@ -1,4 +1,4 @@
-"""What an image may reveal beside disease: the chart variables of a cohort, and a coin flip as negative control."""
+"""What an image may reveal other than disease: the chart variables of a cohort, and a coin flip as negative control."""
 
 import hashlib
 from collections.abc import Sequence

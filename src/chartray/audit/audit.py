@@ -1,4 +1,4 @@
-"""`chartray audit`: what an encoder reveals of patients beside disease, how its probes serve subgroups, and leakage.
+"""`chartray audit`: patient attributes in an encoder, how its probes serve subgroups, and leakage.
 
 Writes an Audit folder: audit.jsonl (parts readability, difference, group and removed), leaks.jsonl, predictions.parquet
 and audit.json. Their fields are those of `results.schema` and `results.manifest`; predictions.parquet holds every score

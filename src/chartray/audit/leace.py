@@ -32,7 +32,7 @@ from chartray.statistics.ridge import fit_ridge
 Floats = NDArray[np.float64]
 
 NEIGHBOURS = 50
-# Neighbours are searched for among at most so many training images, evenly spaced: distances grow with their number.
+# At most this number of training images, evenly spaced, are searched for neighbours: distances grow with their number.
 NEIGHBOURHOOD = 20_000
 _SCORE_DIGITS = 6
 HOLDS_FIXED = "the encoder, both probes and the directions are held fixed; the scored patients vary"

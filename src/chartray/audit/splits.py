@@ -21,7 +21,7 @@ def labels_outside_chart(encoder: PretrainedEncoder, store: Store, matches: Sequ
     found = [match for match in matches if not _in_chart(encoder, store, match.there)]
     if not found:
         raise InputError(
-            f"expected a disease label in {store.folder} that the encoder was not shown, found "
+            f"expected a disease label in {store.folder} that the encoder was not pretrained with, found "
             f"{', '.join(match.there for match in matches)}, all made from columns of its chart; audit it on a store "
             "with other labels, or pretrain without these variables"
         )

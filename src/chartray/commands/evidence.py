@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import Device, EvaluateOptions, IntervalOptions, Precision
+from chartray.config.evaluate import CompareOptions, Device, EvaluateOptions, Precision
 from chartray.wording import plural
 
 if TYPE_CHECKING:
     from chartray.results.schema import Comparison, Score
 from chartray.outputs.replacing import reserved
 
-EVALUATE, COMPARE, AUDIT = EvaluateOptions(), IntervalOptions(), AuditOptions()
+EVALUATE, COMPARE, AUDIT = EvaluateOptions(), CompareOptions(), AuditOptions()
 # The fields of a model as options of a command.
 FLAT = Parameter(name="*")
 # Of the metrics in results.jsonl these are printed.
@@ -61,7 +61,12 @@ def evaluate(
     print(out)
 
 
-def compare(results: list[Path], *, out: Path, options: Annotated[IntervalOptions, FLAT] = COMPARE) -> None:
+def compare(
+    results: Annotated[list[Path], Parameter(negative=())],
+    *,
+    out: Path,
+    options: Annotated[CompareOptions, FLAT] = COMPARE,
+) -> None:
     """Compares evaluated arms on the same images: differences with intervals, paired by patient.
 
     Args:
@@ -155,7 +160,7 @@ def _score_line(row: "Score") -> str:
 
 
 def _difference_line(row: "Comparison") -> str:
-    """A line of comparisons: data set, the two arms, difference [interval], and what may be said of it."""
+    """A line of comparisons: data set, the two arms, difference [interval], and its verdict."""
     where = row.dataset if row.fraction == 1 else f"{row.dataset} {row.fraction:.0%}"
     pair = f"{where}: {row.a} minus {row.b}: macro AUROC"
     if row.difference is None:

@@ -17,7 +17,7 @@ def need_inputs(
     *, encoders: Iterable[Path] = (), stores: Iterable[Path] = (), folders: Iterable[Path] = (), out: Path
 ) -> None:
     """Raises InputError unless each of `encoders` holds an encoder, each of `stores` a finished store, the `folders`
-    exist, and no file stands where a folder above `out` would be.
+    exist, and no folder above `out` is a file.
     """
     refuse_file_above(out)
     for path in encoders:

@@ -15,9 +15,9 @@ Uncertain = Literal["ignore", "zeros", "ones"]
 Blank = Literal["source", "negative", "ignore"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
-# Protocols that train by gradient descent, and those of frozen features, which pixels and charts can stand in for.
+# Protocols that train by gradient descent, and those of frozen features, which pixels and charts can have too.
 TRAINED, FROZEN = ("published", "finetune"), ("linear", "knn")
-# Full fine-tuning warms up over so many epochs, or this share of all of them where that is less.
+# Warm-up of full fine-tuning: epochs, or this share of all epochs where that is less.
 WARMUP_EPOCHS, WARMUP_SHARE = 5.0, 0.1
 
 
@@ -30,12 +30,20 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class IntervalOptions(Options):
-    """Options of `chartray compare`."""
+    """How intervals are made."""
 
     level: ClassVar[float] = 0.95  # of all intervals
 
     resamples: int = Field(1000, ge=1, description="Bootstrap resamples, by patient")
     seed: int = Field(0, ge=0, description="Seed of all random draws")
+
+
+class CompareOptions(IntervalOptions):
+    """Options of `chartray compare`."""
+
+    pair_seeds: bool = Field(
+        False, description="Pair equal seeds of two arms: only if they share initialization and order of images"
+    )
 
 
 class ScoringOptions(IntervalOptions):
@@ -57,7 +65,7 @@ class ScoringOptions(IntervalOptions):
     precision: Precision = Field("fp32", description="Precision of the encoder")
 
     def recorded(self) -> dict[str, Any]:
-        """As they stand in evaluation.json and audit.json, which list the stores apart."""
+        """As evaluation.json and audit.json have them; both list the stores separately."""
         return self.model_dump(mode="json", exclude={"external"}) | {"level": self.level}
 
     @model_validator(mode="after")

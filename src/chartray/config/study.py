@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from chartray.config import pretrain as knobs
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import EvaluateOptions
+from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.config.pretrain import Config
 from chartray.config.renamed import renamed_keys
 from chartray.config.section import Options, Section, options_of, sentence
@@ -20,7 +20,7 @@ from chartray.yaml_file import read_yaml
 
 _NAME = r"^[A-Za-z][\w.+-]*$"  # names of folders
 _EVALUATION_NAME = r"^[A-Za-z]\w*$"
-# What an arm may say beside any knob by its dotted name.
+# Keys of an arm other than knobs by their dotted names.
 _SHORT = {"ehr": "chart.ehr", "control": "chart.control"}
 _OF_AN_ARM = ("recipe", "config", *_SHORT)
 
@@ -39,13 +39,14 @@ class _ExperimentFile(Section):
     pretrain: dict[str, Any] = Field(default_factory=dict)
     arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
+    pair_seeds: bool = False
     evaluations: dict[str, dict[str, Any]] = Field(min_length=1)
     audit: dict[str, Any] | None = None
     report: dict[str, Any] = Field(default_factory=dict)
 
 
 class ArmSpec(NamedTuple):
-    """How one arm is pretrained: a `recipe`, over it a `file` of knobs, over that single knobs."""
+    """How one arm is pretrained: a `recipe`, then a `file` of knobs, then single knobs."""
 
     name: str
     recipe: str
@@ -81,10 +82,11 @@ class Experiment(NamedTuple):
     evaluations: dict[str, EvaluationSpec]
     audit: AuditSpec | None
     report: ReportOptions
+    compare: CompareOptions
 
 
 def read_experiment(file: Path) -> Experiment:
-    """Reads the YAML file of an experiment; its paths are relative to the folder it lies in.
+    """Reads the YAML file of an experiment; its paths are relative to the file's folder.
 
     Raises InputError for anything that is unknown (the nearest name is suggested) or not as expected, the knobs of
     every arm included.
@@ -114,7 +116,8 @@ def read_experiment(file: Path) -> Experiment:
             evaluations[name] = EvaluationSpec(store, EvaluateOptions.model_validate(_absolute_external(rest, home)))
     with placed(f"report of {file}"):
         report = ReportOptions.model_validate(read.report)
-    experiment = Experiment(_absolute(home, read.store), arms, tuple(read.seeds), evaluations, audit, report)
+    compare = CompareOptions(pair_seeds=read.pair_seeds)
+    experiment = Experiment(_absolute(home, read.store), arms, tuple(read.seeds), evaluations, audit, report, compare)
     _check(experiment, file)
     return experiment
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chartray.errors import InputError
 from chartray.evaluation.embed import device_of, embed, pixels
 from chartray.evaluation.image_set import ImageSet, metadata_of
+from chartray.evaluation.scoring import LabelFit
 from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
 from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
 from chartray.networks.encoder import PretrainedEncoder, untrained
@@ -27,17 +28,6 @@ Features = NDArray[np.float32]
 
 # The chart of the chart baselines where the encoder saw none.
 DEFAULT_CHART = "demographic-norm"
-
-
-class LabelFit(NamedTuple):
-    """How the fit of one label was chosen; the fields are those of `results.schema.Score`."""
-
-    strength: float | None = None
-    validation_auroc: float | None = None
-    neighbours: int | None = None
-    best_epoch: int | None = None
-    chosen_by: str | None = None
-    reason: str | None = None
 
 
 class Learnt(NamedTuple):

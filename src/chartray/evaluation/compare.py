@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.config.evaluate import IntervalOptions
+from chartray.config.evaluate import CompareOptions
 from chartray.errors import InputError
 from chartray.evaluation.comparable import EvaluatedRun, Sheet, read_sheets
 from chartray.evaluation.differences import Pair, comparison_rows
@@ -19,9 +19,11 @@ from chartray.results import folder as results
 from chartray.results.arm import Arm, disambiguated
 from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, StoreEntry, identity
 from chartray.results.schema import MACRO, Comparison
+from chartray.statistics.arms import ArmDifference, Metric, difference_of_arms
 from chartray.statistics.metrics import eligible
 
-DEFAULTS = IntervalOptions()
+Floats = NDArray[np.float64]
+DEFAULTS = CompareOptions()
 
 
 class _ComparedSet(NamedTuple):
@@ -35,11 +37,11 @@ class _ComparedSet(NamedTuple):
     sheet: Sheet
     counted: NDArray[np.bool_]
     scored: dict[Path, Scored]
-    level: float
-    seed: int
+    scores: dict[Path, Floats]
+    options: CompareOptions
 
 
-def compare(folders: Sequence[Path], out: Path, options: IntervalOptions = DEFAULTS) -> list[Comparison]:
+def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAULTS) -> list[Comparison]:
     """Compares the encoders of several Results folders, every arm with every later one, and writes `out`.
 
     Raises InputError if `out` holds anything but a comparison, there are fewer than two arms, a folder holds no
@@ -68,11 +70,11 @@ def compare(folders: Sequence[Path], out: Path, options: IntervalOptions = DEFAU
             )
             for run in runs
         }
-        on = _ComparedSet(
-            next(iter(runs[0].stores)), where[0], where[1], first, counted, scored, options.level, options.seed
-        )
+        scores = {run.folder: sheets[run.folder][where].scores for run in runs}
+        on = _ComparedSet(next(iter(runs[0].stores)), *where, first, counted, scored, scores, options)
         for a, b in itertools.combinations(arms, 2):
-            rows += _compared((a, arms[a]), (b, arms[b]), on)
+            others = [arms[name] for name in arms if name not in (a, b)]
+            rows += _compared((a, arms[a]), (b, arms[b]), others, on)
     with results.written_folder(out, results.COMPARE_FILE) as folder:
         results.write_rows(folder, results.COMPARISONS_FILE, rows)
         settings = runs[0].settings
@@ -130,11 +132,17 @@ def _arms(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
 
 
 def _compared(
-    a: tuple[str, list[EvaluatedRun]], b: tuple[str, list[EvaluatedRun]], on: _ComparedSet
+    a: tuple[str, list[EvaluatedRun]],
+    b: tuple[str, list[EvaluatedRun]],
+    others: Sequence[list[EvaluatedRun]],
+    on: _ComparedSet,
 ) -> list[Comparison]:
-    """One pair of arms at one place: over the seeds that both have, over all of each if they share none."""
-    both = {run.seed for run in a[1]} & {run.seed for run in b[1]}
-    pairs = [sorted((r for r in arm if not both or r.seed in both), key=lambda r: r.seed or 0) for arm in (a[1], b[1])]
+    """One pair of arms on one data set; the seed variance is pooled over `others` of their recipe."""
+    shared = {run.seed for run in a[1]} & {run.seed for run in b[1]}
+    paired = on.options.pair_seeds
+    if paired and not shared:
+        raise InputError(f"expected seeds that {a[0]} and {b[0]} share, found none; leave out --pair-seeds")
+    pairs = [_in_order(run for run in arm if not paired or run.seed in shared) for arm in (a[1], b[1])]
     seeds = min(len(pairs[0]), len(pairs[1]))
     settings = a[1][0].settings
     about = Comparison(
@@ -152,31 +160,62 @@ def _compared(
         uncertain=settings.uncertain,
         blank=settings.blank,
         after_film=tuple(sorted({name for run in (*pairs[0], *pairs[1]) for name in run.made.after_film})),
-        level=on.level,
+        level=on.options.level,
         seeds=seeds,
         run_seed=pairs[0][0].seed if seeds == 1 else None,
-        note=_note(*pairs),
+        note=_note(*([run.made for run in side] for side in pairs)),
     )
-    # Seeds that both have are drawn together, others apart; where one side has a single one there is nothing to draw.
     means = [over_seeds([on.scored[run.folder] for run in members]) for members in pairs]
-    drawn: Literal["fixed", "paired", "apart"] = "fixed" if seeds < 2 else "paired" if both else "apart"
+    drawn: Literal["fixed", "paired", "apart"] = "fixed" if seeds < 2 else "paired" if paired else "apart"
     pair = Pair(means[0], means[1], seeds=drawn, truth=on.sheet.truth, patients=on.sheet.patients)
+    inference = _over_seeds(pairs, others, on) if seeds > 1 and means[0].draws == 1 else None
     rows = []
-    for row in comparison_rows(on.sheet.labels, on.counted, pair, about, seed=on.seed):
-        ours, theirs = ([_value(on.scored[run.folder], row, on.sheet.labels) for run in side] for side in pairs)
-        by_seed = [a - b for a, b in zip(ours, theirs, strict=True)] if both else []
+    for row in comparison_rows(on.sheet.labels, on.counted, pair, about, seed=on.options.seed, over_seeds=inference):
+        same = [_in_order(run for run in arm if run.seed in shared) for arm in pairs]
+        ours, theirs = ([_value(on.scored[run.folder], row, on.sheet.labels) for run in side] for side in same)
+        by_seed = [a - b for a, b in zip(ours, theirs, strict=True)]
         rows.append(row.replaced(by_seed=tuple(by_seed) if all(map(math.isfinite, by_seed)) else ()))
     return rows
 
 
-def _note(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> str | None:
+def _in_order(runs: Iterable[EvaluatedRun]) -> list[EvaluatedRun]:
+    return sorted(runs, key=lambda run: run.seed or 0)
+
+
+def _over_seeds(
+    pairs: Sequence[list[EvaluatedRun]], others: Sequence[list[EvaluatedRun]], on: _ComparedSet
+) -> dict[str, ArmDifference]:
+    """Interval and test of each metric over the seeds of two arms (`statistics.arms`)."""
+
+    def scores(runs: Sequence[EvaluatedRun]) -> list[Floats]:
+        return [on.scores[run.folder][0] for run in runs]
+
+    same = [arm for arm in others if all(arm[0].arm.differs_in_chart_alone(one[0].arm) for one in pairs)]
+    return {
+        metric: difference_of_arms(
+            scores(pairs[0]),
+            scores(pairs[1]),
+            on.sheet.truth,
+            on.sheet.patients,
+            metric=metric,
+            resamples=on.options.resamples,
+            level=on.options.level,
+            seed=on.options.seed,
+            other_arms=[scores(_in_order(arm)) for arm in same if len(arm) > 1],
+            pair_seeds=on.options.pair_seeds,
+        )
+        for metric in get_args(Metric)
+    }
+
+
+def _note(a: Sequence[Provenance], b: Sequence[Provenance]) -> str | None:
     """In what the two were not pretrained alike beside chart, control and seed."""
     notes = []
-    image_set = [sorted({run.made.films for run in arm if run.made.films is not None}) for arm in (a, b)]
-    if all(image_set) and image_set[0] != image_set[1]:
-        counts = " and ".join(", ".join(map(str, each)) for each in image_set)
+    films = [sorted({made.films for made in arm if made.films is not None}) for arm in (a, b)]
+    if all(films) and films[0] != films[1]:
+        counts = " and ".join(", ".join(map(str, each)) for each in films)
         notes.append(f"pretrained on different images: {counts} (published rules drop what a chart cannot represent)")
-    if a[0].made.settings_hash != b[0].made.settings_hash:
+    if a[0].settings_hash != b[0].settings_hash:
         notes.append("pretrained with different settings, so the difference is not that of the charts alone")
     return "; ".join(notes) or None
 

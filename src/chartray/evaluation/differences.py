@@ -1,6 +1,6 @@
 """The rows of comparisons.jsonl: one arm minus another, paired by patient, and what may be said of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,11 +11,14 @@ from chartray.evaluation.scoring import METRICS, Scored
 from chartray.results.schema import MACRO, Comparison
 from chartray.results.verdict import verdict, why_no_claim
 from chartray.statistics import metrics
+from chartray.statistics.arms import ArmDifference
 from chartray.statistics.delong import delong_difference
 from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.holm import holm
 
 Floats = NDArray[np.float64]
+# What rows say of the inference over seeds.
+_OF_SEEDS = ("patient_se", "seed_se", "degrees_of_freedom", "seed_correlation")
 
 
 class Pair(NamedTuple):
@@ -62,37 +65,59 @@ def comparison_rows(
     about: Comparison,
     *,
     seed: int = 0,
+    over_seeds: Mapping[str, ArmDifference] | None = None,
 ) -> list[Comparison]:
-    """a minus b, paired by patient (and training subset, and seed): the macro of each metric, then each label.
+    """a minus b: the macro of each metric, then each label.
 
-    `about` says what all rows share. `p_holm` is Holm's p over the labels of these two on this data set in one metric
-    that have a p; the macro is a family of its own, so its two p are equal. Other pairs, data sets, fractions and the
-    other metric are not counted. The verdict follows p_holm (`results.verdict`).
+    `about` says what all rows share. Interval and p are those of `over_seeds` by metric, where both arms have two seeds
+    or more (`statistics.arms`), else of the pair's resamples. `p_holm` is Holm's p over the labels of these two on this
+    data set in one metric that have a p; the macro is a family of its own, so its two p are equal. Other pairs, data
+    sets, fractions and the other metric are not counted. The verdict follows p_holm (`results.verdict`).
     """
     rows: list[Comparison] = []
     about = about.replaced(levels=pair.levels, claim=why_no_claim(about.seeds))
     for metric in METRICS:
         of_metric = about.replaced(metric=metric)
-        drawn = pair.resampled(metric, macro=True, seed=seed)
-        macro = metrics.difference(pair.a.macro[metric] - pair.b.macro[metric], drawn, about.level)
+        each, macro = _differences(pair, metric, about.level, seed, None if over_seeds is None else over_seeds[metric])
         values = (float(side.macro[metric]) for side in (pair.a, pair.b))
-        row = _comparison(of_metric, MACRO, macro, 0, values, None if counted.any() else NO_MACRO)
-        rows.append(row.replaced(p_holm=row.p))
-        drawn = pair.resampled(metric, macro=False, seed=seed)
-        each = metrics.difference(pair.a.values[metric] - pair.b.values[metric], drawn, about.level)
-        found = []
+        rows.append(_comparison(of_metric, MACRO, macro, 0, values, None if counted.any() else NO_MACRO))
+        delongs = _delong(pair, len(labels)) if metric == "auroc" else [(None, None)] * len(labels)
         for index, label in enumerate(labels):
             reason = None if counted[index] else TOO_FEW
             if np.isnan(each.value[index]):
                 reason = ONE_CLASS
             values = (float(side.values[metric][index]) for side in (pair.a, pair.b))
-            found.append(_comparison(of_metric, label, each, index, values, reason))
-        adjusted = holm([np.nan if row.p is None else row.p for row in found]).tolist()
-        delongs = _delong(pair, len(labels)) if metric == "auroc" else [(None, None)] * len(labels)
-        for index, (row, p_holm, both) in enumerate(zip(found, adjusted, delongs, strict=True)):
-            of_delong = {"delong_p": both[0], "delong_patient_p": both[1]} if counted[index] else {}
-            rows.append(row.replaced(p_holm=p_holm, **of_delong))
+            row = _comparison(of_metric, label, each, index, values, reason)
+            if counted[index]:
+                row = row.replaced(delong_p=delongs[index][0], delong_patient_p=delongs[index][1])
+            rows.append(row)
+        rows[-len(labels) - 1 :] = _corrected(rows[-len(labels) - 1 :])
+        if over_seeds is not None:
+            found, place = over_seeds[metric], {label: index for index, label in enumerate([*labels, MACRO])}
+            rows[-len(labels) - 1 :] = [
+                row.replaced(**{name: float(getattr(found, name)[place[row.label]]) for name in _OF_SEEDS})
+                for row in rows[-len(labels) - 1 :]
+            ]
     return [row.replaced(verdict=verdict(row.difference, row.p_holm, about.seeds, about.level)) for row in rows]
+
+
+def _differences(
+    pair: Pair, metric: str, level: float, seed: int, over_seeds: ArmDifference | None
+) -> tuple[metrics.PairedDifference, metrics.PairedDifference]:
+    """Of the labels (C,), and of the macro."""
+    each, macro = pair.a.values[metric] - pair.b.values[metric], pair.a.macro[metric] - pair.b.macro[metric]
+    if over_seeds is not None:
+        low, high, p = over_seeds.low, over_seeds.high, over_seeds.p
+        ends = metrics.PairedDifference(np.asarray(macro), low[-1], high[-1], p[-1])
+        return metrics.PairedDifference(each, low[:-1], high[:-1], p[:-1]), ends
+    drawn, macro_drawn = (pair.resampled(metric, macro=one, seed=seed) for one in (False, True))
+    return metrics.difference(each, drawn, level), metrics.difference(macro, macro_drawn, level)
+
+
+def _corrected(rows: Sequence[Comparison]) -> list[Comparison]:
+    """The macro, then the labels, with Holm's p over the labels."""
+    adjusted = holm([np.nan if row.p is None else row.p for row in rows[1:]]).tolist()
+    return [row.replaced(p_holm=p) for row, p in zip(rows, [rows[0].p, *adjusted], strict=True)]
 
 
 def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:

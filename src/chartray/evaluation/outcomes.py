@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.config.evaluate import EvaluateOptions
-from chartray.evaluation.baselines import LabelFit, Learnt
+from chartray.evaluation.baselines import Learnt
 from chartray.evaluation.evaluation_data import Task
 from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.rows import ONE_CLASS_TRAINING
-from chartray.evaluation.scoring import EvaluationSet, Scored, choose_thresholds, over_draws, score
+from chartray.evaluation.scoring import EvaluationSet, LabelFit, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import Studies, by_study
 from chartray.results.arm import Arm
 

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.evaluation.baselines import LabelFit
-from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, Scored
+from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPECIFICITY, EvaluationSet, LabelFit, Scored
 from chartray.results.schema import MACRO, CalibrationBin, Score
 from chartray.statistics import metrics
 from chartray.statistics.calibration import BINS

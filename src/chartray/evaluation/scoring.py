@@ -25,6 +25,17 @@ AT_THRESHOLD = ("sensitivity", "specificity")
 SPECIFICITY = 0.9
 
 
+class LabelFit(NamedTuple):
+    """How the fit of one label was chosen; the fields are those of `results.schema.Score`."""
+
+    strength: float | None = None
+    validation_auroc: float | None = None
+    neighbours: int | None = None
+    best_epoch: int | None = None
+    chosen_by: str | None = None
+    reason: str | None = None
+
+
 class EvaluationSet(NamedTuple):
     """The images that are scored in one store, and which of the probe's labels they have.
 

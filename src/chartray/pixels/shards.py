@@ -112,7 +112,7 @@ def time_images(paths: Sequence[str], size: int, limits: Limits) -> tuple[float,
 def begun_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int, ShardRecord]:
     """The records of an earlier run's finished shards; refuses a folder that holds anything else.
 
-    `marker` is what must not change between two runs of one ingest, as it stands in `plan.json`.
+    `marker` is what must not change between two runs of one ingest, as `plan.json` has it.
     """
     if not out.exists():
         return {}
@@ -120,9 +120,9 @@ def begun_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int,
         raise InputError(f"expected a folder as --out, found the file {out}; choose another --out")
     marker_file = out / UNFINISHED / PLAN_FILE
     if not marker_file.exists():
-        strangers = [entry.name for entry in out.iterdir() if entry.name not in (UNFINISHED, LOCK_FILE)]
-        if strangers:
-            raise InputError(f"expected a new or empty folder, found {min(strangers)} in {out}; choose another")
+        # A foreign file's name is not printed: it can be an accession number.
+        if any(entry.name not in (UNFINISHED, LOCK_FILE) for entry in out.iterdir()):
+            raise InputError(f"{out} is not empty and holds no store; choose another --out")
         return {}
     try:
         begun = read_json(marker_file, "the plan of an unfinished ingest")

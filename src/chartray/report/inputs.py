@@ -64,7 +64,7 @@ class Results:
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Where it is."""
         return self.files.folder
 
     @property
@@ -139,7 +139,7 @@ def read_run(folder: Path) -> PretrainingRun:
         if digest is not None and (not written.is_file() or sha256(written) != digest):
             raise InputError(
                 f"expected {written} as the run wrote it, found {'other content' if written.is_file() else 'no file'} "
-                "(its manifest.json has the SHA-256): it was damaged or edited; take a whole copy of the run"
+                "(its manifest.json has the SHA-256): it was damaged or edited; restore a complete copy of the run"
             )
     steps = _steps(metrics) if metrics.is_file() else []
     return PretrainingRun(folder, load_saved(config), manifest, steps, arm_of_run(manifest))

@@ -1,4 +1,4 @@
-"""The methods paragraph's second half: what was measured beside AUROC, how arms were compared, what was audited."""
+"""The methods paragraph's second half: what was measured besides AUROC, how arms were compared, what was audited."""
 
 from collections.abc import Iterable, Sequence
 
@@ -53,10 +53,17 @@ def _measured(scores: Sequence[Score], *, studies: bool) -> list[str]:
 def _compared(comparisons: Sequence[Comparison]) -> list[str]:
     if not comparisons:
         return []
-    levels = list(dict.fromkeys(one.levels for one in comparisons if one.levels))
-    above = any("seeds" in one for one in levels)
-    how = "a hierarchical bootstrap of patients and seeds" if above else "a paired bootstrap of patients"
-    found = [f"Differences between arms were tested by {how} on the same images."]
+    found = []
+    if any(one.degrees_of_freedom is not None for one in comparisons):
+        found.append(
+            "Differences between arms of several seeds were tested by Student's t on the same images. The variance "
+            "is that of the patients (paired bootstrap) plus that of the seeds; degrees of freedom by Satterthwaite."
+        )
+    others = [one for one in comparisons if one.degrees_of_freedom is None]
+    if others:
+        above = any("seeds" in one.levels for one in others)
+        how = "a hierarchical bootstrap of patients and seeds" if above else "a paired bootstrap of patients"
+        found.append(f"{'Other differences' if found else 'Differences between arms'} were tested by {how}.")
     if any(one.p_holm is not None for one in comparisons):
         found.append("P values of labels were corrected by Holm's method within one pair of arms, data set and metric.")
     if any(one.delong_p is not None for one in comparisons):

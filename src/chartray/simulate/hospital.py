@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from chartray.errors import InputError
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.replacing import reserved
 from chartray.progress import progress
 from chartray.schema import SIMULATED_FILE
@@ -40,11 +41,12 @@ def simulate(
     `patients` is the number of MIMIC-CXR patients (about two images each); CheXpert and NIH have half as many each.
     `chart_effect` multiplies the dependence of findings on the chart (the table in population.py). `size` is the longer
     side of an image in pixels. The files are identical for the same arguments and any number of `workers`.
-    Raises InputError for arguments out of range, and if one of the four folders exists.
+    Raises InputError for arguments out of range, and unless `out` is new or empty.
     """
     with reserved(out):
         _clean(out)
-        _check(out, patients, mimic_iv_release, seed, chart_effect, size, workers)
+        _check(patients, mimic_iv_release, seed, chart_effect, size, workers)
+        refuse_other(out)
         new = not out.exists()
         try:
             _simulate(out, patients, mimic_iv_release, seed, chart_effect, size, workers)
@@ -94,9 +96,7 @@ def _clean(out: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check(
-    out: Path, patients: int, release: str, seed: int, chart_effect: float, size: int, workers: int | None
-) -> None:
+def _check(patients: int, release: str, seed: int, chart_effect: float, size: int, workers: int | None) -> None:
     if release not in mimic_layout.CORE:
         raise InputError(f"expected a MIMIC-IV release of {', '.join(mimic_layout.CORE)}, found {release!r}")
     least_of = {"patients": (patients, 8), "seed": (seed, 0), "size": (size, SMALLEST_SIZE), "workers": (workers, 1)}
@@ -105,11 +105,6 @@ def _check(
             raise InputError(f"expected --{name} of at least {least}, found {value}")
     if not 0.0 <= chart_effect <= 10.0:
         raise InputError(f"expected --chart-effect from 0 to 10, found {chart_effect}")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"expected a folder to write to at {out}, found a file; choose another")
-    there = [name for name in FOLDERS if (out / name).exists()]
-    if there:
-        raise InputError(f"expected no folder {there[0]} in {out}, found one; remove it, or choose another folder")
 
 
 def _draw_all(jobs: list[tuple[Path, Radiograph]], workers: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The patients of pretraining: train_patients.txt beside `encoder/`, which may leave the hospital without it.
+"""The patients of pretraining: train_patients.txt next to `encoder/`, which may leave the hospital without it.
 
 One `schema.patient_key` a line. The manifest and the encoder record their number and the SHA-256 of the file, so that
 an empty, truncated or foreign file is refused.
@@ -30,7 +30,7 @@ def read_patients(run: Path, said: Provenance | Init) -> frozenset[str] | None:
     """The keys of the patients that a RUN was pretrained on; None for an encoder outside a RUN, without the file.
 
     Args:
-        run: the folder of the RUN, or the folder that an encoder lies in.
+        run: the folder of the RUN, or the folder of an encoder.
         said: the encoder's own provenance, which holds their number and the SHA-256 of the file.
 
     Raises:

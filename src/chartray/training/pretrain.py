@@ -201,7 +201,7 @@ class Loop:
         return numbers | ({"chart_loss": chart} if self.config.chart.use == "predict" else {})
 
     def measure_health(self, done: int, losses: Losses, numbers: dict[str, float]) -> dict[str, float]:
-        """Health beside the loss: the assignments at every step, the embeddings every `health.every` steps."""
+        """Health besides the loss: the assignments at every step, the embeddings every `health.every` steps."""
         health: dict[str, float] = {}
         statistics = None
         if losses.assignments is not None:

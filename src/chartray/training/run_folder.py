@@ -1,6 +1,6 @@
 """A RUN: config.yaml, manifest.json, train_patients.txt, metrics.jsonl, events/, checkpoints/ and encoder/.
 
-The manifest is written last when a run begins, with the SHA-256 of the files beside it: without it, no run has begun.
+The manifest is written last when a run begins, with the SHA-256 of the other files: without it, no run has begun.
 A run is complete once the encoder is written and then the manifest says so.
 """
 

@@ -175,7 +175,7 @@ def settings_hash(config: Config) -> str:
     """12 hex digits that all seeds, charts and controls of one experiment share, and two experiments do not.
 
     The width of the chart's embedding and the weight of its prediction count. Which chart enters, and how, does not:
-    those have fields of their own, and an arm without a chart has the same settings.
+    those have their own fields, and an arm without a chart has the same settings.
     """
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
     for name in ("checkpoint_every", "checkpoint_keep", "compile", "device"):

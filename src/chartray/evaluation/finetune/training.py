@@ -20,13 +20,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.baselines import LabelFit, Learner, Learnt, TrainingSubset
+from chartray.evaluation.baselines import Learner, Learnt, TrainingSubset
 from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.finetune import checkpoint
 from chartray.evaluation.finetune.augmentation import augment, masked_loss, mixed
 from chartray.evaluation.finetune.depth import parameter_groups, set_drop_path
 from chartray.evaluation.finetune.recipe import Recipe, learning_rate
 from chartray.evaluation.image_set import ImageSet
+from chartray.evaluation.scoring import LabelFit
 from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
 from chartray.pixels.resampling import whole_image
 from chartray.progress import progress
