@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from chartray.cli import run_command
 from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
-from chartray.evaluation import films
+from chartray.evaluation import image_set
 from chartray.evaluation.baselines import baseline_chart
 from chartray.evaluation.leakage import same_images
 from chartray.evaluation.sentences import blanks_counted
@@ -320,18 +320,18 @@ def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> 
 
 def test_low_data_fractions_are_nested_whole_patients_and_keep_the_rarest_findings(home: Path) -> None:
     store = Store.open(home)
-    train = films.image_set_of(store, "train", ["Edema", "Pleural Effusion"], Policy())
+    train = image_set.image_set_of(store, "train", ["Edema", "Pleural Effusion"], Policy())
     before: set[str] = set()
     for fraction in (0.05, 0.1, 0.25, 0.5, 1):
-        kept = train.patients[films.nested_subset(train, fraction, 0)]
+        kept = train.patients[image_set.nested_subset(train, fraction, 0)]
         names = set(kept.tolist())
         assert before <= names
         assert len(names) == max(1, round(len(set(train.patients.tolist())) * fraction))
         assert len(kept) == np.isin(train.patients, list(names)).sum()
         before = names
-    first, second = (films.nested_subset(train, 0.25, seed) for seed in (0, 1))
+    first, second = (image_set.nested_subset(train, 0.25, seed) for seed in (0, 1))
     assert (first != second).any()
-    rates = [np.nanmean(train.truth[films.nested_subset(train, 0.5, seed)], axis=0) for seed in range(8)]
+    rates = [np.nanmean(train.truth[image_set.nested_subset(train, 0.5, seed)], axis=0) for seed in range(8)]
     assert np.std(rates, axis=0).max() < 0.05
 
 
@@ -614,7 +614,7 @@ def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_s
 
 def test_an_image_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path: Path) -> None:
     stores = [Store.open(hospital(tmp_path / name, name, seed=seed, patients=10)) for seed, name in enumerate("ab")]
-    ours, theirs = (films.image_set_of(store, "train", ["Edema"], Policy()) for store in stores)
+    ours, theirs = (image_set.image_set_of(store, "train", ["Edema"], Policy()) for store in stores)
     assert not len(same_images(ours, theirs))
     pixels = [store.images.gather(np.arange(len(store))) for store in stores]
     pixels[0][ours.rows[0]] = pixels[1][theirs.rows[0]] = 7

@@ -223,7 +223,7 @@ def test_chosen_images_are_the_extremes_of_each_finding_once() -> None:
     truth = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, np.nan], [1, 0, 1.0]])
     scores = np.array([[0.9, 0.2, 0.5], [0.1, 0.3, 0.5], [0.9, 0.1, 0.5], [0.4, 0.8, 0.5], [0.3, 0.9, 0.5], [0.2] * 3])
     found = saliency.chosen_images(truth, scores, ["Edema", "Mass", "No Finding"], 12)
-    assert [(one.film, one.label, one.why.removesuffix(" it")) for one in found] == [
+    assert [(one.image, one.label, one.why.removesuffix(" it")) for one in found] == [
         (0, "Edema", "highest score of the images with"),
         (1, "Edema", "lowest score of the images with"),
         (3, "Edema", "highest score of the images without"),

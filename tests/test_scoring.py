@@ -176,7 +176,7 @@ def test_what_cannot_be_had_is_null_and_says_why() -> None:
     assert one(rows, label="Edema", metric="auroc")["reason"] is None
     scores[4, 0] = np.nan
     with pytest.raises(
-        InputError, match=r"NaN for 1 films of mimic.store, the first in row 4 of the store, label Mass"
+        InputError, match=r"NaN for 1 images of mimic.store, the first in row 4 of the store, label Mass"
     ):
         score(test_set(of), scores, resamples=20, seed=0)
 
