@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydicom.dataset import Dataset
-from torch.utils.data import Dataset as Films
+from torch.utils.data import Dataset as ImageSet
 from torch.utils.data import get_worker_info
 
 from benchmarks.speed import cohorts, ingesting, probing, resampling, starting
@@ -21,6 +21,7 @@ from benchmarks.speed.training_step import Rounds, _operations
 from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation import embed as embedding
 from chartray.networks import encoder as vit
+from chartray.networks.description import Provenance
 from chartray.pixels.dicom_frame import Frame, stored
 from chartray.pixels.dicom_grey import shades
 from chartray.pixels.read import DecodedImage, decode_image, squash
@@ -113,7 +114,7 @@ def test_both_ways_of_ingest_read_the_same_images_to_the_same_grey(tmp_path: Pat
 def test_embedding_takes_each_image_once_and_does_not_depend_on_the_batch(small_store: Path) -> None:
     store = Store.open(small_store)
     shape = vit.architecture(EncoderConfig(name="vit_tiny", width=64, depth=2, heads=2, patch_size=8), 48)
-    encoder = vit.PretrainedEncoder(vit.build(shape, seed=0).eval(), 48, 0.5, 0.25, shape, {})
+    encoder = vit.PretrainedEncoder(vit.build(shape, seed=0).eval(), 48, 0.5, 0.25, shape, Provenance())
     seen: list[int] = []
     encoder.model.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     rows = np.arange(100)
@@ -183,7 +184,7 @@ def test_operations_are_those_of_one_step_however_many_a_round_has() -> None:
     assert _operations(lambda: rounds, 4)() == pytest.approx(2 * 16**3 / 4 / 1e9)
 
 
-class WhoLoads(Films[tuple[list[torch.Tensor], torch.Tensor]]):
+class WhoLoads(ImageSet[tuple[list[torch.Tensor], torch.Tensor]]):
     """Images whose chart is the number of the process that made them."""
 
     def __len__(self) -> int:

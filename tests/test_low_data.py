@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
-from chartray.evaluation import films
+from chartray.evaluation import image_set
 from chartray.evaluation.sentences import matches_said
 from chartray.pixels.store import Store
 from chartray.results.folder import open_evaluation
@@ -39,17 +39,17 @@ def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_draws_are_orders_of_their_own_each_nested(home: Path) -> None:
-    train = films.films_of(Store.open(home), "train", LABELS, films.Policy())
+    train = image_set.image_set_of(Store.open(home), "train", LABELS, image_set.Policy())
     kept = {}
     for draw in range(3):
         before: set[str] = set()
         for fraction in (0.1, 0.25, 0.5):
-            names = set(train.patients[films.nested_subset(train, fraction, 0, draw)].tolist())
+            names = set(train.patients[image_set.nested_subset(train, fraction, 0, draw)].tolist())
             assert before < names
             before = names
         kept[draw] = before
     assert len({frozenset(names) for names in kept.values()}) == 3
-    assert films.nested_subset(train, 1, 0, 2).all()
+    assert image_set.nested_subset(train, 1, 0, 2).all()
 
 
 def test_a_fraction_is_the_mean_of_its_draws_and_its_interval_covers_them(evaluated: Path) -> None:

@@ -45,14 +45,14 @@ def test_a_collapse_is_seen_said_and_stops_the_run(
         pretrain(small_store, tmp_path / "run", small(**SHORT | changed))
     assert "\n" not in str(error.value)
     assert 80 <= len(losses(tmp_path / "run")) < 180
-    assert run_folder.read_manifest(tmp_path / "run")["status"].startswith("stopped: step ")
+    assert run_folder.read_manifest(tmp_path / "run").status.startswith("stopped: step ")
     assert not (tmp_path / "run" / "encoder").exists()
 
 
 @pytest.mark.parametrize("changed", [{}, {"objective__train_prototypes": False, "train__clip": None}])
 def test_a_healthy_run_is_not_stopped(small_store: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     pretrain(small_store, tmp_path / "run", small(**SHORT | changed))
-    assert run_folder.read_manifest(tmp_path / "run")["status"] == "complete"
+    assert run_folder.read_manifest(tmp_path / "run").status == "complete"
     assert (tmp_path / "run" / "encoder" / "model.safetensors").exists()
 
 

@@ -126,8 +126,8 @@ def test_a_variable_known_only_after_the_image_is_refused_unless_named(small_sto
     assert not (tmp_path / "run").exists()
     allowed = small(chart__ehr="sex,died", chart__allow_after_film=["died"], train__steps=1)
     pretrain(small_store, tmp_path / "run", allowed)
-    assert run_folder.read_manifest(tmp_path / "run")["after_film"] == ["died"]
-    assert vit.load(tmp_path / "run").provenance["after_film"] == ["died"]
+    assert run_folder.read_manifest(tmp_path / "run").after_film == ["died"]
+    assert vit.load(tmp_path / "run").provenance.after_film == ["died"]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_what_a_parent_was_shown_stays_with_its_child(small_store: Path, tmp_pat
     child = small(chart__ehr="none", encoder__init=str(tmp_path / "parent"), train__steps=1)
     pretrain(small_store, tmp_path / "child", child)
     provenance = vit.load(tmp_path / "child").provenance
-    assert provenance["after_film"] == ["died"]
-    assert provenance["init"]["chart"] == "sex,died"
-    assert set(provenance["chart_sources"]) == {"sex", "died"}
+    assert provenance.after_film == ["died"]
+    assert provenance.init.chart == "sex,died"
+    assert set(provenance.chart_sources) == {"sex", "died"}
 
 
 def test_a_run_says_whom_it_was_pretrained_on(small_store: Path, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_non_finite_loss_stops_before_anything_is_updated(
     trained = loop.networks.trained_parameters()
     assert all(torch.equal(trained[name], kept[name]) for name in trained)
     assert not (tmp_path / "run" / "encoder").exists()
-    assert "not finite" in run_folder.read_manifest(tmp_path / "run")["status"]
+    assert "not finite" in run_folder.read_manifest(tmp_path / "run").status
 
 
 def test_checkpoints_are_kept_to_a_number(small_store: Path, tmp_path: Path) -> None:
@@ -423,8 +423,8 @@ def test_compiled_blocks_give_the_losses_of_blocks_as_written(
     assert len(blocks) == {"msn": 4, "mae": 2 + 2}[objective]
     assert all(block._compiled_call_impl for block in blocks)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "written"), rel=1e-5)
-    assert run_folder.read_manifest(tmp_path / "compiled")["compiled"] is True
-    assert run_folder.read_manifest(tmp_path / "written")["compiled"] is False
+    assert run_folder.read_manifest(tmp_path / "compiled").compiled is True
+    assert run_folder.read_manifest(tmp_path / "written").compiled is False
 
 
 def test_compiling_without_a_compiler_is_refused_in_a_sentence_and_auto_says_that_it_goes_without(

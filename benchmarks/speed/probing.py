@@ -19,6 +19,7 @@ from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation.embed import embed
 from chartray.evaluation.finetune.augmentation import ROTATION_DEGREES, SCALE, SHIFT
 from chartray.networks import encoder as vit
+from chartray.networks.description import Provenance
 from chartray.pixels.store import Store
 from chartray.statistics.metrics import auroc
 from chartray.statistics.probe import STRENGTHS, fit_probe
@@ -74,7 +75,7 @@ def embedding_once(store: Path, films: tuple[int, int, int], device: str) -> Onc
     opened, (train, validate, test) = Store.open(store), _rows(films)
     truth = drawn_truth(sum(films))
     shape = vit.architecture(EncoderConfig(name="vit_tiny"), SIZE)
-    encoder = vit.PretrainedEncoder(vit.build(shape, seed=0).eval(), SIZE, *_GREY, shape, {})
+    encoder = vit.PretrainedEncoder(vit.build(shape, seed=0).eval(), SIZE, *_GREY, shape, Provenance())
 
     def evaluation() -> None:
         rows = np.concatenate([train, validate, test])

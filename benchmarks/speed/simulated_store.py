@@ -9,14 +9,14 @@ from chartray.records.mimic import mimic_cohort
 from chartray.simulate.hospital import simulate
 
 
-class Films(NamedTuple):
+class ImageSet(NamedTuple):
     """A store, and the folder of the JPEG files that it was made of (their cohort's paths are relative to it)."""
 
     store: Path
     images: Path
 
 
-def make_films(scratch: Path, size: int, patients: int) -> Films:
+def make_films(scratch: Path, size: int, patients: int) -> ImageSet:
     """About two images a patient, 512 px JPEG as MIMIC-CXR-JPG has them (larger), stored at `size` px."""
     hospital = scratch / "hospital"
     simulate(hospital, patients=patients, seed=0)
@@ -24,4 +24,4 @@ def make_films(scratch: Path, size: int, patients: int) -> Films:
     write_cohort(cohort, scratch / "mimic.parquet")
     store = scratch / f"mimic-{size}.store"
     ingest(scratch / "mimic.parquet", store, size=size)
-    return Films(store, hospital / "mimic-cxr-jpg")
+    return ImageSet(store, hospital / "mimic-cxr-jpg")

@@ -20,7 +20,7 @@ from chartray.audit.attributes import chosen_attributes
 from chartray.config.evaluate import CompareOptions, ScoringOptions
 from chartray.config.study import ArmSpec, Experiment, placed, read_experiment
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.films import chosen_labels
+from chartray.evaluation.image_set import chosen_labels
 from chartray.experiment_processes import run_all
 from chartray.features.chart import fit_chart
 from chartray.outputs.guard import refuse_other

@@ -19,7 +19,7 @@ from chartray.evaluation.baselines import (
     no_baseline_chart,
 )
 from chartray.evaluation.embed import pixels
-from chartray.evaluation.films import Films, metadata_of
+from chartray.evaluation.image_set import ImageSet, metadata_of
 from chartray.features.chart import fit_chart
 from chartray.features.sets import variable_of
 from chartray.networks.description import Provenance
@@ -57,11 +57,11 @@ class AuditArm(NamedTuple):
 
 def run_name(encoder: PretrainedEncoder, source: Path) -> str:
     """The run's name by its provenance, else its folder's."""
-    return str(encoder.provenance.get("run") or source.resolve().name)
+    return encoder.provenance.run or source.resolve().name
 
 
 def encoder_arms(
-    source: Path, against: Sequence[Path], images: Sequence[Films], *, device: str, precision: str
+    source: Path, against: Sequence[Path], images: Sequence[ImageSet], *, device: str, precision: str
 ) -> tuple[list[AuditArm], list[EncoderEntry], Frozen]:
     """The encoder and each run it is compared with, their entries of the manifest, and the encoder's own features.
 
@@ -90,7 +90,7 @@ def baseline_arms(
     source: Path,
     own: AuditArm,
     frozen: Frozen,
-    images: Sequence[Films],
+    images: Sequence[ImageSet],
     *,
     device: str,
     precision: str,

@@ -129,7 +129,7 @@ def _row(a: Side, b: Side, name: str) -> AttributeDifference:
         b=b.name,
         dataset=truth.test.dataset,
         attribute=name,
-        split=truth.test.films.split,
+        split=truth.test.image_set.split,
         resamples=truth.resampling.resamples,
         seed=truth.resampling.seed,
         level_of_interval=truth.resampling.level,

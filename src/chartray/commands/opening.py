@@ -6,7 +6,7 @@ from pathlib import Path
 from chartray.audit.attributes import chosen_attributes
 from chartray.config.evaluate import ScoringOptions
 from chartray.errors import InputError
-from chartray.evaluation.films import chosen_labels
+from chartray.evaluation.image_set import chosen_labels
 from chartray.features.chart import fit_chart
 from chartray.networks.description import encoder_folder, sealed_description
 from chartray.outputs.replacing import refuse_file_above

@@ -42,7 +42,7 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
     Raises:
         InputError: a folder holds none of these, or results of another encoder.
     """
-    made = Provenance.model_validate(encoder.provenance)
+    made = encoder.provenance
     found = read_folders(results, made)
     audits = [*found.audits, *audits_beside(results, made)]
     leak = leaked(audits, made)

@@ -209,7 +209,8 @@ def describe(cohort: Cohort) -> str:
         why = f" ({step.why})" if step.why else ""
         lines.append(f"  {step.step}: {step.rows_in} -> {step.rows_out}{why}")
     if cohort.links:
-        lines.append("  links: " + ", ".join(f"{name} {count}" for name, count in cohort.links.items()))
+        named = {name.replace("films", "images").replace("_", " "): count for name, count in cohort.links.items()}
+        lines.append("  links: " + ", ".join(f"{name} {count}" for name, count in named.items()))
     for split, size in content["splits"].items():
         empty = "" if size["images"] else " (this split is empty)"
         lines.append(f"  {split}: {size['images']} images of {size['patients']} patients{empty}")

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from chartray.errors import InputError
-from chartray.evaluation.films import Films
 from chartray.evaluation.finetune.recipe import Recipe
+from chartray.evaluation.image_set import ImageSet
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.training import checkpoint as stored
 
@@ -28,13 +28,15 @@ class Reached(NamedTuple):
     done: bool
 
 
-def identity(encoder: PretrainedEncoder, train: Films, validate: Films, recipe: Recipe, **more: Any) -> dict[str, Any]:
-    """What makes two trainings the same one: the recipe, and hashes of the first weights and of both sets of films."""
+def identity(
+    encoder: PretrainedEncoder, train: ImageSet, validate: ImageSet, recipe: Recipe, **more: Any
+) -> dict[str, Any]:
+    """What makes two trainings the same one: the recipe, and hashes of the first weights and of both sets of images."""
     digest = hashlib.sha256()
     for name, value in encoder.model.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    films = {f"{name}_films": _hash_of(each) for name, each in (("training", train), ("validation", validate))}
-    return {"first_weights": digest.hexdigest()[:16]} | films | {"recipe": recipe._asdict()} | more
+    image_set = {f"{name}_films": _hash_of(each) for name, each in (("training", train), ("validation", validate))}
+    return {"first_weights": digest.hexdigest()[:16]} | image_set | {"recipe": recipe._asdict()} | more
 
 
 def save(folder: Path, networks: nn.Module, optimizer: Optimizer, reached: Reached, made_of: dict[str, Any]) -> None:
@@ -71,8 +73,8 @@ def _unusable(found: Path) -> InputError:
     )
 
 
-def _hash_of(films: Films) -> str:
-    digest = hashlib.sha256(films.store.hash.encode() + films.rows.tobytes())
+def _hash_of(image_set: ImageSet) -> str:
+    digest = hashlib.sha256(image_set.store.hash.encode() + image_set.rows.tobytes())
     # All unknown entries are one NaN.
-    digest.update(np.where(np.isnan(films.truth), np.float64(-9), films.truth).tobytes())
+    digest.update(np.where(np.isnan(image_set.truth), np.float64(-9), image_set.truth).tobytes())
     return digest.hexdigest()[:16]
