@@ -114,6 +114,7 @@ OTHERS = {
     *("--nproc-per-node", "--kill-on-bad-exit"),  # torchrun, srun
     *("--universal", "--generate-hashes", "--no-emit-index-url"),  # uv
     *("--cases", "--only", "--out"),  # python -m tests.faults
+    "--section.name",  # any setting of pretraining
 }
 
 
