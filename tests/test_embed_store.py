@@ -53,7 +53,7 @@ def test_each_row_is_its_images_class_token(small_store: Path, tmp_path: Path) -
 def test_what_cannot_be_embedded_is_refused_and_nothing_is_written(small_store: Path, tmp_path: Path) -> None:
     source = vit(tmp_path / "vit", seed=1, run="first")
     out = tmp_path / "out.parquet"
-    with pytest.raises(InputError, match=r"split 'tset' of|films in the split 'tset'.*test 48"):
+    with pytest.raises(InputError, match=r"split 'tset' of|images in the split 'tset'.*test 48"):
         embed_store(source, small_store, out, split="tset")
     with pytest.raises(InputError, match="expected a RUN or an encoder folder"):
         embed_store(tmp_path / "none", small_store, out)

@@ -350,7 +350,7 @@ def test_fractions_shrink_validation_too(linear: Path) -> None:
 def test_an_empty_split_is_refused(run: Path, tmp_path: Path, missing: str) -> None:
     splits = tuple(split for split in ("train", "validate", "test") if split != missing)
     store = hospital(tmp_path, patients=10, splits=splits)
-    with pytest.raises(InputError, match=f"expected films in the split '{missing}'"):
+    with pytest.raises(InputError, match=f"expected images in the split '{missing}'"):
         evaluate(run, store, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -305,7 +305,7 @@ def test_evaluations_of_other_images_truths_or_policies_are_refused(
     evaluate(made, home, tmp_path / "ones", EvaluateOptions(resamples=5, baselines=False, uncertain="ones"))
     evaluate(made, home, tmp_path / "one label", EvaluateOptions(resamples=5, baselines=False, labels=["Edema"]))
     for name, words in (
-        ("fewer", r"the same films on mimic in .* \(96\) and .* \(48\), found 48 in one of them alone"),
+        ("fewer", r"the same images on mimic in .* \(96\) and .* \(48\), found 48 in one of them alone"),
         ("ones", "one uncertain in all evaluations, found ignore in .* and ones"),
         ("one label", "the same labels on mimic .* found Pleural Effusion apart"),
         ("nothing", "expected an evaluation"),
