@@ -1,4 +1,4 @@
-"""A small store of drawn films that every test may read: two shapes, a chart, labels, three splits."""
+"""A small store of drawn images that every test may read: two shapes, a chart, labels, three splits."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def draw_film(generator: np.random.Generator, disc: bool, bars: bool) -> np.ndar
 
 
 def small_cohort(folder: Path) -> pa.Table:
-    """Writes the films to `folder` and returns their cohort: 120 patients with two films each."""
+    """Writes the images to `folder` and returns their cohort: 120 patients with two images each."""
     generator = np.random.default_rng(0)
     patients = np.arange(FILMS) // 2
     sex = generator.random(FILMS // 2) < 0.5
@@ -71,7 +71,7 @@ def small_cohort(folder: Path) -> pa.Table:
 
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 240 films of 48 px: 144 train, 48 validate, 48 test."""
+    """A store of 240 images of 48 px: 144 train, 48 validate, 48 test."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "films").mkdir()
     pq.write_table(small_cohort(folder / "films"), folder / "cohort.parquet")

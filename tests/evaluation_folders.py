@@ -14,12 +14,14 @@ from PIL import Image
 from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation import compare as comparison
 from chartray.evaluation import evaluate as evaluation
-from chartray.evaluation.films import Films, Match
+from chartray.evaluation.image_set import ImageSet, Match
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks import encoder
+from chartray.networks.description import Provenance
 from chartray.pixels.ingest import ingest
 from chartray.results.schema import Record
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
+from chartray.training.patients import patients_sha256
 
 SEX = Variable(kind="categorical", levels=("male", "female"), group="demographic", columns=("gender",))
 AGE = Variable(kind="numeric", range=(0, 110), unit="years", group="demographic", columns=("age",))
@@ -36,7 +38,7 @@ def hospital(
     contrast: float = 4,
     splits: tuple[str, ...] = ("train", "train", "validate", "test", "test"),
 ) -> Path:
-    """A store of 2 films a patient; a bright lower half means Edema, a bright left half Pleural Effusion."""
+    """A store of 2 images a patient; a bright lower half means Edema, a bright left half Pleural Effusion."""
     rng = np.random.default_rng(seed)
     (folder / "films").mkdir(parents=True)
     columns: dict[str, list[Any]] = {name: [] for name in ("image_id", "patient_id", "study_id", "path", "split")}
@@ -82,12 +84,18 @@ def hospital(
     return folder / "store"
 
 
+def patients_entry(keys: Sequence[str]) -> dict[str, Any]:
+    """What an encoder's provenance records of the patients of its pretraining."""
+    return {"patients": len(keys), "patients_sha256": patients_sha256(keys)}
+
+
 def vit(folder: Path, *, seed: int = 0, weights: int | None = None, depth: int = 1, **provenance: Any) -> Path:
     """An encoder folder of a very small ViT; `seed` is in its provenance, and draws its weights unless given."""
     config = EncoderConfig(name="vit_tiny", heads=2, depth=depth, width=32, patch_size=8)
     built = encoder.build(encoder.architecture(config, 32), seed=seed if weights is None else weights)
     made_of = encoder.architecture(config, 32)
-    encoder.save(folder, encoder.PretrainedEncoder(built, 32, 0.45, 0.1, made_of, {"seed": seed} | provenance))
+    made = Provenance.model_validate({"seed": seed} | provenance)
+    encoder.save(folder, encoder.PretrainedEncoder(built, 32, 0.45, 0.1, made_of, made))
     return folder
 
 
@@ -106,7 +114,7 @@ def compare(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
     return said(comparison.compare(*arguments, **options))
 
 
-def evaluation_set(films: Films, labels: Sequence[str] = ()) -> EvaluationSet:
+def evaluation_set(films: ImageSet, labels: Sequence[str] = ()) -> EvaluationSet:
     """Images that are scored, all labels in the macro mean."""
     every = np.arange(len(labels))
     return EvaluationSet("d", "", films, [], [Match(label, label) for label in labels], every, every >= 0)

@@ -17,7 +17,7 @@ def index_of(store: Path) -> dict[str, Any]:
 
 
 def replace_cohort(store: Path, table: pa.Table) -> None:
-    """Gives `store` another cohort of the same films; the content hash stays."""
+    """Gives `store` another cohort of the same images; the content hash stays."""
     write_table(table, store / COHORT_FILE)
     edit_index(store, files=index_of(store)["files"] | {COHORT_FILE: sha256(store / COHORT_FILE)})
 

@@ -22,7 +22,7 @@ from chartray.audit.sentences import audit_sentences
 from chartray.audit.subgroups import Diagnosis, subgroup_rows
 from chartray.config.audit import AuditOptions
 from chartray.errors import InputError
-from chartray.evaluation.films import Films, Policy, films_of
+from chartray.evaluation.image_set import ImageSet, Policy, image_set_of
 from chartray.networks.description import Provenance
 from chartray.pixels.store import Store
 from chartray.results.arm import Arm
@@ -104,7 +104,7 @@ def test_seeds_of_an_arm_are_compared_as_one_and_vary_in_its_interval() -> None:
 
     generator = np.random.default_rng(0)
     sex = Attribute("sex", ("male", "female"), (), None, True)
-    test = evaluation_set(Films(None, "test", np.arange(0), np.array([]), np.zeros((0, 0))))
+    test = evaluation_set(ImageSet(None, "test", np.arange(0), np.array([]), np.zeros((0, 0))))
     truth = AttributeTruth(sex, test, np.zeros((0, 1)), np.array([True]), None, Resampling(2000, 0))
     patients = generator.normal(0, 0.01, 2000)  # how resampling moves every run alike
 
@@ -232,7 +232,7 @@ def test_the_manifest_says_what_was_done(folder: Path) -> None:
 def test_a_brightness_that_is_an_attribute_is_read_and_known_to_be_better_read(home: Path, tmp_path: Path) -> None:
     """The labels' own contrast, read as attributes of the images."""
     store = Store.open(home)
-    train, validate, test = (films_of(store, split, ["Edema"], Policy()) for split in ("train", "validate", "test"))
+    train, validate, test = (image_set_of(store, split, ["Edema"], Policy()) for split in ("train", "validate", "test"))
     x = {each.split: store.images.gather(each.rows)[:, 16:].mean(axis=(1, 2)) for each in (train, validate, test)}
     y = {split: 3 * value + 1 for split, value in x.items()}
     ridge = fit_ridge(x["train"][:, None], y["train"], x["validate"][:, None], y["validate"])
@@ -266,7 +266,7 @@ def test_folders_of_other_things_are_not_written_over(home: Path, tmp_path: Path
 def test_the_coin_is_the_patients_and_even() -> None:
     coin = Attribute(COIN, ("heads", "tails"), (), None, True)
     patients = np.repeat([f"p{number}" for number in range(2000)], 2)
-    images = Films(FakeStore(), "test", np.arange(4000), patients, np.zeros((4000, 0)))
+    images = ImageSet(FakeStore(), "test", np.arange(4000), patients, np.zeros((4000, 0)))
     codes = subgroup_codes(coin, images)
     assert (codes[::2] == codes[1::2]).all()
     assert abs(codes.mean() - 0.5) < 0.03
@@ -288,7 +288,7 @@ def unfair(gap: float, seed: int = 0) -> list[dict[str, Any]]:
     truth = generator.integers(0, 2, 600).astype(float)
     score = truth + generator.normal(0, 1 + gap * codes, 600)
     attribute = Attribute("group", ("a", "b"), (), None, True)
-    here = Films(None, "test", np.arange(600), patients, truth[:, None])
+    here = ImageSet(None, "test", np.arange(600), patients, truth[:, None])
     diagnosis = Diagnosis(evaluation_set(here, ["Edema"]), score[:, None], np.array([1.5]))
     arm = AuditArm(Arm(), "real", lambda _: "")
     with pytest.MonkeyPatch.context() as patch:

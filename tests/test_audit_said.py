@@ -22,7 +22,7 @@ from chartray.audit.differences import Side, compared_sides, difference_rows, no
 from chartray.audit.sentences import audit_sentences
 from chartray.config.audit import AuditOptions
 from chartray.errors import InputError
-from chartray.evaluation.films import Films
+from chartray.evaluation.image_set import ImageSet
 from chartray.networks.description import Provenance
 from chartray.pixels.store import Store
 from chartray.results.arm import Arm
@@ -72,7 +72,7 @@ def test_a_seed_that_comes_twice_is_said() -> None:
 def test_one_number_in_all_images_has_no_r2_and_says_so() -> None:
     people = np.array([f"p{number:02}" for number in range(12)])
     age = Attribute("age", (), (40.0,), "years", True)
-    films = Films(None, "test", np.arange(12), people, np.zeros((12, 0)))
+    films = ImageSet(None, "test", np.arange(12), people, np.zeros((12, 0)))
     truth = np.full((12, 1), 61.3)
     known = AttributeTruth(age, evaluation_set(films), truth, np.array([True]), first_resamples(people, FEW), FEW)
     result = attribute_result(known, truth + np.arange(12)[:, None] / 10)
@@ -91,7 +91,7 @@ def test_one_number_in_all_images_has_no_r2_and_says_so() -> None:
 def test_levels_and_numbers_of_few_patients_are_suppressed() -> None:
     people = np.array([f"p{number:02}" for number in range(60)])
     levels = Attribute("race", ("a", "b", "c"), (), None, True)
-    films = Films(None, "test", np.arange(60), people, np.zeros((60, 0)))
+    films = ImageSet(None, "test", np.arange(60), people, np.zeros((60, 0)))
     truth = np.eye(3)[np.repeat([0, 1, 2], (30, 26, 4))]
     counted = eligible(truth, people)
     drawn = sample(truth, people, resamples=50, seed=0, macro=counted)
@@ -143,7 +143,8 @@ def test_labels_of_the_encoders_own_chart_are_left_out_and_named(tmp_path: Path)
     both = {"swollen": ["Edema", "Pleural Effusion"]}
     run = vit(tmp_path / "all" / "encoder", chart_variables=["swollen"], chart_sources=both, **shown)
     with pytest.raises(
-        InputError, match=r"a disease label in .* that the encoder was not shown, found Edema, Pleural Effusion"
+        InputError,
+        match=r"a disease label in .* that the encoder was not pretrained with, found Edema, Pleural Effusion",
     ):
         audit(run, home, tmp_path / "none", AuditOptions(attributes=["sex"], resamples=20, baselines=False))
     assert not (tmp_path / "none").exists()

@@ -11,7 +11,7 @@ from chartray.audit.arms import AuditArm
 from chartray.audit.attribute_probes import Resampling, first_resamples
 from chartray.audit.attributes import Attribute
 from chartray.audit.subgroups import Diagnosis, subgroup_rows
-from chartray.evaluation.films import Films
+from chartray.evaluation.image_set import ImageSet
 from chartray.results.arm import Arm
 from tests.evaluation_folders import evaluation_set, one, said
 
@@ -23,7 +23,7 @@ def grouped(
 ) -> list[dict[str, Any]]:
     """Rows of the groups that `codes` (N,) say, for labels L0, L1, ... of truth and score (N, C)."""
     attribute = Attribute("group", LEVELS[: codes.max() + 1], (), None, True)
-    films = Films(None, "test", np.arange(len(codes)), patients, truth)
+    films = ImageSet(None, "test", np.arange(len(codes)), patients, truth)
     labels = [f"L{index}" for index in range(truth.shape[1])]
     diagnosis = Diagnosis(evaluation_set(films, labels), score, np.full(truth.shape[1], threshold))
     arm = AuditArm(Arm(), "real", lambda _: "")

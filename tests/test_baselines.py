@@ -59,7 +59,7 @@ def test_two_steps_change_the_encoder_that_is_evaluated(small_store: Path, tmp_p
     saved = weights(tmp_path / "run", 2)
     changed = {key for key in saved if not torch.equal(saved[key], start[key])}
     assert changed == saved.keys()  # nothing that is saved stands still
-    assert run_folder.read_manifest(tmp_path / "run")["objective"] == name
+    assert run_folder.read_manifest(tmp_path / "run").objective == name
 
 
 def test_dinos_target_is_the_average_of_its_anchor_and_its_centre_that_of_the_outputs(
@@ -116,7 +116,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_healthy_run_is_not_stopped(small_store: Path, tmp_path: Path, name: str) -> None:
     pretrain(small_store, tmp_path / "run", small(**SHORT | {"objective__name": name}))
-    assert run_folder.read_manifest(tmp_path / "run")["status"] == "complete"
+    assert run_folder.read_manifest(tmp_path / "run").status == "complete"
     found = losses(tmp_path / "run")
     assert sum(found[-20:]) < sum(found[:20])
 

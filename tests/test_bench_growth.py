@@ -19,7 +19,7 @@ from chartray.training.loader import ImageLoader, split_rows
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Stores of 2,048 and 16,384 films of 8 px."""
+    """Stores of 2,048 and 16,384 images of 8 px."""
     folders = {rows: tmp_path_factory.mktemp(f"rows-{rows}") for rows in (2_048, 16_384)}
     for rows, folder in folders.items():
         write_store_of(folder, rows)
@@ -46,7 +46,7 @@ def test_the_store_is_one_that_ingest_could_have_written(stores: dict[int, Path]
     assert store.damaged() == []
 
 
-def test_opening_a_store_and_gathering_batches_allocate_as_much_for_eight_times_the_films(
+def test_opening_a_store_and_gathering_batches_allocate_as_much_for_eight_times_the_images(
     stores: dict[int, Path],
 ) -> None:
     peaks = {}
@@ -56,13 +56,13 @@ def test_opening_a_store_and_gathering_batches_allocate_as_much_for_eight_times_
         gathered()
         peaks[rows] = (opened, _peak_bytes(gathered))
     few, many = peaks.values()
-    # Only the list of shards grows, one a thousand films: less than a byte for each further film.
+    # Only the list of shards grows, one a thousand images: less than a byte for each further image.
     assert many[0] - few[0] < 16_384 - 2_048
     assert many[1] < 1.1 * few[1]
 
 
-def test_a_batch_of_training_reads_its_films_and_no_more(stores: dict[int, Path]) -> None:
-    """Numbers a film may be kept (16 bytes of sizes, 8 of its row, 8 of its place), texts and pixels not."""
+def test_a_batch_of_training_reads_its_images_and_no_more(stores: dict[int, Path]) -> None:
+    """Numbers an image may be kept (16 bytes of sizes, 8 of its row, 8 of its place), texts and pixels not."""
     peaks = {}
     for rows, folder in stores.items():
         store = Store.open(folder / "store")

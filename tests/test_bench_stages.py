@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydicom.dataset import Dataset
-from torch.utils.data import Dataset as Films
+from torch.utils.data import Dataset as ImageSet
 from torch.utils.data import get_worker_info
 
 from benchmarks.speed import cohorts, ingesting, probing, resampling, starting
@@ -21,6 +21,7 @@ from benchmarks.speed.training_step import Rounds, _operations
 from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation import embed as embedding
 from chartray.networks import encoder as vit
+from chartray.networks.description import Provenance
 from chartray.pixels.dicom_frame import Frame, stored
 from chartray.pixels.dicom_grey import shades
 from chartray.pixels.read import DecodedImage, decode_image, squash
@@ -55,7 +56,7 @@ def test_tables_keep_the_proportions_of_the_real_ones_and_link_as_the_row_loops_
     assert 20 < sum(died) < 500
     assert 20 < sum(in_icu) < 2_000
     alike = cohorts.refuse_other_links(tmp_path / "tables", tmp_path / "c.parquet", sizes.films)
-    # Views other than the four are left out by the published rule; all films have a patient with a sex.
+    # Views other than the four are left out by the published rule; all images have a patient with a sex.
     assert alike == int((films["ViewPosition"] != "LPO").sum())
 
 
@@ -66,13 +67,13 @@ def test_row_loops_that_link_otherwise_are_refused(tmp_path: Path, monkeypatch: 
         cohorts.refuse_other_links(tmp_path / "tables", tmp_path / "c.parquet", 200)
 
 
-def test_film_names_are_all_different() -> None:
+def test_image_names_are_all_different() -> None:
     names = film_names(70_000, np.random.default_rng(0)).to_pylist()
     assert len(set(names)) == len(names)
     assert {len(name) for name in names} == {44}
 
 
-def test_the_grey_scale_of_a_dicom_film_is_worked_out_once_a_level_not_once_a_pixel() -> None:
+def test_the_grey_scale_of_a_dicom_image_is_worked_out_once_a_level_not_once_a_pixel() -> None:
     films = [np.random.default_rng(2).integers(37, 4000, (side, side)).astype(np.uint16) for side in (700, 2800)]
     peaks = []
     for pixels in films:
@@ -86,7 +87,7 @@ def test_the_grey_scale_of_a_dicom_film_is_worked_out_once_a_level_not_once_a_pi
     assert peaks[1] < 1.3 * peaks[0]
 
 
-def test_squashing_a_film_copies_none_of_it_and_is_what_pillow_gives() -> None:
+def test_squashing_an_image_copies_none_of_it_and_is_what_pillow_gives() -> None:
     from PIL import Image
 
     image = np.random.default_rng(3).random((400, 300), dtype=np.float32)
@@ -100,20 +101,20 @@ def test_squashing_a_film_copies_none_of_it_and_is_what_pillow_gives() -> None:
     np.testing.assert_array_equal(squashed, np.clip(plain * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8))
 
 
-def test_both_ways_of_ingest_read_the_same_films_to_the_same_grey(tmp_path: Path) -> None:
+def test_both_ways_of_ingest_read_the_same_images_to_the_same_grey(tmp_path: Path) -> None:
     for kind, convert, most in (("jpeg", ingesting.convert_jpeg, 2.0), ("dicom", ingesting.convert_dicom, 8.0)):
         path = ingesting.write_films(tmp_path, kind, 764, 636)[0]
         ours = squash(decode_image(path, smallest_side=560), ingesting.SIZE).astype(float)
         theirs = np.asarray(convert(path).convert("L")).astype(float)
-        # pydicom's usual way stretches each film to its own smallest and largest value.
+        # pydicom's usual way stretches each image to its own smallest and largest value.
         assert np.abs(ours - theirs).mean() < most
         assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.999
 
 
-def test_embedding_takes_each_film_once_and_does_not_depend_on_the_batch(small_store: Path) -> None:
+def test_embedding_takes_each_image_once_and_does_not_depend_on_the_batch(small_store: Path) -> None:
     store = Store.open(small_store)
     shape = vit.architecture(EncoderConfig(name="vit_tiny", width=64, depth=2, heads=2, patch_size=8), 48)
-    encoder = vit.PretrainedEncoder(vit.build(shape, seed=0).eval(), 48, 0.5, 0.25, shape, {})
+    encoder = vit.PretrainedEncoder(vit.build(shape, seed=0).eval(), 48, 0.5, 0.25, shape, Provenance())
     seen: list[int] = []
     encoder.model.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     rows = np.arange(100)
@@ -124,7 +125,7 @@ def test_embedding_takes_each_film_once_and_does_not_depend_on_the_batch(small_s
     np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_the_reference_of_the_probe_passes_each_film_once_an_epoch(tmp_path: Path) -> None:
+def test_the_reference_of_the_probe_passes_each_image_once_an_epoch(tmp_path: Path) -> None:
     films = (128, 64, 64)
     store = starting.make_store(tmp_path, sum(films), 32)
     passed: list[int] = []
@@ -140,7 +141,7 @@ def test_the_reference_of_the_probe_passes_each_film_once_an_epoch(tmp_path: Pat
         patch.setattr(probing, "_STEPS_TIMED", 2)
         patch.setattr(probing, "SIZE", 32)
         probing.training_a_layer(store, films, "cpu")()
-    # Two steps of 64 films are an epoch of 128; then validation.
+    # Two steps of 64 images are an epoch of 128; then validation.
     assert sum(passed) == films[0] + films[1]
 
 
@@ -183,8 +184,8 @@ def test_operations_are_those_of_one_step_however_many_a_round_has() -> None:
     assert _operations(lambda: rounds, 4)() == pytest.approx(2 * 16**3 / 4 / 1e9)
 
 
-class WhoLoads(Films[tuple[list[torch.Tensor], torch.Tensor]]):
-    """Films whose chart is the number of the process that made them."""
+class WhoLoads(ImageSet[tuple[list[torch.Tensor], torch.Tensor]]):
+    """Images whose chart is the number of the process that made them."""
 
     def __len__(self) -> int:
         return 5
@@ -195,8 +196,8 @@ class WhoLoads(Films[tuple[list[torch.Tensor], torch.Tensor]]):
         return [torch.full((1, size, size), index) for size in (4, 4, 2, 2)], torch.tensor([worker.id])
 
 
-def test_every_loading_process_of_the_reference_loads_though_films_are_few() -> None:
-    """Five films, batches of four: a batch is all of a pass, and passes must not keep all but one process waiting."""
+def test_every_loading_process_of_the_reference_loads_though_images_are_few() -> None:
+    """Five images, batches of four: a batch is all of a pass, and passes must not keep all but one process waiting."""
     films: Any = WhoLoads()
     batches = endless_batches(films, 4, 2, pin=False)
     found = [next(batches) for _ in range(6)]

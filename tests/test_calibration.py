@@ -138,7 +138,7 @@ def test_nine_tenths_of_ten_are_nine_and_no_negative_image_means_no_threshold() 
 
 
 def simulated(rng: np.random.Generator, n: int, slope: float) -> tuple[np.ndarray, np.ndarray]:
-    """Films of which the score's log odds are `slope` times the true ones."""
+    """Images of which the score's log odds are `slope` times the true ones."""
     odds = rng.normal(-1, 1, (n, 1))
     return (rng.random((n, 1)) < 1 / (1 + np.exp(-odds))).astype(float), 1 / (1 + np.exp(-slope * odds))
 

@@ -105,7 +105,7 @@ def test_a_knob_that_cannot_be_used_is_named(
 
 
 def changed_store(small_store: Path, here: Path, split: str | None = None, version: int | None = None) -> Path:
-    """A copy of the small store with every film in one split, or written by another version."""
+    """A copy of the small store with every image in one split, or written by another version."""
     store = here / "store"
     shutil.copytree(small_store, store)
     if split is not None:

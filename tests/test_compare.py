@@ -24,7 +24,7 @@ MACRO = {"label": "macro", "metric": "auroc"}
 
 
 def truth_of(patients: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Truth (2 films a patient, 3 labels; hardly anybody has a hernia) and patients."""
+    """Truth (2 images a patient, 3 labels; hardly anybody has a hernia) and patients."""
     rng = np.random.default_rng(99)
     sick = (rng.random((patients, 3)) < [0.4, 0.3, 0.02]).repeat(2, axis=0).astype(float)
     sick[::9, 1] = np.nan

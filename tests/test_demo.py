@@ -32,7 +32,7 @@ def test_the_demo_goes_from_raw_folders_to_a_report(tmp_path: Path, capsys: pyte
             own = "shuffled" if arm == "shuffled" else "none"
             assert {own, "untrained", "pixels", "chart-only", "image+chart"} <= {row["control"] for row in rows}
     assert (out / "results" / "arms-mimic" / "comparisons.jsonl").read_text()
-    assert (out / "mimic.store" / "store.json").exists()  # the stores stay, the drawn films do not
+    assert (out / "mimic.store" / "store.json").exists()  # the stores stay, the drawn images do not
     assert not (out / "hospital").exists()
     assert run_command(["demo", str(out)]) == 2
     assert "is not empty; choose another --out" in capsys.readouterr().err

@@ -63,8 +63,8 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     assert len(link.sent) <= 6
 
 
-def test_pinned_films_are_gathered_where_they_are_pinned(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, and the same films. Only a GPU's driver pins memory: here the place is noted, and ordinary."""
+def test_pinned_images_are_gathered_where_they_are_pinned(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and the same images. Only a GPU's driver pins memory: here the place is noted, and ordinary."""
     store, settings = Store.open(small_store), small()
     rows = load_training_data(store, settings).rows
     pinned: list[torch.Tensor] = []
@@ -109,8 +109,8 @@ def test_a_restored_optimizer_that_is_not_fused_counts_its_steps_on_the_host(tmp
         }
 
 
-def test_the_views_of_a_film_cost_a_hundredth_of_its_pixels_to_plan() -> None:
-    """Bands, weights and indices are worked out on the device: 12 views of a 448 px film are 0.2 MB of pixels."""
+def test_the_views_of_an_image_cost_a_hundredth_of_its_pixels_to_plan() -> None:
+    """Bands, weights and indices are worked out on the device: 12 views of a 448 px image are 0.2 MB of pixels."""
     films, config = 16, ViewsConfig()
     sizes = np.tile([3056.0, 2544.0], (films, 1))
     plan_of_step = plan_views(np.arange(films), sizes, 448, config, patch_side=16, seed=0, step=0)

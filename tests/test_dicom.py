@@ -37,7 +37,7 @@ needs_films = pytest.mark.skipif(not (DATA / "dicom").exists(), reason="shared/d
 
 @pytest.fixture(scope="module")
 def real() -> np.ndarray:
-    """A real film in [0, 1], both ends in use; a gradient with noise where there is none."""
+    """A real image in [0, 1], both ends in use; a gradient with noise where there is none."""
     file = DATA / "formats" / "nih_00000001_000_512.png"
     if file.exists():
         film = np.asarray(Image.open(file), dtype=np.float64)[:300:2, :400:2]
@@ -215,13 +215,13 @@ def test_colours_are_the_luma_of_dcmtks(real: np.ndarray, tmp_path: Path) -> Non
         np.testing.assert_allclose(image, luma, atol=1.01 / 255)
 
 
-# ---- the real films
+# ---- the real radiographs
 
 
 @needs_films
 @needs_dcmtk
 @pytest.mark.parametrize("name", sorted(file.name for file in (DATA / "dicom").glob("*.dcm")))
-def test_every_real_film_is_dcmtks_or_refused(name: str, tmp_path: Path) -> None:
+def test_every_real_image_is_dcmtks_or_refused(name: str, tmp_path: Path) -> None:
     """DCMTK decodes; the window is that of the file; flipped where PatientOrientation is R\\F."""
     file = DATA / "dicom" / name
     data = pydicom.dcmread(file)
@@ -231,7 +231,7 @@ def test_every_real_film_is_dcmtks_or_refused(name: str, tmp_path: Path) -> None
         return
     image, copy = decode_image(file).image, tmp_path / "film.dcm"
     if "J2KR" in name or "j2k" in name:
-        # DCMTK has no JPEG 2000: the lossless film equals the RLE one, bit for bit; the other is only windowed here.
+        # DCMTK has no JPEG 2000: the lossless image equals the RLE one, bit for bit; the other is only windowed here.
         if "J2KR" in name:
             assert np.array_equal(image, read_image(file.with_name(name.replace("J2KR", "RLE"))))
             return
@@ -292,7 +292,7 @@ def test_what_a_lossy_codec_overshoots_is_white_not_black(real: np.ndarray, tmp_
     assert image[real > 0.5].min() > 0.5
 
 
-# ---- a grey scale that a film does not use
+# ---- a grey scale that an image does not use
 
 
 def test_a_window_that_saturates_the_anatomy_is_none(real: np.ndarray, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_width_that_is_none_is_no_window(width: str, real: np.ndarray, tmp_pat
 
 
 def dim_films(real: np.ndarray) -> dict[str, Dataset]:
-    """12 bits of film in 16 bits of scale."""
+    """12 bits of image in 16 bits of scale."""
     pixels = of_bits(real, 12)
     marked = pixels.copy()
     marked[3:6, 3:6] = 65535
@@ -339,7 +339,7 @@ def dim_films(real: np.ndarray) -> dict[str, Dataset]:
 
 
 @pytest.mark.parametrize("name", ["range", "window", "window of 12 bits", "table", "marker", "signed marker", "colour"])
-def test_a_dim_film_keeps_its_greys(name: str, real: np.ndarray, tmp_path: Path) -> None:
+def test_a_dim_image_keeps_its_greys(name: str, real: np.ndarray, tmp_path: Path) -> None:
     image = read_dicom(dim_films(real)[name], tmp_path)
     film = np.ones(real.shape, dtype=bool)
     film[3:6, 3:6] = False
@@ -364,7 +364,7 @@ def test_dim_16_bit_png_in_grey_and_colour(real: np.ndarray, tmp_path: Path) -> 
     np.testing.assert_allclose(read_bytes(png_encode(halved)), bright / 65535 / 2, atol=2e-5)
 
 
-def test_a_film_of_8_bits_is_never_stretched(real: np.ndarray, tmp_path: Path) -> None:
+def test_an_image_of_8_bits_is_never_stretched(real: np.ndarray, tmp_path: Path) -> None:
     dim = of_bits(real, 8) // 8
     np.testing.assert_allclose(read_dicom(dicom(dim), tmp_path), dim / np.float32(255), atol=1e-6)
 

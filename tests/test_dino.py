@@ -94,7 +94,7 @@ def test_the_target_and_the_centre_get_no_gradient() -> None:
 
 
 def test_the_centre_is_that_of_the_global_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes with a third and two thirds of the films: sums are added before they are divided."""
+    """Two processes with a third and two thirds of the images: sums are added before they are divided."""
     _, target, centre = batch()
     parts = [target[:, :4], target[:, 4:]]
     whole = dino.moved_centre(centre, target)

@@ -11,7 +11,8 @@ import timm
 
 import chartray
 import docs.sentences as listed
-from chartray.cli import run_command
+from chartray.cli import app, run_command
+from docs.generate import commands_page
 
 ROOT = Path(__file__).parent.parent
 # What makes a command small; its own words stay. A run of the page's default recipe takes days of a GPU.
@@ -84,6 +85,65 @@ def test_every_command_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: py
             assert chartray.load_encoder("chart-encoder").chartray_input["size"] == 64
 
 
+def test_the_three_commands_of_the_readme_print_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Line by line on standard output; on standard error but for the numbers of the machine: rate, time, free space."""
+    monkeypatch.chdir(tmp_path)
+    (console,) = blocks(ROOT / "README.md", "console")
+    prompts = re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]
+    assert len(prompts) == 3
+    for command, *printed in (prompt.splitlines() for prompt in prompts):
+        assert run_command(shlex.split(command)[1:]) == 0
+        out, err = (text.replace(str(tmp_path), "~/hospital").splitlines() for text in capsys.readouterr())
+        assert [line for line in printed if line in out] == out
+        rest = [line for line in printed if line not in out]
+        assert {re.sub(r"[\d.]+", "9", line) for line in rest} <= {re.sub(r"[\d.]+", "9", line) for line in err}
+
+
+def test_the_command_lines_of_the_readme_are_understood():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line, comments=True) for line in re.findall(r"^    (chartray .+)$", readme, re.MULTILINE)]
+    assert len(lines) > 15
+    for _, *tokens in lines:
+        app.parse_args(tokens, exit_on_error=False, print_error=False)
+
+
+# Options of other programs that pages name.
+OTHERS = {
+    *("--nproc-per-node", "--kill-on-bad-exit"),  # torchrun, srun
+    *("--universal", "--generate-hashes", "--no-emit-index-url"),  # uv
+    *("--cases", "--only", "--out"),  # python -m tests.faults
+    "--section.name",  # any setting of pretraining
+}
+
+
+def test_every_option_that_a_page_names_exists():
+    """In prose and commands; the left column of the README's table names the options of the published scripts."""
+    known = set(re.findall(r"--[a-z][\w.-]*", commands_page().replace("_", "-"))) | OTHERS | set(app)
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = re.sub(r"^(\|.*?\||#SBATCH.*)", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        named = {option.rstrip(".").replace("_", "-") for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*", text)}
+        assert named - known == set(), page
+
+
+def test_every_file_that_the_readme_names_is_there():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all((ROOT / link).is_file() for link in re.findall(r"\]\(([\w/.-]+)\)", readme))
+    assert all((ROOT / file).exists() for file in re.findall(r"`((?:examples|docs|benchmarks)/[\w/.]*)`", readme))
+    (table,) = re.findall(r"^\| room .*?\n\n", readme, re.DOTALL | re.MULTILINE)
+    rooms = [line.split("|")[1:3] for line in table.strip().splitlines()[2:-1]]
+    named = set()
+    for names, contents in rooms:
+        folders = re.findall(r"`([\w/.]+)`", names)
+        named |= {folder.strip("/") for folder in folders}
+        for file in re.findall(r"`([\w/.]+\.py)`", names + contents):
+            places = [ROOT / "src" / "chartray" / within / file for within in ("", *folders)]
+            assert any(place.is_file() for place in places), (names, file)
+    package = {place.name for place in (ROOT / "src" / "chartray").iterdir() if (place / "__init__.py").is_file()}
+    assert package <= named
+
+
 def test_every_page_with_commands_is_run():
     pages = {page.name for page in (ROOT / "docs").glob("*.md") if commands(page)}
     assert pages == {"mimic.md", "hospital.md", *BEGINS_AFTER}
@@ -136,29 +196,9 @@ def test_the_changelog_has_the_form_of_keep_a_changelog():
         assert len(set(entries)) == len(entries)
 
 
-def test_no_file_names_a_page_that_the_repository_lacks():
-    folders = ("src", "tests", "docs", "benchmarks", "examples")
-    files = [*ROOT.glob("*.md"), *(file for folder in folders for file in (ROOT / folder).rglob("*"))]
-    for file in files:
-        if file.suffix in {".py", ".md", ".yaml", ".j2"} and file != Path(__file__):
-            named = re.findall(r"\b(?:METHOD|DESIGN|STYLE)\.md", file.read_text(encoding="utf-8"))
-            assert not named, (file, named)
-
-
-@pytest.mark.parametrize(
-    ("kind", "file", "part"),
-    [
-        ("error", "outputs/guard.py", "expected a folder as --out, found the file {out}; choose another --out"),
-        ("printed", "progress.py", "{title}: {current}/{total} {unit}"),
-        ("option", "config/pretrain.py", "Peak learning rate"),
-        ("help", "commands/product.py", "Writes the encoder as a folder that timm and the Hugging Face Hub load"),
-        ("template", "report/page.html.j2", "This page makes no network requests"),
-        ("docstring", "outputs/guard.py", "Raises InputError unless the folder `out` is new"),
-    ],
-)
-def test_the_list_of_sentences_has_every_kind(kind: str, file: str, part: str):
-    found = [sentence for sentence in listed.sentences(docstrings=True) if sentence.kind == kind]
-    assert [s for s in found if s.place.startswith(f"{file}:") and part in s.text]
+def test_no_page_names_a_page_that_the_repository_lacks():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
+        assert re.findall(r"\b(?:METHOD|DESIGN|STYLE)\.md", page.read_text(encoding="utf-8")) == [], page
 
 
 def test_the_list_of_sentences_joins_what_the_code_splits():

@@ -1,4 +1,4 @@
-"""Embeddings of a store as Parquet: the encoder's own numbers, beside the film they are of."""
+"""Embeddings of a store as Parquet: the encoder's own numbers, beside the image they are of."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from chartray.pixels.store import Store
 from .evaluation_folders import vit
 
 
-def test_each_row_is_its_films_class_token(small_store: Path, tmp_path: Path) -> None:
+def test_each_row_is_its_images_class_token(small_store: Path, tmp_path: Path) -> None:
     source = vit(tmp_path / "vit", seed=1, run="first")
     out = embed_store(source, small_store, tmp_path / "new" / "all.parquet", device="cpu")
     table, store = pq.read_table(out), Store.open(small_store)

@@ -20,9 +20,9 @@ from sklearn.metrics import roc_auc_score
 from chartray.cli import run_command
 from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
-from chartray.evaluation import films
+from chartray.evaluation import image_set
 from chartray.evaluation.baselines import baseline_chart
-from chartray.evaluation.leakage import same_films
+from chartray.evaluation.leakage import same_images
 from chartray.evaluation.sentences import blanks_counted
 from chartray.features import fit_chart
 from chartray.networks import encoder
@@ -35,9 +35,9 @@ from chartray.records.table import table_cohort
 from chartray.results.folder import open_evaluation
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
 from chartray.statistics import metrics
-from chartray.training.patients import patients_digest, write_patients
+from chartray.training.patients import write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
-from tests.evaluation_folders import evaluate, hospital, one, read, vit
+from tests.evaluation_folders import evaluate, hospital, one, patients_entry, read, vit
 from tests.stores import replace_cohort
 from tests.test_features import mimic_like
 
@@ -218,7 +218,7 @@ def test_neighbours_use_the_number_that_validation_chose(home: Path, run: Path, 
     assert not (tmp_path / "out" / "probe.safetensors").exists()
 
 
-# Films and labels
+# Images and labels
 
 
 def labelled(cells: dict[str, list[Any]], **blank: Any) -> pa.Table:
@@ -234,7 +234,7 @@ def labelled(cells: dict[str, list[Any]], **blank: Any) -> pa.Table:
     return pa.table(columns).replace_schema_metadata(to_metadata(metadata))
 
 
-def test_a_film_with_no_finding_alone_is_a_negative_of_edema() -> None:
+def test_an_image_with_no_finding_alone_is_a_negative_of_edema() -> None:
     table = labelled({"No Finding": [1.0, None], "Edema": [None, 1.0]}, No_Finding="negative", Edema="negative")
     labels = ["No Finding", "Edema"]
     assert truth_of(table, labels, Policy()).tolist() == [[1, 0], [0, 1]]
@@ -259,7 +259,7 @@ def test_whether_a_blank_is_negative_depends_on_its_label_alone(cells: list[floa
 
 
 def test_a_null_that_is_no_blank_is_never_negative() -> None:
-    """An unreadable cell, or a film that the labeller's file does not name."""
+    """An unreadable cell, or an image that the labeller's file does not name."""
     cells: dict[str, list[Any]] = {
         "Edema": [1.0, 0.0, None, None, 0.0],
         "blank.Edema": [False, False, True, False, True],
@@ -287,7 +287,7 @@ def test_blanks_that_count_as_negative_are_counted_in_rows_and_manifest(
     assert manifest["blank_negatives_learnt_from"]["Edema"] == blank["train"].sum() > 5
     stores = open_evaluation(tmp_path / "out").manifest.stores
     assert f"in mimic: Edema {blank['test'].sum()}, " in "; ".join(blanks_counted("source", stores))
-    # Without them: fewer films, none counted.
+    # Without them: fewer images, none counted.
     ignored = one(
         evaluate(encoder, store, tmp_path / "out", EvaluateOptions(blank="ignore", **options)),
         label="Edema",
@@ -320,18 +320,18 @@ def test_uncertain_labels_follow_the_policy(uncertain: Any, expected: float) -> 
 
 def test_low_data_fractions_are_nested_whole_patients_and_keep_the_rarest_findings(home: Path) -> None:
     store = Store.open(home)
-    train = films.films_of(store, "train", ["Edema", "Pleural Effusion"], Policy())
+    train = image_set.image_set_of(store, "train", ["Edema", "Pleural Effusion"], Policy())
     before: set[str] = set()
     for fraction in (0.05, 0.1, 0.25, 0.5, 1):
-        kept = train.patients[films.nested_subset(train, fraction, 0)]
+        kept = train.patients[image_set.nested_subset(train, fraction, 0)]
         names = set(kept.tolist())
         assert before <= names
         assert len(names) == max(1, round(len(set(train.patients.tolist())) * fraction))
         assert len(kept) == np.isin(train.patients, list(names)).sum()
         before = names
-    first, second = (films.nested_subset(train, 0.25, seed) for seed in (0, 1))
+    first, second = (image_set.nested_subset(train, 0.25, seed) for seed in (0, 1))
     assert (first != second).any()
-    rates = [np.nanmean(train.truth[films.nested_subset(train, 0.5, seed)], axis=0) for seed in range(8)]
+    rates = [np.nanmean(train.truth[image_set.nested_subset(train, 0.5, seed)], axis=0) for seed in range(8)]
     assert np.std(rates, axis=0).max() < 0.05
 
 
@@ -433,7 +433,7 @@ def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_mak
 
 
 def hannover(folder: Path, mapping: str) -> Path:
-    """A cohort of films of noise through one of the example mappings."""
+    """A cohort of images of noise through one of the example mappings."""
     examples, rng = Path(__file__).resolve().parents[1] / "examples", np.random.default_rng(0)
     words = (examples / "hannover.yaml").read_text()
     columns = set(re.findall(r"(?:column|days_from_film|starts|ends): ([\w-]+)", words)) | {"image_id", "patient_id"}
@@ -464,7 +464,7 @@ def hannover(folder: Path, mapping: str) -> Path:
         ("sex,blood_group", "strict", "sex", {"blood_group"}),
     ],
 )
-def test_the_chart_floors_keep_what_was_known_at_the_film(
+def test_the_chart_floors_keep_what_was_known_at_the_image(
     chart: str, rules: str, floor: str, dropped: set[str]
 ) -> None:
     """Under every name that pretraining takes; to lose one variable is not to lose the floors."""
@@ -528,7 +528,7 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
 
     assert seen() == [None]  # the run does not say whom it was trained on
     keys = {split: [patient_key("mimic", one) for one in named] for split, named in patients.items()}
-    vit(made / "encoder", source="mimic", **patients_digest(keys["train"]))
+    vit(made / "encoder", source="mimic", **patients_entry(keys["train"]))
     write_patients(made, keys["train"])
     (made / "manifest.json").write_text("{}")
     assert seen() == seen(source=made / "encoder") == [0]
@@ -536,11 +536,11 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     assert seen(external=[other]) == [0, None]  # the same names, but patients of another source
     started = tmp_path / "started"
     first = {"source": "model.safetensors", "run": None}
-    vit(started / "encoder", source="mimic", init=first, **patients_digest(keys["train"]))
+    vit(started / "encoder", source="mimic", init=first, **patients_entry(keys["train"]))
     shutil.copy(made / "train_patients.txt", started)
     assert seen(source=started) == [None]  # nobody knows whom the first weights were shown
     child = tmp_path / "child"
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_digest(keys["train"]))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_entry(keys["train"]))
     shutil.copy(made / "train_patients.txt", child)
     assert seen(source=child) == [0]  # the parent's patients are known too
     assert seen(source=child / "encoder") == [0]
@@ -557,9 +557,9 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
             ):
                 seen(source=source)
         (made / "train_patients.txt").touch()
-    vit(made / "encoder", source="mimic", **patients_digest(keys["test"][:3]))
+    vit(made / "encoder", source="mimic", **patients_entry(keys["test"][:3]))
     write_patients(made, keys["test"][:3])
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_digest(keys["train"]))
+    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_entry(keys["train"]))
     assert seen(split="validate") == [0]
     with pytest.raises(InputError, match=r"found 3 of its patients in train_patients.txt of .*run"):
         seen(source=child)
@@ -572,10 +572,10 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
         assert not any(patient in str(error.value) for patient in patients["test"][:3])
 
 
-def test_films_that_were_learnt_from_are_not_scored_elsewhere_under_other_names(
+def test_images_that_were_learnt_from_are_not_scored_elsewhere_under_other_names(
     home: Path, run: Path, tmp_path: Path
 ) -> None:
-    """The same films as another source, with other names, patients and splits: only their pixels say so."""
+    """The same images as another source, with other names, patients and splits: only their pixels say so."""
     splits = ("test", "train", "validate", "train", "test")  # at home the first and second learn, the third chooses
     other = hospital(tmp_path / "renamed", "elsewhere", splits=splits)
     options: dict[str, Any] = {"resamples": 2, "baselines": False, "labels": ["Edema"], "saliency": 0}
@@ -603,7 +603,7 @@ def test_films_that_were_learnt_from_are_not_scored_elsewhere_under_other_names(
 def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_source(
     home: Path, run: Path, tmp_path: Path
 ) -> None:
-    """Other films of the same people: their names say so, though nobody kept a list of pretraining's patients."""
+    """Other images of the same people: their names say so, though nobody kept a list of pretraining's patients."""
     other = hospital(tmp_path / "again", "mimic", seed=9, splits=("test", "train", "validate", "train", "validate"))
     with pytest.raises(
         InputError, match=r"found 24 of its 24 in the train split of .* too, both of the source 'mimic'; split both"
@@ -612,21 +612,21 @@ def test_patients_that_were_learnt_from_are_not_scored_in_another_store_of_the_s
     assert "p000" not in str(error.value)
 
 
-def test_a_film_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path: Path) -> None:
+def test_an_image_of_one_grey_is_no_double_and_one_line_does_not_make_one(tmp_path: Path) -> None:
     stores = [Store.open(hospital(tmp_path / name, name, seed=seed, patients=10)) for seed, name in enumerate("ab")]
-    ours, theirs = (films.films_of(store, "train", ["Edema"], Policy()) for store in stores)
-    assert not len(same_films(ours, theirs))
+    ours, theirs = (image_set.image_set_of(store, "train", ["Edema"], Policy()) for store in stores)
+    assert not len(same_images(ours, theirs))
     pixels = [store.images.gather(np.arange(len(store))) for store in stores]
     pixels[0][ours.rows[0]] = pixels[1][theirs.rows[0]] = 7
     pixels[0][ours.rows[1], 16] = pixels[1][theirs.rows[1], 16]
     pixels[0][ours.rows[2]] = pixels[1][theirs.rows[2]]
     for store, changed in zip(stores, pixels, strict=True):
         store.images = Changed(store.images, changed)
-    assert same_films(ours, theirs).tolist() == [theirs.rows[2]]
+    assert same_images(ours, theirs).tolist() == [theirs.rows[2]]
 
 
 class Changed(Images):
-    """Films that were painted over in memory."""
+    """Images that were painted over in memory."""
 
     def __init__(self, images: Images, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         super().__init__(Path(), images.size, [Shard("", len(pixels), 0, "", 0, "")])

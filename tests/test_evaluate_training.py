@@ -14,10 +14,10 @@ from safetensors.numpy import load_file
 from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation.embed import embed
-from chartray.evaluation.films import Policy, films_of
 from chartray.evaluation.finetune.augmentation import augment, masked_loss
 from chartray.evaluation.finetune.recipe import recipe_of
 from chartray.evaluation.finetune.training import fine_tune
+from chartray.evaluation.image_set import Policy, image_set_of
 from chartray.networks import encoder
 from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
@@ -62,7 +62,7 @@ def test_published_linear_leaves_the_encoder_and_full_fine_tuning_learns_more(
     assert len(manifest["training"]) <= min(12, best["epoch"] + 5)
     # The encoder and the layer on disk give the scores on disk.
     tuned, probe = encoder.load(tmp_path / "whole" / "finetuned"), load_file(tmp_path / "whole" / "probe.safetensors")
-    films = films_of(Store.open(home), "test", LABELS, Policy())
+    films = image_set_of(Store.open(home), "test", LABELS, Policy())
     logits = embed(tuned, films.store, films.rows) @ probe["weight"].T + probe["bias"]
     written = pq.read_table(tmp_path / "whole" / "predictions.parquet")["score"].to_numpy()
     np.testing.assert_allclose(written.reshape(-1, 2), 1 / (1 + np.exp(-logits)), atol=1e-4)
@@ -105,7 +105,7 @@ def test_fine_tuning_is_the_same_twice_and_leaves_the_given_encoder(home: Path, 
     given = encoder.load(run)
     before = {name: value.clone() for name, value in given.model.state_dict().items()}
     store = Store.open(home)
-    train, validate = (films_of(store, split, LABELS, Policy()) for split in ("train", "validate"))
+    train, validate = (image_set_of(store, split, LABELS, Policy()) for split in ("train", "validate"))
     recipe = recipe_of(EvaluateOptions(protocol="finetune", max_epochs=2))
     assert recipe is not None
     first, second = (fine_tune(given, train, validate, recipe, seed=3) for _ in range(2))
@@ -246,7 +246,7 @@ def told(folder: Path, copy: Path, **provenance: Any) -> Path:
 
 
 def test_what_was_learnt_from_must_be_the_same_too(home: Path, evaluated: dict[str, Path], tmp_path: Path) -> None:
-    """The same films scored, but the probes fitted on other films, or on other patients drawn."""
+    """The same images scored, but the probes fitted on other images, or on other patients drawn."""
     mine, runs = evaluated["demographic-norm-0"], evaluated["none-0"].parent / "runs"
     cohort = pq.read_table(home.parent / "cohort.parquet")
     keep = np.array(cohort["split"].to_pylist()) != "train"
@@ -296,7 +296,7 @@ def test_fewer_than_three_seeds_make_no_claim(evaluated: dict[str, Path], tmp_pa
     assert {row["seeds"] for row in rows} == {1}
 
 
-def test_evaluations_of_other_films_truths_or_policies_are_refused(
+def test_evaluations_of_other_images_truths_or_policies_are_refused(
     home: Path, evaluated: dict[str, Path], tmp_path: Path
 ) -> None:
     made = evaluated["none-0"].parent / "runs" / "none-0"

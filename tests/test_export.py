@@ -33,8 +33,8 @@ from chartray.results.folder import AUDIT_FILE, AUDIT_ROWS_FILE, write_manifest,
 from chartray.results.manifest import RESULTS_FORMAT, AuditManifest, EncoderEntry, Settings, StoreEntry, arm_of_run
 from chartray.results.schema import SubgroupRow
 from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
-from chartray.training.patients import patients_digest, write_patients
-from tests.evaluation_folders import compare, evaluate
+from chartray.training.patients import write_patients
+from tests.evaluation_folders import compare, evaluate, patients_entry
 
 from . import evaluation_folders
 from .test_networks import TINY, tiny
@@ -42,7 +42,7 @@ from .test_networks import TINY, tiny
 
 def test_load_encoder_gives_the_saved_timm_model(tmp_path: Path) -> None:
     model = tiny(seed=2).eval()
-    vit.save(tmp_path / "encoder", vit.PretrainedEncoder(model, 32, 0.5, 0.2, vit.architecture(TINY, 32), {}))
+    vit.save(tmp_path / "encoder", vit.PretrainedEncoder(model, 32, 0.5, 0.2, vit.architecture(TINY, 32), Provenance()))
     loaded = chartray.load_encoder(tmp_path)
     images = torch.rand(2, 1, 32, 32)
     assert not loaded.training
@@ -162,7 +162,7 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
     for row in rows:
         if row["metric"] == "auroc" and row["ci_low"] is not None:
             assert f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in card.text
-    pretraining = card.text[card.text.index("## What it was pretrained on") : card.text.index("## What was measured")]
+    pretraining = card.text[card.text.index("## Pretraining data") : card.text.index("## Results")]
     assert "3,314 images of 1,500 patients" in pretraining
     assert "| Variables known only after the image | mortality |" in pretraining
     assert "| Initial weights | older |" in pretraining
@@ -171,7 +171,7 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
         "Not for clinical use",
         "no claim: fewer than 3 seeds",
         "known only after the image",
-        "never measured",
+        "was not measured for this card",
     ):
         assert words in limits
     assert "Simulated" not in card.text
@@ -220,7 +220,7 @@ def test_a_grouping_without_a_gap_was_not_measured(exported: dict[str, Path], tm
         write_manifest(folder, manifest)
     out = export_encoder(exported["source"], tmp_path / "out", results=[audit])
     text = (out / "README.md").read_text()
-    assert "Performance in subgroups was measured by sex, and by no other attribute." in text
+    assert "Performance in subgroups was measured by sex, and not by other attributes." in text
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -233,7 +233,10 @@ def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Pa
     tested = sorted({patient for split, patient in pairs if split == "test"})
     # A run that learnt three of the patients of the test split, as its own file says.
     keys = [patient_key("mimic", patient) for patient in tested[:3]]
-    evaluation_folders.vit(root / "first" / "encoder", **MADE | {"after_film": []} | patients_digest(keys))
+    evaluation_folders.vit(
+        root / "first" / "encoder",
+        **MADE | {"after_film": []} | patients_entry(keys),
+    )
     write_patients(root / "first", keys)
     found = audit(
         root / "first" / "encoder",

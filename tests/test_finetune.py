@@ -1,4 +1,4 @@
-"""Full fine-tuning: rates by depth and over time, paths dropped, films mixed, and training that survives a kill."""
+"""Full fine-tuning: rates by depth and over time, paths dropped, images mixed, and training that survives a kill."""
 
 import itertools
 import json
@@ -14,12 +14,12 @@ from timm.layers import DropPath
 
 from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
-from chartray.evaluation.films import Films, Policy, films_of
 from chartray.evaluation.finetune import checkpoint, training
 from chartray.evaluation.finetune.augmentation import masked_loss, mixed
 from chartray.evaluation.finetune.depth import parameter_groups, set_drop_path
 from chartray.evaluation.finetune.recipe import Recipe, halvings, learning_rate, recipe_of
 from chartray.evaluation.finetune.training import FineTuned, fine_tune
+from chartray.evaluation.image_set import ImageSet, Policy, image_set_of
 from chartray.networks import encoder
 from chartray.pixels.store import Store
 from tests.evaluation_folders import evaluate, hospital, vit
@@ -38,9 +38,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> encoder.PretrainedEncoder
 
 
 @pytest.fixture(scope="module")
-def parts(home: Path) -> tuple[Films, Films]:
+def parts(home: Path) -> tuple[ImageSet, ImageSet]:
     store = Store.open(home)
-    train, validate = (films_of(store, split, LABELS, Policy()) for split in ("train", "validate"))
+    train, validate = (image_set_of(store, split, LABELS, Policy()) for split in ("train", "validate"))
     return train, validate
 
 
@@ -78,7 +78,7 @@ def test_each_block_has_its_share_of_the_rate_and_norms_are_spared(given: encode
         assert group["weight_decay"] == (0.0 if spared else 0.05), name
 
 
-def test_a_lower_block_moves_less(given: encoder.PretrainedEncoder, parts: tuple[Films, Films]) -> None:
+def test_a_lower_block_moves_less(given: encoder.PretrainedEncoder, parts: tuple[ImageSet, ImageSet]) -> None:
     """AdamW's first step is the learning rate for every weight that has a gradient."""
     recipe = finetune(max_epochs=1, warmup_epochs=0, layer_decay=0.1, drop_path=0, learning_rate=1e-3)
     recipe = recipe._replace(weight_decay=0.0, batch_size=1000)
@@ -126,7 +126,7 @@ def test_paths_are_dropped_more_often_the_deeper_and_only_in_training(tmp_path: 
     assert not torch.equal(encoder.class_token(model, films), encoder.class_token(model, films))
 
 
-def test_what_is_unknown_in_either_film_is_unknown_in_their_mixture() -> None:
+def test_what_is_unknown_in_either_image_is_unknown_in_their_mixture() -> None:
     films = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 1, 2, 2)
     truth = torch.tensor([[1.0, torch.nan], [0.0, 1.0], [1.0, 0.0], [torch.nan, 1.0], [0.0, 0.0], [1.0, 1.0]])
     share = float(np.random.default_rng(3).beta(0.8, 0.8))
@@ -175,7 +175,7 @@ def test_published_stays_as_published(name: str) -> None:
 
 
 def test_the_best_epoch_is_kept_and_training_stops_after_it(
-    given: encoder.PretrainedEncoder, parts: tuple[Films, Films]
+    given: encoder.PretrainedEncoder, parts: tuple[ImageSet, ImageSet]
 ) -> None:
     recipe = finetune(max_epochs=12, learning_rate=0.02)._replace(patience_epochs=2)
     found = fine_tune(given, *parts, recipe, seed=0)
@@ -194,7 +194,7 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("options", [{"mixup": 0.4, "drop_path": 0.3}, {"scheduler": "reduce"}])
 def test_an_interrupted_training_goes_on_to_the_same_bytes(
     given: encoder.PretrainedEncoder,
-    parts: tuple[Films, Films],
+    parts: tuple[ImageSet, ImageSet],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],

@@ -1,4 +1,4 @@
-"""Ingest: whatever happens on the way, the same bytes; whatever is wrong with a film, the rest goes on."""
+"""Ingest: whatever happens on the way, the same bytes; whatever is wrong with an image, the rest goes on."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def write_cohort(
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """38 films, of which four cannot be read: empty, cut short, no picture, constant."""
+    """38 images, of which four cannot be read: empty, cut short, no picture, constant."""
     folder = tmp_path_factory.mktemp("films")
     random = np.random.default_rng(2)
     for row in range(38):
@@ -90,7 +90,7 @@ def build(cohort: Path, out: Path, **options: object) -> Ingested:
 # ---- the ordinary run
 
 
-def test_unreadable_films_go_to_quarantine_and_the_rest_goes_on(cohort: Path, films: Path, tmp_path: Path) -> None:
+def test_unreadable_images_go_to_quarantine_and_the_rest_goes_on(cohort: Path, films: Path, tmp_path: Path) -> None:
     result = build(cohort, tmp_path / "store")
     store = Store.open(result.store)
     assert len(store) == result.images == 34
@@ -144,7 +144,7 @@ def test_the_hash_depends_on_content_and_not_on_the_place(films: Path, tmp_path:
     assert build(file, tmp_path / "larger", size=SIZE + 1).hash != hashes[0]
 
 
-def test_films_that_moved_are_found_under_images_root(films: Path, tmp_path: Path) -> None:
+def test_images_that_moved_are_found_under_images_root(films: Path, tmp_path: Path) -> None:
     relative = write_cohort(tmp_path / "relative.parquet", [p.name for p in sorted(films.iterdir())], "/no/such/place")
     absolute = write_cohort(
         tmp_path / "absolute.parquet", [f"/no/such/place/{p.name}" for p in sorted(films.iterdir())], "/no/such/place"
@@ -276,7 +276,7 @@ def test_two_at_once_are_refused(cohort: Path, tmp_path: Path) -> None:
 
 def test_a_dead_worker_is_a_sentence(cohort: Path, tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, initializer=os._exit, initargs=(1,)) as broken:
-        refuse("a worker died", cohort, tmp_path / "store", executor=broken)
+        refuse("a worker process ended unexpectedly", cohort, tmp_path / "store", executor=broken)
 
 
 def test_a_folder_that_goes_away_does_not_fill_the_quarantine(films: Path, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def refuse(sentence: str, cohort: Path, out: Path, **options: object) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_no_film_at_all_writes_nothing(films: Path, tmp_path: Path) -> None:
+def test_no_image_at_all_writes_nothing(films: Path, tmp_path: Path) -> None:
     missing = write_cohort(
         tmp_path / "missing.parquet", ["/no/such/place/a.png", "/no/such/place/b.png"], "/no/such/place"
     )
@@ -377,7 +377,7 @@ def test_a_damaged_store_says_what_to_do_and_a_strange_one_is_not_to_be_removed(
 def test_a_folder_that_holds_something_else_is_refused(cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    refuse(r"found thesis\.tex", cohort, tmp_path / "mine")
+    refuse(r"is not empty and holds no store; choose another --out$", cohort, tmp_path / "mine")
     refuse("found the file", cohort, cohort)
     assert content(tmp_path / "mine") == {"thesis.tex": b"x"}
 
@@ -389,11 +389,11 @@ def test_a_disk_that_is_too_small_is_refused(films: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "store").exists()
 
 
-# ---- real films
+# ---- real radiographs
 
 
 @pytest.mark.skipif(not (SHARED / "hannover").exists(), reason="shared/data/hannover is not here")
-def test_the_hannover_films(tmp_path: Path) -> None:
+def test_the_hannover_images(tmp_path: Path) -> None:
     paths = sorted((SHARED / "hannover" / "images").glob("*.jpg"))
     cohort = write_cohort(tmp_path / "c.parquet", list(paths), SHARED / "hannover" / "images")
     result = ingest(cohort, tmp_path / "store", size=128, workers=2)
@@ -406,7 +406,7 @@ def test_the_hannover_films(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not (SHARED / "nih-chestxray14-64px").exists(), reason="shared/data/nih-chestxray14-64px is not here"
 )
-def test_the_nih_films(tmp_path: Path) -> None:
+def test_the_nih_images(tmp_path: Path) -> None:
     paths = sorted((SHARED / "nih-chestxray14-64px").rglob("*.png"))
     cohort = write_cohort(tmp_path / "c.parquet", list(paths), SHARED / "nih-chestxray14-64px")
     result = ingest(cohort, tmp_path / "store", size=64, workers=2)
@@ -427,7 +427,7 @@ def check_against_pillow(store: Store, films: int) -> None:
         assert np.abs(expected - store.images[row]).mean() < 0.5
 
 
-# ---- films that would stop everything
+# ---- images that would stop everything
 
 FAULTY = """
 import os, signal, sys
@@ -455,7 +455,7 @@ image_process.serve(int(sys.argv[1]))
 
 @pytest.fixture
 def faulty_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Readers whose decoder does what the name of a film says."""
+    """Readers whose decoder does what the name of an image says."""
     image_process.release(0)
     monkeypatch.setattr(image_process, "_PROGRAM", FAULTY)
     yield
@@ -463,7 +463,7 @@ def faulty_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("faulty_decoder")
-def test_a_film_that_crashes_or_hangs_its_decoder_costs_itself_alone(films: Path, tmp_path: Path) -> None:
+def test_an_image_that_crashes_or_hangs_its_decoder_costs_itself_alone(films: Path, tmp_path: Path) -> None:
     folder = tmp_path / "films"
     folder.mkdir()
     names = ["a", "crashing", "b", "hanging", "c", "greedy", "d", "leaving", "once", "e"]
@@ -655,7 +655,7 @@ def test_a_limit_on_the_size_of_files_is_a_sentence_and_a_later_run_continues(co
 
 
 def test_readers_end_with_an_ingest_that_is_killed(tmp_path: Path) -> None:
-    """Even one that is in the middle of a film, and none of them can write anything."""
+    """Even one that is in the middle of an image, and none of them can write anything."""
     picture = tmp_path / "large.png"
     picture.write_bytes(png(9_000, 9_000, 9_000))
     cohort = write_cohort(tmp_path / "cohort.parquet", [picture] * 200, tmp_path)

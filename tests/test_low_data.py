@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from chartray.config.evaluate import EvaluateOptions
 from chartray.errors import InputError
-from chartray.evaluation import films
+from chartray.evaluation import image_set
 from chartray.evaluation.sentences import matches_said
 from chartray.pixels.store import Store
 from chartray.results.folder import open_evaluation
@@ -39,17 +39,17 @@ def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_draws_are_orders_of_their_own_each_nested(home: Path) -> None:
-    train = films.films_of(Store.open(home), "train", LABELS, films.Policy())
+    train = image_set.image_set_of(Store.open(home), "train", LABELS, image_set.Policy())
     kept = {}
     for draw in range(3):
         before: set[str] = set()
         for fraction in (0.1, 0.25, 0.5):
-            names = set(train.patients[films.nested_subset(train, fraction, 0, draw)].tolist())
+            names = set(train.patients[image_set.nested_subset(train, fraction, 0, draw)].tolist())
             assert before < names
             before = names
         kept[draw] = before
     assert len({frozenset(names) for names in kept.values()}) == 3
-    assert films.nested_subset(train, 1, 0, 2).all()
+    assert image_set.nested_subset(train, 1, 0, 2).all()
 
 
 def test_a_fraction_is_the_mean_of_its_draws_and_its_interval_covers_them(evaluated: Path) -> None:
@@ -159,7 +159,7 @@ def test_neighbours_are_held_out_by_fold() -> None:
         here = folds == fold
         alone = knn.knn_scores(features[~here], truth[~here], features[here], neighbours=(5, 20))
         np.testing.assert_array_equal(found[:, here], alone)
-    # Copies of one patient's film would find themselves; held out together they cannot.
+    # Copies of one patient's image would find themselves; held out together they cannot.
     twice, both = np.vstack((features, features)), np.vstack((truth, truth))
     leaky = knn.held_out_scores(twice, both, np.arange(180) // 90, neighbours=(1,))[0]
     honest = knn.held_out_scores(twice, both, np.tile(folds, 2), neighbours=(1,))[0]
@@ -170,7 +170,7 @@ def test_neighbours_are_held_out_by_fold() -> None:
 # The other files of the folder
 
 
-def test_studies_are_scored_where_they_have_several_films(tmp_path: Path) -> None:
+def test_studies_are_scored_where_they_have_several_images(tmp_path: Path) -> None:
     store = hospital(tmp_path, labels=LABELS, patients=150)
     table = pq.read_table(store / "cohort.parquet")
     studies = [f"s{name[:4]}" for name in table["image_id"].to_pylist()]
@@ -210,7 +210,7 @@ def test_thresholds_are_validations_and_rows_stand_at_them(evaluated: Path, home
     assert films_ == one(rows, fraction=1.0, label="Edema", metric="auroc")["n"]
 
 
-def test_films_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: Path) -> None:
+def test_images_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path: Path) -> None:
     store = hospital(tmp_path, labels=LABELS, patients=150)
     second = hospital(tmp_path / "second", labels=LABELS, patients=60, seed=1)
     table = pq.read_table(store / "cohort.parquet")

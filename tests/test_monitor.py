@@ -45,14 +45,14 @@ def test_a_collapse_is_seen_said_and_stops_the_run(
         pretrain(small_store, tmp_path / "run", small(**SHORT | changed))
     assert "\n" not in str(error.value)
     assert 80 <= len(losses(tmp_path / "run")) < 180
-    assert run_folder.read_manifest(tmp_path / "run")["status"].startswith("stopped: step ")
+    assert run_folder.read_manifest(tmp_path / "run").status.startswith("stopped: step ")
     assert not (tmp_path / "run" / "encoder").exists()
 
 
 @pytest.mark.parametrize("changed", [{}, {"objective__train_prototypes": False, "train__clip": None}])
 def test_a_healthy_run_is_not_stopped(small_store: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     pretrain(small_store, tmp_path / "run", small(**SHORT | changed))
-    assert run_folder.read_manifest(tmp_path / "run")["status"] == "complete"
+    assert run_folder.read_manifest(tmp_path / "run").status == "complete"
     assert (tmp_path / "run" / "encoder" / "model.safetensors").exists()
 
 
@@ -75,7 +75,7 @@ def test_effective_rank_counts_directions() -> None:
 
 
 def test_statistics_of_a_batch_that_is_known() -> None:
-    """Four films on four of eight prototypes, confident and agreed; then all on one."""
+    """Four images on four of eight prototypes, confident and agreed; then all on one."""
     sure = torch.full((4, 8), -20.0)
     sure[torch.arange(4), torch.arange(4)] = 0.0
     sure = sure.log_softmax(dim=1)
@@ -98,7 +98,7 @@ def test_statistics_of_a_batch_that_is_known() -> None:
 
 
 def test_anchors_that_predict_the_same_for_every_image_are_a_collapse() -> None:
-    """What a rate 200 times too high did to real films: me-max content, targets not, rank and spread not yet gone."""
+    """What a rate 200 times too high did to real images: me-max content, targets not, rank and spread not yet gone."""
     flat = AssignmentStatistics(3.4, prototypes_in_use=20, agreement=0.1, information=0.19, anchor_information=0.001)
     untrained = flat._replace(information=1.7, anchor_information=0.28)
     for statistics, said in (
@@ -120,4 +120,4 @@ def test_a_constant_loss_is_a_collapse_and_early_steps_are_not_checked() -> None
     for _ in range(60):
         monitor.record(6.931472, healthy)
     assert monitor.problem(199, 15.0) is None
-    assert "constant to five decimals" in str(monitor.problem(200, 15.0))
+    assert "has not changed in five decimals" in str(monitor.problem(200, 15.0))

@@ -14,6 +14,7 @@ from chartray.errors import InputError
 from chartray.features import Chart, ChartBlock, Encoding
 from chartray.networks import encoder as vit
 from chartray.networks import siamese
+from chartray.networks.description import Provenance
 from chartray.networks.siamese import ChartBatch
 
 TINY = EncoderConfig(name="vit_tiny_patch16_224", width=48, depth=2, heads=3, patch_size=8)
@@ -57,7 +58,8 @@ def test_keeping_every_patch_equals_timms_own_forward() -> None:
 def test_the_last_block_for_the_class_token_alone_is_the_last_block(extra: dict[str, object]) -> None:
     """Value and gradients of every weight, against timm's own forward; where all tokens are read, none is left out."""
     torch.manual_seed(0)
-    model = timm.create_model(**vit.architecture(TINY, 32), **extra, num_classes=0, in_chans=1, dynamic_img_size=True)
+    arguments = vit.architecture(TINY, 32).model_dump(exclude_none=True)
+    model = timm.create_model(**arguments, **extra, num_classes=0, in_chans=1, dynamic_img_size=True)
     model, images, weights = model.double(), torch.rand(3, 1, 32, 32).double(), torch.randn(3, 48).double()
     found, wanted = vit.class_token(model, images), model(images)
     assert torch.allclose(found, wanted)
@@ -109,12 +111,20 @@ def test_a_name_that_is_no_vit_is_refused(name: str) -> None:
 
 def test_saved_encoder_loads_into_the_same_function(tmp_path: Path) -> None:
     model = tiny(seed=5).eval()
-    vit.save(tmp_path / "encoder", vit.PretrainedEncoder(model, 32, 0.4, 0.2, vit.architecture(TINY, 32), {"run": "r"}))
+    vit.save(
+        tmp_path / "encoder",
+        vit.PretrainedEncoder(model, 32, 0.4, 0.2, vit.architecture(TINY, 32), Provenance(run="r")),
+    )
     images = torch.rand(2, 1, 32, 32)
     for path in (tmp_path, tmp_path / "encoder"):
         loaded = vit.load(path)
         assert torch.equal(loaded.model(images), model(images))
-        assert (loaded.size, loaded.grey_mean, loaded.grey_std, loaded.provenance) == (32, 0.4, 0.2, {"run": "r"})
+        assert (loaded.size, loaded.grey_mean, loaded.grey_std, loaded.provenance) == (
+            32,
+            0.4,
+            0.2,
+            Provenance(run="r"),
+        )
     assert not torch.equal(vit.untrained(tmp_path, seed=0).model(images), model(images))
 
 

@@ -20,7 +20,7 @@ from chartray.cli import run_command
 from chartray.schema import from_metadata, to_metadata
 from tests.evaluation_folders import vit
 
-# Recognisable parts of what is a patient's: MRN, accession, film, name, birthday and time of the film.
+# Recognisable parts of what is a patient's: MRN, accession, image, name, birthday and time of the image.
 SECRETS = ("88123", "77345", "66210", "Jedermann", "JEDERMANN", "1957-03", "195703", "2031-11", "203111")
 COLUMNS = ("film", "patient", "accession", "name", "born", "taken", "fold", "age", "sex", "edema", "path")
 MAPPING = """
@@ -67,7 +67,7 @@ def write_table(file: Path, table: list[dict[str, Any]], *, header: bool = True,
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hospital whose every file is called by its patients: table, films, cohort, store, encoder, results, audit."""
+    """A hospital whose every file is called by its patients: table, images, cohort, store, encoder, results, audit."""
     root = tmp_path_factory.mktemp("given")
     rng = np.random.default_rng(0)
     for row in rows():
@@ -220,7 +220,7 @@ def test_a_parquet_table_of_other_types_names_no_patient(
 
 
 def mimic(root: Path, **changes: Any) -> None:
-    """The smallest MIMIC: 3 films; `changes` are cells of a column of a table in its second row."""
+    """The smallest MIMIC: 3 images; `changes` are cells of a column of a table in its second row."""
     tables: dict[str, list[dict[str, Any]]] = {
         "iv/hosp/patients.csv": [
             {"subject_id": 10088123 + n, "gender": "F", "anchor_age": 50, "anchor_year": 2150} for n in range(3)
@@ -340,7 +340,7 @@ def test_nih_and_chexpert_with_a_fault_name_no_patient(
     silent_on_patients(f"cohort chexpert {tmp_path} --out {tmp_path}/d.parquet", capfd)
 
 
-# Films
+# Images
 
 
 def dicom(file: Path, **values: Any) -> None:
@@ -361,7 +361,7 @@ def dicom(file: Path, **values: Any) -> None:
     pydicom.dcmwrite(file, data, enforce_file_format=True)
 
 
-def test_films_that_cannot_be_read_name_no_patient(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_images_that_cannot_be_read_name_no_patient(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     own = f"{here}/films.csv --mapping {here}/mapping.yaml --images {here}/films"
     assert run_command(f"cohort table {own} --out {here}/c.parquet".split()) == 0
     films = [here / "films" / row["path"] for row in rows()]

@@ -255,7 +255,7 @@ def test_only_an_earlier_file_of_the_same_kind_is_replaced(tmp_path: Path) -> No
     refuse_other_file(file, "a table", lambda _: False)
     file.write_text("text")
     refuse_other_file(file, "a table", lambda found: found.read_text() == "text")
-    with pytest.raises(InputError, match="found another file, which would be lost; give --out another name"):
+    with pytest.raises(InputError, match="found another file, which would be overwritten; give --out another name"):
         refuse_other_file(file, "a table", lambda _: False)
     with pytest.raises(InputError, match="found a folder"):
         refuse_other_file(tmp_path, "a table", lambda _: True)

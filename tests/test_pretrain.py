@@ -86,7 +86,7 @@ def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Pa
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_films_a_second_count_the_time_that_films_are_waited_for(
+def test_images_a_second_count_the_time_that_images_are_waited_for(
     small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = loader.ImageLoader.load
@@ -97,7 +97,7 @@ def test_films_a_second_count_the_time_that_films_are_waited_for(
 
     monkeypatch.setattr(loader.ImageLoader, "load", slowly)
     pretrain(small_store, tmp_path / "run", small(train__steps=5, health__every=100))
-    # A step fetches the films of the next: the last one fetches none.
+    # A step fetches the images of the next: the last one fetches none.
     assert max(losses(tmp_path / "run", "films_per_second")[:-1]) < 24 / 0.25
 
 
@@ -117,17 +117,17 @@ def test_pretraining_reads_the_train_split_only(small_store: Path) -> None:
     splits = store.cohort.column("split").take(data.rows)
     assert pc.unique(splits).to_pylist() == ["train"]
     seen = {row for step in range(12) for row in data.rows[loader.places_of_step(step, 24, len(data.rows), seed=0)[0]]}
-    assert seen == set(data.rows)  # two passes reach every training film and no other
+    assert seen == set(data.rows)  # two passes reach every training image and no other
 
 
-def test_a_variable_known_only_after_the_film_is_refused_unless_named(small_store: Path, tmp_path: Path) -> None:
+def test_a_variable_known_only_after_the_image_is_refused_unless_named(small_store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"died.*after the image.*--chart.allow-after-film died"):
         pretrain(small_store, tmp_path / "run", small(chart__ehr="sex,died"))
     assert not (tmp_path / "run").exists()
     allowed = small(chart__ehr="sex,died", chart__allow_after_film=["died"], train__steps=1)
     pretrain(small_store, tmp_path / "run", allowed)
-    assert run_folder.read_manifest(tmp_path / "run")["after_film"] == ["died"]
-    assert vit.load(tmp_path / "run").provenance["after_film"] == ["died"]
+    assert run_folder.read_manifest(tmp_path / "run").after_film == ["died"]
+    assert vit.load(tmp_path / "run").provenance.after_film == ["died"]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_what_a_parent_was_shown_stays_with_its_child(small_store: Path, tmp_pat
     child = small(chart__ehr="none", encoder__init=str(tmp_path / "parent"), train__steps=1)
     pretrain(small_store, tmp_path / "child", child)
     provenance = vit.load(tmp_path / "child").provenance
-    assert provenance["after_film"] == ["died"]
-    assert provenance["init"]["chart"] == "sex,died"
-    assert set(provenance["chart_sources"]) == {"sex", "died"}
+    assert provenance.after_film == ["died"]
+    assert provenance.init.chart == "sex,died"
+    assert set(provenance.chart_sources) == {"sex", "died"}
 
 
 def test_a_run_says_whom_it_was_pretrained_on(small_store: Path, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_shuffled_chart_is_one_other_patients_whole_rows_and_redrawn_each_epoc
         donors = np.array([own[tuple(row)] for row in control.rows.tolist()])  # every row is somebody's whole row
         assert (donors != table.patients).all()
         for patient in range(30):
-            assert len(set(donors[table.patients == patient])) == 1  # a patient's films stay together
+            assert len(set(donors[table.patients == patient])) == 1  # a patient's images stay together
         assert len(np.unique(donors)) == 30  # everybody gives once: the charts' distribution over patients stays
     assert not np.array_equal(drawn[0].rows, drawn[1].rows)
     again = controlled(table, "shuffled", [3], seed=1, epoch=1)
@@ -312,7 +312,7 @@ def test_a_non_finite_loss_stops_before_anything_is_updated(
     trained = loop.networks.trained_parameters()
     assert all(torch.equal(trained[name], kept[name]) for name in trained)
     assert not (tmp_path / "run" / "encoder").exists()
-    assert "not finite" in run_folder.read_manifest(tmp_path / "run")["status"]
+    assert "not finite" in run_folder.read_manifest(tmp_path / "run").status
 
 
 def test_checkpoints_are_kept_to_a_number(small_store: Path, tmp_path: Path) -> None:
@@ -423,8 +423,8 @@ def test_compiled_blocks_give_the_losses_of_blocks_as_written(
     assert len(blocks) == {"msn": 4, "mae": 2 + 2}[objective]
     assert all(block._compiled_call_impl for block in blocks)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "written"), rel=1e-5)
-    assert run_folder.read_manifest(tmp_path / "compiled")["compiled"] is True
-    assert run_folder.read_manifest(tmp_path / "written")["compiled"] is False
+    assert run_folder.read_manifest(tmp_path / "compiled").compiled is True
+    assert run_folder.read_manifest(tmp_path / "written").compiled is False
 
 
 def test_compiling_without_a_compiler_is_refused_in_a_sentence_and_auto_says_that_it_goes_without(

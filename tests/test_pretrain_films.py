@@ -1,4 +1,4 @@
-"""Arms on the same films: a chart whose representable films are used, whatever chart enters."""
+"""Arms on the same images: a chart whose representable images are used, whatever chart enters."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -6,7 +6,6 @@ import pytest
 from chartray.config.pretrain import Config
 from chartray.errors import InputError
 from chartray.evaluation.compare import _note
-from chartray.networks.description import Provenance
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
 from chartray.schema import from_metadata, to_metadata
@@ -30,27 +29,24 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def note(store: Store, *arms: tuple[TrainingData, Config]) -> str | None:
     """What `compare` says of two arms' pretraining."""
-    made = [
-        Provenance.model_validate(data.provenance(config, make_schedule(config.train, len(data.rows))))
-        for data, config in arms
-    ]
+    made = [data.manifest(config, make_schedule(config.train, len(data.rows))) for data, config in arms]
     return _note(made[:1], made[1:])
 
 
-def test_no_chart_is_trained_on_the_films_of_the_chart_arm(published: Store, capsys: pytest.CaptureFixture) -> None:
+def test_no_chart_is_trained_on_the_images_of_the_chart_arm(published: Store, capsys: pytest.CaptureFixture) -> None:
     chart, none = small(chart__ehr="demographic-norm"), small(chart__ehr="none")
     same = small(chart__ehr="none", chart__films_of="demographic-norm")
     with_chart, without, alike = (load_training_data(published, config) for config in (chart, none, same))
     assert len(with_chart.rows) < len(without.rows) == 144
     assert alike.rows.tolist() == with_chart.rows.tolist()
     assert "dropped that the chart demographic-norm (chart.films_of) cannot represent" in capsys.readouterr().out
-    provenance = alike.provenance(same, make_schedule(same.train, len(alike.rows)))
-    assert (provenance["films_of"], provenance["ehr_in"], provenance["chart_variables"]) == ("demographic-norm", 0, [])
-    assert provenance["films_without_representable_chart"] == 144 - len(alike.rows)
+    manifest = alike.manifest(same, make_schedule(same.train, len(alike.rows)))
+    assert (manifest.films_of, manifest.ehr_in, manifest.chart_variables) == ("demographic-norm", 0, [])
+    assert manifest.films_without_representable_chart == 144 - len(alike.rows)
     assert settings_hash(same) == settings_hash(none)
     assert "pretrained on different images" in str(note(published, (with_chart, chart), (without, none)))
     assert note(published, (with_chart, chart), (alike, same)) is None
-    # A smaller chart in its turn is given no film that the larger one lacks; what is known after the film only chooses.
+    # A smaller chart is given no image that the larger one lacks; what is known after the image only chooses images.
     sex = load_training_data(published, small(chart__ehr="sex", chart__films_of="demographic-norm,died"))
     assert sex.rows.tolist() == with_chart.rows.tolist()
     assert not sex.chart.after_film

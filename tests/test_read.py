@@ -38,7 +38,7 @@ needs_formats = pytest.mark.skipif(not FORMATS.exists(), reason="shared/data/for
 
 @pytest.fixture
 def film() -> np.ndarray:
-    """A real film, uint8 (H, W); a gradient with noise where there is none."""
+    """A real image, uint8 (H, W); a gradient with noise where there is none."""
     if FORMATS.exists():
         return np.asarray(Image.open(FORMATS / "nih_00000001_000_512.png"))[:300, :400]
     noise = np.random.default_rng(0).integers(0, 40, (300, 400))
@@ -150,7 +150,7 @@ def film_of(content: bytes, smallest_side: int | None = None) -> DecodedImage:
         return decode_image(file.name, smallest_side=smallest_side)
 
 
-def test_16_bit_png_of_a_film_is_the_film_and_12_bits_in_16_are_not_black(film: np.ndarray, tmp_path: Path) -> None:
+def test_16_bit_png_of_an_image_is_the_image_and_12_bits_in_16_are_not_black(film: np.ndarray, tmp_path: Path) -> None:
     wide = film.astype(np.uint16) * 257
     image = read_image(save(Image.fromarray(wide), tmp_path / "wide.png"))
     np.testing.assert_allclose(image, film / np.float32(255), atol=1e-6)
@@ -207,7 +207,7 @@ def test_scaled_decoding_moves_nothing(height: int, width: int, size: int, mode:
     assert np.abs(difference.mean(axis=1)).max() < 1
 
 
-def test_scaled_decoding_is_close_to_the_whole_film(film: np.ndarray, tmp_path: Path) -> None:
+def test_scaled_decoding_is_close_to_the_whole_image(film: np.ndarray, tmp_path: Path) -> None:
     large = Image.fromarray(film).resize((1600, 1200), Image.Resampling.BICUBIC)
     file = save(large, tmp_path / "large.jpg", quality=92)
     whole, scaled = decode_image(file), decode_image(file, smallest_side=256)
@@ -466,7 +466,7 @@ def test_squash_keeps_the_mean_and_both_ends(film: np.ndarray) -> None:
     np.testing.assert_array_equal(squash(DecodedImage(image[:, :300], 300, 300), 300), film[:, :300])
 
 
-def test_a_picture_larger_than_any_film_is_refused_by_its_header(film: np.ndarray) -> None:
+def test_a_picture_larger_than_any_image_is_refused_by_its_header(film: np.ndarray) -> None:
     """0.9 MB that inflate to 30,000 x 30,000."""
     for side in (12_000, 30_000):
         content = bytearray(encoded(Image.fromarray(film), "PNG"))

@@ -42,7 +42,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "encoder")
-    run_folder.write_manifest(out, run_folder.read_manifest(out) | {"status": "running"})
+    run_folder.write_manifest(out, run_folder.read_manifest(out).model_copy(update={"status": "running"}))
     return out
 
 
@@ -58,7 +58,7 @@ def test_a_run_that_another_command_writes_to_is_left_alone(small_store: Path, t
     pretrain(small_store, out, small(**QUICK))
     assert (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert vit.load(out).provenance["config_sha256"] == run_folder.read_manifest(out)["config_sha256"]
+    assert vit.load(out).provenance.config_sha256 == run_folder.read_manifest(out).config_sha256
 
 
 def test_an_encoder_says_what_its_process_knows_not_what_lies_in_the_folder(
@@ -72,7 +72,7 @@ def test_an_encoder_says_what_its_process_knows_not_what_lies_in_the_folder(
 
     monkeypatch.setattr(checkpoint, "save", disturbed)
     pretrain(small_store, tmp_path / "run", small(**QUICK, seed=5))
-    assert vit.load(tmp_path / "run").provenance["seed"] == run_folder.read_manifest(tmp_path / "run")["seed"] == 5
+    assert vit.load(tmp_path / "run").provenance.seed == run_folder.read_manifest(tmp_path / "run").seed == 5
 
 
 def killed_at(store: Path, out: Path, calls: int, resume: bool) -> None:
@@ -109,7 +109,7 @@ def kill_and_go_on(store: Path, whole: Path, folder: Path, calls: int) -> bool:
     for name in (WEIGHTS, "checkpoints/step-000003/networks.safetensors", "config.yaml", "train_patients.txt"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), (calls, name)
     assert losses(out) == losses(whole)
-    assert run_folder.read_manifest(out)["status"] == "complete"
+    assert run_folder.read_manifest(out).status == "complete"
     assert not [path for path in out.rglob(".*") if not path.name.endswith(".lock")], calls
     shutil.rmtree(out.parent)
     return True
@@ -142,7 +142,7 @@ def test_complete_is_only_a_run_whose_encoder_is_there(small_store: Path, whole:
         (run / "encoder" / name).write_bytes(b"damaged")
         pretrain(small_store, run, small(**QUICK), resume=True)
         assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-        assert run_folder.read_manifest(run)["status"] == "complete"
+        assert run_folder.read_manifest(run).status == "complete"
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(
     assert "going back to step-000002: expected " in said.err
     assert "continues after step 2 of 3" in said.out
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    run_folder.write_manifest(run, run_folder.read_manifest(run) | {"status": "running"})
+    run_folder.write_manifest(run, run_folder.read_manifest(run).model_copy(update={"status": "running"}))
     for each in checkpoint.list_checkpoints(run / "checkpoints"):
         (each / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match=r"expected an intact checkpoint in .*, found 3, all damaged"):

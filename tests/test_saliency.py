@@ -1,4 +1,4 @@
-"""Attention, similar patches and similar films, each against its definition written again in a few lines."""
+"""Attention, similar patches and similar images, each against its definition written again in a few lines."""
 
 import json
 import math
@@ -19,13 +19,13 @@ from chartray.errors import InputError
 from chartray.evaluation import saliency
 from chartray.evaluation.attention import (
     attention_weights,
-    look,
     pooled_rollout,
+    record_attention,
     rollout,
     token_similarity,
     unreadable,
 )
-from chartray.evaluation.films import Match, Policy, films_of, metadata_of
+from chartray.evaluation.image_set import Match, Policy, image_set_of, metadata_of
 from chartray.evaluation.retrieval import agreement, nearest_of_others, same_patient_first
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks.encoder import load, tokens_of, untrained
@@ -81,7 +81,7 @@ def numpy_attention(model: VisionTransformer, tokens: np.ndarray) -> list[np.nda
 @torch.inference_mode()
 def test_rollout_of_a_two_block_vit_is_that_of_numpy() -> None:
     model, films = small_vit(), torch.randn(3, 1, 32, 32)
-    seen = look(model, films)
+    seen = record_attention(model, films)
     rolled = rollout(seen.attention)
     assert torch.allclose(rolled.sum(-1), torch.ones(3, 17), atol=1e-6)
     start = model._pos_embed(model.patch_embed(films)).double().numpy()
@@ -110,7 +110,7 @@ def test_recomputed_attention_times_values_is_what_the_block_computes(fused: boo
     # Looking leaves the model as it is: the same bits during and after.
     films = torch.randn(2, 1, 32, 32)
     before = tokens_of(model, films)
-    assert torch.equal(look(model, films).tokens, before)
+    assert torch.equal(record_attention(model, films).tokens, before)
     assert torch.equal(tokens_of(model, films), before)
     assert not any(block.attn._forward_pre_hooks for block in model.blocks)
 
@@ -131,7 +131,7 @@ def test_rollout_finds_the_patch_that_attention_was_built_to_find() -> None:
     for patch in (0, 6, 15):
         film = torch.full((1, 1, 32, 32), -1.0)
         film[..., patch // 4 * 8 : patch // 4 * 8 + 8, patch % 4 * 8 : patch % 4 * 8 + 8] = 1.0
-        share = pooled_rollout(model, look(model, film).attention)[0]
+        share = pooled_rollout(model, record_attention(model, film).attention)[0]
         assert share.argmax() == patch
         assert share[patch] > 0.9
 
@@ -141,7 +141,7 @@ def test_pooling_and_attention_that_cannot_be_followed_are_named() -> None:
     mean = small_vit(global_pool="avg", class_token=False)
     assert unreadable(mean) is None
     with torch.inference_mode():
-        seen = look(mean, torch.randn(1, 1, 32, 32))
+        seen = record_attention(mean, torch.randn(1, 1, 32, 32))
         reads = rollout(seen.attention).mean(dim=1)
         torch.testing.assert_close(pooled_rollout(mean, seen.attention), reads)
     assert "'map'" in (unreadable(small_vit(global_pool="map")) or "")
@@ -187,7 +187,7 @@ def test_neighbours_are_those_of_brute_force() -> None:
     assert found["n"] == len(several)
     assert found["first"] == pytest.approx(np.mean([patients[film] == patients[first[film]] for film in several]))
     assert same_patient_first(features, np.array([f"p{row}" for row in range(60)])) == {}
-    # Films of a patient far from each other: never nearest, and no interval of width 0 is claimed.
+    # Images of a patient far from each other: never nearest, and no interval of width 0 is claimed.
     apart = np.array([f"p{row % 30}" for row in range(60)])
     sides = np.where(np.arange(60) < 30, 9.0, -9.0)[:, None]
     never = same_patient_first((features + sides).astype(np.float32), apart)
@@ -214,16 +214,16 @@ def test_agreement_counts_what_neighbours_share() -> None:
         assert found[column].n == len(shares)
         assert found[column].films == pytest.approx(np.nanmean(truth[:, column]))
         assert found[column].ci_low < found[column].neighbours < found[column].ci_high
-    assert found[2] is None  # nothing can be said of a finding that every film has
+    assert found[2] is None  # nothing can be said of a finding that every image has
     # A finding that is the first axis is agreed in far more than one drawn at random.
     assert found[0].ci_low > found[0].films
 
 
-def test_chosen_films_are_the_extremes_of_each_finding_once() -> None:
+def test_chosen_images_are_the_extremes_of_each_finding_once() -> None:
     truth = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, np.nan], [1, 0, 1.0]])
     scores = np.array([[0.9, 0.2, 0.5], [0.1, 0.3, 0.5], [0.9, 0.1, 0.5], [0.4, 0.8, 0.5], [0.3, 0.9, 0.5], [0.2] * 3])
-    found = saliency.chosen_films(truth, scores, ["Edema", "Mass", "No Finding"], 12)
-    assert [(one.film, one.label, one.why.removesuffix(" it")) for one in found] == [
+    found = saliency.chosen_images(truth, scores, ["Edema", "Mass", "No Finding"], 12)
+    assert [(one.image, one.label, one.why.removesuffix(" it")) for one in found] == [
         (0, "Edema", "highest score of the images with"),
         (1, "Edema", "lowest score of the images with"),
         (3, "Edema", "highest score of the images without"),
@@ -231,12 +231,12 @@ def test_chosen_films_are_the_extremes_of_each_finding_once() -> None:
         (2, "No Finding", "highest score of the images with"),
         (5, "No Finding", "lowest score of the images with"),
     ]
-    assert saliency.chosen_films(truth, scores, ["Edema", "Mass", "No Finding"], 2) == found[:2]
-    assert saliency.chosen_films(np.ones((3, 1)), np.ones((3, 1)), ["Edema"], 12) == []
+    assert saliency.chosen_images(truth, scores, ["Edema", "Mass", "No Finding"], 2) == found[:2]
+    assert saliency.chosen_images(np.ones((3, 1)), np.ones((3, 1)), ["Edema"], 12) == []
 
 
 def scored(store: Store) -> EvaluationSet:
-    films = films_of(store, "test", ["Disc", "Bars"], Policy())
+    films = image_set_of(store, "test", ["Disc", "Bars"], Policy())
     ids = store.cohort.column("image_id").take(films.rows).to_pylist()
     matches = [Match("Disc", "Disc"), Match("Bars", "Bars")]
     counted = eligible(films.truth, films.patients)
@@ -246,13 +246,13 @@ def scored(store: Store) -> EvaluationSet:
 def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: Path, tmp_path: Path) -> None:
     folder = vit(tmp_path / "encoder", seed=1)
     test = scored(Store.open(small_store))
-    features = np.random.default_rng(0).normal(size=(len(test.films.rows), 8)).astype(np.float32)
-    scores = np.random.default_rng(1).random(test.films.truth.shape)
+    features = np.random.default_rng(0).normal(size=(len(test.image_set.rows), 8)).astype(np.float32)
+    scores = np.random.default_rng(1).random(test.image_set.truth.shape)
     encoders = load(folder), untrained(folder, seed=0)
     found = []
     for name in ("once", "again"):
         out = tmp_path / name
-        told = saliency.write_saliency(out, *encoders, test, scores, features, films=6, resamples=20, device="cpu")
+        told = saliency.write_saliency(out, *encoders, test, scores, features, images=6, resamples=20, device="cpu")
         assert told == SaliencyEntry(films=6)
         found.append(load_file(out / saliency.ARRAYS_FILE))
     assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
@@ -268,21 +268,21 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
         for place, (row, column) in enumerate(arrays["queries"][film]):
             assert arrays["similarity"][film, place, row, column] == pytest.approx(1, abs=1e-5)
         row = described["films"][film]["row"]
-        assert np.abs(arrays["film"][film].astype(int) - test.films.store.images[row]).max() <= 1
+        assert np.abs(arrays["film"][film].astype(int) - test.image_set.store.images[row]).max() <= 1
     assert not np.allclose(arrays["rollout"], arrays["rollout_untrained"])
     assert set(described["control"]) == {
         f"{what}_{of}" for what in ("rollout", "similarity") for of in ("between_films", "with_untrained")
     }
     names = dict(zip(sorted(test.image_ids), hashed(sorted(test.image_ids)), strict=True))
-    cohort = test.films.store.cohort
+    cohort = test.image_set.store.cohort
     for film in [*described["films"], *gallery["queries"], *gallery["queries"][0]["neighbours"]]:
         assert film["key"] == names[cohort["image_id"][film["row"]].as_py()]
     said = (out / saliency.SALIENCY_FILE).read_text() + (out / saliency.GALLERY_FILE).read_text()
-    assert "film-" not in said  # the ids of these films begin so
-    assert not any(f'"{patient}"' in said for patient in set(test.films.patients))
+    assert "film-" not in said  # the ids of these images begin so
+    assert not any(f'"{patient}"' in said for patient in set(test.image_set.patients))
     assert len(arrays["gallery"]) == len(gallery["films"]) == len(set(gallery["films"]))
     strange = encoders[0]._replace(model=small_vit(global_pool="map"))
-    why = saliency.write_saliency(tmp_path / "no", strange, encoders[1], test, scores, features, films=6)
+    why = saliency.write_saliency(tmp_path / "no", strange, encoders[1], test, scores, features, images=6)
     assert why.films == 0
     assert "'map'" in str(why.reason)
     assert not (tmp_path / "no").exists()
@@ -348,7 +348,7 @@ def test_words_say_when_maps_show_nothing_learnt() -> None:
     assert said(row.replaced(ci_low=0.26)).startswith("For Edema, the five nearest images")
 
 
-def test_the_control_says_when_maps_do_not_depend_on_the_film() -> None:
+def test_the_control_says_when_maps_do_not_depend_on_the_image() -> None:
     rng = np.random.default_rng(0)
     one = rng.random((1, 4, 4))
     arrays = {"rollout": np.repeat(one, 3, axis=0), "rollout_untrained": rng.random((3, 4, 4))}

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from chartray.errors import InputError
-from chartray.evaluation.films import Films, Match
+from chartray.evaluation.image_set import ImageSet, Match
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
 from chartray.evaluation.scoring import EvaluationSet, LabelFit, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import by_study
@@ -35,18 +35,18 @@ ABOUT = Score(
 FITS = [LabelFit(strength=float(k)) for k in range(3)]
 
 
-def films(patients: int = 80, studies: list[str | None] | None = None) -> Films:
-    """Two films a patient, both of one study; hardly anybody has a hernia."""
+def films(patients: int = 80, studies: list[str | None] | None = None) -> ImageSet:
+    """Two images a patient, both of one study; hardly anybody has a hernia."""
     rng = np.random.default_rng(3)
     truth = (rng.random((patients, 3)) < [0.4, 0.3, 0.03]).repeat(2, axis=0).astype(float)
     truth[::9, 1] = np.nan
     names = np.array([f"p{row:03}" for row in range(patients)]).repeat(2)
     ids = [f"s{row}" for row in range(patients) for _ in range(2)] if studies is None else studies
     store = SimpleNamespace(cohort=pa.table({"study_id": pa.array(ids, pa.string())}), folder=Path("mimic.store"))
-    return Films(cast(Store, store), "test", np.arange(len(truth)), names, truth)
+    return ImageSet(cast(Store, store), "test", np.arange(len(truth)), names, truth)
 
 
-def test_set(of: Films) -> EvaluationSet:
+def test_set(of: ImageSet) -> EvaluationSet:
     matches = [Match(label, label) for label in LABELS]
     counted = metrics.eligible(of.truth, of.patients)
     # The probe knows the labels in another order than the store.
@@ -56,14 +56,14 @@ def test_set(of: Films) -> EvaluationSet:
 test_set.__test__ = False
 
 
-def scores_for(of: Films, seed: int = 0, scale: float = 1.0) -> np.ndarray:
+def scores_for(of: ImageSet, seed: int = 0, scale: float = 1.0) -> np.ndarray:
     """Probabilities in the probe's order of labels."""
     rng = np.random.default_rng(seed)
     here = 1 / (1 + np.exp(-scale * (np.nan_to_num(of.truth, nan=0.5) * 1.5 - 1 + rng.normal(size=of.truth.shape))))
     return here[:, [1, 2, 0]]
 
 
-def rows_of(scored: Scored, of: Films, **more: Any) -> list[dict[str, Any]]:
+def rows_of(scored: Scored, of: ImageSet, **more: Any) -> list[dict[str, Any]]:
     return said(result_rows(test_set(of), scored, 0.95, ABOUT.replaced(**more), FITS))
 
 
@@ -171,12 +171,12 @@ def test_what_cannot_be_had_is_null_and_says_why() -> None:
         row = one(rows, **wanted)
         assert row["value"] is None
         assert row["reason"] == reason
-    # A share of the negative films is known where there are only negative ones.
+    # A share of the negative images is known where there are only negative ones.
     assert one(rows, label="Hernia", metric="specificity")["reason"] == "too few patients"
     assert one(rows, label="Edema", metric="auroc")["reason"] is None
     scores[4, 0] = np.nan
     with pytest.raises(
-        InputError, match=r"NaN for 1 films of mimic.store, the first in row 4 of the store, label Mass"
+        InputError, match=r"NaN for 1 images of mimic.store, the first in row 4 of the store, label Mass"
     ):
         score(test_set(of), scores, resamples=20, seed=0)
 
@@ -221,7 +221,7 @@ def test_draws_of_training_patients_widen_the_interval_and_keep_their_own_rows()
     assert over_draws(many[:1], seed=0) is many[0]
 
 
-def test_the_reliability_curve_is_that_of_the_films_with_intervals_by_patient() -> None:
+def test_the_reliability_curve_is_that_of_the_images_with_intervals_by_patient() -> None:
     of = films()
     scored = score(test_set(of), scores_for(of), resamples=300, seed=0)
     rows = said(calibration_rows(test_set(of), scored, 0.95, ABOUT))
@@ -236,7 +236,7 @@ def test_the_reliability_curve_is_that_of_the_films_with_intervals_by_patient() 
 
 
 def test_the_interval_of_the_calibration_error_covers_it() -> None:
-    """Scores with 1.5 times the true log odds; the error of endless films, by the same tenths, is simulated."""
+    """Scores with 1.5 times the true log odds; the error of endless images, by the same tenths, is simulated."""
 
     def drawn(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         odds = rng.normal(-1, 1, n)
@@ -249,7 +249,7 @@ def test_the_interval_of_the_calibration_error_covers_it() -> None:
     for trial in range(120):
         rng = np.random.default_rng(trial)
         true, given = drawn(rng, 400)
-        of = Films(
+        of = ImageSet(
             cast(Store, None),
             "test",
             np.arange(400),
@@ -265,19 +265,19 @@ def test_the_interval_of_the_calibration_error_covers_it() -> None:
     assert np.mean(inside) > 0.9
 
 
-def test_a_study_scores_the_mean_of_its_films() -> None:
+def test_a_study_scores_the_mean_of_its_images() -> None:
     of = films(studies=[f"s{row // 2}" if row < 156 else None for row in range(160)])
-    of.truth[0, 0], of.truth[1, 0] = 0, 1  # two films of one study that disagree
+    of.truth[0, 0], of.truth[1, 0] = 0, 1  # two images of one study that disagree
     of.truth[2, 1], of.truth[3, 1] = np.nan, 0  # and two of which one is unknown
     studies = by_study(of)
     assert studies is not None
     assert len(studies.names) == 78 + 4
-    assert studies.films.truth[0, 0] == 1
-    assert studies.films.truth[1, 1] == 0
+    assert studies.image_set.truth[0, 0] == 1
+    assert studies.image_set.truth[1, 1] == 0
     scores = scores_for(of)
     np.testing.assert_allclose(studies.mean(scores)[:78], (scores[:156:2] + scores[1:156:2]) / 2)
     np.testing.assert_array_equal(studies.mean(scores)[78:], scores[156:])
-    assert studies.films.patients.tolist() == [*of.patients[:156:2], *of.patients[156:]]
+    assert studies.image_set.patients.tolist() == [*of.patients[:156:2], *of.patients[156:]]
     test = studies.of(test_set(of))
     rows = said(
         result_rows(
@@ -286,12 +286,12 @@ def test_a_study_scores_the_mean_of_its_films() -> None:
     )
     row = one(rows, label="Edema", metric="auroc")
     assert (row["unit"], row["n"]) == ("study", 82)
-    assert row["value"] == metrics.auroc(studies.films.truth, studies.mean(scores)[:, [2, 0, 1]])[0]
-    # The order of the films does not matter, one film a study is nothing to average, and patients do not share one.
+    assert row["value"] == metrics.auroc(studies.image_set.truth, studies.mean(scores)[:, [2, 0, 1]])[0]
+    # The order of the images does not matter, one image a study is nothing to average, and patients do not share one.
     mixed = np.random.default_rng(0).permutation(160)
     again = by_study(of._replace(rows=of.rows[mixed], patients=of.patients[mixed], truth=of.truth[mixed]))
     assert again is not None
-    order = np.argsort(again.films.rows // 2)
+    order = np.argsort(again.image_set.rows // 2)
     np.testing.assert_allclose(np.sort(again.mean(scores[mixed])[order], axis=0), np.sort(studies.mean(scores), axis=0))
     assert by_study(films(studies=[None] * 160)) is None
     assert by_study(films(studies=[f"s{row // 2}-{row % 2}" for row in range(160)])) is None

@@ -86,7 +86,7 @@ def test_pretraining(
         pretraining.pretrain(small_store, tmp_path / "there", config, resume=True)
     weights = [tmp_path / run / "encoder" / "model.safetensors" for run in ("here", "there")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    assert run_folder.read_manifest(tmp_path / "there")["status"] == "complete"
+    assert run_folder.read_manifest(tmp_path / "there").status == "complete"
 
 
 Job = Callable[[Path, Path, Path], object]

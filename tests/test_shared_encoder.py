@@ -17,6 +17,7 @@ from chartray.cli import run_command
 from chartray.config.pretrain import EncoderConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
+from chartray.networks.description import Architecture, checked
 from chartray.outputs.seal import seal
 from tests.evaluation_folders import vit as write_encoder
 
@@ -62,7 +63,7 @@ def test_a_pickle_that_a_description_names_is_not_opened(shared: Path, tmp_path:
         with pytest.raises(InputError, match=r"encoder.json; architecture.checkpoint_path: Extra inputs"):
             use(shared)
     with pytest.raises(InputError, match=r"checkpoint_path: Extra inputs"):
-        vit.build({"model_name": "vit_tiny_patch16_224", "img_size": 32, "checkpoint_path": str(bomb)}, seed=0)
+        checked(Architecture, {"model_name": "vit_tiny", "img_size": 32, "checkpoint_path": str(bomb)}, "it")
     with pytest.raises(InputError, match="pickled weights are not loaded"):
         vit.initialise(vit.build(vit.architecture(EncoderConfig(name="vit_tiny"), 32), seed=0), bomb)
     assert not gone_off.exists()
@@ -115,7 +116,7 @@ def test_no_name_and_no_key_reaches_for_the_network(
         monkeypatch.setattr(socket.socket, way, blocked)
     monkeypatch.setattr(socket, "getaddrinfo", blocked)
     assert vit.load(shared).size == 32
-    vit.build({"model_name": "vit_tiny_patch16_224.augreg_in21k", "img_size": 32}, seed=0)
+    vit.build(vit.architecture(EncoderConfig(name="vit_tiny_patch16_224.augreg_in21k"), 32), seed=0)
     with pytest.raises(InputError, match=r"name of a timm ViT|a Vision Transformer|cannot be built|model_name"):
         vit.build(vit.architecture(EncoderConfig(name=name), 32), seed=0)
     edit(shared, lambda said: said["architecture"].update(model_name=name))
@@ -206,7 +207,7 @@ def test_each_flipped_bit_and_each_truncation_of_an_encoder_is_refused(shared: P
         (shared / name).write_bytes(whole)
     # What is not read for loading may change: a card that is edited on the Hub.
     (shared / "README.md").write_text("a card")
-    assert vit.load(shared).provenance["run"] == "r"
+    assert vit.load(shared).provenance.run == "r"
 
 
 @pytest.mark.parametrize("seed", range(4))

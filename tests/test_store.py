@@ -28,7 +28,7 @@ FILMS = 40
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """FILMS small PNG films, the third of them empty."""
+    """FILMS small PNG images, the third of them empty."""
     folder = tmp_path_factory.mktemp("films")
     random = np.random.default_rng(1)
     for row in range(FILMS):
@@ -65,7 +65,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_images_are_the_squashed_films_in_cohort_order(finished: Path) -> None:
+def test_images_are_the_squashed_images_in_cohort_order(finished: Path) -> None:
     store = Store.open(finished)
     assert (len(store), store.size, store.images.shape) == (FILMS - 1, SIZE, (FILMS - 1, SIZE, SIZE))
     assert store.cohort.num_rows == len(store)
@@ -146,7 +146,7 @@ def test_open_files_do_not_grow_with_the_shards(finished: Path) -> None:
     assert len(list(descriptors.iterdir())) == before
 
 
-def test_a_large_film_survives_a_shard(tmp_path: Path) -> None:
+def test_a_large_image_survives_a_shard(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 700, 700), dtype=np.uint8)
     shard, digests = write_shard(tmp_path / "x.arrow", ["a", "äö", ""], images)
     mapped = map_shard(tmp_path, shard, 700, "again")

@@ -106,7 +106,7 @@ def test_no_crops_are_no_views() -> None:
     assert resampling.crop_resize(films(2, 32), np.empty(0, np.int64), nothing, 16).shape == (0, 1, 16, 16)
 
 
-def test_a_crop_keeps_the_true_proportions_of_the_film() -> None:
+def test_a_crop_keeps_the_true_proportions_of_the_image() -> None:
     sizes = np.tile([3000.0, 2000.0], (4000, 1))
     rows = np.arange(4000)
     found = views.draw_boxes(0, 0, rows, 1, sizes, 256, scale=(0.3, 1.0), aspect=(0.75, 4 / 3), flip=0.5)
@@ -152,7 +152,7 @@ def test_views_depend_on_seed_step_row_and_view_and_on_nothing_else() -> None:
     assert not torch.equal(whole.random, make(slice(None), step=5).random)
 
 
-def test_whole_film_is_the_average_when_shrunk_to_one_pixel_of_a_flat_film() -> None:
+def test_whole_image_is_the_average_when_shrunk_to_one_pixel_of_a_flat_image() -> None:
     images = torch.full((1, 40, 40), 51, dtype=torch.uint8)
     assert torch.allclose(resampling.whole_image(images, 7), torch.tensor(0.2))
 

@@ -23,7 +23,7 @@ from tests.test_dicom import dcmtk
 ROOT = Path(__file__).resolve().parents[1]
 COVID = (ROOT.parent / "shared" / "data" / "covid-chestxray-cc-224px").resolve()
 DICOM = (ROOT.parent / "shared" / "data" / "dicom").resolve()
-# Half of the films' shorter side (224) is less: so no JPEG is decoded at half its size.
+# Half of the images' shorter side (224) is less: so no JPEG is decoded at half its size.
 SIZE = 128
 POSITIVE = ("COVID-19", "COVID-19, ARDS")
 NEGATIVE = (
@@ -50,7 +50,7 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 
 
 def squashed(grey: np.ndarray) -> np.ndarray:
-    """Of a film (H, W) in [0, 1] what a store of SIZE should hold, in [0, 255]."""
+    """Of an image (H, W) in [0, 1] what a store of SIZE should hold, in [0, 255]."""
     picture = Image.fromarray(np.ascontiguousarray(grey, np.float32) * 255)
     return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
@@ -79,7 +79,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_every_film_of_the_store_is_the_picture_of_its_row(chain: Path) -> None:
+def test_every_image_of_the_store_is_the_picture_of_its_row(chain: Path) -> None:
     store, rows = Store.open(chain / "store"), rows_of(COVID / "metadata.csv")
     assert store.cohort["image_id"].to_pylist() == [row["file"] for row in rows]
     assert len(pq.read_table(chain / "store" / "quarantine.parquet")) == 0
@@ -152,7 +152,7 @@ def test_what_is_taken_home_gives_the_features_that_were_scored(chain: Path) -> 
 
 
 def shown_by_dcmtk(file: Path, copy: Path) -> np.ndarray:
-    """The film, (H, W) in [0, 1], by DCMTK; JPEG 2000, which it lacks, is taken out of its wrapping first."""
+    """The image, (H, W) in [0, 1], by DCMTK; JPEG 2000, which it lacks, is taken out of its wrapping first."""
     data = pydicom.dcmread(file)
     tools = {"1.2.840.10008.1.2.4.70": "dcmdjpeg", "1.2.840.10008.1.2.4.51": "dcmdjpeg"}
     tools |= {"1.2.840.10008.1.2.4.81": "dcmdjpls", "1.2.840.10008.1.2.5": "dcmdrle"}

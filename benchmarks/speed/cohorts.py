@@ -27,8 +27,8 @@ _QUICK_FILMS = 4_000
 def measure(name: str, options: Options) -> Row:
     """Seconds of `chartray cohort mimic --rules published`, process start included, and of the loops.
 
-    The loops are timed on some films, evenly spread, and said for all of them; reading the tables counts once. Before
-    anything is measured both must link those films alike. Raises RuntimeError where they do not.
+    The loops are timed on some images, evenly spread, and said for all of them; reading the tables counts once. Before
+    anything is measured both must link those images alike. Raises RuntimeError where they do not.
     """
     sizes = Sizes().scaled(_QUICK_FILMS) if options.quick else Sizes()
     tables = options.scratch / "tables"
@@ -78,7 +78,7 @@ def within_a_process(tables: Path, out: Path) -> Once:
 
 
 def looping(tables: Path, films_timed: int) -> Once:
-    """The published way: tables by pandas, then a loop over films and, inside it, over their patient's stays."""
+    """The published way: tables by pandas, then a loop over images and, inside it, over their patient's stays."""
 
     def once() -> tuple[float, float]:
         read: list[tuple[pd.DataFrame, ...]] = []
@@ -93,7 +93,7 @@ def looping(tables: Path, films_timed: int) -> Once:
 
 
 def read_for_loops(tables: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Films with sex and age, admissions and ICU stays, their times as calendar dates: all that pandas does at once."""
+    """Images with sex and age, admissions and ICU stays, times as calendar dates: all that pandas does at once."""
     iv, cxr = tables / "mimic-iv", tables / "mimic-cxr-jpg"
     films = pd.read_csv(cxr / "mimic-cxr-2.0.0-metadata.csv", dtype={"dicom_id": str})
     films["StudyDate"] = pd.to_datetime(films["StudyDate"], format="%Y%m%d")
@@ -108,7 +108,7 @@ def read_for_loops(tables: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
 
 
 def link_by_rows(films: pd.DataFrame, admissions: pd.DataFrame, icu_stays: pd.DataFrame) -> tuple[list[int], list[int]]:
-    """Died in hospital and in an ICU of each film, 0 or 1: METHOD's published linking rule, row by row."""
+    """Died in hospital and in an ICU of each image, 0 or 1: METHOD's published linking rule, row by row."""
     died: list[int] = []
     for _, film in films.iterrows():
         value = 0
@@ -127,9 +127,9 @@ def link_by_rows(films: pd.DataFrame, admissions: pd.DataFrame, icu_stays: pd.Da
 
 
 def refuse_other_links(tables: Path, out: Path, films_timed: int) -> int:
-    """How many of the timed films both ways link alike: all that the published exclusions leave.
+    """How many of the timed images both ways link alike: all that the published exclusions leave.
 
-    Raises RuntimeError for a film that they do not.
+    Raises RuntimeError for an image that they do not.
     """
     write_cohort(mimic_cohort(str(tables / "mimic-iv"), tables / "mimic-cxr-jpg", rules="published"), out)
     films, admissions, icu_stays = read_for_loops(tables)
@@ -146,7 +146,7 @@ def refuse_other_links(tables: Path, out: Path, films_timed: int) -> int:
     for name, values in theirs.items():
         found = np.array(ours[name].to_pylist())
         if not (found == values[kept]).all():
-            raise RuntimeError(f"{name} of {int((found != values[kept]).sum())} films is not what the row loops say")
+            raise RuntimeError(f"{name} of {int((found != values[kept]).sum())} images is not what the row loops say")
     return int(kept.sum())
 
 

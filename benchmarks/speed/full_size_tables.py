@@ -1,6 +1,6 @@
 """MIMIC-IV and MIMIC-CXR tables as large as the real ones, or many times as large, with random content.
 
-377,110 films of 65,379 patients in 227,835 studies (MIMIC-CXR-JPG 2.0.0) against 382,278 patients, 523,740 admissions
+377,110 images of 65,379 patients in 227,835 studies (MIMIC-CXR-JPG 2.0.0) against 382,278 patients, 523,740 admissions
 and 76,540 ICU stays (MIMIC-IV 1.0). Nothing of the content is real; only the sizes are.
 """
 
@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     icu_stays: int = 76_540
 
     def scaled(self, films: int) -> "Sizes":
-        """Tables for so many films.
+        """Tables for so many images.
 
         >>> Sizes().scaled(37_711).admissions
         52374
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
 
 
 class _Admissions(NamedTuple):
-    """What the films' times follow: the patients' ids, whose each admission is, and when it began."""
+    """What the images' times follow: the patients' ids, whose each admission is, and when it began."""
 
     subjects: npt.NDArray[np.int64]
     owner: npt.NDArray[np.int64]
@@ -153,7 +153,7 @@ def _film_times(
 
 
 def film_names(films: int, rng: np.random.Generator) -> pa.Array:
-    """Names as MIMIC-CXR's: five groups of eight hexadecimal digits, 44 characters, each film another.
+    """Names as MIMIC-CXR's: five groups of eight hexadecimal digits, 44 characters, each image another.
 
     >>> film_names(2, np.random.default_rng(0)).to_pylist()[1][:9]
     '00000001-'

@@ -29,7 +29,7 @@ def write_nothing(folder: Path, rows: int) -> None:
 
 
 def write_hospital(folder: Path, rows: int) -> None:
-    """MIMIC's tables for `rows` films."""
+    """MIMIC's tables for `rows` images."""
     if not (folder / "tables").exists():
         write_tables(folder / "tables", Sizes().scaled(rows))
 
@@ -67,7 +67,7 @@ def split(folder: Path, rows: int) -> Work:
 
 
 def index(folder: Path, rows: int) -> Work:
-    """What an ingest works out before its first film."""
+    """What an ingest works out before its first image."""
     from chartray.pixels.plan import make_plan
 
     _imported("pandas")
@@ -75,7 +75,7 @@ def index(folder: Path, rows: int) -> Work:
 
 
 def chart(folder: Path, rows: int) -> Work:
-    """Fitted on the training films, and the chart rows of all."""
+    """Fitted on the training images, and the chart rows of all."""
     from chartray.features import fit_chart
     from chartray.records.cohort import read_cohort
 
@@ -84,7 +84,7 @@ def chart(folder: Path, rows: int) -> Work:
 
 
 def opened(folder: Path, rows: int) -> Work:
-    """A store opened and one film looked at."""
+    """A store opened and one image looked at."""
 
     def work() -> None:
         store = Store.open(folder / "store")
@@ -94,7 +94,7 @@ def opened(folder: Path, rows: int) -> Work:
 
 
 def gathered(folder: Path, rows: int) -> Work:
-    """Batches of 256 films from anywhere in the store."""
+    """Batches of 256 images from anywhere in the store."""
     store, generator = Store.open(folder / "store"), np.random.default_rng(0)
     batches = [generator.integers(0, len(store), _BATCH) for _ in range(_BATCHES)]
     out = np.empty((_BATCH, STORED_SIDE, STORED_SIDE), dtype=np.uint8)
@@ -115,7 +115,7 @@ def trained(folder: Path, rows: int) -> Work:
 
 
 def probe(folder: Path, rows: int) -> Work:
-    """14 labels at all strengths, half as many validation films as a tenth of the training films."""
+    """14 labels at all strengths, half as many validation images as a tenth of the training images."""
     from chartray.statistics.probe import fit_probe
 
     generator = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def bootstrap(folder: Path, rows: int) -> Work:
 
 
 def write_store_of(folder: Path, rows: int) -> None:
-    """A store of `rows` films of 8 x 8 px, noise, as ingest would have written it; three quarters for training."""
+    """A store of `rows` images of 8 x 8 px, noise, as ingest would have written it; three quarters for training."""
     out = folder / "store"
     if (out / "store.json").exists():
         return

@@ -1,4 +1,4 @@
-"""Films of 2544 x 3056 pixels into a store, against Pillow's and pydicom's usual way to the same size."""
+"""Images of 2544 x 3056 pixels into a store, against Pillow's and pydicom's usual way to the same size."""
 
 import os
 import time
@@ -30,13 +30,13 @@ RATIO_GOAL = 4.0
 SIZE = 448
 _HEIGHT, _WIDTH = 3056, 2544
 _DIFFERENT_FILMS, _FILMS_PER_PROCESS = 8, 32
-# So that a JPEG of quality 95 has 1.5 MB, as those of MIMIC-CXR-JPG have on average (558 GB, 377,110 films).
+# So that a JPEG of quality 95 has 1.5 MB, as those of MIMIC-CXR-JPG have on average (558 GB, 377,110 images).
 _GRAIN = 1.85
 _BITS = 12
 
 
 class _Share(NamedTuple):
-    """What one process did: films, seconds from its first film to its last, and its processor seconds."""
+    """What one process did: images, seconds from its first image to its last, and its processor seconds."""
 
     films: int
     seconds: float
@@ -44,10 +44,10 @@ class _Share(NamedTuple):
 
 
 def measure(name: str, options: Options) -> Row:
-    """Films a second and core, one process a core: read, squashed to 448 px, written to shards and flushed to the disk.
+    """Images a second and core, one process a core: read, squashed to 448 px, written to shards and flushed to disk.
 
     The reference writes nothing. `ingest.jpeg`: Pillow opens, converts to RGB and resizes. `ingest.dicom`: pydicom's
-    pixel array, modality step and window, stretched to 8 bits, then Pillow as before. Each film is read from the
+    pixel array, modality step and window, stretched to 8 bits, then Pillow as before. Each image is read from the
     system's cache by both.
     """
     kind = name.removeprefix("ingest.")
@@ -71,7 +71,7 @@ def measure(name: str, options: Options) -> Row:
         "processor_ms_per_film_reference": used[1] * 1e3,
         "ratio_of_processor_seconds": used[1] / used[0],
     }
-    return Row(name, "films/s/core", "higher", ours, reference, RATIO_GOAL, "ratio", details)
+    return Row(name, "images/s/core", "higher", ours, reference, RATIO_GOAL, "ratio", details)
 
 
 def in_processes(
@@ -80,7 +80,7 @@ def in_processes(
     paths: list[str],
     count: int,
 ) -> Once:
-    """One process a core, started anew each round; each takes `count` films. Films a second and core."""
+    """One process a core, started anew each round; each takes `count` images. Images a second and core."""
     cores = available_cores()
     chosen = [paths[film % len(paths)] for film in range(count)]
 
@@ -104,13 +104,13 @@ def ingest_share(folder: Path, paths: Sequence[str], process: int) -> _Share:
 
 
 def convert_share(convert: Callable[[str], Any], paths: Sequence[str], process: int) -> _Share:
-    """As many films by the usual way, their pixels given up at once."""
+    """As many images by the usual way, their pixels given up at once."""
     convert(paths[0])
     return _counted(lambda: sum(convert(path) is not None for path in paths))
 
 
 def convert_jpeg(path: str) -> Image.Image:
-    """The usual way: three channels of a grey film, all of its pixels decoded, then resized."""
+    """The usual way: three channels of a grey image, all of its pixels decoded, then resized."""
     with Image.open(path) as picture:
         return picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 
@@ -128,7 +128,7 @@ def convert_dicom(path: str) -> Image.Image:
 
 
 def write_films(folder: Path, kind: str, height: int, width: int) -> list[str]:
-    """Different films, smooth with grain: JPEG of quality 95, or DICOM of 12 bits, uncompressed, with a window."""
+    """Different images, smooth with grain: JPEG of quality 95, or DICOM of 12 bits, uncompressed, with a window."""
     paths = []
     for film in range(_DIFFERENT_FILMS):
         path = folder / f"film-{film}.{kind}"
@@ -173,7 +173,7 @@ def _counted(work: Callable[[], int]) -> _Share:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of the readers of films that it has started."""
+    """Of this process and of the readers of images that it has started."""
     children = [each for task in Path("/proc/self/task").iterdir() for each in (task / "children").read_text().split()]
     ticks = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13] for child in children]
     return time.process_time() + sum(int(n) for pair in ticks for n in pair) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""The published way of making views: PIL and torchvision, film by film, in the processes of a DataLoader."""
+"""The published way of making views: PIL and torchvision, image by image, in the processes of a DataLoader."""
 
 import functools
 import io
@@ -19,7 +19,7 @@ _ENDLESS = 1_000_000_000
 
 
 class PILViews:
-    """Target, random and focal views of a decoded film, as lightly's MSN transform makes them; no colour, no blur."""
+    """Target, random and focal views of a decoded image, as lightly's MSN transform makes them; no colour, no blur."""
 
     def __init__(self, config: ViewsConfig, mean: float, std: float) -> None:
         self._whole = self._transform(config.size, config.scale, config, mean, std)
@@ -60,7 +60,7 @@ class PILFilms(Dataset[tuple[list[Tensor], Tensor]]):
 def endless_batches(films: PILFilms, batch_size: int, workers: int, *, pin: bool) -> Iterator[tuple[Tensor, ...]]:
     """Target (B, 1, H, W), random, focal (F*B, 1, h, w) and charts, drawn without end.
 
-    Without passes: of the few films that are measured on, each pass would be a batch, which one process alone makes.
+    Without passes: of the few images that are measured on, each pass would be a batch, which one process alone makes.
     """
     loader = DataLoader(
         films,
@@ -83,7 +83,7 @@ def _collated(films: list[tuple[list[Tensor], Tensor]]) -> tuple[Tensor, ...]:
 
 @functools.cache
 def film_like(height: int, width: int) -> Image.Image:
-    """A decoded grey film of smooth noise: what it shows has no part in how long it takes."""
+    """A decoded grey image of smooth noise: what it shows has no part in how long it takes."""
     coarse = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(coarse).resize((width, height)).save(stream, "JPEG", quality=95)

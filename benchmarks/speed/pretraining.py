@@ -24,7 +24,7 @@ from chartray.training.training_data import load_training_data
 
 
 def measure(name: str, options: Options) -> Row:
-    """Films a second with everything between the disk and the moved target; both as their users would run them."""
+    """Images a second with everything between the disk and the moved target; both as their users would run them."""
     sizes = sizes_of(name, options)
     steps = 1 if options.quick else {"cpu": 3, "cuda": 20}[options.device]
     films = make_films(options.scratch, sizes.store_size, sizes.patients)
@@ -37,7 +37,7 @@ def measure(name: str, options: Options) -> Row:
     jpeg = sum(file.stat().st_size for file in films.images.rglob("*.jpg")) / max(len(Store.open(films.store)), 1) / 1e6
     return Row(
         name=name,
-        unit="films/s",
+        unit="images/s",
         better="higher",
         ours=ours,
         reference=reference,
@@ -54,7 +54,7 @@ def measure(name: str, options: Options) -> Row:
 
 
 def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
-    """Steps of a run's own loop: films fetched, views, networks, optimizer, health beside the loss, metrics.
+    """Steps of a run's own loop: images fetched, views, networks, optimizer, health beside the loss, metrics.
 
     Waiting counts the loader's thread and, on the processor that also trains, nothing else: views are cut in the step.
     """
@@ -75,7 +75,7 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
 
 
 def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> Once:
-    """The published way on the JPEG files of the same films and charts; as many loading processes as cores."""
+    """The published way on the JPEG files of the same images and charts; as many loading processes as cores."""
     opened, config, device = Store.open(store), sizes.config(), torch.device(sizes.device)
     data = load_training_data(opened, config)
     charts = data.chart_batch(

@@ -19,6 +19,7 @@ from chartray.config.pretrain import EncoderConfig
 from chartray.evaluation.embed import embed
 from chartray.evaluation.finetune.augmentation import ROTATION_DEGREES, SCALE, SHIFT
 from chartray.networks import encoder as vit
+from chartray.networks.description import Provenance
 from chartray.pixels.store import Store
 from chartray.statistics.metrics import auroc
 from chartray.statistics.probe import STRENGTHS, fit_probe
@@ -38,10 +39,10 @@ Integers = npt.NDArray[np.int64]
 def measure(name: str, options: Options) -> Row:
     """Seconds of one evaluation with vit_tiny at 224 px, fp32, validation and test included.
 
-    Ours: the whole films are embedded once; probes of 14 labels at 13 strengths, each label's chosen on validation;
-    test films scored. The reference: each epoch flips, turns, scales and shifts the training films by torchvision, runs
-    the frozen network without gradient and trains a linear layer by Adam, then scores validation, after the last
-    epoch test. Its films are already decoded and of 224 px; a few steps are timed and said for all epochs.
+    Ours: the whole images are embedded once; probes of 14 labels at 13 strengths, each label's chosen on validation;
+    test images scored. The reference: each epoch flips, turns, scales and shifts the training images by torchvision,
+    runs the frozen network without gradient and trains a linear layer by Adam, then scores validation, after the last
+    epoch test. Its images are already decoded and of 224 px; a few steps are timed and said for all epochs.
     """
     films = _QUICK_FILMS if options.quick else _FILMS
     store = make_store(options.scratch, sum(films), _STORE_SIZE)
@@ -74,7 +75,7 @@ def embedding_once(store: Path, films: tuple[int, int, int], device: str) -> Onc
     opened, (train, validate, test) = Store.open(store), _rows(films)
     truth = drawn_truth(sum(films))
     shape = vit.architecture(EncoderConfig(name="vit_tiny"), SIZE)
-    encoder = vit.PretrainedEncoder(vit.build(shape, seed=0).eval(), SIZE, *_GREY, shape, {})
+    encoder = vit.PretrainedEncoder(vit.build(shape, seed=0).eval(), SIZE, *_GREY, shape, Provenance())
 
     def evaluation() -> None:
         rows = np.concatenate([train, validate, test])
@@ -125,7 +126,7 @@ def training_a_layer(store: Path, films: tuple[int, int, int], device: str) -> O
     def once() -> tuple[float, float]:
         stepping = timed(some_steps)
         scoring = timed(lambda: scored(validate))
-        # Validation after each epoch, and test, which takes as long a film, once.
+        # Validation after each epoch, and test, which takes as long an image, once.
         times, scorings = EPOCHS * steps / _STEPS_TIMED, EPOCHS + len(test) / len(validate)
         return stepping[0] * times + scoring[0] * scorings, stepping[1] * times + scoring[1] * scorings
 

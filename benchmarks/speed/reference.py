@@ -17,14 +17,17 @@ from timm.layers import set_fused_attn
 from torch import Tensor, nn
 
 from chartray.config.pretrain import Config
+from chartray.networks.description import Architecture
 
 
 class ReferenceMSN(nn.Module):
     """Anchor and target networks after lightly's example, with the published chart encoder f and fusion g."""
 
-    def __init__(self, architecture: dict[str, object], config: Config, chart_features: int) -> None:
+    def __init__(self, architecture: Architecture, config: Config, chart_features: int) -> None:
         super().__init__()
-        vit = timm.create_model(**architecture, num_classes=0, in_chans=1, dynamic_img_size=True)
+        vit = timm.create_model(
+            **architecture.model_dump(exclude_none=True), num_classes=0, in_chans=1, dynamic_img_size=True
+        )
         width = vit.embed_dim
         hidden, out = config.objective.head_hidden or 4 * width, config.objective.head_out or width
         self.target = MaskedVisionTransformerTIMM(vit=vit)
@@ -50,7 +53,7 @@ class ReferenceMSN(nn.Module):
 
 
 def reference_step(
-    architecture: dict[str, object],
+    architecture: Architecture,
     config: Config,
     chart_features: int,
     device: torch.device,

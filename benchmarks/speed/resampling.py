@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 def measure(name: str, options: Options) -> Row:
     """AUROC and average precision of every resample, on a test set of a tenth of MIMIC-CXR: seconds.
 
-    The loop repeats films as often as their patient was drawn and calls roc_auc_score and average_precision_score for
+    The loop repeats images as often as their patient was drawn and calls roc_auc_score and average_precision_score for
     each label; it runs a few resamples and is said for all of them. Raises RuntimeError where its values are others.
     """
     films, resamples = (1_000, 50) if options.quick else (FILMS, RESAMPLES)
@@ -83,7 +83,7 @@ def refuse_other_values(truth: Floats, score: Floats, patients: npt.NDArray[np.i
 
 
 def test_set(films: int) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
-    """Truth and scores (N, 14) with ties, labels from 40 % to 1 %, and patients (N,) with 3.7 films each."""
+    """Truth and scores (N, 14) with ties, labels from 40 % to 1 %, and patients (N,) with 3.7 images each."""
     rng = np.random.default_rng(0)
     patients = round(films / _FILMS_PER_PATIENT)
     owner = rng.integers(0, patients, films)

@@ -19,7 +19,7 @@ _STORE_SIZE = 448
 
 
 def measure(name: str, options: Options) -> Row:
-    """Films a second of N processes over N times those of one, films of each alike (weak scaling); 1 is perfect.
+    """Images a second of N processes over N times those of one, images of each alike (weak scaling); 1 is perfect.
 
     One process a GPU; on a CPU one thread a process, with the cores that there are. Raises NotHere where there is only
     one of them.
@@ -38,7 +38,7 @@ def measure(name: str, options: Options) -> Row:
 
 
 class Efficiency:
-    """Each round starts one process, then `devices`; notes films a second of both."""
+    """Each round starts one process, then `devices`; notes images a second of both."""
 
     def __init__(
         self, store: Path, runs: Path, encoder: str, films: int, steps: int, devices: int, options: Options

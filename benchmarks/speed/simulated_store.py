@@ -1,4 +1,4 @@
-"""Films to train on: a simulated hospital, its JPEG files and the store made of them."""
+"""Images to train on: a simulated hospital, its JPEG files and the store made of them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,19 +9,19 @@ from chartray.records.mimic import mimic_cohort
 from chartray.simulate.hospital import simulate
 
 
-class Films(NamedTuple):
+class ImageSet(NamedTuple):
     """A store, and the folder of the JPEG files that it was made of (their cohort's paths are relative to it)."""
 
     store: Path
     images: Path
 
 
-def make_films(scratch: Path, size: int, patients: int) -> Films:
-    """About two films a patient, 512 px JPEG as MIMIC-CXR-JPG has them (larger), stored at `size` px."""
+def make_films(scratch: Path, size: int, patients: int) -> ImageSet:
+    """About two images a patient, 512 px JPEG as MIMIC-CXR-JPG has them (larger), stored at `size` px."""
     hospital = scratch / "hospital"
     simulate(hospital, patients=patients, seed=0)
     cohort = mimic_cohort(str(hospital / "mimic-iv"), hospital / "mimic-cxr-jpg")
     write_cohort(cohort, scratch / "mimic.parquet")
     store = scratch / f"mimic-{size}.store"
     ingest(scratch / "mimic.parquet", store, size=size)
-    return Films(store, hospital / "mimic-cxr-jpg")
+    return ImageSet(store, hospital / "mimic-cxr-jpg")

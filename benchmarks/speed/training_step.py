@@ -27,16 +27,16 @@ from chartray.training.runtime import uses_bf16
 from chartray.training.training_data import load_training_data
 
 TARGETS = {"cpu": 3.2, "cuda": 8.0}
-# Films a second on an H200, views and reading included.
+# Images a second on an H200, views and reading included.
 GOALS_ON_AN_H200 = {"vit_tiny": 12_000.0, "vit_small": 4_500.0}
-# Films a step on a GPU of 80 GB: on a CPU each takes 80 and 130 MB of memory.
+# Images a step on a GPU of 80 GB: on a CPU each takes 80 and 130 MB of memory.
 _FILMS_ON_A_GPU = {"vit_tiny": 512, "vit_small": 256}
 _STEPS_A_ROUND = {"cpu": 1, "cuda": 10}
 _FILMS_COUNTED = 4
 
 
 class Sizes(NamedTuple):
-    """What both ways train: a ViT by its short name, films a step, pixels of whole and focal views, where and how."""
+    """What both ways train: a ViT by its short name, images a step, pixels of whole and focal views, where and how."""
 
     encoder: str
     films: int
@@ -76,7 +76,7 @@ def sizes_of(name: str, options: Options) -> Sizes:
 
 
 def measure(name: str, options: Options) -> Row:
-    """Films a second of an optimizer step on views that are there, in bf16 where `pretrain` would use it."""
+    """Images a second of an optimizer step on views that are there, in bf16 where `pretrain` would use it."""
     sizes = sizes_of(name, options)
     store = make_films(options.scratch, sizes.store_size, sizes.patients).store
     ways = [
@@ -92,7 +92,7 @@ def measure(name: str, options: Options) -> Row:
         with_plain_attention["ratio_to_it"] = ours.median / plain[0].median
     return Row(
         name=name,
-        unit="films/s",
+        unit="images/s",
         better="higher",
         ours=ours,
         reference=reference,
@@ -102,7 +102,7 @@ def measure(name: str, options: Options) -> Row:
 
 
 def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None, compiled: bool = True) -> "Rounds":
-    """`Loop.learn` of a run on the films of its first step."""
+    """`Loop.learn` of a run on the images of its first step."""
     loop = assemble(store, out, sizes.config(films=films, compiled=compiled))
     assert isinstance(loop, Loop)
     loop.networks.train()
@@ -138,9 +138,9 @@ def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused
 
 
 class Rounds:
-    """A way (measuring.py): rounds of `steps` steps of so many films, in films a second.
+    """A way (measuring.py): rounds of `steps` steps of so many images, in images a second.
 
-    A step returns how many seconds it waited for its films; their share of the time is noted. On a GPU one that is not
+    A step returns how many seconds it waited for its images; their share of the time is noted. On a GPU one that is not
     counted comes first: it fetches the memory that was given back after the round before.
     """
 
@@ -161,7 +161,7 @@ class Rounds:
 
 
 def first_batch(store: Store, config: Config, device: torch.device) -> Batch:
-    """The films of step 0 of a run, their views and charts."""
+    """The images of step 0 of a run, their views and charts."""
     data = load_training_data(store, config)
     side = vit.patch_side(vit.build(vit.architecture(config.encoder, config.views.size), seed=0))
     loaded = ImageLoader(
@@ -172,7 +172,7 @@ def first_batch(store: Store, config: Config, device: torch.device) -> Batch:
 
 
 def work_done(sizes: Sizes, store: Path, scratch: Path, ours: Measured, reference: Measured) -> dict[str, float | str]:
-    """Operations of a film, counted, and what share of the device's measured matrix-product peak both ways reach."""
+    """Operations of an image, counted, and what share of the device's measured matrix-product peak both ways reach."""
     films = min(sizes.films, _FILMS_COUNTED)
     ways: list[Any] = [
         partial(prepare_ours, sizes, store, scratch / "counted", films, False),
@@ -194,7 +194,7 @@ def work_done(sizes: Sizes, store: Path, scratch: Path, ours: Measured, referenc
 
 
 def _operations(prepare: Callable[[], "Rounds"], films: int) -> Once:
-    """GFLOP of a film in a step, forward and backward, as torch counts its matrix products."""
+    """GFLOP of an image in a step, forward and backward, as torch counts its matrix products."""
     step = prepare().step  # one of those that a round has several of
 
     def counted() -> float:

@@ -1,8 +1,8 @@
-"""Views from the store against views from the film itself: PSNR by store size, on real films.
+"""Views from the store against views from the image itself: PSNR by store size, on real images.
 
     python benchmarks/speed/view_fidelity.py FOLDER_OF_FILMS [--films 40]
 
-The reference crops the decoded film and resizes it once, antialiased; ours crops what the store kept of it.
+The reference crops the decoded image and resizes it once, antialiased; ours crops what the store kept of it.
 """
 
 import argparse
@@ -19,12 +19,12 @@ KINDS = {"random 224": (224, (0.3, 1.0)), "focal 96": (96, (0.05, 0.3))}
 
 
 def scaled(boxes: Boxes, height: float, width: float) -> Boxes:
-    """Boxes of a store of size 1 in the pixels of a film."""
+    """Boxes of a store of size 1 in the pixels of an image."""
     return Boxes(boxes.left * width, boxes.top * height, boxes.width * width, boxes.height * height, boxes.flip)
 
 
 def crop_of_film(image: np.ndarray, boxes: Boxes, size: int) -> torch.Tensor:
-    """The reference: a film that is not square goes through the same matrices, one side at a time."""
+    """The reference: an image that is not square goes through the same matrices, one side at a time."""
     height, width = image.shape
     side = max(height, width)
     square = np.zeros((side, side), np.float32)
@@ -46,7 +46,7 @@ def main() -> None:
     paths = paths[:: max(1, len(paths) // arguments.films)][: arguments.films]
     films = [decode_image(path) for path in paths]
     sides = np.array([film.image.shape for film in films])
-    print(f"{len(films)} films, median {np.median(sides[:, 0]):.0f} x {np.median(sides[:, 1]):.0f} px")
+    print(f"{len(films)} images, median {np.median(sides[:, 0]):.0f} x {np.median(sides[:, 1]):.0f} px")
     print("| store | view | PSNR dB, median (10th percentile) | median crop enlarged |")
     print("|---|---|---|---|")
     for size in (128, 256, 448):

@@ -1,4 +1,4 @@
-"""Making the 12 views of a film on one core: ours from a store, PIL's from a decoded film of 512 px."""
+"""Making the 12 views of an image on one core: ours from a store, PIL's from a decoded image of 512 px."""
 
 import time
 from functools import partial
@@ -20,7 +20,7 @@ _MEAN, _STD = 0.5, 0.25
 
 
 def measure(name: str, options: Options) -> Row:
-    """Milliseconds a film; the reference is PIL in colour, as published, and beside it PIL in grey."""
+    """Milliseconds an image; the reference is PIL in colour, as published, and beside it PIL in grey."""
     # A GPU works on few of them no longer than the host takes to ask for it.
     films = 4 if options.quick else {"cpu": 64, "cuda": 512}[options.device]
     side = int(name.split(".")[1])
@@ -32,7 +32,7 @@ def measure(name: str, options: Options) -> Row:
     ours, colour, grey = side_by_side(ways, options.repeats)
     return Row(
         name=name,
-        unit="ms/film",
+        unit="ms/image",
         better="lower",
         ours=ours,
         reference=colour,
@@ -43,7 +43,7 @@ def measure(name: str, options: Options) -> Row:
 
 
 def bytes_moved(side: int, ours: Measured) -> dict[str, float]:
-    """What must be read and written at least: the stored film, and its standardised views in float32."""
+    """What must be read and written at least: the stored image, and its standardised views in float32."""
     views = knobs.load("msn").views
     written = 4 * (2 * views.size**2 + views.focal_count * views.focal_size**2)
     return {
@@ -54,7 +54,7 @@ def bytes_moved(side: int, ours: Measured) -> dict[str, float]:
 
 
 def prepare_ours(side: int, films: int, device: str) -> Once:
-    """Views of `films` films of a `side` px store: drawn, cut and standardised, each round another step's."""
+    """Views of `films` images of a `side` px store: drawn, cut and standardised, each round another step's."""
     torch.set_num_threads(1)
     keep_freed_memory()
     config = knobs.load("msn").views
@@ -75,7 +75,7 @@ def prepare_ours(side: int, films: int, device: str) -> Once:
 
 
 def prepare_pil(mode: str, films: int) -> Once:
-    """The same views by PIL, film by film."""
+    """The same views by PIL, image by image."""
     torch.set_num_threads(1)
     film = film_like(*_FILM).convert(mode)
     make = PILViews(knobs.load("msn").views, _MEAN, _STD)

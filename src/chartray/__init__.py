@@ -1,6 +1,6 @@
-"""Chartray pretrains chest X-ray encoders with the patient's chart, and proves what the chart was worth.
+"""Chartray pretrains chest X-ray encoders with the patient's chart, and measures what the chart was worth.
 
-One alphabet of dimensions: B images of a batch, M training images, V anchor views, T target views, N patches, D encoder
+Dimensions: B images of a batch, M training images, V anchor views, T target views, N patches, D encoder
 width, P projection width, K prototypes, F chart features, E chart embedding, C labels, S store size in pixels, H and W
 height and width of an image.
 """

@@ -17,12 +17,12 @@ DONE, CANNOT_WRITE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 1, 
 
 _LONGEST_WORD = 400  # a path may have as many
 
-# As torch, CUDA and its libraries say it where they raise nothing of its own kind.
+# Messages of torch, CUDA and its libraries where they raise no specific error.
 _SIGNS_OF_NO_MEMORY = ("can't allocate memory", "out of memory", "ran out of memory", "_STATUS_ALLOC_FAILED")
 
 app = App(
     name="chartray",
-    help="Chest X-ray encoders pretrained with the patient's chart, and an honest account of what the chart was worth.",
+    help="Chest X-ray encoders pretrained with the patient's chart, and a fair test of what the chart was worth.",
     help_format="plaintext",
     version_flags=["--version"],
 )
@@ -136,11 +136,11 @@ def _of_memory(error: Exception) -> str:
 def _of_the_disk(error: OSError) -> str:
     where = f" {error.filename}" if error.filename is not None else ""
     said = of_the_machine(error) or error.strerror
-    return f"expected to read or write{where}, found: {said}; mend it, or choose another place"
+    return f"expected to read or write{where}, found: {said}; repair it, or choose another place"
 
 
 def _say(sentence: str, code: int) -> int:
-    """A word that nobody reads to its end, such as a value of thousands of letters, is cut."""
+    """Shortens very long words, such as a value of thousands of letters."""
     short = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:60]}... ({len(word[0])} characters)", sentence)
     print(f"chartray: {short}", file=sys.stderr)
     return code

@@ -1,6 +1,6 @@
 """Sums over the processes of a run, and what they decide together. With one process nothing is sent.
 
-What one process decides or cannot do, all of them learn: none goes on alone, and none waits for ever.
+What one process decides or cannot do, all of them learn: none continues alone, and none waits forever.
 """
 
 import json
@@ -75,7 +75,7 @@ def first_decides(decide: Callable[[], Any], device: torch.device) -> Any:
 
 
 def all_or_none(work: Callable[[], Made], device: torch.device) -> Made:
-    """What `work` returns in each process; where it fails in one, none of them goes on."""
+    """What `work` returns in each process; where it fails in one, all of them stop."""
     if process_count() == 1:
         return work()
     made, failed = None, None

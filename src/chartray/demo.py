@@ -1,4 +1,4 @@
-"""The demo: the whole mission on a simulated hospital, in one process, each part timed."""
+"""The demo: the whole pipeline on a simulated hospital, in one process, each part timed."""
 
 import shutil
 import time
@@ -75,7 +75,7 @@ def _mission(out: Path, seed: int, patients: int, steps: int | None) -> Path:
 
 
 def evaluate_arms(out: Path, runs: dict[str, Path], stores: dict[str, Path], seed: int) -> list[Path]:
-    """Evaluates every arm on MIMIC, with CheXpert as it comes, and on NIH with a probe of its own; then compares."""
+    """Evaluates every arm on MIMIC, with CheXpert as it comes, and on NIH with its own probe; then compares."""
     results: list[Path] = []
     for data, external in (("mimic", (stores["chexpert"],)), ("nih", ())):
         of_arms = [out / f"{arm}-{data}" for arm in runs]

@@ -1,7 +1,7 @@
 """An experiment: arms x seeds pretrained, evaluated, compared, audited, reported; finished steps are not repeated.
 
 OUT/runs/<arm>-<seed>, OUT/results/<arm>-<seed>-<evaluation>, OUT/results/arms-<evaluation>, OUT/audit, OUT/report.
-Every step stands for one command (`experiment_plan`). When it has been done, OUT/steps/<name>.json says with what: the
+Every step is one command (`experiment_plan`). When it has been done, OUT/steps/<name>.json says with what: the
 command, the settings, the stores' hashes and the steps it needed. It is done again where any of these is another.
 """
 
@@ -20,7 +20,7 @@ from chartray.audit.attributes import chosen_attributes
 from chartray.config.evaluate import CompareOptions, ScoringOptions
 from chartray.config.study import ArmSpec, Experiment, placed, read_experiment
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.films import chosen_labels
+from chartray.evaluation.image_set import chosen_labels
 from chartray.experiment_processes import run_all
 from chartray.features.chart import fit_chart
 from chartray.outputs.guard import refuse_other
@@ -182,7 +182,7 @@ def _pretraining(name: str, arm: ArmSpec, seed: int, store: Path, out: Path) -> 
     tokens = ["pretrain", str(store), "--out", str(out), "--recipe", arm.recipe]
     tokens += ["--config", str(arm.file)] if arm.file is not None else []
     for knob, value in (arm.overrides | {"seed": seed}).items():
-        # JSON is YAML, which the command line reads; a text stands as it is.
+        # JSON is YAML, which the command line reads; a text is the same in both.
         tokens += [f"--{knob}", value if isinstance(value, str) else json.dumps(value)]
     tokens += ["--resume"]
     command = shlex.join(["chartray", *tokens])

@@ -1,4 +1,4 @@
-"""Commands beside each other, each a process of its own; whoever asks this process to stop, or kills it, ends them."""
+"""Commands that run at the same time, each in its own process; they end when this process is stopped or killed."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from typing import Any
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 
 _POLL_SECONDS = 0.1
-# Exit codes (`errors`) of a machine that cannot write, a run that must not go on, and one that was asked to stop (-15:
-# before it could answer).
+# Exit codes (`errors`) of a machine that cannot write, a run that must not continue, and one that was asked to stop
+# (-15: before it could answer).
 _CANNOT_WRITE, _UNHEALTHY, _STOPPED = 1, 3, (143, -signal.SIGTERM)
 # The leader of the group that all commands are in. Its standard input ends when this process is no more, be it that it
 # was killed: then it ends the group, first in a way on which pretraining saves itself.
@@ -61,7 +61,7 @@ def run_all(
     waiting, failed = list(commands), dict[str, int]()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     free, held = list(_environments(jobs)), dict[str, dict[str, str]]()
-    # A group of their own: else Ctrl-C would reach them beside the SIGTERM from here, and end them unsaved.
+    # Their own group: else Ctrl-C would reach them besides the SIGTERM from here, and end them unsaved.
     watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH], stdin=subprocess.PIPE, process_group=0)
     try:
         with _asked_to_stop() as asked:
@@ -94,14 +94,14 @@ def run_all(
             os.killpg(watch.pid, signal.SIGKILL)  # and whatever the commands themselves have left
         watch.communicate()
     if asked:
-        raise Stopped("stopped as asked, and all that it had started; the same command continues")
+        raise Stopped("stopped as asked, with all processes that it started; the same command continues")
     for name in commands:
         if name in failed:
             raise _failure(name, failed[name])
 
 
 def _environments(jobs: int) -> Iterator[dict[str, str]]:
-    """What each of the jobs is told of the machine's GPUs, by torch's numbers or by the names that it was given."""
+    """The GPU that each of the jobs sees, by torch's numbers or by the names that this process was given."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [name.strip() for name in given.split(",")] if given else [str(gpu) for gpu in range(_count_gpus())]
     for job in range(jobs):
@@ -121,11 +121,13 @@ def _end(running: Mapping[str, tuple[subprocess.Popen[bytes], float]]) -> None:
 
 def _failure(name: str, code: int) -> Exception:
     if code == _UNHEALTHY:
-        return UnhealthyRun(f"{name} must not go on, as said above; change this arm, or leave it out of the experiment")
+        return UnhealthyRun(
+            f"{name} cannot continue, as said above; change this arm, or leave it out of the experiment"
+        )
     if code in _STOPPED:
         return Stopped(f"{name} was stopped; the same command continues")
     failure = OutputError if code == _CANNOT_WRITE else InputError
-    return failure(f"{name} has failed (exit code {code}), as said above; mend it and give the same command again")
+    return failure(f"{name} has failed (exit code {code}), as said above; correct it and run the same command again")
 
 
 @contextmanager

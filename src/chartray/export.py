@@ -76,8 +76,7 @@ def export_encoder(
         raise InputError("expected results only with the form huggingface, which has a card; leave them out")
     check_export_replaceable(out)
     loaded = encoder.load(source)
-    made = shareable(Provenance.model_validate(loaded.provenance))
-    shared = loaded._replace(provenance=made.model_dump(exclude_unset=True))
+    shared = loaded._replace(provenance=shareable(loaded.provenance))
     card = "" if form == "timm" else model_card(shared, [Path(one) for one in results], name=out.resolve().name)
     with replaced_folder(out) as partial:
         encoder.save(partial, shared)
@@ -92,9 +91,9 @@ def timm_config(loaded: PretrainedEncoder) -> dict[str, Any]:
 
     `squash` and bilinear: the whole image, stretched to the square, as in pretraining; no pixel is cropped away.
     """
-    arguments = {key: value for key, value in loaded.architecture.items() if key != "model_name"}
+    arguments = loaded.architecture.model_dump(exclude={"model_name"}, exclude_none=True)
     return {
-        "architecture": loaded.architecture["model_name"],
+        "architecture": loaded.architecture.model_name,
         "num_classes": 0,
         "num_features": loaded.model.num_features,
         "global_pool": loaded.model.global_pool,

@@ -15,7 +15,7 @@ class FlowStep:
 
 
 class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
 
 class FlowNote(_Read):
@@ -28,7 +28,7 @@ class FlowNote(_Read):
 
 
 class CohortFlow(_Read):
-    """What is read of a flow: the source, its steps, notes, links and missing cells."""
+    """The flow: the source, its steps, warnings, links and missing cells; whatever else it says is kept as it is."""
 
     source: str
     release: str | None = None

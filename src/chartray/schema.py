@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 METADATA_KEY = b"chartray"
 COHORT_FORMAT = 1
 SPLITS = ("train", "validate", "test")
-# Of patients, where a source has no splits of its own.
+# Of patients, where a source has no splits.
 SPLIT_SHARES = {"train": 0.8, "validate": 0.1, "test": 0.1}
 EHR_PREFIX = "ehr."
 LABEL_PREFIX = "label."
-# Optional column beside a label: whether its cell is blank in the source. It is left out if the blanks are exactly the
+# Optional column of a label: whether its cell is blank in the source. It is left out if the blanks are exactly the
 # label's nulls. A null that is not blank is an unreadable cell, or an image that is not in the source's label file. A
 # value that is blank has the meaning that the mapping gives a blank.
 BLANK_PREFIX = "blank."
@@ -152,7 +152,7 @@ def hashed(identifiers: Sequence[str]) -> list[str]:
     """A short, reproducible name for each identifier, from which the identifier cannot be found by guessing.
 
     The key of the hash is made of all identifiers together: the holder of the cohort can find an image again, but
-    nobody else can test a guessed accession number.
+    others cannot test a guessed accession number.
     """
     key = hashlib.blake2b("\n".join(identifiers).encode(), digest_size=32).digest()
     return [hashlib.blake2b(one.encode(), key=key, digest_size=4).hexdigest() for one in identifiers]

@@ -20,7 +20,7 @@ class _NotHere(importlib.abc.MetaPathFinder):
 
 
 def settle_pyarrow() -> None:
-    """Makes pyarrow look for pandas once, in vain, so that it works without pandas in this process.
+    """Makes pyarrow search for pandas once and not find it, so that it works without pandas in this process.
 
     For a process of our own alone, not for one that merely imports Chartray: `pa.array` would then take a Series for
     any other sequence. pandas itself can be imported as ever, and `to_pandas` still works.

@@ -38,7 +38,7 @@ class _Loader(_C_OR_PYTHON):  # type: ignore[misc]  # the C one where libyaml is
                 key.value = key.value.lower()
             key.tag = _TEXT
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem="a name that is given twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem="a repeated name", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

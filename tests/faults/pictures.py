@@ -32,7 +32,7 @@ from tests.faults.materials import Hospital
 from tests.faults.outcome import READ, REFUSED, Outcome, failure
 from tests.faults.processes import in_a_row
 
-# The slowest honest film takes under a second; the machine is shared.
+# The slowest honest image takes under a second; the machine is shared.
 _SECONDS, _GIGABYTES = 30, 3
 _REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 _REAL_SHARE = 0.02

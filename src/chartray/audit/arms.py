@@ -1,4 +1,4 @@
-"""Whose features attributes are predicted from: the encoder, the runs beside it, and the baselines."""
+"""The features that attributes are predicted from: those of the encoder, of the other runs, and of the baselines."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from chartray.evaluation.baselines import (
     no_baseline_chart,
 )
 from chartray.evaluation.embed import pixels
-from chartray.evaluation.films import Films, metadata_of
+from chartray.evaluation.image_set import ImageSet, metadata_of
 from chartray.features.chart import fit_chart
 from chartray.features.sets import variable_of
 from chartray.networks.description import Provenance
@@ -34,7 +34,7 @@ NO_OTHER_CHART = "the chart has no other variable"
 
 
 class AuditArm(NamedTuple):
-    """An encoder, or a baseline beside it. `features` gives its features for an attribute, or why it has none.
+    """An encoder, or one of its baselines. `features` gives its features for an attribute, or why it has none.
 
     `run` is the encoder's run, also of its baselines; `provenance` is None for a baseline.
     """
@@ -46,7 +46,7 @@ class AuditArm(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The run, or what a baseline is called."""
+        """The run, or the name of a baseline."""
         return self.arm.title if self.provenance is None else self.run
 
     @property
@@ -57,15 +57,15 @@ class AuditArm(NamedTuple):
 
 def run_name(encoder: PretrainedEncoder, source: Path) -> str:
     """The run's name by its provenance, else its folder's."""
-    return str(encoder.provenance.get("run") or source.resolve().name)
+    return encoder.provenance.run or source.resolve().name
 
 
 def encoder_arms(
-    source: Path, against: Sequence[Path], images: Sequence[Films], *, device: str, precision: str
+    source: Path, against: Sequence[Path], images: Sequence[ImageSet], *, device: str, precision: str
 ) -> tuple[list[AuditArm], list[EncoderEntry], Frozen]:
     """The encoder and each run it is compared with, their entries of the manifest, and the encoder's own features.
 
-    Raises InputError for two encoders of one name: their rows could not be told apart.
+    Raises InputError for two encoders of one name: their rows would be mixed up.
     """
     named: dict[str, tuple[PretrainedEncoder, EncoderEntry]] = {}
     for path in (source, *against):
@@ -90,7 +90,7 @@ def baseline_arms(
     source: Path,
     own: AuditArm,
     frozen: Frozen,
-    images: Sequence[Films],
+    images: Sequence[ImageSet],
     *,
     device: str,
     precision: str,

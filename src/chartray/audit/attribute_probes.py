@@ -14,7 +14,7 @@ from chartray.audit.arms import AuditArm
 from chartray.audit.attributes import Attribute, attribute_values, why_not_available
 from chartray.evaluation.baselines import Features, Frozen
 from chartray.evaluation.embed import device_of
-from chartray.evaluation.films import Films
+from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.schema import AttributeProbe
@@ -79,7 +79,7 @@ class AttributeResult(NamedTuple):
 
 def attribute_truth(attribute: Attribute, test: EvaluationSet, resampling: Resampling) -> AttributeTruth:
     """The resamples depend on the seed and on which patients have a known attribute, never on the arm."""
-    values, patients = attribute_values(attribute, test.films), test.films.patients
+    values, patients = attribute_values(attribute, test.image_set), test.image_set.patients
     resamples, seed, _ = resampling
     if attribute.levels:
         counted = metrics.eligible(values, patients)
@@ -101,8 +101,8 @@ def first_resamples(patients: NDArray[np.str_], resampling: Resampling) -> Patie
 def predict_attributes(
     arm: AuditArm,
     attributes: Sequence[Attribute],
-    train: Films,
-    validate: Films,
+    train: ImageSet,
+    validate: ImageSet,
     tests: Sequence[EvaluationSet],
     device: str,
 ) -> dict[tuple[str, str], Floats | str]:
@@ -119,11 +119,11 @@ def predict_attributes(
         else:
             together.setdefault(id(features), (features, []))[1].append(attribute)
     for features, members in together.values():
-        available = [(test, features.of(test.films)) for test in tests]
+        available = [(test, features.of(test.image_set)) for test in tests]
         for attribute, predict in _fitted(features, members, train, validate, device):
             for test, x in available:
                 key = (attribute.name, test.dataset)
-                if reason := why_not_available(attribute, test.films.store):
+                if reason := why_not_available(attribute, test.image_set.store):
                     found[key] = reason
                 elif x is None:
                     found[key] = f"the store lacks a variable of {arm.arm.chart}"
@@ -133,7 +133,7 @@ def predict_attributes(
 
 
 def _fitted(
-    features: Frozen, attributes: Sequence[Attribute], train: Films, validate: Films, device: str
+    features: Frozen, attributes: Sequence[Attribute], train: ImageSet, validate: ImageSet, device: str
 ) -> list[tuple[Attribute, Callable[[Features], Floats]]]:
     """For each attribute the function from features (N, D) to scores (N, K)."""
     x, checked = features.needed(train), features.needed(validate)
@@ -205,7 +205,7 @@ def _of_sums(sums: Floats) -> dict[str, Floats]:
 def probe_rows(arm: AuditArm, result: AttributeResult) -> list[AttributeProbe]:
     """One row a metric, and one a level where there are more than two; `level` None is the macro mean over levels."""
     truth, attribute = result.truth, result.truth.attribute
-    patients, level_of_interval = truth.test.films.patients, truth.resampling.level
+    patients, level_of_interval = truth.test.image_set.patients, truth.resampling.level
     known = np.isfinite(truth.values).any(axis=1)
     base = _row(arm, truth).replaced(n=int(known.sum()), n_patients=len(np.unique(patients[known])))
     counted = tuple(name for name, here in zip(attribute.targets, truth.counted, strict=True) if here and name)
@@ -261,7 +261,7 @@ def _row(arm: AuditArm, truth: AttributeTruth) -> AttributeProbe:
         attribute=truth.attribute.name,
         unit=truth.attribute.unit,
         known_at_film=truth.attribute.known_at_film,
-        split=truth.test.films.split,
+        split=truth.test.image_set.split,
         resamples=truth.resampling.resamples,
         seed=truth.resampling.seed,
         level_of_interval=truth.resampling.level,

@@ -1,4 +1,4 @@
-"""What an image may reveal beside disease: the chart variables of a cohort, and a coin flip as negative control."""
+"""What an image may reveal other than disease: the chart variables of a cohort, and a coin flip as negative control."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
-from chartray.evaluation.films import Films, metadata_of
+from chartray.evaluation.image_set import ImageSet, metadata_of
 from chartray.pixels.store import Store
 from chartray.schema import EHR_PREFIX, Variable, patient_key
 from chartray.wording import nearest
@@ -127,7 +127,7 @@ def why_not_available(attribute: Attribute, store: Store) -> str | None:
     return None
 
 
-def subgroup_codes(attribute: Attribute, images: Films) -> Integers:
+def subgroup_codes(attribute: Attribute, images: ImageSet) -> Integers:
     """(N,): the number of each image's subgroup (its level, or the band of its number), -1 where it is unknown."""
     if attribute.name == COIN:
         return np.array([_coin_flip(images, patient) for patient in images.patients.tolist()], dtype=np.int64)
@@ -141,7 +141,7 @@ def subgroup_codes(attribute: Attribute, images: Films) -> Integers:
     return np.where(np.isfinite(numbers), bands, -1)
 
 
-def attribute_values(attribute: Attribute, images: Films) -> Floats:
+def attribute_values(attribute: Attribute, images: ImageSet) -> Floats:
     """(N, K): 1 and 0 for each level of `targets`, or the number (N, 1); NaN where it is unknown."""
     if not attribute.levels:
         return _numbers(_column(attribute, images))[:, None]
@@ -151,7 +151,7 @@ def attribute_values(attribute: Attribute, images: Films) -> Floats:
     return truth
 
 
-def _column(attribute: Attribute, images: Films) -> pa.Array:
+def _column(attribute: Attribute, images: ImageSet) -> pa.Array:
     column = images.store.cohort[EHR_PREFIX + attribute.name].take(pa.array(images.rows))
     return column.combine_chunks()
 
@@ -161,5 +161,5 @@ def _numbers(column: pa.Array) -> Floats:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _coin_flip(images: Films, patient: str) -> int:
+def _coin_flip(images: ImageSet, patient: str) -> int:
     return hashlib.sha256(f"coin/{patient_key(metadata_of(images.store).source, patient)}".encode()).digest()[0] % 2

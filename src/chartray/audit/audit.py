@@ -1,4 +1,4 @@
-"""`chartray audit`: what an encoder reveals of patients beside disease, how its probes serve subgroups, and leakage.
+"""`chartray audit`: patient attributes in an encoder, how its probes serve subgroups, and leakage.
 
 Writes an Audit folder: audit.jsonl (parts readability, difference, group and removed), leaks.jsonl, predictions.parquet
 and audit.json. Their fields are those of `results.schema` and `results.manifest`; predictions.parquet holds every score
@@ -34,7 +34,7 @@ from chartray.config.audit import AuditOptions
 from chartray.evaluation.assemble import encoder_entry, store_entry
 from chartray.evaluation.baselines import Frozen, named_chart
 from chartray.evaluation.embed import device_of
-from chartray.evaluation.films import Films, Match, blank_entry, chosen_labels, films_of
+from chartray.evaluation.image_set import ImageSet, Match, blank_entry, chosen_labels, image_set_of
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.evaluation.sentences import blanks_counted, chart_baselines_said
 from chartray.networks.encoder import PretrainedEncoder, load
@@ -67,8 +67,8 @@ class _Data(NamedTuple):
     """
 
     labels: list[str]
-    train: Films
-    validate: Films
+    train: ImageSet
+    validate: ImageSet
     tests: list[EvaluationSet]
     attributes: list[Attribute]
     truths: dict[tuple[str, str], AttributeTruth]
@@ -76,9 +76,9 @@ class _Data(NamedTuple):
     device: str
 
     @property
-    def images(self) -> list[Films]:
+    def images(self) -> list[ImageSet]:
         """All that features are needed of."""
-        return [self.train, self.validate, *(test.films for test in self.tests)]
+        return [self.train, self.validate, *(test.image_set for test in self.tests)]
 
 
 class _Found(NamedTuple):
@@ -143,7 +143,7 @@ def audit(
         left_out |= reasons
     probed, own_results = _attributes(arms, data)
     disease = _disease(arms[0], own, data, own_results)
-    leaks, uncompared = find_leaks(runs, [(test.dataset, test.films.store) for test in data.tests])
+    leaks, uncompared = find_leaks(runs, [(test.dataset, test.image_set.store) for test in data.tests])
     manifest = AuditManifest(
         command=results.command(),
         when=results.now(),
@@ -181,13 +181,13 @@ def _data(
     home = stores[0]
     every = [Match(label, label) for label in chosen_labels(home, None)]
     labels = [match.label for match in labels_outside_chart(encoder, home, every)]
-    train, validate = (films_of(home, part, labels, policy) for part in ("train", "validate"))
+    train, validate = (image_set_of(home, part, labels, policy) for part in ("train", "validate"))
     tests = evaluation_splits(encoder, stores, labels, split, policy)
     truths = {
         (attribute.name, test.dataset): attribute_truth(attribute, test, resampling)
         for attribute in attributes
         for test in tests
-        if why_not_available(attribute, test.films.store) is None
+        if why_not_available(attribute, test.image_set.store) is None
     }
     return _Data(labels, train, validate, tests, attributes, truths, resampling, device)
 
@@ -232,18 +232,18 @@ def _disease(arm: AuditArm, frozen: Frozen, data: _Data, own: dict[str, Attribut
     rows: list[AuditRow] = []
     tables: list[pa.Table] = []
     for test in data.tests:
-        scores = probe.scores(frozen.needed(test.films))[:, test.columns]
+        scores = probe.scores(frozen.needed(test.image_set))[:, test.columns]
         diagnosis = Diagnosis(test, scores, thresholds[test.columns])
-        tables.append(_table("disease", arm, test, None, test.labels, test.films.truth, scores))
+        tables.append(_table("disease", arm, test, None, test.labels, test.image_set.truth, scores))
         for attribute in data.attributes:
             if (attribute.name, test.dataset) in data.truths:
                 rows += subgroup_rows(arm, diagnosis, attribute, data.resampling)
     home = data.tests[0]
-    whole = disease_scores(home, probe.scores(frozen.needed(home.films)), data.resampling)
+    whole = disease_scores(home, probe.scores(frozen.needed(home.image_set)), data.resampling)
     for attribute in data.attributes:
         found = remove_attribute(arm, frozen, data.train, data.validate, whole, own[attribute.name], data.device)
         rows += found.rows
-        tables.append(_table("removed", arm, home, attribute.name, home.labels, home.films.truth, found.scores))
+        tables.append(_table("removed", arm, home, attribute.name, home.labels, home.image_set.truth, found.scores))
     return _Found(rows, tables)
 
 
@@ -259,12 +259,12 @@ def _table(
     """One row an image and target, image by image; unknown truth is null."""
     images, count = truth.shape
     same = {"part": part, "run": arm.run, "control": arm.arm.control, "chart": arm.arm.chart}
-    same |= {"dataset": test.dataset, "split": test.films.split}
+    same |= {"dataset": test.dataset, "split": test.image_set.split}
     columns = {name: pa.repeat(pa.scalar(value), images * count) for name, value in same.items()}
     columns["attribute"] = pa.repeat(pa.scalar(attribute, pa.string()), images * count)
     columns["target"] = pa.array(list(targets) * images, pa.string())
     columns["image_id"] = pa.array(np.repeat(np.array(test.image_ids, dtype=object), count), pa.string())
-    columns["patient_id"] = pa.array(np.repeat(test.films.patients.astype(object), count), pa.string())
+    columns["patient_id"] = pa.array(np.repeat(test.image_set.patients.astype(object), count), pa.string())
     known = truth.ravel()
     columns["truth"] = pa.array(known, pa.float64(), mask=np.isnan(known))
     columns["score"] = pa.array(scores.ravel(), pa.float64())

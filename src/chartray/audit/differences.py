@@ -44,7 +44,7 @@ def compared_sides(
     """The encoder (the first arm) with every other arm; then its arm with other arms, as means over seeds.
 
     Runs of one `Arm` are its seeds. Means are compared among arms of the encoder's settings, where both sides have at
-    least two runs, each of a known seed of its own (`notes_on_seeds`).
+    least two runs, each with a different known seed (`notes_on_seeds`).
     """
     own = Side(arms[0].name, arms[:1], results[:1])
     for arm, found in zip(arms[1:], results[1:], strict=True):
@@ -129,7 +129,7 @@ def _row(a: Side, b: Side, name: str) -> AttributeDifference:
         b=b.name,
         dataset=truth.test.dataset,
         attribute=name,
-        split=truth.test.films.split,
+        split=truth.test.image_set.split,
         resamples=truth.resampling.resamples,
         seed=truth.resampling.seed,
         level_of_interval=truth.resampling.level,

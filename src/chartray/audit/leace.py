@@ -18,7 +18,7 @@ from chartray.audit.attribute_probes import AttributeResult, AttributeTruth, Res
 from chartray.audit.attributes import Attribute, attribute_values, subgroup_codes
 from chartray.evaluation.baselines import Features, Frozen
 from chartray.evaluation.embed import device_of
-from chartray.evaluation.films import Films
+from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.rows import NO_MACRO, ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.schema import MACRO, RemovalRow
@@ -32,7 +32,7 @@ from chartray.statistics.ridge import fit_ridge
 Floats = NDArray[np.float64]
 
 NEIGHBOURS = 50
-# Neighbours are searched for among at most so many training images, evenly spaced: distances grow with their number.
+# At most this number of training images, evenly spaced, are searched for neighbours: distances grow with their number.
 NEIGHBOURHOOD = 20_000
 _SCORE_DIGITS = 6
 HOLDS_FIXED = "the encoder, both probes and the directions are held fixed; the scored patients vary"
@@ -56,16 +56,16 @@ class RemovalResult(NamedTuple):
 
 def disease_scores(test: EvaluationSet, scores: Floats, resampling: Resampling) -> DiseaseScores:
     """Scores (N, C) of the whole embedding, resampled."""
-    truth, (resamples, seed, _) = test.films.truth, resampling
-    sampled = metrics.sample(truth, test.films.patients, resamples=resamples, seed=seed, macro=test.counted)
+    truth, (resamples, seed, _) = test.image_set.truth, resampling
+    sampled = metrics.sample(truth, test.image_set.patients, resamples=resamples, seed=seed, macro=test.counted)
     return DiseaseScores(test, sampled, scores, metrics.resample_in(truth, scores, sampled))
 
 
 def remove_attribute(
     arm: AuditArm,
     frozen: Frozen,
-    train: Films,
-    validate: Films,
+    train: ImageSet,
+    validate: ImageSet,
     disease: DiseaseScores,
     found: AttributeResult,
     device: str,
@@ -73,7 +73,7 @@ def remove_attribute(
     """Removes one attribute from an arm's embedding; `disease` and `found` are of the whole embedding."""
     truth, where = found.truth, device_of(device)
     attribute = truth.attribute
-    whole = [frozen.needed(images) for images in (train, validate, disease.test.films)]
+    whole = [frozen.needed(images) for images in (train, validate, disease.test.image_set)]
     eraser = fit_leace(whole[0], _concept(attribute, train))
     x, checked, tested = (eraser.erase(each) for each in whole)
     probe = fit_probe(
@@ -91,7 +91,7 @@ def remove_attribute(
         run=arm.run,
         dataset=disease.test.dataset,
         attribute=attribute.name,
-        split=disease.test.films.split,
+        split=disease.test.image_set.split,
         resamples=truth.resampling.resamples,
         seed=truth.resampling.seed,
         level_of_interval=truth.resampling.level,
@@ -113,7 +113,7 @@ def _value(found: AttributeResult) -> float | None:
     return found.value[found.truth.metrics[0]] if found.truth.counted.any() else None
 
 
-def _concept(attribute: Attribute, images: Films) -> Floats:
+def _concept(attribute: Attribute, images: ImageSet) -> Floats:
     """(N, K): all levels but the last, or the number; NaN where it is unknown."""
     if not attribute.levels:
         return attribute_values(attribute, images)
@@ -124,7 +124,7 @@ def _concept(attribute: Attribute, images: Films) -> Floats:
 
 
 def _attribute_scores(
-    attribute: Attribute, train: Films, validate: Films, x: Floats, checked: Floats, tested: Floats, device: str
+    attribute: Attribute, train: ImageSet, validate: ImageSet, x: Floats, checked: Floats, tested: Floats, device: str
 ) -> Floats:
     values, validation = (attribute_values(attribute, images) for images in (train, validate))
     if not attribute.levels:
@@ -143,7 +143,7 @@ def _attribute_scores(
 
 
 def _neighbours(
-    truth: AttributeTruth, train: Films, known: Features | Floats, tested: Features | Floats, device: str
+    truth: AttributeTruth, train: ImageSet, known: Features | Floats, tested: Features | Floats, device: str
 ) -> float | None:
     if not truth.counted.any():
         return None
@@ -155,7 +155,7 @@ def _neighbours(
 
 def _rows(disease: DiseaseScores, scores: Floats, base: RemovalRow) -> list[RemovalRow]:
     """The macro mean's row, then a row a label."""
-    truth, counted, labels = disease.test.films.truth, disease.test.counted, disease.test.labels
+    truth, counted, labels = disease.test.image_set.truth, disease.test.counted, disease.test.labels
     drawn = metrics.resample_in(truth, scores, disease.sampled)
     before, after = (metrics.auroc(truth, each) for each in (disease.scores, scores))
     means = [float(value[counted].mean()) if counted.any() else np.nan for value in (before, after)]

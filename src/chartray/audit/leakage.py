@@ -7,8 +7,8 @@ stores. What two splits of one use share (two training splits) is no leakage.
 Kinds of `results.schema.Leak`, one row for each pair of splits that was compared, `count` 0 where they share nothing:
     patient       patients of the first split in the second; only within one source, since one id in two sources means
                   two people. Examples are `schema.patient_key`s
-    exact film    images of the second split that are pixel for pixel in the first
-    near film     images of the second split that look like one of the first, encoded anew, scaled, brightened or
+    exact film     images of the second split that are pixel for pixel in the first
+    near film      images of the second split that look like one of the first, encoded anew, scaled, brightened or
                   mirrored (as the flips of pretraining do): their hashes of 256 bits differ by `distance` or less
                   (`pixels.hashes`). Exact copies are not counted again. A crop of 1 % a side or more, or a rotation,
                   goes undetected
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from chartray.evaluation.baselines import chart_variables
-from chartray.evaluation.films import metadata_of
+from chartray.evaluation.image_set import metadata_of
 from chartray.evaluation.leakage import patients_of
 from chartray.networks.description import Provenance
 from chartray.pixels import hashes
@@ -72,8 +72,7 @@ class _Patients(NamedTuple):
 
 def pretrained(entry: EncoderEntry) -> Pretrained:
     """What is known of the pretraining of an encoder."""
-    said = entry.provenance.model_dump(include={"patients", "patients_sha256"})
-    return Pretrained(entry.run, entry.provenance, patients_of(Path(entry.path), said))
+    return Pretrained(entry.run, entry.provenance, patients_of(Path(entry.path), entry.provenance))
 
 
 def find_leaks(runs: Sequence[Pretrained], stores: Sequence[tuple[str, Store]]) -> tuple[list[Leak], list[str]]:

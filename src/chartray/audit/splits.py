@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from chartray.audit.attributes import Attribute, why_not_available
 from chartray.errors import InputError
 from chartray.evaluation.evaluation_data import evaluation_set
-from chartray.evaluation.films import Match, chosen_labels, metadata_of, shared_labels
+from chartray.evaluation.image_set import Match, chosen_labels, metadata_of, shared_labels
 from chartray.evaluation.leakage import refuse_chart_labels
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks.encoder import PretrainedEncoder
@@ -21,7 +21,7 @@ def labels_outside_chart(encoder: PretrainedEncoder, store: Store, matches: Sequ
     found = [match for match in matches if not _in_chart(encoder, store, match.there)]
     if not found:
         raise InputError(
-            f"expected a disease label in {store.folder} that the encoder was not shown, found "
+            f"expected a disease label in {store.folder} that the encoder was not pretrained with, found "
             f"{', '.join(match.there for match in matches)}, all made from columns of its chart; audit it on a store "
             "with other labels, or pretrain without these variables"
         )
@@ -59,7 +59,7 @@ def evaluation_splits(
 
 def labels_left_out(tests: Sequence[EvaluationSet]) -> dict[str, str]:
     """Labels that are not scored, by name and data set, and why."""
-    home, *others = [test.films.store for test in tests]
+    home, *others = [test.image_set.store for test in tests]
     present = [chosen_labels(home, None)]
     present += [[match.label for match in shared_labels(tests[0].labels, store)] for store in others]
     nowhere = "no label name matches: attributes and leakage were audited there, subgroups and findings were not"
@@ -78,5 +78,5 @@ def attributes_left_out(attributes: Sequence[Attribute], tests: Sequence[Evaluat
         f"{attribute.name} on {test.dataset}": why
         for attribute in attributes
         for test in tests
-        if (why := why_not_available(attribute, test.films.store)) is not None
+        if (why := why_not_available(attribute, test.image_set.store)) is not None
     }

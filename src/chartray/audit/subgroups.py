@@ -77,14 +77,14 @@ def subgroup_rows(
     test = diagnosis.test
     if not test.labels:  # a store that shares no label with the probe
         return []
-    codes, patients = subgroup_codes(attribute, test.films), test.films.patients
+    codes, patients = subgroup_codes(attribute, test.image_set), test.image_set.patients
     names = attribute.subgroups
     base = SubgroupRow(
         arm=arm.arm,
         run=arm.run,
         dataset=test.dataset,
         attribute=attribute.name,
-        split=test.films.split,
+        split=test.image_set.split,
         resamples=resampling.resamples,
         seed=resampling.seed,
         level_of_interval=resampling.level,
@@ -107,7 +107,7 @@ def subgroup_rows(
             of_metric = base.replaced(label=label, metric=metric)
             for group, row in enumerate(_value_rows(of_metric, names, values, having[[index]])):
                 reason = None if mask[group] else _reason(metric, known[index, group], diagnosis.thresholds[index])
-                rows.append(_with_counts(row, test.films.truth[:, index], codes == group, patients, reason))
+                rows.append(_with_counts(row, test.image_set.truth[:, index], codes == group, patients, reason))
             rows.append(_gap_row(of_metric, names, values, having[[index]]))
     sizes = np.array([len(np.unique(patients[codes == group])) for group in range(len(names))])
     for metric in METRICS:
@@ -132,7 +132,7 @@ def _shown(
     diagnosis: Diagnosis, codes: Integers, groups: int
 ) -> tuple[dict[str, NDArray[np.bool_]], Integers, Integers]:
     """Which cells (C, G) of each metric may be shown; how many patients of each have a known truth, and the finding."""
-    truth, patients, least = diagnosis.test.films.truth, diagnosis.test.films.patients, metrics.MINIMUM_PATIENTS
+    truth, patients, least = diagnosis.test.image_set.truth, diagnosis.test.image_set.patients, metrics.MINIMUM_PATIENTS
     positive, negative, known = (np.zeros((truth.shape[1], groups), dtype=np.int64) for _ in range(3))
     for group in range(groups):
         inside = np.where((codes == group)[:, None], truth, np.nan)
@@ -178,7 +178,7 @@ def _of_label(
     diagnosis: Diagnosis, index: int, codes: Integers, swapped: Integers, groups: int, sampled: PatientBootstrap
 ) -> dict[str, _Values]:
     """Each metric of one label."""
-    truth, scores = diagnosis.test.films.truth[:, index], diagnosis.scores[:, index]
+    truth, scores = diagnosis.test.image_set.truth[:, index], diagnosis.scores[:, index]
     inside = codes[:, None] == np.arange(groups)
     within = np.where(inside, truth[:, None], np.nan)  # (N, G)
     repeated = np.repeat(scores[:, None], groups, axis=1)

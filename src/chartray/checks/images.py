@@ -34,18 +34,20 @@ class ImageStatistics(NamedTuple):
 
 
 def images(store: Store, where: str) -> Iterator[Finding]:
-    """Near-constant images, images that look inverted, and duplicates."""
+    """Near-constant images, probably inverted images, and duplicates."""
     statistics = _statistics(store)
     flat = np.flatnonzero(statistics.deviation < _FLAT)
     if len(flat):
         what = f"{image_count(len(flat))} nearly constant (standard deviation below {_FLAT:g} of 255)"
-        remedy = "inspect them, and exclude those that show nothing from the cohort"
+        remedy = "inspect them, and exclude blank images from the cohort"
         yield Finding("warning", what, f"{where}, {rows(flat)}", len(flat), remedy)
     inverted = np.flatnonzero((statistics.border > _INVERTED) & (statistics.lungs > _INVERTED))
     if len(inverted):
         percent = share(len(inverted), len(store))
         what = f"{image_count(len(inverted))} ({percent}) may be inverted: bright border, bright lungs"
-        remedy = "inspect some (MONOCHROME1 saved without inversion?); about two in three inverted images are detected"
+        remedy = (
+            "inspect some (was MONOCHROME1 saved without inversion?); about two in three inverted images are detected"
+        )
         severity: Severity = "warning" if len(inverted) > _MANY_INVERTED * len(store) else "note"
         yield Finding(severity, what, f"{where}, {rows(inverted)}", len(inverted), remedy)
     yield from _same(statistics, store, where)

@@ -45,7 +45,7 @@ def variables(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator
         train = split == "train"
         levels = pc.count_distinct(column.filter(pa.array(train & seen))).as_py()
         if not seen.any():
-            remedy = "find out why, or leave it out of the mapping"
+            remedy = "correct it at the source, or leave it out of the mapping"
             yield Finding("warning", f"{name} is missing for every image", where, len(seen), remedy)
         elif train.any() and levels < 2:
             what = f"{name} is constant in the training split" if levels else f"{name} is missing in the training split"
@@ -53,7 +53,7 @@ def variables(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator
         elif not seen.all():
             apart = max(shares.values()) - min(shares.values()) > _MISSING_ELSEWHERE
             much = shares.get("train", 0.0) > _MOSTLY_MISSING
-            remedy = "nothing is imputed; the model sees an observed flag"
+            remedy = "values are not imputed; the model gets an observed flag"
             if apart:
                 remedy = "the share differs between splits; find out why before using it"
             what = f"{name} is missing for {image_count(int((~seen).sum()))} ({told})"

@@ -47,7 +47,7 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Path, rules: Rules = "s
     Args:
         mimic_iv: The folder of MIMIC-IV (1.0, 2.x or 3.x), or the URL of a database that holds its tables.
         mimic_cxr: The folder of MIMIC-CXR-JPG.
-        out: The cohort's Parquet file, with its flow beside it; an earlier cohort is replaced.
+        out: The cohort's Parquet file, with its flow file in the same folder; an earlier cohort is replaced.
         rules: How admissions are linked: by full timestamps (strict), or by dates as in the published code.
     """
     from chartray.records.mimic import mimic_cohort
@@ -83,7 +83,7 @@ def cohort_table(file: str, *, mapping: Path, images: Path, out: Path) -> None:
     """Makes a cohort of your own table (CSV, Parquet or a database), described by a mapping file.
 
     Args:
-        file: The table, one row an image; of a database its URL and name, such as postgres://host/base#schema.films.
+        file: The table, one row an image; of a database its URL and name, such as postgres://host/base#schema.images.
         mapping: YAML file that describes the columns.
         images: Folder that image paths are relative to.
         out: The cohort's Parquet file.
@@ -109,7 +109,7 @@ def features(cohort_file: Path, *, out: Path) -> None:
     with reserved(out):
         files = write_feature_csvs(read_cohort(cohort_file), out)
     for name, (rows, left_out) in files.written.items():
-        print(f"{name}: {rows} films" + (f", {left_out} left out for a missing value" if left_out else ""))
+        print(f"{name}: {rows} images" + (f", {left_out} left out for a missing value" if left_out else ""))
     if files.lacking:
         print(f"not written: {len(files.lacking)} of {len(files.written) + len(files.lacking)} sets; the cohort has")
     for absent, names in files.wanting.items():
@@ -176,7 +176,7 @@ def check(path: Path) -> None:
         print(line)
     wrong = sum(finding.severity == "error" for finding in findings)
     if wrong:
-        raise InputError(f"found {wrong} error{'' if wrong == 1 else 's'} in {path}; mend what is listed above")
+        raise InputError(f"found {wrong} error{'' if wrong == 1 else 's'} in {path}; correct what is listed above")
 
 
 def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:

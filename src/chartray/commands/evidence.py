@@ -160,7 +160,7 @@ def _score_line(row: "Score") -> str:
 
 
 def _difference_line(row: "Comparison") -> str:
-    """A line of comparisons: data set, the two arms, difference [interval], and what may be said of it."""
+    """A line of comparisons: data set, the two arms, difference [interval], and its verdict."""
     where = row.dataset if row.fraction == 1 else f"{row.dataset} {row.fraction:.0%}"
     pair = f"{where}: {row.a} minus {row.b}: macro AUROC"
     if row.difference is None:

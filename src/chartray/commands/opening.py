@@ -6,7 +6,7 @@ from pathlib import Path
 from chartray.audit.attributes import chosen_attributes
 from chartray.config.evaluate import ScoringOptions
 from chartray.errors import InputError
-from chartray.evaluation.films import chosen_labels
+from chartray.evaluation.image_set import chosen_labels
 from chartray.features.chart import fit_chart
 from chartray.networks.description import encoder_folder, sealed_description
 from chartray.outputs.replacing import refuse_file_above
@@ -17,7 +17,7 @@ def need_inputs(
     *, encoders: Iterable[Path] = (), stores: Iterable[Path] = (), folders: Iterable[Path] = (), out: Path
 ) -> None:
     """Raises InputError unless each of `encoders` holds an encoder, each of `stores` a finished store, the `folders`
-    exist, and no file stands where a folder above `out` would be.
+    exist, and no folder above `out` is a file.
     """
     refuse_file_above(out)
     for path in encoders:

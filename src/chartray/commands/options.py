@@ -1,4 +1,4 @@
-"""Options that several commands have, with their ranges: what lies outside is one sentence, before anything is read."""
+"""Options that several commands have, with their ranges; a value outside is refused before anything is read."""
 
 from typing import Annotated
 

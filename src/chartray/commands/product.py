@@ -73,7 +73,7 @@ def export(
 
     Args:
         source: A run, or an encoder folder.
-        out: A new folder; an earlier export of this encoder is replaced, but never a card with numbers by one without.
+        out: A new folder; an earlier export of this encoder is replaced, but a card with numbers only by another.
         results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
         form: huggingface includes the model card; timm has weights and config only.
     """
@@ -130,7 +130,7 @@ def _benchmarks(module: str) -> ModuleType:
     checkout = Path(__file__).resolve().parents[3]
     if not (checkout / "benchmarks" / "speed").is_dir():
         raise InputError(
-            "expected the folder benchmarks beside src, found none: `chartray bench` runs from a clone of the "
+            "expected the folder benchmarks next to src, found none: `chartray bench` runs from a clone of the "
             "repository, installed with `make install`"
         )
     sys.path.insert(0, str(checkout))

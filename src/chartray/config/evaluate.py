@@ -15,9 +15,9 @@ Uncertain = Literal["ignore", "zeros", "ones"]
 Blank = Literal["source", "negative", "ignore"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
-# Protocols that train by gradient descent, and those of frozen features, which pixels and charts can stand in for.
+# Protocols that train by gradient descent, and those of frozen features, which pixels and charts can have too.
 TRAINED, FROZEN = ("published", "finetune"), ("linear", "knn")
-# Full fine-tuning warms up over so many epochs, or this share of all of them where that is less.
+# Warm-up of full fine-tuning: epochs, or this share of all epochs where that is less.
 WARMUP_EPOCHS, WARMUP_SHARE = 5.0, 0.1
 
 
@@ -65,7 +65,7 @@ class ScoringOptions(IntervalOptions):
     precision: Precision = Field("fp32", description="Precision of the encoder")
 
     def recorded(self) -> dict[str, Any]:
-        """As they stand in evaluation.json and audit.json, which list the stores apart."""
+        """As evaluation.json and audit.json have them; both list the stores separately."""
         return self.model_dump(mode="json", exclude={"external"}) | {"level": self.level}
 
     @model_validator(mode="after")

@@ -241,7 +241,7 @@ def load_saved(saved: Path, file: Path | None = None, overrides: Mapping[str, An
 def _laid_over(tree: dict[str, Any], file: Path | None, overrides: Mapping[str, Any] | None) -> Config:
     """The tree with a file of knobs, then single knobs, laid over it.
 
-    Epochs and steps say the same thing: a layer that gives one of them takes the other from those below.
+    Epochs and steps exclude each other: a layer that gives one removes the other from the layers below.
     """
     given: dict[str, Any] = {}
     for knob, value in (overrides or {}).items():

@@ -28,7 +28,7 @@ def renamed_tokens(tokens: Sequence[str]) -> list[str]:
 
 
 def renamed_keys(tree: Mapping[str, Any], before: str = "", *, quietly: bool = False) -> dict[str, Any]:
-    """A mapping of YAML with today's names, nested or dotted; a new name that is there too wins.
+    """A mapping of YAML with today's names, nested or dotted; if the new name is there too, its value is used.
 
     >>> renamed_keys({"objective": {"centre_momentum": 0.5}, "train.epochs": 3})
     {'objective': {'center_momentum': 0.5}, 'train.epochs': 3}

@@ -20,7 +20,7 @@ from chartray.yaml_file import read_yaml
 
 _NAME = r"^[A-Za-z][\w.+-]*$"  # names of folders
 _EVALUATION_NAME = r"^[A-Za-z]\w*$"
-# What an arm may say beside any knob by its dotted name.
+# Keys of an arm other than knobs by their dotted names.
 _SHORT = {"ehr": "chart.ehr", "control": "chart.control"}
 _OF_AN_ARM = ("recipe", "config", *_SHORT)
 
@@ -46,7 +46,7 @@ class _ExperimentFile(Section):
 
 
 class ArmSpec(NamedTuple):
-    """How one arm is pretrained: a `recipe`, over it a `file` of knobs, over that single knobs."""
+    """How one arm is pretrained: a `recipe`, then a `file` of knobs, then single knobs."""
 
     name: str
     recipe: str
@@ -86,7 +86,7 @@ class Experiment(NamedTuple):
 
 
 def read_experiment(file: Path) -> Experiment:
-    """Reads the YAML file of an experiment; its paths are relative to the folder it lies in.
+    """Reads the YAML file of an experiment; its paths are relative to the file's folder.
 
     Raises InputError for anything that is unknown (the nearest name is suggested) or not as expected, the knobs of
     every arm included.

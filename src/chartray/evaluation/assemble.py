@@ -13,14 +13,13 @@ from chartray.config.evaluate import EvaluateOptions
 from chartray.evaluation.baselines import Candidate, Frozen, Learnt
 from chartray.evaluation.differences import Pair, comparison_rows
 from chartray.evaluation.evaluation_data import RADIOLOGISTS, Task, image_ids
-from chartray.evaluation.films import Films, blank_entry, label_names, metadata_of, read_by_radiologists
 from chartray.evaluation.finetune.recipe import Recipe
+from chartray.evaluation.image_set import ImageSet, blank_entry, label_names, metadata_of, read_by_radiologists
 from chartray.evaluation.outcomes import Outcome
 from chartray.evaluation.rows import calibration_rows, draw_rows, result_rows
 from chartray.evaluation.saliency import write_saliency
 from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
 from chartray.evaluation.studies import study_ids
-from chartray.networks.description import Architecture, Provenance
 from chartray.networks.encoder import PretrainedEncoder, save, untrained
 from chartray.results import folder as results
 from chartray.results.manifest import (
@@ -69,9 +68,9 @@ def write_results(out: Path, done: Evaluated) -> list[Score]:
         about = score_of(each, done)
         scores += result_rows(each.test, each.scored, level, about, each.fits)
         studies += study_rows(each, about, done.settings)
-        curves += calibration_rows(each.test, each.drawn[0].films, level, about)
+        curves += calibration_rows(each.test, each.drawn[0].images, level, about)
         if each.fraction < 1:
-            draws += draw_rows(each.test, [d.films for d in each.drawn], about, [d.fits for d in each.drawn])
+            draws += draw_rows(each.test, [d.images for d in each.drawn], about, [d.fits for d in each.drawn])
     with results.written_folder(out, results.MANIFEST_FILE) as folder:
         results.write_rows(folder, results.RESULTS_FILE, scores)
         results.write_rows(folder, results.STUDIES_FILE, studies)
@@ -106,8 +105,8 @@ def saliency_of(folder: Path, done: Evaluated) -> SaliencyEntry:
         untrained(done.source, seed=settings.seed),
         own.test,
         own.drawn[0].scores[:, own.test.columns],
-        done.features.needed(own.test.films),
-        films=done.settings.saliency,
+        done.features.needed(own.test.image_set),
+        images=done.settings.saliency,
         device=settings.device,
         resamples=settings.resamples,
         level=settings.level,
@@ -117,7 +116,7 @@ def saliency_of(folder: Path, done: Evaluated) -> SaliencyEntry:
 
 def score_of(outcome: Outcome, done: Evaluated) -> Score:
     """What all rows of an outcome share; label and metric are still empty."""
-    settings, made = done.settings, Provenance.model_validate(done.encoder.provenance)
+    settings, made = done.settings, done.encoder.provenance
     return Score(
         arm=outcome.arm,
         run=done.run,
@@ -155,7 +154,7 @@ def thresholds_of(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, 
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     fraction = max(each.fraction for each in outcomes)
     for each in outcomes:
-        limits = each.drawn[0].films.thresholds
+        limits = each.drawn[0].images.thresholds
         if each.fraction == fraction and each.arm.control not in found and limits is not None:
             named = zip(each.test.labels, limits.tolist(), strict=True)
             found[each.arm.control] = {
@@ -168,7 +167,7 @@ def thresholds_of(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, 
 def comparisons_of(done: Evaluated) -> list[Comparison]:
     """The encoder against every baseline, on the same images at the same fraction and training subsets."""
     own_arm, settings = done.candidates[0].arm, done.settings
-    made = Provenance.model_validate(done.encoder.provenance)
+    made = done.encoder.provenance
     own = {(each.fraction, each.test.dataset): each for each in done.outcomes if each.arm == own_arm}
     rows: list[Comparison] = []
     for other in (each for each in done.outcomes if each.arm != own_arm):
@@ -192,7 +191,7 @@ def comparisons_of(done: Evaluated) -> list[Comparison]:
             run_seed=made.seed,
         )
         a, test = own[other.fraction, other.test.dataset], other.test
-        pair = Pair(a.scored, other.scored, truth=test.films.truth, patients=test.films.patients)
+        pair = Pair(a.scored, other.scored, truth=test.image_set.truth, patients=test.image_set.patients)
         rows += comparison_rows(test.labels, test.counted, pair, about, seed=settings.seed)
     return rows
 
@@ -200,23 +199,27 @@ def comparisons_of(done: Evaluated) -> list[Comparison]:
 def predictions_of(outcome: Outcome, run: str) -> list[pa.Table]:
     """The rows of predictions.parquet, a table a training subset."""
     test, arm = outcome.test, outcome.arm
-    columns: dict[str, str | float] = {"dataset": test.dataset, "split": test.films.split, "run": run}
+    columns: dict[str, str | float] = {"dataset": test.dataset, "split": test.image_set.split, "run": run}
     columns |= {"control": arm.control, "chart": arm.chart, "fraction": outcome.fraction}
-    names = results.ImageNames(test.image_ids, study_ids(test.films), test.films.patients)
+    names = results.ImageNames(test.image_ids, study_ids(test.image_set), test.image_set.patients)
     return [
-        results.prediction_table(names, test.labels, test.films.truth, each.scores[:, test.columns], columns, draw=draw)
+        results.prediction_table(
+            names, test.labels, test.image_set.truth, each.scores[:, test.columns], columns, draw=draw
+        )
         for draw, each in enumerate(outcome.drawn)
     ]
 
 
 def embeddings_of(task: Task, frozen: Frozen) -> list[pa.Table]:
     """The rows of embeddings.parquet, a table a split."""
-    parts = [(test.dataset, test.films) for test in task.tests if not test.dataset.endswith(RADIOLOGISTS)]
-    learning = [(task.tests[0].dataset, films) for films in (task.train, task.validate)]
-    parts += [(name, films) for name, films in learning if films.split != task.tests[0].films.split]
+    parts = [(test.dataset, test.image_set) for test in task.tests if not test.dataset.endswith(RADIOLOGISTS)]
+    learning = [(task.tests[0].dataset, image_set) for image_set in (task.train, task.validate)]
+    parts += [(name, image_set) for name, image_set in learning if image_set.split != task.tests[0].image_set.split]
     return [
-        results.embedding_table(name, films.split, image_ids(films), films.patients, frozen.needed(films))
-        for name, films in parts
+        results.embedding_table(
+            name, image_set.split, image_ids(image_set), image_set.patients, frozen.needed(image_set)
+        )
+        for name, image_set in parts
     ]
 
 
@@ -247,8 +250,8 @@ def encoder_entry(encoder: PretrainedEncoder, run: str, path: Path) -> EncoderEn
         size=encoder.size,
         grey_mean=encoder.grey_mean,
         grey_std=encoder.grey_std,
-        architecture=Architecture.model_validate(dict(encoder.architecture)),
-        provenance=Provenance.model_validate(encoder.provenance),
+        architecture=encoder.architecture,
+        provenance=encoder.provenance,
     )
 
 
@@ -257,7 +260,7 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
     task, settings = done.task, done.settings
     notes = ["every row says in `holds_fixed` what its interval holds fixed"]
     for test in task.tests:
-        count, of = int(read_by_radiologists(test.films).sum()), len(test.films.rows)
+        count, of = int(read_by_radiologists(test.image_set).sum()), len(test.image_set.rows)
         if 0 < count < of:
             notes.append(
                 f"the labels of {count} of the {of} images of {test.dataset} are radiologists' own, the others come "
@@ -292,9 +295,9 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
 
 def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = None) -> StoreEntry:
     """What a manifest says of a scored store; `labels` are the probe's, `seen` its patients that were pretrained on."""
-    store, metadata = test.films.store, metadata_of(test.films.store)
+    store, metadata = test.image_set.store, metadata_of(test.image_set.store)
     there = {match.there for match in test.matches}
-    count = counts(test.films)
+    count = counts(test.image_set)
     return StoreEntry(
         dataset=test.dataset,
         path=str(store.folder),
@@ -302,7 +305,7 @@ def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = N
         release=metadata.release,
         rules=metadata.rules,
         simulated=metadata.simulated,
-        split=test.films.split,
+        split=test.image_set.split,
         part_of=test.dataset.removesuffix(RADIOLOGISTS) if test.dataset.endswith(RADIOLOGISTS) else None,
         matches=tuple(MatchEntry(label=match.label, there=match.there) for match in test.matches),
         unmatched=tuple(label for label in labels if label not in test.labels),
@@ -310,18 +313,18 @@ def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = N
         macro_labels=tuple(label for label, here in zip(test.labels, test.counted, strict=True) if here),
         films=count.films,
         patients=count.patients,
-        films_read_by_radiologists=int(read_by_radiologists(test.films).sum()),
-        blank_negatives=blank_entry(test.films, test.labels),
+        films_read_by_radiologists=int(read_by_radiologists(test.image_set).sum()),
+        blank_negatives=blank_entry(test.image_set, test.labels),
         patients_seen_in_pretraining=seen,
     )
 
 
-def fraction_entry(fraction: float, parts: Sequence[tuple[Films, Films]]) -> FractionEntry:
+def fraction_entry(fraction: float, parts: Sequence[tuple[ImageSet, ImageSet]]) -> FractionEntry:
     """What the manifest says of a fraction: images and patients of each training subset."""
     draws = tuple(SubsetEntry(train=counts(train), validate=counts(validate)) for train, validate in parts)
     return FractionEntry(fraction=fraction, draws=draws)
 
 
-def counts(films: Films) -> Counts:
+def counts(image_set: ImageSet) -> Counts:
     """How many images of how many patients."""
-    return Counts(films=len(films.rows), patients=len(np.unique(films.patients)))
+    return Counts(films=len(image_set.rows), patients=len(np.unique(image_set.patients)))

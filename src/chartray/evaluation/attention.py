@@ -1,4 +1,4 @@
-"""Where a ViT's attention goes on a film and which patches it holds alike; T tokens are prefix + N patches, L blocks.
+"""Where a ViT's attention goes on an image and which patches it holds alike; T tokens are prefix + N patches, L blocks.
 
 Rollout (Abnar and Zuidema, ACL 2020, arXiv 2005.00928) follows attention through all blocks. It says what could have
 flowed from patch to class token, not why a finding was scored as it was: it knows nothing of values, MLPs or probes,
@@ -50,8 +50,8 @@ def attention_weights(module: Any, tokens: Tensor) -> Tensor:
     return weights
 
 
-def look(model: VisionTransformer, films: Tensor) -> Looked:
-    """One pass over films (B, 1, size, size), standardised; what the model computes is unchanged."""
+def record_attention(model: VisionTransformer, images: Tensor) -> Looked:
+    """One pass over images (B, 1, size, size), standardised; what the model computes is unchanged."""
     seen: list[Tensor] = []
 
     def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -59,7 +59,7 @@ def look(model: VisionTransformer, films: Tensor) -> Looked:
 
     hooks = [block.attn.register_forward_pre_hook(note) for block in model.blocks]
     try:
-        tokens = tokens_of(model, films)
+        tokens = tokens_of(model, images)
     finally:
         for hook in hooks:
             hook.remove()

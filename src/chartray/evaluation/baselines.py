@@ -1,4 +1,4 @@
-"""What is scored: the encoder, and the floors and ceilings it stands between, each learnt from the same films."""
+"""What is scored: the encoder, and the floors and ceilings it stands between, each learnt from the same images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation.embed import device_of, embed, pixels
-from chartray.evaluation.films import Films, metadata_of
+from chartray.evaluation.image_set import ImageSet, metadata_of
 from chartray.evaluation.scoring import LabelFit
 from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
 from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
-from chartray.networks.description import Provenance
 from chartray.networks.encoder import PretrainedEncoder, untrained
 from chartray.pixels.store import Store
 from chartray.results.arm import CHART_BASELINES, CHART_ONLY, IMAGE_CHART, PIXELS, UNTRAINED, Arm, arm_of
@@ -34,7 +33,7 @@ DEFAULT_CHART = "demographic-norm"
 class Learnt(NamedTuple):
     """Scores (N, C) of each test set (None: it lacks what the arm reads), and how each label was fitted.
 
-    `validation` (M, C) are scores of the validation films, for thresholds. `probe` reproduces the scores from the
+    `validation` (M, C) are scores of the validation images, for thresholds. `probe` reproduces the scores from the
     features of the encoder, of `tuned` where the encoder was trained too; `history` has an entry for each epoch of such
     training.
     """
@@ -59,7 +58,7 @@ class TrainingSubset(NamedTuple):
         return f"{self.fraction:g}-{self.draw}"
 
 
-Learner = Callable[[Films, Films, Sequence[Films], TrainingSubset], Learnt]
+Learner = Callable[[ImageSet, ImageSet, Sequence[ImageSet], TrainingSubset], Learnt]
 
 
 class Candidate(NamedTuple):
@@ -72,25 +71,25 @@ class Candidate(NamedTuple):
 
 
 class Frozen:
-    """Features of the films of one or more stores, computed once for each store."""
+    """Features of the images of one or more stores, computed once for each store."""
 
-    def __init__(self, compute: Callable[[Store, Integers], Features | None], films: Sequence[Films]) -> None:
+    def __init__(self, compute: Callable[[Store, Integers], Features | None], image_set: Sequence[ImageSet]) -> None:
         self._rows: dict[Path, Integers] = {}
         self._values: dict[Path, Features | None] = {}
-        for store in {one.store.folder: one.store for one in films}.values():
-            rows = np.unique(np.concatenate([one.rows for one in films if one.store.folder == store.folder]))
+        for store in {one.store.folder: one.store for one in image_set}.values():
+            rows = np.unique(np.concatenate([one.rows for one in image_set if one.store.folder == store.folder]))
             self._rows[store.folder], self._values[store.folder] = rows, compute(store, rows)
 
-    def of(self, films: Films) -> Features | None:
+    def of(self, image_set: ImageSet) -> Features | None:
         """(N, D), or None where the store lacks what the features are made of."""
-        values = self._values[films.store.folder]
-        return None if values is None else values[np.searchsorted(self._rows[films.store.folder], films.rows)]
+        values = self._values[image_set.store.folder]
+        return None if values is None else values[np.searchsorted(self._rows[image_set.store.folder], image_set.rows)]
 
-    def needed(self, films: Films) -> Features:
-        """(N, D) of films that must have them."""
-        values = self.of(films)
+    def needed(self, image_set: ImageSet) -> Features:
+        """(N, D) of images that must have them."""
+        values = self.of(image_set)
         if values is None:
-            raise InputError(f"expected the features of the films of {films.store.folder}, found none")
+            raise InputError(f"expected the features of the images of {image_set.store.folder}, found none")
         return values
 
     def beside(self, other: "Frozen") -> "Frozen":
@@ -104,9 +103,9 @@ class Frozen:
 
 
 def linear(features: Frozen, device: str) -> Learner:
-    """An L2-regularised logistic probe per label, its strength chosen on films of other patients."""
+    """An L2-regularised logistic probe per label, its strength chosen on images of other patients."""
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
+    def learn(train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset) -> Learnt:
         checked = features.needed(validate)
         probe = fit_probe(
             features.needed(train),
@@ -130,9 +129,9 @@ def linear(features: Frozen, device: str) -> Learner:
 
 
 def nearest(features: Frozen, device: str) -> Learner:
-    """Weighted nearest neighbours by cosine, their number chosen on films of other patients."""
+    """Weighted nearest neighbours by cosine, their number chosen on images of other patients."""
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
+    def learn(train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset) -> Learnt:
         where, known = device_of(device), features.needed(train)
         tried = knn_scores(known, train.truth, features.needed(validate), device=where)
         able, by = eligible(validate.truth, validate.patients), VALIDATION
@@ -143,7 +142,7 @@ def nearest(features: Frozen, device: str) -> Learner:
             folds = patient_folds(train.truth, train.patients)
             crossed = held_out_scores(known, train.truth, folds, device=where)
             best, by = choose_neighbours(crossed, train.truth), ALL_LABELS
-        if best is None:  # no label has both classes anywhere, or all films are one patient's
+        if best is None:  # no label has both classes anywhere, or all images are one patient's
             best, by = len(NEIGHBOURS) // 2, NOTHING
         chosen = min(NEIGHBOURS[best], len(known))
         found = [features.of(test) for test in tests]
@@ -157,11 +156,11 @@ def nearest(features: Frozen, device: str) -> Learner:
 
 
 def encoder_features(
-    encoder: PretrainedEncoder, films: Sequence[Films], *, device: str, precision: str, title: str
+    encoder: PretrainedEncoder, image_set: Sequence[ImageSet], *, device: str, precision: str, title: str
 ) -> Frozen:
-    """The class tokens of all films."""
+    """The class tokens of all images."""
     return Frozen(
-        lambda store, rows: embed(encoder, store, rows, device=device, precision=precision, title=title), films
+        lambda store, rows: embed(encoder, store, rows, device=device, precision=precision, title=title), image_set
     )
 
 
@@ -169,7 +168,7 @@ def baselines_of(
     source: Path,
     encoder: PretrainedEncoder,
     own: Frozen,
-    films: Sequence[Films],
+    image_set: Sequence[ImageSet],
     labels: Sequence[str],
     *,
     learner: Callable[[Frozen, str], Learner],
@@ -180,28 +179,28 @@ def baselines_of(
 ) -> tuple[list[Candidate], dict[str, str]]:
     """The untrained encoder, plain pixels, the chart alone and image + chart; and why one was left out.
 
-    `films` are the training films, the validation films, and those of each test set; `own` the encoder's features;
+    `image_set` are the training, the validation and each test set's images; `own` the encoder's features;
     `chart` what the chart baselines read, else `baseline_chart` chooses.
     """
-    home = films[0].store
+    home = image_set[0].store
     fresh = encoder_features(
-        untrained(source, seed=seed), films, device=device, precision=precision, title="embed, untrained"
+        untrained(source, seed=seed), image_set, device=device, precision=precision, title="embed, untrained"
     )
-    base = arm_of_run(Provenance.model_validate(encoder.provenance))
+    base = arm_of_run(encoder.provenance)
     found = [
         Candidate(arm_of("none", UNTRAINED, base=base), learner(fresh, device)),
-        Candidate(arm_of("none", PIXELS, base=base), learner(Frozen(pixels, films), device)),
+        Candidate(arm_of("none", PIXELS, base=base), learner(Frozen(pixels, image_set), device)),
     ]
-    read, reasons = baseline_chart(home.cohort, str(encoder.provenance.get("chart", "none")), labels, named=chart)
+    read, reasons = baseline_chart(home.cohort, encoder.provenance.chart or "none", labels, named=chart)
     if read is None:
         return found, dict.fromkeys(CHART_BASELINES, no_baseline_chart(reasons))
-    rows = Frozen(lambda store, rows: chart_features(read, store, rows, home), films)
+    rows = Frozen(lambda store, rows: chart_features(read, store, rows, home), image_set)
     found.append(Candidate(arm_of(read.ehr, CHART_ONLY, base=base), learner(rows, device)))
     found.append(Candidate(arm_of(read.ehr, IMAGE_CHART, base=base), learner(own.beside(rows), device)))
     left_out = {f"{one} without {variable}": why for one in CHART_BASELINES for variable, why in reasons.items()}
     left_out |= {
         f"{one} on {_dataset(store, home)}": f"the store lacks a variable of {read.ehr}"
-        for store, values in ((each.store, rows.of(each)) for each in films)
+        for store, values in ((each.store, rows.of(each)) for each in image_set)
         if values is None
         for one in CHART_BASELINES
     }
@@ -225,7 +224,7 @@ def baseline_chart(
 ) -> tuple[Chart | None, dict[str, str]]:
     """The chart of the chart baselines, if there is one, and for each of its variables that was left out the reason.
 
-    What of the run's chart the cohort holds, known when the film was taken, and not made from the column of a label;
+    What of the run's chart the cohort holds, known when the image was taken, and not made from the column of a label;
     where nothing of it remains or the run has none, the same of demographic-norm. One that was `named` is read whole.
     """
     if named is not None:
@@ -262,8 +261,8 @@ def no_baseline_chart(reasons: Mapping[str, str]) -> str:
 
 
 def chart_features(chart: Chart, store: Store, rows: Integers, home: Store) -> Features | None:
-    """Chart rows (N, F); None where the store lacks a variable. A published row that lacks a value (such films are
-    dropped from pretraining, but every arm must score the same films) is the mean training row of `home`.
+    """Chart rows (N, F); None where the store lacks a variable. A published row that lacks a value (such images are
+    dropped from pretraining, but every arm must score the same images) is the mean training row of `home`.
     """
     try:
         found = chart.rows(store.cohort.take(pa.array(rows)))

@@ -80,8 +80,8 @@ class Sheet(NamedTuple):
 def read_sheets(runs: Sequence[EvaluatedRun]) -> dict[Path, dict[tuple[str, float], Sheet]]:
     """Every run's own predictions, by folder, then data set and fraction.
 
-    Raises InputError where settings, data sets, films, labels, truths, stores or drawn patients differ, or a score that
-    is needed is NaN.
+    Raises InputError where settings, data sets, images, labels, truths, stores or drawn patients differ, or a needed
+    score is NaN.
     """
     for run, setting in itertools.product(runs[1:], SAME_SETTINGS):
         if getattr(run.settings, setting) != getattr(runs[0].settings, setting):
@@ -93,7 +93,7 @@ def read_sheets(runs: Sequence[EvaluatedRun]) -> dict[Path, dict[tuple[str, floa
     for where in _shared(runs, sheets):
         first = sheets[runs[0].folder][where]
         for run in runs[1:]:
-            _refuse_other_films(where[0], first, sheets[run.folder][where], runs[0], run)
+            _refuse_other_images(where[0], first, sheets[run.folder][where], runs[0], run)
     for run in runs[1:]:
         _refuse_other_learning(runs[0], run, subsets=any(fraction < 1 for _, fraction in sheets[run.folder]))
     return sheets
@@ -120,20 +120,20 @@ def _sheet(run: EvaluatedRun, table: pa.Table, dataset: str, fraction: float) ->
     draws = np.unique(drawn)
     labels = tuple(dict.fromkeys(part["label"].to_pylist()))
     shape = (len(draws), part.num_rows // len(labels) // len(draws), len(labels))
-    order = np.argsort(drawn, kind="stable")  # film by film within a draw
+    order = np.argsort(drawn, kind="stable")  # image by image within a draw
     truth, scores = (part[name].to_numpy()[order].astype(np.float64).reshape(shape) for name in ("truth", "score"))
     names, patients = (
         np.array(part[name].to_pylist(), dtype=np.str_)[order].reshape(shape)[:, :, 0]
         for name in ("image_id", "patient_id")
     )
     if (names != names[0]).any() or not _same(truth, truth[0]).all():
-        raise InputError(f"expected the same films and truths in all {len(draws)} draws of {dataset} in {run.folder}")
+        raise InputError(f"expected the same images and truths in all {len(draws)} draws of {dataset} in {run.folder}")
     unscored = np.argwhere(np.isnan(scores) & ~np.isnan(truth))
     if len(unscored):
-        draw, film, label = unscored[0]
+        draw, image, label = unscored[0]
         raise InputError(
-            f"expected a score of every film from {run.name}, found NaN for {len(np.unique(unscored[:, 1]))} films of "
-            f"{dataset} in {run.folder / PREDICTIONS_FILE}, the first in film {film}, label {labels[label]}, "
+            f"expected a score of every image from {run.name}, found NaN for {len(np.unique(unscored[:, 1]))} images "
+            f"of {dataset} in {run.folder / PREDICTIONS_FILE}, the first in image {image}, label {labels[label]}, "
             f"draw {draws[draw]}; evaluate it again"
         )
     return Sheet(names[0], patients[0], labels, truth[0], scores)
@@ -159,7 +159,7 @@ def _shared(
     return first
 
 
-def _refuse_other_films(dataset: str, first: Sheet, other: Sheet, run: EvaluatedRun, another: EvaluatedRun) -> None:
+def _refuse_other_images(dataset: str, first: Sheet, other: Sheet, run: EvaluatedRun, another: EvaluatedRun) -> None:
     if first.labels != other.labels:
         odd = sorted(set(first.labels) ^ set(other.labels)) or ["another order"]
         raise InputError(
@@ -171,8 +171,8 @@ def _refuse_other_films(dataset: str, first: Sheet, other: Sheet, run: Evaluated
         which = [f"{_rows(rows)} of {one.folder}" for rows, one in zip(alone, (run, another), strict=True) if len(rows)]
         rows = np.flatnonzero(ours[: len(theirs)] != theirs[: len(ours)])
         raise InputError(
-            f"expected the same films on {dataset} in {run.folder} ({len(ours)}) and {another.folder} ({len(theirs)}), "
-            f"found {sum(map(len, alone))} in one of them alone"
+            f"expected the same images on {dataset} in {run.folder} ({len(ours)}) and {another.folder} "
+            f"({len(theirs)}), found {sum(map(len, alone))} in one of them alone"
             + (f": {', '.join(which)}" if which else f" but another order: {_rows(rows)}")
             + "; evaluate on one store"
         )
@@ -192,7 +192,7 @@ def _refuse_other_films(dataset: str, first: Sheet, other: Sheet, run: Evaluated
 
 
 def _rows(rows: NDArray[np.int64]) -> str:
-    """Where films are, by their place among the scored ones: no identifier leaves the folder.
+    """Where images are, by their place among the scored ones: no identifier leaves the folder.
 
     >>> _rows(np.arange(3, 4)), _rows(np.arange(8))
     ('row 3', 'rows 0, 1, 2, 3, 4 and 3 more')

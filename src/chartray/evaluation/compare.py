@@ -46,7 +46,7 @@ def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAUL
 
     Raises InputError if `out` holds anything but a comparison, there are fewer than two arms, a folder holds no
     evaluation, the evaluations differ in protocol, split, label policy or stores, in the seed where a fraction is below
-    1, their scored films, labels, truths or draws differ, or a score is NaN.
+    1, their scored images, labels, truths or draws differ, or a score is NaN.
     """
     results.check_replaceable(out, results.COMPARE_FILE)
     runs = [EvaluatedRun(results.open_evaluation(Path(folder))) for folder in folders]

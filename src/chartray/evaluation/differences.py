@@ -22,11 +22,11 @@ _OF_SEEDS = ("patient_se", "seed_se", "degrees_of_freedom", "seed_correlation")
 
 
 class Pair(NamedTuple):
-    """Two arms on the same films, each one's `Scored` over its seeds and draws, and how their seeds vary.
+    """Two arms on the same images, each one's `Scored` over its seeds and draws, and how their seeds vary.
 
     Draws of training patients are the same for both, and drawn together. `seeds` are "fixed", "paired" (seed s of a and
-    of b are drawn together) or "apart". `truth` (N, C) and `patients` (N,) of the films are for DeLong's test, which is
-    made where one seed and one draw stand behind each arm.
+    of b are drawn together) or "apart". `truth` (N, C) and `patients` (N,) of the images are for DeLong's test, made
+    where one seed and one draw stand behind each arm.
     """
 
     a: Scored
@@ -121,14 +121,14 @@ def _corrected(rows: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:
-    """p of each label, films independent and clustered; None where DeLong's test does not apply."""
+    """p of each label, images independent and clustered; None where DeLong's test does not apply."""
     if pair.a.members or pair.b.members or pair.truth is None or pair.patients is None:
         return [(None, None)] * labels
-    films, patients = (
+    independent, clustered = (
         delong_difference(pair.truth, pair.a.scores, pair.b.scores, patients=names).p.tolist()
         for names in (None, pair.patients)
     )
-    return list(zip(films, patients, strict=True))
+    return list(zip(independent, clustered, strict=True))
 
 
 def _comparison(

@@ -1,4 +1,4 @@
-"""Frozen features, computed once: the encoder's class token of the whole film, and plain pixels as a floor."""
+"""Frozen features, computed once: the encoder's class token of the whole image, and plain pixels as a floor."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -17,9 +17,9 @@ from chartray.progress import progress
 Integers = NDArray[np.int64]
 Features = NDArray[np.float32]
 
-# Side of the film that the plain-pixel floor sees.
+# Side of the image that the plain-pixel floor sees.
 PIXEL_SIDE = 32
-# A CPU takes half as long a film where a layer's activations stay in its cache and its allocator keeps their memory.
+# A CPU takes half as long an image where a layer's activations stay in its cache and its allocator keeps their memory.
 _BATCH, _BATCH_ON_CPU = 256, 32
 
 
@@ -33,13 +33,13 @@ def embed(
     precision: str = "fp32",
     title: str = "embed",
 ) -> Features:
-    """The class token of each film, whole and unmasked.
+    """The class token of each image, whole and unmasked.
 
     Args:
         encoder: the (target) encoder; it sees (grey - grey_mean) / grey_std.
-        store: where the films are.
+        store: where the images are.
         rows: (N,) which of them.
-        batch_size: films at a time; default: as many as the device does fastest.
+        batch_size: images at a time; default: as many as the device does fastest.
         device: auto, cpu or cuda.
         precision: fp32, or bf16 for autocast.
         title: what the progress line is called.
@@ -57,12 +57,12 @@ def embed(
     found: list[Features] = []
     done = 0
     at_a_time = batch_size or (_BATCH if where == "cuda" else _BATCH_ON_CPU)
-    with torch.inference_mode(), progress(title, len(rows), "films") as advance:
+    with torch.inference_mode(), progress(title, len(rows), "images") as advance:
         for images in batches(store, rows, at_a_time, where):
-            films = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
+            grey = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
             with torch.autocast(where, torch.bfloat16) if precision == "bf16" else nullcontext():
-                tokens = class_token(model, films)  # (B, D)
-            # Batch by batch: a damaged encoder is known at once, not after a million films.
+                tokens = class_token(model, grey)  # (B, D)
+            # Batch by batch: a damaged encoder is known at once, not after a million images.
             found.append(_finite(tokens.float().cpu().numpy(), encoder, store, rows[done : done + len(images)]))
             done += len(images)
             advance(len(images))
@@ -70,14 +70,14 @@ def embed(
 
 
 def pixels(store: Store, rows: Integers, *, side: int = PIXEL_SIDE, batch_size: int = 256) -> Features:
-    """The whole film at side x side grey levels in [0, 1], (N, side * side): what no learning gives."""
+    """The whole image at side x side grey levels in [0, 1], (N, side * side): what no learning gives."""
     with torch.inference_mode():
         found = [whole_image(images, side).flatten(1) for images in batches(store, rows, batch_size, "cpu")]
     return torch.cat(found).numpy()
 
 
 def batches(store: Store, rows: Integers, batch_size: int, device: str) -> Iterator[Tensor]:
-    """The stored films `rows` in order, uint8 (B, S, S) on `device`."""
+    """The stored images `rows` in order, uint8 (B, S, S) on `device`."""
     for start in range(0, len(rows), batch_size):
         yield torch.from_numpy(store.images.gather(rows[start : start + batch_size])).to(device)
 
@@ -94,7 +94,7 @@ def device_of(device: str) -> str:
 def _finite(features: Features, encoder: PretrainedEncoder, store: Store, rows: Integers) -> Features:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
-        run = encoder.provenance.get("run", "the encoder")
+        run = encoder.provenance.run or "the encoder"
         raise InputError(
             f"expected finite embeddings from {run}, found {len(bad)} of {len(rows)} that are not, the first in row "
             f"{rows[bad[0]]} of {store.folder}; the weights are damaged or training diverged"

@@ -1,7 +1,7 @@
-"""`chartray embed`: the embedding of every film of a store, as one Parquet file to work with elsewhere.
+"""`chartray embed`: the embedding of every image of a store, as one Parquet file to work with elsewhere.
 
-One row a film, in the order of the store: `image_id`, `patient_id`, `study_id` (may be null), `split`, `embedding`
-(fixed-size list of D float32: the class token of the whole film). The schema metadata, key `chartray.embeddings`, is
+One row an image, in the order of the store: `image_id`, `patient_id`, `study_id` (may be null), `split`, `embedding`
+(fixed-size list of D float32: the class token of the whole image). The schema metadata, key `chartray.embeddings`, is
 JSON: format, source, dimensions, encoder (size, grey statistics, architecture, provenance), store (folder, hash,
 dataset), split, precision, versions, when. The file carries its own SHA-256 (`outputs.parquet_file`).
 """
@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import JsonValue
 
 from chartray.errors import InputError
 from chartray.evaluation.embed import embed
 from chartray.evaluation.embed_file import EMBEDDINGS_KEY, check_embeddings_replaceable
-from chartray.evaluation.films import metadata_of
+from chartray.evaluation.image_set import metadata_of
 from chartray.networks.encoder import PretrainedEncoder, load
 from chartray.outputs.parquet_file import write_table
 from chartray.pixels.store import Store
@@ -36,13 +37,13 @@ def embed_store(
     device: str = "auto",
     precision: str = "fp32",
 ) -> Path:
-    """Embeds the films of a store and writes `out`, whole or not at all; returns it.
+    """Embeds the images of a store and writes `out`, whole or not at all; returns it.
 
     Args:
         source: RUN or encoder folder.
         store: the STORE.
         out: the Parquet file to write; earlier embeddings are replaced, anything else is not.
-        split: train, validate or test; default all films. No label is read.
+        split: train, validate or test; default all images. No label is read.
         device: auto, cpu or cuda.
         precision: fp32, or bf16 for autocast.
 
@@ -50,13 +51,13 @@ def embed_store(
         InputError: no such encoder, store or split, `out` is something else, or an embedding is not finite.
     """
     check_embeddings_replaceable(out)
-    encoder, films = load(source), Store.open(store)
-    rows = _rows(films, split)
-    features = embed(encoder, films, rows, device=device, precision=precision)
-    cohort = films.cohort.select(_NAMES).take(pa.array(rows))
+    encoder, image_set = load(source), Store.open(store)
+    rows = _rows(image_set, split)
+    features = embed(encoder, image_set, rows, device=device, precision=precision)
+    cohort = image_set.cohort.select(_NAMES).take(pa.array(rows))
     flat = pa.array(np.ascontiguousarray(features).ravel(), pa.float32())
     table = cohort.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, features.shape[1]))
-    described = _description(source, encoder, films) | {
+    described = _description(source, encoder, image_set) | {
         "split": split,
         "films": len(rows),
         "dimensions": features.shape[1],
@@ -73,17 +74,17 @@ def _rows(store: Store, split: str | None) -> np.ndarray[Any, np.dtype[np.int64]
     rows = np.arange(len(splits)) if split is None else np.flatnonzero(splits == split)
     if not len(rows):
         there = ", ".join(f"{name} {count}" for name, count in zip(*np.unique(splits, return_counts=True), strict=True))
-        wanted = "films" if split is None else f"films in the split {split!r}"
-        raise InputError(f"expected {wanted} in {store.folder}, found none (films: {there or 'none'})")
+        wanted = "images" if split is None else f"images in the split {split!r}"
+        raise InputError(f"expected {wanted} in {store.folder}, found none (images: {there or 'none'})")
     return rows.astype(np.int64)
 
 
-def _description(source: Path, encoder: PretrainedEncoder, store: Store) -> dict[str, Any]:
+def _description(source: Path, encoder: PretrainedEncoder, store: Store) -> dict[str, JsonValue]:
     return {
         "format": FORMAT,
         "source": str(source),
-        "encoder": {key: value for key, value in encoder._asdict().items() if key != "model"},
+        "encoder": encoder.described(),
         "store": {"folder": str(store.folder), "hash": store.hash, "dataset": metadata_of(store).source},
-        "versions": versions(),
+        "versions": {**versions()},
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -22,9 +22,9 @@ from chartray.evaluation.baselines import (
     nearest,
 )
 from chartray.evaluation.evaluation_data import Task, make_task
-from chartray.evaluation.films import Films, nested_subset
 from chartray.evaluation.finetune.recipe import Recipe, recipe_of
 from chartray.evaluation.finetune.training import tuned
+from chartray.evaluation.image_set import ImageSet, nested_subset
 from chartray.evaluation.outcomes import Learning, Outcome, outcomes_of
 from chartray.evaluation.studies import by_study
 from chartray.networks.encoder import PretrainedEncoder, load, untrained
@@ -60,14 +60,14 @@ def evaluate(
     recipe = recipe_of(options)
     trainings = _trainings(out, recipe, resume=resume)
     encoder, home = load(source), Store.open(store)
-    run = str(encoder.provenance.get("run") or source.resolve().name)
+    run = encoder.provenance.run or source.resolve().name
     check_same(out, MANIFEST_FILE, encoder=encoder_entry(encoder, run, source), store=home.hash)
     task = make_task(source, encoder, home, options)
     parts = {share: _parts(task, share, options) for share in options.data_percent}
     if recipe is not None:
         _refuse_without_early_stopping(parts)
     candidates, features, left_out = _candidates(source, encoder, task, options, recipe, trainings)
-    studies, tests = [by_study(test.films) for test in task.tests], [test.films for test in task.tests]
+    studies, tests = [by_study(test.image_set) for test in task.tests], [test.image_set for test in task.tests]
     outcomes: list[Outcome] = []
     for share in options.data_percent:
         for candidate in reversed(candidates):  # the encoder's own comes last, so that what it learnt stays in hand
@@ -86,8 +86,8 @@ def evaluate(
     return rows
 
 
-def _parts(task: Task, share: float, options: EvaluateOptions) -> list[tuple[TrainingSubset, Films, Films]]:
-    """Each draw of a share of the patients: its training and its validation films."""
+def _parts(task: Task, share: float, options: EvaluateOptions) -> list[tuple[TrainingSubset, ImageSet, ImageSet]]:
+    """Each draw of a share of the patients: its training and its validation images."""
     found = []
     for part in (TrainingSubset(share, draw) for draw in range(options.draws if share < 1 else 1)):
         train, validate = (
@@ -97,12 +97,12 @@ def _parts(task: Task, share: float, options: EvaluateOptions) -> list[tuple[Tra
     return found
 
 
-def _refuse_without_early_stopping(parts: Mapping[float, Sequence[tuple[TrainingSubset, Films, Films]]]) -> None:
-    """Raises InputError, before any training, if a part has no label with both classes among its validation films."""
+def _refuse_without_early_stopping(parts: Mapping[float, Sequence[tuple[TrainingSubset, ImageSet, ImageSet]]]) -> None:
+    """Raises InputError, before any training, if a part has no label with both classes among its validation images."""
     for part, _, validate in (each for drawn in parts.values() for each in drawn):
         if not ((validate.truth == 1).any(axis=0) & (validate.truth == 0).any(axis=0)).any():
             raise InputError(
-                f"expected a label with both classes among the {len(validate.rows)} validation films of draw "
+                f"expected a label with both classes among the {len(validate.rows)} validation images of draw "
                 f"{part.draw + 1} of the fraction {part.fraction:g} of {validate.store.folder}, found none; early "
                 "stopping needs one, so leave out --data-percent as small as that"
             )
@@ -146,7 +146,7 @@ def _candidates(
         why = f"not scored under {settings.protocol}, only under {' and '.join(FROZEN)}"
         return found, None, dict.fromkeys((PIXELS, *CHART_BASELINES), why)
     learner = {"linear": linear, "knn": nearest}[settings.protocol]
-    frozen = encoder_features(encoder, task.films, device=device, precision=precision, title="embed")
+    frozen = encoder_features(encoder, task.image_set, device=device, precision=precision, title="embed")
     candidate = Candidate(own, learner(frozen, device))
     if not settings.baselines:
         return [candidate], frozen, {}
@@ -154,7 +154,7 @@ def _candidates(
         source,
         encoder,
         frozen,
-        task.films,
+        task.image_set,
         task.labels,
         learner=learner,
         device=device,

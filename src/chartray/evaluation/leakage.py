@@ -1,19 +1,18 @@
 """What was seen before of what is to be scored: in pretraining chart columns made labels, and patients; by the probes
-patients and films of other stores.
+patients and images of other stores.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation.baselines import chart_variables
-from chartray.evaluation.films import Films, metadata_of
+from chartray.evaluation.image_set import ImageSet, metadata_of
 from chartray.features.chart import refuse_shared_columns
-from chartray.networks.description import DESCRIPTION_FILE
+from chartray.networks.description import DESCRIPTION_FILE, Init, Provenance
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.hashes import content_hashes
 from chartray.pixels.store import Store
@@ -33,9 +32,9 @@ def refuse_chart_labels(encoder: PretrainedEncoder, store: Store, labels: Sequen
     columns their chart came are judged by the names of its variables.
     """
     made, metadata = encoder.provenance, metadata_of(store)
-    if made.get("chart_sources") is None:
-        if made.get("source") in (None, metadata.source):
-            named = made.get("chart_variables") or chart_variables(str(made.get("chart", "none")))
+    if made.chart_sources is None:
+        if made.source in (None, metadata.source):
+            named = made.chart_variables or chart_variables(made.chart or "none")
             refuse_shared_columns(store.cohort, named, labels)
         return
     for shown in _charts_shown(made, metadata.source):
@@ -50,18 +49,18 @@ def refuse_chart_labels(encoder: PretrainedEncoder, store: Store, labels: Sequen
                     )
 
 
-def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int | None:
-    """0 if no patient of the films was pretrained on; None where that cannot be known: an encoder folder without its
-    run, films of another source, or first weights of which one of these is true.
+def patients_seen(source: Path, encoder: PretrainedEncoder, image_set: ImageSet) -> int | None:
+    """0 if no patient of the images was pretrained on; None where that cannot be known: an encoder folder without its
+    run, images of another source, or first weights of which one of these is true.
 
     Raises InputError if a patient was pretrained on, or the file that says so is not as it was written.
     """
-    made, name, known = encoder.provenance, metadata_of(films.store).source, True
-    generations = [
-        (source, made.get("source"), made),
-        *((Path(each["source"]), each.get("dataset"), each) for each in _inits(made)),
+    made, name, known = encoder.provenance, metadata_of(image_set.store).source, True
+    generations: list[tuple[Path, str | None, Provenance | Init]] = [
+        (source, made.source, made),
+        *((Path(each.source), each.dataset, each) for each in _inits(made)),
     ]
-    patients = np.unique(films.patients).tolist()
+    patients = np.unique(image_set.patients).tolist()
     for folder, dataset, said in generations:
         pretrained = patients_of(folder, said)
         if pretrained is None or dataset != name:
@@ -70,54 +69,54 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, films: Films) -> int
         seen = sum(patient_key(name, patient) in pretrained for patient in patients)
         if seen:
             raise InputError(
-                f"expected films of patients that the encoder was not pretrained on in the {films.split} split of "
-                f"{films.store.folder}, found {seen} of its patients in {PATIENTS_FILE} of {folder}; split both "
+                f"expected images of patients that the encoder was not pretrained on in the {image_set.split} split of "
+                f"{image_set.store.folder}, found {seen} of its patients in {PATIENTS_FILE} of {folder}; split both "
                 "cohorts alike, or pretrain again"
             )
     return 0 if known else None
 
 
-def patients_of(source: Path, said: Mapping[str, Any]) -> frozenset[str] | None:
+def patients_of(source: Path, said: Provenance | Init) -> frozenset[str] | None:
     """The keys of the patients of pretraining at `source`, a RUN or the encoder folder inside one, of which `said` says
     how many there were; None where only the encoder is there. Raises InputError if the file is not as it was written.
     """
     return read_patients(source.resolve().parent if (source / DESCRIPTION_FILE).is_file() else source, said)
 
 
-def refuse_learnt(learnt: Sequence[Films], test: Films) -> str | None:
-    """Raises InputError if a patient or a film of another store is among those that probes learn from or are chosen on.
+def refuse_learnt(learnt: Sequence[ImageSet], test: ImageSet) -> str | None:
+    """Raises InputError if a patient or an image of another store is among those that probes are fitted or chosen on.
 
-    Patients are compared within one source, where a name means one person; films pixel by pixel, whatever the source
-    and the name, where both stores hold them at one size. Returns why films were not compared, None where they were.
+    Patients are compared within one source, where a name means one person; images pixel by pixel, whatever the source
+    and the name, where both stores hold them at one size. Returns why images were not compared, None where they were.
     """
     source, home = metadata_of(test.store).source, learnt[0].store
     there = f"the {test.split} split of {test.store.folder}"
-    for films in learnt if metadata_of(home).source == source else ():
-        if shared := len(np.intersect1d(films.patients, test.patients)):
+    for image_set in learnt if metadata_of(home).source == source else ():
+        if shared := len(np.intersect1d(image_set.patients, test.patients)):
             raise InputError(
                 f"expected patients that no probe is fitted or chosen on in {there}, found {shared} of its "
-                f"{len(np.unique(test.patients))} in the {films.split} split of {home.folder} too, both of the source "
-                f"{source!r}; split both cohorts alike, or leave it out of --external"
+                f"{len(np.unique(test.patients))} in the {image_set.split} split of {home.folder} too, both of the "
+                f"source {source!r}; split both cohorts alike, or leave it out of --external"
             )
     if test.store.size != home.size:
         return (
-            f"films of {test.store.folder} ({test.store.size} px) were not compared with those of {home.folder} "
-            f"({home.size} px): only films of one size can be told to be the same"
+            f"images of {test.store.folder} ({test.store.size} px) were not compared with those of {home.folder} "
+            f"({home.size} px): only images of one size can be told to be the same"
         )
-    for films in learnt:
-        if shared := len(same_films(films, test)):
+    for image_set in learnt:
+        if shared := len(same_images(image_set, test)):
             raise InputError(
-                f"expected films that no probe is fitted or chosen on in {there}, found {shared} of its "
-                f"{len(test.rows)} pixel by pixel in the {films.split} split of {home.folder} too; make its cohort "
+                f"expected images that no probe is fitted or chosen on in {there}, found {shared} of its "
+                f"{len(test.rows)} pixel by pixel in the {image_set.split} split of {home.folder} too; make its cohort "
                 "without them, or leave it out of --external"
             )
     return None
 
 
-def same_films(ours: Films, theirs: Films) -> Integers:
-    """Rows of `theirs` whose pixels a film of `ours` has, in stores of one size; films of one grey have no picture.
+def same_images(ours: ImageSet, theirs: ImageSet) -> Integers:
+    """Rows of `theirs` whose pixels an image of `ours` has, in stores of one size; images of one grey have no picture.
 
-    Of every film one line is read; only where lines agree the whole film is.
+    Of every image one line is read; only where lines agree the whole image is.
     """
     middle = ours.store.size // 2
     first, second = (
@@ -138,21 +137,23 @@ def _contents(store: Store, rows: Integers) -> list[bytes]:
     return found
 
 
-def _charts_shown(made: Mapping[str, Any], source: str) -> Iterator[Mapping[str, Sequence[str]]]:
+def _charts_shown(made: Provenance, source: str) -> Iterator[Mapping[str, Sequence[str]]]:
     """The source columns of each chart variable that patients of `source` were shown with, generation by generation.
 
     What a run inherited stands among its own variables too, so the parent's, which may be another source's, is told
     from its own by the name.
     """
-    own = made.get("chart_variables")
-    if made.get("source") in (None, source):
-        yield {name: each for name, each in made["chart_sources"].items() if own is None or name in own}
+    own = made.chart_variables
+    if made.source in (None, source):
+        yield {name: each for name, each in (made.chart_sources or {}).items() if own is None or name in own}
     for init in _inits(made):
-        if init.get("dataset") in (None, source):
-            yield init.get("chart_sources") or {}
+        if init.dataset in (None, source):
+            yield init.chart_sources or {}
 
 
-def _inits(made: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _inits(made: Provenance) -> Iterator[Init]:
     """The weights an encoder started from, those that they started from, and so on."""
-    while made := made.get("init") or {}:
-        yield made
+    init = made.init
+    while init is not None:
+        yield init
+        init = init.init

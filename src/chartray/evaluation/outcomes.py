@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from chartray.config.evaluate import EvaluateOptions
 from chartray.evaluation.baselines import Learnt
 from chartray.evaluation.evaluation_data import Task
-from chartray.evaluation.films import Films
+from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.rows import ONE_CLASS_TRAINING
 from chartray.evaluation.scoring import EvaluationSet, LabelFit, Scored, choose_thresholds, over_draws, score
 from chartray.evaluation.studies import Studies, by_study
@@ -19,12 +19,12 @@ Floats = NDArray[np.float64]
 
 
 class SubsetScores(NamedTuple):
-    """What one subset of the training patients reached on one test set: scores (N, C of the probe) of its films, what
+    """What one subset of the training patients reached on one test set: scores (N, C of the probe) of its images, what
     they are worth by image and by study (None: no study has two images), and how each label was fitted.
     """
 
     scores: Floats
-    films: Scored
+    images: Scored
     studies: Scored | None
     fits: list[LabelFit]
 
@@ -42,10 +42,10 @@ class Outcome(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """What an arm learnt from one draw of the training patients, and the films it learnt and chose on."""
+    """What an arm learnt from one draw of the training patients, and the images it learnt and chose on."""
 
-    train: Films
-    validate: Films
+    train: ImageSet
+    validate: ImageSet
     learnt: Learnt
 
 
@@ -66,7 +66,7 @@ def outcomes_of(
             if (scores := each.learnt.scores[place]) is not None
         ]
         if drawn:
-            scored = over_draws([each.films for each in drawn], seed=settings.seed)
+            scored = over_draws([each.images for each in drawn], seed=settings.seed)
             found.append(Outcome(arm, fraction, test, grouped, drawn, scored, _over_fits([d.fits for d in drawn])))
     return found
 
@@ -85,20 +85,20 @@ def _drawn(
         options = (settings.resamples, settings.seed, settings.level)
         return score(of, these, resamples=options[0], seed=options[1], level=options[2], thresholds=thresholds)
 
-    films = scored(test, scores, _thresholds(validate, learnt))
+    images = scored(test, scores, _thresholds(validate, learnt))
     if studies is None:
-        return SubsetScores(scores, films, None, fits)
+        return SubsetScores(scores, images, None, fits)
     # A study's score is a mean of scores, which spreads less: its threshold is chosen on studies too.
     limits = _thresholds(validate, learnt, by_study(validate))
-    return SubsetScores(scores, films, scored(studies.of(test), studies.mean(scores), limits), fits)
+    return SubsetScores(scores, images, scored(studies.of(test), studies.mean(scores), limits), fits)
 
 
-def _thresholds(validate: Films, learnt: Learnt, studies: Studies | None = None) -> Floats | None:
+def _thresholds(validate: ImageSet, learnt: Learnt, studies: Studies | None = None) -> Floats | None:
     if learnt.validation is None:
         return None
     if studies is None:
         return choose_thresholds(validate.truth, learnt.validation)
-    return choose_thresholds(studies.films.truth, studies.mean(learnt.validation))
+    return choose_thresholds(studies.image_set.truth, studies.mean(learnt.validation))
 
 
 def _over_fits(subsets: Sequence[list[LabelFit]]) -> list[LabelFit]:

@@ -1,4 +1,4 @@
-"""Which films an encoder holds alike: neighbours by cosine about the mean, and what they agree in."""
+"""Which images an encoder holds alike: neighbours by cosine about the mean, and what they agree in."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,16 +13,16 @@ Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-# Films whose neighbours are sought for the table of agreement: all, or as many drawn without replacement.
+# Images whose neighbours are sought for the table of agreement: all, or as many drawn without replacement.
 MOST_QUERIES = 2000
 _AT_A_TIME = 256
 
 
 class Alike(NamedTuple):
-    """The nearest films of other patients than `query`'s, nearest first, with their cosines.
+    """The nearest images of other patients than `query`'s, nearest first, with their cosines.
 
-    `same_patient_rank` is the rank of the nearest film of the same patient among all others, 1 for the nearest of
-    all; None where the patient has no other film.
+    `same_patient_rank` is the rank of the nearest image of the same patient among all others, 1 for the nearest of
+    all; None where the patient has no other image.
     """
 
     query: int
@@ -32,8 +32,8 @@ class Alike(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Of films with a finding: the share of their neighbours that have it too, with an interval by patient, and the
-    share of all films that have it. `n` query films of `n_patients` patients; neighbours of unknown truth are not
+    """Of images with a finding: the share of their neighbours that have it too, with an interval by patient, and the
+    share of all images that have it. `n` query images of `n_patients` patients; neighbours of unknown truth are not
     counted.
     """
 
@@ -46,7 +46,7 @@ class Agreement(NamedTuple):
 
 
 def centred(features: Features) -> Features:
-    """(N, D) about their mean, each of length 1; a film at the mean itself stays 0 and is like none."""
+    """(N, D) about their mean, each of length 1; an image at the mean itself stays 0 and is like none."""
     about = features - features.mean(axis=0, dtype=np.float64)
     lengths = np.linalg.norm(about, axis=1, keepdims=True)
     return np.asarray(about / np.where(lengths > 0, lengths, 1), dtype=np.float32)
@@ -55,7 +55,7 @@ def centred(features: Features) -> Features:
 def nearest_of_others(
     features: Features, patients: NDArray[np.str_], queries: Sequence[int], count: int
 ) -> list[Alike]:
-    """The `count` nearest films of other patients for each query; ties go to the earlier film."""
+    """The `count` nearest images of other patients for each query; ties go to the earlier image."""
     unit = centred(features)
     found = []
     for query in queries:
@@ -79,10 +79,10 @@ def agreement(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[Agreement | None]:
-    """For each label (truth (N, C) of 1, 0, NaN) how often the `count` nearest films of other patients have it too.
+    """For each label (truth (N, C) of 1, 0, NaN) how often the `count` nearest images of other patients have it too.
 
-    None where no film has it or none lacks it. The interval resamples the patients of the query films and holds the
-    neighbours fixed; NaN with fewer than 10 patients and where all films are alike in it.
+    None where no image has it or none lacks it. The interval resamples the patients of the query images and holds the
+    neighbours fixed; NaN with fewer than 10 patients and where all images are alike in it.
     """
     codes = patient_codes(patients, len(features))
     queries = _some(len(features), seed)
@@ -98,9 +98,9 @@ def agreement(
             continue
         share = hits[asked, column] / known[asked, column]
         low, high = _interval(share, codes[queries[asked]], resamples, level, seed)
-        films = float(np.nanmean(np.where(np.isnan(truth[:, column]), np.nan, truth[:, column] == 1)))
+        overall = float(np.nanmean(np.where(np.isnan(truth[:, column]), np.nan, truth[:, column] == 1)))
         people = len(np.unique(codes[queries[asked]]))
-        found.append(Agreement(float(share.mean()), low, high, films, int(asked.sum()), people))
+        found.append(Agreement(float(share.mean()), low, high, overall, int(asked.sum()), people))
     return found
 
 
@@ -112,14 +112,14 @@ def same_patient_first(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, float | int]:
-    """Of films whose patient has another: the share whose nearest film is the same patient's, and chance.
+    """Of images whose patient has another: the share whose nearest image is the same patient's, and chance.
 
-    The interval resamples the patients and holds the neighbours fixed. Empty where no patient has two films.
+    The interval resamples the patients and holds the neighbours fixed. Empty where no patient has two images.
     """
     codes = patient_codes(patients, len(features))
-    films = np.bincount(codes)[codes]
+    of_patient = np.bincount(codes)[codes]
     queries = _some(len(features), seed)
-    queries = queries[films[queries] > 1]
+    queries = queries[of_patient[queries] > 1]
     if not len(queries):
         return {}
     unit = centred(features)
@@ -131,18 +131,18 @@ def same_patient_first(
         first.append(codes[cosine.argmax(axis=1)] == codes[block])
     share = np.concatenate(first).astype(np.float64)
     low, high = _interval(share, codes[queries], resamples, level, seed)
-    chance = float(((films[queries] - 1) / (len(features) - 1)).mean())
+    chance = float(((of_patient[queries] - 1) / (len(features) - 1)).mean())
     return {"first": float(share.mean()), "ci_low": low, "ci_high": high, "chance": chance, "n": len(queries)}
 
 
-def _some(films: int, seed: int) -> Integers:
-    if films <= MOST_QUERIES:
-        return np.arange(films)
-    return np.sort(np.random.default_rng(seed).choice(films, MOST_QUERIES, replace=False))
+def _some(count: int, seed: int) -> Integers:
+    if count <= MOST_QUERIES:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, MOST_QUERIES, replace=False))
 
 
 def _nearest(unit: Features, codes: Integers, queries: Integers, count: int) -> Integers:
-    """The nearest films of other patients (M, count) of each query; -1 where there are fewer."""
+    """The nearest images of other patients (M, count) of each query; -1 where there are fewer."""
     found = np.full((len(queries), count), -1, dtype=np.int64)
     kept = min(count, len(unit))
     for start in range(0, len(queries), _AT_A_TIME):
@@ -157,12 +157,12 @@ def _nearest(unit: Features, codes: Integers, queries: Integers, count: int) -> 
 
 
 def _interval(share: Floats, codes: Integers, resamples: int, level: float, seed: int) -> tuple[float, float]:
-    """Of the mean share over films, patients resampled with replacement; NaN where that says nothing."""
+    """Of the mean share over images, patients resampled with replacement; NaN where that says nothing."""
     _, people = np.unique(codes, return_inverse=True)
-    # Where all films say the same, every resample does too: an interval of no width would claim to know.
+    # Where all images say the same, every resample does too: an interval of no width would claim to know.
     if people.max() + 1 < MINIMUM_PATIENTS or share.min() == share.max():
         return np.nan, np.nan
-    total, films = np.bincount(people, weights=share), np.bincount(people)
+    total, number = np.bincount(people, weights=share), np.bincount(people)
     counts = patient_counts(len(total), resamples, seed)
-    low, high = percentiles((counts @ total) / (counts @ films), level)
+    low, high = percentiles((counts @ total) / (counts @ number), level)
     return float(low), float(high)

@@ -139,9 +139,9 @@ def calibration_rows(test: EvaluationSet, scored: Scored, level: float, about: S
 
 def _counts(test: EvaluationSet) -> list[_CountsBehind]:
     """Of how many images and patients each label's rows are, and last the macro's."""
-    positive, negative = metrics.patients_per_class(test.films.truth, test.films.patients)
-    codes = np.unique(test.films.patients, return_inverse=True)[1].reshape(-1)
-    blank = test.films.blank_negatives
+    positive, negative = metrics.patients_per_class(test.image_set.truth, test.image_set.patients)
+    codes = np.unique(test.image_set.patients, return_inverse=True)[1].reshape(-1)
+    blank = test.image_set.blank_negatives
     found = [
         _CountsBehind(
             n=int((~np.isnan(truth)).sum()),
@@ -151,7 +151,7 @@ def _counts(test: EvaluationSet) -> list[_CountsBehind]:
             n_positive_patients=int(positive[index]),
             n_negative_patients=int(negative[index]),
         )
-        for index, truth in enumerate(test.films.truth.T)
+        for index, truth in enumerate(test.image_set.truth.T)
     ]
     scored = (~np.isnan(test.films.truth[:, test.counted])).any(axis=1)
     return [*found, _CountsBehind(n=int(scored.sum()), n_patients=len(np.unique(codes[scored])))]

@@ -4,9 +4,9 @@
 identifier of a patient or image is in it, only rows of the store and hashed names (schema.hashed over the scored ones).
 saliency.json and gallery.json are records of `results.saliency`, and beside them lies
 
-saliency.safetensors film uint8 (n, S, S) squashed; rollout, rollout_untrained float32 (n, g, g), shares that sum to 1;
+saliency.safetensors image uint8 (n, S, S) squashed; rollout, rollout_untrained float32 (n, g, g), shares that sum to 1;
                      similarity, similarity_untrained float32 (n, Q, g, g), cosines; queries int64 (n, Q, 2), row and
-                     column of a patch; gallery uint8 (m, s, s): the images of gallery.json, in the order of `films`
+                     column of a patch; gallery uint8 (m, s, s): the images of gallery.json, in the order of `image_set`
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch import Tensor
 
-from chartray.evaluation.attention import look, pooled_rollout, token_similarity, unreadable
+from chartray.evaluation.attention import pooled_rollout, record_attention, token_similarity, unreadable
 from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.retrieval import Alike, agreement, nearest_of_others, same_patient_first
 from chartray.evaluation.scoring import EvaluationSet
@@ -48,28 +48,28 @@ Features = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
 
-FILM_SIDE, GALLERY_SIDE = 224, 128
+IMAGE_SIDE, GALLERY_SIDE = 224, 128
 GALLERY_QUERIES, GALLERY_NEIGHBOURS = 6, 5
-# Where the query patches lie, as shares of height and width: on a frontal film in a lung and in the heart's shadow.
+# Where the query patches lie, as shares of height and width: on a frontal image in a lung and in the heart's shadow.
 QUERY_PLACES = ((0.4, 0.3), (0.65, 0.58))
 NORMAL = "No Finding"
 _CLEAREST = "highest score of the images with it"
-_FILMS_AT_A_TIME = 4
+_IMAGES_AT_A_TIME = 4
 
 
 class Chosen(NamedTuple):
-    """A film to look at: its place among the scored films, for which label, and why."""
+    """An image to show: its place among the scored images, for which label, and why."""
 
-    film: int
+    image: int
     label: str
     why: str
 
 
-def chosen_films(truth: Floats, scores: Floats, labels: Sequence[str], count: int) -> list[Chosen]:
-    """At most `count` films: of each finding, the most frequent first, those that scores set apart most.
+def chosen_images(truth: Floats, scores: Floats, labels: Sequence[str], count: int) -> list[Chosen]:
+    """At most `count` images: of each finding, the most frequent first, those that scores set apart most.
 
-    Each finding gives the present film scored highest, the present one scored lowest and the absent one scored
-    highest; a film is chosen once, ties go to the earlier film. Truth (N, C) of 1, 0 and NaN, scores (N, C).
+    Each finding gives the present image scored highest, the present one scored lowest and the absent one scored
+    highest; an image is chosen once, ties go to the earlier image. Truth (N, C) of 1, 0 and NaN, scores (N, C).
     """
     frequent = np.argsort(-(truth == 1).sum(axis=0), kind="stable")
     found: list[Chosen] = []
@@ -78,13 +78,13 @@ def chosen_films(truth: Floats, scores: Floats, labels: Sequence[str], count: in
         if not len(present) or not len(absent):
             continue
         value = scores[:, column]
-        for films, order, why in (
+        for places, order, why in (
             (present, -value, _CLEAREST),
             (present, value, "lowest score of the images with it"),
             (absent, -value, "highest score of the images without it"),
         ):
-            taken = {one.film for one in found}
-            left = [film for film in films[np.argsort(order[films], kind="stable")].tolist() if film not in taken]
+            taken = {one.image for one in found}
+            left = [place for place in places[np.argsort(order[places], kind="stable")].tolist() if place not in taken]
             if left and len(found) < count:
                 found.append(Chosen(left[0], labels[column], why))
     return found
@@ -98,7 +98,7 @@ def write_saliency(
     scores: Floats,
     features: Features,
     *,
-    films: int,
+    images: int,
     device: str = "auto",
     resamples: int = 1000,
     level: float = 0.95,
@@ -110,35 +110,34 @@ def write_saliency(
         folder: what to write.
         encoder: whose attention and neighbours are shown.
         fresh: the same architecture untrained, the control.
-        test: the scored films.
+        test: the scored images.
         scores: (N, C) of the labels of `test`.
         features: (N, D), the encoder's embeddings of them.
-        films: how many films attention is shown on, at most.
+        images: how many images attention is shown on, at most.
         device: auto, cpu or cuda.
         resamples: draws of the patients behind the intervals of agreement.
         level: of those intervals.
         seed: of those draws.
     """
     reason = unreadable(encoder.model)
-    chosen = chosen_films(test.films.truth, scores, test.labels, films)
+    chosen = chosen_images(test.image_set.truth, scores, test.labels, images)
     if reason is not None or not chosen:
         return SaliencyEntry(films=0, reason=reason or "no label has both present and absent images")
     folder.mkdir(parents=True)
     names = _Captions(test)
-    rows = test.films.rows[[one.film for one in chosen]]
-    arrays, control = _maps(encoder, fresh, test.films.store, rows, device_of(device))
-    arrays["film"] = _squashed(test.films.store, rows, FILM_SIDE)
-    found = nearest_of_others(features, test.films.patients, _queries(chosen), GALLERY_NEIGHBOURS)
+    rows = test.image_set.rows[[one.image for one in chosen]]
+    arrays, control = _maps(encoder, fresh, test.image_set.store, rows, device_of(device))
+    arrays["film"] = _squashed(test.image_set.store, rows, IMAGE_SIDE)
+    found = nearest_of_others(features, test.image_set.patients, _queries(chosen), GALLERY_NEIGHBOURS)
     queries = _gallery_of(found, chosen, names)
     shown = list(dict.fromkeys(image.row for query in queries for image in (query, *query.neighbours)))
-    arrays["gallery"] = _squashed(test.films.store, np.array(shown, dtype=np.int64), GALLERY_SIDE)
-    drawn: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
-    patients, truth = test.films.patients, test.films.truth
-    shared_by = agreement(features, patients, truth, GALLERY_NEIGHBOURS, **drawn)
-    same_patient = same_patient_first(features, patients, **drawn)
-    about: dict[str, Any] = {"dataset": test.dataset, "split": test.films.split}
+    arrays["gallery"] = _squashed(test.image_set.store, np.array(shown, dtype=np.int64), GALLERY_SIDE)
+    patients, truth = test.image_set.patients, test.image_set.truth
+    shared_by = agreement(features, patients, truth, GALLERY_NEIGHBOURS, resamples=resamples, level=level, seed=seed)
+    same_patient = same_patient_first(features, patients, resamples=resamples, level=level, seed=seed)
     gallery = Gallery(
-        **about,
+        dataset=test.dataset,
+        split=test.image_set.split,
         films=tuple(shown),
         queries=tuple(queries),
         agreement=tuple(
@@ -149,12 +148,13 @@ def write_saliency(
         same_patient=SamePatient.model_validate(same_patient) if same_patient else None,
     )
     maps = SaliencyMaps(
-        **about,
+        dataset=test.dataset,
+        split=test.image_set.split,
         grid=arrays["rollout"].shape[1],
         places=QUERY_PLACES,
         control=control,
         films=tuple(
-            MappedImage(**names.of(one.film), label=one.label, why=one.why, score=_score(test, scores, one))
+            MappedImage(**names.of(one.image), label=one.label, why=one.why, score=_score(test, scores, one))
             for one in chosen
         ),
     )
@@ -166,46 +166,48 @@ def write_saliency(
 
 
 class _Captions:
-    """What is said of a scored film: no identifier of it or of its patient."""
+    """What is said of a scored image: no identifier of it or of its patient."""
 
     def __init__(self, test: EvaluationSet) -> None:
         self._test = test
         ordered = sorted(test.image_ids)
         self._keys = dict(zip(ordered, hashed(ordered), strict=True))
-        cohort = test.films.store.cohort
+        cohort = test.image_set.store.cohort
         self._sizes = {name: cohort.column(name) for name in ("height", "width")}
 
-    def of(self, film: int) -> dict[str, Any]:
-        """Film number `film` of the scored ones."""
-        row = int(self._test.films.rows[film])
+    def of(self, image: int) -> dict[str, Any]:
+        """Image number `image` of the scored ones."""
+        row = int(self._test.image_set.rows[image])
         present = [
-            label for label, value in zip(self._test.labels, self._test.films.truth[film], strict=True) if value == 1
+            label
+            for label, value in zip(self._test.labels, self._test.image_set.truth[image], strict=True)
+            if value == 1
         ]
-        said = {"dataset": self._test.dataset, "row": row, "key": self._keys[self._test.image_ids[film]]}
+        said = {"dataset": self._test.dataset, "row": row, "key": self._keys[self._test.image_ids[image]]}
         return said | {name: column[row].as_py() for name, column in self._sizes.items()} | {"present": present}
 
 
 def _score(test: EvaluationSet, scores: Floats, one: Chosen) -> float:
-    return float(scores[one.film, test.labels.index(one.label)])
+    return float(scores[one.image, test.labels.index(one.label)])
 
 
 def _queries(chosen: Sequence[Chosen]) -> list[int]:
-    """The gallery's films: of each finding the present one scored highest, then the others in their order."""
+    """The gallery's images: of each finding the present one scored highest, then the others in their order."""
     first = sorted(chosen, key=lambda one: one.why != _CLEAREST)
-    return [one.film for one in first[:GALLERY_QUERIES]]
+    return [one.image for one in first[:GALLERY_QUERIES]]
 
 
 def _gallery_of(found: Sequence[Alike], chosen: Sequence[Chosen], names: _Captions) -> list[QueryImage]:
-    of_film = {one.film: one for one in chosen}
+    of_image = {one.image: one for one in chosen}
     return [
         QueryImage(
             **names.of(one.query),
-            label=of_film[one.query].label,
-            why=of_film[one.query].why,
+            label=of_image[one.query].label,
+            why=of_image[one.query].why,
             same_patient_rank=one.same_patient_rank,
             neighbours=tuple(
-                NearImage(**names.of(film), cosine=cosine)
-                for film, cosine in zip(one.neighbours, one.cosines, strict=True)
+                NearImage(**names.of(image), cosine=cosine)
+                for image, cosine in zip(one.neighbours, one.cosines, strict=True)
             ),
         )
         for one in found
@@ -217,7 +219,7 @@ def _maps(
 ) -> tuple[Arrays, SaliencyControl]:
     arrays: Arrays = {}
     for name, model in (("", encoder), ("_untrained", fresh)):
-        parts = [_look(model, images) for images in batches(store, rows, _FILMS_AT_A_TIME, device)]
+        parts = [_look(model, images) for images in batches(store, rows, _IMAGES_AT_A_TIME, device)]
         for key in ("rollout", "similarity"):
             arrays[key + name] = np.concatenate([part[key] for part in parts]).astype(np.float32)
     grid = arrays["rollout"].shape[1]
@@ -229,23 +231,23 @@ def _maps(
 @torch.inference_mode()
 def _look(encoder: PretrainedEncoder, images: Tensor) -> Mapping[str, NDArray[Any]]:
     model = on_device(encoder.model, images.device).eval()
-    films = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
-    seen = look(model, films)
+    image_set = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
+    seen = record_attention(model, image_set)
     patches = seen.tokens[:, model.num_prefix_tokens :]  # (B, N, D)
     grid = round(patches.shape[1] ** 0.5)
     queries = torch.tensor([int(top * grid) * grid + int(left * grid) for top, left in QUERY_PLACES])
-    alike = token_similarity(patches, queries.to(images.device).expand(len(films), -1))  # (B, Q, N)
+    alike = token_similarity(patches, queries.to(images.device).expand(len(image_set), -1))  # (B, Q, N)
     return {
         "rollout": pooled_rollout(model, seen.attention).reshape(-1, grid, grid).cpu().numpy(),
-        "similarity": alike.reshape(len(films), -1, grid, grid).cpu().numpy(),
+        "similarity": alike.reshape(len(image_set), -1, grid, grid).cpu().numpy(),
     }
 
 
 def control_of(arrays: Mapping[str, NDArray[Any]]) -> SaliencyControl:
-    """Whether the maps say anything of the film, and anything that training brought: mean correlations of maps.
+    """Whether the maps say anything of the image, and anything that training brought: mean correlations of maps.
 
-    `between_films` near 1: all films have the same map. `with_untrained` near 1: an untrained encoder shows the same
-    map of the same film. Null for fewer than two films or constant maps.
+    `between_films` near 1: all images have the same map. `with_untrained` near 1: an untrained encoder shows the same
+    map of the same image. Null for fewer than two images or constant maps.
     """
 
     def mean(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float | None:
@@ -259,13 +261,13 @@ def control_of(arrays: Mapping[str, NDArray[Any]]) -> SaliencyControl:
         others = fresh.reshape(maps.shape)
         pairs = [(maps[a, q], maps[b, q]) for a in range(len(maps)) for b in range(a) for q in range(maps.shape[1])]
         found[f"{key}_between_films"] = mean(pairs)
-        same = [(maps[film, q], others[film, q]) for film in range(len(maps)) for q in range(maps.shape[1])]
+        same = [(maps[image, q], others[image, q]) for image in range(len(maps)) for q in range(maps.shape[1])]
         found[f"{key}_with_untrained"] = mean(same)
     return SaliencyControl(**found)
 
 
 def _squashed(store: Store, rows: NDArray[np.int64], side: int) -> Pixels:
-    """The films `rows` as uint8 (n, s, s), s at most `side` and never more than the store has."""
+    """The images `rows` as uint8 (n, s, s), s at most `side` and never more than the store has."""
     side = min(side, store.size)
     found = [
         (whole_image(images, side)[:, 0] * 255).round().byte().numpy() for images in batches(store, rows, 64, "cpu")

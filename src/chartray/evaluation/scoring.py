@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
-from chartray.evaluation.films import Films, Match
+from chartray.evaluation.image_set import ImageSet, Match
 from chartray.statistics import calibration, metrics
 from chartray.statistics.delong import delong
 from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
@@ -21,7 +21,7 @@ Integers = NDArray[np.int64]
 METRICS = ("auroc", "average_precision")
 CALIBRATION = ("brier", "ece")
 AT_THRESHOLD = ("sensitivity", "specificity")
-# The specificity on validation films that thresholds are chosen for.
+# The specificity on validation images that thresholds are chosen for.
 SPECIFICITY = 0.9
 
 
@@ -37,14 +37,14 @@ class LabelFit(NamedTuple):
 
 
 class EvaluationSet(NamedTuple):
-    """The films that are scored in one store, and which of the probe's labels they have.
+    """The images that are scored in one store, and which of the probe's labels they have.
 
-    `films.truth` (N, C), `columns` (C,) are positions among the probe's labels, `counted` (C,) the macro's labels.
+    `image_set.truth` (N, C), `columns` (C,) are positions among the probe's labels, `counted` (C,) the macro's labels.
     """
 
     dataset: str
     store: str
-    films: Films
+    image_set: ImageSet
     image_ids: list[str]
     matches: list[Match]
     columns: Integers
@@ -57,7 +57,7 @@ class EvaluationSet(NamedTuple):
 
 
 class DelongIntervals(NamedTuple):
-    """AUROC's normal intervals by DeLong, each (C,): films independent, and clustered by patient."""
+    """AUROC's normal intervals by DeLong, each (C,): images independent, and clustered by patient."""
 
     low: Floats
     high: Floats
@@ -100,9 +100,9 @@ class Scored(NamedTuple):
 
 
 def choose_thresholds(truth: Floats, scores: Floats, specificity: float = SPECIFICITY) -> Floats:
-    """(C,): the smallest threshold whose specificity on these validation films is at least `specificity`.
+    """(C,): the smallest threshold whose specificity on these validation images is at least `specificity`.
 
-    A film is called positive above it; NaN where a label has no negative film.
+    An image is called positive above it; NaN where a label has no negative image.
     """
     return threshold_at_specificity(truth, scores, specificity)
 
@@ -124,7 +124,7 @@ def score(
     """
     here = scores[:, test.columns]
     _refuse_unscored(test, here)
-    truth, patients = test.films.truth, test.films.patients
+    truth, patients = test.image_set.truth, test.image_set.patients
     sampled = metrics.sample(truth, patients, resamples=resamples, seed=seed, macro=test.counted)
     found = _judged(truth, here, sampled)
     probable = np.where(calibration.are_probabilities(truth, here), truth, np.nan)
@@ -138,14 +138,14 @@ def score(
         values |= at_threshold(truth, here, chosen)._asdict()
         resampled |= each._asdict()
         macro |= mean._asdict()
-    films, by_patient = (delong(truth, here, patients=names, level=level) for names in (None, patients))
+    image_set, by_patient = (delong(truth, here, patients=names, level=level) for names in (None, patients))
     return found._replace(
         values=found.values | values,
         macro=found.macro | {name: _macro(value, test.counted) for name, value in values.items()},
         resampled=found.resampled | resampled,
         macro_resampled=found.macro_resampled | macro,
         thresholds=chosen,
-        delong=DelongIntervals(films.low, films.high, by_patient.low, by_patient.high),
+        delong=DelongIntervals(image_set.low, image_set.high, by_patient.low, by_patient.high),
         reliability=calibration.reliability(probable, here),
         observed=drawn.observed,
         by_chance=calibration.ece_by_chance(probable, here),
@@ -227,11 +227,11 @@ def _macro(values: Floats, counted: NDArray[np.bool_]) -> float:
 
 
 def _refuse_unscored(test: EvaluationSet, scores: Floats) -> None:
-    missing = np.isnan(scores) & ~np.isnan(test.films.truth)
+    missing = np.isnan(scores) & ~np.isnan(test.image_set.truth)
     if missing.any():
-        film, label = np.argwhere(missing)[0]
+        image, label = np.argwhere(missing)[0]
         raise InputError(
-            f"expected a score of every film, found NaN for {len(np.unique(np.argwhere(missing)[:, 0]))} films of "
-            f"{test.store}, the first in row {test.films.rows[film]} of the store, label {test.labels[label]}; "
+            f"expected a score of every image, found NaN for {len(np.unique(np.argwhere(missing)[:, 0]))} images of "
+            f"{test.store}, the first in row {test.image_set.rows[image]} of the store, label {test.labels[label]}; "
             "the features are damaged or the fit diverged"
         )

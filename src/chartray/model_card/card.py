@@ -42,7 +42,7 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
     Raises:
         InputError: a folder holds none of these, or results of another encoder.
     """
-    made = Provenance.model_validate(encoder.provenance)
+    made = encoder.provenance
     found = read_folders(results, made)
     audits = [*found.audits, *audits_beside(results, made)]
     leak = leaked(audits, made)
@@ -153,16 +153,16 @@ def _limits(made: Provenance, found: CardResults) -> list[str]:
     if _simulated(made, found.evaluations):
         limits.append(
             "**Simulated data.** A program drew the images, charts and findings. The numbers say nothing about "
-            "patients, and the weights are of no use on real images."
+            "patients, and the weights cannot be used on real images."
         )
     limits.append(
         "**Not for clinical use.** This is not a medical device. The encoder turns an image into numbers, not into "
-        "findings. Its effect on clinical decisions was never tested."
+        "findings. Its effect on clinical decisions was not tested."
     )
     if made.after_film:
         limits.append(
-            f"Pretraining used {', '.join(made.after_film)}, known only after the image was taken. What the encoder "
-            "gained from that would not be available at the time of the image."
+            f"Pretraining used {', '.join(made.after_film)}, known only after the image was taken. A gain "
+            "from that is not possible with what is known when the image is taken."
         )
     limits.append(_seeds(max((row.seeds for row in found.comparisons), default=1)))
     limits.append(_subgroups(found.audits))
@@ -194,8 +194,8 @@ def _subgroups(audits: Sequence[CardAudit]) -> str:
     gaps = [row for audit in audits for row in audit.rows if isinstance(row, SubgroupRow) and row.metric == "gap"]
     measured = {row.attribute for row in gaps if row.value is not None and not row.attribute.endswith("(control)")}
     if not measured:
-        return "Performance in subgroups (sex, age, race, view or other) was never measured for this card."
-    return f"Performance in subgroups was measured by {', '.join(sorted(measured))}, and by no other attribute."
+        return "Performance in subgroups (sex, age, race, view or other) was not measured for this card."
+    return f"Performance in subgroups was measured by {', '.join(sorted(measured))}, and not by other attributes."
 
 
 def _provenance(made: Provenance) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""An export that stands at --out already: it is replaced only by one of the same encoder that loses no numbers."""
+"""An earlier export at --out: it is replaced only by one of the same encoder that loses no numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path

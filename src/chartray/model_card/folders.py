@@ -61,7 +61,7 @@ def read_folders(results: Sequence[Path], made: Provenance) -> CardResults:
 
 
 def audits_beside(results: Sequence[Path], made: Provenance) -> list[CardAudit]:
-    """Audits of this encoder beside the results, or beside the folder they are in, that were not named.
+    """Audits of this encoder next to the results, or next to the folder they are in, that were not named.
 
     That is where an experiment puts them: a leak that they found must not be lost. One line on standard error names
     each that cannot be read.
@@ -79,7 +79,7 @@ def audits_beside(results: Sequence[Path], made: Provenance) -> list[CardAudit]:
             if any(identity(one.provenance) == identity(made) for one in opened.manifest.encoders):
                 found.append(CardAudit(opened.manifest, opened.audit_rows, opened.leaks))
         except InputError as error:
-            print(f"chartray: an audit beside the results is not on the card: {error}", file=sys.stderr, flush=True)
+            print(f"chartray: an audit next to the results is not on the card: {error}", file=sys.stderr, flush=True)
     return found
 
 
@@ -98,7 +98,7 @@ def _comparisons(
 
 
 def _expect_same(candidates: Sequence[Provenance], made: Provenance, folder: Path) -> None:
-    """One of the encoders must be this very one; the error says how the nearest differs."""
+    """One of the encoders must be this one; the error says how the nearest differs."""
     if not candidates:
         raise InputError(f"expected results of the encoder of {made.run} in {folder}, found none")
     nearest = min(candidates, key=lambda one: (one.run != made.run, len(_differing(one, made))))

@@ -28,7 +28,7 @@ class CardTable(NamedTuple):
 
 
 class MeasuredDataSet(NamedTuple):
-    """What was measured on one data set; `says` are sentences."""
+    """Results on one data set; `says` are sentences."""
 
     name: str
     says: list[str]

@@ -97,11 +97,6 @@ class Description(_Strict):
     architecture: Architecture
     provenance: Provenance
 
-    @property
-    def made(self) -> dict[str, Any]:
-        """The provenance as it is written."""
-        return self.provenance.model_dump(exclude_unset=True)
-
     @model_validator(mode="after")
     def _of_one_encoder(self) -> Self:
         if self.size != self.architecture.img_size:

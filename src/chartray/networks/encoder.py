@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import timm
 import torch
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
@@ -22,6 +23,8 @@ from chartray.networks.description import (
     WEIGHTS_FILE,
     Architecture,
     Description,
+    Init,
+    Provenance,
     checked,
     encoder_folder,
     sealed_description,
@@ -43,25 +46,33 @@ class PretrainedEncoder(NamedTuple):
     size: int
     grey_mean: float
     grey_std: float
-    architecture: dict[str, Any]
-    provenance: dict[str, Any]
+    architecture: Architecture
+    provenance: Provenance
+
+    def described(self) -> dict[str, JsonValue]:
+        """All but the weights, as encoder.json and other files record it."""
+        return {
+            "size": self.size,
+            "grey_mean": self.grey_mean,
+            "grey_std": self.grey_std,
+            "architecture": self.architecture.model_dump(exclude_none=True),
+            "provenance": self.provenance.model_dump(exclude_unset=True),
+        }
 
 
-def architecture(config: EncoderConfig, size: int) -> dict[str, Any]:
-    """The arguments of `timm.create_model` for `config` and images of `size` pixels."""
-    arguments: dict[str, Any] = {"model_name": _SHORT_NAMES.get(config.name, config.name), "img_size": size}
-    for ours, timms in (
-        ("heads", "num_heads"),
-        ("depth", "depth"),
-        ("width", "embed_dim"),
-        ("patch_size", "patch_size"),
-    ):
-        if getattr(config, ours) is not None:
-            arguments[timms] = getattr(config, ours)
-    return arguments
+def architecture(config: EncoderConfig, size: int) -> Architecture:
+    """The arguments of `timm.create_model` for `config` and images of `size` pixels.
+
+    Raises InputError for a name that timm does not know, and for sizes far beyond the largest ViT.
+    """
+    name = _SHORT_NAMES.get(config.name, config.name)
+    _refuse_unknown(name)
+    given = {"num_heads": config.heads, "depth": config.depth, "embed_dim": config.width}
+    content = {"model_name": name, "img_size": size, "patch_size": config.patch_size} | given
+    return checked(Architecture, content, f"the architecture of {name}")
 
 
-def build(architecture: Mapping[str, Any], *, seed: int) -> VisionTransformer:
+def build(architecture: Architecture, *, seed: int) -> VisionTransformer:
     """A ViT with fresh weights drawn from `seed`; without head, one grey channel, any input size.
 
     Raises InputError for a name that timm does not know, a model that is not a Vision Transformer, or arguments other
@@ -76,15 +87,9 @@ def build(architecture: Mapping[str, Any], *, seed: int) -> VisionTransformer:
     return model
 
 
-def _outline(architecture: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _outline(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights of an architecture, without allocating them; raises as `build`."""
-    name = architecture.get("model_name")
-    if not isinstance(name, str) or not name.replace(".", "_").isidentifier() or not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{str(name)[:8]}*")[:3])
-        raise InputError(
-            f"expected the name of a timm ViT as encoder.name, found {name!r:.100}; similar: {close or 'none'}"
-        )
-    checked(Architecture, dict(architecture), f"the architecture of {name}")
+    _refuse_unknown(architecture.model_name)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
             model = _created(architecture)
@@ -92,17 +97,26 @@ def _outline(architecture: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             raise
         except Exception as error:  # timm's builders raise many types
             said = " ".join(str(error).split())[:200]
-            raise InputError(f"encoder {name!r} cannot be built with {dict(architecture)}: {said}") from None
+            arguments = architecture.model_dump(exclude_none=True)
+            raise InputError(f"encoder {architecture.model_name!r} cannot be built with {arguments}: {said}") from None
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def _created(architecture: Mapping[str, Any]) -> VisionTransformer:
+def _refuse_unknown(name: str) -> None:
+    if not name.replace(".", "_").isidentifier() or not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name[:8]}*")[:3])
+        raise InputError(
+            f"expected the name of a timm ViT as encoder.name, found {name!r:.100}; similar: {close or 'none'}"
+        )
+
+
+def _created(architecture: Architecture) -> VisionTransformer:
     # Explicit, whatever timm's defaults: nothing is downloaded, and no file is read.
     without = {"pretrained": False, "checkpoint_path": "", "num_classes": 0, "in_chans": 1, "dynamic_img_size": True}
-    model = timm.create_model(**architecture, **without)
+    model = timm.create_model(**architecture.model_dump(exclude_none=True), **without)
     if not isinstance(model, VisionTransformer):
-        name = architecture["model_name"]
-        raise InputError(f"expected a Vision Transformer as encoder.name, found {name!r}, a {type(model).__name__}")
+        said = f"{architecture.model_name!r}, a {type(model).__name__}"
+        raise InputError(f"expected a Vision Transformer as encoder.name, found {said}")
     return model
 
 
@@ -212,8 +226,7 @@ def save(folder: Path, encoder: PretrainedEncoder) -> None:
     weights = {name: value.detach().float().cpu().contiguous() for name, value in encoder.model.state_dict().items()}
     # save_file ignores the umask: its files can be read by their owner only.
     (folder / WEIGHTS_FILE).write_bytes(safetensors_bytes(weights))
-    description = {"format": FORMAT} | {key: value for key, value in encoder._asdict().items() if key != "model"}
-    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    (folder / DESCRIPTION_FILE).write_text(json.dumps({"format": FORMAT} | encoder.described(), indent=2) + "\n")
     seal(folder)
 
 
@@ -225,7 +238,7 @@ def load(path: Path) -> PretrainedEncoder:
     """
     folder = encoder_folder(path)
     description = _read_sealed(folder)
-    model = build(_arguments(description), seed=0)
+    model = build(description.architecture, seed=0)
     _copy(_sealed_weights(folder), model, folder / WEIGHTS_FILE)
     return _described(model.eval(), description)
 
@@ -233,19 +246,23 @@ def load(path: Path) -> PretrainedEncoder:
 def untrained(path: Path, *, seed: int) -> PretrainedEncoder:
     """The same architecture as `load(path)` with fresh weights: the baseline that pretraining must beat."""
     description = _read_sealed(encoder_folder(path))
-    return _described(build(_arguments(description), seed=seed).eval(), description)
+    return _described(build(description.architecture, seed=seed).eval(), description)
 
 
-def lineage(source: Path) -> dict[str, Any]:
-    """What the initial weights of a run were trained on: known of a RUN or encoder folder, unknown of a plain file.
-
-    `source` is their location, `dataset` the source of their cohort, `init` the weights that they started from.
-    """
-    said = {} if source.is_file() else _read_sealed(encoder_folder(source)).made
-    inherited = {"after_film": said.get("after_film", []), "chart_sources": said.get("chart_sources", {})}
-    own = {"dataset": said.get("source")}
-    own |= {key: said.get(key) for key in ("run", "chart", "init", "patients", "patients_sha256")}
-    return {"source": str(source)} | own | inherited
+def lineage(source: Path) -> Init:
+    """What the initial weights of a run were trained on: known of a RUN or encoder folder, unknown of a plain file."""
+    said = Provenance() if source.is_file() else _read_sealed(encoder_folder(source)).provenance
+    return Init(
+        source=str(source),
+        dataset=said.source,
+        run=said.run,
+        chart=said.chart,
+        init=said.init,
+        patients=said.patients,
+        patients_sha256=said.patients_sha256,
+        after_film=said.after_film,
+        chart_sources=said.chart_sources or {},
+    )
 
 
 def _described(model: VisionTransformer, description: Description) -> PretrainedEncoder:
@@ -254,19 +271,15 @@ def _described(model: VisionTransformer, description: Description) -> Pretrained
         size=description.size,
         grey_mean=description.grey_mean,
         grey_std=description.grey_std,
-        architecture=_arguments(description),
-        provenance=description.made,
+        architecture=description.architecture,
+        provenance=description.provenance,
     )
-
-
-def _arguments(description: Description) -> dict[str, Any]:
-    return description.architecture.model_dump(exclude_none=True)
 
 
 def _read_sealed(folder: Path) -> Description:
     """The description of an encoder; the shapes of its weights are checked before any memory is allocated."""
     description, file = sealed_description(folder), folder / WEIGHTS_FILE
-    wanted, found = _outline(_arguments(description)), _shapes(file)
+    wanted, found = _outline(description.architecture), _shapes(file)
     for name in wanted.keys() | found.keys():
         if wanted.get(name) != found.get(name):
             shapes = [str(each.get(name, "none")) for each in (wanted, found)]

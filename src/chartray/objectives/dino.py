@@ -15,7 +15,7 @@ from chartray.objectives.msn import Assignments, mean_entropy_of
 
 
 class DINOTerms(NamedTuple):
-    """The loss, and what is monitored beside it.
+    """The loss, and what is monitored with it.
 
     cross_entropy: mean H(p_target, p_anchor) over images and pairs of different views; this alone is the loss.
     mean_entropy: log K - H(mean p_anchor) >= 0 over the GLOBAL batch, detached: a collapse to few outputs raises it.

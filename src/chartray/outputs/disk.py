@@ -18,7 +18,7 @@ _SAYS = {
     errno.EMFILE: "this process cannot open more files (ulimit -n)",
     errno.ENFILE: "the system cannot open more files",
 }
-# Libraries in Rust and C++ raise errors of their own, with the number or words of the system's error in the text.
+# Libraries in Rust and C++ raise their own errors, with the number or words of the system's error in the text.
 _NUMBER = re.compile(r"(?:os error|errno|code:)\s*(\d+)", re.IGNORECASE)
 
 

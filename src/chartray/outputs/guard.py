@@ -1,4 +1,4 @@
-"""What may stand at --out: nothing, an empty folder, or an earlier result of the same kind."""
+"""What --out may be: nothing, an empty folder, or an earlier result of the same kind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,5 +36,5 @@ def refuse_other_file(out: Path, kind: str, is_earlier: Callable[[Path], bool]) 
     if not (out.exists() or out.is_symlink()):
         refuse_file_above(out)
     elif not (out.is_file() and is_earlier(out)):
-        found = "a folder" if out.is_dir() else "another file, which would be lost"
+        found = "a folder" if out.is_dir() else "another file, which would be overwritten"
         raise InputError(f"expected a new file or {kind} at {out}, found {found}; give --out another name")

@@ -47,7 +47,7 @@ def verified(content: dict[str, Any], file: Path, what: str) -> dict[str, Any]:
     if carried != digest(content):
         raise InputError(
             f"expected {what} in {file} as it was written, found other content (its SHA-256 differs): it was damaged "
-            "or edited; make it again, or take a whole copy of it"
+            "or edited; make it again, or restore a complete copy of it"
         )
     return content
 

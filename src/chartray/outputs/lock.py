@@ -20,8 +20,8 @@ _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 def locked(file: Path, busy: str) -> Iterator[None]:
     """Holds the lock `file`, made if need be and removed afterwards.
 
-    Raises InputError with the sentence `busy` if another process holds it. On a file system without locks the work goes
-    on without one, and one line on standard error says so.
+    Raises InputError with the sentence `busy` if another process holds it. On a file system without locks
+    one line is printed to standard error, and the command continues.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     stream = _opened(file, busy)

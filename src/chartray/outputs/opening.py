@@ -33,8 +33,8 @@ class SealedFolder:
         """Whether `name` was written; raises InputError for a file that somebody put there since."""
         if name not in self._sums and (self.folder / name).exists():
             raise InputError(
-                f"expected {self.folder / name} among the files of {SUMS_FILE} beside it, found it was added later or "
-                "its line was lost; make this folder again, or take a whole copy of it"
+                f"expected {self.folder / name} in {SUMS_FILE}, found no line for it: the file was added later, or the "
+                "line was lost; make this folder again, or restore a complete copy of it"
             )
         return name in self._sums
 
@@ -61,7 +61,7 @@ class SealedFolder:
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """The arrays of a safetensors file."""
-        from safetensors.numpy import load  # a tenth of a second, for the few commands that look at arrays
+        from safetensors.numpy import load  # a tenth of a second, for the few commands that read arrays
 
         with self._understood(name, "safetensors"):
             found: dict[str, NDArray[Any]] = load(verified(self.folder, name, self._sums))

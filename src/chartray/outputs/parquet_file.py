@@ -1,6 +1,6 @@
 """Parquet files with the SHA-256 of all their bytes in the footer, which is verified when they are read.
 
-The digest stands in the file's key-value metadata under `chartray.sha256`, 64 hexadecimal digits; it is that of the
+The digest is in the file's key-value metadata under `chartray.sha256`, 64 hexadecimal digits; it is that of the
 file with 64 zeros in their place. Another program that reads and writes the table leaves it out or makes it part of the
 Arrow schema: then the rows cannot be verified, and the reader says so.
 """
@@ -79,7 +79,7 @@ def verify_parquet(file: Path, what: str) -> None:
             if vouched is False:
                 raise InputError(
                     f"expected {what} in {file} as it was written, found other content (its SHA-256 differs): it was "
-                    "damaged or edited; make it again, or take a whole copy of it"
+                    "damaged or edited; make it again, or restore a complete copy of it"
                 )
     except FileNotFoundError:
         raise InputError(f"expected {what} at {file}, found no such file") from None
@@ -102,7 +102,7 @@ def _vouched(content: mmap.mmap, file: Path) -> bool | None:
         copied = base64.b64decode(metadata.get(b"ARROW:schema", b""))
     except (OSError, pa.ArrowException, ValueError):
         return None if place < 0 else False
-    if place >= 0 and _KEY not in metadata:  # it stands there, but the footer around it is damaged
+    if place >= 0 and _KEY not in metadata:  # it is there, but the footer around it is damaged
         return False
     # Also a digest under another name was sealed here, and its name was damaged since.
     digests = [name for name, value in metadata.items() if name == _KEY or _DIGEST.fullmatch(value)]

@@ -1,6 +1,6 @@
-"""Atomic replacement: a result is written beside `out`, synced, then renamed, so that a whole one is always there.
+"""Atomic replacement: a result is written next to `out`, synced, then renamed, so that a whole one is always there.
 
-Beside `out` lie, while it is being written, `.out.lock`, `.out.partial` (the new one) and, for a moment, `.out.earlier`
+While it is written, the same folder holds `.out.lock`, `.out.partial` (the new one) and, for a moment, `.out.earlier`
 (the old one). The next command that writes or reads `out` cleans up what a killed one left of these (`settle`).
 """
 
@@ -47,14 +47,14 @@ def reserved(out: Path) -> Iterator[None]:
 def replaced_folder(
     out: Path, *, kept: Callable[[str], bool] = lambda _: False, lasting: bool = True
 ) -> Iterator[Path]:
-    """A folder to write in, which is sealed, synced and becomes `out` if nothing goes wrong, whatever stood there.
+    """A folder to write in, which is sealed, synced and becomes `out` if nothing goes wrong, whatever was there.
 
-    A link stays, and what it points to is replaced. The folder one stands in, and one where a disk is mounted, stay
+    A link stays, and what it points to is replaced. The current folder, and one where a disk is mounted, stay
     too, and their content is replaced.
 
     Args:
         out: what is replaced.
-        kept: whether a file that stands in `out`, by its path below it, stays there: it is not sealed.
+        kept: whether a file of `out`, by its path below it, is kept: it is not sealed.
         lasting: false for results that take seconds to make: neither sealed nor synced, but still atomic.
 
     Raises:
@@ -79,7 +79,7 @@ def replaced_folder(
 
 
 def refuse_file_above(out: Path) -> None:
-    """Raises InputError if a file stands where a folder above `out` would be."""
+    """Raises InputError if a folder above `out` is a file."""
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
         raise InputError(f"cannot write {out}: {above} is a file, not a folder; choose another --out")
@@ -192,7 +192,7 @@ def _exchange(partial: Path, out: Path) -> None:
 
 
 def _move_in(out: Path) -> None:
-    """Replaces the content of `out` by that of the folder in it; begun again after a kill, it goes on where it was."""
+    """Replaces the content of `out` by that of the folder in it; after a kill, it continues where it was."""
     new, moving, earlier = out / _NEW, out / _MOVING_IN, out / _EARLIER
     if new.exists():
         earlier.mkdir(exist_ok=True)

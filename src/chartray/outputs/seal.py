@@ -81,7 +81,7 @@ def _expect(file: Path, found: str, sealed_as: str) -> None:
         )
 
 
-_AGAIN = "make this folder again, or take a whole copy of it"
+_AGAIN = "make this folder again, or restore a complete copy of it"
 
 
 def read_sums(folder: Path) -> dict[str, str]:

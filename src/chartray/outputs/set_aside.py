@@ -1,4 +1,4 @@
-"""Earlier results that lie aside while they are made anew, and come back where that fails."""
+"""Earlier results that are set aside while they are made again, and restored where that fails."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +10,9 @@ from chartray.outputs.replacing import settle
 
 @contextmanager
 def set_aside(folders: Sequence[Path]) -> Iterator[None]:
-    """While their results are made anew, earlier ones lie aside; put back where none were made, after a kill by the
-    next study.
+    """Sets earlier results aside while they are made again, and restores them where none were made.
+
+    After a kill, the next study restores them.
     """
     aside = {folder: folder.with_name(f".{folder.name}.set-aside") for folder in folders}
     _put_back(aside)

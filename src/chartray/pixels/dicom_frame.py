@@ -41,7 +41,7 @@ _OVERSHOT = 0.125
 
 
 class Stored(NamedTuple):
-    """A grey image as stored: the `levels` of its pixels, the `values` (L,) that they stand for, the range of those.
+    """A grey image as stored: the `levels` of its pixels, the `values` (L,) of those levels, the range of those.
 
     `patterns` (L,) are the values before any bit was cut off, as whole numbers of BitsAllocated.
     """
@@ -192,7 +192,7 @@ def _numbers(patterns: npt.NDArray[np.int64], bits: int, signed: bool) -> npt.ND
 def _set_outside(
     patterns: npt.NDArray[np.int64], allocated: int, bits: int, shift: int, signed: bool, data: pydicom.Dataset
 ) -> Flags:
-    """Patterns with bits set beside those that count, other than a sign's and those that an overlay claims."""
+    """Patterns with bits set other than those that count, other than a sign's and those that an overlay claims."""
     claimed = 0
     for group in range(0x6000, 0x6020, 2):
         if (group, 0x0102) in data and (group, 0x3000) not in data:

@@ -63,7 +63,7 @@ def _modality(stored: Stored, data: pydicom.Dataset) -> tuple[Reals, float, floa
 def _chosen(values: Reals, low: float, levels: Levels, padded: Flags, data: pydicom.Dataset) -> Iterator[Reals]:
     """The file's own grey scales, best first: its first VOI table, then its windows; only those that show an image.
 
-    Many files carry a default that was never meant for them (128/256 beside 12 bits). A window or table is skipped
+    Many files carry a default that was never meant for them (128/256 with 12 bits). A window or table is skipped
     if it makes more than half of the pixels in the middle of the image, where the anatomy is, black or white.
     """
     counts = np.where(padded, 0, levels.histogram(middle=True))
@@ -94,7 +94,7 @@ def _windowed(values: Reals, centre: float, width: float, function: str) -> Real
 
 
 class LookUpTable(NamedTuple):
-    """A look-up table: the value that its first entry stands for, its entries, and the largest that they could be."""
+    """A look-up table: the value of its first entry, its entries, and the largest that they could be."""
 
     first: int
     entries: npt.NDArray[np.int64]

@@ -14,7 +14,7 @@ from PIL import Image
 from chartray.pixels.grey import Float, UnreadableImage
 
 _SAID_BY = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
-# Below, a side is rounded (0.143 beside 0.1429); above, the header is wrong: no detector has such pixels.
+# Below, a side is rounded (0.143 and 0.1429); above, the header is wrong: no detector has such pixels.
 _UNEQUAL_FROM, _UNEQUAL_UP_TO = 1.01, 4.0
 
 

@@ -16,7 +16,7 @@ Reals = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""What red, green and blue weigh in grey (ITU-R BT.601)."""
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 
 NARROWEST_SPAN = 0.25
 _OUTLIERS = 0.01
@@ -25,7 +25,7 @@ _SAMPLE = 1 << 18
 _ROWS_AT_ONCE = 64
 
 LARGEST_IMAGE = 100_000_000
-"""Rows x columns: five times the largest detector, 43 cm at 0.1 mm squared being 18 million."""
+"""Rows x columns: five times the largest detector (43 cm at 0.1 mm, squared: 18 million)."""
 
 
 class UnreadableImage(Exception):
@@ -87,7 +87,7 @@ def over_range(shades: Reals, levels: Levels, ignored: Flags | None = None) -> R
     The store has 256 grey levels: an image that uses a sixteenth of its range would keep 16. The darkest and the
     brightest 1 % (a lead marker, burnt-in text, one bright pixel) are set aside. If the remaining shades span
     under a quarter of the range, they become the range, widened on either side by a quarter of their span, but not
-    beyond the image's own extremes: bone and air beyond the 1 % stay apart, and only what lies far off (the marker) is
+    beyond the image's own extremes: bone and air beyond the 1 % stay apart, and only outliers (the marker) is
     clipped. An image and its negative are stretched alike.
 
     `ignored`: levels that do not count (padding).

@@ -39,7 +39,7 @@ _SIZES = struct.Struct(">II")
 
 
 class Limits(NamedTuple):
-    """Limits of one image: rows x columns, processor seconds, and the folder it must lie in ("" for any)."""
+    """Limits of one image: rows x columns, processor seconds, and the folder it must be in ("" for any)."""
 
     pixels: int = LARGEST_IMAGE
     seconds: float = 60.0

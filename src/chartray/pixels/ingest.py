@@ -2,7 +2,7 @@
 
 How rows are cut into shards depends on the cohort and the size alone (plan.py), never on the workers. A shard is whole
 or not there (shards.py); `store.json` comes last. So an ingest that was killed at any moment finds finished shards
-whole, does the others again, and ends in the same bytes. Images are read in processes of their own (image_process.py).
+whole, does the others again, and ends in the same bytes. Images are read in separate processes (image_process.py).
 """
 
 import hashlib
@@ -69,7 +69,7 @@ def ingest(
         out: the folder of the store.
         size: S.
         workers: processes that read images; default: the cores this process may use.
-        images_root: where the cohort's image folder lies now.
+        images_root: where the cohort's image folder is now.
         limits: what an image may cost; `within` follows from the image folder.
         allow_outside: paths and links may lead out of the image folder.
         executor: any with the interface of concurrent.futures that sees the same folders, for instance a Dask client's
@@ -105,7 +105,7 @@ def ingest(
                 return _finish(Path(cohort_path), out, plan, records)
     except BrokenExecutor:
         raise InputError(
-            "a worker died while reading images; run the same command again: it continues after the finished shards"
+            "a worker process ended unexpectedly; run the same command again: it continues after the finished shards"
         ) from None
     finally:
         with suppress(OSError):

@@ -79,7 +79,7 @@ def decode_image(
 ) -> DecodedImage:
     """Like `read_image`, with the true height and width.
 
-    `largest`: maximum of rows x columns, checked before decoding; `within`: the folder that the file must lie in once
+    `largest`: maximum of rows x columns, checked before decoding; `within`: the folder that the file must be in once
     links are resolved, "" for any.
     """
     content = _content(str(path), within)
@@ -161,7 +161,7 @@ def _picture(content: bytes, smallest_side: int | None, largest: int) -> Decoded
 
 
 def _grey(picture: Image.Image) -> Float:
-    """Luma (Rec. 601) in [0, 1]; transparent pixels lie over black, which is air."""
+    """Luma (Rec. 601) in [0, 1]; transparent pixels become black, which is air."""
     if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)

@@ -83,7 +83,7 @@ def turned(images: Tensor) -> Tensor:
 def crop_resize(images: Tensor, which: npt.NDArray[np.int64], boxes: Boxes, size: int) -> Tensor:
     """N crops of images: images (B, S, S) uint8, which (N,) of them each crop is from -> (N, 1, size, size) in [0, 1].
 
-    Within 0.001 of 255 grey levels of `resize_weights`' two products; a crop is the same whatever is cut beside it.
+    Within 0.001 of 255 grey levels of `resize_weights`' two products; a crop does not depend on the other crops.
     """
     return cut_turned(turned(images), which, boxes, size, Grey(mean=0.0, std=1.0))
 
@@ -104,8 +104,8 @@ def cut_turned(columns: Tensor, which: npt.NDArray[np.int64], boxes: Boxes, size
 def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
     """The rows of A: triangle weights that resample [start, start + length) of `source` pixels -> (B, size, source).
 
-    The triangle is as wide as the step when shrinking (antialiased) and one pixel when enlarging; pixels whose
-    centre lies outside the box take no part, so an integer box equals crop, then antialiased bilinear resize.
+    The triangle is as wide as the step when shrinking (antialiased) and one pixel when enlarging. Pixels
+    whose centre is outside the box take no part, so an integer box equals crop, then antialiased bilinear resize.
     """
     # In float32 a centre near pixel 128 is rounded by 4e-6, which shows as a thousandth of a grey level.
     start, length = start.double(), length.double()
@@ -151,7 +151,7 @@ def _groups(boxes: Boxes, source: int, size: int, at_once: int) -> Iterator[_Cro
 
 
 def _group(boxes: Boxes, chosen: npt.NDArray[np.int64], source: int, size: int, reach: int) -> _CropGroup:
-    """The rows that any block of a crop reaches, as many for each crop: a product works on nothing beside them."""
+    """The rows that any block of a crop reaches, as many for each crop: a product works on these alone."""
     ends = np.array([0, -(-size // BLOCK) - 1])
     lowest = _lowest(boxes.top[chosen, None], boxes.height[chosen, None], False, ends, size)
     begin = lowest.clip(0, source - reach)
@@ -164,7 +164,7 @@ def _group(boxes: Boxes, chosen: npt.NDArray[np.int64], source: int, size: int, 
 def _lowest(start: Any, length: Any, mirrored: Any, block: Any, size: int) -> Any:
     """The pixel, a multiple of 4, where the band of each block begins: all (N, 1), blocks (n,) -> (N, n).
 
-    Of arrays and of tensors alike: the host must know how long lines are, and the device where each band lies.
+    Of arrays and of tensors alike: the host must know how long lines are, and the device where each band is.
     """
     step = length / size
     first = _first_centre(start, length, mirrored, block, size)
@@ -229,7 +229,7 @@ def _two_products(images: Tensor, crops: _Crops, size: int, group: _CropGroup, g
     lines = crops.begin[0, :, :, None] + pixel  # (N, blocks, reach)
     bands = _windows(images, group.tall, _BYTES)[crops.which[0, :, None, None], lines, (top // _BYTES)[:, None]]
     bands = bands.view(torch.uint8).flatten(0, 1).float()  # (N * blocks, reach, tall)
-    # Standardised here, while it lies in the cache: weights down the columns sum to 1.
+    # Standardised here, while it is in the cache: weights down the columns sum to 1.
     offset = along.new_full((1, 1, 1), -grey.mean / grey.std)
     across = torch.baddbmm(offset, along, bands, alpha=1 / (255 * grey.std)).view(count, -1, group.tall)
     begin = (crops.begin[1] - top)[:, :, None] // _FLOATS  # (N, blocks, 1)
@@ -250,6 +250,6 @@ def _windows(lines: Tensor, length: int, unit: int) -> Tensor:
 
 
 def _in_long_runs(crops: Tensor) -> Tensor:
-    """Crops (N, size, size) one a line, for copying; seen four numbers at a time where there are so many."""
+    """Crops (N, size, size) one a line, for copying; as four numbers at a time if their size allows."""
     numbers = crops.flatten(1)
     return numbers if numbers.shape[1] % 4 else numbers.view(torch.complex128)

@@ -112,7 +112,7 @@ def time_images(paths: Sequence[str], size: int, limits: Limits) -> tuple[float,
 def begun_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int, ShardRecord]:
     """The records of an earlier run's finished shards; refuses a folder that holds anything else.
 
-    `marker` is what must not change between two runs of one ingest, as it stands in `plan.json`.
+    `marker` is what must not change between two runs of one ingest, as `plan.json` has it.
     """
     if not out.exists():
         return {}

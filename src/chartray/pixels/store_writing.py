@@ -71,7 +71,7 @@ def content_hash(size: int, cohort: pa.Table, digests: bytes) -> str:
     digest.update(metadata.model_dump_json().encode())
     sink = pa.BufferOutputStream()
     rows = cohort.drop_columns(["path"]).replace_schema_metadata(None).combine_chunks()
-    # What lies in memory under a null depends on how the rows were read; once taken, it is always the same.
+    # The memory under a null depends on how the rows were read; once taken, it is always the same.
     rows = rows.take(arrow_numbers(np.arange(rows.num_rows, dtype=np.int64))).combine_chunks()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)

@@ -65,7 +65,7 @@ def chexpert_cohort(root: Path) -> Cohort:
         raise InputError(f"expected train.csv, valid.csv or test.csv in {root}, found {folder_content(root)}")
     rows = pa.concat_tables(parts, promote_options="default").combine_chunks()
     where = " and ".join(str(file) for file in files)
-    identifiers(rows["patient_id"], "patient", where)  # refuses patient1 beside patient00001
+    identifiers(rows["patient_id"], "patient", where)  # refuses patient1 together with patient00001
     refuse_shared_patients(rows["patient_id"], rows["split"], where)
     cells = {name: rows[name] for name in CHEXPERT_LABELS if name in rows.column_names}
     named = {

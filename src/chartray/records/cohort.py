@@ -153,7 +153,7 @@ def refuse_shared_patients(patients: Any, splits: Any, where: str) -> None:
 
 
 def write_cohort(cohort: Cohort, out: Path) -> None:
-    """Writes `out` and `<stem>.flow.json` beside it, as `records.cohort_files` says.
+    """Writes `out` and `<stem>.flow.json` next to it, as `records.cohort_files` says.
 
     Raises InputError if the table breaks the contract or `out` is not a cohort, OutputError if it cannot be written.
     """
@@ -209,7 +209,8 @@ def describe(cohort: Cohort) -> str:
         why = f" ({step.why})" if step.why else ""
         lines.append(f"  {step.step}: {step.rows_in} -> {step.rows_out}{why}")
     if cohort.links:
-        lines.append("  links: " + ", ".join(f"{name} {count}" for name, count in cohort.links.items()))
+        named = {name.replace("films", "images").replace("_", " "): count for name, count in cohort.links.items()}
+        lines.append("  links: " + ", ".join(f"{name} {count}" for name, count in named.items()))
     for split, size in content["splits"].items():
         empty = "" if size["images"] else " (this split is empty)"
         lines.append(f"  {split}: {size['images']} images of {size['patients']} patients{empty}")

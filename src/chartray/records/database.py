@@ -1,4 +1,4 @@
-"""Connections to databases, in a module of their own because the import of Ibis takes a second."""
+"""Connections to databases, in their own module because the import of Ibis takes a second."""
 
 from typing import Any
 

@@ -138,7 +138,7 @@ def identifiers(
 
 
 def canonical_ids(column: pa.Array | pa.ChunkedArray, what: str, where: str, *, exact: bool = False) -> pa.StringArray:
-    """As `identifiers`, but ids may look alike."""
+    """As `identifiers`, but similar ids are accepted."""
     encoded = _texts(column, what, where).dictionary_encode()
     spellings = cast(pa.StringArray, encoded.dictionary)
     canonical, _ = _canonical(spellings, encoded.indices, what, where, exact=exact)
@@ -304,7 +304,7 @@ def _difference(a: str, b: str) -> str:
         return "a decimal .0"
     if re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", a) == re.sub(r"^([^0-9]*)0+(?=[0-9])", r"\1", b):
         return "leading zeros"
-    return "characters that look alike, or in several of case, blanks, leading zeros and a decimal .0"
+    return "similar characters, or several of case, blanks, leading zeros and a decimal .0"
 
 
 def _refuse(

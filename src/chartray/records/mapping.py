@@ -86,7 +86,7 @@ class Cells(BaseModel):
 
     @property
     def interval(self) -> bool:
-        """Whether it is true if the image (day 0) lies between two offsets."""
+        """Whether it is true if the image (day 0) is between two offsets."""
         return getattr(self, "kind", None) == "interval"
 
     def check_interval(self) -> None:

@@ -109,7 +109,7 @@ def _linked_strict(images: ImageTimes, encounters: Stays, icu_stays: Spans) -> _
 
 
 def _linked_published(images: ImageTimes, admissions: Spans, icu_stays: Spans) -> _Linked:
-    """An image without a date may lie in any stay; of several stays the last in table order is linked."""
+    """An image without a date may be in any stay; of several stays the last in table order is linked."""
     dateless = np.isnat(images.at)
     links, perhaps = [], []
     for each in (admissions, icu_stays):
@@ -212,7 +212,7 @@ def _undated(missing: dict[str, dict[str, int]]) -> list[DataWarning]:
 
 
 def _early(images: ImageTimes, admissions: Stays, links: Links) -> int:
-    """How many images lie between an emergency registration and its admission."""
+    """How many images are between an emergency registration and its admission."""
     return int((images.at[links.found] < admissions.begins[links.stay[links.found]]).sum())
 
 

@@ -133,7 +133,7 @@ def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Moments:
         if pc.any(zoned).as_py():
             row = int(np.flatnonzero(zoned.fill_null(False).to_numpy(zero_copy_only=False))[0]) + 1
             raise InputError(
-                f"expected times without a time zone as {column} of {file}, found one with a zone in data row {row}; "
+                f"expected times without a time zone as {column} of {file}, found a time zone in data row {row}; "
                 "export them without, as StudyTime"
             ) from None
         read = by_cell(texts, written_moment, MICROSECONDS)

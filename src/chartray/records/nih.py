@@ -54,7 +54,7 @@ def nih_cohort(root: Path) -> Cohort:
 
     With `test_list.txt` and `train_val_list.txt` (or the names that `nih_lists` accepts) the test split is the official
     one, and train and validate are drawn by patient from the other list. Without them all three are drawn, with a
-    warning. Images lie in `images_001/images` ... or `images/` and may be absent. Raises InputError for a missing file
+    warning. Images are in `images_001/images` ... or `images/` and may be absent. Raises InputError for a missing file
     or column, and for a patient in both lists.
     """
     root = need_folder(root, "NIH ChestX-ray14")

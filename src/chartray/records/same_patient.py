@@ -43,7 +43,7 @@ def checked_same(same: Any) -> Any:
 def merging(same: Same, mapping: Path, *, exact: bool = False) -> Merging | None:
     """The ids of one patient according to the `mapping` file; None if it has no `same_patient`.
 
-    The first id of a list replaces the others; a csv lies beside the `mapping`; `exact` as for `identifiers`.
+    The first id of a list replaces the others; a csv is in the folder of the `mapping`; `exact` as for `identifiers`.
     Raises InputError for a csv in another form, a cell without an id, and an id with two replacements.
     """
     if same is None:

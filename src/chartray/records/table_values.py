@@ -62,7 +62,7 @@ def label_cells(rows: pa.Table, mapping: LabelMapping) -> LabelCells:
 
 
 def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, int]]:
-    """Whether the image (day 0) lies between two offsets, inclusive; one known offset can be enough for false."""
+    """Whether the image (day 0) is between two offsets, inclusive; one known offset can be enough for false."""
     texts = [rows[column].combine_chunks() for column in (mapping.starts, mapping.ends)]
     starts, ends = (by_cell(text, number, pa.float64()) for text in texts)
     backwards = pc.fill_null(pc.greater(starts, ends), False)

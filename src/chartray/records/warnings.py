@@ -63,7 +63,7 @@ def undecided(rows: pa.Table, plan: TableMapping) -> dict[str, str]:
 def _day_only(rows: pa.Table, mapping: VariableMapping) -> str | None:
     """A note on an interval in whole days without `known_at_film`; None for every other variable.
 
-    Day 0 lies inside it, but a stay that begins on the day of the image may begin hours after the image.
+    Day 0 is inside it, but a stay that begins on the day of the image may begin hours after the image.
     """
     if mapping.kind != "interval" or mapping.known_at_film is not None:
         return None

@@ -109,14 +109,14 @@ class DataSetAudit(NamedTuple):
 
     @property
     def has_rows(self) -> bool:
-        """Whether anything but leakage was looked for here."""
+        """Whether this data set has parts other than leakage."""
         return bool(
             self.probes or self.differences or self.not_measured or self.subgroups or self.suppressed or self.removals
         )
 
 
 class AuditSection(NamedTuple):
-    """What `audit.html.j2` draws; `shared` are leaks in words, `compared` the data sets that the check looked at.
+    """What `audit.html.j2` draws; `shared` are leaks in words, `compared` the data sets that were checked.
 
     `checked` is false where there was no leakage check; `notes` say what it could not compare.
     """
@@ -266,7 +266,7 @@ def _probe_lines(probes: Sequence[AttributeProbe], arms: Sequence[Arm]) -> list[
     for attribute, level, metric in dict.fromkeys((row.attribute, row.level, row.metric) for row in probes):
         rows = [row for row in probes if (row.attribute, row.level, row.metric) == (attribute, level, metric)]
         images = None if all(row.reason == "too few patients" for row in rows) else rows[0].n
-        said = [row.replaced(reason=f"cannot be told ({row.reason})") if row.reason else row for row in rows]
+        said = [row.replaced(reason=f"not available ({row.reason})") if row.reason else row for row in rows]
         found.append(ProbeLine(attribute, level or "", _METRICS.get(metric, metric), images, _cells(said, arms)))
     return found
 

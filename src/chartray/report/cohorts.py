@@ -147,7 +147,7 @@ def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Pre
         rules=flow.rules or (metadata.rules if cohort is not None else ""),
         steps=_steps(flow),
         notes=[f"{each.of}: {each.what}" for each in flow.cautions],
-        links=list(flow.links.items()),
+        links=[(name.replace("films", "images"), count) for name, count in flow.links.items()],
         splits=_splits(cohort) if cohort is not None else [],
         missing=_missing(cohort, metadata, flow.missing) if cohort is not None else [],
         labels=_labels(cohort) if cohort is not None else [],

@@ -104,7 +104,7 @@ def roc(truth: NDArray[np.float64], score: NDArray[np.float64]) -> Points:
 def precision_recall(truth: NDArray[np.float64], score: NDArray[np.float64]) -> Points:
     """Recall and precision, arguments as `roc`.
 
-    At recall 0 stands the first precision, where scikit-learn puts 1, a value that no threshold reaches.
+    At recall 0 it has the first precision. scikit-learn puts 1 there, a value that no threshold reaches.
 
     >>> [values.tolist() for values in precision_recall(np.array([0., 1.]), np.array([.2, .9]))]
     [[0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]

@@ -26,8 +26,8 @@ from chartray.results.schema import MACRO, CalibrationBin, Score
 
 # What is drawn of metrics.jsonl: the field, its title, its unit, and what a reader should styles for.
 QUANTITIES = (
-    ("loss", "Loss", "nats", "falls, then flattens; its level says nothing about quality"),
-    ("cross_entropy", "Cross-entropy", "nats", "the anchor's assignments against the target's"),
+    ("loss", "Loss", "nats", "falls, then flattens; its level does not measure quality"),
+    ("cross_entropy", "Cross-entropy", "nats", "cross-entropy of the anchor's and the target's assignments"),
     (
         "mean_entropy",
         "Mean-entropy term",
@@ -44,7 +44,7 @@ QUANTITIES = (
         "near 0: the assignments do not depend on the image",
     ),
     ("health.effective_rank", "Effective rank of embeddings", "dimensions", "near 1: collapse"),
-    ("health.spread", "Spread of embeddings", "share of their mean", "near 0: all embeddings are alike"),
+    ("health.spread", "Spread of embeddings", "share of their mean", "near 0: all embeddings are nearly equal"),
     ("health.agreement", "Target and anchor agreement", "share", "1 from the start: the task is too easy"),
     ("health.knn_auroc", "Neighbour probe on validation", "macro AUROC", "the only curve here that measures quality"),
 )
@@ -72,7 +72,7 @@ def series_of(run: PretrainingRun, field: str) -> Series:
 
 
 class LabelFigure(NamedTuple):
-    """ROC and precision-recall of one label, beside each other."""
+    """ROC and precision-recall of one label, side by side."""
 
     title: str
     note: str

@@ -1,4 +1,4 @@
-"""Different things under one name are told apart, or refused, before anything is averaged over seeds."""
+"""Different things under one name get different names, or are refused, before anything is averaged over seeds."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -62,9 +62,9 @@ def names_of(
 def under_names(
     runs: Sequence[PretrainingRun], results: Sequence[Results], audits: Sequence[AuditResults] = ()
 ) -> tuple[list[PretrainingRun], list[Results], list[AuditResults]]:
-    """Runs, results and audits under names that tell them apart.
+    """Runs, results and audits under distinct names.
 
-    Raises InputError where one data set stands for stores of different content.
+    Raises InputError where one data set has stores of different content.
     """
     _refuse_other_stores(results)
     recipes: dict[Arm, set[str | None]] = {}
@@ -140,7 +140,7 @@ def _refuse_other_stores(results: Sequence[Results]) -> None:
 
 
 def _agree(baselines: Sequence[Score]) -> bool:
-    """Whether a baseline beside several settings is one measurement: all scores of one seed are the same."""
+    """Whether a baseline of several settings is one measurement: all scores of one seed are the same."""
     values: dict[tuple[object, ...], list[float]] = {}
     for one in baselines:
         if one.value is not None:

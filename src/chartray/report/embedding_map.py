@@ -254,7 +254,7 @@ def _plot(source: ColumnDataSource, images: bool) -> Any:
 
 
 def json_island(value: Any) -> str:
-    """JSON that may stand inside a script element."""
+    """JSON that is safe inside a script element."""
     return json.dumps(value, separators=(",", ":"), default=_plain).replace("<", "\\u003c")
 
 

@@ -1,7 +1,7 @@
 """Figures: panels drawn alone for the page (SVG that follows its colours) and in a grid for print (SVG and PDF).
 
 A panel is a drawing function for one set of axes, so that the page can lay panels out for any width while the SVG and
-PDF files beside it hold the same drawing as one figure.
+PDF files hold the same drawing as one figure.
 """
 
 import io
@@ -25,7 +25,7 @@ from chartray.results.arm import Arm
 # Inches under the axes for tick labels and the axis title.
 BOTTOM = 0.48
 PAPER, INK, MUTED, RULE = "#fbfbf9", "#1b2430", "#5b6675", "#d5dae1"
-# Mostly Okabe and Ito's colours: usual arms can be told apart in deuteranopia and protanopia (tests say how far), in
+# Mostly Okabe and Ito's colours: usual arms are distinct in deuteranopia and protanopia (tests say how far), in
 # light and dark; marker and line style say the same without colour.
 _CHART_COLOURS = ("#0072b2", "#56b4e9", "#44aa99", "#117733")
 _FIXED: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
@@ -90,7 +90,7 @@ class Panel(NamedTuple):
 
 
 class DrawnPanel(NamedTuple):
-    """A panel on the page: its title, what to look for, and the SVG element."""
+    """A panel on the page: its title, how to read it, and the SVG element."""
 
     title: str
     note: str
@@ -197,7 +197,7 @@ def save_grid(panels: Sequence[Panel], styles: Mapping[Arm, Style], stem: Path, 
         stem.parent.mkdir(parents=True, exist_ok=True)
         files = [stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.pdf")]
         for file, clock in zip(files, ("Date", "CreationDate"), strict=True):
-            drawn = io.BytesIO()  # matplotlib's PDF, left half written on a full disk, says so with an error of its own
+            drawn = io.BytesIO()  # matplotlib's PDF on a full disk raises its own error
             figure.savefig(drawn, format=file.suffix[1:], metadata={clock: None})
             file.write_bytes(drawn.getvalue())
     return files

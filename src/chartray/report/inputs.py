@@ -6,13 +6,10 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import ConfigDict
 
 from chartray.config.pretrain import Config, load_saved
 from chartray.errors import InputError
-from chartray.flow import CohortFlow
 from chartray.networks.description import Provenance
-from chartray.outputs.json_file import parsed_record, read_json
 from chartray.outputs.opening import SealedFolder
 from chartray.outputs.seal import sha256
 from chartray.results.arm import Arm
@@ -36,26 +33,7 @@ from chartray.results.schema import (
     Score,
     SubgroupRow,
 )
-
-
-class RunManifest(Provenance):
-    """manifest.json of a RUN: the provenance of its encoder, how far it came, and the flow of its cohort."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-
-    status: str
-    chartray: str
-    torch: str
-    timm: str
-    source: str
-    films: int
-    steps: int
-    warmup_steps: int
-    peak_learning_rate: float
-    ehr_in: int
-    config_sha256: str
-    metrics_sha256: str | None = None  # written when the run ends
-    flow: CohortFlow | None = None
+from chartray.training.manifest import RunManifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -86,7 +64,7 @@ class Results:
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Where it is."""
         return self.files.folder
 
     @property
@@ -155,14 +133,13 @@ class AuditResults:
 
 def read_run(folder: Path) -> PretrainingRun:
     """Raises InputError where `folder` is no run, or one of its files is damaged or of another form."""
-    file = folder / "manifest.json"
-    manifest = parsed_record(RunManifest, read_json(file, "the manifest of a run of `chartray pretrain`"), str(file))
+    manifest = read_manifest(folder)
     config, metrics = folder / "config.yaml", folder / "metrics.jsonl"
     for written, digest in ((config, manifest.config_sha256), (metrics, manifest.metrics_sha256)):
         if digest is not None and (not written.is_file() or sha256(written) != digest):
             raise InputError(
                 f"expected {written} as the run wrote it, found {'other content' if written.is_file() else 'no file'} "
-                "(its manifest.json has the SHA-256): it was damaged or edited; take a whole copy of the run"
+                "(its manifest.json has the SHA-256): it was damaged or edited; restore a complete copy of the run"
             )
     steps = _steps(metrics) if metrics.is_file() else []
     return PretrainingRun(folder, load_saved(config), manifest, steps, arm_of_run(manifest))

@@ -1,4 +1,4 @@
-"""The methods paragraph's second half: what was measured beside AUROC, how arms were compared, what was audited."""
+"""The methods paragraph's second half: what was measured besides AUROC, how arms were compared, what was audited."""
 
 from collections.abc import Iterable, Sequence
 

@@ -38,7 +38,7 @@ def seeds_by_arm(runs: Sequence[PretrainingRun]) -> str:
         seeds.setdefault(run.arm.title, set()).add(run.manifest.seed)
     counts = {title: f"{len(there)} seed{'' if len(there) == 1 else 's'}" for title, there in seeds.items()}
     if len(set(counts.values())) == 1:
-        # A chart of several variables has commas of its own.
+        # A chart of several variables contains commas itself.
         return f"{'; '.join(counts)}; {next(iter(counts.values()))}{' each' if len(counts) > 1 else ''}"
     return "; ".join(f"{title}: {count}" for title, count in counts.items())
 

@@ -1,4 +1,4 @@
-"""What the report says: the content of one self-contained HTML page, and its figures as SVG and PDF beside it."""
+"""What the report says: the content of one self-contained HTML page, and its figures as SVG and PDF files."""
 
 import re
 from collections.abc import Sequence

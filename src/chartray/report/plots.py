@@ -154,7 +154,7 @@ def shares_panel(
     def draw(axes: Axes) -> None:
         for place, (arm, found) in enumerate(points.items()):
             style = styles[arm]
-            # Marks of one share stand beside each other, so that no interval hides another.
+            # Marks of one share are side by side, so that no interval hides another.
             x = np.array([100 * share for share, _ in found]) * 1.045 ** (place - (len(points) - 1) / 2)
             axes.plot(x, [one.value for _, one in found], color=style.colour, linestyle=style.line, lw=1.2)
             for at, (_, one) in zip(x, found, strict=True):
@@ -208,7 +208,7 @@ def forest_panel(
             axes.axvline(0, color=INK, linewidth=0.9)
         top = 0.0
         for (_, intervals), words, head, height in zip(rows, names, heads, lines, strict=True):
-            # The name stands on the plot's ground, so that no line runs through it.
+            # The name is on the plot's background, so that no line runs through it.
             ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
             place = axes.get_yaxis_transform()
             for line, part in enumerate(words):

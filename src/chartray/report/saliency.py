@@ -86,7 +86,7 @@ class GalleryRow(NamedTuple):
 
 
 class AgreementRow(NamedTuple):
-    """How often neighbours share a finding, in words; `more` where the interval lies above the rate of all images."""
+    """How often neighbours share a finding, in words; `more` where the interval is above the rate of all images."""
 
     label: str
     neighbours: str
@@ -214,7 +214,7 @@ def _image(uri: str, box: tuple[int, int], name: str = "", more: str = "") -> st
 
 
 def _over(name: str, values: MapValues, low: float, high: float, box: tuple[int, int]) -> str:
-    """A map over the image `name`, patch by patch: nothing is smoothed, so nothing looks finer than it is."""
+    """A map over the image `name`, patch by patch: it is not smoothed, so it shows its true resolution."""
     more = ' opacity="0.72" style="image-rendering: pixelated"'
     return f'<use href="#{name}"/>' + _image(_png(values, low, high), box, more=more)
 
@@ -305,7 +305,7 @@ def _says_alike(gallery: Gallery) -> list[str]:
     found = []
     if rows:
         few = f"; {len(without)} have no interval, with too few patients or no variation" if without else ""
-        which = f"For {', '.join(more)}, the" if more else "For no finding is it shown that the"
+        which = f"For {', '.join(more)}, the" if more else "It is not shown for any finding that the"
         found.append(
             f"{which} five nearest images of other patients share the finding more often than its rate among all "
             f"images ({len(more)} of {len(rows)} findings{few}; 95 % intervals by patient, not corrected for the "

@@ -79,7 +79,7 @@ def selection(scores: Sequence[Score]) -> Selection:
 def chosen(scores: Iterable[Score], which: Selection) -> list[Score]:
     """The scores of a selection, each (arm, run, seed, place, label, metric) once.
 
-    A baseline that was scored beside several runs with one seed is one measurement. Image + chart is kept on the
+    A baseline that was scored with several runs of one seed is one measurement. Image + chart is kept on the
     encoder that saw no chart, where there is one: this is the upper reference for pretraining with the chart. Raises
     InputError where two scores of one thing differ.
     """
@@ -154,7 +154,7 @@ def five_lines(results: Sequence[Score], comparisons: Sequence[Comparison]) -> l
     trained = [arm for arm in arms if not arm.is_baseline]
     runs = len({(one.arm, one.run, one.pretraining_seed) for one in rows if one.arm in trained})
     beside = [arm.title for arm in arms if arm.is_baseline]
-    # The title of a control has a comma of its own.
+    # The title of a control contains a comma itself.
     first = f"{_plural(runs, 'pretraining run')} ({'; '.join(arm.title for arm in trained) or 'none'})"
     first += (
         f", {which.protocol} probe, {which.split} images of {', '.join(map(dataset_name, places)) or 'no data set'}"
@@ -274,12 +274,12 @@ def _against_baseline(arm: Arm, baseline: str, pairs: Sequence[Comparison], seed
         return Statement("no claim", sentence)
     behind = min(one.seeds for one in enough)
     ours = f"Pretraining ({arm.title}{f', {behind} of {seeds} seeds' if behind < seeds else ''})"
-    better, worse = f"{ours} beats {baseline} in macro AUROC", f"{ours} falls short of {baseline} in macro AUROC"
+    better, worse = f"{ours} beats {baseline} in macro AUROC", f"{ours}is below {baseline} in macro AUROC"
     return _with_few(_spoken(better, worse, f"{ours} against {baseline}", enough), few, fewest)
 
 
 def _against(arm: Arm, baseline: str, pairs: Mapping[tuple[Arm, Arm], list[Comparison]]) -> list[Comparison]:
-    """The comparisons of `arm` with the baseline that it was scored beside."""
+    """The comparisons of `arm` with the baseline that was scored with it."""
     return [one for (a, b), found in pairs.items() if a == arm and b.control == baseline for one in found]
 
 

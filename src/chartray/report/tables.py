@@ -317,7 +317,7 @@ def study_table(scores: Sequence[Score], studies: Sequence[Score], place: str) -
 
 
 def delong_words(scores: Sequence[Score], place: str) -> str:
-    """How wide intervals by patient are beside DeLong's, which take images as independent; "" where none were made."""
+    """How wide intervals by patient are against DeLong's, which take images as independent; "" without these."""
     ratios = []
     for one in scores:
         ends = one.ci_low, one.ci_high, one.delong_low, one.delong_high

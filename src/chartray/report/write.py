@@ -56,5 +56,5 @@ def check_report_replaceable(out: Path) -> None:
 
 
 def _is_of_others(name: str) -> bool:
-    """Whether a file beside an earlier report is somebody else's, and stays."""
+    """Whether a file next to an earlier report is not Chartray's, and is kept."""
     return name not in (_PAGE, SUMS_FILE) and not name.startswith(f"{_FIGURES}/")

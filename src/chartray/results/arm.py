@@ -1,4 +1,4 @@
-"""What is compared: how an encoder was pretrained, or which baseline was scored beside it; and what it is called."""
+"""What is compared: how an encoder was pretrained, or which baseline was scored with it; and what it is called."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-# What is scored beside an encoder: baselines without pretraining, and one that reads its embedding and the chart.
+# What is scored with an encoder: baselines without pretraining, and one that reads its embedding and the chart.
 UNTRAINED, PIXELS, CHART_ONLY, IMAGE_CHART = BASELINES = ("untrained", "pixels", "chart-only", "image+chart")
 CHART_BASELINES = (CHART_ONLY, IMAGE_CHART)
 NO_CHART = "no chart"
@@ -18,7 +18,7 @@ _KINDS = ("chart", "none", "control", "baseline")
 
 @dataclass(frozen=True)
 class Arm:
-    """One column of every table: how an encoder was pretrained, or which baseline was scored beside it."""
+    """One column of every table: how an encoder was pretrained, or which baseline was scored with it."""
 
     chart: str = Field(default="none", description="the feature set of the chart; none: without a chart")
     control: str = Field(
@@ -72,7 +72,7 @@ class Arm:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it was scored beside an encoder rather than pretrained."""
+        """Whether it is a baseline that was scored with an encoder, and not pretrained."""
         return self.kind == "baseline"
 
     @property
@@ -102,7 +102,7 @@ def arm_of(
     """The arm that a run's provenance or a baseline's chart and control name; `base` is the encoder it was scored with.
 
     The untrained encoder and plain pixels are one arm each for one kind of settings, whatever run they were scored
-    beside.
+    with.
     """
     chart, control = chart or "none", control or "none"
     objective, settings = (objective or MSN).lower(), settings or ""

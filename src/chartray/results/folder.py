@@ -1,6 +1,6 @@
 """The results folder of evaluate, compare and audit: the one writer and the one reader of its rows and manifests.
 
-What stands in each file is in `results.schema` (rows) and `results.manifest` (how they came about).
+The content of each file is in `results.schema` (rows) and `results.manifest` (how they came about).
 """
 
 import json
@@ -76,7 +76,7 @@ _KINDS: Mapping[str, tuple[str, type[Manifest]]] = {
     COMPARE_FILE: ("a comparison", ComparisonManifest),
     AUDIT_FILE: ("an audit", AuditManifest),
 }
-# What lies in a folder of each kind beside its manifest, and nothing else.
+# The files that a folder of each kind may hold other than its manifest.
 _HOLDS = {
     MANIFEST_FILE: {
         *(RESULTS_FILE, STUDIES_FILE, DRAWS_FILE, CALIBRATION_FILE, COMPARISONS_FILE, THRESHOLDS_FILE),
@@ -98,7 +98,7 @@ class ResultsFolder(NamedTuple, Generic[ManifestT]):
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Where it is."""
         return self.files.folder
 
     @property
@@ -137,7 +137,7 @@ class ResultsFolder(NamedTuple, Generic[ManifestT]):
         if counted is not None and (rows is None or sum(row.count > 0 for row in rows) != counted):
             raise InputError(
                 f"expected {counted} leak{'' if counted == 1 else 's'} in {self.folder / LEAKS_FILE}, as {AUDIT_FILE} "
-                "beside it counts, found another number; make this audit again"
+                "counts, found another number; make this audit again"
             )
         return rows
 

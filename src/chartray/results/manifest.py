@@ -1,6 +1,6 @@
-"""What evaluation.json, compare.json and audit.json say: how the rows beside them came about, as typed records."""
+"""What evaluation.json, compare.json and audit.json say: how the rows of the folder were made, as typed records."""
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -19,7 +19,7 @@ Made = Annotated[Provenance, PlainSerializer(lambda made: made.model_dump(exclud
 class EncoderEntry(Record):
     """The encoder that was evaluated or audited."""
 
-    run: str = Field("", description="what it is called: its run, else its folder's name")
+    run: str = Field("", description="its name: that of its run, else of its folder")
     path: str = Field("", description="the RUN or encoder folder")
     size: int | None = Field(None, description="side of the image it takes, in pixels")
     grey_mean: float | None = Field(None, description="mean grey of its training images")
@@ -95,8 +95,8 @@ class Counts(Record):
 class SubsetEntry(Record):
     """One training subset."""
 
-    train: Counts = Field(description="what was fitted on")
-    validate_: Counts = Field(alias="validate", description="what was chosen on")
+    train: Counts = Field(description="images that probes were fitted on")
+    validate_: Counts = Field(alias="validate", description="images that hyperparameters were chosen on")
 
 
 class FractionEntry(Record):
@@ -107,7 +107,7 @@ class FractionEntry(Record):
 
 
 class SaliencyEntry(Record):
-    """The saliency maps beside the rows."""
+    """The saliency maps of the folder."""
 
     films: int = Field(description="images that are shown")
     reason: str | None = Field(None, description="why there are none")
@@ -158,7 +158,7 @@ class EvaluationManifest(Manifest):
     )
     saliency: SaliencyEntry | None = Field(None, description="saliency maps")
     test_split_touched: bool = Field(False, description="whether the test split was scored")
-    notes: Texts = Field((), description="what a reader should know")
+    notes: Texts = Field((), description="notes for the reader")
 
 
 class MemberEntry(Record):
@@ -214,7 +214,7 @@ class AuditManifest(Manifest):
     leaks: int | None = Field(None, description="rows of leaks.jsonl with a count above 0; null: no leakage check")
     left_out: dict[str, str] = Field(default_factory=dict, description="what was not audited, and why")
     test_split_touched: bool = Field(False, description="whether the test split was scored")
-    notes: Texts = Field((), description="what a reader should know")
+    notes: Texts = Field((), description="notes for the reader")
 
 
 def arm_of_run(made: Provenance) -> Arm:
@@ -222,6 +222,6 @@ def arm_of_run(made: Provenance) -> Arm:
     return arm_of(made.chart, made.control, made.chart_use, objective=made.objective, settings=made.settings_hash)
 
 
-def identity(provenance: Provenance) -> dict[str, Any]:
+def identity(provenance: Provenance) -> dict[str, str | int | None]:
     """What tells an encoder from all others."""
     return {name: getattr(provenance, name) for name in IDENTITY}

@@ -38,10 +38,14 @@ class MappedImage(ChosenImage):
 class SaliencyControl(Record):
     """Mean correlations of maps: near 1 they say nothing of the image, or nothing that was learnt."""
 
-    rollout_between_films: Number = Field(None, description="of the rollout maps of two images")
-    rollout_with_untrained: Number = Field(None, description="of rollout maps with those of the untrained encoder")
-    similarity_between_films: Number = Field(None, description="of the similarity maps of two images")
-    similarity_with_untrained: Number = Field(None, description="of similarity maps with the untrained encoder's")
+    rollout_between_films: Number = Field(None, description="correlation of the rollout maps of two images")
+    rollout_with_untrained: Number = Field(
+        None, description="correlation of rollout maps with those of the untrained encoder"
+    )
+    similarity_between_films: Number = Field(None, description="correlation of the similarity maps of two images")
+    similarity_with_untrained: Number = Field(
+        None, description="correlation of similarity maps with the untrained encoder's"
+    )
 
 
 class SaliencyMaps(Record):
@@ -54,7 +58,7 @@ class SaliencyMaps(Record):
     places: Annotated[
         tuple[Annotated[tuple[float, float], BeforeValidator(as_tuple)], ...], BeforeValidator(as_tuple)
     ] = Field((), description="query patches, as shares of height and width")
-    control: SaliencyControl = Field(description="how much the maps differ")
+    control: SaliencyControl = Field(description="how much the maps depend on image and training")
     films: Annotated[tuple[MappedImage, ...], BeforeValidator(as_tuple)] = Field((), description="the images")
 
 

@@ -33,7 +33,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(as_tuple)]
 Said = Annotated[Verdict | None, BeforeValidator(_verdict)]
 
-# The fields of an arm as they stand in a row, in which the two arms of a comparison have the endings _a and _b.
+# The fields of an arm in a row, in which the two arms of a comparison have the endings _a and _b.
 ARM_COLUMNS = {
     "chart": "chart",
     "control": "control",
@@ -111,7 +111,7 @@ class Score(MeasuredRow, Interval):
     arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
 
     arm: Arm = Field(description="what was scored")
-    run: str = Field(description="the encoder's run; in rows of a baseline the run that it was scored beside")
+    run: str = Field(description="the encoder's run; in rows of a baseline the run that it was scored with")
     store: str = Field("", description="name of the folder of the store that is scored")
     label: str = Field(description="a label of STORE, or `macro`: the mean over `labels`")
     metric: str = Field(description="auroc, average_precision, brier, ece, sensitivity or specificity")
@@ -176,7 +176,8 @@ class Comparison(MeasuredRow, Interval):
     value_b: Number = Field(None, description="value of b")
     p: Number = Field(None, description="two-sided p: of t where both arms have two seeds, else of the resamples")
     p_holm: Number = Field(
-        None, description="Holm's p over the labels of this pair, data set, fraction and metric; the macro stands alone"
+        None,
+        description="Holm's p over the labels of this pair, data set, fraction and metric; that of the macro is p",
     )
     delong_p: Number = Field(None, description="auroc, one seed and one draw: DeLong's p, images independent")
     delong_patient_p: Number = Field(None, description="the same clustered by patient")
@@ -191,11 +192,9 @@ class Comparison(MeasuredRow, Interval):
     seed_correlation: Number = Field(None, description="paired seeds: correlation of the arms' values over seeds")
     run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
-    verdict: Said = Field(
-        None, description="what may be said (`results.verdict`), from p_holm; null where there is no p"
-    )
+    verdict: Said = Field(None, description="the verdict (`results.verdict`), from p_holm; null where there is no p")
     claim: str | None = Field(None, description="why nothing may be claimed; null where a claim is possible")
-    note: str | None = Field(None, description="in what the two were not pretrained alike")
+    note: str | None = Field(None, description="settings in which the pretraining of the two differs")
 
 
 class CalibrationBin(Interval):
@@ -210,10 +209,10 @@ class CalibrationBin(Interval):
     protocol: str = Field(description="linear, knn, finetune or published")
     split: str = Field(description="the split that is scored")
     fraction: float = Field(1.0, description="share of the training patients that was learnt from")
-    draw: int = Field(0, description="the random training subset: the first")
+    draw: int = Field(0, description="the random training subset: always the first")
     label: str = Field(description="a label")
     bin: int = Field(description="number of the bin, from 0, by rising score")
-    bins: int = Field(description="how many bins there are")
+    bins: int = Field(description="number of bins")
     n: int = Field(description="images in the bin")
     score: Number = Field(None, description="their mean score")
     observed: Number = Field(None, description="share of them that is positive; the interval is of this")
@@ -232,7 +231,7 @@ class Prediction(Record):
     patient_id: str = Field(description="its patient")
     label: str = Field(description="a label of STORE")
     truth: float | None = Field(None, description="1 or 0; null: ignored")
-    score: float = Field(description="what the arm's probe says; higher is more likely")
+    score: float = Field(description="the score of the arm's probe; higher is more likely")
     draw: int = Field(0, description="the random training subset, from 0")
     dataset: str = Field(description="the data set that is scored")
     split: str = Field(description="the split that is scored")
@@ -245,7 +244,7 @@ class Prediction(Record):
 class AuditPrediction(Record):
     """A row of predictions.parquet of an audit: every number of the audit can be computed from these."""
 
-    part: Literal["readability", "disease", "removed"] = Field(description="which part of the audit it is of")
+    part: Literal["readability", "disease", "removed"] = Field(description="the part of the audit")
     run: str = Field(description="the encoder's run")
     control: str = Field(description="the arm's control or baseline")
     chart: str = Field(description="the arm's chart")
@@ -256,7 +255,7 @@ class AuditPrediction(Record):
     image_id: str = Field(description="the image")
     patient_id: str = Field(description="its patient")
     truth: float | None = Field(None, description="the truth; null: not known")
-    score: float = Field(description="what the probe says")
+    score: float = Field(description="the score of the probe")
 
 
 class Embedding(Record):
@@ -290,8 +289,8 @@ class AttributeProbe(AuditRow):
     arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
 
     part: Literal["readability"] = Field("readability", description="the kind of the row")
-    arm: Arm = Field(description="whose features")
-    run: str = Field(description="the run, or the run that a baseline was scored beside")
+    arm: Arm = Field(description="the arm whose features are used")
+    run: str = Field(description="the run, or the run that a baseline was scored with")
     unit: str | None = Field(None, description="unit of a numeric attribute")
     known_at_film: bool = Field(True, description="whether the attribute is known when the image is taken")
     level: str | None = Field(None, description="a level of the attribute; null: the macro over levels, or a number")
@@ -323,7 +322,7 @@ class AttributeDifference(AuditRow):
     corrected_over: int = Field(0, description="how many attributes p_holm is corrected for")
     seeds: int = Field(1, description="pretraining seeds behind each mean")
     levels: str = Field("patients", description="what was resampled: patients, and seeds")
-    verdict: Said = Field(None, description="what may be said (`results.verdict`)")
+    verdict: Said = Field(None, description="the verdict (`results.verdict`)")
     claim: str | None = Field(None, description="why nothing may be claimed")
 
 
@@ -370,10 +369,10 @@ class RemovalRow(AuditRow):
     difference: Number = Field(None, description="after minus before")
     p: Number = Field(None, description="two-sided p from the resamples")
     attribute_metric: str = Field(description="auroc or r2: the metric of the attribute")
-    attribute_before: Number = Field(None, description="how well a linear probe predicts the attribute before")
-    attribute_after: Number = Field(None, description="and after; 0.5 by construction for a category")
-    neighbours_before: Number = Field(None, description="AUROC of a category by 50 nearest neighbours before")
-    neighbours_after: Number = Field(None, description="and after")
+    attribute_before: Number = Field(None, description="the attribute by a linear probe, before removal")
+    attribute_after: Number = Field(None, description="the same after removal; 0.5 by construction for a category")
+    neighbours_before: Number = Field(None, description="AUROC of a category by 50 nearest neighbours, before removal")
+    neighbours_after: Number = Field(None, description="the same after removal")
 
 
 class LeakExample(Record):
@@ -381,7 +380,7 @@ class LeakExample(Record):
 
     row: int = Field(description="row of the first split's store")
     other_row: int = Field(description="row of the second split's store")
-    distance: int = Field(description="bits in which their hashes of 256 bits differ")
+    distance: int = Field(description="number of the 256 hash bits that differ")
 
 
 class Leak(Record):
@@ -398,4 +397,4 @@ class Leak(Record):
         (), description="keys of patients, names of variables, or rows of images; ten at most"
     )
     distance: int | None = Field(None, description="near film: the largest distance of hashes that counts")
-    note: str | None = Field(None, description="more, in words")
+    note: str | None = Field(None, description="further remarks")

@@ -1,7 +1,7 @@
 """The one rule that turns a comparison of two arms into words that claim: compare, audit, report, card and terminal.
 
 One seed of a self-supervised pretraining moves by as much as the chart is expected to. So a difference is claimed of
-arms only where at least `SEEDS_FOR_A_CLAIM` seeds of each stand behind it; with fewer, its interval speaks of these
+arms only where each has at least `SEEDS_FOR_A_CLAIM` seeds; with fewer, its interval speaks of these
 encoders alone.
 """
 
@@ -57,7 +57,7 @@ def verdict_of_interval(low: float, high: float, seeds: int) -> Verdict:
 
 
 def why_no_claim(seeds: int) -> str | None:
-    """Why nothing may be claimed of arms of so many `seeds`; None where it may.
+    """Why nothing may be claimed of arms with this number of `seeds`; None where it may.
 
     >>> why_no_claim(2), why_no_claim(3)
     ('no claim: fewer than 3 seeds', None)
@@ -66,7 +66,7 @@ def why_no_claim(seeds: int) -> str | None:
 
 
 def after_correction(said: str, low: float | None, high: float | None, over: int, noun: str) -> str:
-    """A verdict in words, with the reason where it shows no difference beside an interval that leaves out 0.
+    """A verdict in words, with the reason where it shows no difference although the interval leaves out 0.
 
     >>> [after_correction("no difference shown", low, 0.05, 12, "label") for low in (0.01, -0.01)]
     ['no difference shown after correction over 12 labels', 'no difference shown']

@@ -41,7 +41,7 @@ class Calibrated(NamedTuple):
 
 
 def are_probabilities(truth: ArrayLike, score: ArrayLike) -> NDArray[np.bool_]:
-    """(C,): whether all scores of images with known truth lie in [0, 1]."""
+    """(C,): whether all scores of images with known truth are in [0, 1]."""
     values, scores = checked(truth, score)
     inside = (scores >= 0) & (scores <= 1)
     return np.asarray((inside | np.isnan(values)).all(axis=0))

@@ -58,7 +58,7 @@ def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
 
 
 def build_monitor(config: Config, schedule: Schedule, *, rank: float, spread: float) -> Monitor:
-    """A monitor that speaks once warm-up has ended and `health.patience_steps` have run.
+    """A monitor that reports after warm-up and `health.patience_steps` steps.
 
     `rank` and `spread` are those of the embeddings before the first step.
     """

@@ -18,7 +18,7 @@ _MIN_STEPS = 1_000
 
 
 def wanted(config: TrainConfig, steps: int, device: torch.device) -> bool:
-    """Whether a run of so many steps compiles; `auto`: if it is long enough to repay the minute, and it works here.
+    """Whether a run of this many steps compiles; `auto`: if it is long enough to repay the minute, and it works here.
 
     A function of the configuration and the machine's tools, so that a resumed run computes as before. Prints why a
     long run is not compiled. Raises InputError where train.compile is true and compilation fails.

@@ -50,7 +50,7 @@ def controlled(table: ChartTable, control: Control, flag_columns: list[int], *, 
 def donor_images(patients: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """For each image the image whose chart it gets: another patient's, with one donor for all images of a patient.
 
-    patients (M,) codes -> (M,) rows. The patients form one random cycle, so nobody is their own donor.
+    patients (M,) codes -> (M,) rows. The patients form one random cycle, so no patient is their own donor.
     """
     names, codes = np.unique(patients, return_inverse=True)
     if len(names) < 2:

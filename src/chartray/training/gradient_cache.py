@@ -16,7 +16,7 @@ from chartray.pixels.views import Views
 
 
 def encode(encoder: Callable[[Views], Tensor], views: Views, parts: int) -> Tensor:
-    """`encoder` of the views of B images in so many parts -> (V*B, D), view-major."""
+    """`encoder` of the views of B images in this number of parts -> (V*B, D), view-major."""
     if parts == 1:
         return encoder(views)
     sizes = [chunk.stop - chunk.start for chunk in image_chunks(len(views.target), parts)]

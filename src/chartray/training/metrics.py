@@ -32,7 +32,7 @@ class MetricsWritten(NamedTuple):
 class Metrics:
     """Writes the numbers of a run; of a resumed run, lines after the checkpoint are cut off.
 
-    As a context it closes both files. TensorBoard's own writer runs in a thread, whose errors nobody catches; this one
+    As a context it closes both files. TensorBoard's own writer runs in a thread, whose errors are not caught; this one
     writes each step before the next. Raises OutputError where the machine cannot write.
     """
 

@@ -1,4 +1,4 @@
-"""The monitor: what training measures beside the loss, and when a run has collapsed.
+"""The monitor: what training measures besides the loss, and when a run has collapsed.
 
 The raw loss says nothing about quality: a collapsed run has the lowest. Limits are relative to min(K, images of the
 global batch) and to the untrained encoder's own values (docs/method.md).
@@ -102,7 +102,7 @@ def spread(embeddings: Tensor) -> float:
 
 
 class Monitor:
-    """Watches a run, and says in one sentence what is wrong with it; silent before `earliest` steps.
+    """Monitors a run, and describes in one sentence what is wrong; silent before `earliest` steps.
 
     `classes` is min(K, images of the global batch); `untrained_rank` and `untrained_spread` are those of the embeddings
     before the first step.
@@ -137,7 +137,7 @@ class Monitor:
         if step < self.earliest or len(self.losses) < _WINDOW:
             return None
         if max(self.losses) - min(self.losses) < 1e-5:
-            return f"the loss has been constant to five decimals for {_WINDOW} steps ({self.losses[-1]:.5f})"
+            return f"the loss has not changed in five decimals for {_WINDOW} steps ({self.losses[-1]:.5f})"
         if len(self.recent) == _WINDOW and (problem := self._assignment_problem()):
             return problem
         if rank is not None and rank < max(_MIN_RANK * self.untrained_rank, 1.5):
@@ -181,7 +181,7 @@ class Monitor:
             )
         return None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, float | list[float] | list[list[float]]]:
         """What a checkpoint keeps."""
         return {
             "untrained_rank": self.untrained_rank,

@@ -30,7 +30,7 @@ class Prefetcher(Iterator[Batch]):
 
     A thread reads one step's images (`load`) while the step before is prepared and computed. `prepare` cuts the views
     on the device: some 450 small operations, which take the host milliseconds. Called through `prepare_next` while the
-    device works on a gradient, they cost no time. On a GPU they go to a stream of their own.
+    device works on a gradient, they cost no time. On a GPU they have their own stream.
     """
 
     def __init__(

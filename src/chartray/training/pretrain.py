@@ -2,12 +2,11 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -26,11 +25,12 @@ from chartray.progress import progress
 from chartray.training import checkpoint, compilation, run_folder, step
 from chartray.training.build import build_monitor, build_networks, build_optimizer
 from chartray.training.loader import ImageBatch, ImageLoader
+from chartray.training.manifest import COMPLETE, RUNNING, RunManifest, write_manifest
 from chartray.training.metrics import Metrics, MetricsWritten
 from chartray.training.monitor import Monitor, assignment_statistics
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.prefetch import Batch, Prefetcher
-from chartray.training.run_folder import CHECKPOINTS, COMPLETE, ENCODER, RUNNING, Begun
+from chartray.training.run_folder import CHECKPOINTS, ENCODER, Begun
 from chartray.training.runtime import launch
 from chartray.training.schedules import Rates, Schedule, make_schedule, rates
 from chartray.training.step import Losses, Networks
@@ -99,14 +99,17 @@ def assemble(
     else:
         rank, spread = probe.rank_and_spread(networks)
         monitor = build_monitor(config, schedule, rank=rank, spread=spread)
-    made = {"command": command, "status": RUNNING} | run_folder.versions() | data.provenance(config, schedule)
-    made |= {"out": str(out), "compiled": compiled}
+    made = {"command": command, "out": str(out), "compiled": compiled}
+    manifest = data.manifest(config, schedule).model_copy(update=made)
     keys = data.patient_keys()
-    manifest = first_decides(lambda: run_folder.begin(out, config, made, keys, again=begun is not None), fabric.device)
+    digest = first_decides(
+        lambda: run_folder.begin(out, config, manifest, keys, again=begun is not None), fabric.device
+    )
+    manifest = manifest.model_copy(update={"config_sha256": digest})
     if begun is not None and fabric.is_global_zero:
         where = f"continues after step {first_step}" if first_step else "has no checkpoint yet: it continues at step 0"
         print(f"{out} {where} of {schedule.steps}", flush=True)
-    return Loop(fabric, out, config, schedule, data, networks, optimizer, probe, monitor, first_step, written, manifest)
+    return Loop(fabric, out, config, schedule, data, networks, optimizer, probe, monitor, manifest, first_step, written)
 
 
 @dataclass
@@ -122,9 +125,9 @@ class Loop:
     optimizer: AdamW
     probe: OnlineProbe
     monitor: Monitor
+    manifest: RunManifest
     first_step: int = 0
     written: MetricsWritten = field(default_factory=MetricsWritten)
-    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
         """Every step learns, measures its health, writes its numbers, and may save a checkpoint."""
@@ -198,7 +201,7 @@ class Loop:
         return numbers | ({"chart_loss": chart} if self.config.chart.use == "predict" else {})
 
     def measure_health(self, done: int, losses: Losses, numbers: dict[str, float]) -> dict[str, float]:
-        """Health beside the loss: the assignments at every step, the embeddings every `health.every` steps."""
+        """Health besides the loss: the assignments at every step, the embeddings every `health.every` steps."""
         health: dict[str, float] = {}
         statistics = None
         if losses.assignments is not None:
@@ -249,8 +252,8 @@ class Loop:
         def write() -> None:
             if metrics:
                 self.written = metrics.written()
-            state: dict[str, Any] = {"watch": self.monitor.state(), "metrics": self.written._asdict()}
-            state["run"] = run_folder.identity(self.config, self.data.store.hash)
+            run = run_folder.identity(self.config, self.data.store.hash)
+            state = {"watch": self.monitor.state(), "metrics": self.written._asdict(), "run": run}
             keep = self.config.train.checkpoint_keep
             checkpoint.save(self.out / CHECKPOINTS, done, self.networks, self.optimizer, state, keep=keep)
 
@@ -262,20 +265,19 @@ class Loop:
 
     def write_end(self, status: str) -> None:
         """The encoder first: the manifest calls a run complete only once it is there."""
-        manifest = dict(self.manifest) | {"status": status, "metrics_sha256": self.written.sha256}
+        manifest = self.manifest.model_copy(update={"status": status, "metrics_sha256": self.written.sha256})
         if status == COMPLETE:
-            provenance = {key: value for key, value in self.manifest.items() if key not in ("flow", "status")}
             encoder = vit.PretrainedEncoder(
                 model=self.networks.target_encoder,
                 size=self.config.views.size,
                 grey_mean=self.data.grey.mean,
                 grey_std=self.data.grey.std,
                 architecture=vit.architecture(self.config.encoder, self.config.views.size),
-                provenance=provenance | {"run": self.out.resolve().name},
+                provenance=self.manifest.of_encoder(self.out.resolve().name),
             )
             with replaced_folder(self.out / ENCODER) as partial:
                 vit.save(partial, encoder)
-        run_folder.write_manifest(self.out, manifest)
+        write_manifest(self.out, manifest)
 
 
 def first_opens(make: Callable[[], Metrics], fabric: Fabric) -> Metrics | None:

@@ -1,19 +1,18 @@
 """A RUN: config.yaml, manifest.json, train_patients.txt, metrics.jsonl, events/, checkpoints/ and encoder/.
 
-The manifest is written last when a run begins, with the SHA-256 of the files beside it: without it, no run has begun.
+The manifest is written last when a run begins, with the SHA-256 of the other files: without it, no run has begun.
 A run is complete once the encoder is written and then the manifest says so.
 """
 
 import hashlib
 import json
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
+from pydantic import JsonValue
 
 from chartray.config import pretrain as knobs
 from chartray.config.pretrain import Config
@@ -21,14 +20,13 @@ from chartray.errors import InputError
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.outputs.disk import writing
 from chartray.outputs.guard import refuse_other
-from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, sync_names
 from chartray.outputs.seal import sha256, verify
+from chartray.training.manifest import COMPLETE, MANIFEST_FILE, RUNNING, RunManifest, read_manifest, write_manifest
 from chartray.training.patients import PATIENTS_FILE, write_patients
 
-CONFIG_FILE, MANIFEST_FILE = "config.yaml", "manifest.json"
+CONFIG_FILE = "config.yaml"
 CHECKPOINTS, ENCODER = "checkpoints", "encoder"
-RUNNING, COMPLETE = "running", "complete"
 # May differ when a run is resumed: they change where and how it runs, not what it computes.
 _FREE_ON_RESUME = {"train.checkpoint_every", "train.checkpoint_keep", "train.device", "health.stop"}
 
@@ -45,9 +43,9 @@ class Begun(NamedTuple):
         return self.status == COMPLETE
 
 
-def resolved(config: Config) -> dict[str, Any]:
+def resolved(config: Config) -> dict[str, JsonValue]:
     """The knobs of a run as JSON-like values, flat by dotted path."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, JsonValue] = {}
     for name, value in config.model_dump(mode="json").items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
     return flat
@@ -67,7 +65,7 @@ def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> Begun 
     """
     check_out(out, config, store_hash, resume=resume)
     if (out / MANIFEST_FILE).is_file():
-        return _begun(out, read_manifest(out)["status"])
+        return _begun(out, read_manifest(out).status)
     if out.exists() and any(out.iterdir()):
         print(f"{out}: an earlier command was killed before its run began; the run begins now", flush=True)
     return None
@@ -90,9 +88,9 @@ def check_out(out: Path, config: Config, store_hash: str, *, resume: bool) -> No
             f"{out} was started with {knob} = {before.get(knob)}, found {now[knob]}; "
             "omit it to resume, or choose another --out"
         )
-    if manifest["store_hash"] != store_hash:
+    if manifest.store_hash != store_hash:
         raise InputError(
-            f"{out} was started on a store with hash {manifest['store_hash'][:12]}, found one with {store_hash[:12]}; "
+            f"{out} was started on a store with hash {manifest.store_hash[:12]}, found one with {store_hash[:12]}; "
             "give the store that it was started on, or choose another --out"
         )
 
@@ -112,9 +110,9 @@ def _refuse_other_things(out: Path) -> None:
     refuse_other(out, foreign)
 
 
-def _check_config(out: Path, manifest: Mapping[str, Any]) -> None:
+def _check_config(out: Path, manifest: RunManifest) -> None:
     file = out / CONFIG_FILE
-    if not file.is_file() or sha256(file) != manifest["config_sha256"]:
+    if not file.is_file() or sha256(file) != manifest.config_sha256:
         found = "other content (its SHA-256 differs)" if file.is_file() else "none"
         raise InputError(
             f"expected {file} as it was written when the run began, found {found}; restore it, and give knobs on "
@@ -127,7 +125,7 @@ def _begun(out: Path, status: str) -> Begun:
         try:
             verify(out / ENCODER, (WEIGHTS_FILE, DESCRIPTION_FILE))
         except InputError as error:
-            status = "running"
+            status = RUNNING
             print(f"{out} is complete, but its encoder is damaged ({error}); it is written again", flush=True)
         else:
             return Begun(status, None)
@@ -137,10 +135,8 @@ def _begun(out: Path, status: str) -> Begun:
     return Begun(status, None if newest is None else newest.name)
 
 
-def begin(
-    out: Path, config: Config, manifest: Mapping[str, Any], patients: Sequence[str], *, again: bool
-) -> dict[str, Any]:
-    """Writes the files that describe a run, the manifest last; returns the manifest with the SHA-256 of config.yaml.
+def begin(out: Path, config: Config, manifest: RunManifest, patients: Sequence[str], *, again: bool) -> str:
+    """Writes the files that describe a run, the manifest last; returns the SHA-256 of config.yaml.
 
     `again`: config.yaml stays as it was when the run began, since knobs that may differ now do not change the result.
     """
@@ -152,40 +148,8 @@ def begin(
             with replaced_file(file) as partial:
                 partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
         write_patients(out, patients)
-        said = dict(manifest) | {"config_sha256": sha256(file)}
-        write_manifest(out, said)
+        digest = sha256(file)
+        write_manifest(out, manifest.model_copy(update={"config_sha256": digest}))
         (out / CHECKPOINTS).mkdir(exist_ok=True)
         sync_names(out)
-    return said
-
-
-def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest, whole or not at all."""
-    write_json(out / MANIFEST_FILE, manifest)
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of a run; raises InputError if it was changed, or lacks a key that identifies a run."""
-    file = out / MANIFEST_FILE
-    manifest = read_json(file, "the manifest of a run")
-    for key in ("status", "store_hash", "config_sha256"):
-        if not isinstance(manifest.get(key), str):
-            raise InputError(
-                f"expected {key!r} in {file}, found none: an earlier version of Chartray wrote it; resume with "
-                "that version, or choose another --out"
-            )
-    return manifest
-
-
-def versions() -> dict[str, str | None]:
-    """The versions of Chartray, torch and timm, and the git commit if Chartray runs from a checkout."""
-    return {name: version(name) for name in ("chartray", "torch", "timm")} | {"git_commit": _git_commit()}
-
-
-def _git_commit() -> str | None:
-    source = Path(__file__).resolve().parents[3]
-    if not (source / ".git").exists():
-        return None
-    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    return digest

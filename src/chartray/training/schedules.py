@@ -24,7 +24,7 @@ class Rates(NamedTuple):
 
 
 def make_schedule(config: TrainConfig, images: int) -> Schedule:
-    """The schedule of a run over so many training images.
+    """The schedule of a run over this many training images.
 
     Warm-up is the recipe's, but at most 10 % of the steps. The learning rate is scaled linearly from the recipe's
     batch unless it is given.

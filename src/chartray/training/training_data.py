@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,18 @@ from chartray.config.pretrain import NO_CHART, Config
 from chartray.config.renamed import first_names
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
+from chartray.flow import CohortFlow
 from chartray.networks import encoder as vit
 from chartray.networks.siamese import ChartBatch
-from chartray.outputs.json_file import read_object
+from chartray.outputs.json_file import parsed_record, read_object
 from chartray.pixels.resampling import Grey, to_device
 from chartray.pixels.store import FLOW_FILE, Store
 from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.loader import grey_statistics, image_sizes, split_rows
-from chartray.training.patients import patients_digest
+from chartray.training.manifest import RUNNING, RunManifest, git_commit
+from chartray.training.patients import patients_sha256
 from chartray.training.runtime import is_first_process, refuse_views_that_do_not_fit
 from chartray.training.schedules import Schedule
 
@@ -64,43 +66,52 @@ class TrainingData:
         patients = self.store.cohort.column("patient_id").take(pa.array(self.rows)).unique().to_pylist()
         return sorted(patient_key(metadata.source, patient) for patient in patients)
 
-    def provenance(self, config: Config, schedule: Schedule) -> dict[str, Any]:
-        """What the manifest records of data, chart and schedule; what the initial weights have seen is included."""
+    def manifest(self, config: Config, schedule: Schedule) -> RunManifest:
+        """The manifest of a run on these images; it includes what the initial weights were trained on."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
         flow = self.store.folder / FLOW_FILE
+        content = read_object(flow, "the flow of a cohort") if flow.is_file() else None
         parent = None if config.encoder.init is None else vit.lineage(Path(config.encoder.init))
         after_film = list(self.chart.after_film) if self.chart else []
         sources = {name: list(metadata.variables[name].columns) for name in self.chart.variables} if self.chart else {}
-        return {
-            "store": str(self.store.folder),
-            "store_hash": self.store.hash,
-            "store_size": self.store.size,
-            "source": metadata.source,
-            "rules": metadata.rules,
-            "simulated": metadata.simulated,
-            "recipe": config.recipe,
-            "objective": config.objective.name,
-            "settings_hash": settings_hash(config),
-            "seed": config.seed,
-            "chart": config.chart.ehr,
-            "chart_use": config.chart.use if self.chart else None,
-            "control": config.chart.control,
-            "films_of": config.chart.films_of,
-            "ehr_in": self.chart.ehr_in if self.chart else 0,
-            "chart_columns": list(self.chart.columns) if self.chart else [],
-            "chart_variables": list(self.chart.variables) if self.chart else [],
-            "chart_sources": (parent or {}).get("chart_sources", {}) | sources,
-            "after_film": sorted({*after_film, *(parent or {}).get("after_film", [])}),
-            "init": parent,
-            "films": len(self.rows),
-            "films_without_representable_chart": self.unrepresentable,
-            "steps": schedule.steps,
-            "warmup_steps": schedule.warmup_steps,
-            "peak_learning_rate": schedule.peak_learning_rate,
-            "grey_mean": self.grey.mean,
-            "grey_std": self.grey.std,
-            "flow": read_object(flow, "the flow of a cohort") if flow.is_file() else None,
-        } | patients_digest(self.patient_keys())
+        keys = self.patient_keys()
+        return RunManifest(
+            status=RUNNING,
+            chartray=version("chartray"),
+            torch=version("torch"),
+            timm=version("timm"),
+            git_commit=git_commit(),
+            store=str(self.store.folder),
+            store_hash=self.store.hash,
+            store_size=self.store.size,
+            source=metadata.source,
+            rules=metadata.rules,
+            simulated=metadata.simulated,
+            recipe=config.recipe,
+            objective=config.objective.name,
+            settings_hash=settings_hash(config),
+            seed=config.seed,
+            chart=config.chart.ehr,
+            chart_use=config.chart.use if self.chart else None,
+            control=config.chart.control,
+            films_of=config.chart.films_of,
+            ehr_in=self.chart.ehr_in if self.chart else 0,
+            chart_columns=list(self.chart.columns) if self.chart else [],
+            chart_variables=list(self.chart.variables) if self.chart else [],
+            chart_sources=((parent.chart_sources if parent else None) or {}) | sources,
+            after_film=sorted({*after_film, *(parent.after_film if parent else [])}),
+            init=parent,
+            films=len(self.rows),
+            films_without_representable_chart=self.unrepresentable,
+            steps=schedule.steps,
+            warmup_steps=schedule.warmup_steps,
+            peak_learning_rate=schedule.peak_learning_rate,
+            grey_mean=self.grey.mean,
+            grey_std=self.grey.std,
+            flow=parsed_record(CohortFlow, content, str(flow)) if content else None,
+            patients=len(keys),
+            patients_sha256=patients_sha256(keys),
+        )
 
     def _chart_table(self, epoch: int) -> ChartTable:
         if self._control != "shuffled":
@@ -164,7 +175,7 @@ def settings_hash(config: Config) -> str:
     """12 hex digits that all seeds, charts and controls of one experiment share, and two experiments do not.
 
     The width of the chart's embedding and the weight of its prediction count. Which chart enters, and how, does not:
-    those have fields of their own, and an arm without a chart has the same settings.
+    those have their own fields, and an arm without a chart has the same settings.
     """
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
     for name in ("checkpoint_every", "checkpoint_keep", "compile", "device"):

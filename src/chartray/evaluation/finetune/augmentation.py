@@ -10,12 +10,12 @@ from torch import Tensor, nn
 ROTATION_DEGREES, SCALE, SHIFT = 45.0, (0.85, 1.15), 0.15
 
 
-def augment(films: Tensor, generator: torch.Generator) -> Tensor:
-    """Films (B, 1, H, W), each flipped with probability 0.5, turned, scaled and shifted; what comes in is air (0)."""
-    count = len(films)
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, 1, H, W), each flipped with probability 0.5, turned, scaled and shifted; what comes in is air (0)."""
+    count = len(images)
 
     def draw(low: float, high: float) -> Tensor:
-        return (low + (high - low) * torch.rand(count, generator=generator)).to(films.device)
+        return (low + (high - low) * torch.rand(count, generator=generator)).to(images.device)
 
     angle = draw(-ROTATION_DEGREES, ROTATION_DEGREES) * math.pi / 180
     scale, flip = draw(*SCALE), torch.where(draw(0, 1) < 0.5, -1.0, 1.0)
@@ -23,19 +23,22 @@ def augment(films: Tensor, generator: torch.Generator) -> Tensor:
     cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
     rows = torch.stack((cosine * flip, sine * flip, 2 * draw(-SHIFT, SHIFT)), dim=1)
     columns = torch.stack((-sine, cosine, 2 * draw(-SHIFT, SHIFT)), dim=1)
-    grid = nn.functional.affine_grid(torch.stack((rows, columns), dim=1), list(films.shape), align_corners=False)
-    return nn.functional.grid_sample(films, grid, align_corners=False)
+    grid = nn.functional.affine_grid(torch.stack((rows, columns), dim=1), list(images.shape), align_corners=False)
+    return nn.functional.grid_sample(images, grid, align_corners=False)
 
 
-def mixed(films: Tensor, truth: Tensor, alpha: float, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Each film (B, 1, H, W) and its truth (B, C) mixed with another's (Zhang et al., ICLR 2018).
+def mixed(images: Tensor, truth: Tensor, alpha: float, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Each image (B, 1, H, W) and its truth (B, C) mixed with another's (Zhang et al., ICLR 2018).
 
-    One share of Beta(alpha, alpha) a batch. A label that is unknown (NaN) in either film is unknown in the mixture.
+    One share of Beta(alpha, alpha) a batch. A label that is unknown (NaN) in either image is unknown in the mixture.
     """
     share = float(draws.beta(alpha, alpha))
-    order = draws.permutation(len(films))
-    others, theirs = films[torch.from_numpy(order).to(films.device)], truth[torch.from_numpy(order).to(truth.device)]
-    return share * films + (1 - share) * others, share * truth + (1 - share) * theirs
+    order = draws.permutation(len(images))
+    others, theirs = (
+        images[torch.from_numpy(order).to(images.device)],
+        truth[torch.from_numpy(order).to(truth.device)],
+    )
+    return share * images + (1 - share) * others, share * truth + (1 - share) * theirs
 
 
 def masked_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -3,15 +3,16 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
 from chartray.errors import InputError
-from chartray.evaluation.films import Films
 from chartray.evaluation.finetune.recipe import Recipe
+from chartray.evaluation.image_set import ImageSet
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.training import checkpoint as stored
 
@@ -28,21 +29,25 @@ class Reached(NamedTuple):
     done: bool
 
 
-def identity(encoder: PretrainedEncoder, train: Films, validate: Films, recipe: Recipe, **more: Any) -> dict[str, Any]:
-    """What makes two trainings the same one: the recipe, and hashes of the first weights and of both sets of films."""
+def identity(
+    encoder: PretrainedEncoder, train: ImageSet, validate: ImageSet, recipe: Recipe, **more: JsonValue
+) -> dict[str, JsonValue]:
+    """What makes two trainings the same one: the recipe, and hashes of the first weights and of both sets of images."""
     digest = hashlib.sha256()
     for name, value in encoder.model.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    films = {f"{name}_films": _hash_of(each) for name, each in (("training", train), ("validation", validate))}
-    return {"first_weights": digest.hexdigest()[:16]} | films | {"recipe": recipe._asdict()} | more
+    image_set = {f"{name}_films": _hash_of(each) for name, each in (("training", train), ("validation", validate))}
+    return {"first_weights": digest.hexdigest()[:16]} | image_set | {"recipe": recipe._asdict()} | more
 
 
-def save(folder: Path, networks: nn.Module, optimizer: Optimizer, reached: Reached, made_of: dict[str, Any]) -> None:
+def save(
+    folder: Path, networks: nn.Module, optimizer: Optimizer, reached: Reached, made_of: dict[str, JsonValue]
+) -> None:
     """Writes the state after an epoch, whole or not at all, in place of the one before."""
     stored.save(folder, reached.epoch, networks, optimizer, {"reached": reached._asdict(), "made_of": made_of}, keep=1)
 
 
-def restore(folder: Path, networks: nn.Module, optimizer: Optimizer, made_of: dict[str, Any]) -> Reached | None:
+def restore(folder: Path, networks: nn.Module, optimizer: Optimizer, made_of: dict[str, JsonValue]) -> Reached | None:
     """Loads the newest whole state of `folder`; None if there is none. Raises InputError if it is of another training,
     or if there are states and none is whole.
     """
@@ -71,8 +76,8 @@ def _unusable(found: Path) -> InputError:
     )
 
 
-def _hash_of(films: Films) -> str:
-    digest = hashlib.sha256(films.store.hash.encode() + films.rows.tobytes())
+def _hash_of(image_set: ImageSet) -> str:
+    digest = hashlib.sha256(image_set.store.hash.encode() + image_set.rows.tobytes())
     # All unknown entries are one NaN.
-    digest.update(np.where(np.isnan(films.truth), np.float64(-9), films.truth).tobytes())
+    digest.update(np.where(np.isnan(image_set.truth), np.float64(-9), image_set.truth).tobytes())
     return digest.hexdigest()[:16]

@@ -48,7 +48,7 @@ def parameter_groups(model: VisionTransformer, layer: nn.Linear, recipe: Recipe)
 
 
 def set_drop_path(model: VisionTransformer, rate: float) -> None:
-    """Passes a film by block b of B in training with probability rate * b / (B - 1), as timm builds them."""
+    """Passes an image by block b of B in training with probability rate * b / (B - 1), as timm builds them."""
     blocks = len(model.blocks)
     for index, block in enumerate(model.blocks):
         share = rate * index / max(blocks - 1, 1)

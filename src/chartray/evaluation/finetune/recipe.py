@@ -15,7 +15,7 @@ class Recipe(NamedTuple):
     """How the layer (and the encoder, unless `freeze`) is trained.
 
     `layer_decay` is the ratio of a block's learning rate to that of the block above it, `drop_path` the probability
-    that the last block is passed over for a film, `mixup` the alpha of the Beta distribution that films are mixed by
+    that the last block is passed over for an image, `mixup` the alpha of the Beta distribution that images are mixed by
     (0: they are not), `warmup_epochs` how long the learning rate rises to its peak.
     """
 

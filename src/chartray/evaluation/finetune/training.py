@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from chartray.errors import InputError, UnhealthyRun
 from chartray.evaluation.baselines import Learner, Learnt, TrainingSubset
 from chartray.evaluation.embed import batches, device_of
-from chartray.evaluation.films import Films
 from chartray.evaluation.finetune import checkpoint
 from chartray.evaluation.finetune.augmentation import augment, masked_loss, mixed
 from chartray.evaluation.finetune.depth import parameter_groups, set_drop_path
 from chartray.evaluation.finetune.recipe import Recipe, learning_rate
+from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.scoring import LabelFit
 from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
 from chartray.pixels.resampling import whole_image
@@ -51,7 +51,7 @@ class Training(NamedTuple):
     """What one training keeps in hand: the networks as they are now and as they were best, and their optimizer."""
 
     encoder: PretrainedEncoder
-    train: Films
+    train: ImageSet
     recipe: Recipe
     model: VisionTransformer
     layer: nn.Linear
@@ -81,12 +81,12 @@ def tuned(
     title: str,
     trainings: Path | None = None,
 ) -> Learner:
-    """The learner of an arm: trains on the training films, stops on validation, scores the test sets.
+    """The learner of an arm: trains on the training images, stops on validation, scores the test sets.
 
     Each part of the patients is a training of its own, which continues from its folder in `trainings` if it is there.
     """
 
-    def learn(train: Films, validate: Films, tests: Sequence[Films], part: TrainingSubset) -> Learnt:
+    def learn(train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset) -> Learnt:
         folder = None if trainings is None else trainings / f"{title.replace(', ', '-')}-{part.name}"
         found = fine_tune(
             encoder,
@@ -111,8 +111,8 @@ def tuned(
 
 def fine_tune(
     encoder: PretrainedEncoder,
-    train: Films,
-    validate: Films,
+    train: ImageSet,
+    validate: ImageSet,
     recipe: Recipe,
     *,
     seed: int,
@@ -125,7 +125,7 @@ def fine_tune(
 
     `encoder` itself is left as it is. With a `folder` the state after each epoch is kept there, and a training that was
     killed continues from it: with the same threads to the same bytes, since all draws are functions of seed and epoch.
-    Raises InputError if no label has both classes among the validation films, or `folder` holds another training;
+    Raises InputError if no label has both classes among the validation images, or `folder` holds another training;
     UnhealthyRun if the loss is not finite.
     """
     work = _begun(encoder, train, recipe, seed, device_of(device), precision)
@@ -141,7 +141,7 @@ def fine_tune(
             found = auroc(validate.truth, predict(encoder, now, validate, precision=precision))
             if np.isnan(found).all():
                 raise InputError(
-                    f"expected a label with both classes among the {len(validate.rows)} validation films of "
+                    f"expected a label with both classes among the {len(validate.rows)} validation images of "
                     f"{validate.store.folder}, found none; early stopping needs one"
                 )
             reached = _after(work, reached, loss, rate, found)
@@ -152,24 +152,24 @@ def fine_tune(
     return FineTuned(work.best_model.eval(), work.best_layer, reached.best_epoch, best, reached.history)
 
 
-def predict(encoder: PretrainedEncoder, found: FineTuned, films: Films, *, precision: str = "fp32") -> Floats:
-    """Probability of each label of each film, (N, C)."""
+def predict(encoder: PretrainedEncoder, found: FineTuned, image_set: ImageSet, *, precision: str = "fp32") -> Floats:
+    """Probability of each label of each image, (N, C)."""
     where = found.layer.weight.device.type
     found.model.eval()
     scores: list[Tensor] = []
     with torch.inference_mode():
-        for images in batches(films.store, films.rows, 256, where):
+        for images in batches(image_set.store, image_set.rows, 256, where):
             grey = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std
             with _autocast(where, precision):
                 tokens = class_token(found.model, grey)
-            # Logits in bf16 would tie films that differ.
+            # Logits in bf16 would tie images that differ.
             scores.append(found.layer(tokens.float()).double().sigmoid().cpu())
     found_scores: Floats = torch.cat(scores).numpy()
     return found_scores
 
 
 def _begun(
-    encoder: PretrainedEncoder, train: Films, recipe: Recipe, seed: int, device: str, precision: str
+    encoder: PretrainedEncoder, train: ImageSet, recipe: Recipe, seed: int, device: str, precision: str
 ) -> Training:
     """The networks before the first epoch."""
     model = on_device(copy.deepcopy(encoder.model), torch.device(device)).eval().requires_grad_(not recipe.freeze)
@@ -202,7 +202,7 @@ def _after(work: Training, before: checkpoint.Reached, loss: float, rate: float,
 
 
 def _epoch(work: Training, epoch: int, validation: Sequence[float]) -> tuple[float, float]:
-    """One pass over the training films in a drawn order, the last batch however small; mean loss and last rate."""
+    """One pass over the training images in a drawn order, the last batch however small; mean loss and last rate."""
     recipe, train, encoder = work.recipe, work.train, work.encoder
     work.model.train(not recipe.freeze)
     with _drawing(work.seed, epoch, work.device) as (generator, draws):

@@ -1,4 +1,4 @@
-"""Which films of a store are learnt from and scored, and what their labels say under a policy."""
+"""Which images of a store are learnt from and scored, and what their labels say under a policy."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-class Films(NamedTuple):
-    """Films of one split of one store: `rows` (N,) in the store, `patients` (N,) names, `truth` (N, C) of 1, 0, NaN.
+class ImageSet(NamedTuple):
+    """Images of one split of one store: `rows` (N,) in the store, `patients` (N,) names, `truth` (N, C) of 1, 0, NaN.
 
     `blank` (N, C): the negatives that are blanks of the source; None: there is none.
     """
@@ -31,7 +31,7 @@ class Films(NamedTuple):
     truth: Floats
     blank: NDArray[np.bool_] | None = None
 
-    def kept(self, mask: NDArray[np.bool_]) -> "Films":
+    def kept(self, mask: NDArray[np.bool_]) -> "ImageSet":
         """Some of them."""
         blank = None if self.blank is None else self.blank[mask]
         return self._replace(rows=self.rows[mask], patients=self.patients[mask], truth=self.truth[mask], blank=blank)
@@ -71,8 +71,8 @@ def chosen_labels(store: Store, labels: Sequence[str] | None) -> list[str]:
     return list(labels or present)
 
 
-def films_of(store: Store, split: str, labels: Sequence[str], policy: Policy) -> Films:
-    """The films of `split`, in the store's order; raises InputError if there are none."""
+def image_set_of(store: Store, split: str, labels: Sequence[str], policy: Policy) -> ImageSet:
+    """The images of `split`, in the store's order; raises InputError if there are none."""
     splits = np.array(store.cohort.column("split").to_pylist(), dtype=object)
     rows = np.flatnonzero(splits == split).astype(np.int64)
     if not len(rows):
@@ -80,7 +80,7 @@ def films_of(store: Store, split: str, labels: Sequence[str], policy: Policy) ->
             f"{name} {count}" for name, count in zip(*np.unique(splits.astype(str), return_counts=True), strict=True)
         )
         raise InputError(
-            f"expected films in the split {split!r} of {store.folder}, found none (films: {found or 'none'})"
+            f"expected images in the split {split!r} of {store.folder}, found none (images: {found or 'none'})"
         )
     if policy.blank == "source" and (open_ := unsaid(store.cohort, labels)):
         raise InputError(
@@ -90,20 +90,20 @@ def films_of(store: Store, split: str, labels: Sequence[str], policy: Policy) ->
     table = store.cohort.take(pa.array(rows))
     patients = np.array(table.column("patient_id").to_pylist(), dtype=np.str_)
     truth = truth_of(table, labels, policy)
-    return Films(store, split, rows, patients, truth, blank_negatives(table, labels, policy))
+    return ImageSet(store, split, rows, patients, truth, blank_negatives(table, labels, policy))
 
 
-def blank_entry(films: Films, labels: Sequence[str]) -> dict[str, int]:
-    """What manifests say of some films: the labels with negatives that are blanks of the source, and how many."""
-    return {label: count for label, count in zip(labels, films.blank_negatives, strict=True) if count}
+def blank_entry(image_set: ImageSet, labels: Sequence[str]) -> dict[str, int]:
+    """What manifests say of some images: the labels with negatives that are blanks of the source, and how many."""
+    return {label: count for label, count in zip(labels, image_set.blank_negatives, strict=True) if count}
 
 
-def read_by_radiologists(films: Films) -> NDArray[np.bool_]:
-    """(N,): the films whose labels are radiologists' own, where the cohort tells them from a labeller's."""
-    cohort = films.store.cohort
+def read_by_radiologists(image_set: ImageSet) -> NDArray[np.bool_]:
+    """(N,): the images whose labels are radiologists' own, where the cohort tells them from a labeller's."""
+    cohort = image_set.store.cohort
     if READ_COLUMN not in cohort.column_names:
-        return np.zeros(len(films.rows), dtype=bool)
-    read = cohort.column(READ_COLUMN).take(pa.array(films.rows))
+        return np.zeros(len(image_set.rows), dtype=bool)
+    read = cohort.column(READ_COLUMN).take(pa.array(image_set.rows))
     return np.array([each is True for each in read.to_pylist()], dtype=bool)  # null is not read
 
 
@@ -124,17 +124,17 @@ def shared_labels(labels: Sequence[str], store: Store) -> list[Match]:
     return [Match(label, there[finding(label)]) for label in labels if finding(label) in there]
 
 
-def nested_subset(films: Films, fraction: float, seed: int, draw: int = 0) -> NDArray[np.bool_]:
-    """(N,): the films of the first `fraction` of the patients in one fixed order, so that 0.01 lies inside 0.05.
+def nested_subset(image_set: ImageSet, fraction: float, seed: int, draw: int = 0) -> NDArray[np.bool_]:
+    """(N,): the images of the first `fraction` of the patients in one fixed order, so that 0.01 lies inside 0.05.
 
     The order is a salted hash within strata and even over them: a stratum is the rarest finding that a patient has.
     Every `draw` is an order of its own. At least one patient stays. Raises InputError if `fraction` is not in (0, 1].
     """
     if not 0 < fraction <= 1:
         raise InputError(f"expected a fraction of the patients in (0, 1], found {fraction:g}; 0.05 means 5 %")
-    names, codes = np.unique(films.patients, return_inverse=True)
-    has = np.zeros((len(names), films.truth.shape[1] + 1), dtype=bool)
-    np.logical_or.at(has[:, :-1], codes, films.truth == 1)
+    names, codes = np.unique(image_set.patients, return_inverse=True)
+    has = np.zeros((len(names), image_set.truth.shape[1] + 1), dtype=bool)
+    np.logical_or.at(has[:, :-1], codes, image_set.truth == 1)
     has[:, -1] = True  # the stratum of those without a finding
     rarest_first = np.append(np.argsort(has[:, :-1].sum(axis=0), kind="stable"), has.shape[1] - 1)
     stratum = has[:, rarest_first].argmax(axis=1)
