@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = Path(__file__).parent.parent / "src" / "chartray"
-CALLS = {
-    **dict.fromkeys(("InputError", "OutputError", "UnhealthyRun", "Stopped", "ValueError"), "error"),
-    "print": "printed",
-    "progress": "progress",
-    "Field": "option",
-}
+ERRORS = ("InputError", "OutputError", "UnhealthyRun", "Stopped", "ValueError")
+CALLS = {"print": "printed", "progress": "progress", "Field": "option"} | dict.fromkeys(ERRORS, "error")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -50,21 +46,19 @@ def of_module(code: str, commands: bool = False) -> Iterator[tuple[int, str, str
     """
     tree = ast.parse(code)
     documented = [node for node in ast.walk(tree) if isinstance(node, DOCUMENTED)]
-    strings = {id(d): d for d in map(_docstring, documented) if d}
     for node in documented:
         if node_string := _docstring(node):
             is_help = commands and isinstance(node, ast.FunctionDef) and node.name[0] != "_"
             yield node_string.lineno, "help" if is_help else "docstring", str(node_string.value)
     constants = {id(node) for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)}
-    yield from _texts(tree, "text", set(strings), constants)
+    yield from _texts(tree, "text", {id(_docstring(node)) for node in documented}, constants)
 
 
 def _texts(node: ast.AST, kind: str, skipped: set[int], constants: set[int]) -> Iterator[tuple[int, str, str]]:
     """The texts below `node`; `kind` is that of the innermost call around them."""
     if id(node) in skipped:
         return
-    if id(node) in constants:
-        kind = "constant"
+    kind = "constant" if id(node) in constants else kind
     if isinstance(node, ast.Call):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         kind = CALLS.get(name, kind)
@@ -87,8 +81,11 @@ def _joined(node: ast.expr) -> str:
 
 
 def _is_sentence(text: str) -> bool:
-    """Three words or more outside of placeholders."""
-    return len(re.findall(r"(?<![\w-])[A-Za-z]{2,}(?![\w(=])", re.sub(r"\{[^}]*\}", "", text))) >= 3
+    """Three words or more outside of placeholders; patterns and code are none."""
+    return (
+        not re.search(r"\(\?|import |^<", text)
+        and len(re.findall(r"(?<![\w-])[A-Za-z]{2,}(?![\w(=])", re.sub(r"\{[^}]*\}", "", text))) >= 3
+    )
 
 
 def _docstring(node: ast.AST) -> ast.Constant | None:
@@ -109,8 +106,9 @@ def of_template(text: str) -> Iterator[tuple[int, str, str]]:
     >>> list(of_template("<p>One {{ word }}.</p>"))
     [(1, 'template', 'One {{ word }}.')]
     """
-    whole = re.sub(r"\{%.*?%\}|\{#.*?#\}|<[^>{]*>", lambda tag: "\n" * tag[0].count("\n"), text, flags=re.DOTALL)
-    for number, line in enumerate(whole.splitlines(), 1):
+    for tag in (r"\{%.*?%\}|\{#.*?#\}", r"<(?:\{\{.*?\}\}|[^<>])*>"):
+        text = re.sub(tag, lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    for number, line in enumerate(text.splitlines(), 1):
         if re.search(r"[A-Za-z]{2}", re.sub(r"\{\{.*?\}\}", "", line)):
             yield number, "template", line.strip()
 

@@ -319,7 +319,7 @@ def test_an_experiment_that_is_stopped_stops_its_processes_and_waits_for_them(
 @pytest.mark.parametrize(
     ("code", "kind", "sentence"),
     [
-        ("exit 3", UnhealthyRun, "pretrain-b must not go on"),
+        ("exit 3", UnhealthyRun, "pretrain-b cannot continue"),
         ("exit 143", Stopped, "pretrain-b was stopped"),
         ("kill -TERM $$", Stopped, "pretrain-b was stopped"),
         ("exit 2", InputError, r"pretrain-b has failed \(exit code 2\)"),

@@ -276,7 +276,7 @@ def test_two_at_once_are_refused(cohort: Path, tmp_path: Path) -> None:
 
 def test_a_dead_worker_is_a_sentence(cohort: Path, tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, initializer=os._exit, initargs=(1,)) as broken:
-        refuse("a worker died", cohort, tmp_path / "store", executor=broken)
+        refuse("a worker process ended unexpectedly", cohort, tmp_path / "store", executor=broken)
 
 
 def test_a_folder_that_goes_away_does_not_fill_the_quarantine(films: Path, tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_damaged_store_says_what_to_do_and_a_strange_one_is_not_to_be_removed(
 def test_a_folder_that_holds_something_else_is_refused(cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    refuse(r"found thesis\.tex", cohort, tmp_path / "mine")
+    refuse(r"is not empty and holds no store; choose another --out$", cohort, tmp_path / "mine")
     refuse("found the file", cohort, cohort)
     assert content(tmp_path / "mine") == {"thesis.tex": b"x"}
 

@@ -120,4 +120,4 @@ def test_a_constant_loss_is_a_collapse_and_early_steps_are_not_checked() -> None
     for _ in range(60):
         monitor.record(6.931472, healthy)
     assert monitor.problem(199, 15.0) is None
-    assert "constant to five decimals" in str(monitor.problem(200, 15.0))
+    assert "has not changed in five decimals" in str(monitor.problem(200, 15.0))

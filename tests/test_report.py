@@ -492,7 +492,7 @@ def test_an_audit_draws_and_lists_only_what_can_be_compared(folders: dict[str, l
     text = words_of(page)
     assert text.count("Not measured: race (AUROC); age (AUROC) between demographic-norm and no chart.") == 1
     assert "not measured" not in text
-    assert "cannot be told (too few patients)" in text
+    assert "not available (too few patients)" in text
     assert "demographic-norm minus no chart (3 seeds)" in text
     assert "+0.123 [+0.100, +0.200]" in text
     assert "+0.321" not in text

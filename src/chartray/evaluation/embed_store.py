@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import JsonValue
 
 from chartray.errors import InputError
 from chartray.evaluation.embed import embed
@@ -78,12 +79,12 @@ def _rows(store: Store, split: str | None) -> np.ndarray[Any, np.dtype[np.int64]
     return rows.astype(np.int64)
 
 
-def _description(source: Path, encoder: PretrainedEncoder, store: Store) -> dict[str, Any]:
+def _description(source: Path, encoder: PretrainedEncoder, store: Store) -> dict[str, JsonValue]:
     return {
         "format": FORMAT,
         "source": str(source),
         "encoder": encoder.described(),
         "store": {"folder": str(store.folder), "hash": store.hash, "dataset": metadata_of(store).source},
-        "versions": versions(),
+        "versions": {**versions()},
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }

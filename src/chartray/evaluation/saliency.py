@@ -132,13 +132,12 @@ def write_saliency(
     queries = _gallery_of(found, chosen, names)
     shown = list(dict.fromkeys(image.row for query in queries for image in (query, *query.neighbours)))
     arrays["gallery"] = _squashed(test.image_set.store, np.array(shown, dtype=np.int64), GALLERY_SIDE)
-    drawn: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
     patients, truth = test.image_set.patients, test.image_set.truth
-    shared_by = agreement(features, patients, truth, GALLERY_NEIGHBOURS, **drawn)
-    same_patient = same_patient_first(features, patients, **drawn)
-    about: dict[str, Any] = {"dataset": test.dataset, "split": test.image_set.split}
+    shared_by = agreement(features, patients, truth, GALLERY_NEIGHBOURS, resamples=resamples, level=level, seed=seed)
+    same_patient = same_patient_first(features, patients, resamples=resamples, level=level, seed=seed)
     gallery = Gallery(
-        **about,
+        dataset=test.dataset,
+        split=test.image_set.split,
         films=tuple(shown),
         queries=tuple(queries),
         agreement=tuple(
@@ -149,7 +148,8 @@ def write_saliency(
         same_patient=SamePatient.model_validate(same_patient) if same_patient else None,
     )
     maps = SaliencyMaps(
-        **about,
+        dataset=test.dataset,
+        split=test.image_set.split,
         grid=arrays["rollout"].shape[1],
         places=QUERY_PLACES,
         control=control,

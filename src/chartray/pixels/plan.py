@@ -6,9 +6,10 @@ import sys
 from collections.abc import Collection
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from pydantic import JsonValue
 
 from chartray.errors import InputError
 from chartray.outputs.seal import sha256
@@ -52,7 +53,7 @@ class IngestPlan(NamedTuple):
             str(out), shard, rows.start, self.size, root, self.image_ids[cut], self.paths[cut], self.limits
         )
 
-    def marker(self) -> dict[str, Any]:
+    def marker(self) -> dict[str, JsonValue]:
         """The settings that must stay the same when an ingest is continued."""
         return {
             "format": STORE_FORMAT,

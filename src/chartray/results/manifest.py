@@ -1,6 +1,6 @@
 """What evaluation.json, compare.json and audit.json say: how the rows of the folder were made, as typed records."""
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -222,6 +222,6 @@ def arm_of_run(made: Provenance) -> Arm:
     return arm_of(made.chart, made.control, made.chart_use, objective=made.objective, settings=made.settings_hash)
 
 
-def identity(provenance: Provenance) -> dict[str, Any]:
+def identity(provenance: Provenance) -> dict[str, str | int | None]:
     """What tells an encoder from all others."""
     return {name: getattr(provenance, name) for name in IDENTITY}

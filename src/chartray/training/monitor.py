@@ -181,7 +181,7 @@ class Monitor:
             )
         return None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, float | list[float] | list[list[float]]]:
         """What a checkpoint keeps."""
         return {
             "untrained_rank": self.untrained_rank,

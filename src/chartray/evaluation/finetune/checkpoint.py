@@ -3,9 +3,10 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
@@ -29,8 +30,8 @@ class Reached(NamedTuple):
 
 
 def identity(
-    encoder: PretrainedEncoder, train: ImageSet, validate: ImageSet, recipe: Recipe, **more: Any
-) -> dict[str, Any]:
+    encoder: PretrainedEncoder, train: ImageSet, validate: ImageSet, recipe: Recipe, **more: JsonValue
+) -> dict[str, JsonValue]:
     """What makes two trainings the same one: the recipe, and hashes of the first weights and of both sets of images."""
     digest = hashlib.sha256()
     for name, value in encoder.model.state_dict().items():
@@ -39,12 +40,14 @@ def identity(
     return {"first_weights": digest.hexdigest()[:16]} | image_set | {"recipe": recipe._asdict()} | more
 
 
-def save(folder: Path, networks: nn.Module, optimizer: Optimizer, reached: Reached, made_of: dict[str, Any]) -> None:
+def save(
+    folder: Path, networks: nn.Module, optimizer: Optimizer, reached: Reached, made_of: dict[str, JsonValue]
+) -> None:
     """Writes the state after an epoch, whole or not at all, in place of the one before."""
     stored.save(folder, reached.epoch, networks, optimizer, {"reached": reached._asdict(), "made_of": made_of}, keep=1)
 
 
-def restore(folder: Path, networks: nn.Module, optimizer: Optimizer, made_of: dict[str, Any]) -> Reached | None:
+def restore(folder: Path, networks: nn.Module, optimizer: Optimizer, made_of: dict[str, JsonValue]) -> Reached | None:
     """Loads the newest whole state of `folder`; None if there is none. Raises InputError if it is of another training,
     or if there are states and none is whole.
     """
