@@ -153,7 +153,7 @@ def _counts(test: EvaluationSet) -> list[_CountsBehind]:
         )
         for index, truth in enumerate(test.image_set.truth.T)
     ]
-    scored = (~np.isnan(test.images.truth[:, test.counted])).any(axis=1)
+    scored = (~np.isnan(test.image_set.truth[:, test.counted])).any(axis=1)
     return [*found, _CountsBehind(n=int(scored.sum()), n_patients=len(np.unique(codes[scored])))]
 
 
