@@ -60,10 +60,11 @@ def smaller(tokens: list[str]) -> list[str]:
 
 def run_page(name: str) -> int:
     page = ROOT / "docs" / name
-    for text in blocks(page, "yaml"):
-        Path("mapping.yaml").write_text(text, encoding="utf-8")
     written = commands(page)
     for words in written:
+        if "mapping.yaml" in words:
+            (text,) = blocks(page, "yaml")
+            Path("mapping.yaml").write_text(text, encoding="utf-8")
         if words[0] == "chartray":
             assert run_command(smaller(words[1:])) == 0, words
         else:

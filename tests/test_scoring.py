@@ -298,3 +298,12 @@ def test_a_study_scores_the_mean_of_its_images() -> None:
     shared = by_study(films(studies=["s"] * 160))
     assert shared is not None
     assert len(shared.names) == 80
+
+
+def test_the_macro_counts_the_images_of_its_labels() -> None:
+    of = films()
+    of.truth[:10, :2] = np.nan  # hernia, which is too rare for the macro, is known of these
+    scored = score(test_set(of), scores_for(of), resamples=20, seed=0)
+    row = one(rows_of(scored, of), label="macro", metric="auroc")
+    assert row["labels"] == ["Edema", "Mass"]
+    assert (row["n"], row["n_patients"]) == (150, 75)

@@ -28,7 +28,7 @@ HOLDS_THRESHOLD = "; the threshold chosen on validation is held fixed"
 
 
 class _CountsBehind(NamedTuple):
-    """How many images and patients stand behind a row; of the macro all of them."""
+    """How many images and patients stand behind a row; of the macro those with a known truth in one of its labels."""
 
     n: int
     n_patients: int
@@ -153,7 +153,8 @@ def _counts(test: EvaluationSet) -> list[_CountsBehind]:
         )
         for index, truth in enumerate(test.image_set.truth.T)
     ]
-    return [*found, _CountsBehind(n=len(codes), n_patients=len(np.unique(codes)))]
+    scored = (~np.isnan(test.image_set.truth[:, test.counted])).any(axis=1)
+    return [*found, _CountsBehind(n=int(scored.sum()), n_patients=len(np.unique(codes[scored])))]
 
 
 def _label_rows(

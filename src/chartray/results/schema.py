@@ -119,7 +119,7 @@ class Score(MeasuredRow, Interval):
     unit: Literal["film", "study"] = Field(
         "film", description="what is scored: `film` is an image; a study's score is the mean of its images' scores"
     )
-    n: int | None = Field(None, description="images (or studies) of known truth; of the macro all images")
+    n: int | None = Field(None, description="images (or studies) of known truth; of the macro in any of its labels")
     n_positive: int | None = Field(None, description="positive ones among them; null for the macro")
     n_blank: int | None = Field(None, description="negative ones whose label is blank")
     n_patients: int | None = Field(None, description="patients of known truth")
