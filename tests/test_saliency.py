@@ -343,7 +343,7 @@ def test_words_say_when_maps_show_nothing_learnt() -> None:
         return words
 
     none = said(row, row.replaced(ci_low=None, ci_high=None))
-    assert none.startswith("For no finding is it shown")
+    assert none.startswith("It is not shown for any finding")
     assert "0 of 2 findings; 1 have no interval" in none
     assert said(row.replaced(ci_low=0.26)).startswith("For Edema, the five nearest images")
 

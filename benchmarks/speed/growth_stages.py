@@ -107,9 +107,10 @@ def gathered(folder: Path, rows: int) -> Work:
 def trained(folder: Path, rows: int) -> Work:
     """Four steps of `tiny-cpu` with a chart, from the store's opening to the encoder that is written."""
     from chartray.config.pretrain import load
+    from chartray.config.section import Knobs
     from chartray.training.pretrain import pretrain
 
-    overrides = {"train.steps": _STEPS, "train.batch_size": 32, "chart.ehr": "age", "train.device": "cpu"}
+    overrides: Knobs = {"train.steps": _STEPS, "train.batch_size": 32, "chart.ehr": "age", "train.device": "cpu"}
     config, number = load("tiny-cpu", None, overrides), count()
     return lambda: pretrain(folder / "store", folder / f"run-{next(number)}", config)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chartray.config import pretrain as knobs
 from chartray.config.evaluate import CompareOptions, EvaluateOptions
+from chartray.config.section import Knobs
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from chartray.outputs.guard import refuse_other
@@ -52,7 +53,7 @@ def _mission(out: Path, seed: int, patients: int, steps: int | None) -> Path:
     runs = {}
     for arm, (chart, control) in ARMS.items():
         runs[arm] = out / "runs" / arm
-        overrides = {"chart.ehr": chart, "chart.control": control, "seed": seed}
+        overrides: Knobs = {"chart.ehr": chart, "chart.control": control, "seed": seed}
         settings = knobs.load("tiny-cpu", None, overrides | ({"train.steps": steps} if steps else {}))
         with timed(f"pretraining of {arm}"):
             command = f"chartray pretrain {stores['mimic']} --out {runs[arm]} --recipe tiny-cpu --ehr {chart}"

@@ -3,17 +3,17 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from pydantic import PlainValidator
 
 from chartray.commands.options import Count
 from chartray.config.pretrain import Config, load, load_saved
-from chartray.config.section import options_of
+from chartray.config.section import Knobs, options_of
 
 if TYPE_CHECKING:
-    Given = dict[str, Any] | None
+    Given = Knobs | None
 else:
     # The help, the names and the types are those of Config; what was given is checked with the recipe below it.
     Given = Annotated[
@@ -41,7 +41,7 @@ def pretrain(store: Path, *, out: Path, config: Path | None = None, resume: bool
     if resume and started.is_file():
         resolved = load_saved(started, config, settings)
     else:
-        resolved = load(recipe or "msn", config, settings)
+        resolved = load(str(recipe or "msn"), config, settings)
 
     from chartray.commands.opening import need_inputs
     from chartray.training.early import check_run
@@ -53,7 +53,7 @@ def pretrain(store: Path, *, out: Path, config: Path | None = None, resume: bool
     pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume)
 
 
-def _nulls(given: dict[str, Any]) -> dict[str, Any]:
+def _nulls(given: Knobs) -> Knobs:
     """The word null is YAML's, on the command line too."""
     return {
         name: _nulls(value) if isinstance(value, dict) else None if value == "null" else value

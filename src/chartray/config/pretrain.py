@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from chartray.config.renamed import renamed_keys
-from chartray.config.section import Options, Section, separated
+from chartray.config.section import Knobs, Options, Section, separated
 from chartray.errors import InputError
 from chartray.wording import nearest
 from chartray.yaml_file import read_yaml, yaml_tree
@@ -217,7 +217,7 @@ def recipe_names() -> list[str]:
     )
 
 
-def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, JsonValue] | None = None) -> Config:
     """The resolved configuration: recipe, then `file`, then `overrides` ({"views.size": 224}).
 
     Raises InputError for an unknown recipe or knob (the nearest name is suggested) or a value out of range.
@@ -227,28 +227,28 @@ def load(recipe: str = "msn", file: Path | None = None, overrides: Mapping[str, 
             f"unknown recipe {recipe!r}{nearest(recipe, recipe_names())}; there are {', '.join(recipe_names())}"
         )
     text = resources.files("chartray").joinpath("recipes", f"{recipe}.yaml").read_text()
-    tree: dict[str, Any] = yaml_tree(text) or {}
+    tree: Knobs = yaml_tree(text) or {}
     tree["recipe"] = recipe
     return _laid_over(tree, file, overrides)
 
 
-def load_saved(saved: Path, file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_saved(saved: Path, file: Path | None = None, overrides: Mapping[str, JsonValue] | None = None) -> Config:
     """The configuration that a run was started with, with what is given now laid over it."""
     tree = renamed_keys(read_yaml(saved, "a run's config.yaml"), quietly=True)
     return _laid_over(tree, file, overrides)
 
 
-def _laid_over(tree: dict[str, Any], file: Path | None, overrides: Mapping[str, Any] | None) -> Config:
+def _laid_over(tree: Knobs, file: Path | None, overrides: Mapping[str, JsonValue] | None) -> Config:
     """The tree with a file of knobs, then single knobs, laid over it.
 
     Epochs and steps exclude each other: a layer that gives one removes the other from the layers below.
     """
-    given: dict[str, Any] = {}
+    given: Knobs = {}
     for knob, value in (overrides or {}).items():
         _merge(given, _nested(knob, value))
     for layer in (renamed_keys(read_yaml(file, "a file of knobs")) if file is not None else {}, given):
         train = layer.get("train")
-        length: Mapping[str, Any] = train if isinstance(train, Mapping) else {}
+        length: Mapping[str, JsonValue] = train if isinstance(train, Mapping) else {}
         if length.get("epochs") is not None and length.get("steps") is not None:
             raise InputError(
                 f"expected train.epochs or train.steps, found both ({length['epochs']} and {length['steps']}); "
@@ -261,14 +261,15 @@ def _laid_over(tree: dict[str, Any], file: Path | None, overrides: Mapping[str, 
     return Config.model_validate(tree)
 
 
-def _nested(knob: str, value: Any) -> dict[str, Any]:
+def _nested(knob: str, value: Any) -> Knobs:
     section, _, key = knob.partition(".")
     return {section: {key: value}} if key else {section: value}
 
 
-def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+def _merge(into: Knobs, other: Mapping[str, JsonValue]) -> None:
     for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+        known = into.get(key)
+        if isinstance(value, dict) and isinstance(known, dict):
+            _merge(known, value)
         else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
+            into[key] = dict(value) if isinstance(value, dict) else value

@@ -5,8 +5,10 @@ them, and `settings_hash` is taken over the first name of a knob, so that the sa
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from pydantic import JsonValue
+
+from chartray.config.section import Knobs
 from chartray.outputs.notices import notice
 
 RENAMED = {
@@ -27,13 +29,13 @@ def renamed_tokens(tokens: Sequence[str]) -> list[str]:
     return [_renamed_token(token) if token.startswith("--") else token for token in tokens]
 
 
-def renamed_keys(tree: Mapping[str, Any], before: str = "", *, quietly: bool = False) -> dict[str, Any]:
+def renamed_keys(tree: Mapping[str, JsonValue], before: str = "", *, quietly: bool = False) -> Knobs:
     """A mapping of YAML with today's names, nested or dotted; if the new name is there too, its value is used.
 
     >>> renamed_keys({"objective": {"centre_momentum": 0.5}, "train.epochs": 3})
     {'objective': {'center_momentum': 0.5}, 'train.epochs': 3}
     """
-    found: dict[str, Any] = {}
+    found: Knobs = {}
     for key, value in tree.items():
         name = f"{before}{key}"
         new = RENAMED.get(name, name).removeprefix(before)
@@ -44,7 +46,7 @@ def renamed_keys(tree: Mapping[str, Any], before: str = "", *, quietly: bool = F
     return found
 
 
-def first_names(section: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+def first_names(section: str, knobs: Mapping[str, JsonValue]) -> Knobs:
     """The knobs of a section under the first name that each had."""
     first = {new: old for old, new in RENAMED.items()}
     return {

@@ -4,13 +4,23 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidatorFunctionWrapHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    JsonValue,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_wrap_validator_function
 
 from chartray.errors import InputError
 from chartray.wording import nearest
+
+# Settings by name, as YAML and the command line give them; a section is a mapping of its own.
+Knobs = dict[str, JsonValue]
 
 _OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from chartray.config import pretrain as knobs
 from chartray.config.audit import AuditOptions
 from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.config.pretrain import Config
 from chartray.config.renamed import renamed_keys
-from chartray.config.section import Options, Section, options_of, sentence
+from chartray.config.section import Knobs, Options, Section, options_of, sentence
 from chartray.errors import InputError
 from chartray.wording import nearest
 from chartray.yaml_file import read_yaml
@@ -36,13 +36,13 @@ class _ExperimentFile(Section):
     """The top of the file; its parts are checked one by one."""
 
     store: Path
-    pretrain: dict[str, Any] = Field(default_factory=dict)
-    arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
+    pretrain: Knobs = Field(default_factory=dict)
+    arms: dict[str, Knobs | None] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     pair_seeds: bool = False
-    evaluations: dict[str, dict[str, Any]] = Field(min_length=1)
-    audit: dict[str, Any] | None = None
-    report: dict[str, Any] = Field(default_factory=dict)
+    evaluations: dict[str, Knobs] = Field(min_length=1)
+    audit: Knobs | None = None
+    report: Knobs = Field(default_factory=dict)
 
 
 class ArmSpec(NamedTuple):
@@ -51,7 +51,7 @@ class ArmSpec(NamedTuple):
     name: str
     recipe: str
     file: Path | None
-    overrides: dict[str, Any]
+    overrides: Knobs
 
     def config(self, seed: int) -> Config:
         """All knobs of one run."""
@@ -149,7 +149,7 @@ def _check(experiment: Experiment, file: Path) -> None:
         )
 
 
-def _arm(name: str, given: Mapping[str, Any], home: Path) -> ArmSpec:
+def _arm(name: str, given: Mapping[str, JsonValue], home: Path) -> ArmSpec:
     overrides = {_SHORT.get(key, key): value for key, value in given.items() if key not in ("recipe", "config")}
     config = given.get("config")
     if not isinstance(config, str | None):
@@ -158,27 +158,27 @@ def _arm(name: str, given: Mapping[str, Any], home: Path) -> ArmSpec:
     return ArmSpec(name, str(given.get("recipe", "msn")), file, overrides)
 
 
-def _store(entry: Mapping[str, Any], home: Path, more: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+def _store(entry: Mapping[str, JsonValue], home: Path, more: Sequence[str] = ()) -> tuple[Path, Knobs]:
     """The store of an entry, and the rest of the entry with today's names; `more` keys are required too."""
     rest = renamed_keys(entry)
     for key in ("store", *more):
         if not isinstance(rest.get(key), str):
             raise InputError(f"expected a text under {key}, found {rest.get(key, 'none')!r}; see examples/study.yaml")
-    return _absolute(home, Path(rest.pop("store"))), rest
+    return _absolute(home, Path(str(rest.pop("store")))), rest
 
 
-def _absolute_external(entry: dict[str, Any], home: Path) -> dict[str, Any]:
+def _absolute_external(entry: Knobs, home: Path) -> Knobs:
     external = entry.get("external")
     if not isinstance(external, list) or not all(isinstance(each, str) for each in external):
         return entry
-    return entry | {"external": [_absolute(home, Path(each)) for each in external]}
+    return entry | {"external": [str(_absolute(home, Path(str(each)))) for each in external]}
 
 
 def _absolute(home: Path, path: Path) -> Path:
     return (home / path).resolve()
 
 
-def _mapping(tree: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+def _mapping(tree: Mapping[str, JsonValue], key: str, file: Path) -> Knobs:
     found = tree.get(key)
     if not isinstance(found, dict) or not found:
         said = "nothing" if found is None else type(found).__name__
