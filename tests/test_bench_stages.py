@@ -63,7 +63,7 @@ def test_tables_keep_the_proportions_of_the_real_ones_and_link_as_the_row_loops_
 def test_row_loops_that_link_otherwise_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tables(tmp_path / "tables", Sizes().scaled(200))
     monkeypatch.setattr(cohorts, "link_by_rows", lambda films, *_: ([1] * len(films), [0] * len(films)))
-    with pytest.raises(RuntimeError, match=r"ehr\.mortality of \d+ films is not what the row loops say"):
+    with pytest.raises(RuntimeError, match=r"ehr\.mortality of \d+ images is not what the row loops say"):
         cohorts.refuse_other_links(tmp_path / "tables", tmp_path / "c.parquet", 200)
 
 

@@ -40,7 +40,8 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     schedule = make_schedule(settings.train, len(data.rows))
     monitor = build_monitor(settings, schedule, rank=0.0, spread=0.0)
     probe: Any = None
-    loop = Loop(fabric, tmp_path, settings, schedule, data, networks, optimizer, probe, monitor)
+    manifest: Any = None  # no checkpoint is written
+    loop = Loop(fabric, tmp_path, settings, schedule, data, networks, optimizer, probe, monitor, manifest)
     waited: list[int] = []
     with loop.batches(0, 3) as batches:
         with Elsewhere():

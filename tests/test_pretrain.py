@@ -164,7 +164,7 @@ def test_a_run_is_continued_only_as_it_was_started(small_store: Path, tmp_path: 
 def test_a_run_is_not_continued_on_another_store(small_store: Path, tmp_path: Path) -> None:
     pretrain(small_store, tmp_path / "run", small(train__steps=1))
     manifest = run_folder.read_manifest(tmp_path / "run")
-    run_folder.write_manifest(tmp_path / "run", manifest | {"store_hash": "f" * 64})
+    run_folder.write_manifest(tmp_path / "run", manifest.model_copy(update={"store_hash": "f" * 64}))
     with pytest.raises(InputError, match="was started on a store with hash ffff"):
         pretrain(small_store, tmp_path / "run", small(train__steps=1), resume=True)
 

@@ -274,7 +274,7 @@ def _against_baseline(arm: Arm, baseline: str, pairs: Sequence[Comparison], seed
         return Statement("no claim", sentence)
     behind = min(one.seeds for one in enough)
     ours = f"Pretraining ({arm.title}{f', {behind} of {seeds} seeds' if behind < seeds else ''})"
-    better, worse = f"{ours} beats {baseline} in macro AUROC", f"{ours}is below {baseline} in macro AUROC"
+    better, worse = f"{ours} beats {baseline} in macro AUROC", f"{ours} is below {baseline} in macro AUROC"
     return _with_few(_spoken(better, worse, f"{ours} against {baseline}", enough), few, fewest)
 
 
