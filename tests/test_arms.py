@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.evidence.seeds import TestSet, rates, simulate, studies
+from benchmarks.evidence.seeds import SimulatedSet, rates, simulate, studies
 from chartray.errors import InputError
 from chartray.statistics import metrics
 from chartray.statistics.arms import ArmDifference, difference_of_arms
 from chartray.statistics.holm import holm
-
-TestSet.__test__ = False  # type: ignore[attr-defined]
 
 
 def alike(ranks: list[list[int]]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
@@ -64,7 +62,7 @@ def test_paired_seeds_of_more_arms_pool_what_is_left_of_arms_and_seeds() -> None
 
 @pytest.mark.parametrize("metric", ["auroc", "average_precision"])
 def test_the_variance_is_that_of_patients_and_seeds_each_counted_once(metric: str) -> None:
-    (a, b), truth, patients = simulate(np.random.default_rng(0), TestSet(100, 4, labels=3), (3, 2), spread=0.05)
+    (a, b), truth, patients = simulate(np.random.default_rng(0), SimulatedSet(100, 4, labels=3), (3, 2), spread=0.05)
     truth[::7, 1] = np.nan
     found = difference_of_arms(a, b, truth, patients, metric=metric, resamples=150, seed=4)  # type: ignore[arg-type]
     point = metrics.auroc if metric == "auroc" else metrics.average_precision
@@ -98,7 +96,7 @@ def test_the_variance_is_that_of_patients_and_seeds_each_counted_once(metric: st
 
 
 def test_one_seed_is_an_interval_of_these_encoders_and_equal_seeds_add_nothing() -> None:
-    (a, b), truth, patients = simulate(np.random.default_rng(1), TestSet(100, 2, labels=3), (1, 1), spread=0.05)
+    (a, b), truth, patients = simulate(np.random.default_rng(1), SimulatedSet(100, 2, labels=3), (1, 1), spread=0.05)
     found = difference_of_arms(a, b, truth, patients, resamples=200)
     drawn = [metrics.resample(truth, one, patients, resamples=200) for one in (a[0], b[0])]
     assert np.isnan(found.seed_se).all()
@@ -118,7 +116,7 @@ def test_one_seed_is_an_interval_of_these_encoders_and_equal_seeds_add_nothing()
 
 
 def test_arms_trade_places_and_rare_labels_are_in_no_family() -> None:
-    (a, b), truth, patients = simulate(np.random.default_rng(2), TestSet(100, 2, labels=4), (3, 4), spread=0.05)
+    (a, b), truth, patients = simulate(np.random.default_rng(2), SimulatedSet(100, 2, labels=4), (3, 4), spread=0.05)
     truth[:, 1] = patients < 9  # nine positive patients
     truth[:, 3] = 0
     found = difference_of_arms(a, b, truth, patients, resamples=100)
@@ -134,7 +132,7 @@ def test_arms_trade_places_and_rare_labels_are_in_no_family() -> None:
 
 
 def test_paired_seeds_that_go_together_are_seen_sharper() -> None:
-    one = simulate(np.random.default_rng(3), TestSet(labels=10), (5, 5), spread=0.1, shared_seeds=0.9)
+    one = simulate(np.random.default_rng(3), SimulatedSet(labels=10), (5, 5), spread=0.1, shared_seeds=0.9)
     apart, paired = one.difference(resamples=100), one.difference(resamples=100, pair_seeds=True)
     assert np.median(paired.seed_correlation) > 0.6
     assert np.isnan(apart.seed_correlation).all()
@@ -142,7 +140,7 @@ def test_paired_seeds_that_go_together_are_seen_sharper() -> None:
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence() -> None:
-    (a, b, c), truth, patients = simulate(np.random.default_rng(4), TestSet(30, labels=2), (2, 3, 2), spread=0)
+    (a, b, c), truth, patients = simulate(np.random.default_rng(4), SimulatedSet(30, labels=2), (2, 3, 2), spread=0)
     broken = [b[0], np.where(np.arange(30)[:, None] == 7, np.nan, b[1])]
     for match, arms, options in (
         ("arm b, seed 2: .*NaN in row 7, label 0", (a, broken), {}),
@@ -174,7 +172,7 @@ def test_equal_arms_differ_one_time_in_twenty(metric: str, designs: list[tuple[i
     """200 studies each at two spreads of the seeds: .05 +- .011 for each design, +- .006 together."""
     found = []
     for place, seeds in enumerate(designs):
-        both, _ = rates(metric, TestSet(100), seeds, studies_=200, stream=place, resamples=100, spreads=(1.0, 4.0))
+        both, _ = rates(metric, SimulatedSet(100), seeds, studies_=200, stream=place, resamples=100, spreads=(1.0, 4.0))
         found.append(np.mean(shares(both)))
     assert max(found) < 0.083
     assert 0.032 < np.mean(found) < 0.068
@@ -182,27 +180,27 @@ def test_equal_arms_differ_one_time_in_twenty(metric: str, designs: list[tuple[i
 
 def test_patients_alone_would_call_seeds_a_difference() -> None:
     """The test above would see it: one seed of each arm, as if there were no other."""
-    both, _ = rates("auroc", TestSet(100), (1, 1), studies_=200, stream=5, resamples=100, spreads=(4.0,))
+    both, _ = rates("auroc", SimulatedSet(100), (1, 1), studies_=200, stream=5, resamples=100, spreads=(4.0,))
     assert shares(both)[0] > 0.4
 
 
 def test_the_interval_covers_a_true_difference() -> None:
     """200 studies at two spreads, several images a patient: .95 +- .015 each."""
     how = {"resamples": 100, "spreads": (0.5, 2.0)}
-    _, covered = rates("auroc", TestSet(100, 4), (3, 3), studies_=200, stream=31, gap=0.03, **how)  # type: ignore[arg-type]
+    _, covered = rates("auroc", SimulatedSet(100, 4), (3, 3), studies_=200, stream=31, gap=0.03, **how)  # type: ignore[arg-type]
     assert min(shares(covered)) > 0.905
     assert 0.92 < np.mean(shares(covered)) < 0.98
 
 
 def test_a_difference_of_four_seed_sds_is_found_in_half_of_the_labels() -> None:
     """14 labels, seed SD .005, .02 everywhere, three seeds of five arms; then 28 labels, which a p of 2/1001 hides."""
-    test = TestSet(1500, 1, labels=14)
+    test = SimulatedSet(1500, 1, labels=14)
     found = [
         one.difference(resamples=100).p_holm[:-1] <= 0.05
         for one in studies(56, test, (3,) * 5, stream=6, spread=0.005, gap=0.02)
     ]
     assert np.mean(found) >= 0.5
-    one = simulate(np.random.default_rng(7), TestSet(400, labels=28), (3, 3), spread=0)
+    one = simulate(np.random.default_rng(7), SimulatedSet(400, labels=28), (3, 3), spread=0)
     chance = [np.random.default_rng(seed).normal(size=one.truth.shape) for seed in range(3)]
     apart = difference_of_arms([one.truth] * 3, chance, one.truth, one.patients, resamples=1000)
     assert (apart.value > 0.4).all()

@@ -15,6 +15,7 @@ from chartray.checks.finding import Finding
 from chartray.checks.images import border_and_lungs
 from chartray.cli import run_command
 from chartray.errors import InputError
+from chartray.flow import CohortFlow
 from chartray.pixels.ingest import ingest
 from chartray.pixels.read import decode_image, squash
 from chartray.records.cohort import write_cohort
@@ -52,8 +53,7 @@ def clean(images: Path) -> pa.Table:
 
 def written(table: pa.Table, folder: Path, flow: dict[str, Any] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    empty = {"source": "table", "steps": [], "links": {}, "missing": {}}
-    write_cohort_files(table, empty | (flow or {}), folder / "c.parquet")
+    write_cohort_files(table, CohortFlow.model_validate({"source": "table"} | (flow or {})), folder / "c.parquet")
     return folder / "c.parquet"
 
 

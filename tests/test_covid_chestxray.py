@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chartray.records.cohort import describe, flow_content
+from chartray.records.cohort import describe, flow_of
 from chartray.records.table import table_cohort
 
 DATA = (Path(__file__).parents[2] / "shared" / "data" / "covid-chestxray-cc-224px").resolve()
@@ -109,7 +109,7 @@ def test_no_patient_is_in_two_splits_and_no_date_is_told(cohort, images):
         patients.setdefault(row["patient_id"], set()).add(row["split"])
     assert {len(splits) for splits in patients.values()} == {1}
     assert len(patients) == len({image["patientid"] for image in images})
-    said = describe(cohort) + str(flow_content(cohort))
+    said = describe(cohort) + str(flow_of(cohort))
     for image in images:
         assert image["file"] not in said
         assert len(image["date"]) < 6 or image["date"] not in said

@@ -8,7 +8,7 @@ import pytest
 
 from chartray.errors import InputError
 from chartray.features import fit_chart
-from chartray.records.cohort import describe, flow_content
+from chartray.records.cohort import describe, flow_of
 from chartray.records.mimic import mimic_cohort
 from chartray.simulate import mimic_layout
 from tests.test_records_mimic import DEMO, METADATA, POSITION, MimicTables, by_loop, image, rows_of, when, write_rows
@@ -279,7 +279,7 @@ def test_half_the_labels_are_noticed(hospital):
     assert not hospital.cohort(labels=labels).warnings
     cohort = hospital.cohort(labels=labels[:4])
     assert "4 of 8 studies, with 4 images, are not in mimic-cxr-2.0.0-chexpert.csv" in describe(cohort)
-    assert [each["films"] for each in flow_content(cohort)["cautions"] if each["of"] == "labels"] == [4]
+    assert [each.images for each in flow_of(cohort).cautions if each.of == "labels"] == [4]
     with pytest.raises(InputError, match=r"expected the images' studies in .*chexpert.csv, found none of 8"):
         hospital.cohort(labels=[{"study_id": 1, "Edema": "1.0"}])
 

@@ -16,7 +16,7 @@ from chartray.check import check
 from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.features import write_feature_csvs
-from chartray.records.cohort import Cohort, describe, flow_content, read_cohort
+from chartray.records.cohort import Cohort, describe, flow_of, read_cohort
 from chartray.records.mapping import LabelMapping, Mapping, VariableMapping
 from chartray.records.mapping_keys import KEYS
 from chartray.records.parsing import years
@@ -290,7 +290,7 @@ def test_a_column_of_which_nothing_could_be_read_is_said_at_once(
 ) -> None:
     write(hospital, **columns)
     assert warnings(made(hospital)) == [said]
-    assert flow_content(made(hospital))["cautions"][0]["of"] == said.partition(":")[0]
+    assert flow_of(made(hospital)).cautions[0].of == said.partition(":")[0]
     # Blank cells are no such thing, and a few odd ones are told by value as before.
     write(hospital, **dict.fromkeys(columns, ""))
     assert warnings(made(hospital)) == []
@@ -443,4 +443,4 @@ def test_the_example_has_every_key_and_makes_a_cohort(hospital: Path) -> None:
     assert warnings(cohort) == []
     assert [step for step in cohort.flow if "known_at_film" in step.why] == []
     assert from_metadata(cohort.table.schema.metadata).source == "hospital"
-    assert json.dumps(flow_content(cohort))
+    assert json.dumps(flow_of(cohort).content())

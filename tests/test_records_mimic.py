@@ -13,7 +13,7 @@ import pytest
 
 from chartray.errors import InputError
 from chartray.features import FEATURE_SETS, fit_chart
-from chartray.records.cohort import describe, flow_content, read_cohort, write_cohort
+from chartray.records.cohort import describe, flow_of, read_cohort, write_cohort
 from chartray.records.mimic import mimic_cohort
 from chartray.truth import Policy, truth_of
 
@@ -176,9 +176,9 @@ def test_flow_and_links_account_for_every_image(demo_images, tmp_path):
     assert sum(links[part] for part in parts) == links["films"]
     assert links["no_record"] == 3
     assert 0 < links["by_emergency_registration"] < links["linked"]
-    content = flow_content(cohort)
-    assert sum(size["images"] for size in content["splits"].values()) == len(demo_images)
-    assert content["missing"]["view"]["LPO"] == sum(each["ViewPosition"] == "LPO" for each in demo_images)
+    content = flow_of(cohort)
+    assert sum(size.images for size in content.splits.values()) == len(demo_images)
+    assert content.missing["view"]["LPO"] == sum(each["ViewPosition"] == "LPO" for each in demo_images)
     published = mimic_cohort(str(DEMO), tmp_path, rules="published")
     lost = {step.step: step.rows_in - step.rows_out for step in published.flow}
     assert sum(lost.values()) == len(demo_images) - published.table.num_rows
@@ -365,7 +365,7 @@ def test_every_release_gives_the_same_chart(release, tmp_path):
     assert cohort.metadata.release == {"1.0": "1.0", "2.2": "2.x", "3.1": "3.x"}[release]
     layout = "core/" if release == "1.0" else "hosp/"
     assert describe(cohort).splitlines()[0] == f"mimic {cohort.metadata.release} ({layout}), strict rules: 1 images"
-    assert flow_content(cohort)["layout"] == layout
+    assert flow_of(cohort).layout == layout
     assert cohort.table["ehr.mortality"].to_pylist() == ["alive"]
 
 

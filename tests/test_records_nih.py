@@ -10,7 +10,7 @@ import pytest
 
 from chartray.cli import run_command
 from chartray.errors import InputError
-from chartray.records.cohort import describe, flow_content
+from chartray.records.cohort import describe, flow_of
 from chartray.records.nih import nih_cohort
 from chartray.schema import NIH_LABELS
 from chartray.truth import Policy, truth_of
@@ -76,7 +76,7 @@ def test_other_spellings_give_the_same_cohort(tmp_path):
     for encoding in ("utf-8", "utf-8-sig"):
         other = nih_cohort(write(tmp_path / "nih", [other_spelling(cells, draw) for cells in rows], encoding))
         assert other.table.equals(clean.table)
-        assert flow_content(other) == flow_content(clean)
+        assert flow_of(other) == flow_of(clean)
 
 
 @needs_nih
@@ -168,7 +168,7 @@ def test_lists_that_are_not_there_or_not_clear_are_said(tmp_path):
     root = write(tmp_path / "nih", [row(k) for k in range(1, 30)])
     cohort = nih_cohort(root)
     assert "warning: split: no train_val_list.txt and no test_list.txt" in describe(cohort)
-    assert flow_content(cohort)["cautions"][0]["films"] == 29
+    assert flow_of(cohort).cautions[0].images == 29
     for name in ("test_list_a.txt", "test_list_b.txt", "train_list.txt"):
         (root / name).write_text("00000001_000.png\n")
     with pytest.raises(InputError, match=r"one test_list.txt in .*, found test_list_a.txt, test_list_b.txt; keep one"):

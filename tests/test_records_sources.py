@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from chartray.errors import InputError
-from chartray.flow import FlowStep
+from chartray.flow import BlankCells, FlowStep, SplitSize
 from chartray.records.chexpert import chexpert_cohort
 from chartray.records.cohort import (
     Cohort,
     assemble,
     describe,
-    flow_content,
+    flow_of,
     patients_in_two_splits,
     read_cohort,
     split_by_patient,
@@ -83,7 +83,7 @@ def test_blanks_of_the_labeller_are_negatives_and_unreadable_or_unnamed_ones_are
     assert str(truth_of(table, ["Edema"], Policy(blank="ignore"))[:, 0].tolist()) == "[nan, nan, nan, nan, 1.0, 0.0]"
     assert blank_negatives(table, labels, Policy()).sum(axis=0).tolist() == [2, 2]
     assert "  blank labels that count as negative: Edema 2, No Finding 2" in describe(cohort).splitlines()
-    assert flow_content(cohort)["blank_labels"]["Edema"] == {"cells": 2, "mean": "negative"}
+    assert flow_of(cohort).blank_labels["Edema"] == BlankCells(cells=2, mean="negative")
 
 
 def test_chexpert_refuses_what_is_not_chexpert(chexpert):
@@ -180,8 +180,8 @@ def test_real_nih_images():
     assert all(Path(row["path"]).is_file() for row in rows)
     assert patients_in_two_splits(cohort.table["patient_id"], cohort.table["split"]) == 0
     sizes = split_sizes(cohort.table)
-    assert sum(size["patients"] for size in sizes.values()) == 264
-    assert all(size["patients"] > 10 for size in sizes.values())
+    assert sum(size.patients for size in sizes.values()) == 264
+    assert all(size.patients > 10 for size in sizes.values())
     lines = (NIH / "Data_Entry_2017_v2020.csv").read_text().splitlines()[1:]
     expected = {line.split(",")[0]: line.split(",") for line in lines}
     for row in rows:
@@ -204,8 +204,8 @@ def test_nih_official_lists(tmp_path):
     cohort = nih_cohort(root)
     assert cohort.table["split"].to_pylist()[300:] == ["test"] * 90
     sizes = split_sizes(cohort.table)
-    assert (sizes["test"]["images"], cohort.flow[-1].rows_out) == (90, 390)
-    assert 5 <= sizes["validate"]["patients"] <= 35  # about one in nine of 150
+    assert (sizes["test"].images, cohort.flow[-1].rows_out) == (90, 390)
+    assert 5 <= sizes["validate"].patients <= 35  # about one in nine of 150
     (root / "test_list.txt").write_text("\n".join(names[299:]))
     with pytest.raises(InputError, match=r"every image in one list, found 1 in .*train_val_list.txt and test_list.txt"):
         nih_cohort(root)
@@ -256,7 +256,7 @@ def test_write_then_read_is_the_same(tmp_path):
     table = read_cohort(tmp_path / "sub" / "c.parquet")
     assert table.equals(cohort.table, check_metadata=True)
     assert sorted(file.name for file in (tmp_path / "sub").iterdir()) == ["c.flow.json", "c.parquet"]
-    assert flow_content(cohort)["splits"]["train"] == {"images": 2, "patients": 1}
+    assert flow_of(cohort).splits["train"] == SplitSize(images=2, patients=1)
 
 
 @pytest.mark.parametrize(
@@ -351,9 +351,9 @@ def test_images_and_patients_are_counted_whatever_the_order_of_rows():
         table = pa.table({"patient_id": [row[0] for row in rows], "split": [row[1] for row in rows]})
         for split, sizes in split_sizes(table).items():
             here = [patient for patient, part in rows if part == split]
-            assert sizes == {"images": len(here), "patients": len(set(here))}
+            assert sizes == SplitSize(images=len(here), patients=len(set(here)))
         shared = sum(len({part for patient, part in rows if patient == each}) > 1 for each in {row[0] for row in rows})
         assert patients_in_two_splits(table["patient_id"], table["split"]) == shared > 0
     one = pa.table({"patient_id": ["a"], "split": ["test"]})
-    assert split_sizes(one)["test"] == {"images": 1, "patients": 1}
-    assert split_sizes(one.slice(1))["test"] == {"images": 0, "patients": 0}
+    assert split_sizes(one)["test"] == SplitSize(images=1, patients=1)
+    assert split_sizes(one.slice(1))["test"] == SplitSize(images=0, patients=0)

@@ -26,6 +26,7 @@ from chartray.errors import InputError
 from chartray.evaluation.comparable import EvaluatedRun, read_sheets
 from chartray.evaluation.embed_store import embed_store
 from chartray.export import export_encoder
+from chartray.flow import CohortFlow
 from chartray.model_card.folders import read_folders
 from chartray.networks.description import Provenance
 from chartray.networks.encoder import load
@@ -41,7 +42,7 @@ from chartray.results.folder import open_evaluation
 from tests.evaluation_folders import compare, evaluate, hospital, vit
 
 QUICK: dict[str, Any] = {"resamples": 3, "baselines": False, "labels": ["Edema", "Pleural Effusion"]}
-FLOW = {"source": "mimic", "steps": [], "links": {}, "splits": {}, "missing": {}}
+FLOW = CohortFlow(source="mimic", links={})
 
 
 @pytest.fixture(scope="module")
@@ -257,14 +258,14 @@ def kills(does: Callable[[], object], place: Path, most: int, last: int = 6) -> 
 def test_a_kill_while_a_cohort_is_replaced_leaves_table_and_flow_of_one(made: dict[str, Path], tmp_path: Path):
     table = pq.read_table(made["root"] / "hospital" / "cohort.parquet")
     file, place = tmp_path / "out" / "c.parquet", tmp_path / "out"
-    before, after = ((table.slice(n), FLOW | {"links": {"films": n}}) for n in (0, 1))
+    before, after = ((table.slice(n), FLOW.model_copy(update={"links": {"films": n}})) for n in (0, 1))
     write_cohort_files(*before, file)
     seen = set()
     for _ in kills(lambda: write_cohort_files(*after, file), place, 40):
         settle_cohort(file)
         found, flow = read_cohort_table(file), read_flow(file)
         assert flow is not None
-        assert found.num_rows == table.num_rows - flow["links"]["films"]
+        assert found.num_rows == table.num_rows - flow.links["films"]
         assert {path.name for path in place.iterdir()} <= {"c.parquet", "c.flow.json", ".c.parquet.lock"}
         seen.add(found.num_rows)
         write_cohort_files(*before, file)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from chartray.statistics.arms import ArmDifference, difference_of_arms
+from chartray.statistics.arms import ArmDifference, Metric, difference_of_arms
 from chartray.statistics.metrics import auroc, average_precision
 
 Floats = NDArray[np.float64]
@@ -28,7 +28,7 @@ SEEDS, SPREADS = (2, 3, 5, 10), (0.5, 1.0, 2.0, 4.0)
 OF_ARM, OF_ENCODER = 0.04, 0.06
 
 
-class TestSet(NamedTuple):
+class SimulatedSet(NamedTuple):
     """How large the simulated test set is; a patient has one image, or 1 to `most_images`."""
 
     patients: int = 200
@@ -44,14 +44,23 @@ class Study(NamedTuple):
     truth: Floats
     patients: NDArray[np.int64]
 
-    def difference(self, **options: object) -> ArmDifference:
+    def difference(self, metric: Metric = "auroc", *, resamples: int = 1000, pair_seeds: bool = False) -> ArmDifference:
         a, b, *others = self.arms
-        return difference_of_arms(a, b, self.truth, self.patients, other_arms=others, **options)  # type: ignore[arg-type]
+        return difference_of_arms(
+            a,
+            b,
+            self.truth,
+            self.patients,
+            metric=metric,
+            resamples=resamples,
+            other_arms=others,
+            pair_seeds=pair_seeds,
+        )
 
 
 def simulate(
     rng: np.random.Generator,
-    test: TestSet,
+    test: SimulatedSet,
     seeds: Sequence[int],
     *,
     spread: float,
@@ -87,7 +96,7 @@ def simulate(
     return Study(arms, truth, patients)
 
 
-def studies(count: int, test: TestSet, seeds: Sequence[int], *, stream: int, **how: float) -> Iterator[Study]:
+def studies(count: int, test: SimulatedSet, seeds: Sequence[int], *, stream: int, **how: float) -> Iterator[Study]:
     """Studies of `test.labels` labels each, until there are `count` labels."""
     for index in range(-(-count // test.labels)):
         yield simulate(np.random.default_rng((stream, index, *seeds)), test, seeds, **how)
@@ -117,7 +126,7 @@ def true_value(metric: str, true: float, spread: float, prevalence: float) -> fl
     return float(np.array(found) @ weights / weights.sum())
 
 
-def patient_error(metric: str, test: TestSet) -> float:
+def patient_error(metric: str, test: SimulatedSet) -> float:
     """SD of the difference of two encoders of the same true value, over 1,000 test sets."""
     measured = auroc if metric == "auroc" else average_precision
     found = [
@@ -140,8 +149,8 @@ def share(inside: Sequence[bool] | NDArray[np.bool_]) -> str:
 
 
 def rates(
-    metric: str,
-    test: TestSet,
+    metric: Metric,
+    test: SimulatedSet,
     seeds: Sequence[int],
     *,
     studies_: int,
@@ -149,21 +158,21 @@ def rates(
     gap: float = 0.0,
     spreads: Sequence[float] = SPREADS,
     macro: bool = False,
-    **how: object,
+    resamples: int = 100,
+    pair_seeds: bool = False,
+    shared_seeds: float = 0.0,
 ) -> tuple[list[str], list[str]]:
     """Shares of studies with p < .05, and with an interval that holds the true difference: each spread, then all."""
     unit = auroc_for(metric, patient_error(metric, test), test.prevalence)
-    options = {name: how[name] for name in ("resamples", "pair_seeds") if name in how}
-    correlation = float(how.get("shared_seeds", 0.0))  # type: ignore[arg-type]
     cells = []
     for place, ratio in enumerate(spreads):
         spread, found = ratio * unit, []
         wanted = true_value(metric, AUROC + gap, spread, test.prevalence)
         wanted -= true_value(metric, AUROC, spread, test.prevalence)
         for one in studies(
-            studies_, test, seeds, stream=100 * stream + place, spread=spread, gap=gap, shared_seeds=correlation
+            studies_, test, seeds, stream=100 * stream + place, spread=spread, gap=gap, shared_seeds=shared_seeds
         ):
-            each = one.difference(metric=metric, **options)
+            each = one.difference(metric, resamples=resamples, pair_seeds=pair_seeds)
             these = slice(-1, None) if macro else slice(-1)
             found.append([each.p[these] < 0.05, (each.low[these] <= wanted) & (wanted <= each.high[these])])
         cells.append(np.concatenate(found, axis=1))
@@ -177,7 +186,7 @@ def heading(first: str) -> None:
     print("|---" * (len(SPREADS) + 2) + "|", flush=True)
 
 
-def equal_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
+def equal_arms(count: int, resamples: int, measured: Sequence[Metric]) -> None:
     """Two arms of the same true value."""
     for metric in measured:
         for images in (1, 8):
@@ -186,7 +195,7 @@ def equal_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
             for place, seeds in enumerate(SEEDS):
                 found, _ = rates(
                     metric,
-                    TestSet(200 if images == 1 else 120, images),
+                    SimulatedSet(200 if images == 1 else 120, images),
                     (seeds, seeds),
                     studies_=count,
                     stream=place,
@@ -195,14 +204,14 @@ def equal_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
                 print(f"| {seeds} seeds | " + " | ".join(found) + " |", flush=True)
 
 
-def different_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
+def different_arms(count: int, resamples: int, measured: Sequence[Metric]) -> None:
     """Two arms whose AUROC differs by .03."""
     for metric in measured:
         heading(f"{metric}, 120 patients, 1 to 8 images each, AUROC +.03: coverage of the 95 % interval")
         for place, seeds in enumerate(SEEDS):
             _, found = rates(
                 metric,
-                TestSet(120, 8),
+                SimulatedSet(120, 8),
                 (seeds, seeds),
                 studies_=count,
                 stream=10 + place,
@@ -212,40 +221,39 @@ def different_arms(count: int, resamples: int, measured: Sequence[str]) -> None:
             print(f"| {seeds} seeds | " + " | ".join(found) + " |", flush=True)
 
 
-def designs(count: int, resamples: int, _: Sequence[str]) -> None:
+def designs(count: int, resamples: int, _: Sequence[Metric]) -> None:
     """Equal arms of other designs than two arms with as many seeds; AUROC alone."""
     heading("auroc, 120 patients, 1 to 8 images each: share with p < .05")
-    for place, (title, seeds, how) in enumerate(
+    for place, (title, seeds, paired) in enumerate(
         (
-            ("2 and 10 seeds", (2, 10), {}),
-            ("3 and 5 seeds", (3, 5), {}),
-            ("2 seeds, pooled over 4 arms", (2,) * 4, {}),
-            ("3 seeds, pooled over 5 arms", (3,) * 5, {}),
-            *((f"{seeds} paired seeds, correlation .8", (seeds, seeds), {"pair_seeds": True}) for seeds in (2, 3, 5)),
-            ("3 paired seeds, 5 arms", (3,) * 5, {"pair_seeds": True}),
-            ("1 seed (patients only)", (1, 1), {}),
+            ("2 and 10 seeds", (2, 10), False),
+            ("3 and 5 seeds", (3, 5), False),
+            ("2 seeds, pooled over 4 arms", (2,) * 4, False),
+            ("3 seeds, pooled over 5 arms", (3,) * 5, False),
+            *((f"{seeds} paired seeds, correlation .8", (seeds, seeds), True) for seeds in (2, 3, 5)),
+            ("3 paired seeds, 5 arms", (3,) * 5, True),
+            ("1 seed (patients only)", (1, 1), False),
         )
     ):
-        correlated = {"shared_seeds": 0.8} if how else {}
         found, _ = rates(
             "auroc",
-            TestSet(120, 8),
+            SimulatedSet(120, 8),
             seeds,
             studies_=count,
             stream=20 + place,
             resamples=resamples,
-            **how,
-            **correlated,
+            pair_seeds=paired,
+            shared_seeds=0.8 if paired else 0.0,
         )
         print(f"| {title} | " + " | ".join(found) + " |", flush=True)
-    five = TestSet(120, 8, labels=5)
+    five = SimulatedSet(120, 8, labels=5)
     found, _ = rates("auroc", five, (3, 3), studies_=5 * count, stream=30, resamples=resamples, macro=True)
     print("| 3 seeds, macro mean of 5 labels | " + " | ".join(found) + " |", flush=True)
 
 
-def power(count: int, resamples: int, _: Sequence[str]) -> None:
+def power(count: int, resamples: int, _: Sequence[Metric]) -> None:
     """14 labels, seed SD .005, true difference .02 in all, three seeds; then 28 labels of AUROC 1.0 against .5."""
-    test = TestSet(patients=1500, most_images=3, labels=14)
+    test = SimulatedSet(patients=1500, most_images=3, labels=14)
     error = patient_error("auroc", test._replace(labels=50))
     print(f"\n| 3 seeds, SD .005; 1,500 patients, SE {error:.4f}; AUROC +.02, 14 labels | labels with p_holm <= .05 |")
     print("|---|---|")
@@ -255,7 +263,7 @@ def power(count: int, resamples: int, _: Sequence[str]) -> None:
         print(f"| {arms} arms | {share(np.concatenate(found))} |", flush=True)
     rng, found = np.random.default_rng(0), []
     for _ in range(10):
-        one = simulate(rng, TestSet(labels=28), (3, 3), spread=0.0)
+        one = simulate(rng, SimulatedSet(labels=28), (3, 3), spread=0.0)
         perfect = [one.truth + 0.01 * rng.random(one.truth.shape) for _ in range(3)]
         chance = [rng.normal(size=one.truth.shape) for _ in range(3)]
         each = difference_of_arms(perfect, chance, one.truth, one.patients, resamples=resamples)
@@ -263,7 +271,7 @@ def power(count: int, resamples: int, _: Sequence[str]) -> None:
     print(f"| 2 arms, AUROC 1.0 against .5, 28 labels, 200 patients | {share(np.concatenate(found))} |", flush=True)
 
 
-METRICS = ("auroc", "average_precision")
+METRICS: tuple[Metric, ...] = ("auroc", "average_precision")
 PARTS = {"equal": equal_arms, "different": different_arms, "designs": designs, "power": power}
 
 

@@ -1,8 +1,7 @@
 """`chartray check`: finds all problems of a cohort or a store before it is used."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +14,7 @@ from chartray.checks.images import images
 from chartray.config.pretrain import load
 from chartray.errors import InputError
 from chartray.flow import CohortFlow
-from chartray.outputs.json_file import parsed_record, read_json
-from chartray.pixels.store import FLOW_FILE, Store
+from chartray.pixels.store import Store, read_store_flow
 from chartray.records.cohort_files import read_cohort_table, read_flow
 from chartray.schema import COHORT_FORMAT, CohortMetadata, from_metadata
 from chartray.wording import listed
@@ -57,7 +55,7 @@ def _cohort(path: Path) -> Iterator[Finding]:
         raise InputError(f"expected a cohort or a store at {path}, found nothing; check the path")
     table = read_cohort_table(path)
     metadata = _metadata(table, path)
-    yield from _rows(table, metadata, _flow(read_flow(path), path), path.name)
+    yield from _rows(table, metadata, read_flow(path), path.name)
     if "path" in table.column_names and table.num_rows and not table["path"].null_count:
         yield from files(table, metadata, path.name)
 
@@ -72,9 +70,8 @@ def _store(folder: Path) -> Iterator[Finding]:
         yield Finding("error", f"the store cannot be opened: {error}", where, 0, "nothing")
         return
     table = store.cohort
-    metadata, file = _metadata(table, folder / "cohort.parquet"), folder / FLOW_FILE
-    content = read_json(file, "the flow of the store's cohort") if file.exists() else None
-    yield from _rows(table, metadata, _flow(content, folder), f"{where}/cohort.parquet")
+    metadata = _metadata(table, folder / "cohort.parquet")
+    yield from _rows(table, metadata, read_store_flow(folder), f"{where}/cohort.parquet")
     damaged = store.damaged()
     for name in damaged:
         what = f"{name} is damaged (its hash differs from the one that ingest wrote)"
@@ -126,8 +123,3 @@ def _metadata(table: pa.Table, path: Path) -> CohortMetadata:
     if metadata.format != COHORT_FORMAT:
         raise InputError(f"expected cohort format {COHORT_FORMAT} in {path}, found {metadata.format}; make it again")
     return metadata
-
-
-def _flow(content: Mapping[str, Any] | None, file: Path) -> CohortFlow | None:
-    remedy = "make the cohort again"
-    return None if content is None else parsed_record(CohortFlow, content, f"the flow of {file}", remedy=remedy)

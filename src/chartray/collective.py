@@ -5,7 +5,7 @@ What one process decides or cannot do, all of them learn: none continues alone, 
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -54,24 +54,32 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)])
 
 
+class _Message(NamedTuple):
+    """What the first process tells the others: what it decided, or the kind and sentence of its error."""
+
+    decided: Any = None
+    kind: str = ""
+    sentence: str = ""
+
+
 def first_decides(decide: Callable[[], Any], device: torch.device) -> Any:
     """What `decide` returns in the first process (JSON), in all of them; what it raises there is raised in all."""
     if process_count() == 1:
         return decide()
-    message: dict[str, Any] = {}
+    message = _Message()
     failed: Exception | None = None
     if dist.get_rank() == 0:
         try:
-            message["decided"] = decide()
+            message = _Message(decide())
         except Exception as error:  # sent to the others, then raised as it is
             failed = error
-            message |= {"kind": type(error).__name__, "sentence": str(error)}
+            message = _Message(None, type(error).__name__, str(error))
     message = _from_first(message, device)
     if failed is not None:
         raise failed
-    if "kind" in message:
-        raise _KINDS.get(message["kind"], OutputError)(message["sentence"])
-    return message["decided"]
+    if message.kind:
+        raise _KINDS.get(message.kind, OutputError)(message.sentence)
+    return message.decided
 
 
 def all_or_none(work: Callable[[], Made], device: torch.device) -> Made:
@@ -104,12 +112,11 @@ def process_count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def _from_first(message: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _from_first(message: _Message, device: torch.device) -> _Message:
     """JSON of the first process: its length, then its bytes."""
     own = torch.tensor(list(json.dumps(message).encode()), dtype=torch.uint8, device=device)
     length = torch.tensor(len(own), device=device)
     dist.broadcast(length, src=0)
     sent: Tensor = own if dist.get_rank() == 0 else torch.empty(int(length), dtype=torch.uint8, device=device)
     dist.broadcast(sent, src=0)
-    received: dict[str, Any] = json.loads(bytes(sent.tolist()))
-    return received
+    return _Message(*json.loads(bytes(sent.tolist())))

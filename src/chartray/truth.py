@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from chartray.config.evaluate import Blank, Uncertain
 from chartray.errors import InputError
+from chartray.flow import BlankCells
 from chartray.schema import BLANK_PREFIX, LABEL_PREFIX, CohortMetadata, from_metadata
 from chartray.wording import listed
 
@@ -121,25 +122,25 @@ def unsaid(cohort: pa.Table, labels: Sequence[str]) -> dict[str, int]:
     return {label: count for label, count in blanks.items() if count}
 
 
-def blanks(cohort: pa.Table) -> dict[str, dict[str, int | str]]:
+def blanks(cohort: pa.Table) -> dict[str, BlankCells]:
     """Labels with blank cells -> their number (`cells`) and what they `mean` ("not said" if not stated)."""
-    found: dict[str, dict[str, int | str]] = {}
+    found: dict[str, BlankCells] = {}
     for name in cohort.column_names:
         label = name.removeprefix(LABEL_PREFIX)
         if name != label and (cells := int(blank_cells(cohort, label).sum())):
-            found[label] = {"cells": cells, "mean": meaning(cohort, label) or "not said"}
+            found[label] = BlankCells(cells=cells, mean=meaning(cohort, label) or "not said")
     return found
 
 
-def blanks_said(found: Mapping[str, Mapping[str, int | str]]) -> list[str]:
+def blanks_said(found: Mapping[str, BlankCells]) -> list[str]:
     """The result of `blanks` in words, one line for each meaning.
 
-    >>> blanks_said({"Edema": {"cells": 12, "mean": "negative"}, "Died": {"cells": 69, "mean": "unknown"}})
+    >>> blanks_said({"Edema": BlankCells(cells=12, mean="negative"), "Died": BlankCells(cells=69, mean="unknown")})
     ['blank labels that count as negative: Edema 12', 'blank labels that are ignored: Died 69']
     """
     lines = []
     for mean, words in _MEANINGS.items():
-        if said := counted({label: int(one["cells"]) for label, one in found.items() if one["mean"] == mean}):
+        if said := counted({label: one.cells for label, one in found.items() if one.mean == mean}):
             lines.append(f"blank labels {words}: {said}")
     return lines
 

@@ -95,9 +95,9 @@ def labels(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Fi
 
 def _blank(table: pa.Table, names: list[str], where: str) -> Iterator[Finding]:
     """How many cells of each label are blank, and what they count as."""
-    found = {label: one for label, one in blanks(table).items() if label in names and one["mean"] != "not said"}
+    found = {label: one for label, one in blanks(table).items() if label in names and one.mean != "not said"}
     for line in blanks_said(found):
-        yield Finding("note", line, where, sum(int(one["cells"]) for one in found.values()), "nothing")
+        yield Finding("note", line, where, sum(one.cells for one in found.values()), "nothing")
     if open_ := unsaid(table, names):
         what = f"blank labels without a stated meaning: {counted(open_)}"
         remedy = "make the cohort again, or give evaluate --blank negative or --blank ignore"

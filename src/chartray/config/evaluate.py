@@ -1,12 +1,12 @@
 """The options of `chartray evaluate` and `chartray compare`, and those that evaluations and audits share."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cyclopts import Parameter
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from chartray.config.section import Only, Options, separated
+from chartray.config.section import Knobs, Only, Options, separated
 
 Protocol = Literal["linear", "knn", "finetune", "published"]
 Split = Literal["test", "validate"]
@@ -64,7 +64,7 @@ class ScoringOptions(IntervalOptions):
     device: Device = Field("auto", description="Device of the encoder")
     precision: Precision = Field("fp32", description="Precision of the encoder")
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> Knobs:
         """As evaluation.json and audit.json have them; both list the stores separately."""
         return self.model_dump(mode="json", exclude={"external"}) | {"level": self.level}
 
@@ -137,11 +137,3 @@ class EvaluateOptions(ScoringOptions):
                 f"expected --warmup-epochs in [0, {self.max_epochs}), below --max-epochs, found {self.warmup_epochs:g}"
             )
         return self
-
-    def of_protocol(self) -> dict[str, Any]:
-        """The options that the protocol alone has."""
-        return {
-            name: getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if any(isinstance(each, Only) and self.protocol in each.protocols for each in field.metadata)
-        }

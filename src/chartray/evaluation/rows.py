@@ -222,8 +222,9 @@ def _of_metric(scored: Scored, metric: str, index: int | None, *, interval: bool
         return {"by_chance": chance}
     if metric in AT_THRESHOLD:
         # Every draw has a threshold of its own: there is no one number to name.
-        named = index is not None and scored.draws == 1 and scored.thresholds is not None
-        return {"threshold": float(scored.thresholds[index]) if named else None}  # type: ignore[index]
+        if index is None or scored.draws > 1 or scored.thresholds is None:
+            return {}
+        return {"threshold": float(scored.thresholds[index])}
     return {}
 
 

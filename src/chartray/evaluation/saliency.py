@@ -40,6 +40,7 @@ from chartray.results.saliency import (
     SaliencyControl,
     SaliencyMaps,
     SamePatient,
+    ShownImage,
 )
 from chartray.schema import hashed
 
@@ -154,7 +155,7 @@ def write_saliency(
         places=QUERY_PLACES,
         control=control,
         films=tuple(
-            MappedImage(**names.of(one.image), label=one.label, why=one.why, score=_score(test, scores, one))
+            MappedImage(**dict(names.of(one.image)), label=one.label, why=one.why, score=_score(test, scores, one))
             for one in chosen
         ),
     )
@@ -175,7 +176,7 @@ class _Captions:
         cohort = test.image_set.store.cohort
         self._sizes = {name: cohort.column(name) for name in ("height", "width")}
 
-    def of(self, image: int) -> dict[str, Any]:
+    def of(self, image: int) -> ShownImage:
         """Image number `image` of the scored ones."""
         row = int(self._test.image_set.rows[image])
         present = [
@@ -183,8 +184,14 @@ class _Captions:
             for label, value in zip(self._test.labels, self._test.image_set.truth[image], strict=True)
             if value == 1
         ]
-        said = {"dataset": self._test.dataset, "row": row, "key": self._keys[self._test.image_ids[image]]}
-        return said | {name: column[row].as_py() for name, column in self._sizes.items()} | {"present": present}
+        return ShownImage(
+            dataset=self._test.dataset,
+            row=row,
+            key=self._keys[self._test.image_ids[image]],
+            height=self._sizes["height"][row].as_py(),
+            width=self._sizes["width"][row].as_py(),
+            present=tuple(present),
+        )
 
 
 def _score(test: EvaluationSet, scores: Floats, one: Chosen) -> float:
@@ -201,12 +208,12 @@ def _gallery_of(found: Sequence[Alike], chosen: Sequence[Chosen], names: _Captio
     of_image = {one.image: one for one in chosen}
     return [
         QueryImage(
-            **names.of(one.query),
+            **dict(names.of(one.query)),
             label=of_image[one.query].label,
             why=of_image[one.query].why,
             same_patient_rank=one.same_patient_rank,
             neighbours=tuple(
-                NearImage(**names.of(image), cosine=cosine)
+                NearImage(**dict(names.of(image)), cosine=cosine)
                 for image, cosine in zip(one.neighbours, one.cosines, strict=True)
             ),
         )

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from chartray.errors import InputError
-from chartray.outputs.json_file import read_json, read_object
+from chartray.flow import CohortFlow
+from chartray.outputs.json_file import parsed_record, read_json, read_object
 from chartray.outputs.parquet_file import read_table
 from chartray.outputs.seal import sha256
 from chartray.pixels.shard_file import Digest, Mapped, Pixels, Shard, map_shard
@@ -273,3 +274,12 @@ def _expect_bytes(file: str, size: int) -> None:
 def _again(folder: str | Path) -> str:
     """How to repair a store: it must be removed first, since ingest leaves a finished store alone."""
     return f"remove the folder {folder}, then `chartray ingest` its cohort again"
+
+
+def read_store_flow(folder: Path) -> CohortFlow | None:
+    """The flow of the cohort that a store was made from, verified; None where the store has none."""
+    file = folder / FLOW_FILE
+    if not file.is_file():
+        return None
+    content = read_json(file, "the flow of the store's cohort")
+    return parsed_record(CohortFlow, content, str(file), remedy="ingest the cohort again")

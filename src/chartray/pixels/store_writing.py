@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from chartray.flow import CohortFlow
 from chartray.outputs.json_file import write_json
 from chartray.outputs.parquet_file import write_table
 from chartray.outputs.seal import sha256
@@ -27,7 +28,7 @@ def complete(
     cohort: pa.Table,
     *,
     quarantine: pa.Table = NO_QUARANTINE,
-    flow: Mapping[str, Any] | None = None,
+    flow: CohortFlow | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> str:
     """Completes the store in `folder`, where the shards are; returns its content hash.
@@ -46,7 +47,7 @@ def complete(
     write_table(quarantine, folder / QUARANTINE_FILE)
     names = [COHORT_FILE, QUARANTINE_FILE]
     if flow is not None:
-        write_json(folder / FLOW_FILE, flow)
+        write_json(folder / FLOW_FILE, flow.content())
         names.append(FLOW_FILE)
     content = content_hash(size, cohort, digests)
     index = {

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from chartray.errors import InputError
-from chartray.flow import FlowStep
+from chartray.flow import CohortFlow, FlowNote, FlowStep, SplitSize
 from chartray.records.cohort_files import read_cohort_table, write_cohort_files
 from chartray.records.missing import ABSENT, masked
 from chartray.records.replaceable import check_cohort_out
@@ -112,13 +112,14 @@ def hashed_split(patients: Any, shares: Mapping[str, float], flow: list[FlowStep
     return split_by_patient(patients, shares)
 
 
-def split_sizes(table: pa.Table) -> dict[str, dict[str, int]]:
+def split_sizes(table: pa.Table) -> dict[str, SplitSize]:
     """Number of images and patients in each split, also of empty ones."""
     pairs = _patients_of_splits(table["patient_id"], table["split"])
     sizes = {}
     for split in SPLITS:
         here = pairs.filter(pc.equal(pairs["split"], split))
-        sizes[split] = {"images": int(pc.sum(here["patient_count"]).as_py() or 0), "patients": here.num_rows}
+        images = int(pc.sum(here["patient_count"]).as_py() or 0)
+        sizes[split] = SplitSize(images=images, patients=here.num_rows)
     return sizes
 
 
@@ -161,7 +162,7 @@ def write_cohort(cohort: Cohort, out: Path) -> None:
         raise InputError(_no_image(cohort))
     _check(cohort.table, "the cohort")
     check_cohort_out(out)
-    write_cohort_files(cohort.table, flow_content(cohort), out)
+    write_cohort_files(cohort.table, flow_of(cohort), out)
 
 
 def _no_image(cohort: Cohort) -> str:
@@ -176,44 +177,42 @@ def _no_image(cohort: Cohort) -> str:
     )
 
 
-def flow_content(cohort: Cohort) -> dict[str, Any]:
-    """The content of `<stem>.flow.json`."""
-    return {
-        "source": cohort.metadata.source,
-        "release": cohort.metadata.release,
-        "layout": cohort.layout,
-        "rules": cohort.metadata.rules,
-        "steps": [asdict(step) for step in cohort.flow],
-        "links": cohort.links,
-        "splits": split_sizes(cohort.table),
-        "missing": cohort.missing,
-        "absent_labels": cohort.metadata.absent_labels,
-        "blank_labels": blanks(cohort.table),
-        "cautions": [
-            {"of": each.of, "what": each.what, "films": each.images, "remedy": each.remedy}
-            for each in (*cohort.warnings, *unknown_labels(cohort.missing))
-        ],
-    }
+def flow_of(cohort: Cohort) -> CohortFlow:
+    """What `<stem>.flow.json` says."""
+    notes = (*cohort.warnings, *unknown_labels(cohort.missing))
+    return CohortFlow(
+        source=cohort.metadata.source,
+        release=cohort.metadata.release,
+        layout=cohort.layout,
+        rules=cohort.metadata.rules,
+        steps=list(cohort.flow),
+        links=cohort.links,
+        splits=split_sizes(cohort.table),
+        missing=cohort.missing,
+        absent_labels=list(cohort.metadata.absent_labels),
+        blank_labels=blanks(cohort.table),
+        cautions=[FlowNote(of=each.of, what=each.what, images=each.images, remedy=each.remedy) for each in notes],
+    )
 
 
 def describe(cohort: Cohort) -> str:
     """The flow as text for a terminal: rows read, excluded, linked and split, missing values, warnings."""
-    content = flow_content(cohort)
+    content = flow_of(cohort)
     images = cohort.table.num_rows
-    release = f" {content['release']}" if content["release"] else ""
+    release = f" {content.release}" if content.release else ""
     release += f" ({cohort.layout})" if cohort.layout else ""
     # The rules are about linking: a source without admissions has none.
-    rules = f", {content['rules']} rules" if cohort.links else ""
-    lines = [f"{content['source']}{release}{rules}: {images} images"]
+    rules = f", {content.rules} rules" if cohort.links else ""
+    lines = [f"{content.source}{release}{rules}: {images} images"]
     for step in cohort.flow:
         why = f" ({step.why})" if step.why else ""
         lines.append(f"  {step.step}: {step.rows_in} -> {step.rows_out}{why}")
     if cohort.links:
         named = {name.replace("films", "images").replace("_", " "): count for name, count in cohort.links.items()}
         lines.append("  links: " + ", ".join(f"{name} {count}" for name, count in named.items()))
-    for split, size in content["splits"].items():
-        empty = "" if size["images"] else " (this split is empty)"
-        lines.append(f"  {split}: {size['images']} images of {size['patients']} patients{empty}")
+    for split, size in content.splits.items():
+        empty = "" if size.images else " (this split is empty)"
+        lines.append(f"  {split}: {size.images} images of {size.patients} patients{empty}")
     for name in cohort.metadata.variables:
         lost = images - int(pc.count(cohort.table[EHR_PREFIX + name]).as_py())
         unusable = _unusable(cohort.missing.get(name, {}))
@@ -222,9 +221,9 @@ def describe(cohort: Cohort) -> str:
     for name, cells in cohort.missing.items():
         if name not in cohort.metadata.variables and (unusable := _unusable(cells)):
             lines.append(f"  {name.removeprefix(LABEL_PREFIX)}: unusable cells: {unusable}")
-    lines += [f"  {line}" for line in blanks_said(content["blank_labels"])]
-    if content["absent_labels"]:
-        lines.append(f"  labels missing from the files: {', '.join(content['absent_labels'])}")
+    lines += [f"  {line}" for line in blanks_said(content.blank_labels)]
+    if content.absent_labels:
+        lines.append(f"  labels missing from the files: {', '.join(content.absent_labels)}")
     return "\n".join([*lines, *(f"  {line}" for line in warning_lines(cohort))])
 
 

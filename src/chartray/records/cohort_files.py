@@ -5,16 +5,15 @@ killed between the two, the next one that reads or writes the cohort renames or 
 """
 
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from chartray.errors import InputError
+from chartray.flow import CohortFlow
 from chartray.outputs import json_file, parquet_file
-from chartray.outputs.json_file import parsed, read_json, verified
+from chartray.outputs.json_file import parsed, parsed_record, read_json, verified
 from chartray.outputs.parquet_file import read_table
 from chartray.outputs.replacing import replaced_file, reserved, settle, sync, sync_names
 from chartray.outputs.seal import sha256
@@ -28,7 +27,7 @@ def flow_file(cohort: Path) -> Path:
     return cohort.with_name(f"{cohort.stem}.flow.json")
 
 
-def write_cohort_files(table: pa.Table, flow: Mapping[str, Any], out: Path) -> None:
+def write_cohort_files(table: pa.Table, flow: CohortFlow, out: Path) -> None:
     """Writes the table and its flow; if killed at any moment, both are the earlier ones or both are the new ones.
 
     Raises InputError if another command is writing there, OutputError if they cannot be written.
@@ -37,7 +36,7 @@ def write_cohort_files(table: pa.Table, flow: Mapping[str, Any], out: Path) -> N
         _adopt(out)
         with replaced_file(out) as partial:
             parquet_file.write_sealed(table, partial, write_statistics=False)
-            json_file.write_sealed({**flow, _OF: sha256(partial)}, _waiting(out))
+            json_file.write_sealed({**flow.content(), _OF: sha256(partial)}, _waiting(out))
             sync(_waiting(out))
         _adopt(out)
 
@@ -48,8 +47,8 @@ def read_cohort_table(cohort: Path, columns: list[str] | None = None) -> pa.Tabl
     return read_table(cohort, "a cohort", columns)
 
 
-def read_flow(cohort: Path) -> dict[str, Any] | None:
-    """The content of a cohort's flow; None if there is none, or (with a line on stderr) if it was changed or is of
+def read_flow(cohort: Path) -> CohortFlow | None:
+    """A cohort's flow; None if there is none, or (with a line on stderr) if it was changed or is of
     another cohort.
 
     Raises InputError for a file that cannot be read.
@@ -64,11 +63,12 @@ def read_flow(cohort: Path) -> dict[str, Any] | None:
         raise InputError(f"expected to read {file}, found: {error.strerror}; run the same command again") from None
     try:
         content = verified(parsed(text, str(file), "the flow of a cohort"), file, "the flow of a cohort")
-        if content.pop(_OF, None) == sha256(cohort):
-            return content
+        whole = content.pop(_OF, None) == sha256(cohort)
         why = f"expected the flow of {cohort} in {file}, found the flow of another table; keep the two together"
     except InputError as error:
-        why = str(error)
+        whole, why = False, str(error)
+    if whole:
+        return parsed_record(CohortFlow, content, f"the flow of {cohort}", remedy="make the cohort again")
     print(f"chartray: the flow of the cohort is ignored: {why}", file=sys.stderr, flush=True)
     return None
 

@@ -42,7 +42,7 @@ def table_cohort(file: Path | str, mapping: Path, images: Path) -> Cohort:
     times = _times(texts, plan, where)
     rows = texts.take(ids.places)
     missing: dict[str, dict[str, int]] = dict(ids.missing)
-    columns: dict[str, Any] = {key: ids.columns[key] for key in ids.columns.column_names}
+    columns: dict[str, pa.ChunkedArray] = {key: ids.columns[key] for key in ids.columns.column_names}
     written = ids.columns["path"]
     columns["path"] = pc.if_else(
         pc.starts_with(written, "/"), written, pc.binary_join_element_wise(str(root), written, "/")

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.flow import CohortFlow
-from chartray.outputs.json_file import parsed_record, read_json
-from chartray.pixels.store import FLOW_FILE, Store
+from chartray.pixels.store import Store, read_store_flow
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
 from chartray.truth import blank_cells, meaning
@@ -35,7 +34,7 @@ class FlowRow(NamedTuple):
     percent: float
 
 
-class SplitSize(NamedTuple):
+class SplitRow(NamedTuple):
     """Images and patients of one split."""
 
     split: str
@@ -78,7 +77,7 @@ class DataSection(NamedTuple):
     steps: list[FlowRow]
     notes: list[str]
     links: list[tuple[str, int]]
-    splits: list[SplitSize]
+    splits: list[SplitRow]
     missing: list[MissingCells]
     labels: list[LabelCounts]
     absent_labels: list[str]
@@ -193,10 +192,7 @@ def _flow(name: str, folder: Path | None, runs: Sequence[PretrainingRun]) -> Coh
     for run in runs:
         if run.manifest.flow is not None and run.manifest.source == name:
             return run.manifest.flow
-    file = folder / FLOW_FILE if folder else None
-    if file is not None and file.is_file():
-        return parsed_record(CohortFlow, read_json(file, "the flow of a store's cohort"), str(file))
-    return CohortFlow(source=name)
+    return (None if folder is None else read_store_flow(folder)) or CohortFlow(source=name)
 
 
 def _steps(flow: CohortFlow) -> list[FlowRow]:
@@ -206,11 +202,11 @@ def _steps(flow: CohortFlow) -> list[FlowRow]:
     ]
 
 
-def _splits(cohort: pa.Table) -> list[SplitSize]:
+def _splits(cohort: pa.Table) -> list[SplitRow]:
     found = []
     for split in SPLITS:
         rows = cohort.filter(pc.equal(cohort["split"], split))
-        found.append(SplitSize(split, rows.num_rows, pc.count_distinct(rows["patient_id"]).as_py()))
+        found.append(SplitRow(split, rows.num_rows, pc.count_distinct(rows["patient_id"]).as_py()))
     return found
 
 

@@ -62,9 +62,11 @@ def label_curves(results: Sequence[Results], place: str, which: Selection) -> di
             for code, label in enumerate(labels.dictionary.to_pylist()):
                 mine = (codes == code) & ~np.isnan(truth)
                 if mine.any() and truth[mine].min() < truth[mine].max() and arm not in found.get(label, {}):
-                    both = roc(truth[mine], score[mine]), precision_recall(truth[mine], score[mine])
-                    drawn = (*(Curve(arm, *points) for points in both), float((truth[mine] > 0.5).mean()))
-                    found.setdefault(label, {})[arm] = drawn  # type: ignore[assignment]
+                    found.setdefault(label, {})[arm] = (
+                        Curve(arm, *roc(truth[mine], score[mine])),
+                        Curve(arm, *precision_recall(truth[mine], score[mine])),
+                        float((truth[mine] > 0.5).mean()),
+                    )
     ordered = {label: [by[arm] for arm in sorted(by, key=lambda arm: arm.order)] for label, by in found.items()}
     return {
         label: LabelCurves([one[0] for one in curves], [one[1] for one in curves], curves[0][2])

@@ -228,7 +228,7 @@ def themed(svg: str, name: str, description: str) -> str:
     svg = re.sub(r"'Chartray Sans'[^;\"]*", "system-ui, sans-serif", svg)
     svg = re.sub(r"#[0-9a-f]{6}\b", lambda found: f"var(--c{found[0][1:]}, {found[0]})", svg)
     words = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    width, height = (float(found) for found in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())  # type: ignore[union-attr]
+    ((width, height),) = ((float(w), float(h)) for w, h in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[:1])
     head = f'<svg class="plot" role="img" aria-label="{words}" viewBox="0 0 {width:g} {height:g}" '
     head += f'style="--w: {width / 0.75:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return head + svg[svg.index(">") + 1 :]

@@ -174,36 +174,38 @@ def open_evaluation(folder: Path) -> ResultsFolder[EvaluationManifest]:
     )
 
 
-def open_kind(folder: Path, kind: type[ManifestT], what: str) -> ResultsFolder[ManifestT]:
-    """Opens a folder of one kind; raises InputError as `open_results`."""
-    opened = open_results(folder, (kind.kind,), what)
-    assert isinstance(opened.manifest, kind)
-    return opened  # type: ignore[return-value]
-
-
 def open_results(folder: Path, kinds: Sequence[str], what: str) -> ResultsFolder[Manifest]:
+    """Opens a folder of one of several `kinds`, the names of their manifests; the first that is there counts.
+
+    Raises InputError as `open_kind`.
+    """
+    settle(folder)
+    kind = next((name for name in kinds if (folder / name).exists()), kinds[0])
+    return open_kind(folder, _KINDS[kind][1], what)
+
+
+def open_kind(folder: Path, kind: type[ManifestT], what: str) -> ResultsFolder[ManifestT]:
     """Opens a folder of `evaluate`, `compare` or `audit`: verified as it is read, and put right after a kill.
 
     Args:
         folder: the folder.
-        kinds: the manifests of the kinds that are of use here; the first that is there counts.
+        kind: the record of its manifest.
         what: what was expected, and what to do, in the words of the command.
 
     Raises:
-        InputError: it is of no such kind, of another format, or was damaged or edited.
+        InputError: it is of another kind or format, or was damaged or edited.
     """
     settle(folder)
-    kind = next((name for name in kinds if (folder / name).exists()), None)
-    if kind is None:
+    file = folder / kind.kind
+    if not file.exists():
         raise InputError(what)
     files = SealedFolder(folder)
-    content = files.object(kind) if kind in files else {}
+    content = files.object(kind.kind) if kind.kind in files else {}
     if content.get("format") != RESULTS_FORMAT:
         raise InputError(
-            f"expected format {RESULTS_FORMAT} in {folder / kind}, found {content.get('format')}; make this folder "
-            "again"
+            f"expected format {RESULTS_FORMAT} in {file}, found {content.get('format')}; make this folder again"
         )
-    return ResultsFolder(parsed_record(_KINDS[kind][1], content, str(folder / kind)), files)
+    return ResultsFolder(parsed_record(kind, content, str(file)), files)
 
 
 def check_replaceable(out: Path, manifest: str) -> None:

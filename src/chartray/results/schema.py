@@ -68,7 +68,7 @@ class Record(BaseModel):
 
     @model_serializer(mode="wrap")
     def _flatten(self, handler: Any) -> dict[str, Any]:
-        row: dict[str, Any] = handler(self)
+        row = dict(handler(self))
         for field, ending in self.arm_fields.items():
             row.pop(field)
             arm: Arm = getattr(self, field)
@@ -82,6 +82,38 @@ class Interval(Record):
     ci_low: Number = Field(None, description="lower end of the interval; null where there is none")
     ci_high: Number = Field(None, description="upper end of the interval")
     reason: str | None = Field(None, description="why there is no value or no interval, in words; null where there is")
+
+
+class ArmRow(Record):
+    """What every row of one arm says."""
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
+
+    arm: Arm = Field(description="the arm")
+    run: str = Field(description="the encoder's run; in rows of a baseline the run that it was scored with")
+
+
+class ArmDifferenceRow(Interval):
+    """What every difference of two arms says: a minus b, paired by patient."""
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
+
+    arm_a: Arm = Field(description="the first arm")
+    arm_b: Arm = Field(description="the second arm")
+    a: str = Field(description="name of the first arm, or of its run where the row is of one run")
+    b: str = Field(description="name of the second arm, baseline or run")
+    difference: Number = Field(None, description="value of a minus value of b, each a mean over seeds and draws")
+    value_a: Number = Field(None, description="value of a")
+    value_b: Number = Field(None, description="value of b")
+    p: Number = Field(None, description="two-sided p: of t where both arms have two seeds, else of the resamples")
+    p_holm: Number = Field(
+        None,
+        description="Holm's p over the labels or attributes of this pair, data set, fraction and metric; of a macro p",
+    )
+    seeds: int = Field(1, description="pretraining seeds behind each arm's mean")
+    levels: str = Field("patients", description="what varies in the interval: patients, and seeds, and draws")
+    verdict: Said = Field(None, description="the verdict (`results.verdict`), from p_holm; null where there is no p")
+    claim: str | None = Field(None, description="why nothing may be claimed; null where a claim is possible")
 
 
 class MeasuredRow(Record):
@@ -102,16 +134,12 @@ class MeasuredRow(Record):
         return f"{self.dataset}<{self.home}" if self.home else self.dataset
 
 
-class Score(MeasuredRow, Interval):
+class Score(MeasuredRow, ArmRow, Interval):
     """A row of results.jsonl (by image), studies.jsonl (by study) or draws.jsonl (one draw, no interval).
 
     One value of one arm: a metric of a label, or the macro mean over labels.
     """
 
-    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
-
-    arm: Arm = Field(description="what was scored")
-    run: str = Field(description="the encoder's run; in rows of a baseline the run that it was scored with")
     store: str = Field("", description="name of the folder of the store that is scored")
     label: str = Field(description="a label of STORE, or `macro`: the mean over `labels`")
     metric: str = Field(description="auroc, average_precision, brier, ece, sensitivity or specificity")
@@ -160,30 +188,14 @@ class Score(MeasuredRow, Interval):
         return self.seed if self.arm.is_baseline or self.run_seed is None else self.run_seed
 
 
-class Comparison(MeasuredRow, Interval):
+class Comparison(MeasuredRow, ArmDifferenceRow):
     """A row of comparisons.jsonl: arm a minus arm b on the same patients, in one metric of one label or the macro."""
 
-    arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
-
-    arm_a: Arm = Field(description="the first arm")
-    arm_b: Arm = Field(description="the second arm")
-    a: str = Field(description="name of the first arm, or of its run where the row is of one run")
-    b: str = Field(description="name of the second arm, baseline or run")
     label: str = Field(description="a label, or `macro`")
     metric: str = Field(description="auroc or average_precision")
-    difference: Number = Field(None, description="value of a minus value of b, each a mean over seeds and draws")
-    value_a: Number = Field(None, description="value of a")
-    value_b: Number = Field(None, description="value of b")
-    p: Number = Field(None, description="two-sided p: of t where both arms have two seeds, else of the resamples")
-    p_holm: Number = Field(
-        None,
-        description="Holm's p over the labels of this pair, data set, fraction and metric; that of the macro is p",
-    )
     delong_p: Number = Field(None, description="auroc, one seed and one draw: DeLong's p, images independent")
     delong_patient_p: Number = Field(None, description="the same clustered by patient")
     level: float = Field(0.95, description="coverage of the interval")
-    levels: str = Field("", description="what was resampled: patients, and seeds, and draws")
-    seeds: int = Field(1, description="pretraining seeds behind each arm's mean")
     patient_se: Number = Field(
         None, description="two seeds or more: standard error of the difference from the patients (docs/statistics.md)"
     )
@@ -192,23 +204,12 @@ class Comparison(MeasuredRow, Interval):
     seed_correlation: Number = Field(None, description="paired seeds: correlation of the arms' values over seeds")
     run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
-    verdict: Said = Field(None, description="the verdict (`results.verdict`), from p_holm; null where there is no p")
-    claim: str | None = Field(None, description="why nothing may be claimed; null where a claim is possible")
     note: str | None = Field(None, description="settings in which the pretraining of the two differs")
 
 
-class CalibrationBin(Interval):
+class CalibrationBin(MeasuredRow, ArmRow, Interval):
     """A row of calibration.jsonl: of the images of one bin of scores the mean score and the observed rate."""
 
-    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
-
-    arm: Arm = Field(description="what was scored")
-    run: str = Field(description="the encoder's run")
-    home: str = Field(description="the data set that the probe was fitted on")
-    dataset: str = Field(description="the data set that is scored")
-    protocol: str = Field(description="linear, knn, finetune or published")
-    split: str = Field(description="the split that is scored")
-    fraction: float = Field(1.0, description="share of the training patients that was learnt from")
     draw: int = Field(0, description="the random training subset: always the first")
     label: str = Field(description="a label")
     bin: int = Field(description="number of the bin, from 0, by rising score")
@@ -216,11 +217,6 @@ class CalibrationBin(Interval):
     n: int = Field(description="images in the bin")
     score: Number = Field(None, description="their mean score")
     observed: Number = Field(None, description="share of them that is positive; the interval is of this")
-
-    @property
-    def place(self) -> str:
-        """The data set, and whose probe was scored there, as a key."""
-        return f"{self.dataset}<{self.home}" if self.home else self.dataset
 
 
 class Prediction(Record):
@@ -283,14 +279,10 @@ class AuditRow(Interval):
     holds_fixed: str = Field("", description="what the interval holds fixed, in words")
 
 
-class AttributeProbe(AuditRow):
+class AttributeProbe(AuditRow, ArmRow):
     """Part `readability`: how well a linear probe predicts an attribute from frozen features of the image."""
 
-    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
-
     part: Literal["readability"] = Field("readability", description="the kind of the row")
-    arm: Arm = Field(description="the arm whose features are used")
-    run: str = Field(description="the run, or the run that a baseline was scored with")
     unit: str | None = Field(None, description="unit of a numeric attribute")
     known_at_film: bool = Field(True, description="whether the attribute is known when the image is taken")
     level: str | None = Field(None, description="a level of the attribute; null: the macro over levels, or a number")
@@ -303,37 +295,18 @@ class AttributeProbe(AuditRow):
     n_level_patients: int | None = Field(None, description="their patients")
 
 
-class AttributeDifference(AuditRow):
+class AttributeDifference(AuditRow, ArmDifferenceRow):
     """Part `difference`: how much better an attribute is predicted from a than from b, paired by patient."""
 
-    arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
-
     part: Literal["difference"] = Field("difference", description="the kind of the row")
-    arm_a: Arm = Field(description="the first arm")
-    arm_b: Arm = Field(description="the second arm")
-    a: str = Field(description="name of the first arm or run")
-    b: str = Field(description="name of the second arm, baseline or run")
     metric: str = Field(description="auroc or r2")
-    value_a: Number = Field(None, description="value of a")
-    value_b: Number = Field(None, description="value of b")
-    difference: Number = Field(None, description="value of a minus value of b")
-    p: Number = Field(None, description="two-sided p from the resamples")
-    p_holm: Number = Field(None, description="Holm's p over the attributes of this pair")
     corrected_over: int = Field(0, description="how many attributes p_holm is corrected for")
-    seeds: int = Field(1, description="pretraining seeds behind each mean")
-    levels: str = Field("patients", description="what was resampled: patients, and seeds")
-    verdict: Said = Field(None, description="the verdict (`results.verdict`)")
-    claim: str | None = Field(None, description="why nothing may be claimed")
 
 
-class SubgroupRow(AuditRow):
+class SubgroupRow(AuditRow, ArmRow):
     """Part `group`: a metric of the disease probe in one subgroup, or (metric `gap`) the gap between subgroups."""
 
-    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
-
     part: Literal["group"] = Field("group", description="the kind of the row")
-    arm: Arm = Field(description="the audited encoder")
-    run: str = Field(description="its run")
     group: str | None = Field(None, description="the subgroup; null for a gap")
     label: str = Field(description="a label, or `macro`: the mean over `labels`")
     labels: Texts | None = Field(None, description="macro rows: the labels that every subgroup has")
@@ -352,14 +325,10 @@ class SubgroupRow(AuditRow):
     p: Number = Field(None, description="gap: share of random swaps with a gap as large")
 
 
-class RemovalRow(AuditRow):
+class RemovalRow(AuditRow, ArmRow):
     """Part `removed`: disease AUROC before and after the attribute's directions are removed (LEACE)."""
 
-    arm_fields: ClassVar[dict[str, str]] = {"arm": ""}
-
     part: Literal["removed"] = Field("removed", description="the kind of the row")
-    arm: Arm = Field(description="the audited encoder")
-    run: str = Field(description="its run")
     label: str = Field(description="a label, or `macro`: the mean over `labels`")
     labels: Texts | None = Field(None, description="macro rows: the labels that the mean is over")
     metric: str = Field("auroc", description="auroc")

@@ -14,12 +14,10 @@ from chartray.config.pretrain import NO_CHART, Config
 from chartray.config.renamed import first_names
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
-from chartray.flow import CohortFlow
 from chartray.networks import encoder as vit
 from chartray.networks.siamese import ChartBatch
-from chartray.outputs.json_file import parsed_record, read_object
 from chartray.pixels.resampling import Grey, to_device
-from chartray.pixels.store import FLOW_FILE, Store
+from chartray.pixels.store import Store, read_store_flow
 from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
 from chartray.training.controls import ChartTable, controlled
@@ -69,8 +67,6 @@ class TrainingData:
     def manifest(self, config: Config, schedule: Schedule) -> RunManifest:
         """The manifest of a run on these images; it includes what the initial weights were trained on."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
-        flow = self.store.folder / FLOW_FILE
-        content = read_object(flow, "the flow of a cohort") if flow.is_file() else None
         parent = None if config.encoder.init is None else vit.lineage(Path(config.encoder.init))
         after_film = list(self.chart.after_film) if self.chart else []
         sources = {name: list(metadata.variables[name].columns) for name in self.chart.variables} if self.chart else {}
@@ -108,7 +104,7 @@ class TrainingData:
             peak_learning_rate=schedule.peak_learning_rate,
             grey_mean=self.grey.mean,
             grey_std=self.grey.std,
-            flow=parsed_record(CohortFlow, content, str(flow)) if content else None,
+            flow=read_store_flow(self.store.folder),
             patients=len(keys),
             patients_sha256=patients_sha256(keys),
         )

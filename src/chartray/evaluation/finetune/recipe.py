@@ -41,14 +41,20 @@ def recipe_of(options: EvaluateOptions) -> Recipe | None:
     """
     if options.protocol not in TRAINED:
         return None
-    given = {"freeze": False} | options.of_protocol()
-    if given["learning_rate"] is None:
-        given["learning_rate"] = 1e-3 if given["freeze"] else 1e-4
+    frozen = options.protocol == "published" and options.freeze
+    rate = options.learning_rate or (1e-3 if frozen else 1e-4)
+    published = Recipe(frozen, learning_rate=rate, scheduler=options.scheduler, max_epochs=options.max_epochs)
     if options.protocol == "published":
-        return Recipe(**given)
-    if given["warmup_epochs"] is None:
-        given["warmup_epochs"] = min(WARMUP_EPOCHS, WARMUP_SHARE * options.max_epochs)
-    return Recipe(**given, optimizer="adamw", weight_decay=0.05)
+        return published
+    warmup = options.warmup_epochs
+    return published._replace(
+        optimizer="adamw",
+        weight_decay=0.05,
+        warmup_epochs=min(WARMUP_EPOCHS, WARMUP_SHARE * options.max_epochs) if warmup is None else warmup,
+        layer_decay=options.layer_decay,
+        drop_path=options.drop_path,
+        mixup=options.mixup,
+    )
 
 
 def learning_rate(recipe: Recipe, done_epochs: float, validation: Sequence[float]) -> float:
