@@ -211,7 +211,7 @@ def test_what_cannot_be_compared_is_refused_and_the_rows_are_named(tmp_path: Pat
     cases = (
         (
             later,
-            rf"found 6 in one of them alone: rows 0, 1, 2 of .*a, rows {films - 3}, .* of .*later; evaluate on one",
+            rf"found 6 in only one of them: rows 0, 1, 2 of .*a, rows {films - 3}, .* of .*later; evaluate on one",
         ),
         (altered(b, tmp_path / "order", "image_id", swapped), r"found 0 .* but another order: rows 7, 8;"),
         (
@@ -222,7 +222,7 @@ def test_what_cannot_be_compared_is_refused_and_the_rows_are_named(tmp_path: Pat
             nan,
             r"a score of every image from none-0, found NaN for 2 images .*the first in image 12, label Mass",
         ),
-        (several, r"as many draws of the training patients in .*a \(1\) as in .*draws \(2\)"),
+        (several, r"as many training subsets in .*a \(1\) as in .*draws \(2\)"),
     )
     for folder, words in cases:
         with pytest.raises(InputError, match=words) as raised:

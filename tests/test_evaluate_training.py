@@ -269,7 +269,7 @@ def test_what_was_learnt_from_must_be_the_same_too(home: Path, evaluated: dict[s
         )
     drawn = [tmp_path / "demographic-norm-0 0", tmp_path / "none-0 0", tmp_path / "none-0 1"]
     compare(drawn[:2], tmp_path / "out", CompareOptions(resamples=5))
-    with pytest.raises(InputError, match=r"one --seed in all evaluations of a part .* found 0 in .* and 1 in"):
+    with pytest.raises(InputError, match=r"one --seed in all evaluations with a fraction .* found 0 in .* and 1 in"):
         compare([drawn[0], drawn[2]], tmp_path / "out", CompareOptions(resamples=5))
 
 
@@ -305,9 +305,9 @@ def test_evaluations_of_other_images_truths_or_policies_are_refused(
     evaluate(made, home, tmp_path / "ones", EvaluateOptions(resamples=5, baselines=False, uncertain="ones"))
     evaluate(made, home, tmp_path / "one label", EvaluateOptions(resamples=5, baselines=False, labels=["Edema"]))
     for name, words in (
-        ("fewer", r"the same images on mimic in .* \(96\) and .* \(48\), found 48 in one of them alone"),
+        ("fewer", r"the same images on mimic in .* \(96\) and .* \(48\), found 48 in only one of them"),
         ("ones", "one uncertain in all evaluations, found ignore in .* and ones"),
-        ("one label", "the same labels on mimic .* found Pleural Effusion apart"),
+        ("one label", "the same labels on mimic .* found Pleural Effusion in only one of them"),
         ("nothing", "expected an evaluation"),
     ):
         with pytest.raises(InputError, match=words):

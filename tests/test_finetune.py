@@ -262,7 +262,10 @@ def test_an_evaluation_stopped_in_its_second_training_resumes(
     kept = tmp_path / ".cut.training"
     assert (kept / "fine-tune-0.5-1" / "step-000002").is_dir()
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(InputError, match=r"found one in .*cut\.training; go on with --resume, or delete it"):
+    with pytest.raises(
+        InputError,
+        match=r"an unfinished training for .* is in .*cut\.training; continue it with --resume, or delete it",
+    ):
         evaluate(run, home, tmp_path / "cut", EvaluateOptions(**options))
     evaluate(run, home, tmp_path / "cut", EvaluateOptions(**options), resume=True)
     assert not kept.exists()
@@ -272,7 +275,7 @@ def test_an_evaluation_stopped_in_its_second_training_resumes(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     manifest = json.loads((tmp_path / "cut" / "evaluation.json").read_text())
     assert (manifest["recipe"]["layer_decay"], manifest["recipe"]["drop_path"]) == (0.75, 0.1)
-    with pytest.raises(InputError, match=r"draw 1 of the fraction 0.02 of .*; early stopping needs one"):
+    with pytest.raises(InputError, match=r"training subset 1 at fraction 0.02 of .*; early stopping needs one"):
         evaluate(run, home, tmp_path / "few", EvaluateOptions(**options | {"data_percent": [0.02, 1]}))
     with pytest.raises(InputError, match="--resume only with --protocol published or finetune"):
         evaluate(run, home, tmp_path / "linear", resume=True)

@@ -222,7 +222,7 @@ def test_images_that_radiologists_read_are_a_data_set_beside_the_whole(tmp_path:
     manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [entry["dataset"] for entry in manifest["stores"]] == ["mimic", "mimic:store", "mimic:radiologists"]
     assert [entry["films_read_by_radiologists"] for entry in manifest["stores"]] == [sum(marked), 0, sum(marked)]
-    assert f"labels of {sum(marked)} of the 120 images of mimic are radiologists' own" in " ".join(manifest["notes"])
+    assert f"radiologists labelled {sum(marked)} of the 120 images of mimic" in " ".join(manifest["notes"])
     table = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
     wanted = {
         name

@@ -258,16 +258,18 @@ def encoder_entry(encoder: PretrainedEncoder, run: str, path: Path) -> EncoderEn
 def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
     """What evaluation.json says."""
     task, settings = done.task, done.settings
-    notes = ["every row says in `holds_fixed` what its interval holds fixed"]
+    notes = ["`holds_fixed` in each row says what its interval holds fixed"]
     for test in task.tests:
         count, of = int(read_by_radiologists(test.image_set).sum()), len(test.image_set.rows)
         if 0 < count < of:
             notes.append(
-                f"the labels of {count} of the {of} images of {test.dataset} are radiologists' own, the others come "
-                f"from a labeller; {test.dataset}{RADIOLOGISTS} holds the former alone"
+                f"radiologists labelled {count} of the {of} images of {test.dataset}, a labeller the others; "
+                f"{test.dataset}{RADIOLOGISTS} holds those of the radiologists"
             )
     if settings.split == "validate":
-        notes.append("scored on the images that the strengths were chosen on: values are optimistic; test untouched")
+        notes.append(
+            "scored on the validation split, on which the probe was chosen: values are optimistic; test was not scored"
+        )
     encoder = encoder_entry(done.encoder, done.run, done.source)
     return EvaluationManifest(
         command=results.command(),

@@ -87,7 +87,8 @@ def read_sheets(runs: Sequence[EvaluatedRun]) -> dict[Path, dict[tuple[str, floa
         if getattr(run.settings, setting) != getattr(runs[0].settings, setting):
             raise InputError(
                 f"expected one {setting} in all evaluations, found {getattr(runs[0].settings, setting)} in "
-                f"{runs[0].folder} and {getattr(run.settings, setting)} in {run.folder}; evaluate them alike"
+                f"{runs[0].folder} and {getattr(run.settings, setting)} in {run.folder}; evaluate both with the same "
+                "options"
             )
     sheets = {run.folder: _read_sheets(run) for run in runs}
     for where in _shared(runs, sheets):
@@ -127,7 +128,9 @@ def _sheet(run: EvaluatedRun, table: pa.Table, dataset: str, fraction: float) ->
         for name in ("image_id", "patient_id")
     )
     if (names != names[0]).any() or not _same(truth, truth[0]).all():
-        raise InputError(f"expected the same images and truths in all {len(draws)} draws of {dataset} in {run.folder}")
+        raise InputError(
+            f"expected the same images and truths in all {len(draws)} training subsets of {dataset} in {run.folder}"
+        )
     unscored = np.argwhere(np.isnan(scores) & ~np.isnan(truth))
     if len(unscored):
         draw, image, label = unscored[0]
@@ -154,16 +157,18 @@ def _shared(
             dataset, fraction = sorted(odd)[0]
             raise InputError(
                 f"expected the same data sets and fractions in {runs[0].folder} and {run.folder}, found {dataset} at "
-                f"fraction {fraction} in one of them alone; evaluate them alike"
+                f"fraction {fraction} in only one of them; evaluate both with the same options"
             )
     return first
 
 
 def _refuse_other_images(dataset: str, first: Sheet, other: Sheet, run: EvaluatedRun, another: EvaluatedRun) -> None:
     if first.labels != other.labels:
-        odd = sorted(set(first.labels) ^ set(other.labels)) or ["another order"]
+        odd = sorted(set(first.labels) ^ set(other.labels))
+        found = f"{odd[0]} in only one of them" if odd else "another order"
         raise InputError(
-            f"expected the same labels on {dataset} in {run.folder} and {another.folder}, found {odd[0]} apart"
+            f"expected the same labels on {dataset} in {run.folder} and {another.folder}, found {found}; "
+            "evaluate both with the same labels"
         )
     ours, theirs = first.image_ids, other.image_ids
     if len(ours) != len(theirs) or (ours != theirs).any():
@@ -172,14 +177,14 @@ def _refuse_other_images(dataset: str, first: Sheet, other: Sheet, run: Evaluate
         rows = np.flatnonzero(ours[: len(theirs)] != theirs[: len(ours)])
         raise InputError(
             f"expected the same images on {dataset} in {run.folder} ({len(ours)}) and {another.folder} "
-            f"({len(theirs)}), found {sum(map(len, alone))} in one of them alone"
+            f"({len(theirs)}), found {sum(map(len, alone))} in only one of them"
             + (f": {', '.join(which)}" if which else f" but another order: {_rows(rows)}")
             + "; evaluate on one store"
         )
     if len(first.scores) != len(other.scores):
         raise InputError(
-            f"expected as many draws of the training patients in {run.folder} ({len(first.scores)}) as in "
-            f"{another.folder} ({len(other.scores)}) on {dataset}; evaluate them alike"
+            f"expected as many training subsets in {run.folder} ({len(first.scores)}) as in "
+            f"{another.folder} ({len(other.scores)}) on {dataset}; evaluate both with the same options"
         )
     differing = ~_same(first.truth, other.truth)
     if differing.any():
@@ -208,7 +213,7 @@ def _refuse_other_learning(first: EvaluatedRun, other: EvaluatedRun, *, subsets:
     if ours != theirs:
         raise InputError(
             f"expected probes of one store in all evaluations, found {ours} in {first.folder} and {theirs} in "
-            f"{other.folder}; evaluate them alike"
+            f"{other.folder}; evaluate both with the same options"
         )
     for dataset, digest in first.stores.items():
         if digest != other.stores[dataset]:
@@ -219,6 +224,6 @@ def _refuse_other_learning(first: EvaluatedRun, other: EvaluatedRun, *, subsets:
     ours, theirs = (str(run.settings.seed) for run in (first, other))
     if subsets and ours != theirs:
         raise InputError(
-            f"expected one --seed in all evaluations of a part of the training patients, found {ours} in "
-            f"{first.folder} and {theirs} in {other.folder}; the seed draws the patients, so evaluate them alike"
+            f"expected one --seed in all evaluations with a fraction of the training patients, found {ours} in "
+            f"{first.folder} and {theirs} in {other.folder}; the seed chooses the patients: use the same one"
         )

@@ -102,9 +102,9 @@ def _refuse_without_early_stopping(parts: Mapping[float, Sequence[tuple[Training
     for part, _, validate in (each for drawn in parts.values() for each in drawn):
         if not ((validate.truth == 1).any(axis=0) & (validate.truth == 0).any(axis=0)).any():
             raise InputError(
-                f"expected a label with both classes among the {len(validate.rows)} validation images of draw "
-                f"{part.draw + 1} of the fraction {part.fraction:g} of {validate.store.folder}, found none; early "
-                "stopping needs one, so leave out --data-percent as small as that"
+                f"expected a label with both classes among the {len(validate.rows)} validation images of training "
+                f"subset {part.draw + 1} at fraction {part.fraction:g} of {validate.store.folder}, found none; early "
+                "stopping needs one, so use a larger --data-percent"
             )
 
 
@@ -113,12 +113,10 @@ def _trainings(out: Path, recipe: Recipe | None, *, resume: bool) -> Path:
     folder = out.with_name(f".{out.name}.training")
     if resume and recipe is None:
         raise InputError(
-            "expected --resume only with --protocol published or finetune; the others keep no state to go on from"
+            "expected --resume only with --protocol published or finetune; the others have no training to resume"
         )
     if recipe is not None and folder.exists() and not resume:
-        raise InputError(
-            f"expected no training to be under way for {out}, found one in {folder}; go on with --resume, or delete it"
-        )
+        raise InputError(f"an unfinished training for {out} is in {folder}; continue it with --resume, or delete it")
     return folder
 
 

@@ -84,8 +84,8 @@ def image_set_of(store: Store, split: str, labels: Sequence[str], policy: Policy
         )
     if policy.blank == "source" and (open_ := unsaid(store.cohort, labels)):
         raise InputError(
-            f"expected the cohort of {store.folder} to say what a blank label means, found blanks of which it does not "
-            f"({counted(open_)}), since an earlier Chartray made it; make it again, or say --blank negative or ignore"
+            f"the cohort of {store.folder}, made by an earlier Chartray, does not say what blank labels mean "
+            f"({counted(open_)}); make it again, or use --blank negative or ignore"
         )
     table = store.cohort.take(pa.array(rows))
     patients = np.array(table.column("patient_id").to_pylist(), dtype=np.str_)

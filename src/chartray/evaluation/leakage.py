@@ -43,9 +43,9 @@ def refuse_chart_labels(encoder: PretrainedEncoder, store: Store, labels: Sequen
             for variable, sources in shown.items():
                 if shared := sorted(columns & set(sources)):
                     raise InputError(
-                        f"expected labels that the encoder was not shown, found {label!r} in {store.folder} and the "
-                        f"chart variable {variable!r} of its pretraining both made from {shared[0]!r}; leave the label "
-                        "out with --labels, or pretrain without the variable"
+                        f"the label {label!r} of {store.folder} and the chart variable {variable!r} of the encoder's "
+                        f"pretraining are both made from the column {shared[0]!r}; leave the label out with --labels, "
+                        "or pretrain without the variable"
                     )
 
 
@@ -69,9 +69,8 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, image_set: ImageSet)
         seen = sum(patient_key(name, patient) in pretrained for patient in patients)
         if seen:
             raise InputError(
-                f"expected images of patients that the encoder was not pretrained on in the {image_set.split} split of "
-                f"{image_set.store.folder}, found {seen} of its patients in {PATIENTS_FILE} of {folder}; split both "
-                "cohorts alike, or pretrain again"
+                f"the encoder was pretrained on {seen} patients of the {image_set.split} split of "
+                f"{image_set.store.folder} ({PATIENTS_FILE} of {folder} lists them); use the same split in both cohorts, or pretrain again"
             )
     return 0 if known else None
 
@@ -94,21 +93,21 @@ def refuse_learnt(learnt: Sequence[ImageSet], test: ImageSet) -> str | None:
     for image_set in learnt if metadata_of(home).source == source else ():
         if shared := len(np.intersect1d(image_set.patients, test.patients)):
             raise InputError(
-                f"expected patients that no probe is fitted or chosen on in {there}, found {shared} of its "
-                f"{len(np.unique(test.patients))} in the {image_set.split} split of {home.folder} too, both of the "
-                f"source {source!r}; split both cohorts alike, or leave it out of --external"
+                f"{shared} of the {len(np.unique(test.patients))} patients of {there} are also in the "
+                f"{image_set.split} split of {home.folder}, which the probe learns from (source {source!r}); use the "
+                "same split in both cohorts, or leave it out of --external"
             )
     if test.store.size != home.size:
         return (
             f"images of {test.store.folder} ({test.store.size} px) were not compared with those of {home.folder} "
-            f"({home.size} px): only images of one size can be told to be the same"
+            f"({home.size} px): identical images are found only at the same size"
         )
     for image_set in learnt:
         if shared := len(same_images(image_set, test)):
             raise InputError(
-                f"expected images that no probe is fitted or chosen on in {there}, found {shared} of its "
-                f"{len(test.rows)} pixel by pixel in the {image_set.split} split of {home.folder} too; make its cohort "
-                "without them, or leave it out of --external"
+                f"{shared} of the {len(test.rows)} images of {there} are identical to images of the {image_set.split} "
+                f"split of {home.folder}, which the probe learns from; make its cohort without them, or leave it out "
+                "of --external"
             )
     return None
 

@@ -71,8 +71,7 @@ def restore(folder: Path, networks: nn.Module, optimizer: Optimizer, made_of: di
 
 def _unusable(found: Path) -> InputError:
     return InputError(
-        f"expected what a training is of and how far it came in the state of {found}, found other content; delete "
-        f"{found.parent.parent} to begin again"
+        f"expected the state of a training in {found}, found other content; delete {found.parent.parent} to start again"
     )
 
 
