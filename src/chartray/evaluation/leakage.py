@@ -94,8 +94,8 @@ def refuse_learnt(learnt: Sequence[ImageSet], test: ImageSet) -> str | None:
         if shared := len(np.intersect1d(image_set.patients, test.patients)):
             raise InputError(
                 f"{shared} of the {len(np.unique(test.patients))} patients of {there} are also in the "
-                f"{image_set.split} split of {home.folder}, which the probe learns from (source {source!r}); use the "
-                "same split in both cohorts, or leave it out of --external"
+                f"{image_set.split} split of {home.folder}, on which the probe is fitted or chosen (source "
+                f"{source!r}); use the same split in both cohorts, or leave it out of --external"
             )
     if test.store.size != home.size:
         return (
@@ -106,8 +106,8 @@ def refuse_learnt(learnt: Sequence[ImageSet], test: ImageSet) -> str | None:
         if shared := len(same_images(image_set, test)):
             raise InputError(
                 f"{shared} of the {len(test.rows)} images of {there} are identical to images of the {image_set.split} "
-                f"split of {home.folder}, which the probe learns from; make its cohort without them, or leave it out "
-                "of --external"
+                f"split of {home.folder}, on which the probe is fitted or chosen; make its cohort without them, or "
+                "leave it out of --external"
             )
     return None
 
