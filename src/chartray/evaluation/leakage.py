@@ -70,7 +70,8 @@ def patients_seen(source: Path, encoder: PretrainedEncoder, image_set: ImageSet)
         if seen:
             raise InputError(
                 f"the encoder was pretrained on {seen} patients of the {image_set.split} split of "
-                f"{image_set.store.folder} ({PATIENTS_FILE} of {folder} lists them); use the same split in both cohorts, or pretrain again"
+                f"{image_set.store.folder} ({PATIENTS_FILE} of {folder} lists them); use the same "
+                "split in both cohorts, or pretrain again"
             )
     return 0 if known else None
 
