@@ -9,7 +9,7 @@ import pyarrow as pa
 from chartray.checks import table as of_table
 from chartray.checks import variables as of_variables
 from chartray.checks.files import files
-from chartray.checks.finding import Finding, image_count
+from chartray.checks.finding import Finding
 from chartray.checks.images import images
 from chartray.config.pretrain import load
 from chartray.errors import InputError
@@ -17,7 +17,7 @@ from chartray.flow import CohortFlow
 from chartray.pixels.store import Store, read_store_flow
 from chartray.records.cohort_files import read_cohort_table, read_flow
 from chartray.schema import COHORT_FORMAT, CohortMetadata, from_metadata
-from chartray.wording import listed
+from chartray.wording import listed, plural
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 _ENLARGEMENT_TO_WARN_OF = 1.3
@@ -43,7 +43,7 @@ def spoken(findings: Sequence[Finding]) -> list[str]:
         for finding in findings
     ]
     counts = {kind: sum(finding.severity == kind for finding in findings) for kind in _ORDER}
-    told = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
+    told = ", ".join(plural(count, kind) for kind, count in counts.items())
     return [
         *lines,
         f"{told}: {'fix the errors before training' if counts['error'] else 'ready for training'}",
@@ -81,7 +81,7 @@ def _store(folder: Path) -> Iterator[Finding]:
         told = listed([f"{entry['counts']} x {entry['values']}" for entry in reasons], most=5)
         lost = store.quarantine.num_rows
         yield Finding(
-            "note", f"{image_count(lost)} in quarantine: {told}", where, lost, "fetch them again if they matter"
+            "note", f"{plural(lost, 'image')} in quarantine: {told}", where, lost, "fetch them again if they matter"
         )
     if not any(name.endswith(".arrow") for name in damaged):
         yield from images(store, where)

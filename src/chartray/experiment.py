@@ -31,6 +31,7 @@ from chartray.pixels.store import Store, read_index
 from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.training.early import check_chart
+from chartray.wording import plural
 
 # What does the work is imported by the step that needs it: a misspelt key is found without waiting for torch.
 
@@ -91,7 +92,7 @@ def _run(file: Path, out: Path, *, jobs: int) -> Path:
         _say(f"{len(steps) - len(todo)} of {len(steps)} steps are done already")
     for stage, group in groupby(todo, key=lambda step: step.stage):
         waiting = {step.name: step for step in group}
-        _say(f"{stage}, {len(waiting)} step{'' if len(waiting) == 1 else 's'}")
+        _say(f"{stage}, {plural(len(waiting), 'step')}")
 
         def done(name: str, seconds: float, waiting: Mapping[str, ExperimentStep] = waiting) -> None:
             _note_done(waiting[name], keys[name], out, seconds)
@@ -121,7 +122,7 @@ def experiment_plan(file: Path, out: Path) -> list[str]:
     for number, (stage, group) in enumerate(stages, start=1):
         steps = list(group)
         after = "" if number == 1 else f", after stage {number - 1}"
-        lines.append(f"# stage {number}, {stage}: {len(steps)} command{'' if len(steps) == 1 else 's'}{after}")
+        lines.append(f"# stage {number}, {stage}: {plural(len(steps), 'command')}{after}")
         lines += [step.command for step in steps]
     return lines
 
@@ -362,7 +363,7 @@ def _claim(out: Path) -> None:
 
 def _claims(experiment: Experiment) -> str:
     arms, seeds = len(experiment.arms), len(experiment.seeds)
-    runs = f"{arms} arm{'' if arms == 1 else 's'} x {seeds} seed{'' if seeds == 1 else 's'}"
+    runs = f"{plural(arms, 'arm')} x {plural(seeds, 'seed')}"
     if seeds < SEEDS_FOR_A_CLAIM:
         return f"{runs}: no claim about the chart is possible with fewer than {SEEDS_FOR_A_CLAIM} seeds"
     return f"{runs}: differences between arms can be claims"

@@ -1,7 +1,7 @@
-"""Parts of sentences: a suggested spelling, a shortened list, a plural."""
+"""Parts of sentences: a suggested spelling, a shortened list, words in a row, a plural."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def nearest(word: str, words: Sequence[str], likeness: float = 0.5) -> str:
@@ -31,3 +31,13 @@ def plural(count: int, noun: str) -> str:
     ('1 label', '1,200 images')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def joined(words: Iterable[str]) -> str:
+    """Words in a row.
+
+    >>> joined(["sex", "age", "view"]), joined(["sex"])
+    ('sex, age and view', 'sex')
+    """
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

@@ -45,6 +45,7 @@ from chartray.results.schema import AuditRow, Leak
 from chartray.statistics.operating_point import threshold_at_specificity
 from chartray.statistics.probe import fit_probe
 from chartray.truth import Policy
+from chartray.wording import plural
 
 Floats = NDArray[np.float64]
 
@@ -295,6 +296,6 @@ def _notes(arms: Sequence[AuditArm], manifest: AuditManifest) -> list[str]:
     if least >= 1 - settings.level:
         notes.append(
             f"{settings.resamples} resamples are too few to show a difference: the smallest possible p is {least:.2f} "
-            f"after correction over {attributes} attribute{'' if attributes == 1 else 's'}"
+            f"after correction over {plural(attributes, 'attribute')}"
         )
     return notes

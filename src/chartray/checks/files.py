@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from chartray.checks.finding import Finding, Severity, image_count, rows
+from chartray.checks.finding import Finding, Severity, rows
 from chartray.pixels.grey import UnreadableImage
 from chartray.pixels.image_process import Limits, read_apart
 from chartray.schema import CohortMetadata
+from chartray.wording import plural
 
 SAMPLE_IMAGES = 200
 # Decoded at a reduced size: enough to see whether they can be.
@@ -26,13 +27,13 @@ def files(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Fin
         sizes = np.array(list(pool.map(_size, paths, chunksize=256)), dtype=np.int64)
     absent, empty = np.flatnonzero(sizes < 0), np.flatnonzero(sizes == 0)
     if len(absent) == len(paths):
-        what = f"none of {image_count(len(paths))} exists under {metadata.image_root or 'the given paths'}"
+        what = f"none of {plural(len(paths), 'image')} exists under {metadata.image_root or 'the given paths'}"
         remedy = "mount the folder, or give its new place to `ingest --images`"
         yield Finding("error", what, where, len(paths), remedy)
         return
     for found, problem in ((absent, "missing"), (empty, "empty")):
         if len(found):
-            what = f"{problem} files: {len(found):,} of {image_count(len(paths))}"
+            what = f"{problem} files: {len(found):,} of {plural(len(paths), 'image')}"
             remedy = "fetch them again; ingest quarantines them otherwise"
             yield Finding("warning", what, f"{where}, {rows(found)}", len(found), remedy)
     there = np.flatnonzero(sizes > 0)

@@ -26,15 +26,6 @@ class Finding:
     remedy: str
 
 
-def image_count(count: int) -> str:
-    """A number of images in words.
-
-    >>> image_count(1), image_count(1200)
-    ('1 image', '1,200 images')
-    """
-    return f"{count:,} image{'' if count == 1 else 's'}"
-
-
 def rows(places: npt.NDArray[np.int64] | Sequence[int]) -> str:
     """A few rows by number, from 1; `places` count from 0.
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chartray.checks.finding import Finding, Severity, image_count, rows, share
+from chartray.checks.finding import Finding, Severity, rows, share
 from chartray.pixels.hashes import content_hashes, near_pairs, perceptual_hashes
 from chartray.pixels.store import Store
 from chartray.progress import progress
+from chartray.wording import plural
 
 _BLOCK = 256
 # Standard deviation in grey levels of 255; the lowest of 1,243 real images (NIH, Hannover) is 14.
@@ -38,13 +39,13 @@ def images(store: Store, where: str) -> Iterator[Finding]:
     statistics = _statistics(store)
     flat = np.flatnonzero(statistics.deviation < _FLAT)
     if len(flat):
-        what = f"{image_count(len(flat))} nearly constant (standard deviation below {_FLAT:g} of 255)"
+        what = f"{plural(len(flat), 'image')} nearly constant (standard deviation below {_FLAT:g} of 255)"
         remedy = "inspect them, and exclude blank images from the cohort"
         yield Finding("warning", what, f"{where}, {rows(flat)}", len(flat), remedy)
     inverted = np.flatnonzero((statistics.border > _INVERTED) & (statistics.lungs > _INVERTED))
     if len(inverted):
         percent = share(len(inverted), len(store))
-        what = f"{image_count(len(inverted))} ({percent}) may be inverted: bright border, bright lungs"
+        what = f"{plural(len(inverted), 'image')} ({percent}) may be inverted: bright border, bright lungs"
         remedy = (
             "inspect some (was MONOCHROME1 saved without inversion?); about two in three inverted images are detected"
         )
@@ -100,12 +101,12 @@ def _same(statistics: ImageStatistics, store: Store, where: str) -> Iterator[Fin
     across = [group for group in twice if len(set(split[group])) > 1]
     if across:
         places = np.sort(np.concatenate(across))
-        what = f"{image_count(len(places))} with an identical image in another split"
+        what = f"{plural(len(places), 'image')} with an identical image in another split"
         yield Finding("error", what, f"{where}, {rows(places)}", len(places), remedy)
     inside = [group for group in twice if len(set(split[group])) == 1]
     if inside:
         places = np.sort(np.concatenate([group[1:] for group in inside]))
-        what = f"{image_count(len(places))} identical to an earlier image of the same split"
+        what = f"{plural(len(places), 'image')} identical to an earlier image of the same split"
         yield Finding("warning", what, f"{where}, {rows(places)}", len(places), "exclude the duplicates")
     near = [
         pair
@@ -113,7 +114,7 @@ def _same(statistics: ImageStatistics, store: Store, where: str) -> Iterator[Fin
         for pair in _near(statistics, codes, np.flatnonzero(split == a), np.flatnonzero(split == b))
     ]
     if near:
-        what = f"{len(near):,} pair{'' if len(near) == 1 else 's'} of nearly identical images in two splits"
+        what = f"{plural(len(near), 'pair')} of nearly identical images in two splits"
         examples = "; ".join(f"rows {a + 1} and {b + 1}" for a, b in near[:5])
         remedy = "inspect them: the same image processed twice leaks between splits"
         yield Finding("warning", what, f"{where}, {examples}", len(near), remedy)

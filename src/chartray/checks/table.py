@@ -7,11 +7,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chartray.checks.finding import Finding, image_count, rows
+from chartray.checks.finding import Finding, rows
 from chartray.records.cohort import column_types
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata
 from chartray.truth import Policy, blanks, blanks_said, counted, odd_cells, truth_of, unsaid
-from chartray.wording import listed
+from chartray.wording import listed, plural
 
 # With fewer patients per class, evaluation gives no interval and leaves the label out of the macro mean.
 FEWEST_PATIENTS = 10
@@ -35,18 +35,18 @@ def contract(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[
     for name in (name for name in _NEEDED if name in table.column_names):
         blank = np.flatnonzero(pc.is_null(table[name]).to_numpy())
         if len(blank):
-            what = f"{image_count(len(blank))} without {name}"
+            what = f"{plural(len(blank), 'image')} without {name}"
             yield Finding("error", what, f"{where}, {rows(blank)}", len(blank), "fill it in, or exclude these rows")
     if "image_id" in table.column_names:
         again_ = repeats(table["image_id"])
         if len(again_):
-            what = f"{image_count(len(again_))} with the image_id of an earlier row"
+            what = f"{plural(len(again_), 'image')} with the image_id of an earlier row"
             remedy = "give every image a unique id: predictions are matched by it"
             yield Finding("error", what, f"{where}, {rows(again_)}", len(again_), remedy)
     if "path" in table.column_names:
         again_ = repeats(table["path"])
         if len(again_):
-            what = f"{image_count(len(again_))} with the file of an earlier row"
+            what = f"{plural(len(again_), 'image')} with the file of an earlier row"
             remedy = "exclude the duplicates, or correct the paths"
             yield Finding("warning", what, f"{where}, {rows(again_)}", len(again_), remedy)
 
@@ -57,12 +57,12 @@ def patients_and_splits(table: pa.Table, where: str) -> Iterator[Finding]:
     unknown = np.flatnonzero(pc.invert(pc.is_in(split, value_set=pa.array(SPLITS))).to_numpy())
     unknown = unknown[pc.is_valid(split).to_numpy()[unknown]]
     if len(unknown):
-        what = f"{image_count(len(unknown))} in a split other than {', '.join(SPLITS)}"
+        what = f"{plural(len(unknown), 'image')} in a split other than {', '.join(SPLITS)}"
         yield Finding("error", what, f"{where}, {rows(unknown)}", len(unknown), f"name them {', '.join(SPLITS)}")
     shared = patients_in_two_splits(table)
     if len(shared):
         patients = len(pc.unique(table["patient_id"].take(pa.array(shared))))
-        what = f"{patients:,} patient{'' if patients == 1 else 's'} with images in two splits"
+        what = f"{plural(patients, 'patient')} with images in two splits"
         remedy = "split by patient, or the model is tested on patients it was trained on"
         yield Finding("error", what, f"{where}, {rows(shared)}", patients, remedy)
     for name in SPLITS:
@@ -85,7 +85,7 @@ def labels(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Fi
     for name in names:
         odd = np.flatnonzero(odd_cells(table, name))
         if len(odd):
-            what = f"{image_count(len(odd))} with {name!r} other than 1, 0, -1 and blank"
+            what = f"{plural(len(odd), 'image')} with {name!r} other than 1, 0, -1 and blank"
             remedy = "correct the cells, or define them in the mapping"
             yield Finding("error", what, f"{where}, {rows(odd)}", len(odd), remedy)
     names = [name for name in names if not odd_cells(table, name).any()]

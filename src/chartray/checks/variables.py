@@ -7,13 +7,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chartray.checks.finding import Finding, image_count, rows, share
+from chartray.checks.finding import Finding, rows, share
 from chartray.checks.table import observed
 from chartray.flow import CohortFlow
 from chartray.records.warnings import UNDECIDED
 from chartray.schema import SPLITS, CohortMetadata, Variable
 from chartray.truth import Policy, odd_cells, truth_of
-from chartray.wording import listed
+from chartray.wording import listed, plural
 
 _MOSTLY_MISSING = 0.5
 _MISSING_ELSEWHERE = 0.2
@@ -56,7 +56,7 @@ def variables(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator
             remedy = "values are not imputed; the model gets an observed flag"
             if apart:
                 remedy = "the share differs between splits; find out why before using it"
-            what = f"{name} is missing for {image_count(int((~seen).sum()))} ({told})"
+            what = f"{name} is missing for {plural(int((~seen).sum()), 'image')} ({told})"
             yield Finding("warning" if apart or much else "note", what, where, int((~seen).sum()), remedy)
         if not variable.known_at_film:
             remedy = f"pretraining refuses it unless --chart.allow-after-film {name} is given"
@@ -91,7 +91,7 @@ def flow(content: CohortFlow | None, where: str) -> Iterator[Finding]:
     for step in content.steps:
         lost = step.rows_in - step.rows_out
         if lost > 0:
-            yield Finding("note", f"{image_count(lost)} excluded: {step.why or step.step}", where, lost, "nothing")
+            yield Finding("note", f"{plural(lost, 'image')} excluded: {step.why or step.step}", where, lost, "nothing")
         elif step.why.endswith(UNDECIDED):
             what = f"{step.step}: {step.why.removesuffix(UNDECIDED).rstrip('; ')}"
             yield Finding("warning", what, where, step.rows_out, UNDECIDED)
@@ -104,7 +104,7 @@ def flow(content: CohortFlow | None, where: str) -> Iterator[Finding]:
         if count:
             serious = name in ("no_record", "no_time") and count > 0.05 * total
             remedy = "mortality and ICU are missing for them" if name != "ties" else "nothing"
-            what = f"{count:,} of {image_count(total)} {words}"
+            what = f"{count:,} of {plural(total, 'image')} {words}"
             yield Finding("warning" if serious else "note", what, where, count, remedy)
     for stays in ("admissions", "ICU stays"):
         backwards = links.get(f"{stays.lower().replace(' ', '_')}_that_end_before_they_begin", 0)
@@ -135,7 +135,9 @@ def _impossible(name: str, variable: Variable, column: pa.ChunkedArray, where: s
     else:
         return
     if len(odd):
-        yield Finding("error", f"{image_count(len(odd))} with {name} {what}", f"{where}, {rows(odd)}", len(odd), remedy)
+        yield Finding(
+            "error", f"{plural(len(odd), 'image')} with {name} {what}", f"{where}, {rows(odd)}", len(odd), remedy
+        )
 
 
 def _two_sexes(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterator[Finding]:
@@ -145,7 +147,7 @@ def _two_sexes(table: pa.Table, metadata: CohortMetadata, where: str) -> Iterato
     pairs = pairs.filter(pc.is_valid(pairs["sex"])).group_by("patient").aggregate([("sex", "count_distinct")])
     several = int(pc.sum(pc.greater(pairs["sex_count_distinct"], 1)).as_py() or 0)
     if several:
-        what = f"{several:,} patient{'' if several == 1 else 's'} with more than one sex"
+        what = f"{plural(several, 'patient')} with more than one sex"
         remedy = "inspect them: charts may be mixed up, or two patients may share an id"
         yield Finding("warning", what, where, several, remedy)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from chartray.commands.options import CountIfGiven, Seed
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
+from chartray.wording import plural
 
 if TYPE_CHECKING:
     from chartray.records.cohort import Cohort
@@ -176,7 +177,7 @@ def check(path: Path) -> None:
         print(line)
     wrong = sum(finding.severity == "error" for finding in findings)
     if wrong:
-        raise InputError(f"found {wrong} error{'' if wrong == 1 else 's'} in {path}; correct what is listed above")
+        raise InputError(f"found {plural(wrong, 'error')} in {path}; correct what is listed above")
 
 
 def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from chartray.errors import InputError
 from chartray.features.sets import AGE_NORM, AGES, EDGES, FEATURE_SETS, LEVELS, OPEN_ENDS, PUBLISHED_NAMES, variable_of
 from chartray.schema import EHR_PREFIX, CohortMetadata, Variable, from_metadata
-from chartray.wording import nearest
+from chartray.wording import listed, nearest
 
 
 class Encoding(BaseModel):
@@ -121,7 +121,7 @@ class Chart(BaseModel):
         if missing:
             raise InputError(
                 f"expected the variable {missing[0]!r} of the chart {self.ehr!r} in the {metadata.source} cohort, "
-                f"found {_listed(list(metadata.variables))}"
+                f"found {listed(list(metadata.variables))}"
             )
         values = np.zeros((cohort.num_rows, self.ehr_in), dtype=np.float32)
         observed = np.zeros((cohort.num_rows, len(self.encodings)), dtype=bool)
@@ -148,7 +148,7 @@ def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = (
         if name not in metadata.variables:
             raise InputError(
                 f"expected a variable after --chart.allow-after-film, found {name!r}"
-                f"{nearest(name, list(metadata.variables))}; the cohort has {_listed(list(metadata.variables))}"
+                f"{nearest(name, list(metadata.variables))}; the cohort has {listed(list(metadata.variables))}"
             )
     after = [item for item in items if not metadata.variables[variable_of(item)].known_at_film]
     refused = [name for name in after if name not in allow_after_film]
@@ -194,14 +194,14 @@ def _items(ehr: str, metadata: CohortMetadata) -> list[str]:
             raise InputError(
                 f"expected a feature set or variables after --ehr, found {word!r}"
                 f"{nearest(word, [*FEATURE_SETS, *have])}; "
-                f"this cohort has the variables {_listed(have)}, and the sets are {', '.join(FEATURE_SETS)}"
+                f"this cohort has the variables {listed(have)}, and the sets are {', '.join(FEATURE_SETS)}"
             )
     items = list(dict.fromkeys(items))
     absent = [variable_of(item) for item in items if variable_of(item) not in have]
     if absent:
         raise InputError(
             f"expected the variables of {ehr!r} in the {metadata.source} cohort, found no {', '.join(absent)}; "
-            f"it has {_listed(have)}"
+            f"it has {listed(have)}"
         )
     ages = [item for item in items if item in AGES]
     if len(ages) > 1:
@@ -266,7 +266,3 @@ def encode(encoding: Encoding, column: Any) -> tuple[npt.NDArray[np.float64], np
     rows = np.flatnonzero(observed)
     one_hot[rows, place[rows]] = 1.0
     return one_hot, observed
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"

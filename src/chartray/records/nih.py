@@ -38,6 +38,7 @@ from chartray.schema import (
     LabelSource,
     Variable,
 )
+from chartray.wording import plural
 
 _VIEW_LEVELS = ("PA", "AP")
 _ENTRIES = ("Data_Entry_2017_v2020", "Data_Entry_2017")
@@ -163,7 +164,7 @@ def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, i
     warnings = []
     if unread or encoded.null_count:
         what = (
-            f"unreadable in {unread} image{'' if unread == 1 else 's'}, blank in {encoded.null_count}: findings that "
+            f"unreadable in {plural(unread, 'image')}, blank in {encoded.null_count}: findings that "
             "they do not name are unknown, not absent"
         )
         remedy = f"write the names of NIH ChestX-ray14 separated by |, or {_NO_FINDING}"

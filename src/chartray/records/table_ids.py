@@ -17,6 +17,7 @@ from chartray.records.missing import masked, told
 from chartray.records.path_template import on_this_machine, paths, template_columns
 from chartray.records.same_patient import Merging, merging
 from chartray.schema import SPLITS
+from chartray.wording import plural
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validate", "val": "validate", "validation": "validate"}
 _ONE_PATIENT = "they are the same patient (same_patient) or that "
@@ -124,7 +125,7 @@ def _given(
 def _merged(merged: Merging, own: pa.Array, left: pa.Array, patients: pa.ChunkedArray) -> FlowStep:
     """The flow's step: how many ids became how many patients, and how many given ids are not in the table."""
     persons = len(pc.unique(patients))
-    why = f"{len(pc.unique(left))} ids became {persons} patient{'' if persons == 1 else 's'}"
+    why = f"{len(pc.unique(left))} ids became {plural(persons, 'patient')}"
     absent = len(set(merged.named) - set(pc.unique(own).to_pylist()))
     if merged.named:
         why += f"; {absent} of {len(merged.named)} ids in same_patient are not in the table"

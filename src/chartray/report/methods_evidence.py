@@ -1,9 +1,10 @@
 """The methods paragraph's second half: what was measured besides AUROC, how arms were compared, what was audited."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from chartray.report.inputs import AuditResults, Results
 from chartray.results.schema import Comparison, Score
+from chartray.wording import joined
 
 _ATTRIBUTE_METRICS = {
     "auroc": "AUROC for categories",
@@ -25,7 +26,7 @@ def _measured(scores: Sequence[Score], *, studies: bool) -> list[str]:
     fewer = sorted({one.fraction for one in scores if one.fraction < 1})
     if fewer:
         draws = max(one.draws for one in scores if one.fraction < 1)
-        shares = _listed(f"{100 * share:g} %" for share in fewer)
+        shares = joined(f"{100 * share:g} %" for share in fewer)
         over = f", each the mean over {draws} draws of patients, which the intervals cover" if draws > 1 else ""
         found.append(
             f"Probes were also fitted on {shares} of the training and validation patients, nested by patient{over}."
@@ -76,11 +77,11 @@ def _audited(audits: Sequence[AuditResults]) -> list[str]:
     subgroups = [row for one in audits for row in one.subgroups]
     found = []
     if probes:
-        names = _listed(dict.fromkeys(row.attribute for row in probes))
-        metrics = _listed(_ATTRIBUTE_METRICS.get(one, one) for one in dict.fromkeys(row.metric for row in probes))
+        names = joined(dict.fromkeys(row.attribute for row in probes))
+        metrics = joined(_ATTRIBUTE_METRICS.get(one, one) for one in dict.fromkeys(row.metric for row in probes))
         found.append(f"How well {names} can be read from the frozen embedding was measured by {metrics}.")
     if subgroups:
-        names = _listed(dict.fromkeys(row.attribute for row in subgroups))
+        names = joined(dict.fromkeys(row.attribute for row in subgroups))
         found.append(f"Scores were compared between subgroups by {names}; subgroups under 10 patients were suppressed.")
     if any(one.removals for one in audits):
         found.append("Findings were scored again after each attribute's directions were removed from the embedding.")
@@ -90,13 +91,3 @@ def _audited(audits: Sequence[AuditResults]) -> list[str]:
             "of images (re-encoded, scaled, brightened or mirrored; cropped or rotated copies are not recognised)."
         )
     return found
-
-
-def _listed(words: Iterable[str]) -> str:
-    """Words in a row.
-
-    >>> _listed(["sex", "age", "view"])
-    'sex, age and view'
-    """
-    every = list(words)
-    return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} and {every[-1]}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from chartray.networks.description import Init
 from chartray.report.inputs import PretrainingRun, Results
 from chartray.results.arm import dataset_name
+from chartray.wording import plural
 
 _SOFTWARE = {"chartray": "Chartray", "torch": "PyTorch", "timm": "timm"}
 
@@ -36,7 +37,7 @@ def seeds_by_arm(runs: Sequence[PretrainingRun]) -> str:
     seeds: dict[str, set[int | None]] = {}
     for run in runs:
         seeds.setdefault(run.arm.title, set()).add(run.manifest.seed)
-    counts = {title: f"{len(there)} seed{'' if len(there) == 1 else 's'}" for title, there in seeds.items()}
+    counts = {title: f"{plural(len(there), 'seed')}" for title, there in seeds.items()}
     if len(set(counts.values())) == 1:
         # A chart of several variables contains commas itself.
         return f"{'; '.join(counts)}; {next(iter(counts.values()))}{' each' if len(counts) > 1 else ''}"

@@ -29,6 +29,7 @@ from chartray.results.arm import Arm, dataset_name
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.statistics.metrics import MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS
+from chartray.wording import joined, plural
 
 # The marks of figures.arm_styles in a 28 x 12 box, for the page's own legends.
 _MARKS = {
@@ -73,7 +74,7 @@ def page_content(
     how = methods.scoring(results, main.scores, main.which)
     simulated = cohorts.simulated(runs, results, audits, opened)
     return {
-        "title": title or _title(arms, names),
+        "title": title or _title(arms, [name for name in names if name not in parts]),
         "unfinished": [run for run in runs if run.manifest.status != "complete"],
         "commands": list(
             dict.fromkeys(methods.command_words(one.manifest.command) for one in results if one.evaluation)
@@ -114,8 +115,8 @@ def page_content(
 
 def _title(arms: Sequence[Arm], names: Sequence[str]) -> str:
     charts = list(dict.fromkeys(arm.chart for arm in arms if arm.kind == "chart"))
-    subject = f"Pretraining with {' and '.join(charts)}" if charts else "Pretraining without a chart"
-    return f"{subject}, scored on {' and '.join(map(dataset_name, names))}" if names else subject
+    subject = f"Pretraining with {joined(charts)}" if charts else "Pretraining without a chart"
+    return f"{subject}, scored on {joined(map(dataset_name, names))}" if names else subject
 
 
 def _lead(runs: Sequence[PretrainingRun], names: Sequence[str], how: methods.ScoringFacts) -> str:
@@ -124,7 +125,7 @@ def _lead(runs: Sequence[PretrainingRun], names: Sequence[str], how: methods.Sco
     if runs:
         count = len(runs)
         sources = ", ".join(dict.fromkeys(dataset_name(run.manifest.source) for run in runs))
-        text = f"{count} pretraining run{'' if count == 1 else 's'} ({methods_pretraining.seeds_by_arm(runs)})"
+        text = f"{plural(count, 'pretraining run')} ({methods_pretraining.seeds_by_arm(runs)})"
         parts.append(f"{text} on the training images of {sources}.")
     if how.macro_labels:
         parts.append(f"Scored with the image alone on {', '.join(map(dataset_name, names))}.")

@@ -8,6 +8,7 @@ from chartray.report.disambiguate import names_of, refuse_another_value
 from chartray.results.arm import IMAGE_CHART, NO_CHART, PIXELS, UNTRAINED, Arm, dataset_name
 from chartray.results.schema import MACRO, AttributeDifference, Comparison, Score
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM, Verdict, verdict_of_interval, why_no_claim
+from chartray.wording import plural
 
 _NOT_MEASURED = "not measured"
 Outcome = Literal["better", "worse", "mixed", "open", "no claim", "unknown"]
@@ -155,7 +156,7 @@ def five_lines(results: Sequence[Score], comparisons: Sequence[Comparison]) -> l
     runs = len({(one.arm, one.run, one.pretraining_seed) for one in rows if one.arm in trained})
     beside = [arm.title for arm in arms if arm.is_baseline]
     # The title of a control contains a comma itself.
-    first = f"{_plural(runs, 'pretraining run')} ({'; '.join(arm.title for arm in trained) or 'none'})"
+    first = f"{plural(runs, 'pretraining run')} ({'; '.join(arm.title for arm in trained) or 'none'})"
     first += (
         f", {which.protocol} probe, {which.split} images of {', '.join(map(dataset_name, places)) or 'no data set'}"
     )
@@ -315,7 +316,7 @@ def _about_the_chart(arm: Arm, rival: Arm, pairs: Sequence[Comparison], rows: Se
 def _needed(few: Sequence[Comparison], fewest: int) -> str:
     """Why comparisons over `fewest` seeds carry no claim, and what was seen."""
     seen = [part for part in _parts(few) if part[1] != _NOT_MEASURED]
-    needed = f"{_plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed"
+    needed = f"{plural(fewest, 'seed')}, {SEEDS_FOR_A_CLAIM} needed"
     return f"{needed}. Observed difference in macro AUROC: {_joined(seen)}" if seen else needed
 
 
@@ -366,7 +367,3 @@ def _macro_line(rows: Sequence[Score], arms: Sequence[Arm], places: Sequence[str
         if cells:
             texts.append(f"{dataset_name(place)}: {', '.join(cells)}")
     return "Macro AUROC: " + ("; ".join(texts) if texts else "no value") + "."
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

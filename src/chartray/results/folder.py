@@ -46,6 +46,7 @@ from chartray.results.schema import (
     Score,
     SubgroupRow,
 )
+from chartray.wording import plural
 
 RESULTS_FILE = "results.jsonl"
 STUDIES_FILE = "studies.jsonl"
@@ -136,7 +137,7 @@ class ResultsFolder(NamedTuple, Generic[ManifestT]):
         counted = self.manifest.leaks if isinstance(self.manifest, AuditManifest) else None
         if counted is not None and (rows is None or sum(row.count > 0 for row in rows) != counted):
             raise InputError(
-                f"expected {counted} leak{'' if counted == 1 else 's'} in {self.folder / LEAKS_FILE}, as {AUDIT_FILE} "
+                f"expected {plural(counted, 'leak')} in {self.folder / LEAKS_FILE}, as {AUDIT_FILE} "
                 "counts, found another number; make this audit again"
             )
         return rows
