@@ -30,4 +30,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """What the package offers, whether it was imported yet or not."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
