@@ -211,12 +211,12 @@ def test_what_cannot_be_compared_is_refused_and_the_rows_are_named(tmp_path: Pat
     cases = (
         (
             later,
-            rf"found 6 in only one of them: rows 0, 1, 2 of .*a, rows {films - 3}, .* of .*later; evaluate on one",
+            rf"found 6 in only one of them: rows 1, 2, 3 of .*a, rows {films - 2}, .* of .*later; evaluate on one",
         ),
-        (altered(b, tmp_path / "order", "image_id", swapped), r"found 0 .* but another order: rows 7, 8;"),
+        (altered(b, tmp_path / "order", "image_id", swapped), r"found 0 .* but another order: rows 8, 9;"),
         (
             altered(b, tmp_path / "truth", "truth", dict.fromkeys(range(0, 24, 3), 0.5)),
-            r"that differ, in rows 0, 1, 2, 3, 4 and 3 more, the first in label Edema; evaluate on one store",
+            r"that differ, in rows 1, 2, 3, 4, 5 and 3 more, the first in label Edema; evaluate on one store",
         ),
         (
             nan,

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from chartray.checks.finding import rows as row_numbers
 from chartray.errors import InputError
 from chartray.networks.description import Provenance
 from chartray.results.arm import Arm
@@ -22,8 +23,6 @@ Floats = NDArray[np.float64]
 SAME_SETTINGS = ("protocol", "split", "uncertain", "blank")
 # The columns of predictions.parquet that are read.
 _COLUMNS = {"image_id", "patient_id", "label", "truth", "score", "draw", "dataset", "control", "chart", "fraction"}
-# How many rows an error names.
-_ROWS_NAMED = 5
 
 
 class EvaluatedRun(NamedTuple):
@@ -173,12 +172,14 @@ def _refuse_other_images(dataset: str, first: Sheet, other: Sheet, run: Evaluate
     ours, theirs = first.image_ids, other.image_ids
     if len(ours) != len(theirs) or (ours != theirs).any():
         alone = [np.flatnonzero(~np.isin(ours, theirs)), np.flatnonzero(~np.isin(theirs, ours))]
-        which = [f"{_rows(rows)} of {one.folder}" for rows, one in zip(alone, (run, another), strict=True) if len(rows)]
+        which = [
+            f"{row_numbers(rows)} of {one.folder}" for rows, one in zip(alone, (run, another), strict=True) if len(rows)
+        ]
         rows = np.flatnonzero(ours[: len(theirs)] != theirs[: len(ours)])
         raise InputError(
             f"expected the same images on {dataset} in {run.folder} ({len(ours)}) and {another.folder} "
             f"({len(theirs)}), found {sum(map(len, alone))} in only one of them"
-            + (f": {', '.join(which)}" if which else f" but another order: {_rows(rows)}")
+            + (f": {', '.join(which)}" if which else f" but another order: {row_numbers(rows)}")
             + "; evaluate on one store"
         )
     if len(first.scores) != len(other.scores):
@@ -191,20 +192,9 @@ def _refuse_other_images(dataset: str, first: Sheet, other: Sheet, run: Evaluate
         label = np.argwhere(differing)[0][1]
         raise InputError(
             f"expected the same truth on {dataset} in {run.folder} and {another.folder}, found {int(differing.sum())} "
-            f"that differ, in {_rows(np.flatnonzero(differing.any(axis=1)))}, the first in label "
+            f"that differ, in {row_numbers(np.flatnonzero(differing.any(axis=1)))}, the first in label "
             f"{first.labels[label]}; evaluate on one store"
         )
-
-
-def _rows(rows: NDArray[np.int64]) -> str:
-    """Where images are, by their place among the scored ones: no identifier leaves the folder.
-
-    >>> _rows(np.arange(3, 4)), _rows(np.arange(8))
-    ('row 3', 'rows 0, 1, 2, 3, 4 and 3 more')
-    """
-    shown = ", ".join(map(str, rows[:_ROWS_NAMED].tolist()))
-    more = f" and {len(rows) - _ROWS_NAMED} more" if len(rows) > _ROWS_NAMED else ""
-    return f"row{'s' * (len(rows) > 1)} {shown}{more}"
 
 
 def _refuse_other_learning(first: EvaluatedRun, other: EvaluatedRun, *, subsets: bool) -> None:
