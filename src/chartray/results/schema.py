@@ -13,6 +13,8 @@ from chartray.results.arm import Arm
 from chartray.results.verdict import Verdict
 
 MACRO = "macro"
+# Tables mark a label with fewer positive patients: its interval holds, but is wide and leans on single patients.
+FEW_POSITIVE_PATIENTS = 20
 
 
 def _finite(value: Any) -> Any:
@@ -186,6 +188,11 @@ class Score(MeasuredRow, ArmRow, Interval):
     def pretraining_seed(self) -> int | None:
         """The seed that tells scores of one arm apart: of the evaluation for a baseline, else of the pretraining."""
         return self.seed if self.arm.is_baseline or self.run_seed is None else self.run_seed
+
+    @property
+    def few_positives(self) -> bool:
+        """Whether the row is of a label with fewer than `FEW_POSITIVE_PATIENTS` positive patients."""
+        return self.n_positive_patients is not None and self.n_positive_patients < FEW_POSITIVE_PATIENTS
 
 
 class Comparison(MeasuredRow, ArmDifferenceRow):
