@@ -85,6 +85,14 @@ class Provenance(_OfWeights):
     films_of: _Text | None = Field(None, description="the feature set that the images were restricted to")
     chart_variables: list[_Text] | None = Field(None, description="variables of the chart")
     chart_columns: list[_Text] | None = Field(None, description="columns of the chart that f reads")
+    public: _Text | None = Field(None, description="name of a public encoder: weights that no run of Chartray made")
+    caution: _Text | None = Field(None, description="public: what cannot be ruled out of its numbers")
+    weights_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="public: SHA-256 of the files of its weights"
+    )
+    pooling: _Text | None = Field(None, description="public: what of its tokens is the embedding")
+    preparation: _Text | None = Field(None, description="public: how an image is prepared for it")
+    not_taken: list[_Text] | None = Field(None, description="public: tensors of its files that no embedding needs")
 
 
 class Description(_Strict):

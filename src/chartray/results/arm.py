@@ -13,7 +13,9 @@ NO_CHART = "no chart"
 # The objective of runs that name none, and the one that titles leave unsaid.
 MSN = "msn"
 _DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
-_KINDS = ("chart", "none", "control", "baseline")
+_KINDS = ("chart", "none", "control", "public", "baseline")
+# What an evaluation of a public encoder cannot rule out.
+UNKNOWN_PRETRAINING = "its pretraining images are unknown: they may include the test images"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Arm:
     on: str = Field(default="", description="image+chart: title of the encoder whose embedding it reads")
     objective: str = Field(default=MSN, description="objective of the pretraining: msn, dino or mae")
     settings: str = Field(default="", description="hash of all other settings of the pretraining; empty: not recorded")
+    public: str = Field(
+        default="", description="name of the public encoder, whose weights are evaluated as they are; empty: a run's"
+    )
     note: str = Field(
         default="", description="in the title of arms that differ only in their settings (`disambiguated`)"
     )
@@ -41,6 +46,8 @@ class Arm:
         ['no chart', 'sex,age', 'sex,age, shuffled', 'DINO, no chart']
         >>> [Arm("none", "untrained").title, Arm("sex,age", "image+chart", on="no chart").title]
         ['untrained encoder', 'image + chart (sex,age, on no chart)']
+        >>> [Arm(public="rad-dino").title, Arm("none", "untrained", public="rad-dino").title]
+        ['public: rad-dino', 'untrained encoder (as rad-dino)']
         """
         return self._name + (f", {self.note}" if self.note else "")
 
@@ -55,7 +62,11 @@ class Arm:
             own = self.chart == "none" or f"{self.on}, ".startswith(f"{self.chart}, ")
             return f"image + chart (on {self.on})" if own else f"image + chart ({self.chart}, on {self.on})"
         if self.control in BASELINES:
-            return {UNTRAINED: "untrained encoder", PIXELS: "plain pixels"}[self.control]
+            return {UNTRAINED: "untrained encoder", PIXELS: "plain pixels"}[self.control] + (
+                f" (as {self.public})" if self.public else ""
+            )
+        if self.public:
+            return f"public: {self.public}"
         name = NO_CHART if self.chart == "none" else self.chart
         name += ", predicted" if self.use == "predict" and self.chart != "none" else ""
         name = name if self.control == "none" else f"{name}, {self.control}"
@@ -63,9 +74,11 @@ class Arm:
 
     @property
     def kind(self) -> str:
-        """chart, none, control or baseline: the order of the columns."""
+        """chart, none, control, public or baseline: the order of the columns."""
         if self.control in BASELINES:
             return "baseline"
+        if self.public:
+            return "public"
         if self.control != "none":
             return "control"
         return "none" if self.chart == "none" else "chart"
@@ -76,8 +89,17 @@ class Arm:
         return self.kind == "baseline"
 
     @property
+    def caution(self) -> str:
+        """What stands beside its numbers wherever they are printed; empty for an encoder of a run.
+
+        >>> Arm(public="rad-dino").caution
+        'its pretraining images are unknown: they may include the test images'
+        """
+        return UNKNOWN_PRETRAINING if self.kind == "public" else ""
+
+    @property
     def order(self) -> tuple[int, int, bool, str]:
-        """Sorts charts first, then no chart, controls and baselines; MSN before other objectives."""
+        """Sorts charts first, then no chart, controls, public encoders, baselines; MSN before other objectives."""
         baseline = BASELINES.index(self.control) if self.is_baseline else 0
         return _KINDS.index(self.kind), baseline, self.objective != MSN, self.title
 
@@ -98,6 +120,7 @@ def arm_of(
     *,
     objective: str | None = None,
     settings: str | None = None,
+    public: str | None = None,
 ) -> Arm:
     """The arm that a run's provenance or a baseline's chart and control name; `base` is the encoder it was scored with.
 
@@ -107,11 +130,14 @@ def arm_of(
     chart, control = chart or "none", control or "none"
     objective, settings = (objective or MSN).lower(), settings or ""
     if control in (UNTRAINED, PIXELS):
-        return Arm("none", control, settings=base.settings if base is not None else settings)
+        of = base if base is not None else Arm(settings=settings)
+        return Arm("none", control, settings=of.settings, public=of.public if control == UNTRAINED else "")
     if control == IMAGE_CHART and base is not None:
         return Arm(chart, control, on=base.title, objective=base.objective, settings=base.settings)
     if control in BASELINES:
         return Arm(chart, control)
+    if public:
+        return Arm(settings=settings, public=public)
     # Without a chart there is nothing to use in one way or another.
     return Arm(chart, control, (use or "anchor") if chart != "none" else "anchor", "", objective, settings)
 

@@ -219,7 +219,14 @@ class AuditManifest(Manifest):
 
 def arm_of_run(made: Provenance) -> Arm:
     """The arm of an encoder, by its provenance."""
-    return arm_of(made.chart, made.control, made.chart_use, objective=made.objective, settings=made.settings_hash)
+    return arm_of(
+        made.chart,
+        made.control,
+        made.chart_use,
+        objective=made.objective,
+        settings=made.settings_hash,
+        public=made.public,
+    )
 
 
 def identity(provenance: Provenance) -> dict[str, str | int | None]:
