@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from chartray.networks.description import Architecture, Provenance
 from chartray.results.arm import Arm, arm_of
+from chartray.results.question import DeclaredQuestion, Scorings
 from chartray.results.schema import Number, Record, Texts, as_tuple
 
 # Raised whenever a field changes; other formats are refused.
@@ -184,6 +185,13 @@ class ComparisonManifest(Manifest):
         description="name of an arm -> its runs"
     )
     macro_labels: dict[str, Texts] = Field(default_factory=dict, description="data set -> labels of the macro mean")
+    question: DeclaredQuestion | None = Field(None, description="the declared question that the rows answer")
+    earlier_questions: Annotated[tuple[DeclaredQuestion, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="questions that the study declared before, the first one first"
+    )
+    scorings: Annotated[tuple[Scorings, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="how often each test split had been scored"
+    )
 
 
 class AttributeEntry(Record):

@@ -212,6 +212,25 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
     run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
     note: str | None = Field(None, description="settings in which the pretraining of the two differs")
+    role: Literal["primary", "family", "exploratory"] | None = Field(
+        None, description="part in the declared question (`results.question`); null where none was declared"
+    )
+    p_family: Number = Field(
+        None, description="p corrected over the declared family: Dunnett's, step down, against one control, else Holm's"
+    )
+    margin: Number = Field(None, description="primary, family: the declared margin of equivalence")
+    p_equivalence: Number = Field(
+        None, description="primary, family: p of two one-sided tests against the margin, Holm's over the family"
+    )
+    detectable: Number = Field(
+        None, description="smallest true difference that this design would have shown with 80 % power"
+    )
+    seeds_needed: int | None = Field(
+        None, description="seeds an arm that show the margin with 80 % power on these patients; null: no number does"
+    )
+    patients_needed: int | None = Field(
+        None, description="test patients that show the margin with 80 % power and these seeds; null: no number does"
+    )
 
 
 class CalibrationBin(MeasuredRow, ArmRow, Interval):
