@@ -128,6 +128,9 @@ class TrainConfig(Section):
     steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces train.epochs")
     batch_size: int = Field(1024, ge=2, description="Images per optimizer step, over all processes")
     accumulate: int = Field(1, ge=1, description="Micro-batches per optimizer step, exact through cached embeddings")
+    recompute: bool = Field(
+        True, description="Compute the blocks' norms and GELU again for the gradient: two thirds of the memory"
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate; null: the recipe's, scaled linearly with the batch size"
     )

@@ -7,15 +7,17 @@ Of a block's 12 D^2 multiplications a token only the 2 D^2 of keys and values re
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear
+
+from chartray.networks.recomputation import RecomputingBlock, attended
 
 
 def only_class_is_read(model: VisionTransformer) -> bool:
-    """Whether `model` pools by its class token and ends with timm's plain block."""
+    """Whether `model` pools by its class token and ends with timm's plain block, recomputing or not."""
     if model.global_pool != "token" or model.attn_pool is not None or model.cls_token is None or not len(model.blocks):
         return False
     last = model.blocks[-1]
-    return type(last) is Block and type(last.attn) is Attention
+    return type(last) in (Block, RecomputingBlock) and type(last.attn) is Attention
 
 
 def class_of_last_block(block: Block, tokens: Tensor) -> Tensor:
@@ -35,15 +37,5 @@ def _attention(attention: Attention, tokens: Tensor) -> Tensor:
     query = linear(tokens[:, :1], weight[:width], first).view(images, heads, 1, -1)  # (B, heads, 1, d)
     keys_values = linear(tokens, weight[width:], rest).view(images, count, 2, heads, -1).permute(2, 0, 3, 1, 4)
     key, value = keys_values.unbind(0)  # (B, heads, N, d)
-    query, key = attention.q_norm(query), attention.k_norm(key)
-    if attention.fused_attn:
-        drop = attention.attn_drop.p if attention.training else 0.0
-        drawn = scaled_dot_product_attention(query, key, value, dropout_p=drop)
-    else:
-        share = (query * attention.scale @ key.transpose(2, 3)).softmax(dim=-1)
-        drawn = attention.attn_drop(share) @ value
-    drawn = attention.norm(drawn.transpose(1, 2).flatten(2))  # (B, 1, D)
-    if attention.gate is not None:
-        drawn = drawn * attention.gate(tokens[:, :1]).sigmoid()
-    projected: Tensor = attention.proj_drop(attention.proj(drawn))
-    return projected
+    gate = None if attention.gate is None else attention.gate(tokens[:, :1])
+    return attended(attention, query, key, value, gate)  # (B, 1, D)

@@ -18,6 +18,7 @@ from chartray.config.pretrain import Config
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
+from chartray.networks.recomputation import recompute
 from chartray.outputs.replacing import replaced_folder, reserved
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
@@ -82,6 +83,8 @@ def assemble(
     data = all_or_none(lambda: load_training_data(store, config), fabric.device)
     schedule = make_schedule(config.train, len(data.rows))
     networks = vit.on_device(build_networks(data, config), fabric.device)
+    if config.train.recompute:
+        recompute(networks)
     compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
     if compiled:
         if fabric.is_global_zero:

@@ -28,7 +28,13 @@ from chartray.training.patients import PATIENTS_FILE, write_patients
 CONFIG_FILE = "config.yaml"
 CHECKPOINTS, ENCODER = "checkpoints", "encoder"
 # May differ when a run is resumed: they change where and how it runs, not what it computes.
-_FREE_ON_RESUME = {"train.checkpoint_every", "train.checkpoint_keep", "train.device", "health.stop"}
+_FREE_ON_RESUME = {
+    "health.stop",
+    "train.checkpoint_every",
+    "train.checkpoint_keep",
+    "train.device",
+    "train.recompute",
+}
 
 
 class Begun(NamedTuple):

@@ -174,7 +174,7 @@ def settings_hash(config: Config) -> str:
     those have their own fields, and an arm without a chart has the same settings.
     """
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
-    for name in ("checkpoint_every", "checkpoint_keep", "compile", "device"):
+    for name in ("checkpoint_every", "checkpoint_keep", "compile", "device", "recompute"):
         del knobs["train"][name]
     knobs["objective"] = first_names("objective", knobs["objective"])
     knobs["chart"] = {"width": config.chart.width, "weight": config.chart.weight}
