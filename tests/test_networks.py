@@ -125,7 +125,7 @@ def test_saved_encoder_loads_into_the_same_function(tmp_path: Path) -> None:
             0.2,
             Provenance(run="r"),
         )
-    assert not torch.equal(vit.untrained(tmp_path, seed=0).model(images), model(images))
+    assert not torch.equal(vit.untrained(loaded, seed=0).model(images), model(images))
 
 
 def test_colour_weights_of_another_size_start_a_grey_encoder(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_looks_hold_maps_controls_and_neighbours_but_no_identifier(small_store: 
     test = scored(Store.open(small_store))
     features = np.random.default_rng(0).normal(size=(len(test.image_set.rows), 8)).astype(np.float32)
     scores = np.random.default_rng(1).random(test.image_set.truth.shape)
-    encoders = load(folder), untrained(folder, seed=0)
+    encoders = load(folder), untrained(load(folder), seed=0)
     found = []
     for name in ("once", "again"):
         out = tmp_path / name

@@ -87,7 +87,7 @@ def encoder_arms(
 
 
 def baseline_arms(
-    source: Path,
+    encoder: PretrainedEncoder,
     own: AuditArm,
     frozen: Frozen,
     images: Sequence[ImageSet],
@@ -104,7 +104,7 @@ def baseline_arms(
     """
     home = images[0].store
     fresh = encoder_features(
-        untrained(source, seed=seed), images, device=device, precision=precision, title="embed, untrained"
+        untrained(encoder, seed=seed), images, device=device, precision=precision, title="embed, untrained"
     )
 
     def beside(chart: str, control: str, features: Callable[[Attribute], Frozen | str]) -> AuditArm:

@@ -131,7 +131,7 @@ def audit(
     runs = [pretrained(each) for each in entries]
     if options.baselines:
         beside, reasons = baseline_arms(
-            source,
+            encoder,
             arms[0],
             own,
             data.images,

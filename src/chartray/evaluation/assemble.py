@@ -102,7 +102,7 @@ def saliency_of(folder: Path, done: Evaluated) -> SaliencyEntry:
     return write_saliency(
         folder / results.SALIENCY_FOLDER,
         done.encoder,
-        untrained(done.source, seed=settings.seed),
+        untrained(done.encoder, seed=settings.seed),
         own.test,
         own.drawn[0].scores[:, own.test.columns],
         done.features.needed(own.test.image_set),
@@ -250,6 +250,7 @@ def encoder_entry(encoder: PretrainedEncoder, run: str, path: Path) -> EncoderEn
         size=encoder.size,
         grey_mean=encoder.grey_mean,
         grey_std=encoder.grey_std,
+        interpolation=encoder.interpolation,
         architecture=encoder.architecture,
         provenance=encoder.provenance,
     )

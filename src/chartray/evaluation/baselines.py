@@ -165,7 +165,6 @@ def encoder_features(
 
 
 def baselines_of(
-    source: Path,
     encoder: PretrainedEncoder,
     own: Frozen,
     image_set: Sequence[ImageSet],
@@ -184,7 +183,7 @@ def baselines_of(
     """
     home = image_set[0].store
     fresh = encoder_features(
-        untrained(source, seed=seed), image_set, device=device, precision=precision, title="embed, untrained"
+        untrained(encoder, seed=seed), image_set, device=device, precision=precision, title="embed, untrained"
     )
     base = arm_of_run(encoder.provenance)
     found = [

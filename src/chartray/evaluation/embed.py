@@ -59,7 +59,7 @@ def embed(
     at_a_time = batch_size or (_BATCH if where == "cuda" else _BATCH_ON_CPU)
     with torch.inference_mode(), progress(title, len(rows), "images") as advance:
         for images in batches(store, rows, at_a_time, where):
-            grey = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
+            grey = encoder.standardised(encoder.resized(images))  # (B, 1, size, size)
             with torch.autocast(where, torch.bfloat16) if precision == "bf16" else nullcontext():
                 tokens = class_token(model, grey)  # (B, D)
             # Batch by batch: a damaged encoder is known at once, not after a million images.

@@ -139,7 +139,7 @@ def _candidates(
         found = [Candidate(own, trained(encoder, "fine-tune"))]
         if not settings.baselines:
             return found, None, {}
-        fresh = untrained(source, seed=seed)
+        fresh = untrained(encoder, seed=seed)
         found.append(Candidate(arm_of("none", UNTRAINED, base=own), trained(fresh, "fine-tune, untrained")))
         why = f"not scored under {settings.protocol}, only under {' and '.join(FROZEN)}"
         return found, None, dict.fromkeys((PIXELS, *CHART_BASELINES), why)
@@ -149,7 +149,6 @@ def _candidates(
     if not settings.baselines:
         return [candidate], frozen, {}
     beside, left_out = baselines_of(
-        source,
         encoder,
         frozen,
         task.image_set,

@@ -238,7 +238,7 @@ def _maps(
 @torch.inference_mode()
 def _look(encoder: PretrainedEncoder, images: Tensor) -> Mapping[str, NDArray[Any]]:
     model = on_device(encoder.model, images.device).eval()
-    image_set = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std  # (B, 1, size, size)
+    image_set = encoder.standardised(encoder.resized(images))  # (B, 1, size, size)
     seen = record_attention(model, image_set)
     patches = seen.tokens[:, model.num_prefix_tokens :]  # (B, N, D)
     grid = round(patches.shape[1] ** 0.5)

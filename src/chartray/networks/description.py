@@ -95,6 +95,9 @@ class Provenance(_OfWeights):
     not_taken: list[_Text] | None = Field(None, description="public: tensors of its files that no embedding needs")
 
 
+Interpolation = Literal["bilinear", "bicubic"]
+
+
 class Description(_Strict):
     """encoder.json: how the network is built, how an image is prepared for it, and how it was made."""
 
@@ -102,6 +105,7 @@ class Description(_Strict):
     size: int = Field(ge=1, le=8192)
     grey_mean: float = Field(ge=0, le=1)
     grey_std: float = Field(gt=0, le=1)
+    interpolation: Interpolation = "bilinear"
     architecture: Architecture
     provenance: Provenance
 

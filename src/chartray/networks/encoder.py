@@ -24,6 +24,7 @@ from chartray.networks.description import (
     Architecture,
     Description,
     Init,
+    Interpolation,
     Provenance,
     checked,
     encoder_folder,
@@ -32,6 +33,7 @@ from chartray.networks.description import (
 from chartray.networks.last_block import class_of_last_block, only_class_is_read
 from chartray.networks.patches import multiply_patches
 from chartray.outputs.seal import seal, verify
+from chartray.pixels.resampling import whole_image
 
 Networks = TypeVar("Networks", bound=nn.Module)
 _SHORT_NAMES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")}
@@ -39,7 +41,8 @@ _SHORT_NAMES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "s
 
 class PretrainedEncoder(NamedTuple):
     """A pretrained encoder: `model` (timm, eval mode) reads (B, 1, size, size) grey in [0, 1], standardised
-    as (grey - grey_mean) / grey_std; `architecture` rebuilds it; `provenance` records how it was made.
+    as (grey - grey_mean) / grey_std; `architecture` rebuilds it; `provenance` records how it was made. An image is
+    brought to `size` by antialiased `interpolation`.
     """
 
     model: VisionTransformer
@@ -48,6 +51,15 @@ class PretrainedEncoder(NamedTuple):
     grey_std: float
     architecture: Architecture
     provenance: Provenance
+    interpolation: Interpolation = "bilinear"
+
+    def resized(self, images: Tensor) -> Tensor:
+        """The whole image at the encoder's size: uint8 (B, S, S) -> (B, 1, size, size) in [0, 1]."""
+        return whole_image(images, self.size, self.interpolation)
+
+    def standardised(self, grey: Tensor) -> Tensor:
+        """What `model` reads: grey in [0, 1] -> (grey - grey_mean) / grey_std."""
+        return (grey - self.grey_mean) / self.grey_std
 
     def described(self) -> dict[str, JsonValue]:
         """All but the weights, as encoder.json and other files record it."""
@@ -55,6 +67,7 @@ class PretrainedEncoder(NamedTuple):
             "size": self.size,
             "grey_mean": self.grey_mean,
             "grey_std": self.grey_std,
+            "interpolation": self.interpolation,
             "architecture": self.architecture.model_dump(exclude_none=True),
             "provenance": self.provenance.model_dump(exclude_unset=True),
         }
@@ -243,10 +256,9 @@ def load(path: Path) -> PretrainedEncoder:
     return _described(model.eval(), description)
 
 
-def untrained(path: Path, *, seed: int) -> PretrainedEncoder:
-    """The same architecture as `load(path)` with fresh weights: the baseline that pretraining must beat."""
-    description = _read_sealed(encoder_folder(path))
-    return _described(build(description.architecture, seed=seed).eval(), description)
+def untrained(encoder: PretrainedEncoder, *, seed: int) -> PretrainedEncoder:
+    """The same architecture with fresh weights: the baseline that pretraining must beat."""
+    return encoder._replace(model=build(encoder.architecture, seed=seed).eval())
 
 
 def lineage(source: Path) -> Init:
@@ -271,6 +283,7 @@ def _described(model: VisionTransformer, description: Description) -> Pretrained
         size=description.size,
         grey_mean=description.grey_mean,
         grey_std=description.grey_std,
+        interpolation=description.interpolation,
         architecture=description.architecture,
         provenance=description.provenance,
     )

@@ -9,13 +9,13 @@ compute in float32 from positions in float64.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 BLOCK = 16
 # Bands are as long as the reach of a block, rounded up to one of these (or the whole side): a crop's pixels then depend
@@ -118,8 +118,14 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
     return (weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-8)).float()
 
 
-def whole_image(images: Tensor, size: int) -> Tensor:
-    """What evaluation and export see, the whole image: uint8 (B, S, S) -> float32 (B, 1, size, size) in [0, 1]."""
+def whole_image(images: Tensor, size: int, interpolation: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
+    """What evaluation and export see, the whole image: uint8 (B, S, S) -> float32 (B, 1, size, size) in [0, 1].
+
+    Antialiased, without rounding to whole grey levels. `bicubic` overshoots at edges; what leaves [0, 1] is cut off.
+    """
+    if interpolation == "bicubic":
+        grey = to_grey(images)[:, None]
+        return interpolate(grey, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     start = torch.zeros(1, device=images.device)
     weights = resize_weights(start, start + images.shape[-1], images.shape[-1], size)
     return (weights @ to_grey(images) @ weights.transpose(1, 2))[:, None]

@@ -25,6 +25,7 @@ class EncoderEntry(Record):
     size: int | None = Field(None, description="side of the image it takes, in pixels")
     grey_mean: float | None = Field(None, description="mean grey of its training images")
     grey_std: float | None = Field(None, description="their standard deviation")
+    interpolation: str | None = Field(None, description="how an image is resized for it")
     architecture: Architecture | None = Field(None, description="arguments of timm.create_model")
     provenance: Made = Field(description="how it was pretrained")
 

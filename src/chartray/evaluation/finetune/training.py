@@ -29,7 +29,6 @@ from chartray.evaluation.finetune.recipe import Recipe, learning_rate
 from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.scoring import LabelFit
 from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
-from chartray.pixels.resampling import whole_image
 from chartray.progress import progress
 from chartray.statistics.metrics import auroc
 from chartray.statistics.probe import Probe
@@ -159,7 +158,7 @@ def predict(encoder: PretrainedEncoder, found: FineTuned, image_set: ImageSet, *
     scores: list[Tensor] = []
     with torch.inference_mode():
         for images in batches(image_set.store, image_set.rows, 256, where):
-            grey = (whole_image(images, encoder.size) - encoder.grey_mean) / encoder.grey_std
+            grey = encoder.standardised(encoder.resized(images))
             with _autocast(where, precision):
                 tokens = class_token(found.model, grey)
             # Logits in bf16 would tie images that differ.
@@ -213,7 +212,7 @@ def _epoch(work: Training, epoch: int, validation: Sequence[float]) -> tuple[flo
             rate = learning_rate(recipe, epoch - 1 + (start + len(images)) / len(order), validation)
             for group in work.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            grey = (augment(whole_image(images, encoder.size), generator) - encoder.grey_mean) / encoder.grey_std
+            grey = encoder.standardised(augment(encoder.resized(images), generator))
             told = truth[start : start + len(images)].to(work.device)
             if recipe.mixup > 0:
                 grey, told = mixed(grey, told, recipe.mixup, draws)
