@@ -54,7 +54,7 @@ class ArmDifference(NamedTuple):
     seed_correlation: Floats
 
 
-class _Seeds(NamedTuple):
+class SeedVariance(NamedTuple):
     """S (C + 1,), its parts (J, C + 1) and their degrees of freedom (J, 1)."""
 
     parts: Floats
@@ -120,7 +120,7 @@ def difference_of_arms(
     if seeds is not None:
         pairs = [drawn[0] - drawn[1]] if pair_seeds else drawn
         patient = np.maximum(patient - sum(interaction_variance(each) / len(each) for each in pairs), 0)
-        freedom = _satterthwaite(patient, freedom, seeds)
+        freedom = satterthwaite(patient, freedom, seeds)
     variance = patient + (0 if seeds is None else seeds.variance)
     p, half = _student(value, np.sqrt(variance), freedom, level)
     return ArmDifference(
@@ -164,7 +164,7 @@ def _drawn(truth: Floats, scores: Floats, metric: Metric, sampled: PatientBootst
     return np.column_stack((getattr(found, metric), getattr(found, f"macro_{metric}")))
 
 
-def _seeds(values: list[Floats], pair_seeds: bool) -> _Seeds | None:
+def _seeds(values: list[Floats], pair_seeds: bool) -> SeedVariance | None:
     """The seed variance of the difference of the first two arms, from values (K, C + 1) of all; None for one seed."""
     a, b = values[:2]
     if min(len(a), len(b)) < 2:
@@ -174,16 +174,16 @@ def _seeds(values: list[Floats], pair_seeds: bool) -> _Seeds | None:
         paired = np.stack([each for each in values if len(each) == len(a)])  # (A, K, C + 1)
         residual = paired - paired.mean(axis=0) - paired.mean(axis=1, keepdims=True) + paired.mean(axis=(0, 1))
         freedom = (len(paired) - 1) * (len(a) - 1)
-        return _Seeds((residual**2).sum(axis=(0, 1))[None] / freedom * 2 / len(a), np.array([[float(freedom)]]))
+        return SeedVariance((residual**2).sum(axis=(0, 1))[None] / freedom * 2 / len(a), np.array([[float(freedom)]]))
     if len(values) > 2:
         freedom = sum(len(each) - 1 for each in values)
         pooled = sum(((each - each.mean(axis=0)) ** 2).sum(axis=0) for each in values) / freedom
-        return _Seeds(np.asarray(pooled)[None] * (1 / len(a) + 1 / len(b)), np.array([[float(freedom)]]))
+        return SeedVariance(np.asarray(pooled)[None] * (1 / len(a) + 1 / len(b)), np.array([[float(freedom)]]))
     parts = np.stack([each.var(axis=0, ddof=1) / len(each) for each in (a, b)])
-    return _Seeds(parts, np.array([[len(a) - 1.0], [len(b) - 1.0]]))
+    return SeedVariance(parts, np.array([[len(a) - 1.0], [len(b) - 1.0]]))
 
 
-def _satterthwaite(patient: Floats, freedom: Floats, seeds: _Seeds) -> Floats:
+def satterthwaite(patient: Floats, freedom: Floats, seeds: SeedVariance) -> Floats:
     """Degrees of freedom of P + S, (C + 1,); without variance those of the patients."""
     counted = _factors(seeds.freedom) * seeds.parts
     terms = patient**2 / freedom + (counted**2 / seeds.freedom).sum(axis=0)
