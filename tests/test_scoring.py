@@ -91,17 +91,17 @@ def test_rows_hold_every_metric_as_its_own_room_computes_it() -> None:
             assert (row["unit"], row["draws"]) == ("film", 1)
             if label == "Hernia":
                 assert (row["ci_low"], row["reason"]) == (None, "too few patients")
-                assert row.get("delong_low") is row.get("delong_patient_high") is None  # no interval of any kind
+                assert row.get("delong_low") is row.get("delong_high") is None  # no interval of any kind
             else:
                 assert 0 <= row["ci_low"] < row["value"] < row["ci_high"] <= 1
         macro = one(rows, metric=metric, label="macro")
         assert macro["value"] == pytest.approx(np.mean(values[:2]), abs=1e-12)
         assert macro["labels"] == ["Edema", "Mass"]
         assert macro["ci_low"] < macro["value"] < macro["ci_high"]
-    by_film, by_patient = delong(of.truth, here), delong(of.truth, here, patients=of.patients)
+    by_image, by_patient = delong(of.truth, here), delong(of.truth, here, patients=of.patients)
     edema = one(rows, metric="auroc", label="Edema")
-    assert (edema["delong_low"], edema["delong_high"]) == (by_film.low[0], by_film.high[0])
-    assert (edema["delong_patient_low"], edema["delong_patient_high"]) == (by_patient.low[0], by_patient.high[0])
+    assert (edema["delong_low"], edema["delong_high"]) == (by_patient.low[0], by_patient.high[0])
+    assert edema["delong_low"] != by_image.low[0]
     sensitivity = one(rows, metric="sensitivity", label="Edema")
     assert (sensitivity["threshold"], sensitivity["at_specificity"]) == (0.4, 0.9)
     assert sensitivity["holds_fixed"].endswith("the threshold chosen on validation is held fixed")

@@ -81,7 +81,7 @@ def comparison_rows(
         each, macro = _differences(pair, metric, about.level, seed, None if over_seeds is None else over_seeds[metric])
         values = (float(side.macro[metric]) for side in (pair.a, pair.b))
         rows.append(_comparison(of_metric, MACRO, macro, 0, values, None if counted.any() else NO_MACRO))
-        delongs = _delong(pair, len(labels)) if metric == "auroc" else [(None, None)] * len(labels)
+        delongs = _delong(pair, len(labels)) if metric == "auroc" else [None] * len(labels)
         for index, label in enumerate(labels):
             reason = None if counted[index] else TOO_FEW
             if np.isnan(each.value[index]):
@@ -89,7 +89,7 @@ def comparison_rows(
             values = (float(side.values[metric][index]) for side in (pair.a, pair.b))
             row = _comparison(of_metric, label, each, index, values, reason)
             if counted[index]:
-                row = row.replaced(delong_p=delongs[index][0], delong_patient_p=delongs[index][1])
+                row = row.replaced(delong_p=delongs[index])
             rows.append(row)
         rows[-len(labels) - 1 :] = _corrected(rows[-len(labels) - 1 :])
         if over_seeds is not None:
@@ -120,15 +120,11 @@ def _corrected(rows: Sequence[Comparison]) -> list[Comparison]:
     return [row.replaced(p_holm=p) for row, p in zip(rows, [rows[0].p, *adjusted], strict=True)]
 
 
-def _delong(pair: Pair, labels: int) -> list[tuple[float | None, float | None]]:
-    """p of each label, images independent and clustered; None where DeLong's test does not apply."""
+def _delong(pair: Pair, labels: int) -> list[float | None]:
+    """p of each label, images clustered by patient; None where DeLong's test does not apply."""
     if pair.a.members or pair.b.members or pair.truth is None or pair.patients is None:
-        return [(None, None)] * labels
-    independent, clustered = (
-        delong_difference(pair.truth, pair.a.scores, pair.b.scores, patients=names).p.tolist()
-        for names in (None, pair.patients)
-    )
-    return list(zip(independent, clustered, strict=True))
+        return [None] * labels
+    return list(delong_difference(pair.truth, pair.a.scores, pair.b.scores, patients=pair.patients).p.tolist())
 
 
 def _comparison(

@@ -209,14 +209,11 @@ def _of_metric(scored: Scored, metric: str, index: int | None, *, interval: bool
     calibration error of perfect probabilities, the threshold of shares at a threshold.
     """
     if metric == "auroc":
-        names = ("delong_low", "delong_high", "delong_patient_low", "delong_patient_high")
         if index is None or scored.delong is None or not interval:
             return {}
-        found: dict[str, float | None] = {
-            name: float(each[index]) for name, each in zip(names, scored.delong, strict=True)
-        }
+        low, high = float(scored.delong.low[index]), float(scored.delong.high[index])
         # DeLong's variance is 0 where the classes are separated perfectly, which is no certainty.
-        return found if scored.delong.low[index] < scored.delong.high[index] else {}
+        return {"delong_low": low, "delong_high": high} if low < high else {}
     if metric == "ece":
         chance = None if index is None or scored.by_chance is None else float(scored.by_chance[index])
         return {"by_chance": chance}

@@ -57,12 +57,10 @@ class EvaluationSet(NamedTuple):
 
 
 class DelongIntervals(NamedTuple):
-    """AUROC's normal intervals by DeLong, each (C,): images independent, and clustered by patient."""
+    """AUROC's normal intervals by DeLong, images clustered by patient; each (C,)."""
 
     low: Floats
     high: Floats
-    patient_low: Floats
-    patient_high: Floats
 
 
 class Scored(NamedTuple):
@@ -138,14 +136,14 @@ def score(
         values |= at_threshold(truth, here, chosen)._asdict()
         resampled |= each._asdict()
         macro |= mean._asdict()
-    image_set, by_patient = (delong(truth, here, patients=names, level=level) for names in (None, patients))
+    by_patient = delong(truth, here, patients=patients, level=level)
     return found._replace(
         values=found.values | values,
         macro=found.macro | {name: _macro(value, test.counted) for name, value in values.items()},
         resampled=found.resampled | resampled,
         macro_resampled=found.macro_resampled | macro,
         thresholds=chosen,
-        delong=DelongIntervals(image_set.low, image_set.high, by_patient.low, by_patient.high),
+        delong=DelongIntervals(by_patient.low, by_patient.high),
         reliability=calibration.reliability(probable, here),
         observed=drawn.observed,
         by_chance=calibration.ece_by_chance(probable, here),

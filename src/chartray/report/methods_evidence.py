@@ -43,8 +43,7 @@ def _measured(scores: Sequence[Score], *, studies: bool) -> list[str]:
         found.append(f"Sensitivity is reported at thresholds that reached {reached}.")
     if any(one.delong_low is not None for one in scores):
         found.append(
-            "DeLong's variance was computed as a cross-check, with images as independent and with images clustered by "
-            "patient."
+            "As a cross-check, DeLong's variance was computed with images clustered by patient (Obuchowski 1997)."
         )
     if studies:
         found.append("The score of a study is the mean of its images' scores.")
@@ -68,7 +67,7 @@ def _compared(comparisons: Sequence[Comparison]) -> list[str]:
     if any(one.p_holm is not None for one in comparisons):
         found.append("P values of labels were corrected by Holm's method within one pair of arms, data set and metric.")
     if any(one.delong_p is not None for one in comparisons):
-        found.append("DeLong's test of paired AUROCs was computed too.")
+        found.append("DeLong's test of paired AUROCs, clustered by patient, was computed too.")
     return found
 
 

@@ -244,7 +244,7 @@ def over_seeds(comparisons: Sequence[Comparison]) -> Comparison:
         seeds=count,
         by_seed=tuple(values),
         levels="",
-        **dict.fromkeys(("p", "p_holm", "delong_p", "delong_patient_p", "verdict")),
+        **dict.fromkeys(("p", "p_holm", "delong_p", "verdict")),
     )
 
 

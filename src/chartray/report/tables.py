@@ -317,7 +317,7 @@ def study_table(scores: Sequence[Score], studies: Sequence[Score], place: str) -
 
 
 def delong_words(scores: Sequence[Score], place: str) -> str:
-    """How wide intervals by patient are against DeLong's, which take images as independent; "" without these."""
+    """How wide the intervals are against DeLong's clustered by patient; "" without these."""
     ratios = []
     for one in scores:
         ends = one.ci_low, one.ci_high, one.delong_low, one.delong_high
@@ -329,6 +329,6 @@ def delong_words(scores: Sequence[Score], place: str) -> str:
         return ""
     least, middle, most = (f"{value:.2f}" for value in (min(ratios), median(ratios), max(ratios)))
     return (
-        f"Cross-check: DeLong’s intervals take images as independent; those by patient are {middle} times as wide "
+        f"Cross-check: the intervals are {middle} times as wide as DeLong’s, which are clustered by patient too "
         f"(median of {len(ratios)}; range {least} to {most})."
     )

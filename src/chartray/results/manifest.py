@@ -10,7 +10,7 @@ from chartray.results.question import DeclaredQuestion, Scorings
 from chartray.results.schema import Number, Record, Texts, as_tuple
 
 # Raised whenever a field changes; other formats are refused.
-RESULTS_FORMAT: Final = 3
+RESULTS_FORMAT: Final = 4
 # Of an encoder's provenance: two that agree in all of these are one encoder.
 IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "control")
 
@@ -120,7 +120,7 @@ class Manifest(Record):
 
     kind: ClassVar[str]
 
-    format: Literal[3] = Field(RESULTS_FORMAT, description="format of the folder")
+    format: Literal[4] = Field(RESULTS_FORMAT, description="format of the folder")
     command: Texts = Field((), description="the command line")
     when: str = Field("", description="when it was made (UTC)")
     versions: dict[str, str] = Field(default_factory=dict, description="Python and the packages that numbers depend on")

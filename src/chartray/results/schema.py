@@ -169,10 +169,8 @@ class Score(MeasuredRow, ArmRow, Interval):
     interval: str | None = Field(
         None, description="sensitivity, specificity: bootstrap, or exact (Clopper and Pearson) where a share is 0 or 1"
     )
-    delong_low: Number = Field(None, description="auroc: DeLong's interval, images taken as independent")
+    delong_low: Number = Field(None, description="auroc: DeLong's interval, images clustered by patient")
     delong_high: Number = Field(None, description="its upper end")
-    delong_patient_low: Number = Field(None, description="auroc: DeLong's interval, clustered by patient")
-    delong_patient_high: Number = Field(None, description="its upper end")
     by_chance: Number = Field(None, description="ece: the error that perfect probabilities of as many images show")
     strength: Number = Field(None, description="linear: the probe's L2 penalty")
     validation_auroc: Number = Field(None, description="linear: the validation AUROC that the penalty was chosen for")
@@ -200,8 +198,7 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
 
     label: str = Field(description="a label, or `macro`")
     metric: str = Field(description="auroc or average_precision")
-    delong_p: Number = Field(None, description="auroc, one seed and one draw: DeLong's p, images independent")
-    delong_patient_p: Number = Field(None, description="the same clustered by patient")
+    delong_p: Number = Field(None, description="auroc, one seed and one draw: DeLong's p, images clustered by patient")
     level: float = Field(0.95, description="coverage of the interval")
     patient_se: Number = Field(
         None, description="two seeds or more: standard error of the difference from the patients (docs/statistics.md)"
