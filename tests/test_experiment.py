@@ -121,7 +121,7 @@ def test_an_interrupted_experiment_continues_and_its_commands_are_its_steps(
 
     # Another option of the evaluation: that would be done again, and what needs it, and no pretraining.
     changed = {"small": {"store": str(small_store), "resamples": 30, "baselines": False}}
-    steps = list(room._steps(read_experiment(tiny(tmp_path, small_store, evaluations=changed)), out))
+    steps = list(room._steps(read_experiment(tiny(tmp_path, small_store, evaluations=changed)), file, out))
     keys: dict[str, str] = {}
     for step in steps:
         keys[step.name] = room._key(step, keys)

@@ -20,6 +20,7 @@ from chartray.audit.attributes import chosen_attributes
 from chartray.config.evaluate import CompareOptions, ScoringOptions
 from chartray.config.study import ArmSpec, Experiment, placed, read_experiment
 from chartray.errors import InputError, UnhealthyRun
+from chartray.evaluation.declare import QUESTION_FILE, declare, question_of, read_questions
 from chartray.evaluation.image_set import chosen_labels
 from chartray.experiment_processes import run_all
 from chartray.features.chart import fit_chart
@@ -28,7 +29,9 @@ from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, reserved, settle
 from chartray.outputs.set_aside import set_aside
 from chartray.pixels.store import Store, read_index
-from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
+from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE, answer_of, open_kind
+from chartray.results.manifest import ComparisonManifest
+from chartray.results.question import declaration_line, question_line
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.training.early import check_chart
 from chartray.wording import plural
@@ -82,10 +85,7 @@ def _run(file: Path, out: Path, *, jobs: int) -> Path:
     experiment = read_experiment(file)
     steps, keys = _checked(experiment, file, out)
     _say(_claims(experiment))
-    if file.resolve() != out / "study.yaml":
-        out.mkdir(exist_ok=True)
-        with replaced_file(out / "study.yaml") as partial:
-            shutil.copyfile(file, partial)
+    _keep(file, out)
     (out / "steps").mkdir(exist_ok=True)
     todo = [step for step in steps if not _is_done(step, keys[step.name], out)]
     if len(todo) < len(steps):
@@ -110,6 +110,40 @@ def _run(file: Path, out: Path, *, jobs: int) -> Path:
     return steps[-1].product
 
 
+def _keep(file: Path, out: Path) -> None:
+    """A copy of the experiment's file in its folder."""
+    kept = out / "study.yaml"
+    if file.resolve() != kept and not (kept.exists() and kept.read_bytes() == file.read_bytes()):
+        out.mkdir(parents=True, exist_ok=True)
+        with replaced_file(kept) as partial:
+            shutil.copyfile(file, partial)
+
+
+def declare_question(file: Path, out: Path) -> list[str]:
+    """Fixes the question of the experiment of `file` in OUT/question.json, and says it in words.
+
+    Raises InputError where the file declares none, or one that its arms, evaluations and stores do not have.
+    """
+    experiment, out = read_experiment(Path(file)), Path(out).resolve()
+    if experiment.question is None:
+        raise InputError(f"expected a question in {file}, found none; see examples/study.yaml")
+    _claim(out)
+    _keep(Path(file), out)
+    with placed(f"question of {file}"):
+        questions = declare(experiment, out)
+    return [question_line(questions[-1], {}), declaration_line(questions[-1], questions[:-1])]
+
+
+def experiment_answer(out: Path) -> list[str]:
+    """What the experiment in `out` says of its question: one line where none was declared or nothing was compared."""
+    if not (out / QUESTION_FILE).exists():
+        return ["No question was declared before the test split was scored: all differences are exploratory."]
+    questions = read_questions(out / QUESTION_FILE)
+    folder = out / "results" / f"arms-{questions[-1].question.evaluation}"
+    made = open_kind(folder, ComparisonManifest, f"expected the comparison that answers the question in {folder}")
+    return answer_of(made)
+
+
 def experiment_plan(file: Path, out: Path) -> list[str]:
     """The commands that the experiment consists of, a line each, to be put behind `srun` or into a queue.
 
@@ -129,7 +163,7 @@ def experiment_plan(file: Path, out: Path) -> list[str]:
 
 def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[ExperimentStep], dict[str, str]]:
     """The steps and their keys: every store is there, and gives every arm its chart, and what is scored."""
-    steps, keys = list(_steps(experiment, out)), dict[str, str]()
+    steps, keys = list(_steps(experiment, file, out)), dict[str, str]()
     for step in steps:
         keys[step.name] = _key(step, keys)
     store = Store.open(experiment.store)
@@ -137,6 +171,8 @@ def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[Experi
         with placed(f"arm {arm.name} of {file}"):
             check_chart(store, arm.config(experiment.seeds[0]).chart)
     _check_scoring(experiment, file)
+    with placed(f"question of {file}"):
+        question_of(experiment)
     return steps, keys
 
 
@@ -159,7 +195,9 @@ def _check_baseline_chart(home: Store, options: ScoringOptions) -> None:
         fit_chart(home.cohort, options.baseline_chart)
 
 
-def _steps(experiment: Experiment, out: Path) -> Iterator[ExperimentStep]:
+def _steps(experiment: Experiment, file: Path, out: Path) -> Iterator[ExperimentStep]:
+    question = [_question(experiment, file, out)] if experiment.question is not None else []
+    yield from question
     runs = {f"{arm.name}-{seed}": (arm, seed) for seed in experiment.seeds for arm in experiment.arms}
     folders = {name: out / "runs" / name for name in runs}
     for name, (arm, seed) in runs.items():
@@ -171,11 +209,37 @@ def _steps(experiment: Experiment, out: Path) -> Iterator[ExperimentStep]:
             results.append(step)
     for evaluation in experiment.evaluations if len(experiment.arms) > 1 else ():
         of_evaluation = [each for each in results if each.settings["of"] == evaluation]
-        yield (step := _comparison(evaluation, of_evaluation, experiment.compare, out))
+        options = experiment.compare
+        if question:
+            options = options.model_copy(update={"question": out / QUESTION_FILE, "evaluation": evaluation})
+        yield (step := _comparison(evaluation, [*question, *of_evaluation], options, out))
         compared.append(step)
     audits = [_audit(experiment, folders, out)] if experiment.audit is not None else []
     yield from audits
     yield _report(experiment, folders, [*results, *compared], audits, out)
+
+
+def _question(experiment: Experiment, file: Path, out: Path) -> ExperimentStep:
+    """Before all others: what is to be answered is fixed while no run exists."""
+    assert experiment.question is not None
+
+    def does() -> None:
+        for line in declare_question(file, out):
+            _say(line)
+
+    settings = experiment.question.model_dump(mode="json") | {"seeds": experiment.seeds}
+    settings |= {arm.name: arm.config(0).model_dump(mode="json") for arm in experiment.arms}
+    settings |= {name: spec.options.model_dump(mode="json") for name, spec in experiment.evaluations.items()}
+    return ExperimentStep(
+        stage="question",
+        name="question",
+        tokens=["study", str(file.resolve()), "--out", str(out), "--declare"],
+        does=does,
+        product=out / QUESTION_FILE,
+        needs=(),
+        stores=(experiment.store, *(spec.store for spec in experiment.evaluations.values())),
+        settings=settings,
+    )
 
 
 def _pretraining(name: str, arm: ArmSpec, seed: int, store: Path, out: Path) -> ExperimentStep:
@@ -223,7 +287,8 @@ def _evaluation(name: str, evaluation: str, experiment: Experiment, run: Path, o
 def _comparison(
     evaluation: str, results: Sequence[ExperimentStep], options: CompareOptions, out: Path
 ) -> ExperimentStep:
-    folder, folders = out / "results" / f"arms-{evaluation}", [each.product.parent for each in results]
+    folder = out / "results" / f"arms-{evaluation}"
+    folders = [each.product.parent for each in results if each.product.name == MANIFEST_FILE]
 
     def does() -> None:
         from chartray.evaluation.compare import compare
@@ -352,7 +417,7 @@ def _key(step: ExperimentStep, keys: Mapping[str, str]) -> str:
 
 def _claim(out: Path) -> None:
     # What a command leaves that was killed before its first step.
-    begun = {"steps", ".study.yaml.lock", ".study.yaml.partial"}
+    begun = {"steps", *(f".{name}.{what}" for name in ("study.yaml", QUESTION_FILE) for what in ("lock", "partial"))}
 
     def foreign(names: set[str]) -> str:
         ours = "study.yaml" in names or (names <= begun and not any((out / "steps").glob("*")))

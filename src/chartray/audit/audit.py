@@ -40,6 +40,7 @@ from chartray.evaluation.sentences import blanks_counted, chart_baselines_said
 from chartray.networks.encoder import PretrainedEncoder, load
 from chartray.pixels.store import Store
 from chartray.results import folder as results
+from chartray.results.ledger import note_scoring
 from chartray.results.manifest import AttributeEntry, AuditManifest, Settings
 from chartray.results.schema import AuditRow, Leak
 from chartray.statistics.operating_point import threshold_at_specificity
@@ -142,6 +143,8 @@ def audit(
         )
         arms += beside
         left_out |= reasons
+    if options.split == "test":
+        note_scoring(((each.folder, each.hash) for each in stores), run=entry.run, source=source)
     probed, own_results = _attributes(arms, data)
     disease = _disease(arms[0], own, data, own_results)
     leaks, uncompared = find_leaks(runs, [(test.dataset, test.image_set.store) for test in data.tests])

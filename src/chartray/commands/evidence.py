@@ -78,9 +78,14 @@ def compare(
 
     need_inputs(folders=results, out=out)
     from chartray.evaluation.compare import compare as compare_arms
+    from chartray.results.folder import answer_of, open_kind
+    from chartray.results.manifest import ComparisonManifest
 
     with reserved(out):
         rows = compare_arms(results, out, options)
+        said = answer_of(open_kind(out, ComparisonManifest, f"expected the comparison in {out}"))
+    for line in said:
+        print(line)
     for row in rows:
         if row.label == "macro" and row.metric == "auroc":
             print(_difference_line(row))

@@ -74,18 +74,22 @@ def knobs(recipe: str = "msn") -> None:
         print(f"--{name:<36} {value!s:<28} {field.description}")
 
 
-def study(file: Path, *, out: Path, plan: bool = False, jobs: Count = 1) -> None:
+def study(file: Path, *, out: Path, plan: bool = False, declare: bool = False, jobs: Count = 1) -> None:
     """Runs an experiment of arms x seeds: pretrains, evaluates, compares, audits, reports; finished steps are kept.
 
     Args:
         file: YAML: store, arms, seeds, evaluations (see examples/study.yaml).
         out: The experiment's folder; after an interruption the same command continues.
         plan: Only print the commands of the experiment, one per line, for a cluster's queue.
+        declare: Only fix the file's question in OUT/question.json, before anything is scored on test.
         jobs: Steps to run at the same time, each in its own process, and on its own GPU if there are several.
     """
-    from chartray.experiment import experiment_plan, run_experiment
+    from chartray.experiment import declare_question, experiment_answer, experiment_plan, run_experiment
 
-    if plan:
-        print("\n".join(experiment_plan(file, out)))
+    if plan or declare:
+        print("\n".join(experiment_plan(file, out) if plan else declare_question(file, out)))
         return
-    print(run_experiment(file, out, jobs=jobs))
+    page = run_experiment(file, out, jobs=jobs)
+    for line in experiment_answer(out):
+        print(line)
+    print(page)

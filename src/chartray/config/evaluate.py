@@ -44,6 +44,10 @@ class CompareOptions(IntervalOptions):
     pair_seeds: bool = Field(
         False, description="Pair equal seeds of two arms: only if they share initialization and order of images"
     )
+    question: Path | None = Field(None, description="The question.json of a study, which the comparison answers")
+    evaluation: str | None = Field(
+        None, description="Name of these evaluations in the study; by default the one that the question is about"
+    )
 
 
 class ScoringOptions(IntervalOptions):

@@ -32,6 +32,18 @@ class ReportOptions(Options):
     films: bool = Field(True, description="Show thumbnails of images")
 
 
+class QuestionSection(Section):
+    """The one question that the study is to answer, as its file has it; names are checked against the study."""
+
+    primary: list[str] = Field(min_length=2, max_length=2, description="The two arms, or an arm and a baseline")
+    dataset: str = Field("home", description="Data set; home: that of the first evaluation")
+    metric: str = Field("auroc macro", description="auroc or average_precision, then a label or macro")
+    margin: float | None = Field(None, description="Largest difference that does not matter")
+    family: list[list[str]] | str = Field(
+        default_factory=list, description="Pairs corrected together; all, or against ARM"
+    )
+
+
 class _ExperimentFile(Section):
     """The top of the file; its parts are checked one by one."""
 
@@ -42,6 +54,7 @@ class _ExperimentFile(Section):
     pair_seeds: bool = False
     evaluations: dict[str, Knobs] = Field(min_length=1)
     audit: Knobs | None = None
+    question: Knobs | None = None
     report: Knobs = Field(default_factory=dict)
 
 
@@ -83,6 +96,7 @@ class Experiment(NamedTuple):
     audit: AuditSpec | None
     report: ReportOptions
     compare: CompareOptions
+    question: QuestionSection | None
 
 
 def read_experiment(file: Path) -> Experiment:
@@ -116,8 +130,18 @@ def read_experiment(file: Path) -> Experiment:
             evaluations[name] = EvaluationSpec(store, EvaluateOptions.model_validate(_absolute_external(rest, home)))
     with placed(f"report of {file}"):
         report = ReportOptions.model_validate(read.report)
-    compare = CompareOptions(pair_seeds=read.pair_seeds)
-    experiment = Experiment(_absolute(home, read.store), arms, tuple(read.seeds), evaluations, audit, report, compare)
+    with placed(f"question of {file}"):
+        question = None if read.question is None else _question(read.question)
+    experiment = Experiment(
+        store=_absolute(home, read.store),
+        arms=arms,
+        seeds=tuple(read.seeds),
+        evaluations=evaluations,
+        audit=audit,
+        report=report,
+        compare=CompareOptions(pair_seeds=read.pair_seeds),
+        question=question,
+    )
     _check(experiment, file)
     return experiment
 
@@ -156,6 +180,31 @@ def _arm(name: str, given: Mapping[str, JsonValue], home: Path) -> ArmSpec:
         raise InputError(f"expected a file of knobs after config in the arm {name}, found {config!r}; give its path")
     file = _absolute(home, Path(config)) if config is not None else None
     return ArmSpec(name, str(given.get("recipe", "msn")), file, overrides)
+
+
+def _question(given: Knobs) -> QuestionSection:
+    """The question, as far as it can be checked without the stores."""
+    _refuse_unknown(given, list(QuestionSection.model_fields), "it")
+    try:
+        asked = QuestionSection.model_validate(given)
+    except ValidationError as error:
+        wrong = str(error.errors()[0]["loc"][0])
+        wanted = {
+            "primary": "two names of arms, such as [real, none]",
+            "margin": "a number above 0, such as 0.01",
+            "family": "pairs of arms, such as [[real, none], [shuffled, none]], or all, or against none",
+        }.get(wrong, "a text")
+        raise InputError(f"expected {wanted} under {wrong}, found {given.get(wrong, 'nothing')!r:.60}") from None
+    if asked.margin is not None and not 0 < asked.margin < 1:
+        raise InputError(
+            f"expected a margin above 0 and below 1, found {asked.margin:g}; it is the largest difference that does "
+            "not matter, such as 0.01"
+        )
+    if isinstance(asked.family, str) and asked.family != "all" and not asked.family.startswith("against "):
+        raise InputError(f"expected pairs of arms, all, or against ARM under family, found {asked.family!r}")
+    if isinstance(asked.family, list) and any(len(pair) != 2 for pair in asked.family):
+        raise InputError("expected pairs of two arms under family, found a list of another length; name two in each")
+    return asked
 
 
 def _store(entry: Mapping[str, JsonValue], home: Path, more: Sequence[str] = ()) -> tuple[Path, Knobs]:

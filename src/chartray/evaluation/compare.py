@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from chartray.config.evaluate import CompareOptions
 from chartray.errors import InputError
+from chartray.evaluation.answer import Compared, answered
 from chartray.evaluation.comparable import EvaluatedRun, Sheet, read_sheets
+from chartray.evaluation.declare import read_questions
 from chartray.evaluation.differences import Pair, comparison_rows
 from chartray.evaluation.scoring import Scored, judged, over_draws, over_seeds
 from chartray.networks.description import Provenance
 from chartray.results import folder as results
 from chartray.results.arm import Arm, disambiguated
+from chartray.results.ledger import scorings
 from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, StoreEntry, identity
+from chartray.results.question import Scorings
 from chartray.results.schema import MACRO, Comparison
 from chartray.statistics.arms import ArmDifference, Metric, difference_of_arms
 from chartray.statistics.metrics import eligible
@@ -49,6 +53,7 @@ def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAUL
     1, their scored images, labels, truths or draws differ, or a score is NaN.
     """
     results.check_replaceable(out, results.COMPARE_FILE)
+    questions = read_questions(options.question) if options.question is not None else []
     runs = [EvaluatedRun(results.open_evaluation(Path(folder))) for folder in folders]
     arms = _arms(runs)
     if len(arms) < 2:
@@ -75,6 +80,9 @@ def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAUL
         for a, b in itertools.combinations(arms, 2):
             others = [arms[name] for name in arms if name not in (a, b)]
             rows += _compared((a, arms[a]), (b, arms[b]), others, on)
+    patients = {where[0]: len(np.unique(sheet.patients)) for where, sheet in sheets[runs[0].folder].items()}
+    compared = Compared({name: [run.name for run in members] for name, members in arms.items()}, patients)
+    rows = answered(rows, compared, questions[-1] if questions else None, options.evaluation)
     with results.written_folder(out, results.COMPARE_FILE) as folder:
         results.write_rows(folder, results.COMPARISONS_FILE, rows)
         settings = runs[0].settings
@@ -94,9 +102,25 @@ def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAUL
             ),
             stores=tuple(StoreEntry(dataset=dataset, hash=digest) for dataset, digest in runs[0].stores.items()),
             macro_labels=macro_labels,
+            question=questions[-1] if questions else None,
+            earlier_questions=tuple(questions[:-1]),
+            scorings=_scorings(runs),
         )
         results.write_manifest(folder, manifest)
     return rows
+
+
+def _scorings(runs: Sequence[EvaluatedRun]) -> tuple[Scorings, ...]:
+    """How often each test split that is compared had been scored; none where another split is."""
+    if runs[0].settings.split != "test":
+        return ()
+    made = [(run.name, run.opened.manifest.when) for run in runs]
+    stores = [store for run in runs for store in run.opened.manifest.stores if store.part_of is None]
+    by_hash = {store.hash: store.dataset for store in stores}
+    return tuple(
+        scorings(dataset, digest, [Path(each.path) for each in stores if each.hash == digest and each.path], made)
+        for digest, dataset in by_hash.items()
+    )
 
 
 def _member(run: EvaluatedRun) -> MemberEntry:

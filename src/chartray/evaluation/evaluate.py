@@ -31,6 +31,7 @@ from chartray.networks.encoder import PretrainedEncoder, load, untrained
 from chartray.pixels.store import Store
 from chartray.results.arm import CHART_BASELINES, PIXELS, UNTRAINED, arm_of
 from chartray.results.folder import MANIFEST_FILE, check_replaceable, check_same
+from chartray.results.ledger import note_scoring
 from chartray.results.schema import Score
 
 DEFAULTS = EvaluateOptions()
@@ -80,6 +81,9 @@ def evaluate(
     arms = [candidate.arm for candidate in candidates]
     outcomes.sort(key=lambda each: (each.fraction, arms.index(each.arm)))
     fractions = [fraction_entry(share, [each[1:] for each in drawn]) for share, drawn in parts.items()]
+    if options.split == "test":
+        scored = [(test.image_set.store.folder, test.image_set.store.hash) for test in task.tests]
+        note_scoring(scored, run=run, source=source)
     about = (source, run, encoder, task, options, recipe)
     rows = write_results(out, Evaluated(*about, candidates, outcomes, learnt, features, fractions, left_out))
     shutil.rmtree(trainings, ignore_errors=True)

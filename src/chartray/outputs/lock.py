@@ -42,16 +42,24 @@ def _opened(file: Path, busy: str) -> IO[str]:
             stream.close()
             raise InputError(busy) from None
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            try:
+                without_locks(file.parent, error)
+            except OSError:
                 stream.close()
                 raise
-            _say_no_locks(file.parent, error.strerror)
             return stream
         # The earlier holder removes the file when it is done, and a lock on a removed file protects nothing.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), file.stat()):
                 return stream
         stream.close()
+
+
+def without_locks(folder: Path, error: OSError) -> None:
+    """Raises `error` again, unless it says that the file system has no locks: then one line is printed."""
+    if error.errno not in _NO_LOCKS:
+        raise error
+    _say_no_locks(folder, error.strerror)
 
 
 @cache

@@ -1,16 +1,19 @@
 """The declared question of a study: what it was to answer, fixed and hashed before the test split was scored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from chartray.outputs.json_file import digest
-from chartray.results.arm import BASELINES
-from chartray.results.schema import Record, as_tuple
+from chartray.results.arm import BASELINES, dataset_name
+from chartray.results.schema import MACRO, Comparison, Record, as_tuple
+from chartray.results.verdict import Verdict
+from chartray.wording import plural
 
 Role = Literal["primary", "family", "exploratory"]
 EXPLORATORY = "no claim: exploratory, not in the declared question"
+DECLARED_LATE = "no claim: the question was declared after test had been scored"
 
 
 def _pairs(value: Any) -> Any:
@@ -57,12 +60,13 @@ class DeclaredQuestion(Record):
     settings: dict[str, str] = Field(description="arm or evaluation -> SHA-256 of its settings in the study file")
     sha256: str = Field(description="SHA-256 of question, arms and settings as canonical JSON")
     when: str = Field(description="time of the declaration (UTC)")
-    test_scored: int = Field(0, description="how often a test split of the study had been scored before")
-    test_scored_by: int = Field(0, description="runs that had been scored on a test split before")
+    test_scored: int = Field(0, description="how often runs of the study had been scored on a test split before")
+    test_scored_by: int = Field(0, description="how many of its runs had been")
+    test_scored_by_others: int = Field(0, description="how often other runs had been scored on the same test splits")
 
     @property
     def before_test(self) -> bool:
-        """Whether it was declared before any test split was scored."""
+        """Whether it was declared before any run of the study was scored on a test split."""
         return self.test_scored == 0
 
 
@@ -92,3 +96,98 @@ class Scorings(Record):
     last: str | None = Field(None, description="time of the last (UTC)")
     unreadable: int = Field(0, description="entries of the ledger that cannot be read or were changed")
     note: str | None = Field(None, description="why the number may be too small")
+
+
+METRIC_WORDS = {"auroc": "AUROC", "average_precision": "average precision"}
+
+
+def question_line(declared: DeclaredQuestion, runs: Mapping[str, Iterable[str]]) -> str:
+    """The question in words; `runs`: title of each arm of the comparison -> the names of its runs."""
+    asked = declared.question
+    titles = {
+        name: title
+        for title, here in runs.items()
+        for name, there in declared.arms.items()
+        if title != name and set(here) <= set(there)
+    }
+    a, b = (f"{name} ({titles[name]})" if name in titles else name for name in asked.primary)
+    what = f"{'macro ' if asked.label == MACRO else ''}{METRIC_WORDS[asked.metric]}"
+    what += "" if asked.label == MACRO else f" of {asked.label}"
+    margin = "" if asked.margin is None else f" (margin {asked.margin:g})"
+    over = "" if len(asked.family) == 1 else f", corrected with {plural(len(asked.family) - 1, 'other pair')}"
+    return f"Do {a} and {b} differ in {what} on {dataset_name(asked.dataset)}{margin}{over}?"
+
+
+def declaration_line(declared: DeclaredQuestion, earlier: Sequence[DeclaredQuestion] = ()) -> str:
+    """When it was declared, and what had been seen of the test split by then."""
+    when = f"{declared.when[:16].replace('T', ' ')} UTC, SHA-256 {declared.sha256[:12]}"
+    others = declared.test_scored_by_others
+    if declared.before_test:
+        said = f"Declared {when}, before any run of this study was scored on test"
+        said += f"; other runs had been scored on it {_times(others)}" if others else ""
+    else:
+        said = (
+            f"Declared {when}, after runs of this study had been scored on test {_times(declared.test_scored)} "
+            f"({plural(declared.test_scored_by, 'run')}): the answer is exploratory"
+        )
+    if earlier:
+        said += f". {plural(len(earlier), 'other question')} had been declared before, first {earlier[0].when[:10]}"
+    return said + "."
+
+
+def answer_lines(rows: Iterable[Comparison]) -> list[str]:
+    """The answer of the primary pair, and of each other pair of the family, a line each."""
+    asked = [row for row in rows if row.role in ("primary", "family")]
+    return [answer(row) for row in sorted(asked, key=lambda row: row.role != "primary")]
+
+
+def answer(row: Comparison) -> str:
+    """What may be said, the numbers, and, where the answer is open, what could have been seen."""
+    if row.difference is None:
+        return f"{row.a} minus {row.b}: no value ({row.reason})."
+    interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
+    size = row.family_size or 1
+    over = "" if size == 1 else f" over {plural(size, 'pair')}"
+    p = "" if row.p_family is None else f", p {_p(row.p_family)}{over}"
+    numbers = f"{row.a} minus {row.b} {row.difference:+.3f}{interval}{p}"
+    alpha = 1 - row.level
+    same = row.margin is not None and row.p_equivalence is not None and row.p_equivalence <= alpha
+    if row.claim is not None or row.verdict in (None, Verdict.NO_CLAIM):
+        return f"{numbers}; {row.claim or row.reason or Verdict.NO_CLAIM}."
+    said = row.verdict.named(row.a, row.b) if row.verdict is not None else ""
+    if same:
+        small = f"no difference larger than {row.margin:g} (two one-sided tests, p {_p(row.p_equivalence)}{over})"
+        return f"{numbers}; {small if row.verdict == Verdict.NO_DIFFERENCE else f'{said}, but {small}'}."
+    if row.verdict != Verdict.NO_DIFFERENCE:
+        return f"{numbers}; {said}."
+    return f"{numbers}; {said}{could_be_seen(row)}."
+
+
+def could_be_seen(row: Comparison) -> str:
+    """What goes with an open verdict: what would have been seen, and what it would take to see the margin."""
+    if row.detectable is None:
+        return ""
+    said = f"; {row.detectable:.3f} could have been seen with 80 % power"
+    if row.margin is None or row.detectable <= row.margin:
+        return said
+    ways = [] if row.seeds_needed is None else [f"{row.seeds_needed} seeds an arm"]
+    ways += [] if row.patients_needed is None else [f"{row.patients_needed:,} test patients"]
+    needs = " or ".join(ways) or "more seeds and more test patients together"
+    return f"{said}; {row.margin:g} would need {needs}"
+
+
+def scored_line(scorings: Scorings) -> str:
+    """How often a test split was scored."""
+    said = f"The test split of {dataset_name(scorings.dataset)} was scored {_times(scorings.times)} by "
+    said += plural(scorings.runs, "run")
+    if scorings.unreadable:
+        said += f"; {plural(scorings.unreadable, 'line')} of its ledger cannot be read or was changed"
+    return said + (f" ({scorings.note})" if scorings.note else "") + "."
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"

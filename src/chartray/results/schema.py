@@ -215,6 +215,7 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
     p_family: Number = Field(
         None, description="p corrected over the declared family: Dunnett's, step down, against one control, else Holm's"
     )
+    family_size: int | None = Field(None, description="primary, family: how many pairs p_family is corrected for")
     margin: Number = Field(None, description="primary, family: the declared margin of equivalence")
     p_equivalence: Number = Field(
         None, description="primary, family: p of two one-sided tests against the margin, Holm's over the family"
