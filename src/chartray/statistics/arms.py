@@ -1,20 +1,25 @@
 """The difference of two arms that were pretrained with several seeds: interval and test from Student's t.
 
-Each arm is the mean of a metric over its seeds. The variance of the difference D of two arms has two parts:
+Each arm is the mean of a metric over its seeds, and over draws of training patients where probes learn from a fraction
+of them. The variance of the difference D of two arms has three parts:
 
-    var(D) = P + S
-    P = B - I         patients: B is the bootstrap variance by patient of D, which holds the seeds fixed; I is the part
-                      of B in which seeds of an arm differ, since S contains it too
+    var(D) = P + S + T
+    P = B - I         patients: B is the bootstrap variance by patient of D, which holds seeds and draws fixed; I is the
+                      part of B in which seeds of an arm, or draws, differ, since S and T contain it too
     S = s_a^2 / K_a + s_b^2 / K_b                     seeds, of two arms (Welch)
     S = s^2 (1 / K_a + 1 / K_b)                       s^2 pooled over all arms of the study
-    S = s^2 / K                                       of differences by seed, where the study pairs its seeds
+    S = s^2 / K                                       of differences by seed, where seeds are paired
+    T = d^2 / draws - E                               draws, which both arms share: d^2 is the variance of D over them;
+                                                      E is the part of it in which seeds differ, since S contains it too
 
-s^2 is the variance of the metric over seeds on these patients. Satterthwaite's degrees of freedom are
+s^2 is the variance of the metric over seeds on these patients. An arm that no seed enters (plain pixels, the chart
+alone) has no part in S. Satterthwaite's degrees of freedom are
 
     (P + sum c_j S_j)^2 / (P^2 / n + sum (c_j S_j)^2 / f_j),    f = K - 1 (pooled: their sum), n = patients - 1
 
-Without the factors c > 1 they would be too many where S is small by chance: `_factors`. Error rates, coverage and power
-are simulated by benchmarks/evidence/seeds.py and shown in docs/statistics.md.
+with T among the S_j, f = draws - 1. Without the factors c > 1 they would be too many where S is small by chance:
+`_factors`. Error rates, coverage and power are simulated by benchmarks/evidence/seeds.py and shown in
+docs/statistics.md.
 """
 
 from collections.abc import Sequence
@@ -25,7 +30,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
 from chartray.statistics import metrics
-from chartray.statistics.hierarchical_bootstrap import interaction_variance
 from chartray.statistics.holm import holm
 from chartray.statistics.patient_bootstrap import PatientBootstrap
 
@@ -40,7 +44,7 @@ class ArmDifference(NamedTuple):
     labels; the macro is a family of one. `seed_correlation` is that of the values of paired seeds, else NaN. All are
     NaN for a label with fewer than `metrics.MINIMUM_PATIENTS` positive or negative patients; it is in neither the macro
     nor Holm's family. If an arm has one seed, `seed_se` is NaN and interval and p hold for these encoders alone:
-    another seed may differ.
+    another seed may differ. `draw_se` is NaN for one draw.
     """
 
     value: Floats
@@ -52,6 +56,32 @@ class ArmDifference(NamedTuple):
     patient_se: Floats
     seed_se: Floats
     seed_correlation: Floats
+    draw_se: Floats
+
+
+class MeasuredArm(NamedTuple):
+    """A metric of one arm, of L labels (and their macro mean, the last).
+
+    `values` (K, D, L) of K seeds and D draws of training patients, `drawn` (K, D, R, L) their resamples by patient.
+    `fixed`: no seed enters the arm, so it has one and does not vary over seeds.
+    """
+
+    values: Floats
+    drawn: Floats
+    fixed: bool = False
+
+    @property
+    def by_seed(self) -> Floats:
+        """The mean of each seed over draws, (K, L)."""
+        return np.asarray(self.values.mean(axis=1))
+
+
+class SeedResiduals(NamedTuple):
+    """One part of S: its sum of squared `rows` (n, L), over its degrees of freedom, times `weight`."""
+
+    rows: Floats
+    freedom: float
+    weight: float
 
 
 class SeedVariance(NamedTuple):
@@ -77,11 +107,13 @@ def difference_of_arms(
     seed: int = 0,
     other_arms: Sequence[Sequence[ArrayLike]] = (),
     pair_seeds: bool = False,
+    fixed_b: bool = False,
 ) -> ArmDifference:
     """Compares two arms on the same images, by label and in the macro mean.
 
     Args:
-        scores_a: one (N, C) array per seed, larger means more likely.
+        scores_a: one (N, C) array per seed, larger means more likely; (D, N, C) of D draws of training patients, which
+            are the same for both arms.
         scores_b: the same for the other arm; it may have another number of seeds.
         truth: (N, C) of 1, 0 and NaN, which is ignored.
         patients: (N,) names or numbers.
@@ -93,6 +125,7 @@ def difference_of_arms(
             all arms with two seeds or more.
         pair_seeds: seed k of one arm belongs to seed k of every other (same initialisation, same order of images). Of
             the other arms, those with as many seeds are pooled.
+        fixed_b: no seed enters arm b, such as plain pixels; it has one element.
 
     Raises:
         InputError: shapes that do not fit, a NaN score where truth is known, a metric, level or number of resamples out
@@ -100,28 +133,54 @@ def difference_of_arms(
     """
     if metric not in ("auroc", "average_precision"):
         raise InputError(f'expected the metric "auroc" or "average_precision", found "{metric}"')
-    if not 0 < level < 1:
-        raise InputError(f"expected a level between 0 and 1, found {level}")
     if resamples < 2:
         raise InputError(f"expected at least 2 resamples, found {resamples}")
-    arms = [[np.asarray(one, dtype=np.float64) for one in arm] for arm in (scores_a, scores_b, *other_arms)]
-    _refuse_unusable(arms, np.asarray(truth, dtype=np.float64), pair_seeds)
+    arms = [[_with_draws(one) for one in arm] for arm in (scores_a, scores_b, *other_arms)]
+    _refuse_unusable(arms, np.asarray(truth, dtype=np.float64), pair_seeds, fixed_b)
     counted = metrics.eligible(truth, patients)
     known = np.where(counted, np.asarray(truth, dtype=np.float64), np.nan)
-    values = [np.array([_values(known, one, metric, counted) for one in arm]) for arm in arms]  # (K, C + 1) each
+    values = [np.array([[_values(known, draw, metric, counted) for draw in one] for one in arm]) for arm in arms]
     sampled = metrics.sample(known, patients, resamples=resamples, seed=seed, macro=counted)
-    drawn = [np.array([_drawn(known, one, metric, sampled) for one in arm]) for arm in arms[:2]]  # (K, R, C + 1)
-    value = values[0].mean(axis=0) - values[1].mean(axis=0)
-    patient = (drawn[0].mean(axis=0) - drawn[1].mean(axis=0)).var(axis=0, ddof=1)
-    # The numbers of patients and of resamples limit how well the patients' part is known.
-    people = max(len(np.unique(np.asarray(patients))) - 1, 1)
-    freedom = np.where(np.isnan(value), np.nan, 1 / (1 / people + 1 / (resamples - 1)))
-    seeds = _seeds(values, pair_seeds)
-    if seeds is not None:
-        pairs = [drawn[0] - drawn[1]] if pair_seeds else drawn
-        patient = np.maximum(patient - sum(interaction_variance(each) / len(each) for each in pairs), 0)
-        freedom = satterthwaite(patient, freedom, seeds)
-    variance = patient + (0 if seeds is None else seeds.variance)
+    a, b = (
+        MeasuredArm(its, np.array([[_drawn(known, draw, metric, sampled) for draw in one] for one in arm]), fixed)
+        for its, arm, fixed in zip(values[:2], arms[:2], (False, fixed_b), strict=True)
+    )
+    people = len(np.unique(np.asarray(patients)))
+    others = [each.mean(axis=1) for each in values[2:]]
+    return difference_of_measured(a, b, patients=people, level=level, others=others, pair_seeds=pair_seeds)
+
+
+def difference_of_measured(
+    a: MeasuredArm,
+    b: MeasuredArm,
+    *,
+    patients: int,
+    level: float = 0.95,
+    others: Sequence[Floats] = (),
+    pair_seeds: bool = False,
+) -> ArmDifference:
+    """`difference_of_arms` of arms whose metric and resamples are known; both were resampled alike.
+
+    `patients` is their number, `others` are the values over seeds (K, L) of further arms. A label that is NaN has no
+    difference, and is in no family.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"expected a level between 0 and 1, found {level}")
+    value = a.values.mean(axis=(0, 1)) - b.values.mean(axis=(0, 1))
+    patient, freedom = patient_variance(a, b, patients, pair_seeds=pair_seeds)
+    residuals = seed_residuals(a, b, others, pair_seeds=pair_seeds)
+    parts = [each.weight / each.freedom * (each.rows**2).sum(axis=0) for each in residuals]
+    seeds = np.sum(parts, axis=0) if residuals else np.full_like(value, np.nan)
+    spread = _draw_variance(a, b, pair_seeds=pair_seeds) if a.values.shape[1] > 1 else None
+    variance = patient + (seeds if residuals else 0) + (0 if spread is None else spread.within)
+    of_freedom = [each.freedom for each in residuals]
+    if spread is not None:
+        parts, of_freedom = [*parts, spread.total], [*of_freedom, a.values.shape[1] - 1.0]
+    if parts:
+        factors = (
+            None if spread is None else np.append(_factors(_column(of_freedom[:-1])), _alone(_column(of_freedom[-1:])))
+        )
+        freedom = satterthwaite(patient, freedom, SeedVariance(np.stack(parts), _column(of_freedom)), factors)
     p, half = _student(value, np.sqrt(variance), freedom, level)
     return ArmDifference(
         value=value,
@@ -131,21 +190,71 @@ def difference_of_arms(
         p_holm=np.append(holm(p[:-1]), p[-1]),
         degrees_of_freedom=freedom,
         patient_se=np.sqrt(patient),
-        seed_se=np.full_like(value, np.nan) if seeds is None else np.sqrt(seeds.variance),
-        seed_correlation=_correlation(values[0], values[1]) if pair_seeds else np.full_like(value, np.nan),
+        seed_se=np.sqrt(seeds),
+        seed_correlation=_correlation(a.by_seed, b.by_seed) if pair_seeds else np.full_like(value, np.nan),
+        draw_se=np.full_like(value, np.nan) if spread is None else np.sqrt(spread.within),
     )
 
 
-def _refuse_unusable(arms: list[list[Floats]], truth: Floats, pair_seeds: bool) -> None:
+def patient_variance(a: MeasuredArm, b: MeasuredArm, patients: int, *, pair_seeds: bool) -> tuple[Floats, Floats]:
+    """P and its degrees of freedom, (L,) each: the numbers of patients and of resamples limit how well it is known."""
+    found = (a.drawn.mean(axis=(0, 1)) - b.drawn.mean(axis=(0, 1))).var(axis=0, ddof=1)
+    freedom = np.where(np.isnan(found), np.nan, 1 / (1 / max(patients - 1, 1) + 1 / (a.drawn.shape[2] - 1)))
+    if a.drawn.shape[1] > 1:
+        found = found - _interaction((a.drawn.mean(axis=0) - b.drawn.mean(axis=0))[:, None]) / a.drawn.shape[1]
+    if _seeds_vary(a, b):
+        for each in [a.drawn - b.drawn] if pair_seeds else [one.drawn for one in (a, b) if not one.fixed]:
+            found = found - _interaction(each.mean(axis=1)[:, None]) / len(each)
+            if each.shape[1] > 1:
+                found = found + _interaction(each) / (each.shape[0] * each.shape[1])
+    return np.maximum(found, 0), freedom
+
+
+def _seeds_vary(a: MeasuredArm, b: MeasuredArm) -> bool:
+    return all(one.fixed or len(one.values) > 1 for one in (a, b)) and not (a.fixed and b.fixed)
+
+
+def _interaction(drawn: Floats) -> Floats:
+    """Variance, over members (K, D, R, L) of seeds and draws, of what patients add to one and not to another."""
+    apart = _centred(drawn)
+    return np.asarray(apart.var(axis=2).sum(axis=(0, 1)) / _freedom(drawn))
+
+
+def _centred(each: Floats) -> Floats:
+    """What is left of (K, D, ...) without the means of its rows and columns; of one row or column without the mean."""
+    for axis in (0, 1):
+        each = each - each.mean(axis=axis, keepdims=True) if each.shape[axis] > 1 else each
+    return each
+
+
+def _freedom(each: Floats) -> int:
+    return int(np.prod([size - 1 for size in each.shape[:2] if size > 1]))
+
+
+def _with_draws(scores: ArrayLike) -> Floats:
+    found = np.asarray(scores, dtype=np.float64)
+    return found if found.ndim == 3 else found[None]
+
+
+def _refuse_unusable(arms: list[list[Floats]], truth: Floats, pair_seeds: bool, fixed_b: bool) -> None:
     titles = ["arm a", "arm b", *(f"other arm {place}" for place in range(1, len(arms) - 1))]
     for title, arm in zip(titles, arms, strict=True):
         if not arm:
             raise InputError(f"expected at least one seed in each arm, found none in {title}")
         for place, one in enumerate(arm, start=1):
-            try:
-                metrics.checked(truth, one)
-            except InputError as error:
-                raise InputError(f"{title}, seed {place}: {error}") from error
+            for draw, scores in enumerate(one, start=1):
+                where = f"{title}, seed {place}" + (f", draw {draw}" if len(one) > 1 else "")
+                try:
+                    metrics.checked(truth, scores)
+                except InputError as error:
+                    raise InputError(f"{where}: {error}") from error
+            if len(one) != len(arms[0][0]):
+                raise InputError(
+                    f"expected {len(arms[0][0])} draws in each arm, as in the first, found {len(one)} in {title}, "
+                    f"seed {place}"
+                )
+    if fixed_b and len(arms[1]) != 1:
+        raise InputError(f"expected one array of arm b, which no seed enters, found {len(arms[1])}")
     if pair_seeds and len(arms[0]) != len(arms[1]):
         raise InputError(
             f"expected as many seeds in arm a as in arm b to pair, found {len(arms[0])} and {len(arms[1])}"
@@ -164,31 +273,53 @@ def _drawn(truth: Floats, scores: Floats, metric: Metric, sampled: PatientBootst
     return np.column_stack((getattr(found, metric), getattr(found, f"macro_{metric}")))
 
 
-def _seeds(values: list[Floats], pair_seeds: bool) -> SeedVariance | None:
-    """The seed variance of the difference of the first two arms, from values (K, C + 1) of all; None for one seed."""
-    a, b = values[:2]
-    if min(len(a), len(b)) < 2:
-        return None
-    if pair_seeds:
+def seed_residuals(
+    a: MeasuredArm, b: MeasuredArm, others: Sequence[Floats] = (), *, pair_seeds: bool = False
+) -> list[SeedResiduals]:
+    """The parts of the seed variance of a minus b; none where an arm has one seed."""
+    if not _seeds_vary(a, b):
+        return []
+    x, y = a.by_seed, b.by_seed
+    if pair_seeds and not (a.fixed or b.fixed):
         # Arms by seeds without replication: the residual is what is left of a value without its arm and its seed.
-        paired = np.stack([each for each in values if len(each) == len(a)])  # (A, K, C + 1)
-        residual = paired - paired.mean(axis=0) - paired.mean(axis=1, keepdims=True) + paired.mean(axis=(0, 1))
-        freedom = (len(paired) - 1) * (len(a) - 1)
-        return SeedVariance((residual**2).sum(axis=(0, 1))[None] / freedom * 2 / len(a), np.array([[float(freedom)]]))
-    if len(values) > 2:
-        freedom = sum(len(each) - 1 for each in values)
-        pooled = sum(((each - each.mean(axis=0)) ** 2).sum(axis=0) for each in values) / freedom
-        return SeedVariance(np.asarray(pooled)[None] * (1 / len(a) + 1 / len(b)), np.array([[float(freedom)]]))
-    parts = np.stack([each.var(axis=0, ddof=1) / len(each) for each in (a, b)])
-    return SeedVariance(parts, np.array([[len(a) - 1.0], [len(b) - 1.0]]))
+        paired = np.stack([x, y, *(each for each in others if len(each) == len(x))])  # (A, K, L)
+        rows = _centred(paired).reshape(-1, x.shape[1])
+        return [SeedResiduals(rows, (len(paired) - 1.0) * (len(x) - 1), 2 / len(x))]
+    varying = [one for one, fixed in ((x, a.fixed), (y, b.fixed)) if not fixed]
+    weights = [1 / len(each) for each in varying]
+    pool = [each - each.mean(axis=0) for each in (*varying, *others)]
+    if others:
+        return [SeedResiduals(np.concatenate(pool), float(sum(len(each) - 1 for each in pool)), sum(weights))]
+    return [SeedResiduals(rows, len(rows) - 1.0, weight) for rows, weight in zip(pool, weights, strict=True)]
 
 
-def satterthwaite(patient: Floats, freedom: Floats, seeds: SeedVariance) -> Floats:
-    """Degrees of freedom of P + S, (C + 1,); without variance those of the patients."""
-    counted = _factors(seeds.freedom) * seeds.parts
-    terms = patient**2 / freedom + (counted**2 / seeds.freedom).sum(axis=0)
+class _Draws(NamedTuple):
+    """Variance of the difference over draws: all of it, and without the part that seeds of an arm have in it."""
+
+    total: Floats
+    within: Floats
+
+
+def _draw_variance(a: MeasuredArm, b: MeasuredArm, *, pair_seeds: bool) -> _Draws:
+    draws = a.values.shape[1]
+    total = (a.values.mean(axis=0) - b.values.mean(axis=0)).var(axis=0, ddof=1) / draws
+    twice = np.zeros_like(total)
+    if _seeds_vary(a, b):
+        for each in [a.values - b.values] if pair_seeds else [one.values for one in (a, b) if not one.fixed]:
+            twice += (_centred(each) ** 2).sum(axis=(0, 1)) / _freedom(each) / (len(each) * draws)
+    return _Draws(total, np.maximum(total - twice, 0))
+
+
+def satterthwaite(patient: Floats, freedom: Floats, parts: SeedVariance, factors: Floats | None = None) -> Floats:
+    """Degrees of freedom of P + S, (C + 1,); without variance those of the patients. `factors` (J,) are c."""
+    counted = (_factors(parts.freedom) if factors is None else factors[:, None]) * parts.parts
+    terms = patient**2 / freedom + (counted**2 / parts.freedom).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(terms > 0, (patient + counted.sum(axis=0)) ** 2 / terms, freedom)
+
+
+def _column(freedom: Sequence[float]) -> Floats:
+    return np.array(freedom, dtype=np.float64)[:, None]
 
 
 def _factors(freedom: Floats) -> Floats:
@@ -200,11 +331,16 @@ def _factors(freedom: Floats) -> Floats:
     most .062. Where S is one part, or two with the same c, c cancels if P is 0: this is the paired or pooled t test, or
     Welch's.
     """
-    if len(freedom) == 1:
-        return 1 + 8 / freedom**2
+    if len(freedom) < 2:
+        return _alone(freedom)
     if freedom.min() == 1 and freedom.max() > 1:
         return 1 + 4 / freedom**2
     return np.full_like(freedom, 1 + 0.5 / freedom.min() ** 2)
+
+
+def _alone(freedom: Floats) -> Floats:
+    """c of a part that stands alone, as that of draws does beside those of seeds."""
+    return np.asarray(1 + 8 / freedom**2)
 
 
 def _student(value: Floats, error: Floats, freedom: Floats, level: float) -> tuple[Floats, Floats]:
