@@ -41,9 +41,13 @@ def evaluation(
     spread: float = 0.0,
     truth: np.ndarray | None = None,
     first: int = 0,
+    baselines: dict[str, int] | None = None,
     **settings: Any,
 ) -> Path:
-    """A Results folder whose scores separate by `quality`; `fractions` says how many draws each has."""
+    """A Results folder whose scores separate by `quality`; `fractions` says how many draws each has.
+
+    `baselines` are their controls, each with what its scores are drawn from; image+chart adds to the run's own.
+    """
     found, patients = truth_of()
     found = found if truth is None else truth
     rng = np.random.default_rng((seed, len(chart), sum(map(ord, chart))))
@@ -56,17 +60,23 @@ def evaluation(
             lift = 0.1 * np.random.default_rng((7, draw)).normal() if fraction < 1 else 0  # a draw is good for all
             known = np.nan_to_num(found, nan=0.5)
             scores = 1 / (1 + np.exp(-((skill + lift) * known + hard + 0.3 * rng.normal(size=found.shape))))
-            columns = {"dataset": "mimic", "split": "test", "run": f"{chart}-{seed}", "control": "none"}
-            tables.append(
+            columns: dict[str, Any] = {"dataset": "mimic", "split": "test", "run": f"{chart}-{seed}"}
+            every = {("none", chart): scores}
+            for control, source in (baselines or {}).items():
+                noise = 0.05 * np.random.default_rng((source, draw)).normal(size=found.shape)
+                read = "sex" if control in ("chart-only", "image+chart") else "none"
+                every[control, read] = noise + (scores + 0.1 * known if control == "image+chart" else hard + lift)
+            tables += [
                 results.prediction_table(
                     results.ImageNames(ids, [None] * len(ids), patients),
                     LABELS,
                     found,
-                    scores,
-                    columns | {"chart": chart, "fraction": fraction},
+                    its,
+                    columns | {"control": control, "chart": read, "fraction": fraction},
                     draw=draw,
                 )
-            )
+                for (control, read), its in every.items()
+            ]
     folder.mkdir(parents=True)
     results.write_parquet(folder / results.PREDICTIONS_FILE, tables)
     made = {"chart": chart, "control": "none", "seed": seed}
@@ -89,19 +99,17 @@ def test_one_seed_is_paired_by_patient_checked_by_delong_and_claims_nothing(tmp_
     truth, patients = truth_of()
     assert rows[0]["verdict"] == "no claim"
     assert {(row["levels"], row["seeds"], row["verdict"]) for row in rows} == {("patients", 1, "no claim")}
-    drawn = [metrics.resample(truth, scores_of(arm), patients, resamples=300) for arm in (a, b)]
-    values = metrics.auroc(truth, scores_of(a)) - metrics.auroc(truth, scores_of(b))
-    pair = metrics.difference(values, drawn[0].auroc - drawn[1].auroc)
-    macro_low, _ = metrics.percentiles(drawn[0].macro_auroc - drawn[1].macro_auroc, 0.95)
+    pair = difference_of_arms([scores_of(a)], [scores_of(b)], truth, patients, resamples=300)
     by_image = delong_difference(truth, scores_of(a), scores_of(b))
     by_patient = delong_difference(truth, scores_of(a), scores_of(b), patients=patients)
     for index, label in enumerate(LABELS[:2]):
         row = one(rows, label=label, metric="auroc")
-        assert [row[key] for key in ("difference", "ci_low", "ci_high", "p")] == [each[index] for each in pair]
+        assert [row[key] for key in ("difference", "ci_low", "ci_high", "p")] == [each[index] for each in pair[:4]]
+        assert row["seed_se"] is None
         assert row["delong_p"] == by_patient.p[index] != by_image.p[index]
         assert row["value_a"] - row["value_b"] == pytest.approx(row["difference"])
         assert one(rows, label=label, metric="average_precision")["delong_p"] is None
-    assert one(rows, **MACRO)["ci_low"] == macro_low
+    assert one(rows, **MACRO)["ci_low"] == pair.low[-1]
     hernia = one(read(tmp_path / "out", "comparisons.jsonl"), label="Hernia", metric="auroc")
     assert (hernia["p"], hernia["delong_p"], hernia["reason"]) == (None, None, "too few patients")
 
@@ -272,3 +280,91 @@ def test_seeds_are_paired_only_when_asked(tmp_path: Path) -> None:
     other = evaluation(tmp_path / "other", "age", 9)
     with pytest.raises(InputError, match="expected seeds that sex and age share, found none; leave out --pair-seeds"):
         compare([runs[0], other], tmp_path / "none", CompareOptions(pair_seeds=True))
+
+
+def scored(folder: Path, control: str, fraction: float = 1.0) -> np.ndarray:
+    """Scores (D, N, C) of a baseline, or of the encoder (none)."""
+    table = pq.read_table(folder / results.PREDICTIONS_FILE).to_pandas()
+    table = table[(table.control == control) & (table.fraction == fraction)]
+    return table.score.to_numpy().reshape(table.draw.nunique(), -1, len(LABELS))
+
+
+FIXED = {"pixels": 11, "chart-only": 12}
+
+
+def test_every_arm_is_compared_with_every_baseline_by_the_same_inference(tmp_path: Path) -> None:
+    fractions = {0.1: 3, 1.0: 1}
+    runs = {
+        chart: [
+            evaluation(
+                tmp_path / f"{chart}{seed}",
+                chart,
+                seed,
+                spread=0.2,
+                fractions=fractions,
+                baselines=FIXED | {"untrained": 20 + seed, "image+chart": 30 + seed},
+            )
+            for seed in range(seeds)
+        ]
+        for chart, seeds in (("sex", 3), ("none", 4))
+    }
+    rows = compare([*runs["sex"], *runs["none"]], tmp_path / "out", CompareOptions(resamples=100))
+    truth, patients = truth_of()
+    titles = {
+        "pixels": "plain pixels",
+        "chart-only": "chart only (sex)",
+        "untrained": "untrained encoder",
+        "image+chart": "image + chart (on sex)",
+    }
+    for fraction in fractions:
+        own = [scored(folder, "none", fraction) for folder in runs["sex"]]
+        others = [[scored(folder, "none", fraction) for folder in runs["none"]]]
+        for control, title in titles.items():
+            theirs = [scored(folder, control, fraction) for folder in runs["none" if control == "untrained" else "sex"]]
+            options: dict[str, Any] = {"resamples": 100}
+            if control in FIXED:
+                theirs, options = theirs[:1], options | {"fixed_b": True, "other_arms": others}
+            elif control == "image+chart":
+                options["pair_seeds"] = True
+            wanted = difference_of_arms(own, theirs, truth, patients, **options)
+            row = one(rows, a="sex", b=title, fraction=fraction, **MACRO)
+            assert row["control_b"] == control
+            assert (row["difference"], row["seeds"]) == (pytest.approx(wanted.value[-1]), 3)
+            if control == "untrained":  # it has four initialisations, and a variance over them of its own
+                assert row["seed_se"] != wanted.seed_se[-1]
+                assert row["p"] < 1
+            else:
+                assert (row["ci_low"], row["p"]) == (pytest.approx(wanted.low[-1]), pytest.approx(wanted.p[-1]))
+            assert (row["draw_se"] is None) == (fraction == 1)
+            assert row["verdict"] in ("a higher", "b higher", "no difference shown")
+            assert len(row["by_seed"]) == 3
+    assert {row["b"] for row in rows if row["a"] == "no chart"} >= {
+        "image + chart (sex, on no chart)",
+        *titles.values(),
+    } - {"image + chart (on sex)"}
+
+
+def test_initialisations_that_are_one_carry_no_claim(tmp_path: Path) -> None:
+    """Three evaluations of three seeds that all drew the untrained encoder from one seed, and one that has its own."""
+    runs = [
+        evaluation(tmp_path / f"{chart}{seed}", chart, seed, quality=2, baselines={"untrained": 7})
+        for chart in ("sex", "none")
+        for seed in range(3)
+    ]
+    row = one(compare(runs, tmp_path / "out", CompareOptions(resamples=50)), a="sex", b="untrained encoder", **MACRO)
+    assert (row["seeds"], row["verdict"], row["seed_se"], row["levels"]) == (1, "no claim", None, "patients")
+
+
+def test_rows_of_a_baseline_must_be_those_of_the_arms(tmp_path: Path) -> None:
+    a, b = (evaluation(tmp_path / chart, chart, 0, baselines=FIXED) for chart in ("sex", "none"))
+    table = pq.read_table(b / results.PREDICTIONS_FILE)
+    place = table["control"].to_pylist().index("pixels")
+    for column, value, words in (
+        ("image_id", "i999", "expected the same images on mimic"),
+        ("score", np.nan, "expected a score of every image from none-0, found NaN for 1 images"),
+    ):
+        changed = altered(
+            b, tmp_path / column, column, {place + k: value for k in range(3 if column == "image_id" else 1)}
+        )
+        with pytest.raises(InputError, match=words):
+            compare([a, changed], tmp_path / "out")

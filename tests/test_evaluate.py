@@ -35,6 +35,7 @@ from chartray.records.table import table_cohort
 from chartray.results.folder import open_evaluation
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
 from chartray.statistics import metrics
+from chartray.statistics.arms import difference_of_arms
 from chartray.training.patients import write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
 from tests.evaluation_folders import evaluate, hospital, one, patients_entry, read, vit
@@ -116,8 +117,8 @@ def test_intervals_and_the_macro_follow_from_the_predictions(linear: Path) -> No
         scores[control] = np.column_stack([part["score"].to_numpy() for part in found])
         truth[control] = np.column_stack([part["truth"].to_numpy(zero_copy_only=False) for part in found])
         patients[control] = np.array(found[0]["patient_id"].to_pylist())
-    drawn = [metrics.resample(truth["none"], scores[of], patients["none"], resamples=100) for of in ("none", "pixels")]
-    ends = metrics.percentiles(drawn[0].macro_auroc - drawn[1].macro_auroc, 0.95)
+    wanted = difference_of_arms([scores["none"]], [scores["pixels"]], truth["none"], patients["none"], resamples=100)
+    ends = wanted.low[-1], wanted.high[-1]
     values = [metrics.auroc(truth["none"], scores[of]).mean() for of in ("none", "pixels")]
     row = one(comparisons, b="pixels", dataset="mimic", label="macro", metric="auroc", fraction=1.0)
     assert row["a"] == "demographic-0"
@@ -646,3 +647,23 @@ def test_earlier_results_are_replaced_and_a_failure_leaves_them(home: Path, run:
     evaluate(run, home, tmp_path / "out", EvaluateOptions(**options | {"labels": ["Edema", "No Finding"]}))
     assert len(read(tmp_path / "out", "results.jsonl")) == 18
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_untrained_encoder_is_initialised_by_the_seed_of_the_run(tmp_path: Path) -> None:
+    """So the runs of an arm bring as many initialisations as seeds; what no seed enters scores alike in all."""
+    store = hospital(tmp_path, labels=("Edema",), patients=60)
+    found = {}
+    for seed in (0, 1):
+        evaluate(
+            vit(tmp_path / f"encoder{seed}", seed=seed),
+            store,
+            tmp_path / f"out{seed}",
+            EvaluateOptions(resamples=5, saliency=0, device="cpu"),
+        )
+        table = pq.read_table(tmp_path / f"out{seed}" / "predictions.parquet").to_pandas()
+        found[seed] = {control: part.score.to_numpy() for control, part in table.groupby("control")}
+        rows = [row for row in read(tmp_path / f"out{seed}", "results.jsonl") if row["control"] == "untrained"]
+        assert {(row["seed"], row["run_seed"]) for row in rows} == {(0, seed)}
+    assert not np.array_equal(found[0]["untrained"], found[1]["untrained"])
+    for control in ("pixels", "chart-only"):
+        np.testing.assert_array_equal(found[0][control], found[1][control])

@@ -187,7 +187,7 @@ def _with_needs(row: Comparison, compared: Compared, tests: int) -> Comparison:
     design = power.Design(
         patient_variance=row.patient_se**2,
         patients=compared.patients[row.dataset],
-        seed_variance=row.seed_se**2 * row.seeds / 2,
+        seed_variance=row.seed_se**2 * row.seeds / (1 if row.arm_b.is_fixed else 2),
         seeds=row.seeds,
         arms=pooled,
     )
@@ -202,7 +202,7 @@ def _error(row: Comparison) -> float | None:
     """The standard error of a difference over seeds; None of single encoders."""
     if row.patient_se is None or row.seed_se is None or row.degrees_of_freedom is None:
         return None
-    return math.hypot(row.patient_se, row.seed_se)
+    return math.hypot(row.patient_se, row.seed_se, row.draw_se or 0.0)
 
 
 def _group(row: Comparison) -> tuple[str, str, str, str, float]:

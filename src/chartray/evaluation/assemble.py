@@ -10,7 +10,7 @@ import pyarrow as pa
 from safetensors.numpy import save as to_safetensors
 
 from chartray.config.evaluate import EvaluateOptions
-from chartray.evaluation.baselines import Candidate, Frozen, Learnt
+from chartray.evaluation.baselines import Candidate, Frozen, Learnt, initialisation
 from chartray.evaluation.differences import Pair, comparison_rows
 from chartray.evaluation.evaluation_data import RADIOLOGISTS, Task, image_ids
 from chartray.evaluation.finetune.recipe import Recipe
@@ -102,7 +102,7 @@ def saliency_of(folder: Path, done: Evaluated) -> SaliencyEntry:
     return write_saliency(
         folder / results.SALIENCY_FOLDER,
         done.encoder,
-        untrained(done.encoder, seed=settings.seed),
+        untrained(done.encoder, seed=initialisation(done.encoder, settings.seed)),
         own.test,
         own.drawn[0].scores[:, own.test.columns],
         done.features.needed(own.test.image_set),
@@ -191,8 +191,8 @@ def comparisons_of(done: Evaluated) -> list[Comparison]:
             run_seed=made.seed,
         )
         a, test = own[other.fraction, other.test.dataset], other.test
-        pair = Pair(a.scored, other.scored, truth=test.image_set.truth, patients=test.image_set.patients)
-        rows += comparison_rows(test.labels, test.counted, pair, about, seed=settings.seed)
+        pair = Pair(a.scored.parts[:1], other.scored.parts[:1], test.image_set.truth, test.image_set.patients)
+        rows += comparison_rows(test.labels, test.counted, pair, about)
     return rows
 
 

@@ -183,7 +183,11 @@ def baselines_of(
     """
     home = image_set[0].store
     fresh = encoder_features(
-        untrained(encoder, seed=seed), image_set, device=device, precision=precision, title="embed, untrained"
+        untrained(encoder, seed=initialisation(encoder, seed)),
+        image_set,
+        device=device,
+        precision=precision,
+        title="embed, untrained",
     )
     base = arm_of_run(encoder.provenance)
     found = [
@@ -204,6 +208,13 @@ def baselines_of(
         for one in CHART_BASELINES
     }
     return found, left_out
+
+
+def initialisation(encoder: PretrainedEncoder, seed: int) -> int:
+    """The seed of the untrained encoder beside this one: that of its run, so that every run brings another; else
+    `seed`.
+    """
+    return seed if encoder.provenance.seed is None else encoder.provenance.seed
 
 
 def _dataset(store: Store, home: Store) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chartray.checks.finding import rows as row_numbers
 from chartray.errors import InputError
 from chartray.networks.description import Provenance
-from chartray.results.arm import Arm
+from chartray.results.arm import BASELINES, Arm, arm_of
 from chartray.results.folder import PREDICTIONS_FILE, ResultsFolder
 from chartray.results.manifest import EvaluationManifest, Settings
 
@@ -76,8 +76,15 @@ class Sheet(NamedTuple):
     scores: Floats
 
 
-def read_sheets(runs: Sequence[EvaluatedRun]) -> dict[Path, dict[tuple[str, float], Sheet]]:
-    """Every run's own predictions, by folder, then data set and fraction.
+class Sheets(NamedTuple):
+    """A run's predictions by data set and fraction: its own, and those of each baseline that was scored with it."""
+
+    own: dict[tuple[str, float], Sheet]
+    baselines: dict[Arm, dict[tuple[str, float], Sheet]]
+
+
+def read_sheets(runs: Sequence[EvaluatedRun]) -> dict[Path, Sheets]:
+    """Every run's predictions, by folder.
 
     Raises InputError where settings, data sets, images, labels, truths, stores or drawn patients differ, or a needed
     score is NaN.
@@ -91,16 +98,17 @@ def read_sheets(runs: Sequence[EvaluatedRun]) -> dict[Path, dict[tuple[str, floa
             )
     sheets = {run.folder: _read_sheets(run) for run in runs}
     for where in _shared(runs, sheets):
-        first = sheets[runs[0].folder][where]
-        for run in runs[1:]:
-            _refuse_other_images(where[0], first, sheets[run.folder][where], runs[0], run)
+        first = sheets[runs[0].folder].own[where]
+        for run in runs:
+            own, baselines = sheets[run.folder]
+            for sheet in (own[where], *(each[where] for each in baselines.values() if where in each)):
+                _refuse_other_images(where[0], first, sheet, runs[0], run)
     for run in runs[1:]:
-        _refuse_other_learning(runs[0], run, subsets=any(fraction < 1 for _, fraction in sheets[run.folder]))
+        _refuse_other_learning(runs[0], run, subsets=any(fraction < 1 for _, fraction in sheets[run.folder].own))
     return sheets
 
 
-def _read_sheets(run: EvaluatedRun) -> dict[tuple[str, float], Sheet]:
-    """The encoder's own predictions, by data set and fraction."""
+def _read_sheets(run: EvaluatedRun) -> Sheets:
     table = run.opened.table(PREDICTIONS_FILE)
     absent = sorted(_COLUMNS - set(() if table is None else table.column_names))
     if table is None or absent:
@@ -108,10 +116,19 @@ def _read_sheets(run: EvaluatedRun) -> dict[tuple[str, float], Sheet]:
             f"expected predictions with {', '.join(absent)} in {run.folder / PREDICTIONS_FILE}, found none; evaluate "
             "it again"
         )
-    own = pc.and_(pc.equal(table["control"], run.arm.control), pc.equal(table["chart"], run.arm.chart))
-    table = table.filter(own)
-    keys = zip(table["dataset"].to_pylist(), table["fraction"].to_pylist(), strict=True)
-    return {key: _sheet(run, table, *key) for key in dict.fromkeys(keys)}
+    arms = table.group_by(["control", "chart"], use_threads=False).aggregate([]).to_pylist()
+    baselines = {
+        arm_of(one["chart"], one["control"], base=run.arm): _sheets_of(run, table, **one)
+        for one in arms
+        if one["control"] in BASELINES
+    }
+    return Sheets(_sheets_of(run, table, run.arm.control, run.arm.chart), baselines)
+
+
+def _sheets_of(run: EvaluatedRun, table: pa.Table, control: str, chart: str) -> dict[tuple[str, float], Sheet]:
+    table = table.filter(pc.and_(pc.equal(table["control"], control), pc.equal(table["chart"], chart)))
+    keys = table.group_by(["dataset", "fraction"], use_threads=False).aggregate([]).to_pylist()
+    return {(key["dataset"], key["fraction"]): _sheet(run, table, **key) for key in keys}
 
 
 def _sheet(run: EvaluatedRun, table: pa.Table, dataset: str, fraction: float) -> Sheet:
@@ -145,13 +162,11 @@ def _same(truth: Floats, other: Floats) -> NDArray[np.bool_]:
     return np.asarray((truth == other) | (np.isnan(truth) & np.isnan(other)))
 
 
-def _shared(
-    runs: Sequence[EvaluatedRun], sheets: dict[Path, dict[tuple[str, float], Sheet]]
-) -> list[tuple[str, float]]:
+def _shared(runs: Sequence[EvaluatedRun], sheets: dict[Path, Sheets]) -> list[tuple[str, float]]:
     """Data sets and fractions, which must be the same in all."""
-    first = list(sheets[runs[0].folder])
+    first = list(sheets[runs[0].folder].own)
     for run in runs[1:]:
-        odd = set(first) ^ set(sheets[run.folder])
+        odd = set(first) ^ set(sheets[run.folder].own)
         if odd:
             dataset, fraction = sorted(odd)[0]
             raise InputError(

@@ -1,10 +1,9 @@
 """`chartray compare`: arms against each other on the same images, paired by patient (docs/results.md)."""
 
 import itertools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,37 +11,71 @@ from numpy.typing import NDArray
 from chartray.config.evaluate import CompareOptions
 from chartray.errors import InputError
 from chartray.evaluation.answer import Compared, answered
-from chartray.evaluation.comparable import EvaluatedRun, Sheet, read_sheets
+from chartray.evaluation.comparable import EvaluatedRun, Sheet, Sheets, read_sheets
 from chartray.evaluation.declare import read_questions
 from chartray.evaluation.differences import Pair, comparison_rows
-from chartray.evaluation.scoring import Scored, judged, over_draws, over_seeds
+from chartray.evaluation.scoring import METRICS, Scored, judged
 from chartray.networks.description import Provenance
 from chartray.results import folder as results
-from chartray.results.arm import Arm, disambiguated
+from chartray.results.arm import IMAGE_CHART, Arm, disambiguated
 from chartray.results.ledger import scorings
 from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, StoreEntry, identity
 from chartray.results.question import Scorings
 from chartray.results.schema import MACRO, Comparison
-from chartray.statistics.arms import ArmDifference, Metric, difference_of_arms
 from chartray.statistics.metrics import eligible
 
 Floats = NDArray[np.float64]
 DEFAULTS = CompareOptions()
 
 
+class _Side(NamedTuple):
+    """One side of a comparison: an arm, or a baseline of it, by its name; the runs that it was scored with."""
+
+    name: str
+    arm: Arm
+    runs: Sequence[EvaluatedRun]
+
+
 class _ComparedSet(NamedTuple):
-    """Where arms are compared: a data set at a fraction, with every run's `Scored` by its folder; `home` is the data
-    set that the probes were fitted on.
+    """Where arms are compared: a data set at a fraction, and every run's predictions by its folder; `home` is the data
+    set that the probes were fitted on. `known` holds what has been judged.
     """
 
     home: str
     dataset: str
     fraction: float
+    sheets: dict[Path, Sheets]
     sheet: Sheet
     counted: NDArray[np.bool_]
-    scored: dict[Path, Scored]
-    scores: dict[Path, Floats]
     options: CompareOptions
+    known: dict[tuple[Path, Arm], list[Scored]]
+
+    def scores(self, run: EvaluatedRun, arm: Arm) -> Floats | None:
+        """Scores (D, N, C) of a run, or of a baseline that was scored with it; None where it was not scored here."""
+        own, baselines = self.sheets[run.folder]
+        found = (baselines.get(arm, {}) if arm.is_baseline else own).get((self.dataset, self.fraction))
+        return None if found is None else found.scores
+
+    def parts(self, side: _Side) -> list[list[Scored]]:
+        """What each run of a side reached with each draw."""
+        found = []
+        for run in side.runs:
+            if (run.folder, side.arm) not in self.known:
+                scores = self.scores(run, side.arm)
+                assert scores is not None
+                self.known[run.folder, side.arm] = [
+                    judged(
+                        self.sheet.truth,
+                        each,
+                        self.sheet.patients,
+                        self.counted,
+                        resamples=self.options.resamples,
+                        seed=self.options.seed,
+                    )
+                    for each in scores
+                ]
+            found.append(self.known[run.folder, side.arm])
+        return found
 
 
 def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAULTS) -> list[Comparison]:
@@ -61,27 +94,19 @@ def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAUL
     sheets = read_sheets(runs)
     rows: list[Comparison] = []
     macro_labels: dict[str, tuple[str, ...]] = {}
-    for where in sheets[runs[0].folder]:
-        first = sheets[runs[0].folder][where]
+    for where, first in sheets[runs[0].folder].own.items():
         counted = eligible(first.truth, first.patients)
         macro_labels[where[0]] = tuple(label for label, here in zip(first.labels, counted, strict=True) if here)
-        scored = {
-            run.folder: over_draws(
-                [
-                    judged(first.truth, scores, first.patients, counted, resamples=options.resamples, seed=options.seed)
-                    for scores in sheets[run.folder][where].scores
-                ],
-                seed=options.seed,
-            )
-            for run in runs
-        }
-        scores = {run.folder: sheets[run.folder][where].scores for run in runs}
-        on = _ComparedSet(next(iter(runs[0].stores)), *where, first, counted, scored, scores, options)
-        for a, b in itertools.combinations(arms, 2):
-            others = [arms[name] for name in arms if name not in (a, b)]
-            rows += _compared((a, arms[a]), (b, arms[b]), others, on)
-    patients = {where[0]: len(np.unique(sheet.patients)) for where, sheet in sheets[runs[0].folder].items()}
-    compared = Compared({name: [run.name for run in members] for name, members in arms.items()}, patients)
+        on = _ComparedSet(next(iter(runs[0].stores)), *where, sheets, first, counted, options, {})
+        sides = [_Side(name, members[0].arm, _in_order(members)) for name, members in arms.items()]
+        for a, b in itertools.combinations(sides, 2):
+            rows += _compared(a, b, [side for side in sides if side.name not in (a.name, b.name)], on)
+        for side in sides:
+            for baseline, ours in _baselines(side, runs, on):
+                others = [one for one in sides if one.name != side.name]
+                rows += _compared(side._replace(runs=ours), baseline, others, on)
+    sizes = {where[0]: len(np.unique(sheet.patients)) for where, sheet in sheets[runs[0].folder].own.items()}
+    compared = Compared({name: [run.name for run in members] for name, members in arms.items()}, sizes)
     rows = answered(rows, compared, questions[-1] if questions else None, options.evaluation)
     with results.written_folder(out, results.COMPARE_FILE) as folder:
         results.write_rows(folder, results.COMPARISONS_FILE, rows)
@@ -155,25 +180,62 @@ def _arms(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
     return found
 
 
-def _compared(
-    a: tuple[str, list[EvaluatedRun]],
-    b: tuple[str, list[EvaluatedRun]],
-    others: Sequence[list[EvaluatedRun]],
-    on: _ComparedSet,
-) -> list[Comparison]:
-    """One pair of arms on one data set; the seed variance is pooled over `others` of their recipe."""
-    shared = {run.seed for run in a[1]} & {run.seed for run in b[1]}
-    paired = on.options.pair_seeds
-    if paired and not shared:
-        raise InputError(f"expected seeds that {a[0]} and {b[0]} share, found none; leave out --pair-seeds")
-    pairs = [_in_order(run for run in arm if not paired or run.seed in shared) for arm in (a[1], b[1])]
-    seeds = min(len(pairs[0]), len(pairs[1]))
-    settings = a[1][0].settings
+def _baselines(
+    side: _Side, runs: Sequence[EvaluatedRun], on: _ComparedSet
+) -> Iterator[tuple[_Side, Sequence[EvaluatedRun]]]:
+    """Every baseline that was scored with an arm, and the runs of the arm that are set against it.
+
+    A baseline that no seed enters is one, whatever run it was scored with. Of the untrained encoder, every run with
+    these settings brings an initialisation; equal scores are of one. Image + chart reads the embedding of its own run.
+    """
+    for arm in dict.fromkeys(arm for run in side.runs for arm in on.sheets[run.folder].baselines):
+        ours = [run for run in side.runs if on.scores(run, arm) is not None]
+        if not ours:
+            continue
+        if arm.is_fixed:
+            yield _Side(arm.title, arm, ours[:1]), side.runs
+        elif arm.control == IMAGE_CHART:
+            yield _Side(arm.title, arm, ours), ours
+        else:
+            others = [run for run in runs if run not in ours and on.scores(run, arm) is not None]
+            different: list[tuple[EvaluatedRun, Floats]] = []
+            for run in (*ours, *others):
+                scores = on.scores(run, arm)
+                if scores is not None and not any(
+                    run.seed == each.seed or np.array_equal(scores, its) for each, its in different
+                ):
+                    different.append((run, scores))
+            yield _Side(arm.title, arm, _in_order(run for run, _ in different)), side.runs
+
+
+def _compared(a: _Side, b: _Side, others: Sequence[_Side], on: _ComparedSet) -> list[Comparison]:
+    """One pair on one data set; the seed variance is pooled over `others` of the recipe of both."""
+    shared = {run.seed for run in a.runs} & {run.seed for run in b.runs}
+    own = b.arm.control == IMAGE_CHART  # of the very runs of a: paired, whatever the study says
+    paired = own or (on.options.pair_seeds and not b.arm.is_baseline)
+    if paired and not own and not shared:
+        raise InputError(f"expected seeds that {a.name} and {b.name} share, found none; leave out --pair-seeds")
+    if paired and not own:
+        a, b = (side._replace(runs=[run for run in side.runs if run.seed in shared]) for side in (a, b))
+    pooled = [] if own else [side for side in others if side.arm.differs_in_chart_alone(a.arm)]
+    pooled = pooled if b.arm.is_baseline or a.arm.differs_in_chart_alone(b.arm) else []
+    fixed = b.arm.is_fixed
+    pair = Pair(
+        on.parts(a),
+        on.parts(b),
+        on.sheet.truth,
+        on.sheet.patients,
+        others=[on.parts(side) for side in pooled if len(side.runs) > 1],
+        pair_seeds=paired,
+        fixed_b=fixed,
+        alone_b=b.arm.is_baseline,
+    )
+    settings = a.runs[0].settings
     about = Comparison(
-        arm_a=a[1][0].arm,
-        arm_b=b[1][0].arm,
-        a=a[0],
-        b=b[0],
+        arm_a=a.arm,
+        arm_b=b.arm,
+        a=a.name,
+        b=b.name,
         home=on.home,
         dataset=on.dataset,
         protocol=settings.protocol,
@@ -183,53 +245,30 @@ def _compared(
         metric="",
         uncertain=settings.uncertain,
         blank=settings.blank,
-        after_film=tuple(sorted({name for run in (*pairs[0], *pairs[1]) for name in run.made.after_film})),
+        after_film=tuple(sorted({name for run in (*a.runs, *b.runs) for name in run.made.after_film})),
         level=on.options.level,
-        seeds=seeds,
-        run_seed=pairs[0][0].seed if seeds == 1 else None,
-        note=_note(*([run.made for run in side] for side in pairs)),
+        run_seed=a.runs[0].seed if pair.seeds == 1 else None,
+        note=None if b.arm.is_baseline else _note(*([run.made for run in side.runs] for side in (a, b))),
     )
-    means = [over_seeds([on.scored[run.folder] for run in members]) for members in pairs]
-    drawn: Literal["fixed", "paired", "apart"] = "fixed" if seeds < 2 else "paired" if paired else "apart"
-    pair = Pair(means[0], means[1], seeds=drawn, truth=on.sheet.truth, patients=on.sheet.patients)
-    inference = _over_seeds(pairs, others, on) if seeds > 1 and means[0].draws == 1 else None
-    rows = []
-    for row in comparison_rows(on.sheet.labels, on.counted, pair, about, seed=on.options.seed, over_seeds=inference):
-        same = [_in_order(run for run in arm if run.seed in shared) for arm in pairs]
-        ours, theirs = ([_value(on.scored[run.folder], row, on.sheet.labels) for run in side] for side in same)
-        by_seed = [a - b for a, b in zip(ours, theirs, strict=True)]
-        rows.append(row.replaced(by_seed=tuple(by_seed) if all(map(math.isfinite, by_seed)) else ()))
-    return rows
+    rows = comparison_rows(on.sheet.labels, on.counted, pair, about)
+    same = pair if fixed else pair._replace(a=_of_seeds(a, shared, on), b=_of_seeds(b, shared, on))
+    if not same.a or not same.b or (None in shared and len(shared) > 1):
+        return rows
+    places = {label: place for place, label in enumerate([*on.sheet.labels, MACRO])}
+    by_seed = {metric: same.by_seed(metric) for metric in METRICS}
+    each = [by_seed[row.metric][:, places[row.label]] for row in rows]
+    return [
+        row.replaced(by_seed=tuple(its.tolist()) if np.isfinite(its).all() else ())
+        for row, its in zip(rows, each, strict=True)
+    ]
+
+
+def _of_seeds(side: _Side, seeds: Collection[int | None], on: _ComparedSet) -> list[list[Scored]]:
+    return on.parts(side._replace(runs=_in_order(run for run in side.runs if run.seed in seeds)))
 
 
 def _in_order(runs: Iterable[EvaluatedRun]) -> list[EvaluatedRun]:
     return sorted(runs, key=lambda run: run.seed or 0)
-
-
-def _over_seeds(
-    pairs: Sequence[list[EvaluatedRun]], others: Sequence[list[EvaluatedRun]], on: _ComparedSet
-) -> dict[str, ArmDifference]:
-    """Interval and test of each metric over the seeds of two arms (`statistics.arms`)."""
-
-    def scores(runs: Sequence[EvaluatedRun]) -> list[Floats]:
-        return [on.scores[run.folder][0] for run in runs]
-
-    same = [arm for arm in others if all(arm[0].arm.differs_in_chart_alone(one[0].arm) for one in pairs)]
-    return {
-        metric: difference_of_arms(
-            scores(pairs[0]),
-            scores(pairs[1]),
-            on.sheet.truth,
-            on.sheet.patients,
-            metric=metric,
-            resamples=on.options.resamples,
-            level=on.options.level,
-            seed=on.options.seed,
-            other_arms=[scores(_in_order(arm)) for arm in same if len(arm) > 1],
-            pair_seeds=on.options.pair_seeds,
-        )
-        for metric in get_args(Metric)
-    }
 
 
 def _note(a: Sequence[Provenance], b: Sequence[Provenance]) -> str | None:
@@ -242,9 +281,3 @@ def _note(a: Sequence[Provenance], b: Sequence[Provenance]) -> str | None:
     if a[0].settings_hash != b[0].settings_hash:
         notes.append("pretrained with different settings, so the difference is not that of the charts alone")
     return "; ".join(notes) or None
-
-
-def _value(scored: Scored, row: Comparison, labels: tuple[str, ...]) -> float:
-    if row.label == MACRO:
-        return float(scored.macro[row.metric])
-    return float(scored.values[row.metric][labels.index(row.label)])

@@ -1,7 +1,8 @@
 """The rows of comparisons.jsonl: one arm minus another, paired by patient, and what may be said of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,143 +11,116 @@ from chartray.evaluation.rows import NO_MACRO, ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import METRICS, Scored
 from chartray.results.schema import MACRO, Comparison
 from chartray.results.verdict import verdict, why_no_claim
-from chartray.statistics import metrics
-from chartray.statistics.arms import ArmDifference
+from chartray.statistics.arms import ArmDifference, MeasuredArm, difference_of_measured
 from chartray.statistics.delong import delong_difference
-from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
-from chartray.statistics.holm import holm
 
 Floats = NDArray[np.float64]
-# What rows say of the inference over seeds.
-_OF_SEEDS = ("patient_se", "seed_se", "degrees_of_freedom", "seed_correlation")
+# What one arm reached on one test set: K seeds of D draws of training patients each.
+Parts = Sequence[Sequence[Scored]]
+# What rows say of the inference.
+_INFERRED = ("patient_se", "seed_se", "draw_se", "degrees_of_freedom", "seed_correlation")
 
 
 class Pair(NamedTuple):
-    """Two arms on the same images, each one's `Scored` over its seeds and draws, and how their seeds vary.
+    """Two arms on the same images, N of them: `truth` (N, C), `patients` (N,).
 
-    Draws of training patients are the same for both, and drawn together. `seeds` are "fixed", "paired" (seed s of a and
-    of b are drawn together) or "apart". `truth` (N, C) and `patients` (N,) of the images are for DeLong's test, made
-    where one seed and one draw stand behind each arm.
+    Draws of training patients are the same for both. `others` are more arms whose seeds vary as much, as
+    `difference_of_arms` has them; `fixed_b`: no seed enters b; `alone_b`: seeds of b vary otherwise than theirs.
     """
 
-    a: Scored
-    b: Scored
-    seeds: Literal["fixed", "paired", "apart"] = "fixed"
-    truth: Floats | None = None
-    patients: NDArray[np.str_] | None = None
+    a: Parts
+    b: Parts
+    truth: Floats
+    patients: NDArray[np.str_]
+    others: Sequence[Parts] = ()
+    pair_seeds: bool = False
+    fixed_b: bool = False
+    alone_b: bool = False
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds stand behind each arm that seeds enter."""
+        return len(self.a) if self.fixed_b else min(len(self.a), len(self.b))
 
     @property
     def levels(self) -> str:
-        """What the resamples draw."""
-        above = ["draws"] * (self.a.draws > 1) + ["seeds"] * (self.seeds != "fixed")
+        """What varies in the interval."""
+        above = ["draws"] * (len(self.a[0]) > 1) + ["seeds"] * (self.seeds > 1)
         return " and ".join(("patients", *above)) if len(above) < 2 else "patients, draws and seeds"
 
-    def resampled(self, metric: str, *, macro: bool, seed: int) -> Floats:
-        """Resamples of a minus b, (R, C) or, of the macro, (R,): over patients, draws and seeds."""
-        a, b = (
-            np.stack(
-                [[(one.macro_resampled if macro else one.resampled)[metric] for one in draws] for draws in side.parts]
-            )
-            for side in (self.a, self.b)
-        )  # (S, D, R, ...)
-        mean = a.mean(axis=(0, 1)) - b.mean(axis=(0, 1))
-        groups = [a.mean(axis=0) - b.mean(axis=0)]
-        if self.seeds == "paired":
-            groups.append((a - b).mean(axis=1))
-        elif self.seeds == "apart":
-            groups += [a.mean(axis=1), -b.mean(axis=1)]
-        return hierarchical_bootstrap(mean, groups, seed=seed)
+    def difference(self, metric: str, counted: NDArray[np.bool_], level: float) -> ArmDifference:
+        """The inference on one metric; labels that are not `counted` have none."""
+        return difference_of_measured(
+            measured(self.a, metric, counted),
+            measured(self.b, metric, counted)._replace(fixed=self.fixed_b, alone=self.alone_b),
+            patients=len(np.unique(self.patients)),
+            level=level,
+            others=[_values(one, metric, counted).mean(axis=1) for one in self.others],
+            pair_seeds=self.pair_seeds,
+        )
+
+    def by_seed(self, metric: str) -> Floats:
+        """The differences of seeds at the same places, (K, C + 1), as many as the shorter arm has."""
+        every = np.ones(len(self.a[0][0].values[metric]), dtype=bool)
+        a, b = (_values(one, metric, every).mean(axis=1) for one in (self.a, self.b))
+        return np.asarray(a - b if self.fixed_b else a[: len(b)] - b[: len(a)])
+
+
+def measured(parts: Parts, metric: str, counted: NDArray[np.bool_]) -> MeasuredArm:
+    """A metric of an arm as `statistics.arms` takes it: the labels, then their macro mean."""
+    drawn = [
+        [np.column_stack((draw.resampled[metric], draw.macro_resampled[metric])) for draw in draws] for draws in parts
+    ]
+    return MeasuredArm(_values(parts, metric, counted), np.where(np.append(counted, True), drawn, np.nan))
+
+
+def _values(parts: Parts, metric: str, counted: NDArray[np.bool_]) -> Floats:
+    found = [[np.append(draw.values[metric], draw.macro[metric]) for draw in draws] for draws in parts]
+    return np.where(np.append(counted, True), found, np.nan)
 
 
 def comparison_rows(
-    labels: Sequence[str],
-    counted: NDArray[np.bool_],
-    pair: Pair,
-    about: Comparison,
-    *,
-    seed: int = 0,
-    over_seeds: Mapping[str, ArmDifference] | None = None,
+    labels: Sequence[str], counted: NDArray[np.bool_], pair: Pair, about: Comparison
 ) -> list[Comparison]:
     """a minus b: the macro of each metric, then each label.
 
-    `about` says what all rows share. Interval and p are those of `over_seeds` by metric, where both arms have two seeds
-    or more (`statistics.arms`), else of the pair's resamples. `p_holm` is Holm's p over the labels of these two on this
-    data set in one metric that have a p; the macro is a family of its own, so its two p are equal. Other pairs, data
-    sets, fractions and the other metric are not counted. The verdict follows p_holm (`results.verdict`).
+    `about` says what all rows share. `p_holm` is Holm's p over the labels of these two on this data set in one metric
+    that have a p; the macro is a family of its own, so its two p are equal. Other pairs, data sets, fractions and the
+    other metric are not counted. The verdict follows p_holm (`results.verdict`).
     """
     rows: list[Comparison] = []
-    about = about.replaced(levels=pair.levels, claim=why_no_claim(about.seeds))
+    about = about.replaced(levels=pair.levels, seeds=pair.seeds, claim=why_no_claim(pair.seeds))
+    every = np.ones(len(labels), dtype=bool)
     for metric in METRICS:
-        of_metric = about.replaced(metric=metric)
-        each, macro = _differences(pair, metric, about.level, seed, None if over_seeds is None else over_seeds[metric])
-        values = (float(side.macro[metric]) for side in (pair.a, pair.b))
-        rows.append(_comparison(of_metric, MACRO, macro, 0, values, None if counted.any() else NO_MACRO))
-        delongs = _delong(pair, len(labels)) if metric == "auroc" else [None] * len(labels)
-        for index, label in enumerate(labels):
-            reason = None if counted[index] else TOO_FEW
-            if np.isnan(each.value[index]):
-                reason = ONE_CLASS
-            values = (float(side.values[metric][index]) for side in (pair.a, pair.b))
-            row = _comparison(of_metric, label, each, index, values, reason)
-            if counted[index]:
-                row = row.replaced(delong_p=delongs[index])
-            rows.append(row)
-        rows[-len(labels) - 1 :] = _corrected(rows[-len(labels) - 1 :])
-        if over_seeds is not None:
-            found, place = over_seeds[metric], {label: index for index, label in enumerate([*labels, MACRO])}
-            rows[-len(labels) - 1 :] = [
-                row.replaced(**{name: float(getattr(found, name)[place[row.label]]) for name in _OF_SEEDS})
-                for row in rows[-len(labels) - 1 :]
-            ]
-    return [row.replaced(verdict=verdict(row.difference, row.p_holm, about.seeds, about.level)) for row in rows]
+        found = pair.difference(metric, counted, about.level)
+        values = [_values(one, metric, every).mean(axis=(0, 1)).tolist() for one in (pair.a, pair.b)]
+        delongs = _delong(pair) if metric == "auroc" else None
+        for label, place in ((MACRO, -1), *((label, place) for place, label in enumerate(labels))):
+            reason = _reason(place, counted, values[0][place])
+            a, b = values[0][place], values[1][place]
+            row = about.replaced(
+                label=label, metric=metric, difference=a - b, value_a=a, value_b=b, reason=reason, **_said(found, place)
+            )
+            if delongs is not None and label != MACRO and reason is None:
+                row = row.replaced(delong_p=delongs[place])
+            rows.append(row.replaced(verdict=verdict(row.difference, row.p_holm, row.seeds, row.level)))
+    return rows
 
 
-def _differences(
-    pair: Pair, metric: str, level: float, seed: int, over_seeds: ArmDifference | None
-) -> tuple[metrics.PairedDifference, metrics.PairedDifference]:
-    """Of the labels (C,), and of the macro."""
-    each, macro = pair.a.values[metric] - pair.b.values[metric], pair.a.macro[metric] - pair.b.macro[metric]
-    if over_seeds is not None:
-        low, high, p = over_seeds.low, over_seeds.high, over_seeds.p
-        ends = metrics.PairedDifference(np.asarray(macro), low[-1], high[-1], p[-1])
-        return metrics.PairedDifference(each, low[:-1], high[:-1], p[:-1]), ends
-    drawn, macro_drawn = (pair.resampled(metric, macro=one, seed=seed) for one in (False, True))
-    return metrics.difference(each, drawn, level), metrics.difference(macro, macro_drawn, level)
+def _reason(place: int, counted: NDArray[np.bool_], value: float) -> str | None:
+    if place < 0:
+        return None if counted.any() else NO_MACRO
+    return ONE_CLASS if math.isnan(value) else None if counted[place] else TOO_FEW
 
 
-def _corrected(rows: Sequence[Comparison]) -> list[Comparison]:
-    """The macro, then the labels, with Holm's p over the labels."""
-    adjusted = holm([np.nan if row.p is None else row.p for row in rows[1:]]).tolist()
-    return [row.replaced(p_holm=p) for row, p in zip(rows, [rows[0].p, *adjusted], strict=True)]
+def _said(found: ArmDifference, place: int) -> dict[str, float]:
+    ends = {"ci_low": "low", "ci_high": "high", "p": "p", "p_holm": "p_holm"} | {name: name for name in _INFERRED}
+    return {field: float(getattr(found, name)[place]) for field, name in ends.items()}
 
 
-def _delong(pair: Pair, labels: int) -> list[float | None]:
-    """p of each label, images clustered by patient; None where DeLong's test does not apply."""
-    if pair.a.members or pair.b.members or pair.truth is None or pair.patients is None:
-        return [None] * labels
-    return list(delong_difference(pair.truth, pair.a.scores, pair.b.scores, patients=pair.patients).p.tolist())
-
-
-def _comparison(
-    about: Comparison,
-    label: str,
-    found: metrics.PairedDifference,
-    index: int,
-    values: Iterable[float],
-    reason: str | None,
-) -> Comparison:
-    value, low, high, p = (float(np.atleast_1d(each)[index]) for each in found)
-    if reason is not None:
-        low = high = p = np.nan
-    value_a, value_b = values
-    return about.replaced(
-        label=label,
-        difference=value,
-        value_a=value_a,
-        value_b=value_b,
-        # The correction for few members is not bounded, a difference of two shares is.
-        ci_low=float(np.maximum(low, -1)),
-        ci_high=float(np.minimum(high, 1)),
-        p=p,
-        reason=reason,
-    )
+def _delong(pair: Pair) -> list[float] | None:
+    """p of each label, images clustered by patient; None where DeLong's test does not apply, over seeds and draws."""
+    if any(len(one) > 1 or len(one[0]) > 1 for one in (pair.a, pair.b)):
+        return None
+    a, b = (one[0][0].scores for one in (pair.a, pair.b))
+    return list(delong_difference(pair.truth, a, b, patients=pair.patients).p.tolist())

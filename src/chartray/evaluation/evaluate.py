@@ -18,6 +18,7 @@ from chartray.evaluation.baselines import (
     TrainingSubset,
     baselines_of,
     encoder_features,
+    initialisation,
     linear,
     nearest,
 )
@@ -143,7 +144,7 @@ def _candidates(
         found = [Candidate(own, trained(encoder, "fine-tune"))]
         if not settings.baselines:
             return found, None, {}
-        fresh = untrained(encoder, seed=seed)
+        fresh = untrained(encoder, seed=initialisation(encoder, seed))
         found.append(Candidate(arm_of("none", UNTRAINED, base=own), trained(fresh, "fine-tune, untrained")))
         why = f"not scored under {settings.protocol}, only under {' and '.join(FROZEN)}"
         return found, None, dict.fromkeys((PIXELS, *CHART_BASELINES), why)

@@ -182,17 +182,6 @@ def over_draws(scored: Sequence[Scored], *, seed: int) -> Scored:
     )
 
 
-def over_seeds(scored: Sequence[Scored]) -> Scored:
-    """One arm that was pretrained with several seeds: the mean; its resamples hold seeds and draws fixed.
-
-    `scored` are those of the seeds, each of as many draws. How seeds and draws vary is for the difference of two arms
-    to say, which may have them in common (`differences.Pair`).
-    """
-    if len(scored) == 1:
-        return scored[0]
-    return _mean(scored)._replace(members=tuple(one.parts[0] for one in scored))
-
-
 def _mean(scored: Sequence[Scored]) -> Scored:
     def mean(each: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
         return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}

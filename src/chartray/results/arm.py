@@ -98,6 +98,11 @@ class Arm:
         return UNKNOWN_PRETRAINING if self.kind == "public" else ""
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether no seed of a pretraining enters it: plain pixels and the chart alone."""
+        return self.control in (PIXELS, CHART_ONLY)
+
+    @property
     def order(self) -> tuple[int, int, bool, str]:
         """Sorts charts first, then no chart, controls, public encoders, baselines; MSN before other objectives."""
         baseline = BASELINES.index(self.control) if self.is_baseline else 0

@@ -107,7 +107,7 @@ class ArmDifferenceRow(Interval):
     difference: Number = Field(None, description="value of a minus value of b, each a mean over seeds and draws")
     value_a: Number = Field(None, description="value of a")
     value_b: Number = Field(None, description="value of b")
-    p: Number = Field(None, description="two-sided p: of t where both arms have two seeds, else of the resamples")
+    p: Number = Field(None, description="two-sided p of Student's t (audit: of the resamples)")
     p_holm: Number = Field(
         None,
         description="Holm's p over the labels or attributes of this pair, data set, fraction and metric; of a macro p",
@@ -184,8 +184,8 @@ class Score(MeasuredRow, ArmRow, Interval):
 
     @property
     def pretraining_seed(self) -> int | None:
-        """The seed that tells scores of one arm apart: of the evaluation for a baseline, else of the pretraining."""
-        return self.seed if self.arm.is_baseline or self.run_seed is None else self.run_seed
+        """The seed that tells scores of one arm apart: of the evaluation where no other enters, else of the run."""
+        return self.seed if self.arm.is_fixed or self.run_seed is None else self.run_seed
 
     @property
     def few_positives(self) -> bool:
@@ -201,10 +201,11 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
     delong_p: Number = Field(None, description="auroc, one seed and one draw: DeLong's p, images clustered by patient")
     level: float = Field(0.95, description="coverage of the interval")
     patient_se: Number = Field(
-        None, description="two seeds or more: standard error of the difference from the patients (docs/statistics.md)"
+        None, description="standard error of the difference from the patients (docs/statistics.md)"
     )
     seed_se: Number = Field(None, description="two seeds or more: standard error from the seeds")
-    degrees_of_freedom: Number = Field(None, description="two seeds or more: of the t interval")
+    draw_se: Number = Field(None, description="two draws or more: standard error from the draws of training patients")
+    degrees_of_freedom: Number = Field(None, description="of the t interval")
     seed_correlation: Number = Field(None, description="paired seeds: correlation of the arms' values over seeds")
     run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")

@@ -63,12 +63,14 @@ class MeasuredArm(NamedTuple):
     """A metric of one arm, of L labels (and their macro mean, the last).
 
     `values` (K, D, L) of K seeds and D draws of training patients, `drawn` (K, D, R, L) their resamples by patient.
-    `fixed`: no seed enters the arm, so it has one and does not vary over seeds.
+    `fixed`: no seed enters the arm, so it has one and does not vary over seeds. `alone`: its seeds do not vary as those
+    of other arms, such as initialisations of an untrained encoder.
     """
 
     values: Floats
     drawn: Floats
     fixed: bool = False
+    alone: bool = False
 
     @property
     def by_seed(self) -> Floats:
@@ -285,12 +287,18 @@ def seed_residuals(
         paired = np.stack([x, y, *(each for each in others if len(each) == len(x))])  # (A, K, L)
         rows = _centred(paired).reshape(-1, x.shape[1])
         return [SeedResiduals(rows, (len(paired) - 1.0) * (len(x) - 1), 2 / len(x))]
-    varying = [one for one, fixed in ((x, a.fixed), (y, b.fixed)) if not fixed]
-    weights = [1 / len(each) for each in varying]
-    pool = [each - each.mean(axis=0) for each in (*varying, *others)]
-    if others:
-        return [SeedResiduals(np.concatenate(pool), float(sum(len(each) - 1 for each in pool)), sum(weights))]
-    return [SeedResiduals(rows, len(rows) - 1.0, weight) for rows, weight in zip(pool, weights, strict=True)]
+    groups = [[one.by_seed] for one in (a, b) if not one.fixed]
+    weights = [1 / len(each[0]) for each in groups]
+    if others and not b.alone:
+        groups, weights = [[*(each for group in groups for each in group), *others]], [sum(weights)]
+    elif others:
+        groups[0] += others
+    return [
+        SeedResiduals(
+            np.concatenate([each - each.mean(axis=0) for each in group]), sum(len(each) - 1.0 for each in group), weight
+        )
+        for group, weight in zip(groups, weights, strict=True)
+    ]
 
 
 class _Draws(NamedTuple):
