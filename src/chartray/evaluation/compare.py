@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 DEFAULTS = CompareOptions()
 
 
-class _Side(NamedTuple):
+class _ComparedArm(NamedTuple):
     """One side of a comparison: an arm, or a baseline of it, by its name; the runs that it was scored with."""
 
     name: str
@@ -56,7 +56,7 @@ class _ComparedSet(NamedTuple):
         found = (baselines.get(arm, {}) if arm.is_baseline else own).get((self.dataset, self.fraction))
         return None if found is None else found.scores
 
-    def parts(self, side: _Side) -> list[list[Scored]]:
+    def parts(self, side: _ComparedArm) -> list[list[Scored]]:
         """What each run of a side reached with each draw."""
         found = []
         for run in side.runs:
@@ -98,7 +98,7 @@ def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAUL
         counted = eligible(first.truth, first.patients)
         macro_labels[where[0]] = tuple(label for label, here in zip(first.labels, counted, strict=True) if here)
         on = _ComparedSet(next(iter(runs[0].stores)), *where, sheets, first, counted, options, {})
-        sides = [_Side(name, members[0].arm, _in_order(members)) for name, members in arms.items()]
+        sides = [_ComparedArm(name, members[0].arm, _in_order(members)) for name, members in arms.items()]
         for a, b in itertools.combinations(sides, 2):
             rows += _compared(a, b, [side for side in sides if side.name not in (a.name, b.name)], on)
         for side in sides:
@@ -181,8 +181,8 @@ def _arms(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
 
 
 def _baselines(
-    side: _Side, runs: Sequence[EvaluatedRun], on: _ComparedSet
-) -> Iterator[tuple[_Side, Sequence[EvaluatedRun]]]:
+    side: _ComparedArm, runs: Sequence[EvaluatedRun], on: _ComparedSet
+) -> Iterator[tuple[_ComparedArm, Sequence[EvaluatedRun]]]:
     """Every baseline that was scored with an arm, and the runs of the arm that are set against it.
 
     A baseline that no seed enters is one, whatever run it was scored with. Of the untrained encoder, every run with
@@ -193,9 +193,9 @@ def _baselines(
         if not ours:
             continue
         if arm.is_fixed:
-            yield _Side(arm.title, arm, ours[:1]), side.runs
+            yield _ComparedArm(arm.title, arm, ours[:1]), side.runs
         elif arm.control == IMAGE_CHART:
-            yield _Side(arm.title, arm, ours), ours
+            yield _ComparedArm(arm.title, arm, ours), ours
         else:
             others = [run for run in runs if run not in ours and on.scores(run, arm) is not None]
             different: list[tuple[EvaluatedRun, Floats]] = []
@@ -205,10 +205,10 @@ def _baselines(
                     run.seed == each.seed or np.array_equal(scores, its) for each, its in different
                 ):
                     different.append((run, scores))
-            yield _Side(arm.title, arm, _in_order(run for run, _ in different)), side.runs
+            yield _ComparedArm(arm.title, arm, _in_order(run for run, _ in different)), side.runs
 
 
-def _compared(a: _Side, b: _Side, others: Sequence[_Side], on: _ComparedSet) -> list[Comparison]:
+def _compared(a: _ComparedArm, b: _ComparedArm, others: Sequence[_ComparedArm], on: _ComparedSet) -> list[Comparison]:
     """One pair on one data set; the seed variance is pooled over `others` of the recipe of both."""
     shared = {run.seed for run in a.runs} & {run.seed for run in b.runs}
     own = b.arm.control == IMAGE_CHART  # of the very runs of a: paired, whatever the study says
@@ -263,7 +263,7 @@ def _compared(a: _Side, b: _Side, others: Sequence[_Side], on: _ComparedSet) -> 
     ]
 
 
-def _of_seeds(side: _Side, seeds: Collection[int | None], on: _ComparedSet) -> list[list[Scored]]:
+def _of_seeds(side: _ComparedArm, seeds: Collection[int | None], on: _ComparedSet) -> list[list[Scored]]:
     return on.parts(side._replace(runs=_in_order(run for run in side.runs if run.seed in seeds)))
 
 
