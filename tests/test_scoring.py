@@ -119,7 +119,7 @@ def test_a_threshold_that_one_draw_lacks_is_the_reason_whichever_draw_it_is() ->
             score(test_set(of), scores, resamples=20, seed=0, thresholds=np.full(scores.shape[1], limit))
             for limit in limits
         ]
-        row = one(rows_of(over_draws(draws, seed=0), of), label="Edema", metric="sensitivity")
+        row = one(rows_of(over_draws(draws), of), label="Edema", metric="sensitivity")
         assert row["reason"] == "no negative image in validation to choose a threshold on"
 
 
@@ -135,12 +135,44 @@ def test_where_all_patients_fall_on_one_side_the_interval_is_exact_by_patient(li
             tail = 0.025 ** (1 / patients)  # Clopper and Pearson's bound in closed form
             assert (row["value"], row["interval"]) == (value, "exact")
             assert (row["ci_low"], row["ci_high"]) == pytest.approx((tail, 1) if value else (0, 1 - tail))
-            tails += [0.0125 ** (1 / patients)] if metric == "sensitivity" else []
+            tails += [tail] if metric == "sensitivity" else []
     macro = one(rows, label="macro", metric="sensitivity")
     ends = (np.mean(tails), 1) if sensitivity else (0, 1 - np.mean(tails))
     assert (macro["ci_low"], macro["ci_high"]) == pytest.approx(ends)
     assert one(rows, label="Hernia", metric="sensitivity")["ci_low"] is None  # too few patients are too few still
-    assert one(rows, label="Edema", metric="auroc")["interval"] is None
+
+
+def test_every_interval_says_how_it_was_made_and_holds_its_value() -> None:
+    of = films()
+    rows = rows_of(score(test_set(of), scores_for(of), resamples=200, seed=0, thresholds=np.full(3, 0.5)), of)
+    made = {row["metric"]: row["interval"] for row in rows if row["label"] == "Edema"}
+    assert made == {
+        "auroc": "score",
+        "average_precision": "bias-corrected logit",
+        "brier": "logit",
+        "ece": "mirrored percentiles",
+        "sensitivity": "exact",
+        "specificity": "exact",
+    }
+    assert {row["interval"] for row in rows if row["label"] == "macro"} == {"from the labels' intervals"}
+    assert {row["interval"] for row in rows if row["label"] == "Hernia"} == {None}
+    for row in rows:
+        assert row["ci_low"] is None or 0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1
+        assert (row["bias"] is not None) == (row["metric"] == "average_precision" and row["label"] != "Hernia")
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+def test_a_perfect_ranking_has_an_interval_with_width(flip: int) -> None:
+    of = films()
+    apart = (np.nan_to_num(of.truth, nan=0.5) * 0.8 + 0.1)[:, [1, 2, 0]]
+    rows = rows_of(score(test_set(of), apart if flip == 1 else 1 - apart, resamples=50, seed=0), of)
+    for label in ("Edema", "Mass", "macro"):
+        row = one(rows, label=label, metric="auroc")
+        assert row["value"] == (1 if flip == 1 else 0)
+        away = row["ci_high"] - row["ci_low"]
+        assert 0.02 < away < 0.2
+        assert row["ci_low" if flip == -1 else "ci_high"] == pytest.approx(row["value"])
+        assert np.ptp([one(rows, label=label, metric="average_precision")[end] for end in ("ci_low", "ci_high")]) > 0.05
 
 
 def test_classes_that_are_perfectly_apart_have_no_delong_interval() -> None:
@@ -201,8 +233,8 @@ def test_draws_of_training_patients_widen_the_interval_and_keep_their_own_rows()
         )
         for draw in range(5)
     ]
-    mean = over_draws(many, seed=0)
-    rows, first = rows_of(mean, of), rows_of(many[0], of)
+    mean = over_draws(many)
+    rows = rows_of(mean, of)
     alone = said(draw_rows(test_set(of), many, ABOUT, [[LabelFit()] * 3] * 5))
     assert len(alone) == 5 * 2 * 4
     for metric in ("auroc", "average_precision"):
@@ -212,13 +244,14 @@ def test_draws_of_training_patients_widen_the_interval_and_keep_their_own_rows()
             assert row["value"] == pytest.approx(np.mean(its))
             assert row["draws"] == 5
     assert {row["ci_low"] for row in alone} == {None}
-    brier = [one(each, metric="brier", label="Edema") for each in (rows, first)]
-    assert np.ptp([brier[0]["ci_low"], brier[0]["ci_high"]]) > np.ptp([brier[1]["ci_low"], brier[1]["ci_high"]])
-    assert brier[0]["holds_fixed"].endswith("the scored patients and the subsets of training patients vary")
+    brier = one(rows, metric="brier", label="Edema")
+    spread = np.std([each.values["brier"][0] for each in many], ddof=1) / np.sqrt(5)
+    assert brier["ci_high"] - brier["ci_low"] > 2 * 1.96 * spread
+    assert brier["holds_fixed"].endswith("the scored patients and the subsets of training patients vary")
     assert one(rows, metric="sensitivity", label="Edema")["threshold"] is None
     assert one(rows, metric="auroc", label="Edema")["delong_low"] is None
     assert all(0 <= row["ci_low"] <= row["ci_high"] <= 1 for row in rows if row["ci_low"] is not None)
-    assert over_draws(many[:1], seed=0) is many[0]
+    assert over_draws(many[:1]) is many[0]
 
 
 def test_the_reliability_curve_is_that_of_the_images_with_intervals_by_patient() -> None:
@@ -231,7 +264,8 @@ def test_the_reliability_curve_is_that_of_the_images_with_intervals_by_patient()
     assert [row["observed"] for row in edema] == curve.observed[0].tolist()
     assert sum(row["n"] for row in edema) == len(of.rows)
     assert all(row["ci_low"] <= row["observed"] <= row["ci_high"] for row in edema)
-    assert any(row["ci_low"] < row["observed"] < row["ci_high"] for row in edema)
+    assert all(row["ci_low"] < row["ci_high"] for row in edema)  # also where no image of a bin has the finding
+    assert all(row["n_patients"] <= row["n"] <= 2 * row["n_patients"] for row in edema)
     assert all(row["ci_low"] is None for row in rows if row["label"] == "Hernia")
 
 

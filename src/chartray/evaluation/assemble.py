@@ -142,7 +142,7 @@ def study_rows(outcome: Outcome, about: Score, settings: EvaluateOptions) -> lis
     """The rows of studies.jsonl; none where no study has more than one image."""
     if outcome.studies is None:
         return []
-    scored = over_draws([each.studies for each in outcome.drawn if each.studies is not None], seed=settings.seed)
+    scored = over_draws([each.studies for each in outcome.drawn if each.studies is not None])
     test = outcome.studies.of(outcome.test)
     return result_rows(test, scored, settings.level, about.replaced(unit="study"), outcome.fits)
 

@@ -66,7 +66,7 @@ def outcomes_of(
             if (scores := each.learnt.scores[place]) is not None
         ]
         if drawn:
-            scored = over_draws([each.images for each in drawn], seed=settings.seed)
+            scored = over_draws([each.images for each in drawn])
             found.append(Outcome(arm, fraction, test, grouped, drawn, scored, _over_fits([d.fits for d in drawn])))
     return found
 

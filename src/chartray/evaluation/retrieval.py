@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.statistics.metrics import MINIMUM_PATIENTS, percentiles
+from chartray.statistics.intervals import mean_interval, spread
+from chartray.statistics.metrics import MINIMUM_PATIENTS
 from chartray.statistics.patient_bootstrap import patient_codes, patient_counts
 
 Floats = NDArray[np.float64]
@@ -157,12 +158,11 @@ def _nearest(unit: Features, codes: Integers, queries: Integers, count: int) -> 
 
 
 def _interval(share: Floats, codes: Integers, resamples: int, level: float, seed: int) -> tuple[float, float]:
-    """Of the mean share over images, patients resampled with replacement; NaN where that says nothing."""
+    """Of the mean share over images, by patient; NaN where they are too few."""
     _, people = np.unique(codes, return_inverse=True)
-    # Where all images say the same, every resample does too: an interval of no width would claim to know.
-    if people.max() + 1 < MINIMUM_PATIENTS or share.min() == share.max():
+    if people.max() + 1 < MINIMUM_PATIENTS:
         return np.nan, np.nan
     total, number = np.bincount(people, weights=share), np.bincount(people)
     counts = patient_counts(len(total), resamples, seed)
-    low, high = percentiles((counts @ total) / (counts @ number), level)
-    return float(low), float(high)
+    found = spread(share.mean(keepdims=True), ((counts @ total) / (counts @ number))[None], len(total))
+    return mean_interval(float(share.mean()), found, len(total), level)[:2]

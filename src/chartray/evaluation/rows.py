@@ -10,7 +10,7 @@ from chartray.evaluation.scoring import AT_THRESHOLD, CALIBRATION, METRICS, SPEC
 from chartray.results.schema import MACRO, CalibrationBin, Score
 from chartray.statistics import metrics
 from chartray.statistics.calibration import BINS
-from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_interval
+from chartray.statistics.intervals import Bounds, LabelPatients, interval, of_labels, share_interval, spread
 
 Floats = NDArray[np.float64]
 
@@ -37,55 +37,60 @@ class _CountsBehind(NamedTuple):
     n_positive_patients: int | None = None
     n_negative_patients: int | None = None
 
-
-class _Ends(NamedTuple):
-    """An interval and how it was made, where that is not a matter of course."""
-
-    ci_low: float | None = None
-    ci_high: float | None = None
-    interval: str | None = None
+    @property
+    def of_label(self) -> LabelPatients:
+        """What intervals ask for."""
+        positive = self.n_positive or 0
+        return LabelPatients(self.n_positive_patients or 0, self.n_negative_patients or 0, positive, self.n - positive)
 
 
 def result_rows(
     test: EvaluationSet, scored: Scored, level: float, about: Score, fits: Sequence[LabelFit]
 ) -> list[Score]:
-    """One row a label and metric, then the macro's.
+    """One row a label and metric, then the macro's; `statistics.intervals` says how each interval is made.
 
     `about` says what all rows share; `fits` are of the probe's labels. `test` has a row an image, or a study where
     `about.unit` says so. `scored` may be the mean over draws (`scoring.over_draws`).
     """
     rows: list[Score] = []
     counts = _counts(test)
+    (draws,) = scored.parts  # an evaluation is of one encoder
     about = about.replaced(draws=scored.draws, holds_fixed=HOLDS_FIT if scored.draws == 1 else HOLDS_DRAWS)
     for metric in (name for name in (*METRICS, *CALIBRATION, *AT_THRESHOLD) if name in scored.values):
-        low, high = _ends(metric, scored.values[metric], scored.resampled[metric], level)
         of_metric = about.replaced(metric=metric)
         if metric in AT_THRESHOLD:
             of_metric = of_metric.replaced(
                 holds_fixed=f"{about.holds_fixed}{HOLDS_THRESHOLD}", at_specificity=SPECIFICITY
             )
+        found: list[Bounds] = []
         for index, row in enumerate(_label_rows(test, scored, of_metric, fits, counts)):
-            counted = bool(test.counted[index])
-            ends = _Ends(float(low[index]), float(high[index])) if counted else _Ends()
-            if counted:
-                ends = _at_the_edge(metric, row.value, [counts[index]], level, ends)
-            rows.append(row.replaced(**ends._asdict(), **_of_metric(scored, metric, index, interval=counted)))
-        low, high = _ends(metric, np.float64(scored.macro[metric]), scored.macro_resampled[metric], level)
-        counted_labels = [each for each, here in zip(counts, test.counted.tolist(), strict=False) if here]
-        ends = _at_the_edge(metric, scored.macro[metric], counted_labels, level, _Ends(float(low), float(high)))
-        macro = _macro_row(test, scored, of_metric, counts[-1])
-        rows.append(macro.replaced(**ends._asdict(), **_of_metric(scored, metric, None, interval=False)))
+            known = bool(test.counted[index]) and row.value is not None
+            if known:
+                found.append(_interval(draws, metric, index, counts[index], level))
+                row = _with_interval(row, found[-1])
+            rows.append(row.replaced(**_of_metric(scored, metric, index, interval=known)))
+        row = _macro_row(test, scored, of_metric, counts[-1])
+        if found and row.value is not None:
+            macros = np.array([each.macro[metric] for each in draws])
+            drawn = np.stack([each.macro_resampled[metric] for each in draws])
+            row = _with_interval(row, of_labels(found, macros, drawn, level))
+        rows.append(row.replaced(**_of_metric(scored, metric, None, interval=False)))
     return rows
 
 
-def _at_the_edge(metric: str, value: float | None, counts: Sequence[_CountsBehind], level: float, ends: _Ends) -> _Ends:
-    """Of shares at a threshold how their interval was made, and where all patients fall on one side the exact one."""
-    if metric not in AT_THRESHOLD:
-        return ends
-    positive = metric == "sensitivity"
-    patients = [(each.n_positive_patients if positive else each.n_negative_patients) or 0 for each in counts]
-    exact = clopper_pearson_interval(float("nan") if value is None else value, patients, level)
-    return ends._replace(interval=BOOTSTRAP) if exact is None else _Ends(exact[0], exact[1], EXACT)
+def _interval(draws: Sequence[Scored], metric: str, index: int, counts: _CountsBehind, level: float) -> Bounds:
+    """That of one label; `draws` are those of the training patients."""
+    values = np.array([each.values[metric][index] for each in draws])
+    drawn = np.stack([each.resampled[metric][:, index] for each in draws])
+    chance = None
+    if metric == "ece":
+        chance = np.stack([each.calibrated.by_chance[:, index] for each in draws if each.calibrated is not None])
+    return interval(metric, values, drawn, counts.of_label, level, chance)
+
+
+def _with_interval(row: Score, found: Bounds) -> Score:
+    bias = row.value - found.centre if row.metric == "average_precision" and row.value is not None else None
+    return row.replaced(ci_low=found.low, ci_high=found.high, interval=found.method, bias=bias)
 
 
 def draw_rows(
@@ -108,13 +113,14 @@ def calibration_rows(test: EvaluationSet, scored: Scored, level: float, about: S
     The interval of the observed rate is by patient; there is none where the label has too few patients.
     """
     assert scored.reliability is not None
-    assert scored.observed is not None
+    assert scored.calibrated is not None
     rows = []
     for index, label in enumerate(test.labels):
         for bin_ in np.flatnonzero(scored.reliability.n[index]).tolist():
-            drawn = scored.observed[:, index, bin_]
-            drawn = drawn[~np.isnan(drawn)]  # resamples that hold an image of this bin
-            ends = metrics.percentiles(drawn, level) if test.counted[index] else (np.nan, np.nan)
+            n, patients = (int(each[index, bin_]) for each in (scored.reliability.n, scored.calibrated.patients))
+            observed = float(scored.reliability.observed[index, bin_])
+            found = spread(np.array([observed]), scored.calibrated.observed[None, :, index, bin_], patients)
+            ends = share_interval(observed, found, patients, n, level) if test.counted[index] else (np.nan, np.nan)
             rows.append(
                 CalibrationBin(
                     arm=about.arm,
@@ -127,11 +133,12 @@ def calibration_rows(test: EvaluationSet, scored: Scored, level: float, about: S
                     label=label,
                     bin=bin_,
                     bins=BINS,
-                    n=int(scored.reliability.n[index, bin_]),
+                    n=n,
+                    n_patients=patients,
                     score=float(scored.reliability.score[index, bin_]),
-                    observed=float(scored.reliability.observed[index, bin_]),
-                    ci_low=float(ends[0]),
-                    ci_high=float(ends[1]),
+                    observed=observed,
+                    ci_low=ends[0],
+                    ci_high=ends[1],
                 )
             )
     return rows
@@ -190,18 +197,6 @@ def _macro_row(test: EvaluationSet, scored: Scored, about: Score, counts: _Count
         labels=counted,
         **counts._asdict(),
     )
-
-
-def _ends(metric: str, value: Floats | np.float64, resampled: Floats, level: float) -> tuple[Floats, Floats]:
-    """The interval, in [0, 1] as every metric is: the stretch of few draws (`hierarchical_bootstrap`) knows no bounds.
-
-    Noise adds to a calibration error, and resampling adds it once more: its percentiles lie above the truth, and often
-    above the value. The upper one is kept and mirrored at the value, which covers (benchmarks/LOG.md).
-    """
-    low, high = metrics.percentiles(resampled, level)
-    if metric == "ece":
-        low = 2 * value - high
-    return np.maximum(low, 0), np.minimum(high, 1)
 
 
 def _of_metric(scored: Scored, metric: str, index: int | None, *, interval: bool) -> dict[str, float | None]:

@@ -10,7 +10,6 @@ from chartray.errors import InputError
 from chartray.evaluation.image_set import ImageSet, Match
 from chartray.statistics import calibration, metrics
 from chartray.statistics.delong import delong
-from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
 from chartray.statistics.operating_point import at_threshold, resample_at_threshold, threshold_at_specificity
 from chartray.statistics.patient_bootstrap import PatientBootstrap
 
@@ -67,9 +66,9 @@ class Scored(NamedTuple):
     """One arm on one test set: scores (N, C), each metric (C,) and its macro mean, and their resamples (R, C) and (R,).
 
     `redrawn` (C,) and `macro_redrawn` count draws passed over for lack of a class; `thresholds` (C,) were chosen on
-    validation; `observed` (R, C, bins) are resamples of the reliability curve, `by_chance`
-    (C,) the calibration error of perfect probabilities. A mean over S seeds of D draws of
-    training patients has its parts in `members`, S of D; scores, thresholds and reliability are the first one's then.
+    validation; `calibrated` are the resamples of calibration, `by_chance` (C,) the calibration error of perfect
+    probabilities. A mean over S seeds of D draws of training patients has its parts in `members`, S of D; its resamples
+    hold seeds and draws fixed, and scores, thresholds and reliability are the first one's.
     """
 
     scores: Floats
@@ -82,7 +81,7 @@ class Scored(NamedTuple):
     thresholds: Floats | None = None
     delong: DelongIntervals | None = None
     reliability: calibration.Reliability | None = None
-    observed: Floats | None = None
+    calibrated: calibration.Calibrated | None = None
     by_chance: Floats | None = None
     members: Sequence[Sequence["Scored"]] = ()
 
@@ -145,7 +144,7 @@ def score(
         thresholds=chosen,
         delong=DelongIntervals(by_patient.low, by_patient.high),
         reliability=calibration.reliability(probable, here),
-        observed=drawn.observed,
+        calibrated=drawn,
         by_chance=calibration.ece_by_chance(probable, here),
     )
 
@@ -163,23 +162,12 @@ def judged(
     return _judged(truth, scores, metrics.sample(truth, patients, resamples=resamples, seed=seed, macro=counted))
 
 
-def over_draws(scored: Sequence[Scored], *, seed: int) -> Scored:
-    """One arm that learnt from several draws of training patients: the mean, its resamples over patients and draws.
+def over_draws(scored: Sequence[Scored]) -> Scored:
+    """One arm that learnt from several draws of training patients: the mean. One draw is returned as it is.
 
-    There is no DeLong interval, which knows no draws. One draw is returned as it is.
+    There is no DeLong interval, which knows no draws.
     """
-    if len(scored) == 1:
-        return scored[0]
-
-    def together(each: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
-        draws = {name: np.stack([one[name] for one in each]) for name in each[0]}  # (D, R, ...)
-        return {name: hierarchical_bootstrap(drawn.mean(axis=0), [drawn], seed=seed) for name, drawn in draws.items()}
-
-    return _mean(scored)._replace(
-        resampled=together([one.resampled for one in scored]),
-        macro_resampled=together([one.macro_resampled for one in scored]),
-        members=(tuple(scored),),
-    )
+    return scored[0] if len(scored) == 1 else _mean(scored)._replace(members=(tuple(scored),))
 
 
 def _mean(scored: Sequence[Scored]) -> Scored:

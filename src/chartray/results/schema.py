@@ -11,10 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serial
 
 from chartray.results.arm import Arm
 from chartray.results.verdict import Verdict
+from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 
 MACRO = "macro"
-# Tables mark a label with fewer positive patients: its interval holds, but is wide and leans on single patients.
-FEW_POSITIVE_PATIENTS = 20
 
 
 def _finite(value: Any) -> Any:
@@ -167,7 +166,13 @@ class Score(MeasuredRow, ArmRow, Interval):
     threshold: Number = Field(None, description="sensitivity, specificity: the threshold, chosen on validation")
     at_specificity: float | None = Field(None, description="the specificity on validation it was chosen for")
     interval: str | None = Field(
-        None, description="sensitivity, specificity: bootstrap, or exact (Clopper and Pearson) where a share is 0 or 1"
+        None,
+        description="how the interval was made (docs/statistics.md): score (auroc), bias-corrected logit "
+        "(average_precision), logit (brier), exact (sensitivity, specificity, values of 0 or 1), mirrored percentiles "
+        "(ece), from the labels' intervals (macro)",
+    )
+    bias: Number = Field(
+        None, description="average_precision: estimated bias of the value; the interval lies around value - bias"
     )
     delong_low: Number = Field(None, description="auroc: DeLong's interval, images clustered by patient")
     delong_high: Number = Field(None, description="its upper end")
@@ -240,6 +245,7 @@ class CalibrationBin(MeasuredRow, ArmRow, Interval):
     bin: int = Field(description="number of the bin, from 0, by rising score")
     bins: int = Field(description="number of bins")
     n: int = Field(description="images in the bin")
+    n_patients: int | None = Field(None, description="their patients")
     score: Number = Field(None, description="their mean score")
     observed: Number = Field(None, description="share of them that is positive; the interval is of this")
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
-from chartray.statistics.metrics import checked
+from chartray.statistics.metrics import checked, patients_per_class
 from chartray.statistics.patient_bootstrap import PatientBootstrap
 
 Floats = NDArray[np.float64]
@@ -30,14 +30,18 @@ class Reliability(NamedTuple):
 class Calibrated(NamedTuple):
     """Resamples of the Brier score and the expected calibration error (R, C), and their macro means (R,).
 
-    `observed` (R, C, BINS): resamples of the share of positives in each bin, NaN in draws without an image of the bin.
+    `by_chance` is the error that resamples show where it is 0: of the deviations of each bin from what all images
+    show. `observed` (R, C, BINS): resamples of the share of positives in each bin, NaN in draws without an image of it;
+    `patients` (C, BINS) have an image in it.
     """
 
     brier: Floats
     ece: Floats
+    by_chance: Floats
     macro_brier: Floats
     macro_ece: Floats
     observed: Floats
+    patients: Integers
 
 
 def are_probabilities(truth: ArrayLike, score: ArrayLike) -> NDArray[np.bool_]:
@@ -92,7 +96,7 @@ def reliability(truth: ArrayLike, score: ArrayLike) -> Reliability:
 
 
 def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: PatientBootstrap) -> Calibrated:
-    """All three in every resample; the bounds of the bins stay those of all images."""
+    """All of them in every resample; the bounds of the bins stay those of all images."""
     values, scores = _probabilities(truth, score)
     labels = values.shape[1]
     known = (~np.isnan(values)).astype(np.float64)
@@ -102,19 +106,29 @@ def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: PatientBoo
         sums = sampled.totals(np.hstack([known, squares]))
         n = sums[:, :labels]
         briers = sums[:, labels:] / n
-        images, positive, scored = (
-            sampled.totals_of(_per_patient_and_bin(members, each, sampled)) for each in (known, values, scores)
-        )
-        errors = np.abs(scored - positive).reshape(-1, labels, BINS).sum(axis=2) / n
+        sums_in_bins = [_per_patient_and_bin(members, each, sampled) for each in (known, values, scores)]
+        images, positive, scored = (sampled.totals_of(each) for each in sums_in_bins)
+        gaps = (scored - positive).reshape(-1, labels, BINS) / n[:, :, None]
+        errors = np.abs(gaps).sum(axis=2)
+        whole = _per_bin(members, scores - values).sum(axis=0) / known.sum(axis=0)[:, None]  # (C, BINS)
+        chance = np.abs(gaps - whole).sum(axis=2) * _widened(values, sampled.codes)
         observed = positive / images  # (D, C BINS)
     columns = observed.reshape(-1, labels, BINS)
     return Calibrated(
         brier=sampled.of_labels(briers),
         ece=sampled.of_labels(errors),
+        by_chance=sampled.of_labels(chance),
         macro_brier=sampled.of_macro(briers),
         macro_ece=sampled.of_macro(errors),
         observed=np.stack([sampled.of_labels(columns[:, :, each]) for each in range(BINS)], axis=-1),
+        patients=(sums_in_bins[0] > 0).sum(axis=0).reshape(labels, BINS),
     )
+
+
+def _widened(values: Floats, codes: Integers) -> Floats:
+    """(C,): resamples of m patients vary by sqrt((m - 1) / m) too little, m of the rarer class."""
+    fewest = np.maximum(np.minimum(*patients_per_class(values, codes)), 2)
+    return np.asarray(np.sqrt(fewest / (fewest - 1)))
 
 
 def _probabilities(truth: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:

@@ -19,6 +19,8 @@ Integers = NDArray[np.int64]
 
 # A label with fewer positive or negative patients gets no interval and is not in the macro mean.
 MINIMUM_PATIENTS = 10
+# One with fewer positive patients is marked: its interval holds, but is wide and leans on single patients.
+FEW_POSITIVE_PATIENTS = 20
 # Numbers in one gathered block: small enough to stay in a core's cache, large enough to hide numpy's call.
 _BLOCK_NUMBERS = 1 << 18
 
