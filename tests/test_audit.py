@@ -18,6 +18,7 @@ from chartray.audit.attribute_probes import AttributeResult, AttributeTruth, Res
 from chartray.audit.attributes import COIN, Attribute, chosen_attributes, subgroup_codes
 from chartray.audit.audit import AuditRows, audit
 from chartray.audit.differences import compared_sides, difference_rows
+from chartray.audit.families import corrected
 from chartray.audit.sentences import audit_sentences
 from chartray.audit.subgroups import Diagnosis, subgroup_rows
 from chartray.config.audit import AuditOptions
@@ -119,15 +120,15 @@ def test_seeds_of_an_arm_are_compared_as_one_and_vary_in_its_interval() -> None:
         *(("sex-0", each.run) for each in arms[1:]),
         ("sex", "no chart"),
     ]
-    (row,) = difference_rows(*pairs[-1])
+    (row,) = corrected(difference_rows(*pairs[-1]))
     assert row.difference == pytest.approx(0.1)
     assert (row.seeds, row.levels, row.verdict, row.claim) == (3, "patients and seeds", "a higher", None)
     mixed = [result(value) for value in (0.80, 0.84, 0.76, 0.74, 0.70, 0.80)]
-    (row,) = difference_rows(*list(compared_sides(arms, mixed))[-1])
+    (row,) = corrected(difference_rows(*list(compared_sides(arms, mixed))[-1]))
     assert row.ci_low < 0 < row.ci_high
     assert row.verdict == "no difference shown"
     two = [each for each in arms if each.seed < 2]
-    (row,) = difference_rows(*list(compared_sides(two, mixed[:4]))[-1])
+    (row,) = corrected(difference_rows(*list(compared_sides(two, mixed[:4]))[-1]))
     assert (row.verdict, row.claim) == ("no claim", "no claim: fewer than 3 seeds")
 
 
@@ -150,7 +151,7 @@ def test_groups_follow_from_the_predictions(folder: Path, home: Path) -> None:
     for level in ("male", "female"):
         inside = np.array([sex[name] == level for name in table["image_id"].to_pylist()])
         row = {"part": "group", "attribute": "sex", "group": level, "label": "Edema", "dataset": "mimic"}
-        found = {name: one(rows, metric=name, **row) for name in ("auroc", "calibration", "false_negative_rate")}
+        found = {name: one(rows, metric=name, **row) for name in ("auroc", "calibration")}
         assert found["auroc"]["value"] == pytest.approx(roc_auc_score(truth[inside], score[inside]))
         assert found["calibration"]["value"] == pytest.approx(score[inside].mean() - truth[inside].mean())
         assert found["auroc"]["n"] == inside.sum()
@@ -163,11 +164,40 @@ def test_groups_follow_from_the_predictions(folder: Path, home: Path) -> None:
 
 def test_misses_are_counted_at_the_threshold_of_all_validation_images(folder: Path, home: Path) -> None:
     rows = read(folder, "audit.jsonl")
-    row = one(
-        rows, part="group", attribute=COIN, group="heads", label="Edema", metric="false_negative_rate", dataset="mimic"
-    )
-    assert 0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1
-    assert row["specificity"] == 0.9
+    here = {"part": "group", "attribute": COIN, "label": "Edema", "metric": "false_negative_rate", "dataset": "mimic"}
+    both = [one(rows, **here, group=group, threshold="common") for group in ("heads", "tails")]
+    assert both[0]["cut"] == both[1]["cut"]
+    for row in both:
+        assert 0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1
+        assert row["specificity"] == 0.9
+
+
+def test_errors_at_a_subgroups_own_threshold_follow_from_the_predictions(folder: Path, home: Path) -> None:
+    """Every rate is recomputed from predictions.parquet and the cut of its row."""
+    rows = read(folder, "audit.jsonl")
+    store = Store.open(home)
+    sex = dict(zip(store.cohort["image_id"].to_pylist(), store.cohort["ehr.sex"].to_pylist(), strict=True))
+    table = films(folder, part="disease", dataset="mimic", target="Edema")
+    truth, score = columns(table)
+    here = [
+        row
+        for row in rows
+        if row["part"] == "group" and row["attribute"] == "sex" and row["label"] == "Edema"
+        if row["dataset"] == "mimic" and row["threshold"] and row["metric"] != "gap" and row["value"] is not None
+    ]
+    assert {(row["metric"], row["threshold"]) for row in here} >= {
+        (name, which) for name in ("false_negative_rate", "false_positive_rate") for which in ("common", "own")
+    }
+    assert len({row["cut"] for row in here}) == 3  # one of all, one of each sex
+    for row in here:
+        inside = np.array([sex[name] == row["group"] for name in table["image_id"].to_pylist()])
+        called = score > row["cut"]
+        among, hit = {
+            "false_negative_rate": (truth == 1, ~called),
+            "false_positive_rate": (truth == 0, called),
+            "positive_predictive_value": (called, truth == 1),
+        }[row["metric"]]
+        assert row["value"] == pytest.approx(hit[inside & among].mean())
 
 
 def test_small_groups_are_suppressed_with_the_reason(folder: Path) -> None:

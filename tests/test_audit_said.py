@@ -19,6 +19,7 @@ from chartray.audit.attribute_probes import (
 from chartray.audit.attributes import COIN, Attribute, why_not_available
 from chartray.audit.audit import audit
 from chartray.audit.differences import Side, compared_sides, difference_rows, notes_on_seeds
+from chartray.audit.families import corrected
 from chartray.audit.sentences import audit_sentences
 from chartray.config.audit import AuditOptions
 from chartray.errors import InputError
@@ -82,7 +83,8 @@ def test_one_number_in_all_images_has_no_r2_and_says_so() -> None:
     assert squares.reason == "all scored images have the same value, so R2 is undefined"
     assert errors.value == pytest.approx(0.55)
     assert errors.reason is None
-    (row,) = difference_rows(Side("real", [a], [{"age": result}]), Side("b", [arm("b", 0)], [{"age": result}]))
+    sides = (Side(name, [one], [{"age": result}]) for name, one in (("real", a), ("b", arm("b", 0))))
+    (row,) = corrected(difference_rows(*sides))
     assert row.reason == squares.reason
     assert row.verdict == "no claim"  # of one seed, whatever the numbers are
     assert row.p is None

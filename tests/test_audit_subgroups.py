@@ -59,11 +59,11 @@ def test_groups_of_which_all_or_none_were_missed_have_exact_intervals(all_missed
     score = np.where(truth == 1, 0.4 if all_missed else 0.6, 0.1)
     rows = grouped(truth, score, codes, patients)
     for group, having in (("a", 10), ("b", 15)):
-        found = one(rows, metric="false_negative_rate", group=group, label="L0")
+        found = one(rows, metric="false_negative_rate", threshold="common", group=group, label="L0")
         exact = binomtest(having if all_missed else 0, having).proportion_ci(0.95, method="exact")
         assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(exact))
         assert (found["value"], found["interval"]) == (float(all_missed), "exact")
-        mean = one(rows, metric="false_negative_rate", group=group, label="macro")
+        mean = one(rows, metric="false_negative_rate", threshold="common", group=group, label="macro")
         assert mean["ci_high"] - mean["ci_low"] == pytest.approx(1 - (0.025 / 2) ** (1 / having))
     gap = next(row for row in rows if row["metric"] == "gap" and row["of"] == "false_negative_rate")
     assert (gap["value"], gap["ci_low"], gap["interval"]) == (0, 0, "exact")
@@ -103,7 +103,7 @@ def test_misses_without_a_threshold_have_a_reason() -> None:
     truth = generator.integers(0, 2, (80, 1)).astype(float)
     people = np.arange(80).astype(str)
     rows = grouped(truth, generator.random((80, 1)), np.arange(80) % 2, people, threshold=np.nan)
-    row = one(rows, group="a", label="L0", metric="false_negative_rate")
+    row = one(rows, group="a", label="L0", metric="false_negative_rate", threshold="common")
     assert row["value"] is None
     assert row["reason"] == "no negative image in validation to choose a threshold on"
     assert one(rows, group="a", label="L0", metric="auroc")["reason"] is None

@@ -24,12 +24,14 @@ from chartray.audit.attribute_probes import (
     predict_attributes,
     probe_rows,
 )
-from chartray.audit.attributes import Attribute, chosen_attributes, why_not_available
+from chartray.audit.attributes import Attribute, chosen_attributes, subgroup_codes, why_not_available
 from chartray.audit.differences import compared_sides, difference_rows, notes_on_seeds
+from chartray.audit.families import corrected
 from chartray.audit.leace import disease_scores, remove_attribute
 from chartray.audit.leakage import find_leaks, pretrained
 from chartray.audit.splits import attributes_left_out, evaluation_splits, labels_left_out, labels_outside_chart
-from chartray.audit.subgroups import SPECIFICITY, Diagnosis, subgroup_rows
+from chartray.audit.subgroup_metrics import SPECIFICITY, own_thresholds
+from chartray.audit.subgroups import Diagnosis, subgroup_rows
 from chartray.config.audit import AuditOptions
 from chartray.evaluation.assemble import encoder_entry, store_entry
 from chartray.evaluation.baselines import Frozen, named_chart
@@ -163,7 +165,7 @@ def audit(
         test_split_touched=options.split == "test",
     )
     manifest = manifest.replaced(notes=(*_notes(arms, manifest), *notes_on_seeds(arms), *uncompared))
-    rows = probed.rows + disease.rows
+    rows = corrected([*probed.rows, *disease.rows])
     with results.written_folder(out, results.AUDIT_FILE) as folder:
         results.write_rows(folder, results.AUDIT_ROWS_FILE, rows)
         results.write_rows(folder, results.LEAKS_FILE, leaks)
@@ -232,7 +234,18 @@ def _disease(arm: AuditArm, frozen: Frozen, data: _Data, own: dict[str, Attribut
         validation_patients=data.validate.patients,
         device=device_of(data.device),
     )
-    thresholds = threshold_at_specificity(data.validate.truth, probe.scores(checked), SPECIFICITY)
+    validated = probe.scores(checked)
+    thresholds = threshold_at_specificity(data.validate.truth, validated, SPECIFICITY)
+    own_cuts = {
+        attribute.name: own_thresholds(
+            data.validate.truth,
+            validated,
+            data.validate.patients,
+            subgroup_codes(attribute, data.validate),
+            len(attribute.subgroups),
+        )
+        for attribute in data.attributes
+    }
     rows: list[AuditRow] = []
     tables: list[pa.Table] = []
     for test in data.tests:
@@ -241,7 +254,8 @@ def _disease(arm: AuditArm, frozen: Frozen, data: _Data, own: dict[str, Attribut
         tables.append(_table("disease", arm, test, None, test.labels, test.image_set.truth, scores))
         for attribute in data.attributes:
             if (attribute.name, test.dataset) in data.truths:
-                rows += subgroup_rows(arm, diagnosis, attribute, data.resampling)
+                cuts = own_cuts[attribute.name][test.columns]
+                rows += subgroup_rows(arm, diagnosis, attribute, data.resampling, cuts)
     home = data.tests[0]
     whole = disease_scores(home, probe.scores(frozen.needed(home.image_set)), data.resampling)
     for attribute in data.attributes:

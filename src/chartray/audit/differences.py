@@ -16,10 +16,9 @@ from chartray.audit.attribute_probes import HOLDS_FIXED, AttributeResult
 from chartray.audit.attributes import COIN
 from chartray.results.arm import disambiguated
 from chartray.results.schema import AttributeDifference
-from chartray.results.verdict import verdict, why_no_claim
+from chartray.results.verdict import why_no_claim
 from chartray.statistics import metrics
 from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
-from chartray.statistics.holm import holm
 
 Floats = NDArray[np.float64]
 SEEDS_VARY = "the probes are held fixed; the scored patients and the seeds of pretraining vary"
@@ -89,25 +88,14 @@ def _distinct(seeds: Sequence[int | None]) -> bool:
 
 
 def difference_rows(a: Side, b: Side) -> list[AttributeDifference]:
-    """a minus b, attribute by attribute on one data set, on the same resamples of patients.
+    """a minus b, attribute by attribute on one data set, on the same resamples of patients; `families` corrects p.
 
-    p_holm corrects for the attributes of this pair, `corrected_over` of them; the coin, which is the negative control,
-    is not compared. The verdict follows p_holm.
+    The coin, which is the negative control, is not compared.
     """
-    rows = [
+    return [
         _row(a, b, name)
         for name in a.results[0]
         if name != COIN and all(name in results for results in (*a.results, *b.results))
-    ]
-    over = sum(row.p is not None for row in rows)
-    corrected = holm([np.nan if row.p is None else row.p for row in rows]).tolist()
-    return [
-        row.replaced(
-            p_holm=p,
-            corrected_over=over,
-            verdict=verdict(row.difference, p, row.seeds, row.level_of_interval),
-        )
-        for row, p in zip(rows, corrected, strict=True)
     ]
 
 

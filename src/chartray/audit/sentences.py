@@ -20,6 +20,8 @@ _GAPS = {
     "auroc": "disease AUROC",
     "calibration": "calibration (mean score - observed rate)",
     "false_negative_rate": "rate of missed findings",
+    "false_positive_rate": "rate of false alarms",
+    "positive_predictive_value": "positive predictive value",
 }
 # Half widths of a normal's central 99.9 % and 95 %: with 95 % intervals 1 sound audit in 20 would fail its control.
 _STRICTER = 3.2905 / 1.9600

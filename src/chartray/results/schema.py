@@ -324,6 +324,15 @@ class AttributeProbe(AuditRow, ArmRow):
     n_patients: int = Field(description="their patients")
     n_level: int | None = Field(None, description="images of this level")
     n_level_patients: int | None = Field(None, description="their patients")
+    p: Number = Field(
+        None, description="macro rows, auroc and r2: two-sided p against chance, by t (docs/statistics.md)"
+    )
+    p_holm: Number = Field(None, description="Holm's p within the row's family (docs/statistics.md)")
+    corrected_over: int = Field(0, description="size of the family")
+    detectable: Number = Field(
+        None, description="the smallest value that is told from chance in 80 % of such audits, after correction"
+    )
+    without: Texts = Field((), description="chart baselines: variables of the chart left out, as they give it away")
 
 
 class AttributeDifference(AuditRow, ArmDifferenceRow):
@@ -332,6 +341,7 @@ class AttributeDifference(AuditRow, ArmDifferenceRow):
     part: Literal["difference"] = Field("difference", description="the kind of the row")
     metric: str = Field(description="auroc or r2")
     corrected_over: int = Field(0, description="how many attributes p_holm is corrected for")
+    without: Texts = Field((), description="variables left out of the chart of b, as they give the attribute away")
 
 
 class SubgroupRow(AuditRow, ArmRow):
@@ -341,19 +351,29 @@ class SubgroupRow(AuditRow, ArmRow):
     group: str | None = Field(None, description="the subgroup; null for a gap")
     label: str = Field(description="a label, or `macro`: the mean over `labels`")
     labels: Texts | None = Field(None, description="macro rows: the labels that every subgroup has")
-    metric: str = Field(description="auroc, calibration, false_negative_rate, or gap")
+    metric: str = Field(
+        description="auroc, calibration, false_negative_rate, false_positive_rate, positive_predictive_value, or gap"
+    )
     of: str | None = Field(None, description="gap: the metric it is a gap of")
     value: Number = Field(None, description="the metric's value; a gap is the largest subgroup minus the smallest")
     n: int | None = Field(None, description="images of the subgroup of known truth")
     n_positive: int | None = Field(None, description="positive ones among them")
     n_patients: int | None = Field(None, description="their patients")
-    specificity: float = Field(description="the specificity on validation that the threshold was chosen for")
-    interval: str | None = Field(None, description="false_negative_rate and its gap: bootstrap or exact")
+    threshold: str | None = Field(
+        None, description="shares at a threshold: `common` to all subgroups, or the subgroup's `own`; else null"
+    )
+    cut: Number = Field(None, description="the threshold: an image with a higher score is called positive")
+    specificity: float = Field(description="the specificity on validation that thresholds were chosen for")
+    interval: str | None = Field(None, description="shares at a threshold and their gaps: bootstrap or exact")
     largest: str | None = Field(None, description="gap: the subgroup with the largest value")
     smallest: str | None = Field(None, description="gap: the subgroup with the smallest value")
-    expected: Number = Field(None, description="gap: its mean where patients swap subgroups at random")
+    expected: Number = Field(
+        None, description="gap: its mean between subgroups that are equal and have these standard errors"
+    )
     expected_high: Number = Field(None, description="gap: the 95th percentile of that")
-    p: Number = Field(None, description="gap: share of random swaps with a gap as large")
+    p: Number = Field(None, description="gap: p of a studentised permutation of patients (docs/statistics.md)")
+    p_holm: Number = Field(None, description="Holm's p within the row's family (docs/statistics.md)")
+    corrected_over: int = Field(0, description="size of the family")
 
 
 class RemovalRow(AuditRow, ArmRow):
@@ -367,10 +387,23 @@ class RemovalRow(AuditRow, ArmRow):
     before: Number = Field(None, description="disease AUROC with the attribute")
     after: Number = Field(None, description="disease AUROC without it")
     difference: Number = Field(None, description="after minus before")
-    p: Number = Field(None, description="two-sided p from the resamples")
+    random_after: Number = Field(
+        None, description="disease AUROC without as many random directions, the mean of `random_draws`"
+    )
+    random_draws: int = Field(0, description="how many draws of random directions")
+    beyond_random: Number = Field(None, description="after minus random_after: what the attribute costs beyond them")
+    beyond_low: Number = Field(None, description="lower end of its interval: patients and draws vary")
+    beyond_high: Number = Field(None, description="upper end")
+    p: Number = Field(None, description="two-sided p of beyond_random")
+    p_holm: Number = Field(None, description="Holm's p within the row's family (docs/statistics.md)")
+    corrected_over: int = Field(0, description="size of the family")
     attribute_metric: str = Field(description="auroc or r2: the metric of the attribute")
     attribute_before: Number = Field(None, description="the attribute by a linear probe, before removal")
     attribute_after: Number = Field(None, description="the same after removal; 0.5 by construction for a category")
+    attribute_random: Number = Field(None, description="the same after removal of as many random directions")
+    attribute_beyond: Number = Field(None, description="attribute_after minus attribute_random")
+    attribute_beyond_low: Number = Field(None, description="lower end of its interval: patients and draws vary")
+    attribute_beyond_high: Number = Field(None, description="upper end")
     neighbours_before: Number = Field(None, description="AUROC of a category by 50 nearest neighbours, before removal")
     neighbours_after: Number = Field(None, description="the same after removal")
 

@@ -91,7 +91,7 @@ def _of_label(truth: Floats, scores: list[Floats], codes: Integers) -> tuple[flo
     classes = [np.flatnonzero(truth == value) for value in (1, 0)]
     if not all(map(len, classes)):
         return np.nan, np.nan
-    values, shares = zip(*(_placements(*(score[images] for images in classes)) for score in scores), strict=True)
+    values, shares = zip(*(placements(*(score[images] for images in classes)) for score in scores), strict=True)
     value = values[0] - (values[1] if len(values) == 2 else 0)
     sums, counts = np.zeros((2, int(codes.max()) + 1)), []
     for one, images in enumerate(classes):
@@ -106,8 +106,8 @@ def _of_label(truth: Floats, scores: list[Floats], codes: Integers) -> tuple[flo
     return value, max(0.0, float(positive * (p @ p) + negative * (q @ q) + 2 * both * (p @ q)))
 
 
-def _placements(positive: Floats, negative: Floats) -> tuple[float, tuple[Floats, Floats]]:
-    """AUROC, and V of the positive and of the negative images."""
+def placements(positive: Floats, negative: Floats) -> tuple[float, tuple[Floats, Floats]]:
+    """AUROC of two sets of scores, and V (see `delong`) of the positive and of the negative images."""
     from scipy.stats import rankdata  # a second to import: only commands that test pay for it
 
     together = rankdata(np.concatenate((positive, negative)))
