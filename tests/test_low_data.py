@@ -1,7 +1,9 @@
 """Parts of the training patients: draws, how strengths are chosen where validation is small, what rows say of it."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -50,6 +52,65 @@ def test_draws_are_orders_of_their_own_each_nested(home: Path) -> None:
         kept[draw] = before
     assert len({frozenset(names) for names in kept.values()}) == 3
     assert image_set.nested_subset(train, 1, 0, 2).all()
+
+
+def cohort(patients: int, shares: list[float]) -> image_set.ImageSet:
+    """One image a patient, each label in a share of the patients."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random((patients, len(shares))) < shares).astype(float)
+    names = np.array([f"p{row:04}" for row in range(patients)])
+    return image_set.ImageSet(cast(Store, None), "train", np.arange(patients), names, truth)
+
+
+def test_simple_draws_vary_as_simple_random_samples_and_never_look_at_labels() -> None:
+    patients, kept = 400, 40
+    train = cohort(patients, [0.3, 0.1, 0.02])
+    drawn = np.array([image_set.nested_subset(train, kept / patients, 0, draw) for draw in range(1500)])
+    shares = drawn.astype(float) @ train.truth / kept
+    variance = train.truth.var(axis=0, ddof=1) * (1 / kept - 1 / patients)  # sampling without replacement
+    np.testing.assert_allclose(shares.std(axis=0), np.sqrt(variance), rtol=0.06)
+    np.testing.assert_allclose(shares.mean(axis=0), train.truth.mean(axis=0), atol=4 * np.sqrt(variance / 1500).max())
+    # Every patient and every pair of patients is as likely as any other.
+    assert drawn.mean(axis=0).std() == pytest.approx(np.sqrt(0.1 * 0.9 / 1500), rel=0.15)
+    others = train._replace(truth=1 - train.truth)
+    assert all((image_set.nested_subset(others, 0.1, 0, draw) == drawn[draw]).all() for draw in range(20))
+    # A rare label may lack positive patients in a simple draw; stratified draws vary less and hold on to it.
+    lacking = (drawn.astype(float) @ train.truth[:, 2] == 0).mean()
+    assert 0.2 < lacking < 0.7
+    even = np.array([image_set.nested_subset(train, 0.1, 0, draw, by="stratified") for draw in range(300)])
+    assert (even.astype(float) @ train.truth / kept).std(axis=0).max() < 0.75 * np.sqrt(variance).max()
+
+
+def test_a_label_without_a_class_in_a_draw_has_no_probe_there_which_is_counted_and_said(
+    home: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(home, store)
+    table = pq.read_table(store / "cohort.parquet")
+    rare = table["label.Edema"].to_pylist()
+    split, names = table["split"].to_pylist(), table["patient_id"].to_pylist()
+    some = sorted({name for name, part in zip(names, split, strict=True) if part == "train"})[::10]
+    rare = [
+        value if part != "train" else float(name in some) for value, part, name in zip(rare, split, names, strict=True)
+    ]
+    place = table.column_names.index("label.Edema")
+    replace_cohort(store, table.set_column(place, table.schema.field(place), [rare]))
+    settings = {"data_percent": [0.1, 1], "draws": 6, "resamples": 40, "baselines": False, "saliency": 0}
+    evaluate(vit(tmp_path / "encoder"), store, tmp_path / "out", EvaluateOptions(**settings))
+    rows, draws = read(tmp_path / "out", "results.jsonl"), read(tmp_path / "out", "draws.jsonl")
+    manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert manifest["settings"]["draw_by"] == "simple"
+    lacking = ["Edema" in each["without_probe"] for each in manifest["fractions"][0]["draws"]]
+    assert 0 < sum(lacking) < 6
+    row = one(rows, fraction=0.1, label="Edema", metric="auroc")
+    assert (row["draws_without_probe"], row["draw_by"]) == (sum(lacking), "simple")
+    assert row["reason"] == (
+        f"one class in the training images: all images score alike in {sum(lacking)} of 6 training subsets"
+    )
+    alone = [one(draws, label="Edema", metric="auroc", draw=draw) for draw in range(6)]
+    assert [each["value"] == 0.5 for each in alone] == lacking
+    whole = one(rows, fraction=1.0, label="Edema", metric="auroc")
+    assert (whole["draws_without_probe"], whole["draw_by"]) == (0, None)
 
 
 def test_a_fraction_is_the_mean_of_its_draws_and_its_interval_covers_them(evaluated: Path) -> None:

@@ -13,6 +13,7 @@ Split = Literal["test", "validate"]
 Uncertain = Literal["ignore", "zeros", "ones"]
 # `source`: as the cohort's metadata says of each label (`schema.LabelSource.blank`); the others overrule it.
 Blank = Literal["source", "negative", "ignore"]
+DrawBy = Literal["simple", "stratified"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 # Protocols that train by gradient descent, and those of frozen features, which pixels and charts can have too.
@@ -94,6 +95,11 @@ class EvaluateOptions(ScoringOptions):
         json_schema_extra={"hint": "0.05 means 5 %"},
     )
     draws: int = Field(5, ge=1, description="Random patient subsets for each fraction below 1")
+    draw_by: DrawBy = Field(
+        "simple",
+        description="How the subsets are drawn. simple: random patients, whatever their labels. stratified: with equal "
+        "shares of patients by their rarest finding, for which the labels of all patients are read",
+    )
     labels: Names = Field(None, description="Labels to evaluate, separated by commas; by default all")
     saliency: int = Field(12, ge=0, description="Number of images with saliency maps (linear, knn); 0 for none")
     freeze: Annotated[bool, Only("published")] = Field(

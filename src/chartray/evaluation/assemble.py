@@ -126,6 +126,7 @@ def score_of(outcome: Outcome, done: Evaluated) -> Score:
         protocol=settings.protocol,
         split=settings.split,
         fraction=float(outcome.fraction),
+        draw_by=settings.draw_by if outcome.fraction < 1 else None,
         label="",
         metric="",
         seed=settings.seed,
@@ -181,6 +182,7 @@ def comparisons_of(done: Evaluated) -> list[Comparison]:
             protocol=settings.protocol,
             split=settings.split,
             fraction=float(other.fraction),
+            draw_by=settings.draw_by if other.fraction < 1 else None,
             label="",
             metric="",
             uncertain=settings.uncertain,
@@ -322,9 +324,16 @@ def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = N
     )
 
 
-def fraction_entry(fraction: float, parts: Sequence[tuple[ImageSet, ImageSet]]) -> FractionEntry:
-    """What the manifest says of a fraction: images and patients of each training subset."""
-    draws = tuple(SubsetEntry(train=counts(train), validate=counts(validate)) for train, validate in parts)
+def fraction_entry(fraction: float, parts: Sequence[tuple[ImageSet, ImageSet]], labels: Sequence[str]) -> FractionEntry:
+    """What the manifest says of a fraction: images and patients of each training subset, and labels of one class."""
+    draws = tuple(
+        SubsetEntry(
+            train=counts(train),
+            validate=counts(validate),
+            without_probe=tuple(label for label, able in zip(labels, train.learnable, strict=True) if not able),
+        )
+        for train, validate in parts
+    )
     return FractionEntry(fraction=fraction, draws=draws)
 
 

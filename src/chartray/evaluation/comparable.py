@@ -226,6 +226,12 @@ def _refuse_other_learning(first: EvaluatedRun, other: EvaluatedRun, *, subsets:
                 f"expected one store of {dataset} in all evaluations, found hash {digest[:12]} in {first.folder} and "
                 f"{other.stores[dataset][:12]} in {other.folder}; evaluate on one store"
             )
+    ours, theirs = (run.settings.draw_by or "an earlier way" for run in (first, other))
+    if subsets and ours != theirs:
+        raise InputError(
+            f"expected one --draw-by in all evaluations with a fraction of the training patients, found {ours} in "
+            f"{first.folder} and {theirs} in {other.folder}; evaluate both with the same options"
+        )
     ours, theirs = (str(run.settings.seed) for run in (first, other))
     if subsets and ours != theirs:
         raise InputError(

@@ -81,7 +81,7 @@ def evaluate(
             outcomes += outcomes_of(candidate.arm, share, task, learnings, studies, options)
     arms = [candidate.arm for candidate in candidates]
     outcomes.sort(key=lambda each: (each.fraction, arms.index(each.arm)))
-    fractions = [fraction_entry(share, [each[1:] for each in drawn]) for share, drawn in parts.items()]
+    fractions = [fraction_entry(share, [each[1:] for each in drawn], task.labels) for share, drawn in parts.items()]
     if options.split == "test":
         scored = [(test.image_set.store.folder, test.image_set.store.hash) for test in task.tests]
         note_scoring(scored, run=run, source=source)
@@ -96,7 +96,8 @@ def _parts(task: Task, share: float, options: EvaluateOptions) -> list[tuple[Tra
     found = []
     for part in (TrainingSubset(share, draw) for draw in range(options.draws if share < 1 else 1)):
         train, validate = (
-            each.kept(nested_subset(each, share, options.seed, part.draw)) for each in (task.train, task.validate)
+            each.kept(nested_subset(each, share, options.seed, part.draw, by=options.draw_by))
+            for each in (task.train, task.validate)
         )
         found.append((part, train, validate))
     return found
@@ -109,7 +110,7 @@ def _refuse_without_early_stopping(parts: Mapping[float, Sequence[tuple[Training
             raise InputError(
                 f"expected a label with both classes among the {len(validate.rows)} validation images of training "
                 f"subset {part.draw + 1} at fraction {part.fraction:g} of {validate.store.folder}, found none; early "
-                "stopping needs one, so use a larger --data-percent"
+                "stopping needs one, so use a larger --data-percent, or --draw-by stratified"
             )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from chartray.config.evaluate import DrawBy
 from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.schema import LABEL_PREFIX, READ_COLUMN, CohortMetadata, finding, from_metadata
@@ -35,6 +36,12 @@ class ImageSet(NamedTuple):
         """Some of them."""
         blank = None if self.blank is None else self.blank[mask]
         return self._replace(rows=self.rows[mask], patients=self.patients[mask], truth=self.truth[mask], blank=blank)
+
+    @property
+    def learnable(self) -> list[bool]:
+        """Which labels have both classes; a probe of another scores all images alike."""
+        both: list[bool] = ((self.truth == 1).any(axis=0) & (self.truth == 0).any(axis=0)).tolist()
+        return both
 
     @property
     def blank_negatives(self) -> list[int]:
@@ -124,30 +131,37 @@ def shared_labels(labels: Sequence[str], store: Store) -> list[Match]:
     return [Match(label, there[finding(label)]) for label in labels if finding(label) in there]
 
 
-def nested_subset(image_set: ImageSet, fraction: float, seed: int, draw: int = 0) -> NDArray[np.bool_]:
+def nested_subset(
+    image_set: ImageSet, fraction: float, seed: int, draw: int = 0, *, by: DrawBy = "simple"
+) -> NDArray[np.bool_]:
     """(N,): the images of the first `fraction` of the patients in one fixed order, so that 0.01 lies inside 0.05.
 
-    The order is a salted hash within strata and even over them: a stratum is the rarest finding that a patient has.
-    Every `draw` is an order of its own. At least one patient stays. Raises InputError if `fraction` is not in (0, 1].
+    The order is that of a salted hash: a simple random sample, which may lack a class of a label. `stratified`, it is
+    the hash within strata and even over them: a stratum is the rarest finding that a patient has. Every `draw` is an
+    order of its own. At least one patient stays. Raises InputError if `fraction` is not in (0, 1].
     """
     if not 0 < fraction <= 1:
         raise InputError(f"expected a fraction of the patients in (0, 1], found {fraction:g}; 0.05 means 5 %")
     names, codes = np.unique(image_set.patients, return_inverse=True)
-    has = np.zeros((len(names), image_set.truth.shape[1] + 1), dtype=bool)
-    np.logical_or.at(has[:, :-1], codes, image_set.truth == 1)
-    has[:, -1] = True  # the stratum of those without a finding
-    rarest_first = np.append(np.argsort(has[:, :-1].sum(axis=0), kind="stable"), has.shape[1] - 1)
-    stratum = has[:, rarest_first].argmax(axis=1)
     digests = np.array(
         [hashlib.sha256(f"chartray subset {seed}/{draw} {name}".encode()).digest() for name in names], dtype="S32"
     )
-    place = np.empty(len(names))
-    for one in np.unique(stratum):
-        members = np.flatnonzero(stratum == one)
-        ranks = np.empty(len(members))
-        ranks[np.argsort(digests[members], kind="stable")] = np.arange(len(members))
-        place[members] = (ranks + 0.5) / len(members)
-    order = np.lexsort((digests, place))
+    order = np.argsort(digests, kind="stable")
+    if by == "stratified":
+        stratum, place = _rarest_finding(image_set.truth, codes)[order], np.empty(len(names))
+        for one in np.unique(stratum):
+            members = np.flatnonzero(stratum == one)
+            place[members] = (np.arange(len(members)) + 0.5) / len(members)
+        order = order[np.argsort(place, kind="stable")]
     kept = np.zeros(len(names), dtype=bool)
     kept[order[: max(1, round(len(names) * fraction))]] = True
     return np.asarray(kept[codes])
+
+
+def _rarest_finding(truth: Floats, codes: Integers) -> Integers:
+    """(patients,): the rarest label that a patient is positive of; one more for those without a finding."""
+    has = np.zeros((codes.max() + 1, truth.shape[1] + 1), dtype=bool)
+    np.logical_or.at(has[:, :-1], codes, truth == 1)
+    has[:, -1] = True
+    rarest_first = np.append(np.argsort(has[:, :-1].sum(axis=0), kind="stable"), has.shape[1] - 1)
+    return np.asarray(has[:, rarest_first].argmax(axis=1))

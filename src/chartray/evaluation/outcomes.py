@@ -75,10 +75,9 @@ def _drawn(
     learning: Learning, scores: Floats, test: EvaluationSet, studies: Studies | None, settings: EvaluateOptions
 ) -> SubsetScores:
     train, validate, learnt = learning
-    both = (train.truth == 1).any(axis=0) & (train.truth == 0).any(axis=0)
     fits = [
-        fit if able else fit._replace(reason=ONE_CLASS_TRAINING)
-        for fit, able in zip(learnt.fits, both.tolist(), strict=True)
+        fit if able else fit._replace(reason=ONE_CLASS_TRAINING, draws_without_probe=1)
+        for fit, able in zip(learnt.fits, train.learnable, strict=True)
     ]
 
     def scored(of: EvaluationSet, these: Floats, thresholds: Floats | None) -> Scored:
@@ -109,11 +108,11 @@ def _over_fits(subsets: Sequence[list[LabelFit]]) -> list[LabelFit]:
     for each in zip(*subsets, strict=True):
         same = {
             name: values.pop() if len(values := {getattr(fit, name) for fit in each}) == 1 else None
-            for name in LabelFit._fields
+            for name in ("strength", "validation_auroc", "neighbours", "best_epoch")
         }
         by = sorted({fit.chosen_by for fit in each if fit.chosen_by is not None})
-        alike = sum(fit.reason is not None for fit in each)
+        alike = sum(fit.draws_without_probe for fit in each)
         some = "" if alike == len(each) else f" in {alike} of {len(each)} training subsets"
         reason = ONE_CLASS_TRAINING + some if alike else None
-        found.append(LabelFit(**same)._replace(chosen_by=" or ".join(by) or None, reason=reason))
+        found.append(LabelFit(**same, chosen_by=" or ".join(by) or None, draws_without_probe=alike, reason=reason))
     return found

@@ -130,6 +130,7 @@ def calibration_rows(test: EvaluationSet, scored: Scored, level: float, about: S
                     protocol=about.protocol,
                     split=about.split,
                     fraction=about.fraction,
+                    draw_by=about.draw_by,
                     label=label,
                     bin=bin_,
                     bins=BINS,

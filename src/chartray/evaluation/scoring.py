@@ -32,6 +32,7 @@ class LabelFit(NamedTuple):
     neighbours: int | None = None
     best_epoch: int | None = None
     chosen_by: str | None = None
+    draws_without_probe: int = 0
     reason: str | None = None
 
 

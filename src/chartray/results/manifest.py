@@ -50,6 +50,9 @@ class Settings(Record):
     data_percent: Annotated[tuple[float, ...], BeforeValidator(as_tuple)] = Field(
         (1.0,), description="shares of the training patients"
     )
+    draw_by: str | None = Field(
+        None, description="how patients of shares below 1 are drawn: simple or stratified; null: not said"
+    )
 
 
 class MatchEntry(Record):
@@ -99,6 +102,9 @@ class SubsetEntry(Record):
 
     train: Counts = Field(description="images that probes were fitted on")
     validate_: Counts = Field(alias="validate", description="images that hyperparameters were chosen on")
+    without_probe: Texts = Field(
+        (), description="labels with one class in its training images: no probe can be fitted, all images score alike"
+    )
 
 
 class FractionEntry(Record):

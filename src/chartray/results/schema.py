@@ -125,6 +125,11 @@ class MeasuredRow(Record):
     protocol: str = Field(description="linear, knn, finetune or published")
     split: str = Field(description="the split that is scored: test or validate")
     fraction: float = Field(1.0, description="share of the training and validation patients that was learnt from")
+    draw_by: str | None = Field(
+        None,
+        description="how the patients of a fraction below 1 were drawn: simple (at random) or stratified (by their "
+        "rarest finding)",
+    )
     uncertain: str | None = Field(None, description="what an uncertain label (-1) counts as: ignore, zeros or ones")
     blank: str | None = Field(None, description="what a blank label counts as: source, negative or ignore")
     after_film: Texts = Field((), description="chart variables known only after the image that pretraining was allowed")
@@ -159,6 +164,10 @@ class Score(MeasuredRow, ArmRow, Interval):
     redrawn: int | None = Field(None, description="resamples that were drawn again because a class was missing")
     level: float | None = Field(None, description="coverage of the interval, such as 0.95")
     draws: int = Field(1, description="random training subsets that the value is a mean over; 1 at fraction 1")
+    draws_without_probe: int = Field(
+        0,
+        description="training subsets in which the label has one class: no probe can be fitted, all images score alike",
+    )
     draw: int | None = Field(None, description="draws.jsonl: which of them this row is of")
     seed: int | None = Field(None, description="--seed of the evaluation")
     run_seed: int | None = Field(None, description="seed of the pretraining")
