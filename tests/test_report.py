@@ -18,7 +18,7 @@ from chartray.pixels.store import FLOW_FILE, Store
 from chartray.report.cohorts import common_values, data_section
 from chartray.report.disambiguate import under_names
 from chartray.report.inputs import read_results, read_run
-from chartray.report.methods import command_words, methods, scoring, seen_in_pretraining
+from chartray.report.methods import command_words, methods, seen_in_pretraining
 from chartray.report.methods_pretraining import seeds_by_arm
 from chartray.report.summary import selection
 from chartray.report.write import write_report
@@ -585,12 +585,13 @@ def test_runs_that_differ_are_not_described_by_the_first(folders: dict[str, list
         replace(run, arm=arm_of("sex,age", control)) for run, control in zip(read, ("none", "shuffled"), strict=False)
     ]
     assert seeds_by_arm([*listed, read[2]]) == "sex,age; sex,age, shuffled; DINO, no chart; 1 seed each"
-    text = methods(read, scoring([], [], selection([])), [])
+    text = " ".join(one.text for one in methods(read, selection([])))
     assert "of the arms sex were pretrained with MSN" in text
     assert (
         "of the arms DINO, no chart were pretrained with DINO for 20 optimizer steps of 64 images on 999 images" in text
     )
-    assert methods(read[:2], scoring([], [], selection([])), []).count("were pretrained with") == 1
+    same = " ".join(one.text for one in methods(read[:2], selection([])))
+    assert same.count("were pretrained with") == 1
     lead = words_of(write_report([first, second, third], [], tmp_path / "out"))
     assert "3 pretraining runs (sex: 2 seeds; DINO, no chart: 1 seed)" in lead
 
@@ -647,7 +648,7 @@ def test_simulated_data_are_called_so_first_and_in_the_methods(
     assert text.index("Simulated data: images, charts and findings of MIMIC-CXR are simulated") < text.index(
         "Flow of rows"
     )
-    assert "Images, charts and findings of MIMIC-CXR were simulated. Encoders" in text
+    assert "Eligibility. Images, charts and findings of MIMIC-CXR were simulated." in text
     results = tmp_path / "results"
     shutil.copytree(folders["results"][0], results)
     stores = json.loads((results / "evaluation.json").read_text())["stores"]
@@ -665,8 +666,8 @@ def test_the_methods_say_what_strengths_were_really_chosen_on(folders: dict[str,
     rewrite(results, "results.jsonl", rows)
     text = words_of(write_report([], [results], tmp_path / "out"))
     words = (
-        "its strength was chosen by cross-validation by patient inside the training images (3 of 4 labels) and on the "
-        "validation images (1 of 4 labels)"
+        "its strength was chosen by cross-validation by patient inside the training images (3 of 4 probes) and on the "
+        "validation images (1 of 4)"
     )
     assert text.count(words) == 2  # under the findings, and in the paragraph
     assert "the validation split chose" not in text

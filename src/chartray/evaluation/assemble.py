@@ -29,13 +29,15 @@ from chartray.results.manifest import (
     EvaluationManifest,
     FractionEntry,
     MatchEntry,
+    ProbeEntry,
     SaliencyEntry,
     Settings,
     StoreEntry,
     SubsetEntry,
 )
 from chartray.results.schema import Comparison, Score
-from chartray.statistics.probe import Probe
+from chartray.statistics.knn import NEIGHBOURS
+from chartray.statistics.probe import FOLDS, STRENGTHS, Probe
 
 
 class Evaluated(NamedTuple):
@@ -290,12 +292,19 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
         fractions=tuple(done.fractions),
         left_out=done.left_out,
         not_compared=tuple(task.not_compared),
+        probe=probe_entry(settings.protocol),
         recipe=None if done.recipe is None else done.recipe._asdict(),
         training=tuple(dict(epoch) for epoch in done.learnt.history) if done.recipe is not None else (),
         saliency=saliency,
         test_split_touched=settings.split == "test",
         notes=tuple(notes),
     )
+
+
+def probe_entry(protocol: str) -> ProbeEntry | None:
+    """What the manifest says of the grid of a protocol that fits on frozen features."""
+    grids = {"linear": STRENGTHS, "knn": tuple(map(float, NEIGHBOURS))}
+    return ProbeEntry(candidates=grids[protocol], folds=FOLDS) if protocol in grids else None
 
 
 def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = None) -> StoreEntry:
@@ -316,6 +325,7 @@ def store_entry(test: EvaluationSet, labels: Sequence[str], seen: int | None = N
         unmatched=tuple(label for label in labels if label not in test.labels),
         unmatched_there=tuple(name for name in label_names(store.cohort) if name not in there),
         macro_labels=tuple(label for label, here in zip(test.labels, test.counted, strict=True) if here),
+        size=store.size,
         films=count.films,
         patients=count.patients,
         films_read_by_radiologists=int(read_by_radiologists(test.image_set).sum()),

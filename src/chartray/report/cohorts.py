@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from chartray.flow import CohortFlow
 from chartray.pixels.store import Store, read_store_flow
+from chartray.records.cohort import patients_in_two_splits
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
 from chartray.truth import blank_cells, meaning
@@ -78,6 +79,7 @@ class DataSection(NamedTuple):
     notes: list[str]
     links: list[tuple[str, int]]
     splits: list[SplitRow]
+    patients_in_two_splits: int
     missing: list[MissingCells]
     labels: list[LabelCounts]
     absent_labels: list[str]
@@ -148,6 +150,9 @@ def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Pre
         notes=[f"{each.of}: {each.what}" for each in flow.cautions],
         links=[(name.replace("films", "images"), count) for name, count in flow.links.items()],
         splits=_splits(cohort) if cohort is not None else [],
+        patients_in_two_splits=patients_in_two_splits(cohort["patient_id"], cohort["split"])
+        if cohort is not None
+        else 0,
         missing=_missing(cohort, metadata, flow.missing) if cohort is not None else [],
         labels=_labels(cohort) if cohort is not None else [],
         absent_labels=flow.absent_labels or list(metadata.absent_labels),

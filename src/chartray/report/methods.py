@@ -1,20 +1,21 @@
-"""The methods paragraph and the reproducibility block, written from the manifests of runs, evaluations and audits."""
+"""The methods and the reproducibility block, written from the manifests of runs, evaluations and audits."""
 
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
 from chartray.evaluation.sentences import blanks_counted
+from chartray.report.cohorts import DataSection
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
-from chartray.report.methods_evidence import evidence_sentences
+from chartray.report.methods_data import eligibility, missing_values, reference_standard, split
+from chartray.report.methods_evidence import audited, measured
 from chartray.report.methods_pretraining import pretraining
-from chartray.report.methods_probe import chosen_words, learnt_words
-from chartray.report.summary import Selection
+from chartray.report.summary import Selection, selection_of
+from chartray.results import methods as said
 from chartray.results.arm import dataset_name
 from chartray.results.manifest import EvaluationManifest, StoreEntry
+from chartray.results.methods import ScoredFolder, author
 from chartray.results.schema import MACRO, Score
-from chartray.statistics.metrics import MINIMUM_PATIENTS
-from chartray.truth import BLANK_WORDS
 
 _FACTS = {
     "chartray": "Chartray",
@@ -87,7 +88,7 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         notes=list(dict.fromkeys(note for one in evaluations for note in one.notes)),
         seen=seen_in_pretraining(results),
         holds_fixed=_holds_fixed(scores),
-        chosen=chosen_words(scores, which.protocol),
+        chosen=said.chosen_words(scored_folders(results, which)),
     )
 
 
@@ -126,22 +127,75 @@ def facts(runs: Sequence[PretrainingRun]) -> Facts:
     return Facts(shared, names, differing)
 
 
+class Paragraph(NamedTuple):
+    """A titled part of the methods."""
+
+    title: str
+    text: str
+
+
 def methods(
     runs: Sequence[PretrainingRun],
-    how: ScoringFacts,
-    datasets: Sequence[str],
+    which: Selection,
     results: Sequence[Results] = (),
     audits: Sequence[AuditResults] = (),
+    data: Sequence[DataSection] = (),
     simulated: Sequence[str] = (),
-) -> str:
-    """A paragraph for a paper; a fact that no file holds is left out. `simulated` are the simulated data sets."""
-    drawn = (
-        [f"Images, charts and findings of {', '.join(map(dataset_name, simulated))} were simulated."]
-        if simulated
-        else []
-    )
-    scored = _evaluation(how, datasets, results)
-    return " ".join([*drawn, *pretraining(runs, results), *scored, *evidence_sentences(results, audits)])
+) -> list[Paragraph]:
+    """Paragraphs for a paper, of facts that files hold; `[author: ...]` stands where none can. docs/reporting.md says
+    which item of CLAIM and TRIPOD+AI each fills. `simulated` are the simulated data sets.
+    """
+    folders = scored_folders(results, which)
+    manifests, scores = [one.manifest for one in folders], [score for one in folders for score in one.scores]
+    comparisons = [pair for one in results for pair in one.comparisons]
+    parts = {
+        "Study": [author("study goal; intended use, users and place in care; protocol and registration")],
+        "Eligibility": eligibility(data, simulated),
+        "Split": split(data),
+        "Reference standard": reference_standard(data, results),
+        "Missing values": [*missing_values(data, runs), *(said.label_sentences(scores)), *_blank_lines(manifests)],
+        "Images": said.image_sentences(manifests),
+        "Pretraining": pretraining(runs, results),
+        "Probes": [
+            *_scored(folders, which),
+            *said.learnt_from_sentences(manifests, which.fraction),
+            *said.fraction_sentences(manifests),
+        ],
+        "Measures": [*measured(results), *said.interval_sentences(scores)],
+        "Comparisons": said.test_sentences(comparisons),
+        "Sample size": [
+            *said.sample_sentences(manifests, scores),
+            author("how many patients and seeds were planned, and why; the smallest difference that matters"),
+        ],
+        "Audit": audited(audits),
+        "Statements": [author("availability of data, code and weights; funding and the role of funders; interests")],
+    }
+    return [Paragraph(title, " ".join(sentences)) for title, sentences in parts.items() if sentences]
+
+
+def scored_folders(results: Sequence[Results], which: Selection) -> list[ScoredFolder]:
+    """The evaluations, each with its scores of the selection `which`."""
+    found = []
+    for one in results:
+        scores = [score for score in one.scores if selection_of(score) == which]
+        if one.evaluation is not None and scores:
+            found.append(ScoredFolder(one.evaluation, scores))
+    return found
+
+
+def _scored(folders: Sequence[ScoredFolder], which: Selection) -> list[str]:
+    where = ", ".join(dict.fromkeys(dataset_name(score.dataset) for one in folders for score in one.scores))
+    if not where:
+        return []
+    return [
+        f"Embeddings of the target encoder were scored on the {which.split} images of {where} "
+        f"{said.probe_words(folders)}."
+    ]
+
+
+def _blank_lines(manifests: Sequence[EvaluationManifest]) -> list[str]:
+    lines = dict.fromkeys(line for one in manifests for line in _blanks(one))
+    return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
 def seen_in_pretraining(results: Sequence[Results]) -> list[str]:
@@ -171,28 +225,6 @@ def _seen(count: int | None) -> str:
         "Not checked whether scored patients were in the pretraining data: the encoder came without the list of its "
         "patients, started from other weights, or was pretrained on another source"
     )
-
-
-def _evaluation(how: ScoringFacts, datasets: Sequence[str], results: Sequence[Results]) -> list[str]:
-    found = []
-    if datasets:
-        by = learnt_words(how.protocol, how.chosen, results)
-        where = ", ".join(map(dataset_name, datasets))
-        found.append(f"Embeddings of the target encoder were scored on the {how.split} images of {where} {by}.")
-    if how.resamples:
-        found.append(f"Intervals are 95 % percentile intervals of {how.resamples} bootstrap resamples of patients.")
-    if how.blank or how.uncertain:
-        found.append(
-            f"Blank labels: {BLANK_WORDS.get(how.blank, how.blank) or 'not recorded'}; uncertain labels: "
-            f"{how.uncertain or 'not recorded'}."
-        )
-    found += [f"{line[0].upper()}{line[1:]}." for line in how.blanks]
-    if how.macro_labels:
-        found.append(
-            f"The macro mean is over labels with at least {MINIMUM_PATIENTS} positive and {MINIMUM_PATIENTS} negative "
-            "patients, the same for every arm."
-        )
-    return found
 
 
 def _too_few(scores: Sequence[Score]) -> dict[str, list[str]]:

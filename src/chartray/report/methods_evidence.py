@@ -1,9 +1,8 @@
-"""The methods paragraph's second half: what was measured besides AUROC, how arms were compared, what was audited."""
+"""The methods' part on what was measured besides AUROC and what was audited."""
 
 from collections.abc import Sequence
 
 from chartray.report.inputs import AuditResults, Results
-from chartray.results.schema import Comparison, Score
 from chartray.wording import joined
 
 _ATTRIBUTE_METRICS = {
@@ -13,25 +12,14 @@ _ATTRIBUTE_METRICS = {
 }
 
 
-def evidence_sentences(results: Sequence[Results], audits: Sequence[AuditResults]) -> list[str]:
-    """Sentences for a paper on what these folders hold, and on nothing else."""
+def measured(results: Sequence[Results]) -> list[str]:
+    """Sentences on the metrics that these folders hold."""
     scores = [score for one in results for score in one.scores]
-    comparisons = [pair for one in results for pair in one.comparisons]
-    studies = any(one.studies for one in results)
-    return [*_measured(scores, studies=studies), *_compared(comparisons), *_audited(audits)]
-
-
-def _measured(scores: Sequence[Score], *, studies: bool) -> list[str]:
-    found = []
-    fewer = sorted({one.fraction for one in scores if one.fraction < 1})
-    if fewer:
-        draws = max(one.draws for one in scores if one.fraction < 1)
-        shares = joined(f"{100 * share:g} %" for share in fewer)
-        over = f", each the mean over {draws} draws of patients, which the intervals cover" if draws > 1 else ""
-        found.append(
-            f"Probes were also fitted on {shares} of the training and validation patients, nested by patient{over}."
-        )
     metrics = {one.metric for one in scores}
+    titles = {"auroc": "AUROC", "average_precision": "average precision"}
+    found = [
+        f"Measured were {joined(there)}." for there in [[titles[one] for one in titles if one in metrics]] if there
+    ]
     if metrics & {"brier", "ece"}:
         found.append(
             "Calibration was measured by the Brier score and the expected calibration error over bins of equally many "
@@ -45,33 +33,13 @@ def _measured(scores: Sequence[Score], *, studies: bool) -> list[str]:
         found.append(
             "As a cross-check, DeLong's variance was computed with images clustered by patient (Obuchowski 1997)."
         )
-    if studies:
+    if any(one.studies for one in results):
         found.append("The score of a study is the mean of its images' scores.")
     return found
 
 
-def _compared(comparisons: Sequence[Comparison]) -> list[str]:
-    if not comparisons:
-        return []
-    found = []
-    if any(one.degrees_of_freedom is not None for one in comparisons):
-        found.append(
-            "Differences between arms of several seeds were tested by Student's t on the same images. The variance "
-            "is that of the patients (paired bootstrap) plus that of the seeds; degrees of freedom by Satterthwaite."
-        )
-    others = [one for one in comparisons if one.degrees_of_freedom is None]
-    if others:
-        above = any("seeds" in one.levels for one in others)
-        how = "a hierarchical bootstrap of patients and seeds" if above else "a paired bootstrap of patients"
-        found.append(f"{'Other differences' if found else 'Differences between arms'} were tested by {how}.")
-    if any(one.p_holm is not None for one in comparisons):
-        found.append("P values of labels were corrected by Holm's method within one pair of arms, data set and metric.")
-    if any(one.delong_p is not None for one in comparisons):
-        found.append("DeLong's test of paired AUROCs, clustered by patient, was computed too.")
-    return found
-
-
-def _audited(audits: Sequence[AuditResults]) -> list[str]:
+def audited(audits: Sequence[AuditResults]) -> list[str]:
+    """Sentences on what these folders hold, and on nothing else."""
     probes = [row for one in audits for row in one.probes]
     subgroups = [row for one in audits for row in one.subgroups]
     found = []

@@ -103,7 +103,7 @@ def page_content(
         "data": data,
         "training": curves.training_figures(runs, styles, out),
         "facts": methods.facts(runs),
-        "methods": methods.methods(runs, how, scored, results, audits, simulated),
+        "methods": methods.methods(runs, main.which, results, audits, data, simulated),
         "fewest_patients": MINIMUM_PATIENTS,
         "seeds_needed": SEEDS_FOR_A_CLAIM,
         "css": _asset("style.css"),
@@ -152,6 +152,15 @@ def breakable(text: str) -> Markup:
     return Markup(re.sub(r",(?=[^\s\d])", ",<wbr>", str(escape(text))))
 
 
+def authored(text: str) -> Markup:
+    """Text in which what an author must fill in stands out.
+
+    >>> str(authored("Two arms. [author: dates]"))
+    'Two arms. <mark>[author: dates]</mark>'
+    """
+    return Markup(re.sub(r"(\[author: [^\]]*\])", r"<mark>\1</mark>", str(breakable(text))))
+
+
 def _bokeh() -> str:
     return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
 
@@ -172,4 +181,5 @@ def environment() -> jinja2.Environment:
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["shown"] = dataset_name
     environment.filters["breakable"] = breakable
+    environment.filters["authored"] = authored
     return environment

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 from chartray.networks.description import Architecture, Provenance
 from chartray.results.arm import Arm, arm_of
 from chartray.results.question import DeclaredQuestion, Scorings
-from chartray.results.schema import Number, Record, Texts, as_tuple
+from chartray.results.schema import Number, Numbers, Record, Texts, as_tuple
 
 # Raised whenever a field changes; other formats are refused.
 RESULTS_FORMAT: Final = 4
@@ -79,6 +79,7 @@ class StoreEntry(Record):
     unmatched: Texts = Field((), description="labels of STORE that it lacks")
     unmatched_there: Texts = Field((), description="its labels that STORE lacks; not scored")
     macro_labels: Texts = Field((), description="labels of the macro mean")
+    size: int | None = Field(None, description="side of its stored images, in pixels")
     films: int | None = Field(None, description="images that are scored")
     patients: int | None = Field(None, description="their patients")
     films_read_by_radiologists: int | None = Field(None, description="images whose labels are radiologists' own")
@@ -112,6 +113,13 @@ class FractionEntry(Record):
 
     fraction: float = Field(description="the share")
     draws: Annotated[tuple[SubsetEntry, ...], BeforeValidator(as_tuple)] = Field(description="each random subset")
+
+
+class ProbeEntry(Record):
+    """Linear and knn: what each label's penalty, or number of neighbours, was chosen from."""
+
+    candidates: Numbers = Field(description="the values that were tried")
+    folds: int = Field(description="folds of the cross-validation by patient, where validation has too few patients")
 
 
 class SaliencyEntry(Record):
@@ -158,6 +166,7 @@ class EvaluationManifest(Manifest):
     )
     left_out: dict[str, str] = Field(default_factory=dict, description="baselines that were not scored, and why")
     not_compared: Texts = Field((), description="external stores whose images could not be compared with training")
+    probe: ProbeEntry | None = Field(None, description="linear, knn: what a probe's setting was chosen from")
     recipe: dict[str, str | int | float | bool | None] | None = Field(
         None, description="published, finetune: how the layers were trained"
     )

@@ -49,6 +49,21 @@ def verdict(difference: float | None, p: float | None, seeds: int, level: float 
     return Verdict.A_HIGHER if difference > 0 else Verdict.B_HIGHER
 
 
+def rule(level: float = 0.95) -> str:
+    """The rule of `verdict` as a formula, for a paper.
+
+    >>> print(rule())
+    Verdict on d = a - b over K_a and K_b seeds: if min(K_a, K_b) < 3, no claim about the method; else if p > 0.05, no \
+difference shown; else a higher (d > 0) or b higher (d < 0), where p is Holm's for a label
+    """
+    alpha = f"{1 - level:.2g}"
+    return (
+        f"Verdict on d = a - b over K_a and K_b seeds: if min(K_a, K_b) < {SEEDS_FOR_A_CLAIM}, no claim about the "
+        f"method; else if p > {alpha}, no difference shown; else a higher (d > 0) or b higher (d < 0), where p "
+        "is Holm's for a label"
+    )
+
+
 def verdict_of_interval(low: float, high: float, seeds: int) -> Verdict:
     """The verdict where there is an interval and no p: a difference is shown where it leaves out 0."""
     if why_no_claim(seeds):
