@@ -170,7 +170,6 @@ def test_the_card_holds_the_measured_numbers_and_the_limits(exported: dict[str, 
     for words in (
         "Not for clinical use",
         "no claim: fewer than 3 seeds",
-        "known only after the image",
         "was not measured for this card",
     ):
         assert words in limits
@@ -278,6 +277,40 @@ def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], t
         text = (export_encoder(source, tmp_path / name / "out", results=results) / "README.md").read_text()
         assert ("can be trusted: pretraining used mortality, known only after the image" in text) == bool(after)
         assert ("leak" in text.lower()) == bool(after)
+
+
+def test_what_is_known_only_after_the_image_opens_the_card(exported: dict[str, Path], tmp_path: Path) -> None:
+    """Issue 12, point 9: it stood among the limits, below all numbers; that of weights it started from nowhere."""
+    said = "> **Known only after the image: pretraining used mortality. A gain from that is not possible"
+    text = (exported["out"] / "README.md").read_text()
+    assert text.index(said) < text.index("A Vision Transformer")
+    older = {"source": "a", "after_film": ["discharge"], "init": {"source": "b", "after_film": ["stay"]}}
+    for name, made, words in (
+        ("older", {"after_film": [], "init": older}, "pretraining used discharge and stay."),
+        ("none", {"after_film": []}, ""),
+    ):
+        source = evaluation_folders.vit(tmp_path / name / "encoder", **MADE | made)
+        text = (export_encoder(source, tmp_path / name / "out") / "README.md").read_text()
+        assert ("Known only after the image" in text) == bool(words)
+        assert words in text
+
+
+def test_the_card_says_how_its_numbers_were_made_and_what_its_author_must_add(exported: dict[str, Path]) -> None:
+    text = (exported["out"] / "README.md").read_text()
+    how = text[text.index("### How these numbers were made") : text.index("## Limits")]
+    for words in (
+        "Images were stored as 8-bit grey, stretched to 32 x 32 px",
+        "one of 13 between 1 and 1e+06, is the one with the highest AUROC",
+        "(5 folds)",
+        "learnt from 96 training images of 48 patients, hyperparameters chosen on 48 validation images of 24 patients",
+        "All tests are two-sided; alpha is 0.05.",
+        "Holm's method over the labels of one pair of arms, data set, share of the training patients and metric",
+        "if min(K\\_a, K\\_b) < 3, no claim about the method; else if p > 0.05, no difference shown",
+        "Scored were 96 images of 48 patients of MIMIC-CXR.",
+    ):
+        assert words.replace("<", "\\<").replace("p >", "p \\>") in how, words
+    for asked in ("intended use", "sites, dates and eligibility", "how, from what and by whom", "funding"):
+        assert f"[author: {asked}" in text or f"[author: availability of data and code; {asked}" in text
 
 
 def test_nothing_of_the_machine_or_of_patients_is_in_an_export(exported: dict[str, Path]) -> None:

@@ -15,6 +15,7 @@ from chartray.model_card.numbers import (
     METRIC_NAMES,
     beside_baselines,
     better_baselines,
+    cell,
     compared,
     count,
     dataset_of,
@@ -23,9 +24,12 @@ from chartray.model_card.numbers import (
 )
 from chartray.networks.description import Provenance
 from chartray.networks.encoder import PretrainedEncoder
+from chartray.results import methods as said
 from chartray.results.arm import dataset_name
+from chartray.results.methods import author
 from chartray.results.schema import MACRO, SubgroupRow
 from chartray.results.verdict import why_no_claim
+from chartray.wording import joined
 
 # What leaderboards know; the other metrics are in the text.
 _IN_HEAD = ("auroc", "average_precision")
@@ -58,6 +62,10 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
         head=_head(name, made, [] if leak else found.evaluations),
         leak=leak,
         unchecked=unchecked(audits, found.evaluations),
+        late=_late(made),
+        purpose=author("intended use, users and place in care; uses that are ruled out"),
+        statements=author("availability of data and code; funding and the role of funders; interests; contact"),
+        sources=author("sites, dates and eligibility of the examinations; de-identification; ethics approval"),
         name=name,
         encoder=encoder,
         width=encoder.model.num_features,
@@ -69,6 +77,7 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
         simulated=_simulated(made, found.evaluations),
         datasets=[data for one in found.evaluations for data in datasets_of(one)],
         comparisons=[*compared(found.comparisons), *beside_baselines(found.evaluations)],
+        methods=_methods(found),
         readable=[row for audit in found.audits for row in readable(audit, made)],
         limits=_limits(made, found),
         provenance=_provenance(made),
@@ -128,6 +137,58 @@ def _chart(made: Provenance) -> str:
     return " ".join(filter(None, [said, controls.get(made.control or ""), "Using the encoder needs the image only."]))
 
 
+def _late(made: Provenance) -> str:
+    """One sentence that names chart variables known only after the image, of this pretraining and those before it."""
+    names, init = [*made.after_film], made.init
+    while init is not None:
+        names, init = [*names, *init.after_film], init.init
+    if not names:
+        return ""
+    return (
+        f"Known only after the image: pretraining used {cell(joined(dict.fromkeys(names)))}. A gain from that is not "
+        "possible with what is known when the image is taken."
+    )
+
+
+def _methods(found: CardResults) -> list[str]:
+    """How the numbers of the card were made, a paragraph each; none without an evaluation."""
+    if not found.evaluations:
+        return []
+    folders = [said.ScoredFolder(one.manifest, one.scores) for one in found.evaluations]
+    manifests, scores = [one.manifest for one in folders], [row for one in folders for row in one.scores]
+    pairs = [*found.comparisons, *(row for one in found.evaluations for row in one.comparisons)]
+    share = max((row.fraction for row in scores), default=1.0)
+    parts = {
+        "Images": said.image_sentences(manifests),
+        "Labels": [
+            *said.label_sentences(scores),
+            author(
+                "how, from what and by whom the labels were made, with which agreement, and why they are the reference"
+            ),
+        ],
+        "Probes": [
+            f"Embeddings were scored {said.probe_words(folders)}.",
+            *said.learnt_from_sentences(manifests, share),
+            *said.fraction_sentences(manifests),
+        ],
+        "Intervals": said.interval_sentences(scores),
+        "Comparisons": [
+            *said.test_sentences(pairs),
+            *said.question_sentences(found.compared),
+            *said.look_sentences(found.compared, manifests),
+        ],
+        "Sample size": [
+            *said.sample_sentences(manifests, scores),
+            author("how many patients and seeds were planned, and why"),
+        ],
+    }
+    return [f"*{title}.* {' '.join(map(_escaped, sentences))}" for title, sentences in parts.items() if sentences]
+
+
+def _escaped(sentence: str) -> str:
+    return sentence if sentence.startswith("[author: ") else cell(sentence)
+
+
 def _pretraining(made: Provenance) -> list[tuple[str, str]]:
     data = dataset_name(made.source) + (", **simulated**" if made.simulated else "") if made.source else "unknown"
     return [
@@ -159,11 +220,6 @@ def _limits(made: Provenance, found: CardResults) -> list[str]:
         "**Not for clinical use.** This is not a medical device. The encoder turns an image into numbers, not into "
         "findings. Its effect on clinical decisions was not tested."
     )
-    if made.after_film:
-        limits.append(
-            f"Pretraining used {', '.join(made.after_film)}, known only after the image was taken. A gain "
-            "from that is not possible with what is known when the image is taken."
-        )
     limits.append(_seeds(max((row.seeds for row in found.comparisons), default=1)))
     limits.append(_subgroups(found.audits))
     limits += [sentence for one in found.evaluations for sentence in better_baselines(one)]

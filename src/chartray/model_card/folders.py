@@ -29,11 +29,14 @@ class CardAudit(NamedTuple):
 
 
 class CardResults(NamedTuple):
-    """All results of the encoder; `comparisons` are of the macro AUROC of its arm, at the largest fraction."""
+    """All results of the encoder; `comparisons` are of the macro AUROC of its arm, at the largest fraction, `compared`
+    their manifests.
+    """
 
     evaluations: list[CardEvaluation]
     comparisons: list[Comparison]
     audits: list[CardAudit]
+    compared: list[ComparisonManifest]
 
 
 def read_folders(results: Sequence[Path], made: Provenance) -> CardResults:
@@ -41,7 +44,7 @@ def read_folders(results: Sequence[Path], made: Provenance) -> CardResults:
 
     Raises InputError for a folder that is no result, is damaged, or is of another encoder.
     """
-    found = CardResults([], [], [])
+    found = CardResults([], [], [], [])
     for folder in results:
         what = f"expected a folder of chartray evaluate, compare or audit as --results, found none in {folder}"
         opened = open_results(folder, (MANIFEST_FILE, COMPARE_FILE, AUDIT_FILE), what)
@@ -53,6 +56,7 @@ def read_folders(results: Sequence[Path], made: Provenance) -> CardResults:
             whole = [row for row in scores if row.fraction == most]
             found.evaluations.append(CardEvaluation(manifest, whole, [row for row in pairs if row.fraction == most]))
         elif isinstance(manifest, ComparisonManifest):
+            found.compared.append(manifest)
             found.comparisons.extend(_comparisons(manifest, opened.comparisons, made, folder))
         elif isinstance(manifest, AuditManifest):
             _expect_same([one.provenance for one in manifest.encoders], made, folder)

@@ -13,7 +13,7 @@ from chartray.report.methods_pretraining import pretraining
 from chartray.report.summary import Selection, selection_of
 from chartray.results import methods as said
 from chartray.results.arm import dataset_name
-from chartray.results.manifest import EvaluationManifest, StoreEntry
+from chartray.results.manifest import ComparisonManifest, EvaluationManifest, StoreEntry
 from chartray.results.methods import ScoredFolder, author
 from chartray.results.schema import MACRO, Score
 
@@ -148,12 +148,16 @@ def methods(
     folders = scored_folders(results, which)
     manifests, scores = [one.manifest for one in folders], [score for one in folders for score in one.scores]
     comparisons = [pair for one in results for pair in one.comparisons]
+    asked = [one.manifest for one in results if isinstance(one.manifest, ComparisonManifest)]
     parts = {
-        "Study": [author("study goal; intended use, users and place in care; protocol and registration")],
+        "Study": [
+            author("study goal; intended use, users and place in care; protocol and registration"),
+            *said.question_sentences(asked),
+        ],
         "Eligibility": eligibility(data, simulated),
         "Split": split(data),
         "Reference standard": reference_standard(data, results),
-        "Missing values": [*missing_values(data, runs), *(said.label_sentences(scores)), *_blank_lines(manifests)],
+        "Missing values": [*missing_values(data, runs), *said.label_sentences(scores)],
         "Images": said.image_sentences(manifests),
         "Pretraining": pretraining(runs, results),
         "Probes": [
@@ -162,7 +166,7 @@ def methods(
             *said.fraction_sentences(manifests),
         ],
         "Measures": [*measured(results), *said.interval_sentences(scores)],
-        "Comparisons": said.test_sentences(comparisons),
+        "Comparisons": [*said.test_sentences(comparisons), *said.look_sentences(asked, manifests)],
         "Sample size": [
             *said.sample_sentences(manifests, scores),
             author("how many patients and seeds were planned, and why; the smallest difference that matters"),
@@ -191,11 +195,6 @@ def _scored(folders: Sequence[ScoredFolder], which: Selection) -> list[str]:
         f"Embeddings of the target encoder were scored on the {which.split} images of {where} "
         f"{said.probe_words(folders)}."
     ]
-
-
-def _blank_lines(manifests: Sequence[EvaluationManifest]) -> list[str]:
-    lines = dict.fromkeys(line for one in manifests for line in _blanks(one))
-    return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
 def seen_in_pretraining(results: Sequence[Results]) -> list[str]:

@@ -29,6 +29,9 @@ def eligibility(data: Sequence[DataSection], simulated: Sequence[str]) -> list[s
             continue
         kept = f"{images:,} images" if images else f"{part.steps[-1].rows_out:,} images"
         start = f" of {part.steps[0].rows_in:,} {part.steps[0].step}" if part.steps else ""
+        # Of a source with a file for each split every file is a step.
+        files = [step for step in part.steps if step.step in SPLITS]
+        start = f" of {sum(step.rows_in for step in files):,} rows of its files" if files else start
         out = f"; left out were {joined(left)}" if left else "; none was left out"
         found.append(f"From {name}, {kept}{start} were used{out}.")
     asked = (

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from chartray.results.arm import dataset_name
-from chartray.results.manifest import EvaluationManifest, FractionEntry
+from chartray.results.manifest import ComparisonManifest, EvaluationManifest, FractionEntry
+from chartray.results.question import Scorings
 from chartray.results.schema import FEW_POSITIVE_PATIENTS, MACRO, Comparison, Score
 from chartray.results.verdict import rule
 from chartray.statistics.metrics import MINIMUM_PATIENTS
@@ -38,6 +39,52 @@ def author(what: str) -> str:
     '[author: dates of the examinations]'
     """
     return f"[author: {what}]"
+
+
+def question_sentences(manifests: Iterable[ComparisonManifest]) -> list[str]:
+    """The declared question, when it was declared, and what a reader must know where there is none."""
+    manifests = list(manifests)
+    asked = {one.question.sha256: one.question for one in manifests if one.question is not None}
+    if not asked:
+        return (
+            ["No question was declared before the test split was scored: every comparison is exploratory."]
+            if manifests
+            else []
+        )
+    found = []
+    for declared in asked.values():
+        question = declared.question
+        family = "; ".join(f"{a} against {b}" for a, b in question.family)
+        what = "macro mean" if question.label == MACRO else question.label
+        found.append(
+            f"The primary question, declared at {declared.when} (SHA-256 {declared.sha256[:12]}), is whether "
+            f"{question.primary[0]} differs from {question.primary[1]} in {question.metric} ({what}) on "
+            f"{dataset_name(question.dataset)}"
+            + (f", with a margin of equivalence of {question.margin:g}" if question.margin is not None else "")
+            + f"; the family that is corrected together: {family}. Every other comparison is exploratory."
+        )
+        found.append(
+            "No test split of the study had been scored before."
+            if declared.before_test
+            else f"A test split of the study had been scored {plural(declared.test_scored, 'time')} before."
+        )
+    earlier = sum(len(one.earlier_questions) for one in manifests if one.question is not None)
+    return [*found, *([f"The study had declared {plural(earlier, 'other question')} before."] if earlier else [])]
+
+
+def look_sentences(compared: Iterable[ComparisonManifest], evaluated: Iterable[EvaluationManifest]) -> list[str]:
+    """How often each test split was scored, by its ledger."""
+    found: dict[str, Scorings] = {}
+    for one in (scorings for each in compared for scorings in each.scorings):
+        found[one.hash] = max(found.get(one.hash, one), one, key=lambda each: each.times)
+    said = [
+        f"The test split of {dataset_name(one.dataset)} was scored {plural(one.times, 'time')}, of "
+        f"{plural(one.runs, 'run')}" + (f" (at least: {one.note})" if one.note else "") + "."
+        for one in found.values()
+    ]
+    if said or not any(one.test_split_touched for one in evaluated):
+        return said
+    return [author("how often the test split was looked at; no ledger was given")]
 
 
 def image_sentences(evaluations: Sequence[EvaluationManifest]) -> list[str]:
