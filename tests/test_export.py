@@ -364,7 +364,7 @@ def test_a_damaged_folder_of_results_is_one_sentence(exported: dict[str, Path], 
         ('{"format": 3, "enc', r"expected .* \(JSON\) in .*"),
         ("[" * 100_000, r"expected .* \(JSON\) in .*"),
         ("[]", r"expected .* \(a JSON object\) in .*"),
-        ('{"format": 2}', "expected format 3 in .*"),
+        ('{"format": 2}', f"expected format {RESULTS_FORMAT} in .*"),
         (f'{{"format": {RESULTS_FORMAT}}}', r"expected what Chartray writes in .*"),
     ):
         (tmp_path / name).write_text(text)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from bokeh.resources import Resources
@@ -54,7 +53,7 @@ def page_content(
     title: str | None,
     *,
     with_images: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What the template shows; the figures are written to `out`."""
     main = main_rows(results)
     seen = {run.arm for run in runs} | {row.arm for row in main.scores} | {arm for one in audits for arm in one.arms}

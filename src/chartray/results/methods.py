@@ -300,6 +300,6 @@ def test_sentences(comparisons: Sequence[Comparison]) -> list[str]:
             "and metrics are not corrected for."
         )
     found.append(f"{rule(levels[0])}.")
-    if any(one.delong_patient_p is not None for one in comparisons):
+    if any(one.delong_p is not None for one in comparisons):
         found.append("DeLong's test of paired AUROCs, clustered by patient, was computed as a cross-check.")
     return found
