@@ -9,9 +9,9 @@ from typing import NamedTuple
 from chartray.results.arm import dataset_name
 from chartray.results.manifest import ComparisonManifest, EvaluationManifest, FractionEntry
 from chartray.results.question import Scorings
-from chartray.results.schema import FEW_POSITIVE_PATIENTS, MACRO, Comparison, Score
+from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import rule
-from chartray.statistics.metrics import MINIMUM_PATIENTS
+from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS
 from chartray.wording import joined, plural
 
@@ -267,10 +267,16 @@ def interval_sentences(scores: Iterable[Score]) -> list[str]:
         return []
     level = joined(sorted({f"{100 * (one.level or 0.95):g} %" for one in scores}))
     resamples = " or ".join(sorted({f"{one.resamples:,}" for one in scores}))
+    ways: dict[str, list[str]] = {}
+    for one in scores:
+        if one.interval and one.label != MACRO:
+            metrics = ways.setdefault(one.interval, [])
+            metrics += [one.metric.replace("_", " ")] if one.metric not in ways[one.interval] else []
+    made = "; ".join(f"{way}: {', '.join(dict.fromkeys(metrics))}" for way, metrics in ways.items())
     return [
-        f"Intervals of one encoder are {level} intervals of {resamples} bootstrap resamples of patients, each with all "
-        f"their images; a label with fewer than {MINIMUM_PATIENTS} positive or {MINIMUM_PATIENTS} negative patients "
-        "has none.",
+        f"Intervals of one encoder are {level} intervals by patient, from {resamples} bootstrap resamples of patients, "
+        f"each with all their images{f' ({made})' if made else ''}; a label with fewer than {MINIMUM_PATIENTS} positive "
+        f"or {MINIMUM_PATIENTS} negative patients has none.",
         f"The macro mean is over labels with at least {MINIMUM_PATIENTS} positive and {MINIMUM_PATIENTS} negative "
         "patients, the same for every arm.",
     ]
