@@ -275,8 +275,8 @@ def interval_sentences(scores: Iterable[Score]) -> list[str]:
     made = "; ".join(f"{way}: {', '.join(dict.fromkeys(metrics))}" for way, metrics in ways.items())
     return [
         f"Intervals of one encoder are {level} intervals by patient, from {resamples} bootstrap resamples of patients, "
-        f"each with all their images{f' ({made})' if made else ''}; a label with fewer than {MINIMUM_PATIENTS} positive "
-        f"or {MINIMUM_PATIENTS} negative patients has none.",
+        f"each with all their images{f' ({made})' if made else ''}; a label with fewer than {MINIMUM_PATIENTS} "
+        f"positive or {MINIMUM_PATIENTS} negative patients has none.",
         f"The macro mean is over labels with at least {MINIMUM_PATIENTS} positive and {MINIMUM_PATIENTS} negative "
         "patients, the same for every arm.",
     ]
