@@ -40,6 +40,7 @@ for command in (
     training.study,
     evidence.evaluate,
     evidence.compare,
+    evidence.plan,
     evidence.audit,
     evidence.embed,
     product.report,

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from chartray.config.audit import AuditOptions
-from chartray.config.evaluate import CompareOptions, Device, EvaluateOptions, Precision
+from chartray.config.evaluate import CompareOptions, Device, EvaluateOptions, PlanOptions, Precision
 from chartray.wording import plural
 
 if TYPE_CHECKING:
     from chartray.results.schema import Comparison, Score
 from chartray.outputs.replacing import reserved
 
-EVALUATE, COMPARE, AUDIT = EvaluateOptions(), CompareOptions(), AuditOptions()
+EVALUATE, COMPARE, AUDIT, PLAN = EvaluateOptions(), CompareOptions(), AuditOptions(), PlanOptions()
 # The fields of a model as options of a command.
 FLAT = Parameter(name="*")
 # Of the metrics in results.jsonl these are printed.
@@ -89,6 +89,36 @@ def compare(
     for row in rows:
         if row.label == "macro" and row.metric == "auroc":
             print(_difference_line(row))
+
+
+def plan(
+    results: Annotated[list[Path], Parameter(negative=())],
+    *,
+    out: Path | None = None,
+    options: Annotated[PlanOptions, FLAT] = PLAN,
+) -> None:
+    """Plans a study from a pilot: the smallest difference that numbers of seeds and test patients can show.
+
+    Args:
+        results: Folders that `evaluate` wrote, of two seeds or more of one arm at least; of the test or, so that test
+            stays unseen, of the validation split.
+        out: A folder for plan.json, plan.csv, plan.svg and plan.pdf.
+        options: Everything else.
+    """
+    from chartray.evaluation.plan import plan_study, sentences
+
+    if out is None:
+        print("\n".join(sentences(plan_study(results, options))))
+        return
+    from chartray.commands.opening import need_inputs
+    from chartray.report.plan_figure import check_plan_replaceable, write_plan
+
+    need_inputs(folders=results, out=out)
+    check_plan_replaceable(out)
+    with reserved(out):
+        made = plan_study(results, options)
+        print("\n".join(sentences(made)))
+        print(write_plan(made, out))
 
 
 def audit(

@@ -99,7 +99,10 @@ def _family_rows(
         if (row.dataset, row.metric, row.label, row.fraction)
         == (asked.dataset, asked.metric, asked.label, asked.fraction)
     ]
-    found = {place: pairs[pair] for place, pair in about if pair in pairs}
+    found: dict[int, tuple[str, str]] = {}
+    for place, pair in about:
+        if pair in pairs and pairs[pair] not in found.values():  # a baseline may read several charts: the first counts
+            found[place] = pairs[pair]
     absent = [pair for pair in asked.family if pair not in found.values()]
     if absent:
         raise InputError(
