@@ -30,7 +30,7 @@ from chartray.results.arm import Arm
 from chartray.results.folder import open_kind
 from chartray.results.manifest import AuditManifest, arm_of_run
 from chartray.results.schema import AttributeProbe, Leak, RemovalRow
-from chartray.statistics.leace import fit_leace
+from chartray.statistics.leace import fit_leace, random_erasers
 from chartray.statistics.ridge import fit_ridge
 from tests.evaluation_folders import evaluation_set, hospital, one, read, said, vit
 
@@ -222,8 +222,46 @@ def test_removal_is_complete_and_removing_the_coin_costs_disease_next_to_nothing
     coin = one(rows, attribute=COIN)
     assert coin["before"] > 0.7
     assert abs(coin["difference"]) < 0.03
+    for row in rows:  # the cost of random directions is told beside that of the attribute's own
+        assert row["random_draws"] == 5
+        assert row["beyond_random"] == pytest.approx(row["after"] - row["random_after"])
+        assert row["beyond_low"] <= row["beyond_random"] <= row["beyond_high"]
+        assert row["attribute_beyond"] == pytest.approx(row["attribute_after"] - row["attribute_random"])
+    assert coin["beyond_low"] < 0 < coin["beyond_high"]
     after = films(folder, part="removed", attribute=COIN, target="Edema")
     assert roc_auc_score(*columns(after)) > 0.7
+
+
+def test_tests_are_corrected_within_families_and_the_coin_apart(folder: Path) -> None:
+    rows = [row for row in read(folder, "audit.jsonl") if row.get("p") is not None and row["dataset"] == "mimic"]
+    gaps = [row for row in rows if row["part"] == "group"]
+    assert all(row["p_holm"] >= row["p"] for row in rows)
+    assert {row["corrected_over"] for row in gaps if row["label"] == "macro" and row["attribute"] != COIN} == {2}
+    labels = [row for row in gaps if row["label"] != "macro" and row["attribute"] != COIN]
+    for row in labels:
+        family = [each for each in labels if (each["of"], each["threshold"]) == (row["of"], row["threshold"])]
+        assert row["corrected_over"] == len(family)
+    coin = [row for row in rows if row["attribute"] == COIN and row["run"] == "real" and row["control"] == "none"]
+    coin = [row for row in coin if row.get("label") in (None, "macro")]
+    assert {row["part"] for row in coin} == {"readability", "group", "removed"}
+    assert {row["corrected_over"] for row in coin} == {len(coin)}
+
+
+def test_what_a_baseline_lacks_and_what_could_have_been_read_are_told(folder: Path) -> None:
+    rows = read(folder, "audit.jsonl")
+    here = {"part": "readability", "attribute": "sex", "dataset": "mimic", "level": None}
+    assert one(rows, **here, control="chart-only")["without"] == ["sex"]
+    assert one(rows, **here, control="pixels")["without"] == []
+    assert one(rows, part="difference", attribute="sex", dataset="mimic", control_b="chart-only")["without"] == ["sex"]
+    lines = audit_sentences(open_kind(folder, AuditManifest, "an audit").audit_rows, [], [])
+    assert any(line.startswith("  chart only") and "without sex" in line for line in lines)
+    for row in (row for row in rows if row.get("detectable") is not None):
+        chance = {"auroc": 0.5, "r2": 0.0}[row["metric"]]
+        assert row["detectable"] > chance
+    own = one(rows, **here, run="real", control="none")
+    open_ = [line for line in lines if "is not shown to be predictable" in line]
+    assert all("would be shown in 80 % of such audits" in line for line in open_)
+    assert own["p_holm"] <= 0.05 or any(f"AUROC {own['detectable']:.3f} would be shown" in line for line in open_)
 
 
 def test_the_end_is_said_in_sentences(folder: Path) -> None:
@@ -239,7 +277,7 @@ def test_the_end_is_said_in_sentences(folder: Path) -> None:
     assert any("no claim: fewer than 3 seeds" in line for line in below)  # one seed speaks of no chart
     assert any(line.startswith("after removal of age (LEACE, 1 direction) disease AUROC is") for line in lines)
     assert any(
-        line.startswith("negative control passed: a random coin flip per patient has AUROC 0.") for line in lines
+        line.startswith("negative control passed: a random coin flip per patient shows nothing in") for line in lines
     )
     assert lines[-1].startswith("no leakage found: no patient appears in two splits")
     (age,) = [row for row in rows if isinstance(row, RemovalRow) and (row.attribute, row.label) == ("age", "macro")]
@@ -380,6 +418,18 @@ def test_erasure_moves_images_less_than_dropping_the_concepts_own_direction() ->
     missing = z.copy()
     missing[::3] = np.nan
     assert np.isfinite(fit_leace(x, missing).erase(x)).all()
+
+
+def test_random_directions_are_as_many_and_cost_a_concept_less_than_its_own() -> None:
+    generator = np.random.default_rng(0)
+    z = generator.normal(0, 1, (400, 1))
+    x = generator.normal(0, 1, (400, 12)) @ generator.normal(0, 1, (12, 12)) + z @ generator.normal(0, 2, (1, 12))
+    for eraser in random_erasers(x, 2, 3):
+        erased = eraser.erase(x)
+        assert np.linalg.matrix_rank(erased - erased.mean(axis=0), tol=1e-6) == 10
+        read = np.linalg.lstsq(np.column_stack([erased, np.ones(400)]), z[:, 0], rcond=None)[0]
+        assert np.corrcoef(np.column_stack([erased, np.ones(400)]) @ read, z[:, 0])[0, 1] > 0.5
+    assert len({float(each.read[0, 0]) for each in random_erasers(x, 2, 3)}) == 3
 
 
 def test_ridge_is_that_of_scikit_learn_and_leaves_out_what_is_missing() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import norm
 
 from chartray.audit.arms import AuditArm
 from chartray.audit.attribute_probes import (
@@ -19,7 +20,7 @@ from chartray.audit.attribute_probes import (
 from chartray.audit.attributes import COIN, Attribute, why_not_available
 from chartray.audit.audit import audit
 from chartray.audit.differences import Side, compared_sides, difference_rows, notes_on_seeds
-from chartray.audit.families import corrected
+from chartray.audit.families import control_failed, corrected, readable
 from chartray.audit.sentences import audit_sentences
 from chartray.config.audit import AuditOptions
 from chartray.errors import InputError
@@ -206,21 +207,55 @@ def test_no_difference_beside_an_interval_without_zero_says_what_it_was_correcte
 
 
 def test_a_sound_negative_control_is_no_alarm() -> None:
-    generator = np.random.default_rng(0)
-    lines = [
-        audit_sentences([probed(COIN, value, value - 0.0588, value + 0.0588)], [], [])[0]
-        for value in generator.normal(0.5, 0.03, 400).tolist()
-    ]
-    assert sum(line.startswith("negative control failed") for line in lines) <= 3
-    (failed,) = audit_sentences([probed(COIN, 0.62, 0.561, 0.679)], [], [])
-    assert failed == (
-        "negative control failed: the results are unreliable; a random coin flip per patient has AUROC "
-        "0.620 [0.561, 0.679] from the embedding of real (0.5 is outside 0.620 +- 0.099, 99.9 %)"
+    """20 tests of the coin an audit, 400 audits: one in 1,000 is to fail."""
+    p = np.random.default_rng(0).uniform(size=(400, 20))
+    coin = SubgroupRow(
+        arm=Arm(), run="real", dataset="d", attribute=COIN, split="test", resamples=9, seed=0, specificity=0.9,
+        label="macro", metric="gap", of="auroc",
+    )  # fmt: skip
+    failed = [control_failed(corrected([coin.replaced(p=each) for each in row])) for row in p.tolist()]
+    assert sum(map(bool, failed)) <= 3
+    found = probed(COIN, 0.62, 0.56, 0.68)
+    (line,) = audit_sentences(corrected([found.replaced(p=1e-6), coin.replaced(p=0.5)]), [], [])
+    assert line == (
+        "negative control failed: the results are unreliable; a random coin flip per patient shows something in 1 of "
+        "2 tests (p 2e-06 after correction, part readability)"
     )
-    assert audit_sentences([probed(COIN, 0.51, 0.45, 0.57)], [], []) == [
-        "negative control passed: a random coin flip per patient has AUROC 0.510 [0.450, 0.570] from the embedding of "
-        "real"
-    ]
+    (line,) = audit_sentences(corrected([found.replaced(p=0.4), coin.replaced(p=0.5)]), [], [])
+    assert line == (
+        "negative control passed: a random coin flip per patient shows nothing in 2 tests (smallest p 0.800)"
+    )
+
+
+@pytest.mark.parametrize("metric", ["auroc", "r2"])
+def test_the_value_that_could_have_been_read_is_read_in_four_audits_of_five(metric: str) -> None:
+    """A null audit says what it could have seen; audits of that true value then see it."""
+    people = np.arange(150).astype(str)
+    levels = ("m", "f") if metric == "auroc" else ()
+    attribute = Attribute("sex", levels, (), None, True)
+    films = ImageSet(None, "test", np.arange(150), people, np.zeros((150, 0)))
+
+    def audited(strength: float, seed: int) -> AttributeProbe:
+        rng = np.random.default_rng(seed)
+        signal = rng.normal(size=150)
+        if levels:
+            values = rng.integers(0, 2, (150, 1)).astype(float)
+            scores = signal[:, None] + strength * values
+            counted, drawn = np.array([True]), sample(values, people, resamples=300, seed=0)
+        else:  # the best prediction of a number of which it explains `strength`
+            values = (np.sqrt(strength) * signal + np.sqrt(1 - strength) * rng.normal(size=150))[:, None]
+            scores = np.sqrt(strength) * signal[:, None]
+            counted, drawn = np.array([True]), first_resamples(people, Resampling(300, 0))
+        truth = AttributeTruth(attribute, evaluation_set(films), values, counted, drawn, Resampling(300, 0))
+        rows = corrected(probe_rows(arm("real", 0), attribute_result(truth, scores)))
+        return next(row for row in rows if isinstance(row, AttributeProbe) and row.metric == metric)
+
+    wanted = float(np.mean([audited(0.0, seed).detectable for seed in range(20)]))
+    strength = np.sqrt(2) * norm.ppf(wanted) if levels else wanted
+    shown = np.mean([readable(audited(strength, 100 + seed)) for seed in range(150)])
+    assert 0.68 <= shown <= 0.92
+    by_chance = np.mean([readable(audited(0.0, 500 + seed)) for seed in range(100)])
+    assert by_chance <= 0.07
 
 
 def test_a_store_without_a_label_in_common_is_audited_for_attributes_and_leaks(tmp_path: Path) -> None:

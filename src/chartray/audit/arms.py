@@ -36,13 +36,15 @@ NO_OTHER_CHART = "the chart has no other variable"
 class AuditArm(NamedTuple):
     """An encoder, or one of its baselines. `features` gives its features for an attribute, or why it has none.
 
-    `run` is the encoder's run, also of its baselines; `provenance` is None for a baseline.
+    `run` is the encoder's run, also of its baselines; `provenance` is None for a baseline. `without` names the
+    variables that were taken out of the chart of a baseline, since they give the attribute away.
     """
 
     arm: Arm
     run: str
     features: Callable[[Attribute], Frozen | str]
     provenance: Provenance | None = None
+    without: Callable[[Attribute], tuple[str, ...]] = lambda _: ()
 
     @property
     def name(self) -> str:
@@ -107,8 +109,13 @@ def baseline_arms(
         untrained(encoder, seed=seed), images, device=device, precision=precision, title="embed, untrained"
     )
 
-    def beside(chart: str, control: str, features: Callable[[Attribute], Frozen | str]) -> AuditArm:
-        return AuditArm(arm_of(chart, control, base=own.arm), own.run, features)
+    def beside(
+        chart: str,
+        control: str,
+        features: Callable[[Attribute], Frozen | str],
+        without: Callable[[Attribute], tuple[str, ...]] = lambda _: (),
+    ) -> AuditArm:
+        return AuditArm(arm_of(chart, control, base=own.arm), own.run, features, without=without)
 
     arms = [
         beside("none", UNTRAINED, _always(fresh)),
@@ -120,8 +127,13 @@ def baseline_arms(
     metadata = metadata_of(home)
     fitted: dict[str, Frozen | str] = {}
 
+    def taken_out(attribute: Attribute) -> tuple[str, ...]:
+        names = dict.fromkeys(variable_of(item) for item in chart_items(read.ehr))
+        return tuple(name for name in names if _same_fact(name, attribute.name, metadata))
+
     def chart_without(attribute: Attribute) -> Frozen | str:
-        items = [item for item in chart_items(read.ehr) if not _same_fact(variable_of(item), attribute.name, metadata)]
+        out = taken_out(attribute)
+        items = [item for item in chart_items(read.ehr) if variable_of(item) not in out]
         if not items:
             return NO_OTHER_CHART
         words = ",".join(items)
@@ -142,7 +154,8 @@ def baseline_arms(
             return rows
         return joined.setdefault(id(rows), frozen.beside(rows))
 
-    arms += [beside(read.ehr, CHART_ONLY, chart_without), beside(read.ehr, IMAGE_CHART, image_and_chart)]
+    arms += [beside(read.ehr, CHART_ONLY, chart_without, taken_out)]
+    arms += [beside(read.ehr, IMAGE_CHART, image_and_chart, taken_out)]
     return arms, left_out
 
 

@@ -19,6 +19,7 @@ from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.schema import AttributeProbe
 from chartray.statistics import metrics
+from chartray.statistics.arms import student_test
 from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, patient_counts
 from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
@@ -28,6 +29,10 @@ Floats = NDArray[np.float64]
 SUPPRESSED = f"fewer than {metrics.MINIMUM_PATIENTS} patients with or without it: suppressed"
 ONE_NUMBER = "all scored images have the same value, so R2 is undefined"
 HOLDS_FIXED = "the encoder and the probe are held fixed; the scored patients vary"
+
+
+# What is reached without any information.
+CHANCE = {"auroc": 0.5, "r2": 0.0}
 
 
 class Resampling(NamedTuple):
@@ -209,7 +214,7 @@ def probe_rows(arm: AuditArm, result: AttributeResult) -> list[AttributeProbe]:
     known = np.isfinite(truth.values).any(axis=1)
     base = _row(arm, truth).replaced(n=int(known.sum()), n_patients=len(np.unique(patients[known])))
     counted = tuple(name for name, here in zip(attribute.targets, truth.counted, strict=True) if here and name)
-    rows = []
+    rows: list[AttributeProbe] = []
     for metric in truth.metrics:
         reason = result.reason(metric)
         drawn = result.resampled[metric]
@@ -225,6 +230,11 @@ def probe_rows(arm: AuditArm, result: AttributeResult) -> list[AttributeProbe]:
                 reason=reason,
             )
         )
+        if reason is None and metric in CHANCE and len(drawn) > 1:
+            error = float(drawn.std(ddof=1))
+            away = np.array([result.value[metric] - CHANCE[metric]])
+            p = student_test(away, np.array([error]), np.array([rows[-1].n_patients - 1.0]), level_of_interval)[0]
+            rows[-1] = rows[-1].replaced(p=float(p[0]), standard_error=error)
         if len(attribute.targets) < 2:
             continue
         lows, highs = metrics.percentiles(result.by_level_resampled[metric], level_of_interval)
@@ -267,6 +277,7 @@ def _row(arm: AuditArm, truth: AttributeTruth) -> AttributeProbe:
         level_of_interval=truth.resampling.level,
         holds_fixed=HOLDS_FIXED,
         metric=truth.metrics[0],
+        without=arm.without(truth.attribute),
         n=0,
         n_patients=0,
     )

@@ -27,7 +27,7 @@ from chartray.audit.attribute_probes import (
 from chartray.audit.attributes import Attribute, chosen_attributes, subgroup_codes, why_not_available
 from chartray.audit.differences import compared_sides, difference_rows, notes_on_seeds
 from chartray.audit.families import corrected
-from chartray.audit.leace import disease_scores, remove_attribute
+from chartray.audit.leace import Remover, disease_scores, remove_attribute
 from chartray.audit.leakage import find_leaks, pretrained
 from chartray.audit.splits import attributes_left_out, evaluation_splits, labels_left_out, labels_outside_chart
 from chartray.audit.subgroup_metrics import SPECIFICITY, own_thresholds
@@ -258,8 +258,9 @@ def _disease(arm: AuditArm, frozen: Frozen, data: _Data, own: dict[str, Attribut
                 rows += subgroup_rows(arm, diagnosis, attribute, data.resampling, cuts)
     home = data.tests[0]
     whole = disease_scores(home, probe.scores(frozen.needed(home.image_set)), data.resampling)
+    remover = Remover(frozen, data.train, data.validate, whole, data.device)
     for attribute in data.attributes:
-        found = remove_attribute(arm, frozen, data.train, data.validate, whole, own[attribute.name], data.device)
+        found = remove_attribute(arm, remover, own[attribute.name])
         rows += found.rows
         tables.append(_table("removed", arm, home, attribute.name, home.labels, home.image_set.truth, found.scores))
     return _Found(rows, tables)

@@ -123,6 +123,7 @@ def _row(a: Side, b: Side, name: str) -> AttributeDifference:
         level_of_interval=truth.resampling.level,
         holds_fixed=SEEDS_VARY if seeds > 1 else HOLDS_FIXED,
         metric=metric,
+        without=b.arms[0].without(truth.attribute),
         seeds=seeds,
         levels="patients and seeds" if seeds > 1 else "patients",
         reason=reason,

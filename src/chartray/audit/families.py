@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from chartray.audit.attribute_probes import CHANCE
 from chartray.audit.attributes import COIN
 from chartray.results.schema import (
     MACRO,
@@ -23,9 +24,11 @@ from chartray.results.schema import (
 )
 from chartray.results.verdict import verdict
 from chartray.statistics.holm import holm
+from chartray.statistics.power import detectable
 
 Tested = AttributeProbe | AttributeDifference | SubgroupRow | RemovalRow
 CONTROL = 0.001
+_STEPS = 20  # until the error of R2 and the R2 agree
 
 
 def corrected(rows: Sequence[AuditRow]) -> list[AuditRow]:
@@ -39,7 +42,14 @@ def corrected(rows: Sequence[AuditRow]) -> list[AuditRow]:
         p = [row.p for row in rows_of(rows, members)]
         for place, each in zip(members, holm(np.array(p, dtype=np.float64)).tolist(), strict=True):
             found[place] = found[place].replaced(p_holm=each, corrected_over=len(members))
-    return [_with_verdict(row) if isinstance(row, AttributeDifference) else row for row in found]
+    return [_with_verdict(row) if isinstance(row, AttributeDifference) else _with_power(row) for row in found]
+
+
+def readable(row: AttributeProbe) -> bool:
+    """Whether an attribute is read better than by chance, after correction."""
+    if row.value is None or row.p_holm is None:
+        return False
+    return row.value > CHANCE[row.metric] and row.p_holm <= 1 - row.level_of_interval
 
 
 def rows_of(rows: Sequence[AuditRow], places: Sequence[int]) -> list[Tested]:
@@ -77,6 +87,24 @@ def _family(row: Tested) -> Hashable:
         return of_arm
     single = row.label != MACRO
     return (*of_arm, single) if isinstance(row, RemovalRow) else (*of_arm, single, row.of, row.threshold)
+
+
+def _with_power(row: AuditRow) -> AuditRow:
+    """A reading with the smallest value that would be told from chance in 80 % of such audits, at alpha / family.
+
+    The error of R2 grows with it: that of a correlation, 4 R2 (1 - R2)^2 / n, is added.
+    """
+    if not isinstance(row, AttributeProbe) or row.standard_error is None or not row.corrected_over:
+        return row
+    alpha = (1 - row.level_of_interval) / row.corrected_over
+    people, away = max(row.n_patients - 1, 1), 0.0
+    if row.metric == "auroc":
+        away = detectable(row.standard_error, people, alpha=alpha)
+    else:
+        for _ in range(_STEPS):
+            error = (row.standard_error**2 + 4 * away * (1 - away) ** 2 / row.n_patients) ** 0.5
+            away = min(detectable(error, people, alpha=alpha), 1.0)
+    return row.replaced(detectable=min(CHANCE[row.metric] + away, 1.0))
 
 
 def _with_verdict(row: AttributeDifference) -> AttributeDifference:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from chartray.audit.attributes import COIN
+from chartray.audit.families import control_failed, control_tests, readable
 from chartray.results.schema import (
     MACRO,
     AttributeDifference,
@@ -14,6 +15,7 @@ from chartray.results.schema import (
     SubgroupRow,
 )
 from chartray.results.verdict import after_correction
+from chartray.wording import plural
 
 _METRICS = {"auroc": "AUROC", "r2": "R2"}
 _GAPS = {
@@ -23,8 +25,6 @@ _GAPS = {
     "false_positive_rate": "rate of false alarms",
     "positive_predictive_value": "positive predictive value",
 }
-# Half widths of a normal's central 99.9 % and 95 %: with 95 % intervals 1 sound audit in 20 would fail its control.
-_STRICTER = 3.2905 / 1.9600
 _IMAGES = {"exact film": "identical to", "near film": "nearly identical to"}
 
 
@@ -38,7 +38,9 @@ def audit_sentences(rows: Sequence[AuditRow], leaks: Sequence[Leak], notes: Sequ
     found = [f"LEAK: {line}" for line in leak_sentences([leak for leak in leaks if leak.count])]
     lines = [line for name in names for line in _attribute([row for row in home if row.attribute == name])]
     lines += [line for name in names if (line := _gaps(home, name))]
-    lines += [_removal(row) for row in home if isinstance(row, RemovalRow) and row.label == MACRO]
+    lines += [line] if (line := control_sentence(home)) else []
+    removals = [row for row in home if isinstance(row, RemovalRow) and row.label == MACRO]
+    lines += [_removal(row) for row in removals if row.attribute != COIN]
     lines += [] if found else _no_leakage(leaks)
     lines += [f"note: {note}" for note in notes]
     return [*found, *lines, *(found if lines else [])]
@@ -53,45 +55,70 @@ def _attribute(rows: Sequence[AuditRow]) -> list[str]:
     if own.reason or own.value is None or own.ci_low is None or own.ci_high is None:
         return [f"{name} was not predicted from the embedding of {own.run} ({own.reason})"]
     if name == COIN:
-        return [_control(own, own.value, own.ci_low, own.ci_high)]
-    chance = 0.5 if own.metric == "auroc" else 0.0
-    can = "can be predicted" if own.ci_low > chance else "is not shown to be predictable"
+        return []
+    where = f"{name} {{}} from the embedding of {own.run}: {_METRICS[own.metric]} {_interval(own.value, own)}"
+    line = where.format("can be predicted" if readable(own) else "is not shown to be predictable") + _could_see(own)
     differences = [row for row in rows if isinstance(row, AttributeDifference)]
     parts = [_difference(row) for row in differences if row.reason is None]
-    left = {row.arm.title: row.reason for row in probes[1:] if row.reason}
+    left = {f"{row.arm.title}{without(row.without)}": row.reason for row in probes[1:] if row.reason}
     parts += [f"{title}: {reason}" for title, reason in left.items()]
     parts += list(dict.fromkeys(row.claim for row in differences if row.claim))
-    line = f"{name} {can} from the embedding of {own.run}: {_METRICS[own.metric]} {_interval(own.value, own)}"
     return [line, *(f"  {part}" for part in parts)]
 
 
-def _control(own: AttributeProbe, value: float, low: float, high: float) -> str:
-    """Whether the coin is predicted. With few resamples the tails of 99.9 % are the normal's."""
-    half = (high - low) / 2 * _STRICTER
-    reached = f"a random coin flip per patient has AUROC {_interval(value, own)} from the embedding of {own.run}"
-    if abs(value - 0.5) <= half:
-        return f"negative control passed: {reached}"
-    outside = f"0.5 is outside {value:.3f} +- {half:.3f}, 99.9 %"
-    return f"negative control failed: the results are unreliable; {reached} ({outside})"
+def _could_see(own: AttributeProbe) -> str:
+    """Beside an attribute that is not shown: what would have been."""
+    if readable(own) or own.detectable is None:
+        return ""
+    return f"; {_METRICS[own.metric]} {own.detectable:.3f} would be shown in 80 % of such audits"
+
+
+def without(variables: Sequence[str]) -> str:
+    """What was taken out of a baseline's chart.
+
+    >>> without(["sex"]), without([])
+    (' without sex', '')
+    """
+    return f" without {' and '.join(variables)}" if variables else ""
+
+
+def control_sentence(rows: Sequence[AuditRow]) -> str | None:
+    """Whether the coin shows anything on one data set; None where it was not tested."""
+    tests, failed = control_tests(rows), control_failed(rows)
+    if not tests:
+        return None
+    what = plural(len(tests), "test")
+    if not failed:
+        least = min(row.p_holm for row in tests if row.p_holm is not None)
+        return (
+            f"negative control passed: a random coin flip per patient shows nothing in {what} (smallest p {least:.3f})"
+        )
+    worst = min(failed, key=lambda row: row.p_holm or 0.0)
+    return (
+        f"negative control failed: the results are unreliable; a random coin flip per patient shows something in "
+        f"{len(failed)} of {what} (p {worst.p_holm:.2g} after correction, part {worst.part})"
+    )
 
 
 def _difference(row: AttributeDifference) -> str:
     said = "" if row.verdict is None else row.verdict.named(row.a, row.b)
     said = after_correction(said, row.ci_low, row.ci_high, row.corrected_over, "attribute")
     a = "" if row.seeds == 1 else f"mean of {row.seeds} seeds, {row.a} {_number(row.value_a)}, "
-    return f"{a}{row.b} {_number(row.value_b)}: difference {_interval(row.difference, row, '+')}, {said}"
+    b = f"{row.b}{without(row.without)}"
+    return f"{a}{b} {_number(row.value_b)}: difference {_interval(row.difference, row, '+')}, {said}"
 
 
 def _gaps(rows: Sequence[AuditRow], name: str) -> str | None:
-    """The gaps of the mean over labels, each with the gap that random subgroups would have."""
+    """The gaps of the mean over labels, each with what equal subgroups would show; the coin is the negative control."""
     parts = []
     for row in rows:
         if isinstance(row, SubgroupRow) and (row.attribute, row.metric, row.label) == (name, "gap", MACRO):
-            if row.reason or row.p is None or row.of is None:
+            if row.reason or row.p_holm is None or row.of is None or name == COIN:
                 continue
+            at = {None: "", "common": " at the common threshold", "own": " at each subgroup's own threshold"}
             ends = f"{row.smallest} lowest, {row.largest} highest"
-            chance = f"{_number(row.expected)} between random subgroups, p = {row.p:.3f}"
-            parts.append(f"{_GAPS[row.of]} {_interval(row.value, row)} ({ends}; {chance})")
+            chance = f"{_number(row.expected)} between equal subgroups, p = {row.p_holm:.3f} after correction"
+            parts.append(f"{_GAPS[row.of]}{at[row.threshold]} {_interval(row.value, row)} ({ends}; {chance})")
     return f"largest gap between subgroups of {name}: " + "; ".join(parts) if parts else None
 
 
@@ -105,7 +132,11 @@ def _removal(row: RemovalRow) -> str:
     if row.reason:
         return f"{removed} there is no disease AUROC ({row.reason}){then}"
     difference = _interval(row.difference, row, "+")
-    return f"{removed} disease AUROC is {_number(row.after)} instead of {_number(row.before)}: {difference}{then}"
+    said = f"{removed} disease AUROC is {_number(row.after)} instead of {_number(row.before)}: {difference}"
+    if row.beyond_random is not None:
+        ends = f"[{_number(row.beyond_low, '+')}, {_number(row.beyond_high, '+')}]"
+        said += f", beyond as many random directions {row.beyond_random:+.3f} {ends}"
+    return said + then
 
 
 def _no_leakage(leaks: Sequence[Leak]) -> list[str]:

@@ -338,6 +338,7 @@ class AttributeProbe(AuditRow, ArmRow):
     )
     p_holm: Number = Field(None, description="Holm's p within the row's family (docs/statistics.md)")
     corrected_over: int = Field(0, description="size of the family")
+    standard_error: Number = Field(None, description="macro rows, auroc and r2: SD of the resamples")
     detectable: Number = Field(
         None, description="the smallest value that is told from chance in 80 % of such audits, after correction"
     )

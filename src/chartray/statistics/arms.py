@@ -183,7 +183,7 @@ def difference_of_measured(
             None if spread is None else np.append(_factors(_column(of_freedom[:-1])), _alone(_column(of_freedom[-1:])))
         )
         freedom = satterthwaite(patient, freedom, SeedVariance(np.stack(parts), _column(of_freedom)), factors)
-    p, half = _student(value, np.sqrt(variance), freedom, level)
+    p, half = student_test(value, np.sqrt(variance), freedom, level)
     return ArmDifference(
         value=value,
         low=np.maximum(value - half, -1),
@@ -351,7 +351,7 @@ def _alone(freedom: Floats) -> Floats:
     return np.asarray(1 + 8 / freedom**2)
 
 
-def _student(value: Floats, error: Floats, freedom: Floats, level: float) -> tuple[Floats, Floats]:
+def student_test(value: Floats, error: Floats, freedom: Floats, level: float) -> tuple[Floats, Floats]:
     """Two-sided p and half the width of the interval."""
     from scipy.stats import t as student  # a second to import: only a comparison pays for it
 

@@ -50,15 +50,34 @@ def fit_leace(features: ArrayLike, concept: ArrayLike) -> LeaceEraser:
     if known.sum() < 2:
         raise InputError(f"expected at least two images with a known concept, found {int(known.sum())}")
     x, z = x[known], z[known]
-    mean = x.mean(axis=0)
-    centred, about = x - mean, z - z.mean(axis=0)
+    about = z - z.mean(axis=0)
     spread = about.std(axis=0)
     about = about[:, spread > 0] / spread[spread > 0]
-    values, axes = np.linalg.eigh(centred.T @ centred / len(x))
-    kept = values > _RANK * max(float(values[-1]), 1e-300)
-    axes, scale = axes[:, kept], np.sqrt(values[kept])
-    shared = (axes.T @ (centred.T @ about / len(x))) / scale[:, None]  # correlations of whitened features, (r, K)
+    mean, axes, scale = _whitened(x)
+    shared = (axes.T @ ((x - mean).T @ about / len(x))) / scale[:, None]  # correlations of whitened features, (r, K)
     sides, strength, _ = np.linalg.svd(shared, full_matrices=False)
     # An absolute bound: relative to the largest, noise alone would count as a direction.
     sides = sides[:, strength > _RANK]
     return LeaceEraser(mean, (axes / scale) @ sides, (axes * scale) @ sides)
+
+
+def random_erasers(features: ArrayLike, directions: int, draws: int, seed: int = 0) -> list[LeaceEraser]:
+    """`draws` erasers of so many random directions of features (N, D): what LEACE removes for a concept of pure noise.
+
+    Directions are uniform among those of the whitened features; all of them, where the features have no more.
+    """
+    mean, axes, scale = _whitened(np.asarray(features, dtype=np.float64))
+    generator = np.random.default_rng((seed, directions))
+    found = []
+    for _ in range(draws):
+        sides = np.linalg.qr(generator.normal(size=(axes.shape[1], directions)))[0]
+        found.append(LeaceEraser(mean, (axes / scale) @ sides, (axes * scale) @ sides))
+    return found
+
+
+def _whitened(x: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean (D,), principal axes (D, r) and standard deviations along them (r,) of features (N, D)."""
+    mean = x.mean(axis=0)
+    values, axes = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+    kept = values > _RANK * max(float(values[-1]), 1e-300)
+    return mean, axes[:, kept], np.sqrt(values[kept])
