@@ -25,7 +25,7 @@ from chartray.evaluation.baselines import baseline_chart
 from chartray.evaluation.leakage import same_images
 from chartray.evaluation.sentences import blanks_counted
 from chartray.features import fit_chart
-from chartray.networks import encoder
+from chartray.networks.initial_weights import lineage
 from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
 from chartray.pixels.shard_file import Mapped, Shard
@@ -422,7 +422,7 @@ def test_a_label_is_refused_by_the_chart_of_pretraining_whatever_this_cohort_mak
     # So is one that only its parent was shown, whatever the child was pretrained on.
     for dataset in ("nih", "hannover"):
         own = {"source": dataset, "chart": "none", "chart_variables": [], "chart_sources": sources}
-        child = vit(tmp_path / f"child of {dataset}", **own, init=encoder.lineage(shown))
+        child = vit(tmp_path / f"child of {dataset}", **own, init=lineage(shown))
         with pytest.raises(InputError, match=r"variable 'icu' .* both made from the column 'icu_admission_offset'"):
             evaluate(child, tmp_path / "store", tmp_path / "out")
     # Elsewhere a column of that name is another fact, and an encoder that was shown only sex may be asked.
@@ -542,7 +542,7 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
     shutil.copy(made / "train_patients.txt", started)
     assert seen(source=started) == [None]  # nobody knows whom the first weights were shown
     child = tmp_path / "child"
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_entry(keys["train"]))
+    vit(child / "encoder", source="mimic", init=lineage(made), **patients_entry(keys["train"]))
     shutil.copy(made / "train_patients.txt", child)
     assert seen(source=child) == [0]  # the parent's patients are known too
     assert seen(source=child / "encoder") == [0]
@@ -561,7 +561,7 @@ def test_patients_of_pretraining_are_not_scored(home: Path, tmp_path: Path) -> N
         (made / "train_patients.txt").touch()
     vit(made / "encoder", source="mimic", **patients_entry(keys["test"][:3]))
     write_patients(made, keys["test"][:3])
-    vit(child / "encoder", source="mimic", init=encoder.lineage(made), **patients_entry(keys["train"]))
+    vit(child / "encoder", source="mimic", init=lineage(made), **patients_entry(keys["train"]))
     assert seen(split="validate") == [0]
     with pytest.raises(InputError, match=r"pretrained on 3 patients of .* \(train_patients.txt of .*run lists them\)"):
         seen(source=child)

@@ -14,6 +14,7 @@ from chartray.errors import InputError
 from chartray.features import Chart, ChartBlock, Encoding
 from chartray.networks import encoder as vit
 from chartray.networks import siamese
+from chartray.networks.initial_weights import initialise, lineage
 from chartray.networks.description import Provenance
 from chartray.networks.siamese import ChartBatch
 
@@ -132,7 +133,7 @@ def test_colour_weights_of_another_size_start_a_grey_encoder(tmp_path: Path) -> 
     colour = timm.create_model("vit_tiny_patch16_224", embed_dim=48, depth=2, patch_size=8, img_size=64, num_classes=7)
     save_file(colour.state_dict(), tmp_path / "colour.safetensors")
     model = tiny(32)
-    vit.initialise(model, tmp_path / "colour.safetensors")
+    initialise(model, tmp_path / "colour.safetensors")
     grey = torch.rand(2, 1, 32, 32)
     wanted = colour.patch_embed.proj(grey.expand(-1, 3, -1, -1))
     assert torch.allclose(model.patch_embed.proj(grey), wanted, atol=1e-5)
@@ -144,13 +145,13 @@ def test_weights_that_lack_a_layer_are_refused_not_ignored(tmp_path: Path) -> No
     del weights["blocks.1.mlp.fc1.weight"]
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"blocks\.1\.mlp\.fc1\.weight"):
-        vit.initialise(tiny(), tmp_path / "w.safetensors")
+        initialise(tiny(), tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="pickled"):
-        vit.initialise(tiny(), Path(__file__))
+        initialise(tiny(), Path(__file__))
     with pytest.raises(InputError, match=r"expected weights in .*no\.safetensors, found No such file"):
-        vit.initialise(tiny(), tmp_path / "no.safetensors")
+        initialise(tiny(), tmp_path / "no.safetensors")
     with pytest.raises(InputError, match="found nothing; check the path"):
-        vit.initialise(tiny(), tmp_path / "no-run")
+        initialise(tiny(), tmp_path / "no-run")
 
 
 def test_head_normalises_like_torch_batchnorm() -> None:

@@ -17,6 +17,7 @@ from chartray.cli import run_command
 from chartray.config.pretrain import EncoderConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
+from chartray.networks.initial_weights import initialise, lineage
 from chartray.networks.description import Architecture, checked
 from chartray.outputs.seal import seal
 from tests.evaluation_folders import vit as write_encoder
@@ -59,13 +60,13 @@ def test_a_pickle_that_a_description_names_is_not_opened(shared: Path, tmp_path:
     assert gone_off.exists()  # a real one
     gone_off.unlink()
     edit(shared, lambda said: said["architecture"].update(checkpoint_path=str(bomb)))
-    for use in (vit.load, vit.lineage):
+    for use in (vit.load, lineage):
         with pytest.raises(InputError, match=r"encoder.json; architecture.checkpoint_path: Extra inputs"):
             use(shared)
     with pytest.raises(InputError, match=r"checkpoint_path: Extra inputs"):
         checked(Architecture, {"model_name": "vit_tiny", "img_size": 32, "checkpoint_path": str(bomb)}, "it")
     with pytest.raises(InputError, match="pickled weights are not loaded"):
-        vit.initialise(vit.build(vit.architecture(EncoderConfig(name="vit_tiny"), 32), seed=0), bomb)
+        initialise(vit.build(vit.architecture(EncoderConfig(name="vit_tiny"), 32), seed=0), bomb)
     assert not gone_off.exists()
 
 
@@ -183,7 +184,7 @@ def test_weights_that_are_not_finite_are_refused_on_loading(shared: Path) -> Non
     with pytest.raises(InputError, match=r"expected finite weights in .*found others in norm\.bias"):
         vit.load(shared)
     with pytest.raises(InputError, match=r"expected finite weights"):
-        vit.initialise(vit.load(write_encoder(shared.parent / "other")).model, shared)
+        initialise(vit.load(write_encoder(shared.parent / "other")).model, shared)
 
 
 def test_each_flipped_bit_and_each_truncation_of_an_encoder_is_refused(shared: Path) -> None:
@@ -218,7 +219,7 @@ def test_weights_to_start_from_are_a_vits_or_a_sentence(tmp_path: Path, seed: in
         for name in ("pos_embed", "patch_embed.proj.weight"):
             save_file(wanted | {name: torch.zeros(shape)}, file)
             with pytest.raises(InputError):
-                vit.initialise(model, file)
+                initialise(model, file)
     save_file(wanted | {"norm.bias": torch.zeros(16).to(torch.float8_e4m3fn)}, file)
     whole = file.read_bytes()
     for _ in range(30):
@@ -226,4 +227,4 @@ def test_weights_to_start_from_are_a_vits_or_a_sentence(tmp_path: Path, seed: in
         flipped[draw.randrange(2_000)] ^= 1 << draw.randrange(8)
         file.write_bytes(flipped[: draw.choice([len(whole), draw.randrange(len(whole))])])
         with suppress(InputError):
-            vit.initialise(model, file)
+            initialise(model, file)

@@ -30,6 +30,23 @@ class Architecture(_Strict):
     depth: int | None = Field(None, ge=1, le=256, description="blocks; null: timm's")
     embed_dim: int | None = Field(None, ge=1, le=16_384, description="width; null: timm's")
     patch_size: int | None = Field(None, ge=1, le=1024, description="side of a patch, in pixels; null: timm's")
+    # Of public encoders; null: timm's.
+    mlp_ratio: float | None = Field(None, gt=0, le=64, description="hidden width of the MLP over the width")
+    qkv_bias: bool | None = Field(None, description="a bias of queries, keys and values")
+    qk_norm: bool | None = Field(None, description="a norm of queries and keys")
+    init_values: float | None = Field(None, gt=0, le=10, description="first value of the layer scale")
+    class_token: bool | None = Field(None, description="a class token")
+    reg_tokens: int | None = Field(None, ge=0, le=1024, description="register tokens")
+    num_reg_tokens: int | None = Field(None, ge=0, le=1024, description="register tokens, as timm's Eva calls them")
+    no_embed_class: bool | None = Field(None, description="no position of the class token")
+    pre_norm: bool | None = Field(None, description="a norm before the blocks")
+    final_norm: bool | None = Field(None, description="a norm after the blocks")
+    fc_norm: bool | None = Field(None, description="that norm after pooling")
+    use_fc_norm: bool | None = Field(None, description="that norm after pooling, as timm's Eva calls it")
+    global_pool: Literal["token", "avg", "map"] | None = Field(None, description="what of the tokens is the embedding")
+    act_layer: Literal["gelu", "gelu_tanh", "quick_gelu"] | None = Field(None, description="activation of the MLP")
+    norm_eps: float | None = Field(None, gt=0, lt=1, description="what norms add to the variance")
+    rope_temperature: float | None = Field(None, gt=0, le=1e9, description="longest period of rotary positions")
 
 
 class _OfWeights(BaseModel):
@@ -54,6 +71,7 @@ class Init(_Strict, _OfWeights):
     source: _Text = Field(description="the folder or file of the weights")
     dataset: _Text | None = Field(None, description="the data set they were pretrained on")
     init: "Init | None" = Field(None, description="the weights that they started from themselves")
+    not_taken: list[_Text] | None = Field(None, description="their tensors that no embedding needs")
 
 
 class Provenance(_OfWeights):

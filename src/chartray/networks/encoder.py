@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import timm
 import torch
@@ -11,7 +12,8 @@ from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
-from timm.layers import Attention, set_fused_attn
+from timm.layers import Attention, LayerNorm, set_fused_attn
+from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -23,7 +25,6 @@ from chartray.networks.description import (
     WEIGHTS_FILE,
     Architecture,
     Description,
-    Init,
     Interpolation,
     Provenance,
     checked,
@@ -79,8 +80,10 @@ def architecture(config: EncoderConfig, size: int) -> Architecture:
     Raises InputError for a name that timm does not know, and for sizes far beyond the largest ViT.
     """
     name = _SHORT_NAMES.get(config.name, config.name)
-    _refuse_unknown(name)
-    given = {"num_heads": config.heads, "depth": config.depth, "embed_dim": config.width}
+    refuse_unknown(name)
+    given: dict[str, Any] = {"num_heads": config.heads, "depth": config.depth, "embed_dim": config.width}
+    if "dinov3" in name:  # timm pools its patches, DINOv3 itself by the class token
+        given["global_pool"] = "token"
     content = {"model_name": name, "img_size": size, "patch_size": config.patch_size} | given
     return checked(Architecture, content, f"the architecture of {name}")
 
@@ -102,20 +105,25 @@ def build(architecture: Architecture, *, seed: int) -> VisionTransformer:
 
 def _outline(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights of an architecture, without allocating them; raises as `build`."""
-    _refuse_unknown(architecture.model_name)
+    return {name: tuple(value.shape) for name, value in outline_model(architecture).state_dict().items()}
+
+
+def outline_model(architecture: Architecture) -> VisionTransformer | Eva:
+    """A model without memory for its weights; raises as `build`."""
+    refuse_unknown(architecture.model_name)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
-            model = _created(architecture)
+            return _created(architecture)
         except InputError:
             raise
         except Exception as error:  # timm's builders raise many types
             said = " ".join(str(error).split())[:200]
             arguments = architecture.model_dump(exclude_none=True)
             raise InputError(f"encoder {architecture.model_name!r} cannot be built with {arguments}: {said}") from None
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def _refuse_unknown(name: str) -> None:
+def refuse_unknown(name: str) -> None:
+    """Raises InputError for a name that timm does not know."""
     if not name.replace(".", "_").isidentifier() or not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name[:8]}*")[:3])
         raise InputError(
@@ -123,11 +131,20 @@ def _refuse_unknown(name: str) -> None:
         )
 
 
-def _created(architecture: Architecture) -> VisionTransformer:
+def _created(architecture: Architecture) -> VisionTransformer | Eva:
     # Explicit, whatever timm's defaults: nothing is downloaded, and no file is read.
-    without = {"pretrained": False, "checkpoint_path": "", "num_classes": 0, "in_chans": 1, "dynamic_img_size": True}
-    model = timm.create_model(**architecture.model_dump(exclude_none=True), **without)
-    if not isinstance(model, VisionTransformer):
+    without: dict[str, Any] = {
+        "pretrained": False,
+        "checkpoint_path": "",
+        "num_classes": 0,
+        "in_chans": 1,
+        "dynamic_img_size": True,
+    }
+    arguments = architecture.model_dump(exclude_none=True, exclude={"norm_eps"})
+    if architecture.norm_eps is not None:
+        without["norm_layer"] = partial(LayerNorm, eps=architecture.norm_eps)
+    model = timm.create_model(**arguments, **without)
+    if not isinstance(model, VisionTransformer | Eva):
         said = f"{architecture.model_name!r}, a {type(model).__name__}"
         raise InputError(f"expected a Vision Transformer as encoder.name, found {said}")
     return model
@@ -143,7 +160,7 @@ def on_device(networks: Networks, device: torch.device) -> Networks:
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     for module in networks.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, Attention | EvaAttention):
             module.fused_attn = device.type == "cuda"
     return networks.to(device)
 
@@ -160,7 +177,13 @@ def tokens_of(model: VisionTransformer, images: Tensor, keep: Tensor | None = No
     The kept patches (all when None) are gathered after the position embedding and before the blocks, where timm has
     its `patch_drop`; prefix tokens (the class token) always stay.
     """
-    normed: Tensor = model.norm(model.blocks(_embedded(model, images, keep)))
+    tokens, rotations = _embedded(model, images, keep)
+    if isinstance(model, Eva):
+        for depth, block in enumerate(model.blocks):
+            tokens = block(tokens, rope=rotations[depth] if model.rope_mixed and rotations is not None else rotations)
+    else:
+        tokens = model.blocks(tokens)
+    normed: Tensor = model.norm(tokens)
     return normed
 
 
@@ -172,57 +195,29 @@ def class_token(model: VisionTransformer, images: Tensor, keep: Tensor | None = 
     if not only_class_is_read(model):
         pooled: Tensor = model.forward_head(tokens_of(model, images, keep))
         return pooled
-    tokens = model.blocks[:-1](_embedded(model, images, keep))
+    tokens = model.blocks[:-1](_embedded(model, images, keep)[0])
     pooled = model.forward_head(model.norm(class_of_last_block(model.blocks[-1], tokens)))
     return pooled
 
 
-def _embedded(model: VisionTransformer, images: Tensor, keep: Tensor | None) -> Tensor:
-    """The input of the blocks: kept patches with their positions -> (B, prefix + n, D)."""
-    tokens = model._pos_embed(model.patch_embed(images))  # (B, prefix + N, D)
+def _embedded(model: VisionTransformer | Eva, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The input of the blocks: kept patches with their positions -> (B, prefix + n, D); and their rotations, if any."""
+    tokens, rotations = model._pos_embed(model.patch_embed(images)), None  # (B, prefix + N, D)
+    if isinstance(model, Eva):
+        tokens, rotations = tokens  # (N, R)
     if keep is not None:
         prefix = model.num_prefix_tokens
         kept = tokens[:, prefix:].gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
         tokens = torch.cat((tokens[:, :prefix], kept), dim=1)  # (B, prefix + n, D)
-    entering: Tensor = model.norm_pre(tokens)
-    return entering
+        if rotations is not None and model.rope_mixed:
+            rotations = rotations[:, :, keep].transpose(1, 2)  # (depth, B, heads, n, R)
+        elif rotations is not None:
+            rotations = rotations[keep][:, None]  # (B, 1, n, R)
+    return model.norm_pre(tokens), rotations
 
 
-def initialise(model: VisionTransformer, source: Path) -> None:
-    """Copies weights into `model` from a RUN, an encoder folder or a .safetensors file of a timm ViT.
-
-    A colour patch embedding becomes grey by summing its channels; position embeddings of another size are
-    resampled; a classifier is left out. Raises InputError if any weight of the model is missing or not finite: no part
-    may silently keep its random start (MohammedSB/DINOv2ForRadiology#5).
-    """
-    is_file = source.is_file() or source.suffix == ".safetensors"
-    weights = _read_weights(source) if is_file else _sealed_weights(encoder_folder(source))
-    weights = {name: value for name, value in weights.items() if not name.startswith(("head.", "head_dist."))}
-    patch = weights.get("patch_embed.proj.weight")
-    if patch is not None and patch.ndim == 4 and patch.shape[1] == 3:
-        weights["patch_embed.proj.weight"] = patch.sum(dim=1, keepdim=True)
-    position = weights.get("pos_embed")
-    if position is not None and model.pos_embed is not None and position.shape != model.pos_embed.shape:
-        weights["pos_embed"] = _resampled(position, model, source)
-    _copy(weights, model, source)
-
-
-def _resampled(position: Tensor, model: VisionTransformer, source: Path) -> Tensor:
-    """The position embeddings of a square grid, resampled to the grid of `model`."""
-    from timm.layers import resample_abs_pos_embed
-
-    prefix = model.num_prefix_tokens
-    side = round(max(position.shape[1] - prefix, 0) ** 0.5) if position.ndim == 3 else 0
-    if not side or tuple(position.shape) != (1, prefix + side**2, model.embed_dim):
-        raise InputError(
-            f"expected position embeddings (1, {prefix} + side * side, {model.embed_dim}) in {source}, found "
-            f"{tuple(position.shape)}; these are the weights of another ViT"
-        )
-    resampled: Tensor = resample_abs_pos_embed(position, list(model.patch_embed.grid_size), num_prefix_tokens=prefix)
-    return resampled
-
-
-def _copy(weights: Mapping[str, Tensor], model: VisionTransformer, source: Path) -> None:
+def copy_weights(weights: Mapping[str, Tensor], model: VisionTransformer, source: Path) -> None:
+    """Sets all weights of `model`; raises InputError unless they are finite and exactly its own."""
     try:
         broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
         if broken is not None:
@@ -250,31 +245,15 @@ def load(path: Path) -> PretrainedEncoder:
     that are not finite or do not fit its architecture.
     """
     folder = encoder_folder(path)
-    description = _read_sealed(folder)
+    description = description_of(folder)
     model = build(description.architecture, seed=0)
-    _copy(_sealed_weights(folder), model, folder / WEIGHTS_FILE)
+    copy_weights(sealed_weights(folder), model, folder / WEIGHTS_FILE)
     return _described(model.eval(), description)
 
 
 def untrained(encoder: PretrainedEncoder, *, seed: int) -> PretrainedEncoder:
     """The same architecture with fresh weights: the baseline that pretraining must beat."""
     return encoder._replace(model=build(encoder.architecture, seed=seed).eval())
-
-
-def lineage(source: Path) -> Init:
-    """What the initial weights of a run were trained on: known of a RUN or encoder folder, unknown of a plain file."""
-    said = Provenance() if source.is_file() else _read_sealed(encoder_folder(source)).provenance
-    return Init(
-        source=str(source),
-        dataset=said.source,
-        run=said.run,
-        chart=said.chart,
-        init=said.init,
-        patients=said.patients,
-        patients_sha256=said.patients_sha256,
-        after_film=said.after_film,
-        chart_sources=said.chart_sources or {},
-    )
 
 
 def _described(model: VisionTransformer, description: Description) -> PretrainedEncoder:
@@ -289,10 +268,10 @@ def _described(model: VisionTransformer, description: Description) -> Pretrained
     )
 
 
-def _read_sealed(folder: Path) -> Description:
+def description_of(folder: Path) -> Description:
     """The description of an encoder; the shapes of its weights are checked before any memory is allocated."""
     description, file = sealed_description(folder), folder / WEIGHTS_FILE
-    wanted, found = _outline(description.architecture), _shapes(file)
+    wanted, found = _outline(description.architecture), shapes_of(file)
     for name in wanted.keys() | found.keys():
         if wanted.get(name) != found.get(name):
             shapes = [str(each.get(name, "none")) for each in (wanted, found)]
@@ -303,12 +282,13 @@ def _read_sealed(folder: Path) -> Description:
     return description
 
 
-def _sealed_weights(folder: Path) -> dict[str, Tensor]:
+def sealed_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of an encoder folder; raises InputError unless they are as they were written."""
     verify(folder, [WEIGHTS_FILE])
-    return _read_weights(folder / WEIGHTS_FILE)
+    return read_weights(folder / WEIGHTS_FILE)
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights in a file, without reading the weights."""
     try:
         with safe_open(file, framework="pt") as stored:
@@ -317,7 +297,8 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise InputError(f"expected weights in {file}, found {' '.join(str(error).split())[:200]}") from None
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The weights in a .safetensors file, by name; raises InputError for any other file."""
     if file.suffix != ".safetensors":
         raise InputError(
             f"expected a .safetensors file, found {file}; pickled weights are not loaded, convert them first"

@@ -9,6 +9,7 @@ from chartray.config.pretrain import Config, TrainConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
+from chartray.networks.initial_weights import initialise
 from chartray.networks.siamese import SelfDistillation, Siamese, chart_module
 from chartray.training.monitor import Monitor
 from chartray.training.schedules import Schedule
@@ -20,7 +21,7 @@ def build_networks(data: TrainingData, config: Config) -> Networks:
     """The networks of an objective, with first weights drawn from the seed, or started from `encoder.init`."""
     encoder = vit.build(vit.architecture(config.encoder, config.views.size), seed=config.seed)
     if config.encoder.init is not None:
-        vit.initialise(encoder, Path(config.encoder.init))
+        initialise(encoder, Path(config.encoder.init))
     side = vit.patch_side(encoder)
     for name in ("size", "focal_size"):
         if getattr(config.views, name) % side:

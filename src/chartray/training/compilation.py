@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 import torch
 import torch._inductor.config
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -46,7 +47,7 @@ def compile_blocks(networks: nn.Module) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for module in networks.modules():
         blocks = (
-            module.blocks if isinstance(module, VisionTransformer) else [module] if isinstance(module, Block) else []
+            module.blocks if isinstance(module, VisionTransformer | Eva) else [module] if isinstance(module, Block) else []
         )
         for block in blocks:
             if block._compiled_call_impl is None:

@@ -8,6 +8,7 @@ from chartray.config.pretrain import NO_CHART, ChartConfig, Config
 from chartray.errors import InputError
 from chartray.features import fit_chart
 from chartray.networks.description import encoder_folder, sealed_description
+from chartray.networks.public_folder import is_public, read_public
 from chartray.pixels.store import Store
 from chartray.schema import from_metadata
 from chartray.training.run_folder import check_out
@@ -24,8 +25,12 @@ def check_run(store_folder: Path, out: Path, config: Config, *, resume: bool) ->
             f"expected at least train.batch_size = {config.train.batch_size} training images in {store.folder}, "
             f"found {images}; lower --train.batch_size"
         )
-    if config.encoder.init is not None and not Path(config.encoder.init).is_file():
-        sealed_description(encoder_folder(Path(config.encoder.init)))
+    if config.encoder.init is None or Path(config.encoder.init).is_file():
+        return
+    if is_public(start := Path(config.encoder.init)):
+        read_public(start)
+    else:
+        sealed_description(encoder_folder(start))
 
 
 def check_chart(store: Store, chart: ChartConfig) -> None:

@@ -67,7 +67,7 @@ class TrainingData:
     def manifest(self, config: Config, schedule: Schedule) -> RunManifest:
         """The manifest of a run on these images; it includes what the initial weights were trained on."""
         metadata = from_metadata(self.store.cohort.schema.metadata)
-        parent = None if config.encoder.init is None else vit.lineage(Path(config.encoder.init))
+        parent = None if config.encoder.init is None else lineage(Path(config.encoder.init))
         after_film = list(self.chart.after_film) if self.chart else []
         sources = {name: list(metadata.variables[name].columns) for name in self.chart.variables} if self.chart else {}
         keys = self.patient_keys()
