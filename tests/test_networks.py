@@ -14,8 +14,8 @@ from chartray.errors import InputError
 from chartray.features import Chart, ChartBlock, Encoding
 from chartray.networks import encoder as vit
 from chartray.networks import siamese
-from chartray.networks.initial_weights import initialise, lineage
 from chartray.networks.description import Provenance
+from chartray.networks.initial_weights import initialise
 from chartray.networks.siamese import ChartBatch
 
 TINY = EncoderConfig(name="vit_tiny_patch16_224", width=48, depth=2, heads=3, patch_size=8)

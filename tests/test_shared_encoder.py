@@ -17,8 +17,8 @@ from chartray.cli import run_command
 from chartray.config.pretrain import EncoderConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
-from chartray.networks.initial_weights import initialise, lineage
 from chartray.networks.description import Architecture, checked
+from chartray.networks.initial_weights import initialise, lineage
 from chartray.outputs.seal import seal
 from tests.evaluation_folders import vit as write_encoder
 

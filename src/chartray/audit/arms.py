@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.audit.attributes import COIN, Attribute
+from chartray.config.audit import AuditOptions
 from chartray.errors import InputError
 from chartray.evaluation.assemble import encoder_entry
 from chartray.evaluation.baselines import (
@@ -23,7 +24,8 @@ from chartray.evaluation.image_set import ImageSet, metadata_of
 from chartray.features.chart import fit_chart
 from chartray.features.sets import variable_of
 from chartray.networks.description import Provenance
-from chartray.networks.encoder import PretrainedEncoder, load, untrained
+from chartray.networks.encoder import PretrainedEncoder, untrained
+from chartray.networks.public import open_encoder
 from chartray.pixels.store import Store
 from chartray.results.arm import CHART_BASELINES, CHART_ONLY, IMAGE_CHART, PIXELS, UNTRAINED, Arm, arm_of
 from chartray.results.manifest import EncoderEntry
@@ -63,7 +65,7 @@ def run_name(encoder: PretrainedEncoder, source: Path) -> str:
 
 
 def encoder_arms(
-    source: Path, against: Sequence[Path], images: Sequence[ImageSet], *, device: str, precision: str
+    source: Path, against: Sequence[Path], images: Sequence[ImageSet], options: AuditOptions
 ) -> tuple[list[AuditArm], list[EncoderEntry], Frozen]:
     """The encoder and each run it is compared with, their entries of the manifest, and the encoder's own features.
 
@@ -71,7 +73,7 @@ def encoder_arms(
     """
     named: dict[str, tuple[PretrainedEncoder, EncoderEntry]] = {}
     for path in (source, *against):
-        encoder = load(path)
+        encoder = open_encoder(path, options)
         if (name := run_name(encoder, path)) in named:
             raise InputError(
                 f"expected runs of different names, found {name!r} again at {path}; name each run once, or pretrain "
@@ -81,7 +83,9 @@ def encoder_arms(
     arms: list[AuditArm] = []
     own: Frozen | None = None
     for name, (encoder, entry) in named.items():
-        frozen = encoder_features(encoder, images, device=device, precision=precision, title=f"embed, {name}")
+        frozen = encoder_features(
+            encoder, images, device=options.device, precision=options.precision, title=f"embed, {name}"
+        )
         own = own or frozen
         arms.append(AuditArm(entry.arm, name, _always(frozen), entry.provenance))
     assert own is not None

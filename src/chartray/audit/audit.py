@@ -39,7 +39,8 @@ from chartray.evaluation.embed import device_of
 from chartray.evaluation.image_set import ImageSet, Match, blank_entry, chosen_labels, image_set_of
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.evaluation.sentences import blanks_counted, chart_baselines_said
-from chartray.networks.encoder import PretrainedEncoder, load
+from chartray.networks.encoder import PretrainedEncoder
+from chartray.networks.public import open_encoder
 from chartray.pixels.store import Store
 from chartray.results import folder as results
 from chartray.results.ledger import note_scoring
@@ -105,7 +106,7 @@ def audit(
     Disease labels that were made from a column of the encoder's chart are left out, as the manifest says.
 
     Args:
-        source: RUN or encoder folder.
+        source: RUN, encoder folder or public encoder.
         store: the STORE whose training images probes are fitted on.
         out: the folder to write; an earlier audit of this encoder on this STORE is replaced.
         options: everything else, `config.audit.AuditOptions`.
@@ -120,7 +121,7 @@ def audit(
     chosen, left_out = chosen_attributes(home, options.attributes)
     if options.baseline_chart is not None:
         named_chart(home.cohort, options.baseline_chart, [])
-    encoder = load(source)
+    encoder = open_encoder(source, options)
     entry = encoder_entry(encoder, run_name(encoder, source), source)
     results.check_same(out, results.AUDIT_FILE, encoder=entry, store=home.hash)
     policy, resampling = (
@@ -130,7 +131,7 @@ def audit(
     stores = [home, *(Store.open(each) for each in options.external)]
     data = _data(encoder, stores, chosen, options.split, policy, resampling, options.device)
     left_out |= labels_left_out(data.tests) | attributes_left_out(chosen, data.tests)
-    arms, entries, own = encoder_arms(source, against, data.images, device=options.device, precision=options.precision)
+    arms, entries, own = encoder_arms(source, against, data.images, options)
     runs = [pretrained(each) for each in entries]
     if options.baselines:
         beside, reasons = baseline_arms(
@@ -305,6 +306,7 @@ def _notes(arms: Sequence[AuditArm], manifest: AuditManifest) -> list[str]:
         for arm, _ in runs[1:]
         if arm.arm.settings != arms[0].arm.settings
     ]
+    notes += [f"{arm.run}: {arm.arm.caution}" for arm, _ in runs if arm.arm.caution]
     if settings.split == "validate":
         notes.append(
             "scored on the validation images, on which penalties and thresholds were chosen, so values are optimistic"

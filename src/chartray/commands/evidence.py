@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from chartray.config.audit import AuditOptions
 from chartray.config.evaluate import CompareOptions, Device, EvaluateOptions, PlanOptions, Precision
+from chartray.config.public import PublicOptions
 from chartray.wording import plural
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 from chartray.outputs.replacing import reserved
 
 EVALUATE, COMPARE, AUDIT, PLAN = EvaluateOptions(), CompareOptions(), AuditOptions(), PlanOptions()
+READING = PublicOptions()
 # The fields of a model as options of a command.
 FLAT = Parameter(name="*")
 # Of the metrics in results.jsonl these are printed.
@@ -33,7 +35,7 @@ def evaluate(
     Hyperparameters are selected on the validation split.
 
     Args:
-        source: A run or an encoder folder.
+        source: A run, an encoder folder, or a public encoder: a folder of timm or transformers, a .safetensors file.
         store: The store to fit on.
         out: The results folder.
         options: Everything else.
@@ -42,7 +44,7 @@ def evaluate(
     from chartray.commands.opening import need_inputs, need_scoring
     from chartray.results.folder import MANIFEST_FILE, check_replaceable
 
-    need_inputs(encoders=[source], stores=[store, *options.external], out=out)
+    need_inputs(encoders=[source], stores=[store, *options.external], out=out, public=options)
     check_replaceable(out, MANIFEST_FILE)
     need_scoring(store, options, labels=options.labels)
     from chartray.evaluation.evaluate import evaluate as evaluate_encoder
@@ -132,16 +134,16 @@ def audit(
     """Audits an encoder: chart variables in its features, disease scores by subgroup, and data leakage.
 
     Args:
-        source: A run or an encoder folder.
+        source: A run, an encoder folder, or a public encoder: a folder of timm or transformers, a .safetensors file.
         store: The store whose training images the probes are fitted on.
         out: The audit's folder.
-        against: A run to compare with: without the chart, with shuffled charts; may be repeated.
+        against: A run or a public encoder to compare with: without the chart, with shuffled charts; may be repeated.
         options: Everything else.
     """
     from chartray.commands.opening import need_inputs, need_scoring
     from chartray.results.folder import AUDIT_FILE, check_replaceable
 
-    need_inputs(encoders=[source, *(against or [])], stores=[store, *options.external], out=out)
+    need_inputs(encoders=[source, *(against or [])], stores=[store, *options.external], out=out, public=options)
     check_replaceable(out, AUDIT_FILE)
     need_scoring(store, options, attributes=options.attributes)
     from chartray.audit.audit import audit as audit_encoder
@@ -162,26 +164,28 @@ def embed(
     split: Literal["train", "validate", "test"] | None = None,
     device: Device = "auto",
     precision: Precision = "fp32",
+    reading: Annotated[PublicOptions, FLAT] = READING,
 ) -> None:
     """Writes the encoder's features of every image of a store as Parquet.
 
     Args:
-        source: A run or an encoder folder.
+        source: A run, an encoder folder, or a public encoder: a folder of timm or transformers, a .safetensors file.
         store: The store.
         out: The Parquet file.
         split: Split to embed; by default all.
         device: Device of the encoder.
         precision: Precision of the encoder.
+        reading: How a public encoder is read.
     """
     from chartray.commands.opening import need_inputs
     from chartray.evaluation.embed_file import check_embeddings_replaceable
 
-    need_inputs(encoders=[source], stores=[store], out=out)
+    need_inputs(encoders=[source], stores=[store], out=out, public=reading)
     check_embeddings_replaceable(out)
     from chartray.evaluation.embed_store import embed_store
 
     with reserved(out):
-        print(embed_store(source, store, out, split=split, device=device, precision=precision))
+        print(embed_store(source, store, out, split=split, device=device, precision=precision, reading=reading))
 
 
 def _score_line(row: "Score") -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from cyclopts import Parameter
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from chartray.config.public import PublicOptions
 from chartray.config.section import Knobs, Only, Options, separated
 
 Protocol = Literal["linear", "knn", "finetune", "published"]
@@ -59,7 +60,7 @@ class PlanOptions(IntervalOptions):
     arms: int = Field(2, ge=2, description="Arms of the planned study that seed variance is pooled over; 2: Welch")
 
 
-class ScoringOptions(IntervalOptions):
+class ScoringOptions(IntervalOptions, PublicOptions):
     """What evaluations and audits share."""
 
     external: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = Field(

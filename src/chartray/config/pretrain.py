@@ -38,7 +38,10 @@ class EncoderConfig(Section):
     depth: int | None = Field(None, ge=1, description="Transformer blocks; null: timm's")
     width: int | None = Field(None, ge=1, description="Embedding width D; null: timm's")
     patch_size: int | None = Field(None, ge=1, description="Patch size in pixels; null: timm's")
-    init: str | None = Field(None, description="Initial weights: a run, an encoder folder, a folder of timm or transformers, a .safetensors file")
+    init: str | None = Field(
+        None,
+        description="Initial weights: a run, an encoder folder, a folder of timm or transformers, a .safetensors file",
+    )
 
 
 class ViewsConfig(Section):

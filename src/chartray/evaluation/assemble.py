@@ -264,6 +264,8 @@ def manifest_of(done: Evaluated, saliency: SaliencyEntry) -> EvaluationManifest:
     """What evaluation.json says."""
     task, settings = done.task, done.settings
     notes = ["`holds_fixed` in each row says what its interval holds fixed"]
+    if caution := done.candidates[0].arm.caution:
+        notes.append(f"{done.candidates[0].arm.title}: {caution}")
     for test in task.tests:
         count, of = int(read_by_radiologists(test.image_set).sum()), len(test.image_set.rows)
         if 0 < count < of:

@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import JsonValue
 
+from chartray.config.public import PublicOptions
 from chartray.errors import InputError
 from chartray.evaluation.embed import embed
 from chartray.evaluation.embed_file import EMBEDDINGS_KEY, check_embeddings_replaceable
 from chartray.evaluation.image_set import metadata_of
-from chartray.networks.encoder import PretrainedEncoder, load
+from chartray.networks.encoder import PretrainedEncoder
+from chartray.networks.public import AS_PUBLISHED, open_encoder
 from chartray.outputs.parquet_file import write_table
 from chartray.pixels.store import Store
 from chartray.results.folder import versions
@@ -36,22 +38,24 @@ def embed_store(
     split: str | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    reading: PublicOptions = AS_PUBLISHED,
 ) -> Path:
     """Embeds the images of a store and writes `out`, whole or not at all; returns it.
 
     Args:
-        source: RUN or encoder folder.
+        source: RUN, encoder folder or public encoder.
         store: the STORE.
         out: the Parquet file to write; earlier embeddings are replaced, anything else is not.
         split: train, validate or test; default all images. No label is read.
         device: auto, cpu or cuda.
         precision: fp32, or bf16 for autocast.
+        reading: how a public encoder is read.
 
     Raises:
         InputError: no such encoder, store or split, `out` is something else, or an embedding is not finite.
     """
     check_embeddings_replaceable(out)
-    encoder, image_set = load(source), Store.open(store)
+    encoder, image_set = open_encoder(source, reading), Store.open(store)
     rows = _rows(image_set, split)
     features = embed(encoder, image_set, rows, device=device, precision=precision)
     cohort = image_set.cohort.select(_NAMES).take(pa.array(rows))

@@ -28,7 +28,8 @@ from chartray.evaluation.finetune.training import tuned
 from chartray.evaluation.image_set import ImageSet, nested_subset
 from chartray.evaluation.outcomes import Learning, Outcome, outcomes_of
 from chartray.evaluation.studies import by_study
-from chartray.networks.encoder import PretrainedEncoder, load, untrained
+from chartray.networks.encoder import PretrainedEncoder, untrained
+from chartray.networks.public import open_encoder
 from chartray.pixels.store import Store
 from chartray.results.arm import CHART_BASELINES, PIXELS, UNTRAINED, arm_of
 from chartray.results.folder import MANIFEST_FILE, check_replaceable, check_same
@@ -49,7 +50,7 @@ def evaluate(
     """Evaluates the encoder of a RUN (or encoder folder) and writes the results folder `out`; returns its rows.
 
     Args:
-        source: RUN or encoder folder.
+        source: RUN, encoder folder or public encoder.
         store: the STORE that is fitted and chosen on.
         out: the folder to write; an earlier evaluation of this encoder on this STORE is replaced.
         options: everything else, `config.evaluate.EvaluateOptions`.
@@ -61,7 +62,7 @@ def evaluate(
     check_replaceable(out, MANIFEST_FILE)
     recipe = recipe_of(options)
     trainings = _trainings(out, recipe, resume=resume)
-    encoder, home = load(source), Store.open(store)
+    encoder, home = open_encoder(source, options), Store.open(store)
     run = encoder.provenance.run or source.resolve().name
     check_same(out, MANIFEST_FILE, encoder=encoder_entry(encoder, run, source), store=home.hash)
     task = make_task(source, encoder, home, options)

@@ -80,6 +80,8 @@ def patients_of(source: Path, said: Provenance | Init) -> frozenset[str] | None:
     """The keys of the patients of pretraining at `source`, a RUN or the encoder folder inside one, of which `said` says
     how many there were; None where only the encoder is there. Raises InputError if the file is not as it was written.
     """
+    if isinstance(said, Provenance) and said.public:
+        return None
     return read_patients(source.resolve().parent if (source / DESCRIPTION_FILE).is_file() else source, said)
 
 

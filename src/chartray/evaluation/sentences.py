@@ -35,6 +35,7 @@ def said_first(manifest: EvaluationManifest, arms: Iterable[Arm]) -> list[str]:
         *blanks_counted(manifest.settings.blank, manifest.stores, manifest.blank_negatives_learnt_from),
         *chart_baselines_said(arms, manifest.left_out),
         *(f"note: {note}" for note in manifest.not_compared),
+        *(f"note: {arm.title}: {arm.caution}" for arm in dict.fromkeys(arms) if arm.caution),
     ]
 
 

@@ -12,6 +12,8 @@ from chartray.outputs.replacing import settle
 from chartray.outputs.seal import verify
 
 FORMAT = 2
+# What an evaluation of a public encoder cannot rule out.
+UNKNOWN_PRETRAINING = "its pretraining images are unknown: they may include the test images"
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "encoder.json"
 _Plain = str | int | float | bool | None
 _Text = Annotated[str, Field(max_length=10_000)]

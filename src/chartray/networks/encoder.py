@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import timm
 import torch
@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from chartray.config.pretrain import EncoderConfig
+from chartray.config.section import Knobs
 from chartray.errors import InputError
 from chartray.networks.description import (
     DESCRIPTION_FILE,
@@ -81,7 +82,7 @@ def architecture(config: EncoderConfig, size: int) -> Architecture:
     """
     name = _SHORT_NAMES.get(config.name, config.name)
     refuse_unknown(name)
-    given: dict[str, Any] = {"num_heads": config.heads, "depth": config.depth, "embed_dim": config.width}
+    given: Knobs = {"num_heads": config.heads, "depth": config.depth, "embed_dim": config.width}
     if "dinov3" in name:  # timm pools its patches, DINOv3 itself by the class token
         given["global_pool"] = "token"
     content = {"model_name": name, "img_size": size, "patch_size": config.patch_size} | given
@@ -133,7 +134,7 @@ def refuse_unknown(name: str) -> None:
 
 def _created(architecture: Architecture) -> VisionTransformer | Eva:
     # Explicit, whatever timm's defaults: nothing is downloaded, and no file is read.
-    without: dict[str, Any] = {
+    without = {
         "pretrained": False,
         "checkpoint_path": "",
         "num_classes": 0,
@@ -141,9 +142,9 @@ def _created(architecture: Architecture) -> VisionTransformer | Eva:
         "dynamic_img_size": True,
     }
     arguments = architecture.model_dump(exclude_none=True, exclude={"norm_eps"})
-    if architecture.norm_eps is not None:
-        without["norm_layer"] = partial(LayerNorm, eps=architecture.norm_eps)
-    model = timm.create_model(**arguments, **without)
+    eps = architecture.norm_eps
+    norm = {} if eps is None else {"norm_layer": partial(LayerNorm, eps=eps)}
+    model = timm.create_model(**arguments, **without, **norm)
     if not isinstance(model, VisionTransformer | Eva):
         said = f"{architecture.model_name!r}, a {type(model).__name__}"
         raise InputError(f"expected a Vision Transformer as encoder.name, found {said}")

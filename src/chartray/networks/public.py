@@ -26,7 +26,7 @@ from torch.nn.functional import interpolate
 from chartray.config.public import PublicOptions
 from chartray.errors import InputError
 from chartray.networks import encoder as own
-from chartray.networks.description import Architecture, Provenance, checked
+from chartray.networks.description import UNKNOWN_PRETRAINING, Architecture, Provenance, checked
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.networks.public_folder import (
     Preparation,
@@ -237,6 +237,7 @@ def _provenance(said: PublicFiles, architecture: Architecture, not_taken: list[s
         public=said.name,
         weights_sha256=weights,
         settings_hash=hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest(),
+        caution=UNKNOWN_PRETRAINING,
         pooling=_WORDS[str(architecture.global_pool)],
         preparation=said.preparation.words,
         not_taken=not_taken,

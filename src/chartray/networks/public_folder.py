@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from chartray.config.public import PublicOptions
+from chartray.config.section import Knobs
 from chartray.errors import InputError
 from chartray.networks.description import (
     DESCRIPTION_FILE,
@@ -52,7 +53,7 @@ class _AsPublished(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
-class _Config(_AsPublished):
+class _TransformersConfig(_AsPublished):
     """What is read of the config.json of transformers."""
 
     model_type: str
@@ -62,6 +63,7 @@ class _Config(_AsPublished):
     patch_size: Side
     layer_norm_eps: float = Field(gt=0, lt=1)
     hidden_act: str
+    num_channels: int = Field(3, ge=1, le=4)
     image_size: Side | None = None
     intermediate_size: int | None = Field(None, ge=1, le=262_144)
     mlp_ratio: float | None = Field(None, gt=0, le=64)
@@ -71,7 +73,7 @@ class _Config(_AsPublished):
     use_swiglu_ffn: bool = False
     use_gated_mlp: bool = False
     rope_theta: float | None = Field(None, gt=0)
-    rope_parameters: dict[str, Any] | None = None
+    rope_parameters: Knobs | None = None
 
 
 class _Preprocessor(_AsPublished):
@@ -89,7 +91,7 @@ class _Preprocessor(_AsPublished):
     rescale_factor: float = 1 / 255
 
 
-class _Pretrained(_AsPublished):
+class _TimmPreparation(_AsPublished):
     """What is read of timm's pretrained_cfg."""
 
     input_size: tuple[int, int, int]
@@ -172,8 +174,10 @@ def read_public(folder: Path) -> PublicFiles:
             f"expected a timm model or one of {', '.join(_RESIZES)} in {folder / CONFIG_FILE}, found model_type "
             f"{str(config.get('model_type'))[:60]!r}; only these Vision Transformers are read"
         )
-    described = parsed_record(_Config, config, str(folder / CONFIG_FILE), "the configuration of an encoder", _COMPLETE)
-    preparation = _preparation(folder)
+    described = parsed_record(
+        _TransformersConfig, config, str(folder / CONFIG_FILE), "the configuration of an encoder", _COMPLETE
+    )
+    preparation = _preparation(folder, described.num_channels)
     architecture = _architecture(family, described, preparation, folder)
     return PublicFiles(name, family, architecture, preparation, files, _RESIZES[family])
 
@@ -226,7 +230,7 @@ def timm_preparation(content: Any, where: Path | str) -> Preparation:
             f"expected pretrained_cfg with input_size, mean, std and interpolation in {where}, found none; how its "
             f"images are prepared is not guessed: {_COMPLETE}, or add it"
         )
-    said = parsed_record(_Pretrained, content, f"pretrained_cfg of {where}", "how images are prepared", _COMPLETE)
+    said = parsed_record(_TimmPreparation, content, f"pretrained_cfg of {where}", "how images are prepared", _COMPLETE)
     channels, height, width = said.input_size
     if said.interpolation not in ("bilinear", "bicubic"):
         raise InputError(
@@ -255,7 +259,7 @@ def _checked_colours(found: Preparation, channels: int, where: Path | str) -> Pr
     return found
 
 
-def _preparation(folder: Path) -> Preparation:
+def _preparation(folder: Path, channels: int) -> Preparation:
     """As preprocessor_config.json of transformers says."""
     where = folder / PREPARATION_FILE
     if not where.exists():
@@ -284,10 +288,11 @@ def _preparation(folder: Path) -> Preparation:
     assert mean is not None
     assert std is not None
     crops = said.do_center_crop or (isinstance(content.get("size"), dict) and "shortest_edge" in content["size"])
-    return Preparation(size, interpolation, mean, std, crops)
+    mean, std = (each * channels if len(each) == 1 else each for each in (mean, std))
+    return _checked_colours(Preparation(size, interpolation, mean, std, crops), channels, where)
 
 
-def _architecture(family: Family, config: _Config, preparation: Preparation, folder: Path) -> Architecture:
+def _architecture(family: Family, config: _TransformersConfig, preparation: Preparation, folder: Path) -> Architecture:
     """The arguments of timm's model that computes what the transformers model does."""
     width, where = config.hidden_size, folder / CONFIG_FILE
     size = preparation.size
@@ -321,9 +326,9 @@ def _architecture(family: Family, config: _Config, preparation: Preparation, fol
     return checked(Architecture, common | own, str(where))
 
 
-def _plain(config: _Config, where: Path) -> dict[str, Any]:
+def _plain(config: _TransformersConfig, where: Path) -> Knobs:
     """Of ViT, ViTMSN and DINOv2."""
-    own: dict[str, Any] = {"model_name": "vit_base_patch16_224", "qkv_bias": config.qkv_bias}
+    own: Knobs = {"model_name": "vit_base_patch16_224", "qkv_bias": config.qkv_bias}
     if config.model_type.startswith("dinov2"):
         own |= {"init_values": 1.0}
         hidden = None if config.mlp_ratio is None else int(config.hidden_size * config.mlp_ratio)
@@ -339,7 +344,7 @@ def _plain(config: _Config, where: Path) -> dict[str, Any]:
     return own | {"mlp_ratio": _mlp_ratio(config, hidden, where)}
 
 
-def _rotary(config: _Config, where: Path) -> dict[str, Any]:
+def _rotary(config: _TransformersConfig, where: Path) -> Knobs:
     """Of DINOv3, which timm computes with its class Eva."""
     theta = config.rope_theta if config.rope_parameters is None else config.rope_parameters.get("rope_theta")
     if not isinstance(theta, int | float):
@@ -353,7 +358,7 @@ def _rotary(config: _Config, where: Path) -> dict[str, Any]:
     }
 
 
-def _mlp_ratio(config: _Config, hidden: int | None, where: Path) -> float:
+def _mlp_ratio(config: _TransformersConfig, hidden: int | None, where: Path) -> float:
     """The ratio of which timm makes `hidden`: int(width * ratio)."""
     if hidden is None:
         raise InputError(f"expected the width of the MLP (intermediate_size, or mlp_ratio) in {where}, found none")

@@ -35,6 +35,7 @@ _FIXED: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
     "shuffled": ("#cc79a7", "D", "-."),
     "constant": ("#e69f00", "^", ":"),
     "mask-only": ("#8c6d1f", "v", ":"),
+    "public": ("#7a4f9a", "P", "-."),
     "untrained": ("#6b7280", "X", ":"),
     "pixels": ("#2f353d", "P", ":"),
     "chart-only": ("#009e73", "*", "-."),
@@ -130,7 +131,9 @@ def arm_styles(arms: Sequence[Arm]) -> dict[Arm, Style]:
             place = sum(other.kind == "chart" for other in found)
             style = Style(_CHART_COLOURS[place % len(_CHART_COLOURS)], "o", "-")
         else:
-            name = (arm.objective if arm.objective in _FIXED else "none") if arm.kind == "none" else arm.control
+            name = {"none": arm.objective if arm.objective in _FIXED else "none", "public": "public"}.get(
+                arm.kind, arm.control
+            )
             style = Style(*_FIXED.get(name, ("#882255", "o", "-")))
         ways = (style._replace(marker=marker, line=line) for line in _LINES for marker in _MARKERS)
         found[arm] = next((one for one in (style, *ways) if one not in found.values()), style)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from chartray.networks.description import UNKNOWN_PRETRAINING
+
 # What is scored with an encoder: baselines without pretraining, and one that reads its embedding and the chart.
 UNTRAINED, PIXELS, CHART_ONLY, IMAGE_CHART = BASELINES = ("untrained", "pixels", "chart-only", "image+chart")
 CHART_BASELINES = (CHART_ONLY, IMAGE_CHART)
@@ -14,8 +16,6 @@ NO_CHART = "no chart"
 MSN = "msn"
 _DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
 _KINDS = ("chart", "none", "control", "public", "baseline")
-# What an evaluation of a public encoder cannot rule out.
-UNKNOWN_PRETRAINING = "its pretraining images are unknown: they may include the test images"
 
 
 @dataclass(frozen=True)

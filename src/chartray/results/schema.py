@@ -42,6 +42,7 @@ ARM_COLUMNS = {
     "on": "on",
     "objective": "objective",
     "settings": "settings_hash",
+    "public": "public",
 }
 
 

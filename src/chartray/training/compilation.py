@@ -47,7 +47,11 @@ def compile_blocks(networks: nn.Module) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for module in networks.modules():
         blocks = (
-            module.blocks if isinstance(module, VisionTransformer | Eva) else [module] if isinstance(module, Block) else []
+            module.blocks
+            if isinstance(module, VisionTransformer | Eva)
+            else [module]
+            if isinstance(module, Block)
+            else []
         )
         for block in blocks:
             if block._compiled_call_impl is None:

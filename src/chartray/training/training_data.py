@@ -14,7 +14,7 @@ from chartray.config.pretrain import NO_CHART, Config
 from chartray.config.renamed import first_names
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
-from chartray.networks import encoder as vit
+from chartray.networks.initial_weights import lineage
 from chartray.networks.siamese import ChartBatch
 from chartray.pixels.resampling import Grey, to_device
 from chartray.pixels.store import Store, read_store_flow
