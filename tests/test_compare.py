@@ -42,11 +42,13 @@ def evaluation(
     truth: np.ndarray | None = None,
     first: int = 0,
     baselines: dict[str, int] | None = None,
+    elsewhere: dict[str, float] | None = None,
     **settings: Any,
 ) -> Path:
     """A Results folder whose scores separate by `quality`; `fractions` says how many draws each has.
 
     `baselines` are their controls, each with what its scores are drawn from; image+chart adds to the run's own.
+    `elsewhere` says by how much more scores separate on further data sets.
     """
     found, patients = truth_of()
     found = found if truth is None else truth
@@ -77,12 +79,21 @@ def evaluation(
                 )
                 for (control, read), its in every.items()
             ]
+    for place, (dataset, more) in enumerate((elsewhere or {}).items()):
+        noise = np.random.default_rng((place, seed, len(chart))).normal(size=found.shape)
+        scores = (skill + more) * np.nan_to_num(found, nan=0.5) + np.random.default_rng(place).normal(size=found.shape)
+        columns = {"dataset": dataset, "split": "test", "run": f"{chart}-{seed}", "control": "none", "chart": chart}
+        names = results.ImageNames([f"{dataset}{name}" for name in ids], [None] * len(ids), patients)
+        tables.append(results.prediction_table(names, LABELS, found, scores + 0.3 * noise, columns | {"fraction": 1.0}))
     folder.mkdir(parents=True)
     results.write_parquet(folder / results.PREDICTIONS_FILE, tables)
     made = {"chart": chart, "control": "none", "seed": seed}
     common = {"protocol": "linear", "split": "test", "uncertain": "ignore", "blank": "negative", "seed": 0}
     manifest = {"format": RESULTS_FORMAT, "run": f"{chart}-{seed}", "encoder": {"provenance": made}}
     manifest |= {"settings": common | settings, "stores": [{"dataset": "mimic", "hash": "a" * 64, "path": "store"}]}
+    manifest["stores"] += [
+        {"dataset": name, "hash": "b" * 64, "part_of": "mimic" if ":" in name else None} for name in elsewhere or {}
+    ]
     (folder / results.MANIFEST_FILE).write_text(json.dumps(manifest))
     seal(folder)
     return folder
@@ -127,7 +138,12 @@ def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_e
     monkeypatch.chdir(tmp_path / "disk")
     (tmp_path / "disk" / ".old").mkdir()
     compare(runs, Path("."), CompareOptions(resamples=20))
-    assert {path.name for path in Path(".").iterdir()} == {results.COMPARE_FILE, results.COMPARISONS_FILE, SUMS_FILE}
+    assert {path.name for path in Path(".").iterdir()} == {
+        results.COMPARE_FILE,
+        results.COMPARISONS_FILE,
+        results.INTERACTIONS_FILE,
+        SUMS_FILE,
+    }
     assert not list(tmp_path.glob(".*"))
 
 
@@ -368,3 +384,37 @@ def test_rows_of_a_baseline_must_be_those_of_the_arms(tmp_path: Path) -> None:
         )
         with pytest.raises(InputError, match=words):
             compare([a, changed], tmp_path / "out")
+
+
+def test_whether_a_difference_differs_by_data_set_is_tested_over_whole_data_sets(tmp_path: Path) -> None:
+    places = {"nih": (1.5, 0.0), "hannover": (0.0, 0.0), "mimic:radiologists": (0.0, 0.0)}  # of sex, of no chart
+    runs = [
+        evaluation(
+            tmp_path / f"{chart}{seed}",
+            chart,
+            seed,
+            spread=0.1,
+            elsewhere={name: more[place] for name, more in places.items()},
+        )
+        for place, chart in enumerate(("sex", "none"))
+        for seed in range(3)
+    ]
+    rows = compare(runs, tmp_path / "out", CompareOptions(resamples=100))
+    found = read(tmp_path / "out", results.INTERACTIONS_FILE)
+    assert {(row["label"], row["metric"]) for row in found} == {
+        (label, metric) for label in (*LABELS[:2], "macro") for metric in ("auroc", "average_precision")
+    }
+    row = one(found, **MACRO)
+    assert row["datasets"] == ["mimic", "nih", "hannover"]  # the radiologists' part of mimic is none
+    assert row["differences"] == [
+        pytest.approx(one(rows, dataset=name, **MACRO)["difference"]) for name in row["datasets"]
+    ]
+    assert (row["seeds"], row["claim"]) == (3, None)
+    assert row["p"] == row["p_holm"] < 0.01
+    assert one(found, label="Edema", metric="auroc")["p_holm"] >= one(found, label="Edema", metric="auroc")["p"]
+    alike = [
+        evaluation(tmp_path / f"alike{seed}", "age", seed, spread=0.1, elsewhere=dict.fromkeys(places, 0.0))
+        for seed in range(3)
+    ]
+    compare([*runs[3:], *alike], tmp_path / "same", CompareOptions(resamples=100))
+    assert one(read(tmp_path / "same", results.INTERACTIONS_FILE), **MACRO)["p"] > 0.01

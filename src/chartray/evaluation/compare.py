@@ -1,9 +1,7 @@
 """`chartray compare`: arms against each other on the same images, paired by patient (docs/results.md)."""
 
-import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +9,15 @@ from numpy.typing import NDArray
 from chartray.config.evaluate import CompareOptions
 from chartray.errors import InputError
 from chartray.evaluation.answer import Compared, answered
-from chartray.evaluation.comparable import EvaluatedRun, Sheet, Sheets, read_sheets
+from chartray.evaluation.comparable import EvaluatedRun, read_sheets
 from chartray.evaluation.declare import read_questions
-from chartray.evaluation.differences import Pair, comparison_rows
-from chartray.evaluation.scoring import METRICS, Scored, judged
+from chartray.evaluation.differences import comparison_rows
+from chartray.evaluation.interactions import interaction_rows
+from chartray.evaluation.pairs import ComparedArm, ComparedPair, ComparedSet, in_order, pairs_of
+from chartray.evaluation.scoring import METRICS, Scored
 from chartray.networks.description import Provenance
 from chartray.results import folder as results
-from chartray.results.arm import IMAGE_CHART, Arm, disambiguated
+from chartray.results.arm import Arm, disambiguated
 from chartray.results.ledger import scorings
 from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, StoreEntry, identity
 from chartray.results.question import Scorings
@@ -26,56 +26,6 @@ from chartray.statistics.metrics import eligible
 
 Floats = NDArray[np.float64]
 DEFAULTS = CompareOptions()
-
-
-class _ComparedArm(NamedTuple):
-    """One side of a comparison: an arm, or a baseline of it, by its name; the runs that it was scored with."""
-
-    name: str
-    arm: Arm
-    runs: Sequence[EvaluatedRun]
-
-
-class _ComparedSet(NamedTuple):
-    """Where arms are compared: a data set at a fraction, and every run's predictions by its folder; `home` is the data
-    set that the probes were fitted on. `known` holds what has been judged.
-    """
-
-    home: str
-    dataset: str
-    fraction: float
-    sheets: dict[Path, Sheets]
-    sheet: Sheet
-    counted: NDArray[np.bool_]
-    options: CompareOptions
-    known: dict[tuple[Path, Arm], list[Scored]]
-
-    def scores(self, run: EvaluatedRun, arm: Arm) -> Floats | None:
-        """Scores (D, N, C) of a run, or of a baseline that was scored with it; None where it was not scored here."""
-        own, baselines = self.sheets[run.folder]
-        found = (baselines.get(arm, {}) if arm.is_baseline else own).get((self.dataset, self.fraction))
-        return None if found is None else found.scores
-
-    def parts(self, side: _ComparedArm) -> list[list[Scored]]:
-        """What each run of a side reached with each draw."""
-        found = []
-        for run in side.runs:
-            if (run.folder, side.arm) not in self.known:
-                scores = self.scores(run, side.arm)
-                assert scores is not None
-                self.known[run.folder, side.arm] = [
-                    judged(
-                        self.sheet.truth,
-                        each,
-                        self.sheet.patients,
-                        self.counted,
-                        resamples=self.options.resamples,
-                        seed=self.options.seed,
-                    )
-                    for each in scores
-                ]
-            found.append(self.known[run.folder, side.arm])
-        return found
 
 
 def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAULTS) -> list[Comparison]:
@@ -93,23 +43,21 @@ def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAUL
         raise InputError(f"expected evaluations of at least two arms, found {', '.join(arms) or 'none'}; add another")
     sheets = read_sheets(runs)
     rows: list[Comparison] = []
+    sets: list[ComparedSet] = []
     macro_labels: dict[str, tuple[str, ...]] = {}
     for where, first in sheets[runs[0].folder].own.items():
         counted = eligible(first.truth, first.patients)
         macro_labels[where[0]] = tuple(label for label, here in zip(first.labels, counted, strict=True) if here)
-        on = _ComparedSet(next(iter(runs[0].stores)), *where, sheets, first, counted, options, {})
-        sides = [_ComparedArm(name, members[0].arm, _in_order(members)) for name, members in arms.items()]
-        for a, b in itertools.combinations(sides, 2):
-            rows += _compared(a, b, [side for side in sides if side.name not in (a.name, b.name)], on)
-        for side in sides:
-            for baseline, ours in _baselines(side, runs, on):
-                others = [one for one in sides if one.name != side.name]
-                rows += _compared(side._replace(runs=ours), baseline, others, on)
+        on = ComparedSet(next(iter(runs[0].stores)), *where, sheets, first, counted, options, {})
+        rows += [row for pair in pairs_of(arms, runs, on) for row in _compared(pair, on)]
+        sets.append(on)
+    interactions = interaction_rows(sets, arms, runs)
     sizes = {where[0]: len(np.unique(sheet.patients)) for where, sheet in sheets[runs[0].folder].own.items()}
     compared = Compared({name: [run.name for run in members] for name, members in arms.items()}, sizes)
     rows = answered(rows, compared, questions[-1] if questions else None, options.evaluation)
     with results.written_folder(out, results.COMPARE_FILE) as folder:
         results.write_rows(folder, results.COMPARISONS_FILE, rows)
+        results.write_rows(folder, results.INTERACTIONS_FILE, interactions)
         settings = runs[0].settings
         manifest = ComparisonManifest(
             command=results.command(),
@@ -180,56 +128,9 @@ def _arms(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
     return found
 
 
-def _baselines(
-    side: _ComparedArm, runs: Sequence[EvaluatedRun], on: _ComparedSet
-) -> Iterator[tuple[_ComparedArm, Sequence[EvaluatedRun]]]:
-    """Every baseline that was scored with an arm, and the runs of the arm that are set against it.
-
-    A baseline that no seed enters is one, whatever run it was scored with. Of the untrained encoder, every run with
-    these settings brings an initialisation; equal scores are of one. Image + chart reads the embedding of its own run.
-    """
-    for arm in dict.fromkeys(arm for run in side.runs for arm in on.sheets[run.folder].baselines):
-        ours = [run for run in side.runs if on.scores(run, arm) is not None]
-        if not ours:
-            continue
-        if arm.is_fixed:
-            yield _ComparedArm(arm.title, arm, ours[:1]), side.runs
-        elif arm.control == IMAGE_CHART:
-            yield _ComparedArm(arm.title, arm, ours), ours
-        else:
-            others = [run for run in runs if run not in ours and on.scores(run, arm) is not None]
-            different: list[tuple[EvaluatedRun, Floats]] = []
-            for run in (*ours, *others):
-                scores = on.scores(run, arm)
-                if scores is not None and not any(
-                    run.seed == each.seed or np.array_equal(scores, its) for each, its in different
-                ):
-                    different.append((run, scores))
-            yield _ComparedArm(arm.title, arm, _in_order(run for run, _ in different)), side.runs
-
-
-def _compared(a: _ComparedArm, b: _ComparedArm, others: Sequence[_ComparedArm], on: _ComparedSet) -> list[Comparison]:
-    """One pair on one data set; the seed variance is pooled over `others` of the recipe of both."""
-    shared = {run.seed for run in a.runs} & {run.seed for run in b.runs}
-    own = b.arm.control == IMAGE_CHART  # of the very runs of a: paired, whatever the study says
-    paired = own or (on.options.pair_seeds and not b.arm.is_baseline)
-    if paired and not own and not shared:
-        raise InputError(f"expected seeds that {a.name} and {b.name} share, found none; leave out --pair-seeds")
-    if paired and not own:
-        a, b = (side._replace(runs=[run for run in side.runs if run.seed in shared]) for side in (a, b))
-    pooled = [] if own else [side for side in others if side.arm.differs_in_chart_alone(a.arm)]
-    pooled = pooled if b.arm.is_baseline or a.arm.differs_in_chart_alone(b.arm) else []
-    fixed = b.arm.is_fixed
-    pair = Pair(
-        on.parts(a),
-        on.parts(b),
-        on.sheet.truth,
-        on.sheet.patients,
-        others=[on.parts(side) for side in pooled if len(side.runs) > 1],
-        pair_seeds=paired,
-        fixed_b=fixed,
-        alone_b=b.arm.is_baseline,
-    )
+def _compared(compared: ComparedPair, on: ComparedSet) -> list[Comparison]:
+    """One pair on one data set."""
+    a, b, pair = compared
     settings = a.runs[0].settings
     about = Comparison(
         arm_a=a.arm,
@@ -252,7 +153,8 @@ def _compared(a: _ComparedArm, b: _ComparedArm, others: Sequence[_ComparedArm], 
         note=None if b.arm.is_baseline else _note(*([run.made for run in side.runs] for side in (a, b))),
     )
     rows = comparison_rows(on.sheet.labels, on.counted, pair, about)
-    same = pair if fixed else pair._replace(a=_of_seeds(a, shared, on), b=_of_seeds(b, shared, on))
+    shared = {run.seed for run in a.runs} & {run.seed for run in b.runs}
+    same = pair if pair.fixed_b else pair._replace(a=_of_seeds(a, shared, on), b=_of_seeds(b, shared, on))
     if not same.a or not same.b or (None in shared and len(shared) > 1):
         return rows
     places = {label: place for place, label in enumerate([*on.sheet.labels, MACRO])}
@@ -264,12 +166,8 @@ def _compared(a: _ComparedArm, b: _ComparedArm, others: Sequence[_ComparedArm], 
     ]
 
 
-def _of_seeds(side: _ComparedArm, seeds: Collection[int | None], on: _ComparedSet) -> list[list[Scored]]:
-    return on.parts(side._replace(runs=_in_order(run for run in side.runs if run.seed in seeds)))
-
-
-def _in_order(runs: Iterable[EvaluatedRun]) -> list[EvaluatedRun]:
-    return sorted(runs, key=lambda run: run.seed or 0)
+def _of_seeds(side: ComparedArm, seeds: Collection[int | None], on: ComparedSet) -> list[list[Scored]]:
+    return on.parts(side._replace(runs=in_order(run for run in side.runs if run.seed in seeds)))
 
 
 def _note(a: Sequence[Provenance], b: Sequence[Provenance]) -> str | None:

@@ -13,6 +13,7 @@ from chartray.results.schema import MACRO, Comparison
 from chartray.results.verdict import verdict, why_no_claim
 from chartray.statistics.arms import ArmDifference, MeasuredArm, difference_of_measured
 from chartray.statistics.delong import delong_difference
+from chartray.statistics.interaction import DifferenceInSet
 
 Floats = NDArray[np.float64]
 # What one arm reached on one test set: K seeds of D draws of training patients each.
@@ -50,13 +51,18 @@ class Pair(NamedTuple):
 
     def difference(self, metric: str, counted: NDArray[np.bool_], level: float) -> ArmDifference:
         """The inference on one metric; labels that are not `counted` have none."""
+        one = self.measured(metric, counted)
         return difference_of_measured(
-            measured(self.a, metric, counted),
-            measured(self.b, metric, counted)._replace(fixed=self.fixed_b, alone=self.alone_b),
+            one.a, one.b, patients=one.patients, level=level, others=one.others, pair_seeds=self.pair_seeds
+        )
+
+    def measured(self, metric: str, counted: NDArray[np.bool_]) -> DifferenceInSet:
+        """One metric of both as `statistics` takes them: the labels, then the macro; NaN where not `counted`."""
+        return DifferenceInSet(
+            _measured(self.a, metric, counted),
+            _measured(self.b, metric, counted)._replace(fixed=self.fixed_b, alone=self.alone_b),
             patients=len(np.unique(self.patients)),
-            level=level,
             others=[_values(one, metric, counted).mean(axis=1) for one in self.others],
-            pair_seeds=self.pair_seeds,
         )
 
     def by_seed(self, metric: str) -> Floats:
@@ -66,8 +72,7 @@ class Pair(NamedTuple):
         return np.asarray(a - b if self.fixed_b else a[: len(b)] - b[: len(a)])
 
 
-def measured(parts: Parts, metric: str, counted: NDArray[np.bool_]) -> MeasuredArm:
-    """A metric of an arm as `statistics.arms` takes it: the labels, then their macro mean."""
+def _measured(parts: Parts, metric: str, counted: NDArray[np.bool_]) -> MeasuredArm:
     drawn = [
         [np.column_stack((draw.resampled[metric], draw.macro_resampled[metric])) for draw in draws] for draws in parts
     ]

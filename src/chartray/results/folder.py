@@ -41,6 +41,7 @@ from chartray.results.schema import (
     AuditRow,
     CalibrationBin,
     Comparison,
+    Interaction,
     Leak,
     Record,
     RemovalRow,
@@ -55,6 +56,7 @@ DRAWS_FILE = "draws.jsonl"
 CALIBRATION_FILE = "calibration.jsonl"
 THRESHOLDS_FILE = "thresholds.json"
 COMPARISONS_FILE = "comparisons.jsonl"
+INTERACTIONS_FILE = "interactions.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
 EMBEDDINGS_FILE = "embeddings.parquet"
 PROBE_FILE = "probe.safetensors"
@@ -70,6 +72,7 @@ ROWS: Mapping[str, tuple[type[Record], ...]] = {
     DRAWS_FILE: (Score,),
     CALIBRATION_FILE: (CalibrationBin,),
     COMPARISONS_FILE: (Comparison,),
+    INTERACTIONS_FILE: (Interaction,),
     AUDIT_ROWS_FILE: (AttributeProbe, AttributeDifference, SubgroupRow, RemovalRow),
     LEAKS_FILE: (Leak,),
 }
@@ -84,7 +87,7 @@ _HOLDS = {
         *(RESULTS_FILE, STUDIES_FILE, DRAWS_FILE, CALIBRATION_FILE, COMPARISONS_FILE, THRESHOLDS_FILE),
         *(PREDICTIONS_FILE, EMBEDDINGS_FILE, PROBE_FILE, PROBE_DESCRIPTION_FILE, TUNED_FOLDER, SALIENCY_FOLDER),
     },
-    COMPARE_FILE: {COMPARISONS_FILE},
+    COMPARE_FILE: {COMPARISONS_FILE, INTERACTIONS_FILE},
     AUDIT_FILE: {AUDIT_ROWS_FILE, LEAKS_FILE, PREDICTIONS_FILE},
 }
 Row = TypeVar("Row", bound=Record)
@@ -117,6 +120,11 @@ class ResultsFolder(NamedTuple, Generic[ManifestT]):
     def comparisons(self) -> list[Comparison]:
         """The rows of comparisons.jsonl."""
         return self.rows(COMPARISONS_FILE, Comparison)
+
+    @property
+    def interactions(self) -> list[Interaction]:
+        """The rows of interactions.jsonl."""
+        return self.rows(INTERACTIONS_FILE, Interaction)
 
     @property
     def calibration(self) -> list[CalibrationBin]:

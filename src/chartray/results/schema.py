@@ -247,6 +247,40 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
     )
 
 
+class Interaction(Record):
+    """A row of interactions.jsonl: whether a minus b, in one metric of one label or the macro, differs by data set.
+
+    The macro is over the labels that all data sets have. A part of a data set is no further data set.
+    """
+
+    arm_fields: ClassVar[dict[str, str]] = {"arm_a": "_a", "arm_b": "_b"}
+
+    arm_a: Arm = Field(description="the first arm")
+    arm_b: Arm = Field(description="the second arm or baseline")
+    a: str = Field(description="name of the first arm")
+    b: str = Field(description="name of the second arm or baseline")
+    home: str = Field(description="the data set of STORE, whose training images everything was fitted on")
+    protocol: str = Field(description="linear, knn, finetune or published")
+    split: str = Field(description="the split that is scored: test or validate")
+    fraction: float = Field(1.0, description="share of the training and validation patients that was learnt from")
+    label: str = Field(description="a label, or `macro`")
+    metric: str = Field(description="auroc or average_precision")
+    datasets: Texts = Field(description="the data sets that have the label")
+    differences: Numbers = Field(description="a minus b on each")
+    statistic: Number = Field(None, description="F (docs/statistics.md)")
+    degrees_of_freedom: Numbers = Field((), description="the two of F")
+    p: Number = Field(None, description="of equal differences on all data sets")
+    p_holm: Number = Field(None, description="Holm's p over the labels of this pair and metric; of a macro p")
+    level: float = Field(0.95, description="p_holm at most 1 - level: the difference differs by data set")
+    seeds: int = Field(1, description="pretraining seeds behind each arm's mean")
+    claim: str | None = Field(None, description="why nothing may be claimed; null where a claim is possible")
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is shown that the difference differs by data set."""
+        return self.claim is None and self.p_holm is not None and self.p_holm <= 1 - self.level
+
+
 class CalibrationBin(MeasuredRow, ArmRow, Interval):
     """A row of calibration.jsonl: of the images of one bin of scores the mean score and the observed rate."""
 
