@@ -406,22 +406,31 @@ def test_settings_are_told_apart_by_what_is_not_told_by_name() -> None:
         assert settings_hash(small(**other)) != one
 
 
-@pytest.mark.parametrize("objective", ["msn", "mae"])
+@pytest.mark.parametrize(("objective", "as_one"), [("msn", False), ("msn", True), ("mae", False)])
 def test_compiled_blocks_give_the_losses_of_blocks_as_written(
-    small_store: Path, tmp_path: Path, objective: str, monkeypatch: pytest.MonkeyPatch
+    small_store: Path, tmp_path: Path, objective: str, as_one: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three steps in float32: the same losses but for rounding, all blocks compiled, and the run says that it is."""
     # Watched, not replaced: the networks are needed, to see which of their blocks it has compiled.
     compiled: list[Any] = []
-    whole = compilation.compile_blocks
-    monkeypatch.setattr(compilation, "compile_blocks", lambda networks: (whole(networks), compiled.append(networks)))
+    original = compilation.compile_encoders
+
+    def watched(networks: Any, *, whole: bool) -> None:
+        assert not whole  # which is for GPUs
+        compiled.append(networks)
+        original(networks, whole=as_one)
+
+    monkeypatch.setattr(compilation, "compile_encoders", watched)
     settings = {"objective__name": objective, "views__mask_ratio": 0.5, "train__steps": 3, "views__focal_count": 0}
     pretrain(small_store, tmp_path / "written", small(**settings, train__compile=False))
     assert not compiled
     pretrain(small_store, tmp_path / "compiled", small(**settings, train__compile=True))
     blocks = [module for module in compiled[0].modules() if isinstance(module, Block)]
     assert len(blocks) == {"msn": 4, "mae": 2 + 2}[objective]
-    assert all(block._compiled_call_impl for block in blocks)
+    if as_one:
+        assert all(hasattr(each, "compiled_stack") for each in (compiled[0].encoder, compiled[0].target_encoder))
+    else:
+        assert all(block._compiled_call_impl for block in blocks)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "written"), rel=1e-5)
     assert run_folder.read_manifest(tmp_path / "compiled").compiled is True
     assert run_folder.read_manifest(tmp_path / "written").compiled is False

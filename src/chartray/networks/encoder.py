@@ -1,7 +1,7 @@
 """The Vision Transformer: timm's, with one grey channel, any image size, and the patches that views.py keeps."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -196,9 +196,17 @@ def class_token(model: VisionTransformer, images: Tensor, keep: Tensor | None = 
     if not only_class_is_read(model):
         pooled: Tensor = model.forward_head(tokens_of(model, images, keep))
         return pooled
-    tokens = model.blocks[:-1](_embedded(model, images, keep)[0])
-    pooled = model.forward_head(model.norm(class_of_last_block(model.blocks[-1], tokens)))
+    through: Callable[[VisionTransformer, Tensor], Tensor] = getattr(model, "compiled_stack", class_after_blocks)
+    pooled = model.forward_head(through(model, _embedded(model, images, keep)[0]))
     return pooled
+
+
+def class_after_blocks(model: VisionTransformer, tokens: Tensor) -> Tensor:
+    """All blocks and the norm, of which only the class token is read: (B, prefix + n, D) -> (B, 1, D)."""
+    for block in model.blocks[:-1]:
+        tokens = block(tokens)
+    normed: Tensor = model.norm(class_of_last_block(model.blocks[-1], tokens))
+    return normed
 
 
 def _embedded(model: VisionTransformer | Eva, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:

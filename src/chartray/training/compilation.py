@@ -12,6 +12,8 @@ from torch import nn
 
 from chartray.config.pretrain import TrainConfig
 from chartray.errors import InputError
+from chartray.networks.encoder import class_after_blocks
+from chartray.networks.last_block import only_class_is_read
 from chartray.training.runtime import is_first_process
 
 _SHAPES = 32  # of a block's input: target, random and focal views, with and without gradient, whole and in parts
@@ -39,13 +41,18 @@ def wanted(config: TrainConfig, steps: int, device: torch.device) -> bool:
     )
 
 
-def compile_blocks(networks: nn.Module) -> None:
-    """Compiles all transformer blocks, decoders' too, in place.
+def compile_encoders(networks: nn.Module, *, whole: bool) -> None:
+    """Compiles all transformer blocks, decoders' too, in place; `whole`: all blocks of an encoder as one.
 
+    One graph for all blocks costs longer compilation, and a host that asks for each kernel only a twelfth of the time.
     Each shape is compiled separately, so that the result does not depend on earlier shapes.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
+    stack = torch.compile(class_after_blocks, dynamic=False)
     for module in networks.modules():
+        if isinstance(module, VisionTransformer) and whole and only_class_is_read(module):
+            module.compiled_stack = stack
+            continue
         blocks = (
             module.blocks
             if isinstance(module, VisionTransformer | Eva)

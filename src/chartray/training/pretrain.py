@@ -89,7 +89,7 @@ def assemble(
     if compiled:
         if fabric.is_global_zero:
             print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
-        compilation.compile_blocks(networks)
+        compilation.compile_encoders(networks, whole=fabric.device.type == "cuda")
     optimizer = build_optimizer(networks, config.train)
     probe = OnlineProbe(data, config, fabric.device, fabric.autocast)
 

@@ -1,5 +1,6 @@
 """One training step as the papers write it: views, networks, loss, check, gradient (docs/method.md)."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -62,15 +63,14 @@ def learn(
 
     losses = forward(networks, batch.views, batch.chart, config.objective, fabric.autocast, config.train.accumulate)
     # A sum over processes is finite only where each is: all of them stop, or none.
-    refuse_non_finite(all_sum(losses.total.detach()), batch, "loss")
-
+    loss = all_sum(losses.total.detach())
     torch.autograd.backward(losses.total)
     parameters = list(networks.trained_parameters().values())
     average_gradients(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.train.clip or float("inf"))
     if prefetcher is not None:
         prefetcher.prepare_next()  # while the device works on the gradient
-    refuse_non_finite(norm, batch, "gradient")
+    refuse_non_finite(loss, norm, batch)
 
     if config.train.ema_before_step:
         networks.move_target(rates.ema)
@@ -179,11 +179,15 @@ def random_and_focal(networks: AnchorAndTarget, views: Views) -> Tensor:
     return torch.cat((random, class_token(networks.encoder, views.focal, views.focal_keep)))
 
 
-def refuse_non_finite(value: Tensor, batch: Batch, what: str) -> None:
-    """Raises UnhealthyRun, with the store rows of the batch, where `value` is NaN or infinite."""
-    if not torch.isfinite(value.detach()).all():
-        rows = ", ".join(str(row) for row in batch.rows[:8])
-        raise UnhealthyRun(
-            f"step {batch.step + 1}: the {what} is not finite ({value.detach().item()}) for a batch with store rows "
-            f"{rows}...; nothing was updated; lower train.learning_rate, or check these images"
-        )
+def refuse_non_finite(loss: Tensor, norm: Tensor, batch: Batch) -> None:
+    """Raises UnhealthyRun, with the store rows of the batch, where the loss or the gradient's norm is NaN or infinite.
+
+    Both are read at once: a GPU would be idle while the host waits for the loss before it asks for the gradient.
+    """
+    for what, value in zip(("loss", "gradient"), torch.stack((loss.float(), norm.float())).tolist(), strict=True):
+        if not math.isfinite(value):
+            rows = ", ".join(str(row) for row in batch.rows[:8])
+            raise UnhealthyRun(
+                f"step {batch.step + 1}: the {what} is not finite ({value}) for a batch with store rows {rows}...; "
+                "nothing was updated; lower train.learning_rate, or check these images"
+            )
