@@ -64,7 +64,7 @@ def test_groups_of_which_all_or_none_were_missed_have_exact_intervals(all_missed
         assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(exact))
         assert (found["value"], found["interval"]) == (float(all_missed), "exact")
         mean = one(rows, metric="false_negative_rate", threshold="common", group=group, label="macro")
-        assert mean["ci_high"] - mean["ci_low"] == pytest.approx(1 - (0.025 / 2) ** (1 / having))
+        assert mean["ci_high"] - mean["ci_low"] == pytest.approx(1 - 0.025 ** (1 / having))
     gap = next(row for row in rows if row["metric"] == "gap" and row["of"] == "false_negative_rate")
     assert (gap["value"], gap["ci_low"], gap["interval"]) == (0, 0, "exact")
     assert gap["ci_high"] == pytest.approx(1 - (0.025 / 2) ** (1 / 10))
@@ -130,6 +130,5 @@ def test_all_labels_and_groups_share_the_draws_of_patients(monkeypatch: pytest.M
                 ]
                 drawn[index, group] = np.mean(areas)
     assert 0 < np.isnan(drawn).sum() < 30
-    for group in (0, 1):
-        row = one(rows, group=LEVELS[group], label="macro", metric="auroc")
-        assert [row["ci_low"], row["ci_high"]] == pytest.approx(np.nanquantile(drawn[:, group], (0.025, 0.975)))
+    gap = one(rows, metric="gap", of="auroc", label="macro")
+    assert gap["ci_high"] == pytest.approx(max(gap["value"], np.nanquantile(np.ptp(drawn, axis=1), 0.975)))

@@ -20,6 +20,7 @@ from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.schema import AttributeProbe
 from chartray.statistics import metrics
 from chartray.statistics.arms import student_test
+from chartray.statistics.intervals import Bounds, LabelPatients, interval, of_labels
 from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, patient_counts
 from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
@@ -217,15 +218,22 @@ def probe_rows(arm: AuditArm, result: AttributeResult) -> list[AttributeProbe]:
     rows: list[AttributeProbe] = []
     for metric in truth.metrics:
         reason = result.reason(metric)
+        each = _level_bounds(result, level_of_interval) if metric == "auroc" else {}
         drawn = result.resampled[metric]
         drawn = drawn[~np.isnan(drawn)]  # resamples of one number have no R2
-        low, high = metrics.percentiles(drawn, level_of_interval) if reason is None and len(drawn) else (None, None)
+        low, high = None, None
+        if reason is None and each:
+            low, high = of_labels(
+                list(each.values()), np.array([result.value[metric]]), drawn[None], level_of_interval
+            )[:2]
+        elif reason is None and len(drawn):
+            low, high = map(float, metrics.percentiles(drawn, level_of_interval))
         rows.append(
             base.replaced(
                 metric=metric,
                 value=None if reason == TOO_FEW else result.value[metric],
-                ci_low=None if low is None else float(low),
-                ci_high=None if high is None else float(high),
+                ci_low=low,
+                ci_high=high,
                 levels=counted,
                 reason=reason,
             )
@@ -237,7 +245,6 @@ def probe_rows(arm: AuditArm, result: AttributeResult) -> list[AttributeProbe]:
             rows[-1] = rows[-1].replaced(p=float(p[0]), standard_error=error)
         if len(attribute.targets) < 2:
             continue
-        lows, highs = metrics.percentiles(result.by_level_resampled[metric], level_of_interval)
         for index, level in enumerate(attribute.targets):
             positive = truth.values[:, index] == 1
             value = float(result.by_level[metric][index])
@@ -248,14 +255,30 @@ def probe_rows(arm: AuditArm, result: AttributeResult) -> list[AttributeProbe]:
                     level=level,
                     metric=metric,
                     value=value if shown else None,
-                    ci_low=float(lows[index]) if shown else None,
-                    ci_high=float(highs[index]) if shown else None,
+                    ci_low=each[index].low if shown else None,
+                    ci_high=each[index].high if shown else None,
                     n_level=int(positive.sum()),
                     n_level_patients=len(np.unique(patients[positive])),
                     reason=reason,
                 )
             )
     return rows
+
+
+def _level_bounds(result: AttributeResult, level: float) -> dict[int, Bounds]:
+    """The interval of the AUROC of each level that has one."""
+    truth = result.truth
+    positive, negative = metrics.patients_per_class(truth.values, truth.test.image_set.patients)
+    return {
+        index: interval(
+            "auroc",
+            result.by_level["auroc"][[index]],
+            result.by_level_resampled["auroc"][None, :, index],
+            LabelPatients(int(positive[index]), int(negative[index]), 0, 0),
+            level,
+        )
+        for index in np.flatnonzero(truth.counted).tolist()
+    }
 
 
 def missing_row(arm: AuditArm, truth: AttributeTruth, reason: str) -> AttributeProbe:

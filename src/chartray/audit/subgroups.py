@@ -4,14 +4,14 @@ auroc                of a label among the subgroup's images; suppressed under 10
 calibration          mean score - observed rate in the subgroup (calibration in the large): above 0 the probe overstates
 false_negative_rate, false_positive_rate, positive_predictive_value
                      of images above and below a threshold, which was chosen on validation images for a specificity of
-                     0.9: the `common` one on all, the `own` one on those of the subgroup. Where a share is 0 or 1 its
-                     interval is exact (`clopper_pearson`), as is that of a gap of subgroups that are all 0 or all 1
+                     0.9: the `common` one on all, the `own` one on those of the subgroup
 gap                  of one of these, the largest subgroup minus the smallest. A gap is a maximum, so it is positive
                      even for a fair probe: `p` is that of a studentised permutation of patients
                      (`statistics.permutation`), `expected` and `expected_high` the mean and the 95th percentile of gaps
                      of equal subgroups with these standard errors. The interval is the resamples' upper percentile,
                      mirrored at the value (noise makes gaps larger, and resampling does so once more); it begins at 0
-                     where `p` shows no gap (coverage: docs/statistics.md)
+                     where `p` shows no gap (coverage: docs/statistics.md). A gap of subgroups that are all 0 or all 1
+                     has an exact one (`clopper_pearson`)
 macro                the mean over the labels that all subgroups with a value have; labels share the resamples
 """
 
@@ -41,7 +41,17 @@ from chartray.evaluation.rows import NO_THRESHOLD
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.schema import MACRO, SubgroupRow
 from chartray.statistics import metrics
-from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_interval, clopper_pearson_width
+from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_width
+from chartray.statistics.intervals import (
+    Bounds,
+    LabelPatients,
+    interval,
+    of_labels,
+    share_interval,
+    spread,
+    standard_error,
+    t_interval,
+)
 from chartray.statistics.permutation import mean_influence, permuted_groups
 
 Floats = NDArray[np.float64]
@@ -100,19 +110,22 @@ def subgroup_rows(
     sampled = first_resamples(test.image_set.patients, resampling)
     rows: list[SubgroupRow] = []
     gathered: dict[Metric, list[SubgroupValues]] = {metric: [] for metric in wanted}
+    bounds: dict[Metric, list[list[Bounds | None]]] = {metric: [] for metric in wanted}
     for index, label in enumerate(test.labels):
         truth = test.image_set.truth[:, index]
         cut = float(diagnosis.thresholds[index])
         found = label_values(truth, diagnosis.scores[:, index], cut, limits[index], codes, sampled)
         known = patients_in(~np.isnan(truth), codes, sampled.codes, len(names))
         counts = _counts(truth, codes, known)
+        classes = np.stack([patients_in(truth == one, codes, sampled.codes, len(names)) for one in (1, 0)], axis=1)
         for metric in wanted:
             mask = found[metric].patients >= metrics.MINIMUM_PATIENTS
             values = _masked(found[metric], mask)
             gathered[metric].append(values)
+            bounds[metric].append(_bounds(metric, values, classes, [each["n"] for each in counts], resampling.level))
             of_metric = base.replaced(label=label, metric=metric.name, threshold=metric.threshold)
             cuts = limits[index] if metric.threshold == OWN else np.full(len(names), cut)
-            for group, row in enumerate(_value_rows(of_metric, names, values, values.patients[None])):
+            for group, row in enumerate(_value_rows(of_metric, names, values.value, bounds[metric][-1])):
                 reason = None if mask[group] else _reason(metric, int(known[group]), float(cuts[group]))
                 limit = None if metric.threshold is None else float(cuts[group])
                 rows.append(row.replaced(**counts[group], reason=reason, cut=limit))
@@ -129,7 +142,12 @@ def subgroup_rows(
         mean, held = _mean(members), np.stack([one.patients for one in members])
         counted = tuple(test.labels[index] for index in whole)
         of_metric = base.replaced(metric=metric.name, threshold=metric.threshold, labels=counted)
-        for group, row in enumerate(_value_rows(of_metric, names, mean, held)):
+        by_group = zip(*(bounds[metric][index] for index in whole), strict=True)
+        ends = [
+            of_labels([one for one in its if one], value[None], drawn[None], resampling.level) if any(its) else None
+            for value, drawn, its in zip(mean.value, mean.resampled.T, by_group, strict=True)
+        ]
+        for group, row in enumerate(_value_rows(of_metric, names, mean.value, ends)):
             few = sizes[group] < metrics.MINIMUM_PATIENTS
             reason = None if some[group] else SUPPRESSED if few else NO_LABEL
             rows.append(row.replaced(n=int((codes == group).sum()), n_patients=int(sizes[group]), reason=reason))
@@ -176,20 +194,39 @@ def _counts(truth: Floats, codes: Integers, patients: Integers) -> list[dict[str
     ]
 
 
-def _value_rows(row: SubgroupRow, names: Sequence[str], values: SubgroupValues, held: Integers) -> list[SubgroupRow]:
-    """One row a subgroup; `held` (L, G) are the patients that a share is over, of each label of a mean."""
-    level = row.level_of_interval
+def _bounds(
+    metric: Metric, values: SubgroupValues, classes: Integers, images: Sequence[int], level: float
+) -> list[Bounds | None]:
+    """The interval of each subgroup; `classes` (G, 2) are patients with and without the finding."""
+    found: list[Bounds | None] = []
+    for group, value in enumerate(values.value):
+        if np.isnan(value):
+            found.append(None)
+            continue
+        drawn, patients = values.resampled[None, :, group], int(values.patients[group])
+        if metric.name == AUROC:
+            positive, negative = classes[group].tolist()
+            found.append(interval(AUROC, value[None], drawn, LabelPatients(positive, negative, 0, 0), level))
+            continue
+        about = spread(value[None], drawn, patients)
+        made = (
+            t_interval(float(value), about, level)
+            if metric.threshold is None
+            else share_interval(float(value), about, patients, images[group], level)
+        )
+        found.append(made._replace(centre=float(value), error=standard_error(value[None], drawn)))
+    return found
+
+
+def _value_rows(
+    row: SubgroupRow, names: Sequence[str], values: Floats, bounds: Sequence[Bounds | None]
+) -> list[SubgroupRow]:
+    """One row a subgroup."""
     rows = []
-    for group, name in enumerate(names):
-        value = float(values.value[group])
+    for name, value, ends in zip(names, values.tolist(), bounds, strict=True):
         found = row.replaced(group=name, value=value)
-        if not np.isnan(value):
-            low, high = np.nanquantile(values.resampled[:, group], _tails(level))
-            found = found.replaced(ci_low=float(low), ci_high=float(high))
-            if row.threshold is not None:
-                ends = clopper_pearson_interval(value, held[:, group].tolist(), level)
-                found = found.replaced(interval=BOOTSTRAP if ends is None else EXACT)
-                found = found if ends is None else found.replaced(ci_low=ends[0], ci_high=ends[1])
+        if ends is not None:
+            found = found.replaced(ci_low=ends.low, ci_high=ends.high, interval=ends.method)
         rows.append(found)
     return rows
 
@@ -202,7 +239,9 @@ def _gap_row(
     values: SubgroupValues,
     held: Integers,
 ) -> SubgroupRow:
-    """The largest subgroup minus the smallest, in the metric of `row`; `held` (L, G) as in `_value_rows`."""
+    """The largest subgroup minus the smallest, in the metric of `row`; `held` (L, G) are the patients that a
+    share is over, of each label of a mean.
+    """
     level, usable = row.level_of_interval, np.flatnonzero(~np.isnan(values.value))
     row = row.replaced(metric="gap", of=row.metric)
     if len(usable) < 2:

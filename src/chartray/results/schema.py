@@ -409,7 +409,11 @@ class SubgroupRow(AuditRow, ArmRow):
     )
     cut: Number = Field(None, description="the threshold: an image with a higher score is called positive")
     specificity: float = Field(description="the specificity on validation that thresholds were chosen for")
-    interval: str | None = Field(None, description="shares at a threshold and their gaps: bootstrap or exact")
+    interval: str | None = Field(
+        None,
+        description="how the interval was made: score (auroc), t (calibration), exact (shares), from the labels' "
+        "intervals (macro); of gaps at a threshold bootstrap or exact",
+    )
     largest: str | None = Field(None, description="gap: the subgroup with the largest value")
     smallest: str | None = Field(None, description="gap: the subgroup with the smallest value")
     expected: Number = Field(

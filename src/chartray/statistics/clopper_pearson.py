@@ -26,11 +26,3 @@ def clopper_pearson_width(patients: Sequence[int], level: float) -> float:
 
     each = 1 - (1 - level) / len(patients)
     return fmean(binomtest(0, n).proportion_ci(each, method="exact").high for n in patients)
-
-
-def clopper_pearson_interval(value: float, patients: Sequence[int], level: float) -> tuple[float, float] | None:
-    """The exact interval of a share of 0 or 1; None for other shares and without patients."""
-    if value not in (0.0, 1.0) or not patients or min(patients) < 1:
-        return None
-    width = clopper_pearson_width(patients, level)
-    return (0.0, width) if value == 0 else (1 - width, 1.0)

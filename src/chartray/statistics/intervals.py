@@ -13,6 +13,7 @@ class as degrees of freedom, and from how that variance changes with the true va
     shares                  p (1 - p) / variance (Korn and Graubard, Survey Methodology 24, 1998); of a share of 0 or 1,
                             the number of patients
     ece                     percentiles mirrored at the value, from 0 where the value is no sign of miscalibration
+    differences of means    t interval
     mean over labels        distances of the labels' limits (Zou and Donner, Statistics in Medicine 27, 2008)
                             from their centres, less as far as labels err apart
 
@@ -34,7 +35,7 @@ from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 Floats = NDArray[np.float64]
 
 # What rows say of the method.
-SCORE, LOGIT, CORRECTED = "score", "logit", "bias-corrected logit"
+SCORE, LOGIT, CORRECTED, STUDENT = "score", "logit", "bias-corrected logit", "t"
 EXACT, MIRRORED, OF_LABELS = "exact", "mirrored percentiles", "from the labels' intervals"
 # Few positives near the edge give too small a variance by chance; below these no variance is believed.
 _SMALLEST_SCALE, _SMALLEST_SHARE = 0.5, 0.25
@@ -104,7 +105,7 @@ def interval(
     centre = value - found.bias if metric == "average_precision" else value
     # Which labels have 10 positive patients is chance, and the same chance raises their precision and Brier score.
     alike = metric in ("average_precision", "brier") and positive < FEW_POSITIVE_PATIENTS
-    return made._replace(centre=min(max(centre, made.low), made.high), error=math.sqrt(found.variance), alike=alike)
+    return made._replace(centre=min(max(centre, made.low), made.high), error=standard_error(values, drawn), alike=alike)
 
 
 def of_labels(labels: Sequence[Bounds], values: Floats, drawn: Floats, level: float) -> Bounds:
@@ -114,14 +115,21 @@ def of_labels(labels: Sequence[Bounds], values: Floats, drawn: Floats, level: fl
     nearer by the standard error of the mean / the mean of the labels' standard errors, except of labels that do err
     alike.
     """
+    if len(labels) == 1:
+        return labels[0]
     centre, each = (float(np.mean([getattr(one, name) for one in labels])) for name in ("centre", "error"))
-    error = math.sqrt(spread(values, drawn, drawn.shape[1]).variance)
+    error = standard_error(values, drawn)
     together = [1.0 if one.alike or not each > 0 else min(error / each, 1.0) for one in labels]
     below, above = (
         float(np.mean([part * abs(getattr(one, end) - one.centre) for part, one in zip(together, labels, strict=True)]))
         for end in ("low", "high")
     )
     return Bounds(centre - below, centre + above, OF_LABELS, centre, error)
+
+
+def standard_error(values: Floats, drawn: Floats) -> float:
+    """That of the resamples and draws, as they are: to compare a mean over labels with its labels."""
+    return math.sqrt(spread(values, drawn, drawn.shape[1]).variance)
 
 
 def spread(values: Floats, drawn: Floats, patients: int) -> Spread:
@@ -196,6 +204,12 @@ def share_interval(value: float, found: Spread, patients: int, images: int, leve
     hits, tail = value * number, (1 - level) / 2
     low = 0.0 if value == 0 else float(betaincinv(hits, number - hits + 1, tail))
     return Bounds(low, 1.0 if value == 1 else float(betaincinv(hits + 1, number - hits, 1 - tail)), EXACT)
+
+
+def t_interval(value: float, found: Spread, level: float) -> Bounds:
+    """The interval of a number without bounds, such as a difference of means."""
+    half = _student(found.freedom, level) * math.sqrt(found.variance)
+    return Bounds(value - half, value + half, STUDENT)
 
 
 def ece_interval(values: Floats, drawn: Floats, by_chance: Floats, level: float) -> Bounds:
