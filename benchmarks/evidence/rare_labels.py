@@ -180,7 +180,8 @@ def intervals_of(setting: Setting, labels: SimulatedLabels, resamples: int) -> I
         for members in (np.flatnonzero(group == one) for one in range(LABELS // GROUP)):
             if len(members) > 1:
                 drawn, macro = resampled[:, members].mean(axis=1), value[members].mean(keepdims=True)
-                ours = intervals.of_labels([each[k] for k in members], macro, drawn[None], 0.95)
+                null = chance[members].mean(axis=0)[None] if name == "ece" else None
+                ours = intervals.of_labels([each[k] for k in members], macro, drawn[None], 0.95, by_chance=null)
                 yield f"macro {name}", "ours", ours.low, ours.high
                 yield f"macro {name}", "percentiles", *np.quantile(drawn, [0.025, 0.975])
 

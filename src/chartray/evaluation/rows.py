@@ -73,7 +73,9 @@ def result_rows(
         if found and row.value is not None:
             macros = np.array([each.macro[metric] for each in draws])
             drawn = np.stack([each.macro_resampled[metric] for each in draws])
-            row = _with_interval(row, of_labels(found, macros, drawn, level))
+            chance = [one.calibrated.macro_by_chance for one in draws if one.calibrated is not None]
+            by_chance = np.stack(chance) if metric == "ece" else None
+            row = _with_interval(row, of_labels(found, macros, drawn, level, by_chance))
         rows.append(row.replaced(**_of_metric(scored, metric, None, interval=False)))
     return rows
 

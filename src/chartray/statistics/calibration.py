@@ -40,6 +40,7 @@ class Calibrated(NamedTuple):
     by_chance: Floats
     macro_brier: Floats
     macro_ece: Floats
+    macro_by_chance: Floats
     observed: Floats
     patients: Integers
 
@@ -120,6 +121,7 @@ def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: PatientBoo
         by_chance=sampled.of_labels(chance),
         macro_brier=sampled.of_macro(briers),
         macro_ece=sampled.of_macro(errors),
+        macro_by_chance=sampled.of_macro(chance),
         observed=np.stack([sampled.of_labels(columns[:, :, each]) for each in range(BINS)], axis=-1),
         patients=(sums_in_bins[0] > 0).sum(axis=0).reshape(labels, BINS),
     )

@@ -108,8 +108,10 @@ def interval(
     return made._replace(centre=min(max(centre, made.low), made.high), error=standard_error(values, drawn), alike=alike)
 
 
-def of_labels(labels: Sequence[Bounds], values: Floats, drawn: Floats, level: float) -> Bounds:
-    """The interval of the mean over labels, from theirs; `values` (D,) and `drawn` (D, R) of the mean.
+def of_labels(
+    labels: Sequence[Bounds], values: Floats, drawn: Floats, level: float, by_chance: Floats | None = None
+) -> Bounds:
+    """The interval of the mean over labels, from theirs; `values` (D,), `drawn` and `by_chance` (D, R) of the mean.
 
     If the labels erred alike, the mean's ends would be as far from its centre as the labels' are on average. They are
     nearer by the standard error of the mean / the mean of the labels' standard errors, except of labels that do err
@@ -124,7 +126,8 @@ def of_labels(labels: Sequence[Bounds], values: Floats, drawn: Floats, level: fl
         float(np.mean([part * abs(getattr(one, end) - one.centre) for part, one in zip(together, labels, strict=True)]))
         for end in ("low", "high")
     )
-    return Bounds(centre - below, centre + above, OF_LABELS, centre, error)
+    low = 0.0 if by_chance is not None and _is_chance(centre, by_chance, level) else centre - below
+    return Bounds(low, centre + above, OF_LABELS, centre, error)
 
 
 def standard_error(values: Floats, drawn: Floats) -> float:
@@ -223,8 +226,12 @@ def ece_interval(values: Floats, drawn: Floats, by_chance: Floats, level: float)
     if len(values) > 1:
         draws = _of_draws(values)
         above = math.hypot(above, _student(len(values) - 1, level) * math.sqrt(draws.variance[0]))
-    low = 0.0 if value <= np.nanquantile(by_chance.mean(axis=0), tail) else max(value - above, 0.0)
+    low = 0.0 if _is_chance(value, by_chance, level) else max(value - above, 0.0)
     return Bounds(low, min(value + above, 1.0), MIRRORED, value, alike=True)
+
+
+def _is_chance(value: float, by_chance: Floats, level: float) -> bool:
+    return bool(value <= np.nanquantile(by_chance.mean(axis=0), (1 + level) / 2))
 
 
 def _of_draws(values: Floats) -> SeedVariance:
