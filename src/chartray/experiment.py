@@ -173,6 +173,8 @@ def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[Experi
     _check_scoring(experiment, file)
     with placed(f"question of {file}"):
         question_of(experiment)
+        if experiment.question is None:
+            declare(experiment, out)  # refuses to forget an earlier one
     return steps, keys
 
 

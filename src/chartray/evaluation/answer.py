@@ -136,7 +136,7 @@ def _corrected(
             verdict=verdict(row.difference, None if math.isnan(p) else p, row.seeds, row.level),
         )
         if not declared.before_test:
-            changed = changed.replaced(claim=row.claim or DECLARED_LATE, verdict=Verdict.NO_CLAIM)
+            changed = changed.replaced(claim=DECLARED_LATE, verdict=Verdict.NO_CLAIM)
         found.append(_with_needs(changed, compared, len(these)))
     return found
 

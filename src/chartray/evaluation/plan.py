@@ -138,8 +138,8 @@ def sentences(plan: Plan) -> list[str]:
     lines = [
         f"Pilot: {plural(len(plan.arms), 'arm')}, up to {plural(plan.seeds, 'seed')}, "
         f"{plural(plan.patients, 'patient')} of {plan.dataset} ({plan.split}).",
-        f"Seed SD of the macro {metric} {plan.seed_sd:.4f}, 80 % upper limit {plan.seed_sd_upper:.4f} "
-        f"({plural(plan.freedom, 'degree')} of freedom).",
+        f"Seed SD of the macro {metric} {plan.seed_sd:.4f} ({plural(plan.freedom, 'degree')} of freedom; 80 %",
+        f"upper limit {plan.seed_sd_upper:.4f}).",
         f"SE from the patients of a difference {plan.patient_se:.4f}.",
         "",
         f"Smallest difference of two arms in the macro {metric} of {plural(len(plan.labels), 'label')}",
@@ -154,7 +154,7 @@ def sentences(plan: Plan) -> list[str]:
     least = plan.cell(MACRO, 3, plan.patients)
     lines += [
         "",
-        f"With 3 seeds here: {least.detectable:.4f}, or {least.at_upper:.4f} if seeds vary as much as the limit.",
+        f"With 3 seeds here {least.detectable:.4f}; {least.at_upper:.4f} if the seed SD is at its upper limit.",
     ]
     if plan.margin is not None:
         ways = [] if plan.margin_seeds is None else [f"{plan.margin_seeds} seeds an arm on these patients"]

@@ -89,11 +89,7 @@ def detectable(error: float, freedom: float, *, alpha: float = 0.05, wanted: flo
         raise InputError(f"expected alpha and power between 0 and 1, found {alpha:g} and {wanted:g}")
     if not np.isfinite([error, freedom]).all():
         return math.nan
-    from scipy.optimize import brentq
-
-    limits = _limits(freedom, alpha)
-    high = 2.0 + 2.0 * float(limits.max())
-    return error * float(brentq(lambda away: _shown(away, limits) - wanted, 0.0, high)) if wanted > alpha else 0.0
+    return error * _multiple(freedom, alpha, wanted)
 
 
 def seeds_needed(difference: float, design: Design, *, alpha: float = 0.05, wanted: float = POWER) -> int | None:
@@ -123,6 +119,16 @@ def _limits(freedom: float, alpha: float) -> Floats:
 
     shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     return np.asarray(t.isf(alpha / 2, freedom) * np.sqrt(chi2.ppf(shares, freedom) / freedom))
+
+
+@lru_cache(maxsize=4096)
+def _multiple(freedom: float, alpha: float, wanted: float) -> float:
+    """The detectable difference in standard errors."""
+    from scipy.optimize import brentq
+
+    limits = _limits(freedom, alpha)
+    high = 2.0 + 2.0 * float(limits.max())
+    return float(brentq(lambda away: _shown(away, limits) - wanted, 0.0, high)) if wanted > alpha else 0.0
 
 
 def _shown(away: float, limits: Floats) -> float:
