@@ -196,6 +196,7 @@ def test_no_difference_beside_an_interval_without_zero_says_what_it_was_correcte
         b="other",
         attribute="sex",
         value_b=0.6,
+        seeds=3,
         difference=0.1,
         ci_high=0.9,
         verdict=Verdict.NO_DIFFERENCE,

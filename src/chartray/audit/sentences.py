@@ -62,7 +62,6 @@ def _attribute(rows: Sequence[AuditRow]) -> list[str]:
     parts = [_difference(row) for row in differences if row.reason is None]
     left = {f"{row.arm.title}{without(row.without)}": row.reason for row in probes[1:] if row.reason}
     parts += [f"{title}: {reason}" for title, reason in left.items()]
-    parts += list(dict.fromkeys(row.claim for row in differences if row.claim))
     return [line, *(f"  {part}" for part in parts)]
 
 
@@ -101,8 +100,7 @@ def control_sentence(rows: Sequence[AuditRow]) -> str | None:
 
 
 def _difference(row: AttributeDifference) -> str:
-    said = "" if row.verdict is None else row.verdict.named(row.a, row.b)
-    said = after_correction(said, row.ci_low, row.ci_high, row.corrected_over, "attribute")
+    said = after_correction(row.in_words(row.a, row.b), row.ci_low, row.ci_high, row.corrected_over, "attribute")
     a = "" if row.seeds == 1 else f"mean of {row.seeds} seeds, {row.a} {_number(row.value_a)}, "
     b = f"{row.b}{without(row.without)}"
     return f"{a}{b} {_number(row.value_b)}: difference {_interval(row.difference, row, '+')}, {said}"

@@ -205,5 +205,4 @@ def _difference_line(row: "Comparison") -> str:
     if row.difference is None:
         return f"{pair} null ({row.reason})"
     interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
-    said = row.claim or (row.verdict.named(row.a, row.b) if row.verdict else row.reason)
-    return f"{pair} {row.difference:+.3f}{interval}; {said}"
+    return f"{pair} {row.difference:+.3f}{interval}. {row.in_words(row.a, row.b)}"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 from chartray.results.arm import Arm
-from chartray.results.verdict import Verdict
+from chartray.results.verdict import Verdict, seen_in_few, why_no_claim
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 
 MACRO = "macro"
@@ -116,6 +116,15 @@ class ArmDifferenceRow(Interval):
     levels: str = Field("patients", description="what varies in the interval: patients, and seeds, and draws")
     verdict: Said = Field(None, description="the verdict (`results.verdict`), from p_holm; null where there is no p")
     claim: str | None = Field(None, description="why nothing may be claimed; null where a claim is possible")
+    run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
+
+    def in_words(self, a: str, b: str) -> str:
+        """What may be said, with the arms by the names of a reader; why there is nothing to say where that is so."""
+        if self.difference is None or self.ci_low is None or self.ci_high is None:
+            return self.reason or "no interval"
+        if why_no_claim(self.seeds):
+            return seen_in_few(a, b, self.ci_low, self.ci_high, self.seeds, self.run_seed)
+        return self.claim or (self.verdict.named(a, b) if self.verdict is not None else "no verdict")
 
 
 class MeasuredRow(Record):
@@ -222,7 +231,6 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
     draw_se: Number = Field(None, description="two draws or more: standard error from the draws of training patients")
     degrees_of_freedom: Number = Field(None, description="of the t interval")
     seed_correlation: Number = Field(None, description="paired seeds: correlation of the arms' values over seeds")
-    run_seed: int | None = Field(None, description="seed of the pretraining where the row is of one run")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
     note: str | None = Field(None, description="settings in which the pretraining of the two differs")
     role: Literal["primary", "family", "exploratory"] | None = Field(

@@ -80,6 +80,21 @@ def why_no_claim(seeds: int) -> str | None:
     return FEW_SEEDS if seeds < SEEDS_FOR_A_CLAIM else None
 
 
+def seen_in_few(a: str, b: str, low: float, high: float, seeds: int, run_seed: int | None = None) -> str:
+    """What fewer than `SEEDS_FOR_A_CLAIM` seeds of each arm allow to be said, from the interval of a minus b.
+
+    `run_seed` is that of the one encoder, where there is one.
+
+    >>> seen_in_few("sex,age", "no chart", 0.01, 0.03, 1, 0)
+    'Seen in one encoder (seed 0): sex,age is higher; another seed may differ; no claim about the method'
+    >>> seen_in_few("sex,age", "no chart", -0.01, 0.03, 2)
+    'Seen in two encoders: no difference; another seed may differ; no claim about the method'
+    """
+    which = "two encoders" if seeds > 1 else "one encoder" + ("" if run_seed is None else f" (seed {run_seed})")
+    said = f"{a} is higher" if low > 0 else f"{b} is higher" if high < 0 else "no difference"
+    return f"Seen in {which}: {said}; another seed may differ; no claim about the method"
+
+
 def after_correction(said: str, low: float | None, high: float | None, over: int, noun: str) -> str:
     """A verdict in words, with the reason where it shows no difference although the interval leaves out 0.
 

@@ -9,8 +9,8 @@ the seeds are not, since the same encoders are scored on all:
 
 Under equal differences F has about tr(M V)^2 / tr(M V M V) degrees of freedom (Box 1954) over Satterthwaite's of
 tr(M V). For two data sets this is the t test of D_1 - D_2 with its seeds paired by encoder, F = t^2. Nothing is
-inverted, so three seeds suffice for any number of data sets. Error rates are simulated by
-benchmarks/evidence/interactions.py and shown in docs/statistics.md.
+inverted, so three seeds suffice for any number of data sets. Error rates are in
+docs/statistics.md.
 """
 
 from collections.abc import Sequence
