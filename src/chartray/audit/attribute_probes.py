@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from chartray.audit.arms import AuditArm
 from chartray.audit.attributes import Attribute, attribute_values, why_not_available
+from chartray.audit.families import CHANCE
 from chartray.evaluation.baselines import Features, Frozen
 from chartray.evaluation.embed import device_of
 from chartray.evaluation.image_set import ImageSet
@@ -30,10 +31,6 @@ Floats = NDArray[np.float64]
 SUPPRESSED = f"fewer than {metrics.MINIMUM_PATIENTS} patients with or without it: suppressed"
 ONE_NUMBER = "all scored images have the same value, so R2 is undefined"
 HOLDS_FIXED = "the encoder and the probe are held fixed; the scored patients vary"
-
-
-# What is reached without any information.
-CHANCE = {"auroc": 0.5, "r2": 0.0}
 
 
 class Resampling(NamedTuple):

@@ -130,7 +130,9 @@ def why_not_available(attribute: Attribute, store: Store) -> str | None:
 def subgroup_codes(attribute: Attribute, images: ImageSet) -> Integers:
     """(N,): the number of each image's subgroup (its level, or the band of its number), -1 where it is unknown."""
     if attribute.name == COIN:
-        return np.array([_coin_flip(images, patient) for patient in images.patients.tolist()], dtype=np.int64)
+        source = metadata_of(images.store).source
+        people, place = np.unique(images.patients, return_inverse=True)
+        return np.array([_coin_flip(source, patient) for patient in people.tolist()], dtype=np.int64)[place]
     column = _column(attribute, images)
     if attribute.levels:
         found = pc.index_in(column.cast(pa.string()), value_set=pa.array(attribute.levels, pa.string()))
@@ -161,5 +163,5 @@ def _numbers(column: pa.Array) -> Floats:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _coin_flip(images: ImageSet, patient: str) -> int:
-    return hashlib.sha256(f"coin/{patient_key(metadata_of(images.store).source, patient)}".encode()).digest()[0] % 2
+def _coin_flip(source: str, patient: str) -> int:
+    return hashlib.sha256(f"coin/{patient_key(source, patient)}".encode()).digest()[0] % 2

@@ -12,7 +12,6 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from chartray.audit.attribute_probes import CHANCE
 from chartray.audit.attributes import COIN
 from chartray.results.schema import (
     MACRO,
@@ -27,6 +26,8 @@ from chartray.statistics.holm import holm
 from chartray.statistics.power import detectable
 
 Tested = AttributeProbe | AttributeDifference | SubgroupRow | RemovalRow
+# What is reached without any information.
+CHANCE = {"auroc": 0.5, "r2": 0.0}
 CONTROL = 0.001
 _STEPS = 20  # until the error of R2 and the R2 agree
 

@@ -167,7 +167,7 @@ def _beyond(
     """A value (C,) and its resamples (R, C) minus the mean of random draws, by t; patients and draws vary."""
     values, drawn = (np.stack(each) for each in zip(*random, strict=True))
     difference = value - values.mean(axis=0)
-    of_patients = np.nanvar(resampled - drawn.mean(axis=0), axis=0, ddof=1)
+    of_patients = np.var(resampled - drawn.mean(axis=0), axis=0, ddof=1)
     of_draws = SeedVariance((values.var(axis=0, ddof=1) / len(values))[None], np.array([[len(values) - 1.0]]))
     freedom = satterthwaite(of_patients, np.full(len(value), max(patients - 1.0, 1.0)), of_draws)
     p, half = student_test(difference, np.sqrt(of_patients + of_draws.variance), freedom, level)

@@ -37,7 +37,7 @@ def audit_sentences(rows: Sequence[AuditRow], leaks: Sequence[Leak], notes: Sequ
     names = list(dict.fromkeys(row.attribute for row in home))
     found = [f"LEAK: {line}" for line in leak_sentences([leak for leak in leaks if leak.count])]
     lines = [line for name in names for line in _attribute([row for row in home if row.attribute == name])]
-    lines += [line for name in names if (line := _gaps(home, name))]
+    lines += [line for name in names for line in _gaps(home, name)]
     lines += [line] if (line := control_sentence(home)) else []
     removals = [row for row in home if isinstance(row, RemovalRow) and row.label == MACRO]
     lines += [_removal(row) for row in removals if row.attribute != COIN]
@@ -106,7 +106,7 @@ def _difference(row: AttributeDifference) -> str:
     return f"{a}{b} {_number(row.value_b)}: difference {_interval(row.difference, row, '+')}, {said}"
 
 
-def _gaps(rows: Sequence[AuditRow], name: str) -> str | None:
+def _gaps(rows: Sequence[AuditRow], name: str) -> list[str]:
     """The gaps of the mean over labels, each with what equal subgroups would show; the coin is the negative control."""
     parts = []
     for row in rows:
@@ -117,7 +117,7 @@ def _gaps(rows: Sequence[AuditRow], name: str) -> str | None:
             ends = f"{row.smallest} lowest, {row.largest} highest"
             chance = f"{_number(row.expected)} between equal subgroups, p = {row.p_holm:.3f} after correction"
             parts.append(f"{_GAPS[row.of]}{at[row.threshold]} {_interval(row.value, row)} ({ends}; {chance})")
-    return f"largest gap between subgroups of {name}: " + "; ".join(parts) if parts else None
+    return [f"largest gap between subgroups of {name}:", *(f"  {part}" for part in parts)] if parts else []
 
 
 def _removal(row: RemovalRow) -> str:

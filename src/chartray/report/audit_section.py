@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from chartray.audit.attributes import COIN
+from chartray.audit.families import control_failed, readable
+from chartray.audit.sentences import control_sentence, without
 from chartray.report.figures import DrawnPanel, Panel, Style, drawn, only, save_grid, slug
 from chartray.report.inputs import AuditResults
 from chartray.report.plots import Mark, forest_panel, together
@@ -20,7 +23,12 @@ _SUBGROUP_METRICS = {
     "auroc": "AUROC",
     "calibration": "Calibration: mean score minus observed share",
     "false_negative_rate": "False-negative rate",
+    "false_positive_rate": "False-positive rate",
+    "positive_predictive_value": "Positive predictive value",
 }
+# What is drawn; the rates at each subgroup's own threshold, and those of false alarms, are in the table.
+_DRAWN = ("auroc", "calibration", "false_negative_rate")
+_THRESHOLDS = {"common": ", common threshold", "own": ", own threshold"}
 _KINDS = {
     "patient": "patients",
     "exact film": "exact copies of images",
@@ -87,6 +95,7 @@ class RemovalLine(NamedTuple):
     before: str
     after: str
     difference: str
+    beyond: str
 
 
 class DataSetAudit(NamedTuple):
@@ -105,6 +114,8 @@ class DataSetAudit(NamedTuple):
     suppressed: list[str]
     removals: list[RemovalLine]
     no_claim: bool
+    control: str
+    control_failed: bool
     slug: str
 
     @property
@@ -149,6 +160,7 @@ def _data_set(name: str, audits: Sequence[AuditResults], styles: Mapping[Arm, St
     subgroups = [row for one in audits for row in one.subgroups if row.dataset == name]
     removals = [row for one in audits for row in one.removals if row.dataset == name]
     arms, of_subgroups = _arms(probes), _arms(subgroups)
+    tested = [[row for row in (*one.probes, *one.subgroups, *one.removals) if row.dataset == name] for one in audits]
     values = [row for row in subgroups if row.metric != "gap"]
     small = _suppressed(values)
     shown = [row for row in values if (row.attribute, row.group) not in small]
@@ -166,6 +178,8 @@ def _data_set(name: str, audits: Sequence[AuditResults], styles: Mapping[Arm, St
         suppressed=[f"{attribute} {group}" for attribute, group in small],
         removals=[_removal_line(row) for row in sorted(removals, key=lambda row: row.label != MACRO)],
         no_claim=any(why_no_claim(row.seeds) for row in differences),
+        control=" ".join(filter(None, (control_sentence(rows) for rows in tested))),
+        control_failed=any(control_failed(rows) for rows in tested),
         slug=slug(name),
     )
 
@@ -204,7 +218,8 @@ def _subgroup_figures(
 ) -> list[DrawnPanel]:
     """A forest for each attribute and metric, macro over labels where there is one, else of the first label."""
     panels: list[Panel] = []
-    keys = dict.fromkeys((row.attribute, row.metric) for row in groups if row.metric in _SUBGROUP_METRICS)
+    groups = [row for row in groups if row.threshold != "own"]
+    keys = dict.fromkeys((row.attribute, row.metric) for row in groups if row.metric in _DRAWN)
     for attribute, metric in keys:
         rows = [row for row in groups if (row.attribute, row.metric) == (attribute, metric) and row.value is not None]
         label = MACRO if any(row.label == MACRO for row in rows) else next((row.label for row in rows), MACRO)
@@ -267,18 +282,32 @@ def _probe_lines(probes: Sequence[AttributeProbe], arms: Sequence[Arm]) -> list[
         rows = [row for row in probes if (row.attribute, row.level, row.metric) == (attribute, level, metric)]
         images = None if all(row.reason == "too few patients" for row in rows) else rows[0].n
         said = [row.replaced(reason=f"not available ({row.reason})") if row.reason else row for row in rows]
-        found.append(ProbeLine(attribute, level or "", _METRICS.get(metric, metric), images, _cells(said, arms)))
+        cells = tuple(
+            cell + _beside(next((row for row in rows if row.arm == arm), None))
+            for arm, cell in zip(arms, _cells(said, arms), strict=True)
+        )
+        found.append(ProbeLine(attribute, level or "", _METRICS.get(metric, metric), images, cells))
     return found
+
+
+def _beside(row: AttributeProbe | None) -> str:
+    """What stands beside a reading: variables taken out of the chart, and what could have been seen if nothing was."""
+    if row is None:
+        return ""
+    said = f";{without(row.without)}" if row.without else ""
+    if row.p_holm is not None and row.detectable is not None and row.attribute != COIN and not readable(row):
+        said += f"; not shown to be readable, {row.detectable:.3f} would be in 80 % of audits"
+    return said
 
 
 def _subgroup_lines(groups: Sequence[SubgroupRow], arms: Sequence[Arm]) -> list[SubgroupLine]:
     found = []
-    for key in dict.fromkeys((row.attribute, row.group, row.label, row.metric) for row in groups):
-        rows = [row for row in groups if (row.attribute, row.group, row.label, row.metric) == key]
-        attribute, group, label, metric = key
+    for key in dict.fromkeys((row.attribute, row.group, row.label, row.metric, row.threshold) for row in groups):
+        rows = [row for row in groups if (row.attribute, row.group, row.label, row.metric, row.threshold) == key]
+        attribute, group, label, metric, threshold = key
         patients = next((row.n_patients for row in rows if row.n_patients is not None), None)
         patients = None if any((row.reason or "").startswith(_FEW) for row in rows) else patients
-        found.append(SubgroupLine(attribute, group or "", label, _short(metric), patients, _cells(rows, arms)))
+        found.append(SubgroupLine(attribute, group or "", label, _at(metric, threshold), patients, _cells(rows, arms)))
     return found
 
 
@@ -286,8 +315,8 @@ def _gap_lines(gaps: Sequence[SubgroupRow], arms: Sequence[Arm]) -> list[GapLine
     """Gaps that have a value, the macro means before the labels."""
     found = []
     gaps = sorted((row for row in gaps if row.value is not None), key=lambda row: row.label != MACRO)
-    for key in dict.fromkeys((row.attribute, row.label, row.of) for row in gaps):
-        rows = [row for row in gaps if (row.attribute, row.label, row.of) == key]
+    for key in dict.fromkeys((row.attribute, row.label, row.of, row.threshold) for row in gaps):
+        rows = [row for row in gaps if (row.attribute, row.label, row.of, row.threshold) == key]
         cells = []
         for arm in arms:
             one = next((row for row in rows if row.arm == arm), None)
@@ -295,9 +324,14 @@ def _gap_lines(gaps: Sequence[SubgroupRow], arms: Sequence[Arm]) -> list[GapLine
             words += f"; {one.largest} over {one.smallest}" if one is not None and one.largest else ""
             chance = None if one is None else one.expected_high
             words += f"; by chance up to {chance:.3f}" if chance is not None else ""
+            words += f"; p {p_value(one.p_holm)}" if one is not None and one.p_holm is not None else ""
             cells.append(words)
-        found.append(GapLine(key[0], key[1], _short(key[2] or ""), tuple(cells)))
+        found.append(GapLine(key[0], key[1], _at(key[2] or "", key[3]), tuple(cells)))
     return found
+
+
+def _at(metric: str, threshold: str | None) -> str:
+    return _short(metric) + _THRESHOLDS.get(threshold or "", "")
 
 
 def _short(metric: str) -> str:
@@ -318,7 +352,7 @@ def _difference_line(row: AttributeDifference) -> DifferenceLine:
     a, b, said = row.arm_a.title, row.arm_b.title, verdict_of(row)
     return DifferenceLine(
         row.attribute,
-        f"{a} minus {b}" + (f" ({row.seeds} seeds)" if row.seeds > 1 else ""),
+        f"{a} minus {b}{without(row.without)}" + (f" ({row.seeds} seeds)" if row.seeds > 1 else ""),
         _METRICS.get(row.metric, row.metric),
         signed(row.difference, row.ci_low, row.ci_high),
         p_value(row.p_holm),
@@ -354,11 +388,13 @@ def _removal_line(row: RemovalRow) -> RemovalLine:
         row.attribute,
         row.directions,
         _read(row.attribute_before, row.neighbours_before),
-        _read(row.attribute_after, row.neighbours_after),
+        _read(row.attribute_after, row.neighbours_after)
+        + ("" if row.attribute_random is None else f"; random {row.attribute_random:.3f}"),
         row.label,
         plain(row.before),
         plain(row.after),
         signed(row.difference, row.ci_low, row.ci_high),
+        "–" if row.beyond_random is None else signed(row.beyond_random, row.beyond_low, row.beyond_high),
     )
 
 

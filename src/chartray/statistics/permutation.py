@@ -31,7 +31,7 @@ Flags = NDArray[np.bool_]
 MOST_PERMUTATIONS = 10_000
 # Permutations end when so many had a gap as large: p is then known within 14 % of itself (Besag and Clifford 1991).
 ENOUGH = 50
-_AT_A_TIME = 500
+_AT_A_TIME = 250
 # A group's variance counts for its patients less one, that of all groups for this many: 3 of 3 patients found is luck.
 _PRIOR_PATIENTS = 1.0
 _TIE = 1e-9
