@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.evidence.baselines_and_draws import rate
 from benchmarks.evidence.seeds import SimulatedSet, rates, simulate, studies
 from chartray.errors import InputError
 from chartray.statistics import metrics
@@ -205,3 +206,15 @@ def test_a_difference_of_four_seed_sds_is_found_in_half_of_the_labels() -> None:
     apart = difference_of_arms([one.truth] * 3, chance, one.truth, one.patients, resamples=1000)
     assert (apart.value > 0.4).all()
     assert (apart.p_holm <= 0.05).all()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "draws", "fixed"), [((3, 1), 1, True), ((3, 3), 5, False)], ids=["baseline", "draws"]
+)
+def test_baselines_that_no_seed_enters_and_shared_draws_keep_the_error_rate(
+    seeds: tuple[int, ...], draws: int, fixed: bool
+) -> None:
+    """200 studies at two spreads: .05 +- .015 each."""
+    found = [rate("auroc", seeds, draws, spread, studies=200, resamples=40, fixed_b=fixed) for spread in (0.0, 3.0)]
+    assert max(shares(found)) < 0.095
+    assert 0.02 < np.mean(shares(found)) < 0.075
