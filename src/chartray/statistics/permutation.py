@@ -62,7 +62,7 @@ class GroupTest(NamedTuple):
     by_chance: Floats
 
 
-class _Cells(NamedTuple):
+class _PatientGroups(NamedTuple):
     """The images of one patient in one group, as one: sums `ratios` (U, 2K) of top and bottom, and `group` (U,).
 
     `alone` are cells of patients in one group, by stratum; `sets` are (patients, c) cells of patients in c groups, and
@@ -151,7 +151,7 @@ def permuted_groups(
     return GroupTest(p, _gaps(found, spread[0], generator))
 
 
-def _cells(influence: Influence, groups: Integers, patients: NDArray[np.generic]) -> _Cells:
+def _cells(influence: Influence, groups: Integers, patients: NDArray[np.generic]) -> _PatientGroups:
     """Images without a group or without a term in any denominator are left out."""
     ratios = influence.top.shape[1]
     kept = np.flatnonzero((groups >= 0) & (influence.bottom > 0).any(axis=1))
@@ -168,7 +168,7 @@ def _cells(influence: Influence, groups: Integers, patients: NDArray[np.generic]
     sets = [starts[times == c][:, None] + np.arange(c) for c in np.unique(times[times > 1])]
     pairs = [each[:, [a, b]] for each in sets for b in range(each.shape[1]) for a in range(b)]
     together = np.concatenate(pairs).T if pairs else np.zeros((2, 0), dtype=np.int64)
-    return _Cells(sums, group, alone, sets, together)
+    return _PatientGroups(sums, group, alone, sets, together)
 
 
 def _strata(terms: NDArray[np.bool_]) -> Integers:
@@ -179,7 +179,7 @@ def _strata(terms: NDArray[np.bool_]) -> Integers:
     return strata
 
 
-def _permuted(cells: _Cells, generator: np.random.Generator, size: int) -> NDArray[np.int8]:
+def _permuted(cells: _PatientGroups, generator: np.random.Generator, size: int) -> NDArray[np.int8]:
     """Groups of the cells in each of `size` permutations, (size, U)."""
     codes = np.repeat(cells.group[None].astype(np.int8), size, axis=0)
     for members in cells.alone:
@@ -191,7 +191,7 @@ def _permuted(cells: _Cells, generator: np.random.Generator, size: int) -> NDArr
     return codes
 
 
-def _moments(cells: _Cells, codes: NDArray[np.integer], count: int) -> tuple[Floats, Floats]:
+def _moments(cells: _PatientGroups, codes: NDArray[np.integer], count: int) -> tuple[Floats, Floats]:
     """Sum of the ratios of each group (S, G), and their covariance (S, G, G), for groups (S, U)."""
     half = cells.ratios.shape[1] // 2
     has = (cells.ratios[:, half:] > 0).astype(np.float64)
