@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from chartray.outputs.json_file import DIGEST, digest
 from chartray.outputs.lock import without_locks
@@ -17,11 +17,11 @@ _BEFORE = "before"
 class Entries(NamedTuple):
     """The entries of a file that can be read; `unreadable` lines were cut off, changed, or follow a removed one."""
 
-    entries: list[dict[str, Any]]
+    entries: list[dict[str, object]]
     unreadable: int
 
 
-def append_line(file: Path, content: Mapping[str, Any]) -> None:
+def append_line(file: Path, content: Mapping[str, object]) -> None:
     """Appends one object, behind those that other processes append at the same time; flushed to the disk.
 
     A file that is made takes the permissions to read and write of its folder, so that who may add files there may
@@ -51,18 +51,18 @@ def read_lines(file: Path) -> Entries:
         lines = file.read_bytes().splitlines()
     except FileNotFoundError:
         return Entries([], 0)
-    found, unreadable, before = list[dict[str, Any]](), 0, ""
+    found, unreadable, before = list[dict[str, object]](), 0, ""
     for line in lines:
         entry = _parsed(line)
         if entry is None or entry[_BEFORE] not in ("", before):
             unreadable += 1
-        before = "" if entry is None else entry[DIGEST]
+        before = "" if entry is None else str(entry[DIGEST])
         if entry is not None:
             found.append(entry)
     return Entries(found, unreadable)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> dict[str, object] | None:
     """A whole line, None for any other."""
     try:
         entry = json.loads(line)
