@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from chartray.cli import _out_of_memory, run_command
+from chartray.cli import run_command
 from chartray.config.pretrain import Config, load, recipe_names
 from chartray.config.section import options_of
+from chartray.memory import ran_out
 from chartray.outputs.parquet_file import write_table
 from tests.stores import edit_index, replace_cohort
 
@@ -196,12 +197,12 @@ def test_memory_that_ran_out_is_one_sentence(small_store: Path, here: Path, caps
 
 
 def test_memory_of_a_gpu_or_of_python_that_ran_out_is_known_from_other_errors() -> None:
-    assert _out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB."))
-    assert _out_of_memory(MemoryError())
+    assert ran_out(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB."))
+    assert ran_out(MemoryError())
     # Pinned memory, cuBLAS and cuDNN each have words of their own.
     for said in ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"):
-        assert _out_of_memory(RuntimeError(said))
-    assert not _out_of_memory(RuntimeError("shape mismatch"))
+        assert ran_out(RuntimeError(said))
+    assert not ran_out(RuntimeError("shape mismatch"))
 
 
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])

@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 from chartray.commands import data, evidence, product, training
 from chartray.config.renamed import renamed_tokens
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
+from chartray.memory import ran_out
 from chartray.outputs.disk import of_the_machine
 from chartray.outputs.notices import held
 from chartray.without_pandas import settle_pyarrow
@@ -16,9 +17,6 @@ from chartray.without_pandas import settle_pyarrow
 DONE, CANNOT_WRITE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 1, 2, 3, 141, 143
 
 _LONGEST_WORD = 400  # a path may have as many
-
-# Messages of torch, CUDA and its libraries where they raise no specific error.
-_SIGNS_OF_NO_MEMORY = ("can't allocate memory", "out of memory", "ran out of memory", "_STATUS_ALLOC_FAILED")
 
 app = App(
     name="chartray",
@@ -89,7 +87,7 @@ def _exit_code(tokens: list[str]) -> int:
     except Stopped as error:
         return _say(str(error), TERMINATED)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not ran_out(error):
             raise
         return _say(_of_memory(error), UNUSABLE_INPUT)
     except BrokenPipeError:
@@ -119,18 +117,12 @@ def _with_values(tokens: list[str]) -> list[str]:
     return found
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether Python, or torch on either device, could not get memory."""
-    torch = sys.modules.get("torch")
-    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return of_gpu or isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY)
-
-
 def _of_memory(error: Exception) -> str:
     said = next(iter(str(error).splitlines()), type(error).__name__)
     return (
-        f"expected more memory for this command, found none left ({said}); pretraining needs less with a lower "
-        "train.batch_size or views.focal_count, or a higher train.accumulate"
+        f"expected more memory for this command, found none left ({said}); a run of pretraining continues with "
+        "--resume and a higher --train.accumulate; a new one needs less with a lower train.batch_size or "
+        "views.focal_count"
     )
 
 

@@ -100,6 +100,15 @@ def all_or_none(work: Callable[[], Made], device: torch.device) -> Made:
     return made
 
 
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the processes' numbers, in all of them."""
+    if process_count() == 1:
+        return number
+    found = torch.tensor(number, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found.item())
+
+
 def any_of_all(flags: list[bool], device: torch.device) -> list[bool]:
     """For each flag, whether it is set in any process."""
     if process_count() == 1:

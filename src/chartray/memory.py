@@ -1,10 +1,16 @@
-"""Freed memory is kept by the process, not returned to the kernel."""
+"""What memory this process may still take, whether it has run out, and that what it frees stays with it."""
 
 import ctypes
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+# Messages of torch, CUDA and its libraries where they raise no specific error.
+_SIGNS = ("can't allocate memory", "out of memory", "ran out of memory", "_STATUS_ALLOC_FAILED")
+_NO_LIMIT = 2**60  # a control group without a limit says a number of this size, or "max"
 
 
 def keep_freed_memory() -> None:
@@ -18,3 +24,64 @@ def keep_freed_memory() -> None:
         return
     for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20)):
         mallopt(option, value)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether Python, or torch on either device, could not get memory."""
+    torch = sys.modules.get("torch")
+    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return of_gpu or isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS)
+
+
+def available() -> int | None:
+    """Bytes that this process may still take: the machine's, its control group's (SLURM, containers), its own limit.
+
+    None where the system does not say.
+    """
+    said = [*_of_machine(), *_of_control_group(), *_of_process()]
+    return max(min(said), 0) if said else None
+
+
+def _of_machine() -> Iterator[int]:
+    # Where programs may take what caches hold, MemAvailable counts it; the number of free pages does not.
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _of_control_group() -> Iterator[int]:
+    for line in _lines("/proc/self/cgroup"):
+        _, kinds, path = line.split(":", 2)
+        if kinds == "":
+            root, limit, used, cache = "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "
+        elif "memory" in kinds.split(","):
+            root, limit, used = "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file "
+        else:
+            continue
+        group = Path(root, path.strip("/"))
+        for folder in (group, *group.parents):
+            allowed, taken = (next(iter(_lines(folder / name)), "") for name in (limit, used))
+            if allowed.isdecimal() and taken.isdecimal() and int(allowed) < _NO_LIMIT:
+                cached = [int(each.split()[1]) for each in _lines(folder / "memory.stat") if each.startswith(cache)]
+                yield int(allowed) - int(taken) + sum(cached)
+            if folder == Path(root):
+                break
+
+
+def _of_process() -> Iterator[int]:
+    if sys.platform != "linux":
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        for line in _lines("/proc/self/statm"):
+            yield limit - int(line.split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _lines(file: str | Path) -> list[str]:
+    try:
+        return Path(file).read_text().splitlines()
+    except OSError:
+        return []

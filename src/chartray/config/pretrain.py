@@ -130,7 +130,9 @@ class TrainConfig(Section):
     epochs: int | None = Field(100, ge=1, description="Epochs; or give train.steps")
     steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces train.epochs")
     batch_size: int = Field(1024, ge=2, description="Images per optimizer step, over all processes")
-    accumulate: int = Field(1, ge=1, description="Micro-batches per optimizer step, exact through cached embeddings")
+    accumulate: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Parts that a step is computed in, with the same gradient; auto: as the memory needs"
+    )
     recompute: bool = Field(
         True, description="Compute the blocks' norms and GELU again for the gradient: two thirds of the memory"
     )
@@ -171,6 +173,11 @@ class TrainConfig(Section):
     def _some_length(self) -> "TrainConfig":
         if self.epochs is None and self.steps is None:
             raise ValueError("expected train.epochs or train.steps, found neither; give one")
+        if self.accumulate != "auto" and self.batch_size % self.accumulate:
+            raise ValueError(
+                f"expected train.accumulate to divide train.batch_size = {self.batch_size}, found {self.accumulate}; "
+                "leave it out, and it follows from the memory"
+            )
         return self
 
 

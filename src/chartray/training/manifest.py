@@ -35,13 +35,18 @@ class RunManifest(Provenance):
     grey_mean: float | None = None
     grey_std: float | None = None
     compiled: bool | None = None
+    accumulate: int | None = None  # parts of a step, as many as the last command needed
+    device: str | None = None
+    processes: int | None = None
+    precision: str | None = None
+    memory_planned: int | None = None  # bytes of a step beside the weights; None: not planned
     config_sha256: str = ""  # known once config.yaml is written
     metrics_sha256: str | None = None  # known when the run ends
     flow: CohortFlow | None = None
 
     def of_encoder(self, run: str) -> Provenance:
         """The provenance of the encoder of this run, called `run`."""
-        said = self.model_dump(exclude={"status", "flow", "metrics_sha256"}, exclude_unset=True)
+        said = self.model_dump(exclude={"status", "flow", "metrics_sha256", "memory_planned"}, exclude_unset=True)
         return Provenance.model_validate(said | {"run": run})
 
 

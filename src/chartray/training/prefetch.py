@@ -43,6 +43,7 @@ class Prefetcher(Iterator[Batch]):
         self._load, self._prepare, self._steps = load, prepare, iter(steps)
         self._thread = ThreadPoolExecutor(1)
         self._read: Future[ImageBatch] | None = None
+        self._images: ImageBatch | None = None  # read, and not prepared yet
         self._next: Batch | None = None
         stream: Any = torch.cuda.Stream  # which torch has given no types
         self._stream = stream(device) if device.type == "cuda" else None
@@ -51,14 +52,17 @@ class Prefetcher(Iterator[Batch]):
 
     def prepare_next(self) -> None:
         """Makes the next batch ready, if there is one and it is not ready yet."""
-        if self._next is not None or self._read is None:
+        if self._next is not None:
             return
-        began = time.perf_counter()
-        images = self._read.result()
-        self.waited += time.perf_counter() - began
-        self._read_ahead()
-        with self._in_stream():
-            self._next = self._prepare(images)
+        if self._images is None and self._read is not None:
+            began = time.perf_counter()
+            self._images = self._read.result()
+            self.waited += time.perf_counter() - began
+            self._read_ahead()
+        if self._images is not None:
+            with self._in_stream():
+                self._next = self._prepare(self._images)
+            self._images = None
 
     def __next__(self) -> Batch:
         self.prepare_next()
@@ -80,7 +84,7 @@ class Prefetcher(Iterator[Batch]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._read = self._next = None
+        self._read = self._images = self._next = None
         self._thread.shutdown(cancel_futures=True)
 
     def _read_ahead(self) -> None:

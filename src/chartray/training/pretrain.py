@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import AdamW
 
-from chartray.collective import all_or_none, all_sum, any_of_all, first_decides
-from chartray.config.pretrain import Config
+from chartray.collective import all_or_none, all_sum, any_of_all, first_decides, largest
+from chartray.config.pretrain import Config, TrainConfig
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
@@ -25,14 +25,21 @@ from chartray.pixels.views import cut_views
 from chartray.progress import progress
 from chartray.training import checkpoint, compilation, run_folder, step
 from chartray.training.build import build_monitor, build_networks, build_optimizer
+from chartray.training.division import (
+    Division,
+    free_bytes,
+    parts_that_fit,
+    refuse_views_that_do_not_fit,
+    step_memory,
+)
 from chartray.training.loader import ImageBatch, ImageLoader
-from chartray.training.manifest import COMPLETE, RUNNING, RunManifest, write_manifest
+from chartray.training.manifest import COMPLETE, RUNNING, RunManifest, read_manifest, write_manifest
 from chartray.training.metrics import Metrics, MetricsWritten
 from chartray.training.monitor import Monitor, assignment_statistics
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.prefetch import Batch, Prefetcher
 from chartray.training.run_folder import CHECKPOINTS, ENCODER, Begun
-from chartray.training.runtime import launch
+from chartray.training.runtime import launch, uses_bf16
 from chartray.training.schedules import Rates, Schedule, make_schedule, rates
 from chartray.training.step import Losses, Networks
 from chartray.training.training_data import TrainingData, load_training_data
@@ -44,7 +51,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
     Raises InputError for unusable input, and where another command writes to `out`; UnhealthyRun for a collapsed or
     non-finite run, Stopped on SIGTERM, OutputError where the machine cannot write.
     """
-    fabric = launch(config.train)
+    fabric = launch(run_folder.as_begun(out, config.train, resume=resume))
     with ExitStack() as held:
         # Before anything is read or decided, and until all is written.
         first_decides(lambda: held.enter_context(reserved(out)), fabric.device)
@@ -91,6 +98,9 @@ def assemble(
             print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
         compilation.compile_encoders(networks, whole=fabric.device.type == "cuda")
     optimizer = build_optimizer(networks, config.train)
+    before = None if begun is None else read_manifest(out)
+    place = placed(run_folder.as_begun(out, config.train, resume=resume), fabric)
+    division = divide(networks, data, config, fabric, before=before, device=place["device"])
     probe = OnlineProbe(data, config, fabric.device, fabric.autocast)
 
     first_step, written = 0, MetricsWritten()
@@ -102,7 +112,8 @@ def assemble(
     else:
         rank, spread = probe.rank_and_spread(networks)
         monitor = build_monitor(config, schedule, rank=rank, spread=spread)
-    made = {"command": command, "out": str(out), "compiled": compiled}
+    made = {"command": command, "out": str(out), "compiled": compiled} | place
+    made |= {"accumulate": division.parts, "memory_planned": division.planned}
     manifest = data.manifest(config, schedule).model_copy(update=made)
     keys = data.patient_keys()
     digest = first_decides(
@@ -111,8 +122,93 @@ def assemble(
     manifest = manifest.model_copy(update={"config_sha256": digest})
     if begun is not None and fabric.is_global_zero:
         where = f"continues after step {first_step}" if first_step else "has no checkpoint yet: it continues at step 0"
-        print(f"{out} {where} of {schedule.steps}", flush=True)
-    return Loop(fabric, out, config, schedule, data, networks, optimizer, probe, monitor, manifest, first_step, written)
+        print(f"{out} {where} of {schedule.steps}{moved(before, place)}", flush=True)
+    return Loop(
+        fabric,
+        out,
+        config,
+        schedule,
+        data,
+        networks,
+        optimizer,
+        probe,
+        monitor,
+        division,
+        manifest,
+        first_step,
+        written,
+    )
+
+
+def divide(
+    networks: Networks,
+    data: TrainingData,
+    config: Config,
+    fabric: Fabric,
+    *,
+    before: RunManifest | None,
+    device: object,
+) -> Division:
+    """The parts of a step: those of `train.accumulate`, or what the memory of every process asks for.
+
+    A run that is continued on the same device keeps at least the parts that it had: memory may have run out with fewer.
+    Raises InputError where no division fits, or where the number given cannot divide a process's images.
+    """
+    images, given = config.train.batch_size // fabric.world_size, config.train.accumulate
+    if given != "auto":
+        if images % given:
+            raise InputError(
+                f"expected train.accumulate to divide the {images} images of each of {fabric.world_size} processes, "
+                f"found {given}; leave it out, and it follows from the memory"
+            )
+        return Division(given, images, fixed=True)
+
+    def planned() -> tuple[int, int | None]:
+        free = free_bytes(fabric.device)
+        if free is None:
+            return 1, None
+        refuse_views_that_do_not_fit(config.views, images, free)
+        loader = ImageLoader(data.store, data.rows, config.views, patch_side=side, batch_size=2, seed=config.seed)
+        needs = step_memory(networks, prepared(loader.load(0), data, config, fabric.device), config, fabric.autocast)
+        parts = parts_that_fit(needs, images, free)
+        return parts, needs.needed(images, parts)
+
+    side = vit.patch_side(networks.encoder)
+    parts, needed = all_or_none(planned, fabric.device)
+    if before is not None and before.accumulate is not None and before.device == device:
+        parts = max(parts, min(before.accumulate, images))
+    parts = largest(parts, fabric.device)
+    if parts > 1 and needed is not None and fabric.is_global_zero:
+        print(
+            f"a step's {images} images are computed in {parts} parts, which need {needed / 2**30:.1f} GiB; the "
+            "gradient is that of the whole batch",
+            flush=True,
+        )
+    return Division(parts, images, planned=needed)
+
+
+def placed(train: TrainConfig, fabric: Fabric) -> dict[str, object]:
+    """Where a run computes, as its manifest says it: device, processes, precision."""
+    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
+    precision = "bf16" if uses_bf16(train) else "fp32"
+    return {"device": device, "processes": fabric.world_size, "precision": precision}
+
+
+def moved(before: RunManifest | None, place: Mapping[str, object]) -> str:
+    """What a continued run is told that computes elsewhere than before; nothing if it does not."""
+    if before is None or before.device is None:
+        return ""
+    then = {"device": before.device, "processes": before.processes, "precision": before.precision}
+    changed = [f"{name} {then[name]} before, now {place[name]}" for name in then if then[name] != place[name]]
+    same = "; the batches are the same, and numbers differ by rounding"
+    return f" ({', '.join(changed)}{same})" if changed else ""
+
+
+def prepared(batch: ImageBatch, data: TrainingData, config: Config, device: torch.device) -> Batch:
+    """The views and charts of a batch, on the device."""
+    images = batch.images.to(device, non_blocking=True)
+    views = cut_views(images, batch.plan, config.views, data.grey)
+    return Batch(batch.step, batch.rows, views, data.chart_batch(batch.places, batch.epochs, device))
 
 
 @dataclass
@@ -128,6 +224,7 @@ class Loop:
     optimizer: AdamW
     probe: OnlineProbe
     monitor: Monitor
+    division: Division
     manifest: RunManifest
     first_step: int = 0
     written: MetricsWritten = field(default_factory=MetricsWritten)
@@ -177,15 +274,19 @@ class Loop:
 
     def on_device(self, batch: ImageBatch) -> Batch:
         """The views and charts of a batch, on the device."""
-        images = batch.images.to(self.fabric.device, non_blocking=True)
-        views = cut_views(images, batch.plan, self.config.views, self.data.grey)
-        charts = self.data.chart_batch(batch.places, batch.epochs, self.fabric.device)
-        return Batch(batch.step, batch.rows, views, charts)
+        return prepared(batch, self.data, self.config, self.fabric.device)
 
     def learn(self, batch: Batch, prefetcher: Prefetcher | None = None) -> tuple[Losses, dict[str, float]]:
         """One optimizer step: returns its losses and the numbers to write."""
         now = rates(batch.step, self.schedule, self.config.train)
-        losses, norm = step.learn(self.networks, self.optimizer, batch, now, self.config, self.fabric, prefetcher)
+        losses, norm = self.division.tried(
+            lambda parts: step.gradient(self.networks, batch, self.config, self.fabric.autocast, parts, prefetcher),
+            self.networks,
+        )
+        step.update(self.networks, self.optimizer, losses, now, self.config)
+        if self.division.parts != self.manifest.accumulate:
+            self.manifest = self.manifest.model_copy(update={"accumulate": self.division.parts})
+            first_decides(lambda: write_manifest(self.out, self.manifest), self.fabric.device)
         return losses, self.numbers(losses, norm, now)
 
     def numbers(self, losses: Losses, norm: Tensor, now: Rates) -> dict[str, float]:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import JsonValue
 
 from chartray.config import pretrain as knobs
-from chartray.config.pretrain import Config
+from chartray.config.pretrain import Config, TrainConfig
 from chartray.errors import InputError
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.outputs.disk import writing
@@ -30,6 +30,7 @@ CHECKPOINTS, ENCODER = "checkpoints", "encoder"
 # May differ when a run is resumed: they change where and how it runs, not what it computes.
 _FREE_ON_RESUME = {
     "health.stop",
+    "train.accumulate",
     "train.checkpoint_every",
     "train.checkpoint_keep",
     "train.device",
@@ -47,6 +48,16 @@ class Begun(NamedTuple):
     def complete(self) -> bool:
         """Whether nothing is left to do."""
         return self.status == COMPLETE
+
+
+def as_begun(out: Path, train: TrainConfig, *, resume: bool) -> TrainConfig:
+    """The options of a run that is continued: under `precision: auto` in the precision that it began with.
+
+    Otherwise a run that moves to another kind of device would be one of two precisions.
+    """
+    if not resume or train.precision != "auto" or not (out / MANIFEST_FILE).is_file():
+        return train
+    return train.model_copy(update={"precision": read_manifest(out).precision or "auto"})
 
 
 def resolved(config: Config) -> dict[str, JsonValue]:

@@ -13,7 +13,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from chartray.config.pretrain import TrainConfig, ViewsConfig
+from chartray.config.pretrain import TrainConfig
 from chartray.errors import InputError
 from chartray.memory import keep_freed_memory
 
@@ -130,28 +130,6 @@ def processes() -> tuple[int, int]:
 def is_first_process() -> bool:
     """Whether this process is the one that prints and writes."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" or processes()[0] == 1
-
-
-def refuse_views_that_do_not_fit(train: TrainConfig, views: ViewsConfig) -> None:
-    """Raises InputError where the views of one micro-batch need more than the free memory.
-
-    A lower bound: activations need several times as much.
-    """
-    images = train.batch_size / train.accumulate / processes()[0]
-    pixels = 2 * views.size**2 + views.focal_count * views.focal_size**2
-    needed = images * pixels * torch.float32.itemsize
-    if train.device != "cpu" and torch.cuda.is_available():
-        # This process's own GPU: a query to another takes half a gigabyte there.
-        own = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-        free, where = torch.cuda.mem_get_info(own % torch.cuda.device_count())[0], "on the GPU"
-    else:
-        free, where = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in memory"
-    if needed > free:
-        raise InputError(
-            f"the {2 + views.focal_count} views of {images:.0f} images need {needed / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free {where}; lower train.batch_size or views.focal_count, or raise "
-            "train.accumulate"
-        )
 
 
 def uses_bf16(config: TrainConfig) -> bool:

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -43,25 +42,19 @@ class Losses(NamedTuple):
     centre: Tensor | None = None
 
 
-def learn(
+def gradient(
     networks: Networks,
-    optimizer: Optimizer,
     batch: Batch,
-    rates: Rates,
     config: Config,
-    fabric: Fabric,
+    autocast: Autocast,
+    parts: int = 1,
     prefetcher: Prefetcher | None = None,
 ) -> tuple[Losses, Tensor]:
-    """One optimizer step and the target's move; returns the losses and the gradient's norm.
+    """The first half of a step: losses, the gradient, clipped, and its norm. Memory may run out here, and here alone.
 
-    Raises UnhealthyRun for a loss or gradient that is not finite, before anything is updated.
+    Raises UnhealthyRun for a loss or gradient that is not finite. Nothing is updated yet but running means.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = rates.learning_rate
-        group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
-    optimizer.zero_grad(set_to_none=True)
-
-    losses = forward(networks, batch.views, batch.chart, config.objective, fabric.autocast, config.train.accumulate)
+    losses = forward(networks, batch.views, batch.chart, config.objective, autocast, parts)
     # A sum over processes is finite only where each is: all of them stop, or none.
     loss = all_sum(losses.total.detach())
     torch.autograd.backward(losses.total)
@@ -71,7 +64,14 @@ def learn(
     if prefetcher is not None:
         prefetcher.prepare_next()  # while the device works on the gradient
     refuse_non_finite(loss, norm, batch)
+    return losses, norm
 
+
+def update(networks: Networks, optimizer: Optimizer, losses: Losses, rates: Rates, config: Config) -> None:
+    """The second half: the optimizer's step, and the target's move."""
+    for group in optimizer.param_groups:
+        group["lr"] = rates.learning_rate
+        group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
     if config.train.ema_before_step:
         networks.move_target(rates.ema)
     optimizer.step()
@@ -79,7 +79,7 @@ def learn(
         networks.move_target(rates.ema)
     if isinstance(networks, SelfDistillation) and losses.centre is not None:
         networks.centre.copy_(losses.centre)
-    return losses, norm
+    optimizer.zero_grad(set_to_none=True)
 
 
 def forward(

@@ -24,7 +24,7 @@ from chartray.training.controls import ChartTable, controlled
 from chartray.training.loader import grey_statistics, image_sizes, split_rows
 from chartray.training.manifest import RUNNING, RunManifest, git_commit
 from chartray.training.patients import patients_sha256
-from chartray.training.runtime import is_first_process, refuse_views_that_do_not_fit
+from chartray.training.runtime import is_first_process
 from chartray.training.schedules import Schedule
 
 _ENLARGEMENT_TO_WARN_OF = 1.3
@@ -152,7 +152,6 @@ def load_training_data(store: Store, config: Config) -> TrainingData:
             f"expected at least train.batch_size = {config.train.batch_size} training images in {store.folder}, "
             f"found {len(rows)}; lower --train.batch_size"
         )
-    refuse_views_that_do_not_fit(config.train, config.views)
     data = TrainingData(store, rows, chart, table, of_split - len(rows), config)
     _announce(data, config)
     return data
@@ -176,6 +175,7 @@ def settings_hash(config: Config) -> str:
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
     for name in ("checkpoint_every", "checkpoint_keep", "compile", "device", "recompute"):
         del knobs["train"][name]
+    knobs["train"]["accumulate"] = 1  # as it was in every recipe: into how many parts a step is divided says nothing
     knobs["objective"] = first_names("objective", knobs["objective"])
     knobs["chart"] = {"width": config.chart.width, "weight": config.chart.weight}
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
