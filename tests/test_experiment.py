@@ -48,7 +48,7 @@ def tiny(folder: Path, store: Path, **changed: Any) -> Path:
     tree["arms"] = {name: tree["arms"][name] for name in ("real", "none")}
     tree["evaluations"] = {"small": quick}
     tree["audit"] = quick | {"of": "real", "attributes": ["sex"]}
-    tree["report"] = {"title": "tiny", "films": False}
+    tree["report"], tree["question"] = {"title": "tiny", "films": False}, None
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(tree | changed, sort_keys=False))
     return file
