@@ -4,16 +4,8 @@ import pytest
 
 from chartray.errors import InputError
 from chartray.report.disambiguate import names_of
-from chartray.report.summary import (
-    at,
-    chosen,
-    five_lines,
-    outcome,
-    over_seeds,
-    reversed_comparison,
-    selection,
-    verdicts,
-)
+from chartray.report.statements import five_lines, verdicts
+from chartray.report.summary import at, chosen, outcome, over_seeds, reversed_comparison, selection
 from chartray.results.arm import Arm, arm_of, dataset_name
 from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import verdict, verdict_of_interval
@@ -62,10 +54,20 @@ def spoken(scores: list[Score], pairs: list[Comparison]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("low", "high", "words", "outcome"),
     [
-        (0.01, 0.05, "sex beats no chart in macro AUROC: MIMIC-CXR +0.030 [+0.010, +0.050]", "better"),
-        (-0.05, -0.01, "no chart beats sex in macro AUROC: MIMIC-CXR -0.030 [-0.050, -0.010]", "worse"),
-        (-0.01, 0.05, "sex against no chart: no difference shown on MIMIC-CXR +0.020 [-0.010, +0.050]", "open"),
-        (0.0, 0.05, "sex against no chart: no difference shown on MIMIC-CXR +0.025 [+0.000, +0.050]", "open"),
+        (0.01, 0.05, "sex is higher than no chart in macro AUROC: MIMIC-CXR +0.030 [+0.010, +0.050]", "better"),
+        (-0.05, -0.01, "sex is lower than no chart in macro AUROC: MIMIC-CXR -0.030 [-0.050, -0.010]", "worse"),
+        (
+            -0.01,
+            0.05,
+            "sex against no chart in macro AUROC: no difference shown on MIMIC-CXR +0.020 [-0.010, +0.050]",
+            "open",
+        ),
+        (
+            0.0,
+            0.05,
+            "sex against no chart in macro AUROC: no difference shown on MIMIC-CXR +0.025 [+0.000, +0.050]",
+            "open",
+        ),
     ],
 )
 def test_three_seeds_and_an_interval_decide(low: float, high: float, words: str, outcome: str) -> None:
@@ -75,10 +77,10 @@ def test_three_seeds_and_an_interval_decide(low: float, high: float, words: str,
 def test_fewer_seeds_claim_nothing_however_wide_the_gap() -> None:
     for seeds in (1, 2):
         sentences = said(seeds, [pair(CHART, NONE, 0.2, 0.3, seeds=seeds)])
-        about = next(sentence for sentence in sentences if "against no chart" in sentence)
+        about = next(sentence for sentence in sentences if "no chart in macro" in sentence)
         assert sentences[about] == "no claim"
-        assert f"{seeds} seed" in about
-        assert "beats" not in about
+        assert about.startswith(("Seen in one encoder (seed 0): ", "Seen in two encoders (seeds 0 and 1): "))
+        assert about.endswith("; another seed may differ; no claim about the method.")
 
 
 def test_few_seeds_claim_nothing_against_a_baseline_either() -> None:
@@ -90,7 +92,9 @@ def test_few_seeds_claim_nothing_against_a_baseline_either() -> None:
 
     better, open_ = (pair(CHART, UNTRAINED, low, 0.06, seeds=1) for low in (0.02, -0.02))
     worse = pair(CHART, UNTRAINED, -0.06, -0.02, seeds=2)
-    assert standing(1, better) == standing(2, worse) == standing(1, open_) == {"No claim"}
+    assert standing(1, better) == {"Seen in one encoder"}
+    assert standing(2, worse) == {"Seen in two encoders"}
+    assert standing(1, open_) == {"No claim: 1 seed"}
     assert standing(3, pair(CHART, UNTRAINED, 0.02, 0.06, seeds=3)) == {"Shown"}
 
 
@@ -106,13 +110,13 @@ def test_data_sets_that_disagree_are_both_named() -> None:
     ]
     sentence, outcome = next(one for one in said(3, pairs).items() if "untrained" in one[0] and "sex" in one[0])
     assert outcome == "mixed"
-    assert "beats the untrained encoder in macro AUROC: MIMIC-CXR +0.040" in sentence
+    assert "is higher than the untrained encoder in macro AUROC: MIMIC-CXR +0.040" in sentence
     assert "no difference shown on NIH ChestX-ray14 +0.020 [-0.020, +0.060]" in sentence
 
 
 def test_an_interval_that_is_missing_is_no_result() -> None:
     sentences = said(3, [pair(CHART, NONE, 0.1, 0.2, seeds=3).replaced(ci_low=None, ci_high=None)])
-    assert sentences["sex against no chart: no interval on MIMIC-CXR +0.150."] == "unknown"
+    assert sentences["sex against no chart in macro AUROC: no interval on MIMIC-CXR +0.150."] == "unknown"
     assert said(3, [])["sex against no chart was not compared."] == "unknown"
 
 
@@ -123,7 +127,7 @@ def test_what_was_not_measured_does_not_differ_from_what_was(low: float, outcome
     pairs += [pair(CHART, UNTRAINED, 0.0, 0.0, seeds=3, dataset=name).replaced(**none) for name in ("nih", "chexpert")]
     sentence, found = next(one for one in said(3, pairs).items() if "untrained" in one[0] and "sex" in one[0])
     assert found == outcome
-    assert sentence.endswith("against the untrained encoder: no interval on NIH ChestX-ray14, CheXpert.")
+    assert sentence.endswith("against the untrained encoder in macro AUROC: no interval on NIH ChestX-ray14, CheXpert.")
 
 
 def test_seeds_compared_one_by_one_keep_the_outermost_ends() -> None:
@@ -167,12 +171,12 @@ def test_five_lines_say_who_what_and_how_surely() -> None:
     )
     assert "sex 0.700" in lines[1]
     assert lines[2] == (
-        "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed. "
-        "Observed difference in macro AUROC: MIMIC-CXR +0.070 [+0.040, +0.100]."
+        "Seen in one encoder (seed 0): Pretraining (sex) is higher than the untrained encoder in macro AUROC: "
+        "MIMIC-CXR +0.070 [+0.040, +0.100]; another seed may differ; no claim about the method."
     )
     assert lines[3] == (
-        "No claim about the chart, sex against no chart: 1 seed, 3 needed. "
-        "Observed difference in macro AUROC: MIMIC-CXR +0.005 [-0.020, +0.030]."
+        "Seen in one encoder (seed 0): sex against no chart in macro AUROC: no difference seen on MIMIC-CXR +0.005 "
+        "[-0.020, +0.030]; another seed may differ; no claim about the method."
     )
     assert "sex, shuffled" in lines[4]
 
@@ -187,10 +191,10 @@ def test_pixels_that_pretraining_does_not_beat_are_named() -> None:
     pixels = ("none", "pixels")
     assert not any("pixels" in one for one in said(1, [pair(CHART, pixels, 0.01, 0.05)]))
     sentences = said(3, [pair(CHART, pixels, -0.08, -0.02, seeds=3), pair(CHART, UNTRAINED, 0.01, 0.02, seeds=3)])
-    words = "Pretraining (sex) is below plain pixels in macro AUROC: MIMIC-CXR -0.050 [-0.080, -0.020]."
+    words = "Pretraining (sex) is lower than plain pixels in macro AUROC: MIMIC-CXR -0.050 [-0.080, -0.020]."
     assert sentences[words] == "worse"
     lines = five_lines(rows(1), [pair(CHART, pixels, -0.08, -0.02), pair(CHART, NONE, -0.02, 0.03)])
-    assert "No claim about the chart" in lines[3]
+    assert "sex against no chart" in lines[3]
 
 
 def test_test_and_validate_of_one_run_are_not_two_seeds() -> None:
@@ -201,8 +205,8 @@ def test_test_and_validate_of_one_run_are_not_two_seeds() -> None:
         for split, value in (("test", 0.7), ("validate", 0.8))
     ]
     assert spoken(scores, pairs) == {
-        "No claim about pretraining (sex) against the untrained encoder: 1 seed, 3 needed. "
-        "Observed difference in macro AUROC: MIMIC-CXR +0.020 [+0.010, +0.030].": "no claim"
+        "Seen in one encoder (seed 0): Pretraining (sex) is higher than the untrained encoder in macro AUROC: "
+        "MIMIC-CXR +0.020 [+0.010, +0.030]; another seed may differ; no claim about the method.": "no claim"
     }
     found = named(scores, pairs)
     kept = at(found[1], selection(found[0]))
@@ -216,11 +220,10 @@ def test_labels_read_otherwise_are_not_another_seed() -> None:
     which = selection(scores)
     assert (which.uncertain, which.blank) == ("ignore", "negative")
     assert len(chosen(scores, which)) == 2
-    about = next(one for one in spoken(scores, pairs) if "against no chart" in one)
-    assert about == (
-        "No claim about the chart, sex against no chart: 1 seed, 3 needed. "
-        "Observed difference in macro AUROC: MIMIC-CXR +0.210 [+0.200, +0.220]."
-    )
+    assert list(spoken(scores, pairs)) == [
+        "Seen in one encoder (seed 0): sex is higher than no chart in macro AUROC: MIMIC-CXR +0.210 [+0.200, +0.220]; "
+        "another seed may differ; no claim about the method."
+    ]
 
 
 def test_a_probe_of_its_own_and_one_from_elsewhere_are_told_apart() -> None:
@@ -238,8 +241,10 @@ def test_a_probe_of_its_own_and_one_from_elsewhere_are_told_apart() -> None:
     }
     assert "MIMIC-CXR" in {dataset_name(one.place) for one in kept}
     sentence = next(iter(spoken(scores, pairs)))
-    assert "beats the untrained encoder in macro AUROC: NIH ChestX-ray14 (own probe) +0.020" in sentence
-    assert "is below the untrained encoder in macro AUROC: NIH ChestX-ray14 (probe of MIMIC-CXR) -0.040" in sentence
+    assert "is higher than the untrained encoder in macro AUROC: NIH ChestX-ray14 (own probe) +0.020" in sentence
+    assert (
+        "is lower than the untrained encoder in macro AUROC: NIH ChestX-ray14 (probe of MIMIC-CXR) -0.040" in sentence
+    )
 
 
 def test_two_values_of_one_thing_are_refused_not_dropped() -> None:
@@ -294,13 +299,12 @@ def test_a_baseline_beside_two_settings_is_one_only_where_it_is_the_same() -> No
 def test_the_seeds_of_the_quoted_comparison_count() -> None:
     for seeds in (1, 2):
         sentences = said(3, [pair(CHART, NONE, 0.1, 0.2, seeds=seeds)])
-        about = next(one for one in sentences if "against no chart" in one)
+        about = next(one for one in sentences if "no chart in macro" in one)
         assert sentences[about] == "no claim"
-        assert f"{seeds} seed" in about
+        assert ("one encoder", "two encoders")[seeds - 1] in about
     # One run that was compared three times is one seed.
     thrice = [pair(CHART, NONE, low, 0.2, run_seed=0) for low in (0.1, 0.11, 0.12)]
-    about = next(one for one in said(3, thrice) if "against no chart" in one)
-    assert "1 seed, 3 needed" in about
+    assert any(one.startswith("Seen in one encoder: sex is higher than no chart") for one in said(3, thrice))
 
 
 def test_a_place_with_fewer_seeds_gets_no_claim() -> None:
@@ -308,8 +312,9 @@ def test_a_place_with_fewer_seeds_gets_no_claim() -> None:
     scores += [row(*arm, 0.7, 0, dataset="nih") for arm in (CHART, NONE)]
     pairs = [pair(CHART, NONE, 0.1, 0.2, seeds=3), pair(CHART, NONE, 0.1, 0.3, seeds=3, dataset="nih")]
     assert list(spoken(scores, pairs)) == [
-        "sex beats no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]; no claim elsewhere: 1 seed, 3 needed. "
-        "Observed difference in macro AUROC: NIH ChestX-ray14 +0.200 [+0.100, +0.300]."
+        "sex is higher than no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]. Seen in one encoder (seed 0): "
+        "sex is higher than no chart in macro AUROC: NIH ChestX-ray14 +0.200 [+0.100, +0.300]; another seed may "
+        "differ; no claim about the method."
     ]
 
 
@@ -318,7 +323,8 @@ def test_a_claim_names_where_the_pair_was_not_compared() -> None:
         row(*arm, 0.7, seed, dataset=name) for arm in (CHART, NONE) for seed in range(3) for name in ("mimic", "nih")
     ]
     assert list(spoken(scores, [pair(CHART, NONE, 0.1, 0.2, seeds=3)])) == [
-        "sex beats no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]; not compared on NIH ChestX-ray14."
+        "sex is higher than no chart in macro AUROC: MIMIC-CXR +0.150 [+0.100, +0.200]. Not compared on NIH "
+        "ChestX-ray14."
     ]
 
 
@@ -326,12 +332,12 @@ def test_a_baseline_that_fewer_seeds_were_set_against_is_said_so() -> None:
     pairs = [pair(CHART, UNTRAINED, 0.01, 0.03, seeds=3), pair(CHART, UNTRAINED, 0.02, 0.04, dataset="nih", run_seed=0)]
     sentence = next(one for one in said(4, pairs) if "untrained" in one and "(sex" in one)
     assert sentence == (
-        "Pretraining (sex, 3 of 4 seeds) beats the untrained encoder in macro AUROC: MIMIC-CXR +0.020 "
-        "[+0.010, +0.030]; no claim elsewhere: 1 seed, 3 needed. "
-        "Observed difference in macro AUROC: NIH ChestX-ray14 +0.030 [+0.020, +0.040]."
+        "Pretraining (sex, 3 of 4 seeds) is higher than the untrained encoder in macro AUROC: MIMIC-CXR +0.020 "
+        "[+0.010, +0.030]. Seen in one encoder: Pretraining (sex, 3 of 4 seeds) is higher than the untrained encoder "
+        "in macro AUROC: NIH ChestX-ray14 +0.030 [+0.020, +0.040]; another seed may differ; no claim about the method."
     )
     every = [pair(CHART, UNTRAINED, 0.01, 0.03, run_seed=seed) for seed in range(3)]
-    assert any(one.startswith("Pretraining (sex) beats the untrained encoder") for one in said(3, every))
+    assert any(one.startswith("Pretraining (sex) is higher than the untrained encoder") for one in said(3, every))
 
 
 def test_one_difference_gets_one_verdict_from_every_mouth() -> None:
@@ -341,3 +347,68 @@ def test_one_difference_gets_one_verdict_from_every_mouth() -> None:
         one = pair(CHART, NONE, 0.01, 0.03, seeds=seeds, verdict=verdict(0.02, 0.001, seeds))
         assert outcome(one) == {"no claim": "no claim", "a higher": "better"}[wanted]
         assert outcome(reversed_comparison(one)) == {"no claim": "no claim", "a higher": "worse"}[wanted]
+
+
+CHART_ONLY, BOTH = ("sex", "chart-only"), ("sex", "image+chart")
+
+
+def standings(seeds: int, pairs: list[Comparison], topic: str) -> list[tuple[str, str]]:
+    return [(one.standing, one.sentence) for one in verdicts(*named(rows(seeds), pairs)) if one.topic == topic]
+
+
+def test_shown_on_one_of_two_is_no_difference_between_data_sets() -> None:
+    """Issue 12, point 3: the page said "Differs by data set" without a test of interaction."""
+    pairs = [pair(CHART, NONE, low, 0.06, seeds=3, dataset=name) for low, name in ((0.02, "mimic"), (-0.02, "nih"))]
+    scores = [
+        row(*arm, 0.7, seed, dataset=name) for arm in (CHART, NONE) for seed in range(3) for name in ("mimic", "nih")
+    ]
+    (said,) = [one for one in verdicts(*named(scores, pairs)) if one.topic == "chart"]
+    assert (said.standing, said.outcome) == ("Shown on 1 of 2", "mixed")
+    against = [pairs[0], pair(CHART, NONE, -0.06, -0.02, seeds=3, dataset="nih")]
+    (said,) = [one for one in verdicts(*named(scores, against)) if one.topic == "chart"]
+    assert said.standing == "Shown on 1, against on 1 of 2"
+
+
+def test_the_radiologists_labels_are_no_further_data_set() -> None:
+    pairs = [
+        pair(CHART, UNTRAINED, low, 0.06, seeds=3, dataset=name)
+        for low, name in ((0.02, "mimic"), (-0.02, "mimic:radiologists"))
+    ]
+    ((standing, sentence),) = standings(3, pairs, "untrained")[:1]
+    assert standing == "Shown"
+    assert "MIMIC-CXR (radiologists) +0.020 [-0.020, +0.060]" in sentence
+
+
+def test_the_first_screen_says_what_image_and_chart_each_add() -> None:
+    """Issue 12, point 3: in the demo no sentence said that the image was not shown to beat sex and age."""
+    on = arm_of(*BOTH, base=arm_of(*NONE))
+    both = pair(NONE, BOTH, -0.05, -0.01, seeds=3).replaced(arm_b=on)
+    pairs = [pair(NONE, CHART_ONLY, -0.02, 0.06, seeds=3, detectable=0.0613), both]
+    assert standings(3, pairs, "image") == [
+        (
+            "No difference shown",
+            "no chart against chart only (sex) in macro AUROC: no difference shown on MIMIC-CXR +0.020 [-0.020, "
+            "+0.060] (80 % power for 0.061).",
+        )
+    ]
+    assert standings(3, pairs, "both") == [
+        ("Shown", f"{on.title} is higher than no chart in macro AUROC: MIMIC-CXR +0.030 [+0.010, +0.050].")
+    ]
+
+
+def test_the_declared_question_stands_first_and_the_others_claim_nothing() -> None:
+    asked = pair(CHART, NONE, -0.01, 0.01, seeds=3, role="primary", margin=0.02, p_equivalence=0.01)
+    late = "no claim: exploratory, not in the declared question"
+    other = pair(CHART, SHUFFLED, 0.01, 0.05, seeds=3, role="exploratory", claim=late, verdict="no claim")
+    said = verdicts(*named(rows(3), [other, asked]))
+    assert [one.topic for one in said][:3] == ["declared", "chart", "chart"]
+    assert said[0].standing == "No difference over 0.02"
+    assert said[0].sentence.startswith("sex and no chart differ by no more than 0.02 in macro AUROC: MIMIC-CXR +0.000")
+    (exploratory,) = [one for one in said if "shuffled" in one.sentence]
+    assert (exploratory.standing, exploratory.outcome) == ("Exploratory", "no claim")
+    assert (
+        f"sex against sex, shuffled in macro AUROC: MIMIC-CXR +0.030 [+0.010, +0.050] ({late})" in exploratory.sentence
+    )
+    open_ = asked.replaced(p_equivalence=0.4, detectable=0.031, seeds_needed=7, patients_needed=900)
+    (declared,) = [one for one in verdicts(*named(rows(3), [open_])) if one.topic == "declared"]
+    assert "(80 % power for 0.031; a difference of 0.02 needs 7 seeds an arm, or 900 patients)" in declared.sentence

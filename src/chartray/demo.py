@@ -18,7 +18,7 @@ from chartray.records.chexpert import chexpert_cohort
 from chartray.records.cohort import Cohort, describe, write_cohort
 from chartray.records.mimic import mimic_cohort
 from chartray.records.nih import nih_cohort
-from chartray.report.summary import five_lines
+from chartray.report.statements import five_lines
 from chartray.report.write import write_report
 from chartray.results.folder import COMPARE_FILE, MANIFEST_FILE, open_results
 from chartray.simulate.hospital import simulate

@@ -12,7 +12,7 @@ from safetensors.numpy import save as to_safetensors
 from chartray.config.evaluate import EvaluateOptions
 from chartray.evaluation.baselines import Candidate, Frozen, Learnt, initialisation
 from chartray.evaluation.differences import Pair, comparison_rows
-from chartray.evaluation.evaluation_data import RADIOLOGISTS, Task, image_ids
+from chartray.evaluation.evaluation_data import Task, image_ids
 from chartray.evaluation.finetune.recipe import Recipe
 from chartray.evaluation.image_set import ImageSet, blank_entry, label_names, metadata_of, read_by_radiologists
 from chartray.evaluation.outcomes import Outcome
@@ -22,6 +22,7 @@ from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
 from chartray.evaluation.studies import study_ids
 from chartray.networks.encoder import PretrainedEncoder, save, untrained
 from chartray.results import folder as results
+from chartray.results.arm import RADIOLOGISTS
 from chartray.results.manifest import (
     RESULTS_FORMAT,
     Counts,

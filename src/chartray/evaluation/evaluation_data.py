@@ -24,11 +24,9 @@ from chartray.evaluation.leakage import patients_seen, refuse_chart_labels, refu
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.pixels.store import Store
+from chartray.results.arm import RADIOLOGISTS
 from chartray.statistics.metrics import eligible
 from chartray.truth import Policy
-
-# Ends the name of the part of a data set that radiologists have read.
-RADIOLOGISTS = ":radiologists"
 
 
 class Task(NamedTuple):

@@ -8,6 +8,7 @@ from chartray.networks.description import Provenance
 from chartray.results.arm import CHART_ONLY, PIXELS, UNTRAINED, dataset_name, disambiguated
 from chartray.results.manifest import EvaluationManifest, StoreEntry, identity
 from chartray.results.schema import MACRO, AttributeProbe, Comparison, Score
+from chartray.results.verdict import Verdict, seen, why_no_claim
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS, counted
 
 METRIC_NAMES = {
@@ -149,11 +150,17 @@ def beside_baselines(evaluations: Sequence[CardEvaluation]) -> list[str]:
 
 
 def _compared(row: Comparison, a: str, b: str, place: str) -> str:
+    note = f" Note: {cell(row.note)}." if row.note else ""
+    if why_no_claim(row.seeds) and row.ci_low is not None and row.ci_high is not None:
+        way = "is higher than" if row.ci_low > 0 else "is lower than" if row.ci_high < 0 else ""
+        on = f"on {place}: {_difference(row)}"
+        what = f"{a} {way} {b} in macro AUROC {on}" if way else f"{a} against {b}: no difference seen {on}"
+        return f"{seen(what, row.seeds, () if row.run_seed is None else (row.run_seed,))}.{note}"
     said = row.claim or (row.verdict.named(a, b) if row.verdict is not None else "no verdict")
     seeds = f"{row.seeds} seed{'' if row.seeds == 1 else 's'}"
-    return f"{a} minus {b} on {place}: macro AUROC {_difference(row)}, {seeds}; **{said}**." + (
-        f" Note: {cell(row.note)}." if row.note else ""
-    )
+    is_open = row.detectable is not None and row.verdict == Verdict.NO_DIFFERENCE and row.claim is None
+    power = f" (80 % power for {row.detectable:.3f})" if is_open else ""
+    return f"{a} minus {b} on {place}: macro AUROC {_difference(row)}, {seeds}; **{said}**{power}.{note}"
 
 
 def _difference(row: Comparison) -> str:

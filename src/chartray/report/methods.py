@@ -148,11 +148,11 @@ def methods(
     folders = scored_folders(results, which)
     manifests, scores = [one.manifest for one in folders], [score for one in folders for score in one.scores]
     comparisons = [pair for one in results for pair in one.comparisons]
-    asked = [one.manifest for one in results if isinstance(one.manifest, ComparisonManifest)]
+    compared = comparison_manifests(results)
     parts = {
         "Study": [
             author("study goal; intended use, users and place in care; protocol and registration"),
-            *said.question_sentences(asked),
+            *said.question_sentences(compared),
         ],
         "Eligibility": eligibility(data, simulated),
         "Split": split(data),
@@ -166,7 +166,7 @@ def methods(
             *said.fraction_sentences(manifests),
         ],
         "Measures": [*measured(results), *said.interval_sentences(scores)],
-        "Comparisons": [*said.test_sentences(comparisons), *said.look_sentences(asked, manifests)],
+        "Comparisons": [*said.test_sentences(comparisons), *said.look_sentences(compared, manifests)],
         "Sample size": [
             *said.sample_sentences(manifests, scores),
             author("how many patients and seeds were planned, and why; the smallest difference that matters"),
@@ -175,6 +175,17 @@ def methods(
         "Statements": [author("availability of data, code and weights; funding and the role of funders; interests")],
     }
     return [Paragraph(title, " ".join(sentences)) for title, sentences in parts.items() if sentences]
+
+
+def comparison_manifests(results: Sequence[Results]) -> list[ComparisonManifest]:
+    """What the comparisons say of themselves."""
+    return [one.manifest for one in results if isinstance(one.manifest, ComparisonManifest)]
+
+
+def asked(results: Sequence[Results]) -> list[str]:
+    """For the first screen: which question was declared, and how often the test split was scored."""
+    compared = comparison_manifests(results)
+    return [*said.question_sentences(compared), *said.look_sentences(compared, [])]
 
 
 def scored_folders(results: Sequence[Results], which: Selection) -> list[ScoredFolder]:

@@ -19,6 +19,7 @@ from chartray.report import (
     methods,
     methods_pretraining,
     saliency,
+    statements,
     summary,
     tables,
 )
@@ -89,7 +90,8 @@ def page_content(
         "sizes": {part.name: _size(part, how.split) for part in data} | parts,
         "has_plain": any(arm.kind == "none" for arm in arms),
         "trained": [run.arm for run in runs],
-        "verdicts": summary.verdicts(main.every, main.comparisons),
+        "answers": statements.answers(main.every, [pair for one in results for pair in one.comparisons]),
+        "asked": methods.asked(results),
         "after_image": _after_image(runs, results),
         "simulated": simulated,
         "all_simulated": set(names) - set(parts) <= set(simulated),

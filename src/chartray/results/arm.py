@@ -14,6 +14,8 @@ CHART_BASELINES = (CHART_ONLY, IMAGE_CHART)
 NO_CHART = "no chart"
 # The objective of runs that name none, and the one that titles leave unsaid.
 MSN = "msn"
+# Ending of a data set's name: the part of it that radiologists labelled. It is no further data set.
+RADIOLOGISTS = ":radiologists"
 _DATASETS = {"mimic": "MIMIC-CXR", "chexpert": "CheXpert", "nih": "NIH ChestX-ray14"}
 _KINDS = ("chart", "none", "control", "public", "baseline")
 

@@ -6,9 +6,14 @@ encoders alone.
 """
 
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 
+from chartray.wording import joined
+
 SEEDS_FOR_A_CLAIM = 3
+# What follows every difference over fewer seeds.
+UNSURE = "another seed may differ; no claim about the method"
 FEW_SEEDS = f"no claim: fewer than {SEEDS_FOR_A_CLAIM} seeds"
 
 
@@ -90,9 +95,27 @@ def seen_in_few(a: str, b: str, low: float, high: float, seeds: int, run_seed: i
     >>> seen_in_few("sex,age", "no chart", -0.01, 0.03, 2)
     'Seen in two encoders: no difference; another seed may differ; no claim about the method'
     """
-    which = "two encoders" if seeds > 1 else "one encoder" + ("" if run_seed is None else f" (seed {run_seed})")
     said = f"{a} is higher" if low > 0 else f"{b} is higher" if high < 0 else "no difference"
-    return f"Seen in {which}: {said}; another seed may differ; no claim about the method"
+    return seen(said, seeds, () if run_seed is None else (run_seed,))
+
+
+def encoders(seeds: int, names: Sequence[int] = ()) -> str:
+    """Of how many encoders a difference over `seeds` speaks; `names` are the seeds, where they are known.
+
+    >>> encoders(1, [0]), encoders(2)
+    ('one encoder (seed 0)', 'two encoders')
+    """
+    named = f" (seed{'s' * (len(names) > 1)} {joined(map(str, sorted(names)))})" if len(names) == seeds else ""
+    return ("one encoder" if seeds == 1 else "two encoders") + named
+
+
+def seen(what: str, seeds: int, names: Sequence[int] = ()) -> str:
+    """What is said of a difference over fewer seeds than a claim needs, without its full stop.
+
+    >>> seen("sex is higher than no chart", 1, [0])
+    'Seen in one encoder (seed 0): sex is higher than no chart; another seed may differ; no claim about the method'
+    """
+    return f"Seen in {encoders(seeds, names)}: {what}; {UNSURE}"
 
 
 def after_correction(said: str, low: float | None, high: float | None, over: int, noun: str) -> str:
