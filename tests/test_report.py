@@ -162,7 +162,7 @@ def test_every_number_of_the_tables_is_on_the_page(outline: Outline, folders: di
 def test_the_first_screen_says_what_may_be_said(outline: Outline) -> None:
     text = re.sub(r"\s+", " ", " ".join(outline.texts))
     for pair in (
-        "Pretraining (demographic-norm) .*the untrained encoder",
+        r"Pretraining \(demographic-norm\) .*the untrained encoder",
         "demographic-norm .*no chart in macro AUROC",
     ):
         words = rf"Seen in one encoder \(seed 0\): {pair}[^;]*; another seed may differ; no claim about the method\."
@@ -635,7 +635,7 @@ def test_few_seeds_claim_nothing_anywhere_on_the_page(folders: dict[str, list[Pa
     assert "[+0.010, +0.200]" in text
     assert not re.search(r"Shown|beats", text)
     assert text.count("is higher") == len(
-        re.findall(r"Seen in 2 encoders[^;]*is higher[^;]*; another seed may differ", text)
+        re.findall(r"Seen in two encoders[^;]*is higher[^;]*; another seed may differ", text)
     )
     assert "difference in macro AUROC (2 seeds: no claim)" in page.read_text()
 
