@@ -27,6 +27,8 @@ _MODULES = {
     "views.448": "view_making",
     "step.vit_tiny": "training_step",
     "step.vit_small": "training_step",
+    "memory.vit_tiny": "kept_memory",
+    "memory.vit_small": "kept_memory",
     "pretrain.vit_tiny": "pretraining",
     "pretrain.vit_small": "pretraining",
     "scaling.vit_tiny": "scaling",
