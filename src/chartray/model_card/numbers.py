@@ -9,6 +9,7 @@ from chartray.results.arm import CHART_ONLY, PIXELS, UNTRAINED, dataset_name, di
 from chartray.results.manifest import EvaluationManifest, StoreEntry, identity
 from chartray.results.schema import MACRO, AttributeProbe, Comparison, Score
 from chartray.results.verdict import Verdict, seen, why_no_claim
+from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS, counted
 
 METRIC_NAMES = {
@@ -64,6 +65,11 @@ def _how(manifest: EvaluationManifest, store: StoreEntry, scores: Sequence[Score
         if seen is None
         else f"The encoder was pretrained on {seen:,} of the scored patients.",
         *_threshold(scores),
+        *(
+            [f"† Fewer than {FEW_POSITIVE_PATIENTS} positive patients: the value leans on single patients."]
+            if any(row.few_positives for row in scores)
+            else []
+        ),
     ]
 
 
@@ -117,7 +123,8 @@ def _labels(scores: Sequence[Score]) -> list[str]:
 
 
 def _title(row: Score) -> str:
-    return f"macro mean of {len(row.labels or ())} labels" if row.label == MACRO else cell(row.label)
+    few = " †" if row.few_positives else ""
+    return f"macro mean of {len(row.labels or ())} labels" if row.label == MACRO else cell(row.label) + few
 
 
 def _value(row: Score | AttributeProbe | None) -> str:

@@ -42,6 +42,7 @@ class DataSetSection(NamedTuple):
     shares: curves.Shares | None
     map: embedding_map.EmbeddingMap | None
     few: list[str]
+    few_positives: set[str]
 
 
 def main_rows(results: Sequence[Results]) -> MainRows:
@@ -115,4 +116,5 @@ def data_set_section(
         shares=curves.share_figures(main.every, name, main.which, styles, out),
         map=maps.get(name),
         few=few,
+        few_positives={one.label for one in main.scores if one.place == name and one.few_positives},
     )

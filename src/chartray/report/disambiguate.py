@@ -84,6 +84,7 @@ def under_names(
             one,
             scores=names.rows(one.scores),
             comparisons=names.rows(one.comparisons),
+            interactions=names.rows(one.interactions),
             studies=names.rows(one.studies),
             calibration=names.rows(one.calibration),
         )

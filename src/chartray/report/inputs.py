@@ -28,6 +28,7 @@ from chartray.results.schema import (
     AttributeProbe,
     CalibrationBin,
     Comparison,
+    Interaction,
     Leak,
     RemovalRow,
     Score,
@@ -59,6 +60,7 @@ class Results:
     files: SealedFolder
     scores: list[Score] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    interactions: list[Interaction] = field(default_factory=list)
     studies: list[Score] = field(default_factory=list)
     calibration: list[CalibrationBin] = field(default_factory=list)
 
@@ -152,7 +154,7 @@ def read_results(folder: Path) -> Results:
         (MANIFEST_FILE, COMPARE_FILE),
         f"expected results of `chartray evaluate` or `compare` in {folder}, found none; check the path of the results",
     )
-    rows = opened.scores, opened.comparisons, opened.studies, opened.calibration
+    rows = opened.scores, opened.comparisons, opened.interactions, opened.studies, opened.calibration
     return Results(opened.manifest, opened.files, *rows)
 
 

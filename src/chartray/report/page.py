@@ -27,7 +27,7 @@ from chartray.report.data_set_section import data_set_section, main_rows, maps_o
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.results.arm import Arm, dataset_name
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
-from chartray.statistics.metrics import MINIMUM_PATIENTS
+from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS
 from chartray.wording import joined, plural
 
@@ -90,7 +90,11 @@ def page_content(
         "sizes": {part.name: _size(part, how.split) for part in data} | parts,
         "has_plain": any(arm.kind == "none" for arm in arms),
         "trained": [run.arm for run in runs],
-        "answers": statements.answers(main.every, [pair for one in results for pair in one.comparisons]),
+        "answers": statements.answers(
+            main.every,
+            [pair for one in results for pair in one.comparisons],
+            [row for one in results for row in one.interactions],
+        ),
         "asked": methods.asked(results),
         "after_image": _after_image(runs, results),
         "simulated": simulated,
@@ -106,6 +110,8 @@ def page_content(
         "facts": methods.facts(runs),
         "methods": methods.methods(runs, main.which, results, audits, data, simulated),
         "fewest_patients": MINIMUM_PATIENTS,
+        "few_positive_patients": FEW_POSITIVE_PATIENTS,
+        "cautions": [(arm, arm.caution) for arm in arms if arm.caution],
         "seeds_needed": SEEDS_FOR_A_CLAIM,
         "css": _asset("style.css"),
         "script": _asset("map.js"),

@@ -19,7 +19,7 @@ from chartray.report.summary import (
     signed,
 )
 from chartray.results.arm import CHART_ONLY, IMAGE_CHART, PIXELS, RADIOLOGISTS, UNTRAINED, Arm, dataset_name
-from chartray.results.schema import MACRO, Comparison, Score
+from chartray.results.schema import MACRO, Comparison, Interaction, Score
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM, encoders, seen
 from chartray.wording import plural
 
@@ -45,6 +45,7 @@ class Statement(NamedTuple):
     standing: str
     sentence: str
     topic: Topic
+    arms: str = ""
 
 
 class _Told(NamedTuple):
@@ -70,7 +71,9 @@ class _Told(NamedTuple):
         return "better" if low > 0 else "worse" if high < 0 else "open"
 
 
-def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Statement]:
+def verdicts(
+    scores: Sequence[Score], comparisons: Sequence[Comparison], interactions: Sequence[Interaction] = ()
+) -> list[Statement]:
     """The sentences of the first screen, by topic in the order of `QUESTIONS`.
 
     `scores` and `comparisons` are under the names of the page. Arms are compared where they differ in the chart alone.
@@ -100,6 +103,14 @@ def verdicts(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list
                 found.append(_between(arm, other, pairs, rows, "pixels"))
         publics = [rival for rival in arms if rival.kind == "public" and (arm, rival) in pairs]
         found += [_between(arm, rival, pairs, rows, "public") for rival in publics]
+    tested = {
+        f"{a.title} / {b.title}": one
+        for one in interactions
+        if (one.label, one.metric) == (MACRO, "auroc") and one.claim is None
+        if (one.protocol, one.split, one.fraction) == which[:3]
+        for a, b in ((one.arm_a, one.arm_b), (one.arm_b, one.arm_a))
+    }
+    found = [_by_data_set(one, tested.get(one.arms)) for one in found]
     return sorted(found, key=lambda one: list(QUESTIONS).index(one.topic))
 
 
@@ -111,9 +122,11 @@ class Answer(NamedTuple):
     statements: list[Statement]
 
 
-def answers(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[Answer]:
+def answers(
+    scores: Sequence[Score], comparisons: Sequence[Comparison], interactions: Sequence[Interaction] = ()
+) -> list[Answer]:
     """The sentences of `verdicts` under their questions, the declared one first."""
-    said = verdicts(scores, comparisons)
+    said = verdicts(scores, comparisons, interactions)
     grouped = [(topic, [one for one in said if one.topic == topic]) for topic in QUESTIONS]
     return [Answer(QUESTIONS[topic], topic == "declared", there) for topic, there in grouped if there]
 
@@ -190,7 +203,7 @@ def _between(
     both = [{row.place for row in rows if row.arm == arm} for arm in (a, b)]
     bare = [place for place in dict.fromkeys(row.place for row in rows) if place in both[0] & both[1]]
     bare = [place for place in bare if place not in {one.place for one in there}]
-    said = _statement(here, _named(b), told, topic)
+    said = _statement(here, _named(b), told, topic)._replace(arms=f"{a.title} / {b.title}")
     if bare:
         said = said._replace(sentence=f"{said.sentence} Not compared on {', '.join(map(dataset_name, bare))}.")
     return said
@@ -207,6 +220,15 @@ def _title(arm: Arm, topic: Topic, told: Sequence[_Told], rows: Sequence[Score])
 
 def _named(arm: Arm) -> str:
     return {UNTRAINED: f"the {arm.title}"}.get(arm.control, arm.title)
+
+
+def _by_data_set(said: Statement, tested: Interaction | None) -> Statement:
+    """What was shown on some data sets alone differs by data set only where a test of interaction says so."""
+    if said.outcome != "mixed" or tested is None or tested.p_holm is None:
+        return said
+    words = f" Test of interaction between data sets: p = {tested.p_holm:.3f}."
+    standing = "Differs by data set" if tested.p_holm <= 1 - tested.level else said.standing
+    return said._replace(standing=standing, sentence=said.sentence + words)
 
 
 def _statement(a: str, b: str, told: Sequence[_Told], topic: Topic, measure: str = "macro AUROC") -> Statement:

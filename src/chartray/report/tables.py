@@ -49,9 +49,10 @@ class Cell(NamedTuple):
 
 
 class LabelRow(NamedTuple):
-    """One label: its images and a cell for each arm (None where it was not scored)."""
+    """One label: its images and a cell for each arm (None where it was not scored); `few` positive patients."""
 
     label: str
+    few: bool
     images: int | None
     positives: int | None
     cells: tuple[Cell | None, ...]
@@ -65,6 +66,11 @@ class ScoreTable(NamedTuple):
     is_open: bool
     arms: tuple[Arm, ...]
     rows: tuple[LabelRow, ...]
+
+    @property
+    def has_few(self) -> bool:
+        """Whether any label has few positive patients."""
+        return any(row.few for row in self.rows)
 
 
 class Headline(NamedTuple):
@@ -102,7 +108,8 @@ def score_table(scores: Sequence[Score], place: str, metric: str) -> ScoreTable:
         of_label = [one for one in there if one.label == label]
         counted = next((one for one in of_label if one.n is not None), of_label[0])
         cells = tuple(cell([one for one in of_label if one.arm == arm]) for arm in arms)
-        rows.append(LabelRow(label, counted.n, counted.n_positive if label != MACRO else None, cells))
+        few = any(one.few_positives for one in of_label)
+        rows.append(LabelRow(label, few, counted.n, counted.n_positive if label != MACRO else None, cells))
     percent = next((f"{100 * one.at_specificity:g}" for one in there if one.at_specificity is not None), "fixed")
     title, note, is_open = METRICS[metric]
     return ScoreTable(title.format(percent), note.format(percent), is_open, tuple(arms), tuple(rows))
