@@ -31,7 +31,7 @@ def example(annotation: Any, arm: Arm) -> Any:
     if get_origin(annotation) is Literal:
         return get_args(annotation)[0]
     if get_origin(annotation) is tuple:
-        return ("a", "b")
+        return (0.25, 0.75) if float in get_args(annotation) else ("a", "b")
     return {Arm: arm, int: 1, float: 0.5, str: "x"}[annotation]
 
 
