@@ -98,7 +98,8 @@ def test_a_line_says_medians_spreads_and_what_was_counted() -> None:
 
 def test_every_name_that_outside_checks_ask_for_is_measured() -> None:
     names = "step.vit_tiny step.vit_small pretrain.vit_tiny pretrain.vit_small views.256 views.448 ingest.jpeg "
-    names += "ingest.dicom cohort probe bootstrap help first_step scaling.vit_tiny"
+    names += "ingest.dicom cohort probe bootstrap help first_step scaling.vit_tiny "
+    names += "memory.vit_tiny memory.vit_small"
     assert set(bench.NAMES) == set(names.split())
 
 
