@@ -797,3 +797,28 @@ def test_the_methods_fill_what_files_hold_and_ask_the_author_for_the_rest(outlin
         "how many patients and seeds",
     ):
         assert f"[author: {asked}" in methods_said
+
+
+def test_every_place_that_the_checklists_name_exists(outline: Outline) -> None:
+    """docs/reporting.md, its items against CLAIM 2024 (44) and TRIPOD+AI (27)."""
+    said = (Path(__file__).parent.parent / "docs" / "reporting.md").read_text()
+    source = (Path(__file__).parent.parent / "src" / "chartray" / "report" / "methods.py").read_text()
+    named = set(re.findall(r"Methods: (\w+(?: \w+)?)(?= \(|;| \||,|$)", said, flags=re.MULTILINE))
+    assert len(named) >= 11
+    assert {name for name in named if f'"{name}": ' not in source} == set()
+    card = (Path(__file__).parent.parent / "src" / "chartray" / "model_card" / "model_card.md.j2").read_text()
+    for section in set(re.findall(r"Card: (\w[\w ]*?)(?= \(|;| \||,)", said)):
+        assert f"## {section}" in card
+    for table, last in zip(said.split("## ")[1:3], (44, 27), strict=True):
+        items = re.findall(r"^\| ([\d][^|]*) \|", table, flags=re.MULTILINE)
+        numbers = {
+            number
+            for item in items
+            for part in item.split(", ")
+            for ends in [[int(re.sub(r"\D", "", end)) for end in part.split(" to ")]]
+            for number in range(ends[0], ends[-1] + 1)
+        }
+        assert numbers == set(range(1, last + 1))
+    text = " ".join(outline.texts)
+    for section in set(re.findall(r"Page: (\w+)", said)) - {"one", "Saliency"}:
+        assert section in text
