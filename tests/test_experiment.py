@@ -286,7 +286,7 @@ def heard(number: signal.Signals) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_an_experiment_that_is_stopped_stops_its_processes_and_waits_for_them(
     number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -306,10 +306,11 @@ def test_an_experiment_that_is_stopped_stops_its_processes_and_waits_for_them(
     commands = {place.name: [sys.executable, "-S", "-c", SAVES_ITSELF, str(place)] for place in places}
     done: list[str] = []
     handler = signal.getsignal(number)
-    with pytest.raises(Stopped, match="the same command continues"):
+    with pytest.raises(Stopped, match="the same command continues") as stopped:
         run_all(commands, 2, begins=print, done=lambda name, seconds: done.append(name))
     thread.join()
     assert began
+    assert stopped.value.exit_code == 128 + number
     assert [place.read_text() for place in places[:2]] == ["saved", "saved"]
     assert not places[2].exists()  # nothing is begun any more
     assert done == []

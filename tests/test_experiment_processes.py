@@ -56,7 +56,7 @@ run_all(commands, len(commands), begins=print, done=print)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_commands_and_their_own_processes_end_with_an_experiment_that_is_killed(tmp_path: Path, number: int) -> None:
     places = [tmp_path / name for name in ("a", "b")]
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored

@@ -14,7 +14,7 @@ from chartray.outputs.disk import of_the_machine
 from chartray.outputs.notices import held
 from chartray.without_pandas import settle_pyarrow
 
-DONE, CANNOT_WRITE, UNUSABLE_INPUT, UNHEALTHY, NOBODY_READS, TERMINATED = 0, 1, 2, 3, 141, 143
+DONE, CANNOT_WRITE, UNUSABLE_INPUT, UNHEALTHY, INTERRUPTED, NOBODY_READS = 0, 1, 2, 3, 130, 141
 
 _LONGEST_WORD = 400  # a path may have as many
 
@@ -85,7 +85,9 @@ def _exit_code(tokens: list[str]) -> int:
     except UnhealthyRun as error:
         return _say(str(error), UNHEALTHY)
     except Stopped as error:
-        return _say(str(error), TERMINATED)
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("stopped as asked", INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise

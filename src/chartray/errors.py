@@ -1,7 +1,9 @@
 """The ways in which a command ends early.
 
-Unusable input (2), a failed write (1), an unhealthy run (3), a run asked to stop (143).
+Unusable input (2), a failed write (1), an unhealthy run (3), a command that a signal asked to stop (128 + its number).
 """
+
+import signal
 
 
 class InputError(Exception):
@@ -17,4 +19,11 @@ class UnhealthyRun(Exception):
 
 
 class Stopped(Exception):
-    """A run that was stopped by SIGTERM and saved a checkpoint; it can be resumed. Exit code 143."""
+    """A command that the signal `number` asked to stop; it has saved what it did and can be continued.
+
+    Exit code 128 + `number`, as a shell has it: SIGTERM 143, SIGUSR1 138, SIGINT 130.
+    """
+
+    def __init__(self, sentence: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(sentence)
+        self.exit_code = 128 + number

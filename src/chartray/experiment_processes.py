@@ -6,16 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any
+from contextlib import suppress
 
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
+from chartray.stopping import SIGNALS, asked_to_stop
 
 _POLL_SECONDS = 0.1
-# Exit codes (`errors`) of a machine that cannot write, a run that must not continue, and one that was asked to stop
-# (-15: before it could answer).
-_CANNOT_WRITE, _UNHEALTHY, _STOPPED = 1, 3, (143, -signal.SIGTERM)
+# Exit codes (`errors`) of a machine that cannot write, and of a run that must not continue.
+_CANNOT_WRITE, _UNHEALTHY = 1, 3
 # The leader of the group that all commands are in. Its standard input ends when this process is no more, be it that it
 # was killed: then it ends the group, first in a way on which pretraining saves itself.
 _WATCH = """
@@ -23,6 +21,7 @@ import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 def others():
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
@@ -54,9 +53,10 @@ def run_all(
 
     Where there are several GPUs each of the `jobs` sees one of them, in turn: all would take the first.
     One that fails leaves the others running; then the first failure is raised: UnhealthyRun where a run collapsed,
-    Stopped where one was asked to stop, OutputError where one could not write, else InputError. SIGTERM, SIGINT and
-    SIGHUP reach every process as SIGTERM, on which pretraining saves itself; when all have ended, Stopped is raised. No
-    process outlives the call, none of theirs either, and if this process is killed they are ended too.
+    Stopped where one was asked to stop, OutputError where one could not write, else InputError. SIGTERM, SIGUSR1,
+    SIGINT and SIGHUP reach every process as SIGTERM, on which pretraining saves itself; when all have ended, Stopped is
+    raised. A second one reaches them too, and ends them at once. No process outlives the call, none of theirs either,
+    and if this process is killed they are ended too.
     """
     waiting, failed = list(commands), dict[str, int]()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
@@ -64,7 +64,7 @@ def run_all(
     # Their own group: else Ctrl-C would reach them besides the SIGTERM from here, and end them unsaved.
     watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH], stdin=subprocess.PIPE, process_group=0)
     try:
-        with _asked_to_stop() as asked:
+        with asked_to_stop() as asked:
             told = 0
             while running or (waiting and not asked):
                 while waiting and len(running) < jobs and not asked:
@@ -94,7 +94,7 @@ def run_all(
             os.killpg(watch.pid, signal.SIGKILL)  # and whatever the commands themselves have left
         watch.communicate()
     if asked:
-        raise Stopped("stopped as asked, with all processes that it started; the same command continues")
+        raise Stopped("stopped as asked, with all processes that it started; the same command continues", asked[0])
     for name in commands:
         if name in failed:
             raise _failure(name, failed[name])
@@ -124,26 +124,9 @@ def _failure(name: str, code: int) -> Exception:
         return UnhealthyRun(
             f"{name} cannot continue, as said above; change this arm, or leave it out of the experiment"
         )
-    if code in _STOPPED:
-        return Stopped(f"{name} was stopped; the same command continues")
+    # Below zero: before it could answer.
+    number = -code if code < 0 else code - 128
+    if number in SIGNALS:
+        return Stopped(f"{name} was stopped; the same command continues", number)
     failure = OutputError if code == _CANNOT_WRITE else InputError
     return failure(f"{name} has failed (exit code {code}), as said above; correct it and run the same command again")
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """While open, the signals that ask to stop are only noted, in the list that is yielded."""
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-
-    before: dict[int, Any] = {}
-    try:
-        for asks in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(asks) != signal.SIG_IGN:  # as under nohup
-                before[asks] = signal.signal(asks, note)
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

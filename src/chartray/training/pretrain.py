@@ -1,12 +1,10 @@
 """Pretraining: the loop over steps, from an opened store to a run folder with its encoder (docs/method.md)."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import torch
 from lightning_fabric import Fabric
@@ -23,6 +21,7 @@ from chartray.outputs.replacing import replaced_folder, reserved
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.progress import progress
+from chartray.stopping import SIGNALS, asked_to_stop, second_ends_at_once
 from chartray.training import checkpoint, compilation, run_folder, step
 from chartray.training.build import build_monitor, build_networks, build_optimizer
 from chartray.training.division import (
@@ -49,7 +48,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
     """Pretrains on the train split of a store and writes RUN `out`, ending with its `encoder/`.
 
     Raises InputError for unusable input, and where another command writes to `out`; UnhealthyRun for a collapsed or
-    non-finite run, Stopped on SIGTERM, OutputError where the machine cannot write.
+    non-finite run, Stopped on a signal that asks to, OutputError where the machine cannot write.
     """
     fabric = launch(run_folder.as_begun(out, config.train, resume=resume))
     with ExitStack() as held:
@@ -237,7 +236,8 @@ class Loop:
         self.networks.train()
         with (
             metrics or nullcontext(),
-            terminated() as asked_to_stop,
+            asked_to_stop() as asked,
+            second_ends_at_once(),
             self.batches(first, steps) as batches,
             progress("pretrain", steps, "steps", done=first, shown=shown) as advance,
         ):
@@ -249,13 +249,14 @@ class Loop:
                 # From the end of the step before: waiting for images counts, and so does a checkpoint.
                 before, ended = ended, time.perf_counter()
                 numbers["films_per_second"] = config.train.batch_size / (ended - before)
-                stop = self.write_numbers(metrics, done, numbers, asked_to_stop()) and done < steps
+                asks = self.write_numbers(metrics, done, numbers, asked)
+                stop = asks is not None and done < steps
                 if done % config.train.checkpoint_every == 0 or done == steps or stop:
                     self.save(done, metrics)
                 advance(1, f"loss {numbers['loss']:.3f}")
                 self.check_health(done, numbers.get("health.effective_rank"), numbers.get("health.spread"))
-                if stop:
-                    raise Stopped(f"stopped after step {done} of {steps} as asked; continue with --resume")
+                if asks is not None and stop:
+                    raise Stopped(f"stopped after step {done} of {steps} as asked; continue with --resume", asks)
 
     def batches(self, first_step: int, last_step: int) -> Prefetcher:
         """This process's share of steps [first_step, last_step)."""
@@ -335,20 +336,22 @@ class Loop:
         if done % self.config.health.every == 0:
             print(f"unhealthy, but health.stop is false: step {done}: {problem}", flush=True)
 
-    def write_numbers(self, metrics: Metrics | None, done: int, numbers: dict[str, float], asked: bool) -> bool:
-        """Writes the numbers of a step; returns whether any process was asked to stop, since then all do."""
+    def write_numbers(
+        self, metrics: Metrics | None, done: int, numbers: dict[str, float], asked: list[int]
+    ) -> int | None:
+        """Writes the numbers of a step; returns the signal that asked any process to stop, since then all do."""
         failed = None
         try:
             if metrics:
                 metrics.write(done, numbers)
         except OutputError as error:
             failed = error
-        stop, cannot = any_of_all([asked, failed is not None], self.fabric.device)
+        *came, cannot = any_of_all([*(each in asked for each in SIGNALS), failed is not None], self.fabric.device)
         if failed is not None:
             raise failed
         if cannot:
             raise OutputError("the first process of this run cannot write; it prints why")
-        return stop
+        return next((each for each, any_came in zip(SIGNALS, came, strict=True) if any_came), None)
 
     def save(self, done: int, metrics: Metrics | None) -> None:
         """Writes a checkpoint, with the length and digest of metrics.jsonl so far."""
@@ -415,18 +418,3 @@ def refuse_unhealthy(status: str, first_step: int, steps: int, config: Config) -
     """Raises UnhealthyRun for a run that was stopped at its last step: resumed, it would be complete unchecked."""
     if status not in (RUNNING, COMPLETE) and first_step == steps and config.health.stop:
         raise UnhealthyRun(f"{status.removeprefix('stopped: ')}")
-
-
-@contextmanager
-def terminated() -> Iterator[Callable[[], bool]]:
-    """While open, SIGTERM only sets a flag; yields a function that returns it."""
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)
