@@ -78,7 +78,7 @@ def look_sentences(compared: Iterable[ComparisonManifest], evaluated: Iterable[E
     for one in (scorings for each in compared for scorings in each.scorings):
         found[one.hash] = max(found.get(one.hash, one), one, key=lambda each: each.times)
     said = [
-        f"The test split of {dataset_name(one.dataset)} was scored {plural(one.times, 'time')}, of "
+        f"The test split of {dataset_name(one.dataset)} was scored {plural(one.times, 'time')} with "
         f"{plural(one.runs, 'run')}" + (f" (at least: {one.note})" if one.note else "") + "."
         for one in found.values()
     ]
