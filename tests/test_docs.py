@@ -113,6 +113,7 @@ def test_the_command_lines_of_the_readme_are_understood():
 # Options of other programs that pages name.
 OTHERS = {
     *("--nproc-per-node", "--kill-on-bad-exit"),  # torchrun, srun
+    *("--partition", "--nodes", "--array", "--signal", "--gpus-per-node", "--ntasks-per-node"),  # sbatch
     *("--universal", "--generate-hashes", "--no-emit-index-url"),  # uv
     *("--cases", "--only", "--out"),  # python -m tests.faults
     "--section.name",  # any setting of pretraining

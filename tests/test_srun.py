@@ -1,16 +1,19 @@
 """Processes that srun starts, without SLURM: each is given the variables that srun would give it. And their devices."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from chartray.config import pretrain as knobs
 from chartray.errors import InputError
-from chartray.training import runtime
+from chartray.training import checkpoint, driver, run_folder, runtime
+from tests.test_pretrain import command
 
 # What a job allots, which is not what the step has: Fabric alone would refuse each, or start processes of its own.
 JOBS = {
@@ -65,22 +68,116 @@ def test_each_process_has_a_gpu_of_all_or_its_own_alone() -> None:
         runtime._devices(4, gpus=2)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is found here, so there is nothing to warn of")
-def test_a_driver_whose_gpu_torch_cannot_use_is_not_passed_over_in_silence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is found here")
+@pytest.mark.parametrize(
+    ("said", "cuda", "sentence"),
+    [
+        ("470.82.01", "13.2", "found NVIDIA driver 470.82.01, and CUDA 13.2 of this torch needs 580.65 or newer"),
+        ("535.104.05", "12.8", "found NVIDIA driver 535.104.05, and torch with CUDA 12.8 sees no GPU"),
+        ("535.104.05", None, "found NVIDIA driver 535.104.05 and a torch without CUDA"),
+        ("something", "13.2", "found NVIDIA driver of unknown version"),
+    ],
+)
+def test_a_driver_that_torch_cannot_use_is_refused_under_auto(
+    said: str, cuda: str | None, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No driver is here: where it would say its version a file is put."""
+    """No driver is here: where it would say its version a file is put, as NVIDIA's kernel module has it."""
+    kernel = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {said}  Wed Jun 14 06:38:28 UTC 2023\nGCC version: 12.2"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(runtime, "_DRIVER", tmp_path / "version")
-    train = knobs.load("tiny-cpu").train
-    runtime.launch(train)
-    assert "warning" not in capsys.readouterr().out
-    (tmp_path / "version").write_text("NVRM version: 470")
-    runtime.launch(train)
-    said = capsys.readouterr().out
-    assert "training on CPU" in said
-    assert "warning: this machine has an NVIDIA driver, but torch finds no GPU" in said
+    monkeypatch.setattr(driver, "_VERSION", tmp_path / "version")
+    monkeypatch.setattr(driver, "_DEVICE", tmp_path / "nvidiactl")
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    train = knobs.load("tiny-cpu").train.model_copy(update={"device": "auto"})
+    (tmp_path / "version").write_text(kernel)
+    runtime.launch(train)  # a container or a job without a GPU sees its host's driver, and no device
+    (tmp_path / "nvidiactl").touch()
+    with pytest.raises(InputError, match=f"{re.escape(sentence)}.*or choose --train.device cpu"):
+        runtime.launch(train)
     runtime.launch(train.model_copy(update={"device": "cpu"}))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    runtime.launch(train)
-    assert "warning" not in capsys.readouterr().out
+    for hidden in ("", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        runtime.launch(train)
+
+
+@pytest.mark.parametrize(("capability", "bf16"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bf16_is_chosen_where_the_hardware_has_it(
+    capability: tuple[int, int], bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A T4 (7.5) emulates it. Only what the device says of itself is put in: torch draws its own conclusion."""
+    properties = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)  # by emulation
+    auto = knobs.load("msn").train.model_copy(update={"device": "auto", "precision": "auto"})
+    assert runtime.uses_bf16(auto) is bf16
+    assert runtime.uses_bf16(auto.model_copy(update={"precision": "bf16"}))  # as asked
+
+
+def step_of_two(number: int) -> dict[str, str]:
+    """What both tasks of an srun step are given; a port of its own follows from the step's number."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
+    return clean | {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": str(number),
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+# The second process draws other weights, as another kind of processor may; it is lost at step 3 if it is told to be.
+OTHER_WEIGHTS = """
+import os, sys, torch
+from chartray.training import pretrain as room
+build, second = room.build_networks, os.environ["SLURM_PROCID"] == "1"
+def drawn(data, config):
+    networks = build(data, config)
+    if second:
+        with torch.no_grad():
+            for value in networks.state_dict().values():
+                value.copy_(value + 1)
+    return networks
+room.build_networks = drawn
+run = room.Loop.run
+def watched(loop):
+    sums = [float(value.double().sum()) for value in loop.networks.state_dict().values()]
+    print("first weights", sums, flush=True)
+    run(loop)
+room.Loop.run = watched
+learn = room.Loop.learn
+def lost(loop, batch, prefetcher=None):
+    if second and batch.step == 3:
+        os._exit(9)
+    return learn(loop, batch, prefetcher)
+room.Loop.learn = lost
+from chartray.cli import main
+main()
+"""
+
+
+def test_first_weights_are_the_first_process_s_and_a_lost_process_ends_the_other(
+    small_store: Path, tmp_path: Path
+) -> None:
+    tokens = command(small_store, tmp_path / "run", train__steps=6, train__checkpoint_every=2)
+    tokens[2] = OTHER_WEIGHTS
+    tasks = [
+        subprocess.Popen(
+            tokens,
+            env=step_of_two(7) | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in range(2)
+    ]
+    said = [task.communicate(timeout=500) for task in tasks]
+    assert [task.returncode for task in tasks] == [1, 9], said
+    first, second = (next(line for line in out.splitlines() if line.startswith("first weights")) for out, _ in said)
+    assert first == second
+    sentence = "another of the 2 processes of this run has ended or does not answer"
+    assert sentence in said[0][1]
+    assert "Traceback" not in said[0][1]
+    assert f"interrupted: {sentence}" in run_folder.read_manifest(tmp_path / "run").status
+    assert [each.name for each in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000002"]

@@ -92,3 +92,14 @@ def test_ctrl_c_in_any_command_is_a_sentence() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "chartray: stopped as asked\n")
+
+
+def test_a_system_without_locks_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """As Windows, which has no fcntl."""
+    code = "import sys; sys.modules['fcntl'] = None; from chartray.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "simulate", str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("chartray: expected Linux")
+    assert "Traceback" not in done.stderr

@@ -8,13 +8,13 @@ from cyclopts import App, CycloptsError
 
 from chartray.commands import data, evidence, product, training
 from chartray.config.renamed import renamed_tokens
-from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
+from chartray.errors import InputError, LostProcess, OutputError, Stopped, UnhealthyRun
 from chartray.memory import ran_out
 from chartray.outputs.disk import of_the_machine
 from chartray.outputs.notices import held
 from chartray.without_pandas import settle_pyarrow
 
-DONE, CANNOT_WRITE, UNUSABLE_INPUT, UNHEALTHY, INTERRUPTED, NOBODY_READS = 0, 1, 2, 3, 130, 141
+DONE, MACHINE_FAILED, UNUSABLE_INPUT, UNHEALTHY, INTERRUPTED, NOBODY_READS = 0, 1, 2, 3, 130, 141
 
 _LONGEST_WORD = 400  # a path may have as many
 
@@ -80,8 +80,8 @@ def _exit_code(tokens: list[str]) -> int:
         return _say(" ".join(str(error).split()), UNUSABLE_INPUT)
     except InputError as error:
         return _say(str(error), UNUSABLE_INPUT)
-    except OutputError as error:
-        return _say(str(error), CANNOT_WRITE)
+    except (OutputError, LostProcess) as error:
+        return _say(str(error), MACHINE_FAILED)
     except UnhealthyRun as error:
         return _say(str(error), UNHEALTHY)
     except Stopped as error:
@@ -100,7 +100,7 @@ def _exit_code(tokens: list[str]) -> int:
         # A disk that is full, a folder that may not be written: the machine's state, no fault of the program.
         if error.filename is None and of_the_machine(error) is None:
             raise
-        return _say(_of_the_disk(error), UNUSABLE_INPUT if of_the_machine(error) is None else CANNOT_WRITE)
+        return _say(_of_the_disk(error), UNUSABLE_INPUT if of_the_machine(error) is None else MACHINE_FAILED)
     return DONE
 
 

@@ -4,16 +4,19 @@ What one process decides or cannot do, all of them learn: none continues alone, 
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from chartray.errors import InputError, OutputError
+from chartray.errors import InputError, LostProcess, OutputError
 
 Made = TypeVar("Made")
+# What gloo and NCCL say of a process that has ended, or is not heard of, where they raise no DistError.
+_SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
 _KINDS = {kind.__name__: kind for kind in (InputError, OutputError)}
 
 
@@ -52,6 +55,30 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     flat /= process_count()
     means = torch.split(flat, [gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)])
+
+
+@torch.no_grad()
+def take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Gives these tensors, in place, the values that they have in the first process."""
+    if process_count() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+@contextmanager
+def no_process_lost() -> Iterator[None]:
+    """Raises LostProcess where another process of the run has ended, or does not answer until the timeout."""
+    try:
+        yield
+    except RuntimeError as error:
+        if process_count() == 1 or not (
+            isinstance(error, dist.DistError) or any(sign in str(error) for sign in _SIGNS_OF_LOSS)
+        ):
+            raise
+        raise LostProcess(
+            f"another of the {process_count()} processes of this run has ended or does not answer; it says why where "
+            "it was not killed; the last checkpoint is whole: continue with --resume"
+        ) from error
 
 
 class _Message(NamedTuple):

@@ -1,6 +1,7 @@
 """The ways in which a command ends early.
 
-Unusable input (2), a failed write (1), an unhealthy run (3), a command that a signal asked to stop (128 + its number).
+Unusable input (2), a failed write or a lost process (1), an unhealthy run (3), a command that a signal asked to stop
+(128 + its number).
 """
 
 import signal
@@ -8,6 +9,10 @@ import signal
 
 class InputError(Exception):
     """Input that cannot be used; its text is one sentence: expected, found, where, what to do. Exit code 2."""
+
+
+class LostProcess(Exception):
+    """Another process of the same run has ended or is not heard of; its text is one sentence. Exit code 1."""
 
 
 class OutputError(Exception):

@@ -23,10 +23,11 @@ from chartray.errors import InputError, UnhealthyRun
 from chartray.evaluation.declare import QUESTION_FILE, declare, question_of, read_questions
 from chartray.evaluation.image_set import chosen_labels
 from chartray.experiment_processes import run_all
+from chartray.experiment_slurm import SUBMIT, Job, scripts
 from chartray.features.chart import fit_chart
 from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_json, write_json
-from chartray.outputs.replacing import replaced_file, reserved, settle
+from chartray.outputs.replacing import replaced_file, replaced_folder, reserved, settle
 from chartray.outputs.set_aside import set_aside
 from chartray.pixels.store import Store, read_index
 from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE, answer_of, open_kind
@@ -159,6 +160,26 @@ def experiment_plan(file: Path, out: Path) -> list[str]:
         lines.append(f"# stage {number}, {stage}: {plural(len(steps), 'command')}{after}")
         lines += [step.command for step in steps]
     return lines
+
+
+def write_slurm(file: Path, out: Path) -> Path:
+    """Writes OUT/slurm: a script of SLURM for each command, and submit.sh, which queues them; returns the latter.
+
+    Raises InputError as `run_experiment` does.
+    """
+    out = Path(out).resolve()
+    _claim(out)
+    steps, _ = _checked(read_experiment(Path(file)), file, out)
+    declared = [step.name for step in steps if step.stage == "question"]
+    # Nothing begins before the question is fixed.
+    jobs = [
+        Job(step.name, step.tokens, step.needs or [name for name in declared if name != step.name]) for step in steps
+    ]
+    _keep(Path(file), out)
+    with replaced_folder(out / "slurm", lasting=False) as partial:
+        for name, text in scripts(jobs, Path.cwd()).items():
+            (partial / name).write_text(text, encoding="utf-8")
+    return out / "slurm" / SUBMIT
 
 
 def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[ExperimentStep], dict[str, str]]:

@@ -11,6 +11,7 @@ from pydantic import PlainValidator
 from chartray.commands.options import Count
 from chartray.config.pretrain import Config, load, load_saved
 from chartray.config.section import Knobs, options_of
+from chartray.errors import InputError
 
 if TYPE_CHECKING:
     Given = Knobs | None
@@ -74,20 +75,27 @@ def knobs(recipe: str = "msn") -> None:
         print(f"--{name:<36} {value!s:<28} {field.description}")
 
 
-def study(file: Path, *, out: Path, plan: bool = False, declare: bool = False, jobs: Count = 1) -> None:
+def study(
+    file: Path, *, out: Path, plan: bool = False, slurm: bool = False, declare: bool = False, jobs: Count = 1
+) -> None:
     """Runs an experiment of arms x seeds: pretrains, evaluates, compares, audits, reports; finished steps are kept.
 
     Args:
         file: YAML: store, arms, seeds, evaluations (see examples/study.yaml).
         out: The experiment's folder; after an interruption the same command continues.
         plan: Only print the commands of the experiment, one per line, for a cluster's queue.
+        slurm: With --plan, also write them as SLURM scripts to OUT/slurm, with a submit.sh that queues them in order.
         declare: Only fix the file's question in OUT/question.json, before anything is scored on test.
         jobs: Steps to run at the same time, each in its own process, and on its own GPU if there are several.
     """
-    from chartray.experiment import declare_question, experiment_answer, experiment_plan, run_experiment
+    if slurm and not plan:
+        raise InputError("expected --plan with --slurm, found --slurm alone; add --plan, and nothing is run here")
+    from chartray.experiment import declare_question, experiment_answer, experiment_plan, run_experiment, write_slurm
 
     if plan or declare:
         print("\n".join(experiment_plan(file, out) if plan else declare_question(file, out)))
+        if slurm:
+            print(f"# bash {shlex.quote(str(write_slurm(file, out)))}")
         return
     page = run_experiment(file, out, jobs=jobs)
     for line in experiment_answer(out):

@@ -13,6 +13,7 @@ from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
 from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 from chartray.progress import progress
+from chartray.training.driver import refuse_unusable_gpu
 
 Integers = NDArray[np.int64]
 Features = NDArray[np.float32]
@@ -83,8 +84,9 @@ def batches(store: Store, rows: Integers, batch_size: int, device: str) -> Itera
 
 
 def device_of(device: str) -> str:
-    """`auto` resolved; raises InputError for an unknown device or for cuda where there is none."""
+    """`auto` resolved; raises InputError for an unknown device, no cuda, or a GPU that torch cannot use."""
     if device == "auto":
+        refuse_unusable_gpu("--device cpu")
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise InputError(f"expected device auto, cpu or an available cuda, found {device!r}")

@@ -1,15 +1,14 @@
 """A file that only grows: one JSON object a line, each with the SHA-256 of itself and of the line before it."""
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from chartray.outputs.json_file import DIGEST, digest
-from chartray.outputs.lock import without_locks
+from chartray.outputs.lock import wait_alone
 
 _BEFORE = "before"
 
@@ -29,7 +28,7 @@ def append_line(file: Path, content: Mapping[str, object]) -> None:
     """
     made = not file.exists()
     with file.open("a+b") as stream:
-        _wait_alone(stream, file)
+        wait_alone(stream, file)
         if made:
             with suppress(OSError):  # of another user
                 os.fchmod(stream.fileno(), file.parent.stat().st_mode & 0o666)
@@ -72,10 +71,3 @@ def _parsed(line: bytes) -> dict[str, object] | None:
         return None
     plain = {key: value for key, value in entry.items() if key != DIGEST}
     return entry if entry.get(DIGEST) == digest(plain) else None
-
-
-def _wait_alone(stream: IO[bytes], file: Path) -> None:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-    except OSError as error:
-        without_locks(file.parent, error)

@@ -1,7 +1,6 @@
 """One writer at a time: a lock that the system releases when the process ends for any reason."""
 
 import errno
-import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -12,8 +11,22 @@ from typing import IO
 
 from chartray.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # refused in `supported`, before anything is locked
+
 # What a file system without locks answers: Lustre without `-o flock` ENOSYS, some network shares the others.
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+
+
+def supported() -> None:
+    """Raises InputError on a system without the locks that every result is written under."""
+    if fcntl is None:
+        raise InputError(
+            f"expected Linux, which Chartray is tested on, or macOS, which it is not, found {sys.platform}, where a "
+            "file cannot be locked; on Windows use its Subsystem for Linux (WSL 2)"
+        )
 
 
 @contextmanager
@@ -23,6 +36,7 @@ def locked(file: Path, busy: str) -> Iterator[None]:
     Raises InputError with the sentence `busy` if another process holds it. On a file system without locks
     one line is printed to standard error, and the command continues.
     """
+    supported()
     file.parent.mkdir(parents=True, exist_ok=True)
     stream = _opened(file, busy)
     try:
@@ -43,7 +57,7 @@ def _opened(file: Path, busy: str) -> IO[str]:
             raise InputError(busy) from None
         except OSError as error:
             try:
-                without_locks(file.parent, error)
+                _without_locks(file.parent, error)
             except OSError:
                 stream.close()
                 raise
@@ -55,7 +69,16 @@ def _opened(file: Path, busy: str) -> IO[str]:
         stream.close()
 
 
-def without_locks(folder: Path, error: OSError) -> None:
+def wait_alone(stream: IO[bytes], file: Path) -> None:
+    """Waits until no other process holds the open `file`; on a file system without locks one line is printed."""
+    supported()
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    except OSError as error:
+        _without_locks(file.parent, error)
+
+
+def _without_locks(folder: Path, error: OSError) -> None:
     """Raises `error` again, unless it says that the file system has no locks: then one line is printed."""
     if error.errno not in _NO_LOCKS:
         raise error

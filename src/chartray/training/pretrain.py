@@ -11,9 +11,17 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import AdamW
 
-from chartray.collective import all_or_none, all_sum, any_of_all, first_decides, largest
+from chartray.collective import (
+    all_or_none,
+    all_sum,
+    any_of_all,
+    first_decides,
+    largest,
+    no_process_lost,
+    take_from_first,
+)
 from chartray.config.pretrain import Config, TrainConfig
-from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
+from chartray.errors import InputError, LostProcess, OutputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.recomputation import recompute
@@ -32,7 +40,7 @@ from chartray.training.division import (
     step_memory,
 )
 from chartray.training.loader import ImageBatch, ImageLoader
-from chartray.training.manifest import COMPLETE, RUNNING, RunManifest, read_manifest, write_manifest
+from chartray.training.manifest import COMPLETE, RunManifest, read_manifest, write_manifest
 from chartray.training.metrics import Metrics, MetricsWritten
 from chartray.training.monitor import Monitor, assignment_statistics
 from chartray.training.online_probe import OnlineProbe
@@ -43,15 +51,18 @@ from chartray.training.schedules import Rates, Schedule, make_schedule, rates
 from chartray.training.step import Losses, Networks
 from chartray.training.training_data import TrainingData, load_training_data
 
+_STOPPED = "stopped: "  # the status of an unhealthy run, before its evidence
+
 
 def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False) -> None:
     """Pretrains on the train split of a store and writes RUN `out`, ending with its `encoder/`.
 
     Raises InputError for unusable input, and where another command writes to `out`; UnhealthyRun for a collapsed or
-    non-finite run, Stopped on a signal that asks to, OutputError where the machine cannot write.
+    non-finite run, Stopped on a signal that asks to, OutputError where the machine cannot write, LostProcess
+    where another process of the run has ended.
     """
     fabric = launch(run_folder.as_begun(out, config.train, resume=resume))
-    with ExitStack() as held:
+    with no_process_lost(), ExitStack() as held:
         # Before anything is read or decided, and until all is written.
         first_decides(lambda: held.enter_context(reserved(out)), fabric.device)
         loop = assemble(store_folder, out, config, command=command, resume=resume, fabric=fabric)
@@ -60,9 +71,14 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
                 print(f"{out} is complete: nothing left to do")
             return
         try:
-            loop.run()
+            with no_process_lost():
+                loop.run()
+        except LostProcess as lost:
+            if fabric.is_global_zero:
+                write_manifest(out, loop.manifest.model_copy(update={"status": f"interrupted: {lost}"}))
+            raise
         except UnhealthyRun as unhealthy:
-            loop.finish(f"stopped: {unhealthy}")
+            loop.finish(f"{_STOPPED}{unhealthy}")
             raise
         loop.finish(COMPLETE)
 
@@ -89,6 +105,8 @@ def assemble(
     data = all_or_none(lambda: load_training_data(store, config), fabric.device)
     schedule = make_schedule(config.train, len(data.rows))
     networks = vit.on_device(build_networks(data, config), fabric.device)
+    # Drawn from one seed, they differ between kinds of processors and versions of libraries.
+    take_from_first(networks.state_dict().values())
     if config.train.recompute:
         recompute(networks)
     compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
@@ -416,5 +434,5 @@ def resume_from(
 
 def refuse_unhealthy(status: str, first_step: int, steps: int, config: Config) -> None:
     """Raises UnhealthyRun for a run that was stopped at its last step: resumed, it would be complete unchecked."""
-    if status not in (RUNNING, COMPLETE) and first_step == steps and config.health.stop:
-        raise UnhealthyRun(f"{status.removeprefix('stopped: ')}")
+    if status.startswith(_STOPPED) and first_step == steps and config.health.stop:
+        raise UnhealthyRun(status.removeprefix(_STOPPED))

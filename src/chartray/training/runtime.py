@@ -3,7 +3,6 @@
 import atexit
 import logging
 import os
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,18 +15,20 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from chartray.config.pretrain import TrainConfig
 from chartray.errors import InputError
 from chartray.memory import keep_freed_memory
-
-_DRIVER = Path("/proc/driver/nvidia/version")
+from chartray.training.driver import refuse_unusable_gpu
 
 
 def launch(config: TrainConfig) -> Fabric:
     """A Fabric on the chosen device, in as many processes as torchrun or SLURM started (one otherwise).
 
-    Raises InputError if this machine lacks the device, or the batch cannot be divided by the processes.
+    Raises InputError if this machine lacks the device or has a GPU that torch cannot use, or if the batch cannot be
+    divided by the processes.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device is cuda, but torch finds no GPU on this machine; use --train.device cpu")
     cuda = config.device != "cpu" and torch.cuda.is_available()
+    if not cuda and config.device == "auto":
+        refuse_unusable_gpu("--train.device cpu")
     if not cuda:
         keep_freed_memory()
     world, here = processes()
@@ -54,12 +55,8 @@ def launch(config: TrainConfig) -> Fabric:
         atexit.register(_leave)
     if fabric.is_global_zero:
         print(_where(fabric.device, world, uses_bf16(config)), flush=True)
-        if not cuda and config.device == "auto" and _driver_without_gpu():
-            print(
-                "warning: this machine has an NVIDIA driver, but torch finds no GPU that it can use (CUDA "
-                f"{torch.version.cuda} may need a newer driver); training on the CPU",
-                flush=True,
-            )
+        if config.device == "auto" and torch.backends.mps.is_available():
+            print("Apple's GPU is not supported (only NVIDIA's are): training on the CPU", flush=True)
     return fabric
 
 
@@ -68,12 +65,6 @@ def _where(device: torch.device, world: int, bf16: bool) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     processes = f", {world} processes" if world > 1 else ""
     return f"training on {name}{processes}, in {'bf16' if bf16 else 'fp32'}"
-
-
-def _driver_without_gpu() -> bool:
-    """Whether the machine has an NVIDIA driver and its GPUs are not hidden by CUDA_VISIBLE_DEVICES."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and _DRIVER.exists()
 
 
 def _leave() -> None:
@@ -137,7 +128,8 @@ def uses_bf16(config: TrainConfig) -> bool:
     if config.precision != "auto":
         return config.precision == "bf16"
     if config.device != "cpu" and torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
+        # A T4 or an RTX 20xx would emulate it, slower than fp32.
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # A CPU without matrix or bf16 vector units only emulates it.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
