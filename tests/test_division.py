@@ -12,7 +12,6 @@ import torch
 
 from chartray.errors import InputError
 from chartray.training import division, run_folder
-from chartray.training import pretrain as pretraining
 from chartray.training.division import StepMemory, kept_bytes, parts_that_fit, step_memory
 from chartray.training.gradient_cache import of_images
 from chartray.training.pretrain import Loop, assemble, pretrain
@@ -79,10 +78,10 @@ def test_the_plan_follows_the_memory_and_changes_neither_result_nor_settings(
         needs.append(step_memory(*given))
         return needs[-1]
 
-    monkeypatch.setattr(pretraining, "step_memory", noted)
+    monkeypatch.setattr(division, "step_memory", noted)
     pretrain(small_store, tmp_path / "counted", small(train__steps=1))
     free = int(needs[0].needed(24, 4) / 0.92) + 1
-    monkeypatch.setattr(pretraining, "free_bytes", lambda device: free)
+    monkeypatch.setattr(division, "free_bytes", lambda device: free)
     pretrain(small_store, tmp_path / "divided", small())
     whole, divided = (run_folder.read_manifest(tmp_path / run) for run in ("whole", "divided"))
     assert (whole.accumulate, divided.accumulate) == (1, 4)

@@ -20,13 +20,14 @@ def need_inputs(
     encoders: Iterable[Path] = (),
     stores: Iterable[Path] = (),
     folders: Iterable[Path] = (),
-    out: Path,
+    out: Path | None,
     public: PublicOptions | None = None,
 ) -> None:
     """Raises InputError unless each of `encoders` holds an encoder, each of `stores` a finished store, the `folders`
     exist, and no folder above `out` is a file. `public`: how public encoders are read, where the command takes them.
     """
-    refuse_file_above(out)
+    if out is not None:
+        refuse_file_above(out)
     for path in encoders:
         if public is not None and is_public(path):
             check_public(path, public)

@@ -24,22 +24,32 @@ else:
     ]
 
 
-def pretrain(store: Path, *, out: Path, config: Path | None = None, resume: bool = False, given: Given = None) -> None:
+def pretrain(
+    store: Path,
+    *,
+    out: Path | None = None,
+    config: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    given: Given = None,
+) -> None:
     """Pretrains a Vision Transformer on the training split of a store.
 
     The defaults are those of the recipe msn; `chartray knobs --recipe NAME` lists the values of another.
 
     Args:
         store: A folder that `ingest` wrote.
-        out: The run's folder.
+        out: The run's folder; --dry-run needs none.
         config: A YAML file of settings, between the recipe and the command line.
         resume: Continue the run in OUT from its last checkpoint; start it if there is none.
+        dry_run: Print what the run needs (memory, hours, disk) from a few real steps, and write nothing.
         given: Settings.
     """
+    if out is None and not dry_run:
+        raise InputError("expected --out, the run's folder, found none; only --dry-run needs no folder")
     settings = dict(given or {})
     recipe = settings.get("recipe")
-    started = out / "config.yaml"
-    if resume and started.is_file():
+    if out is not None and resume and (started := out / "config.yaml").is_file():
         resolved = load_saved(started, config, settings)
     else:
         resolved = load(str(recipe or "msn"), config, settings)
@@ -49,6 +59,11 @@ def pretrain(store: Path, *, out: Path, config: Path | None = None, resume: bool
 
     need_inputs(stores=[store], out=out)
     check_run(store, out, resolved, resume=resume)
+    if out is None or dry_run:
+        from chartray.training.dry_run import print_dry_run
+
+        print_dry_run(store, resolved, out=out, resume=resume)
+        return
     from chartray.training.pretrain import pretrain as pretrain_run
 
     pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume)

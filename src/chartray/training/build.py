@@ -1,20 +1,56 @@
-"""What a run builds from its configuration: networks, optimizer and monitor."""
+"""What a run builds from its configuration: training data, networks, optimizer and monitor."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from lightning_fabric import Fabric
 from torch.optim import AdamW
 
+from chartray.collective import all_or_none, take_from_first
 from chartray.config.pretrain import Config, TrainConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
 from chartray.networks.initial_weights import initialise
+from chartray.networks.recomputation import recompute
 from chartray.networks.siamese import SelfDistillation, Siamese, chart_module
+from chartray.pixels.store import Store
+from chartray.training import compilation
 from chartray.training.monitor import Monitor
-from chartray.training.schedules import Schedule
+from chartray.training.schedules import Schedule, make_schedule
 from chartray.training.step import Networks
-from chartray.training.training_data import TrainingData
+from chartray.training.training_data import TrainingData, load_training_data
+
+
+class Built(NamedTuple):
+    """What a run learns with: its images and their charts, its length, networks on the device, and the optimizer."""
+
+    data: TrainingData
+    schedule: Schedule
+    networks: Networks
+    optimizer: AdamW
+    compiled: bool
+
+
+def build(store: Store, config: Config, fabric: Fabric) -> Built:
+    """Everything that a run needs before its first weights are trained; it writes nothing.
+
+    Raises InputError for settings that the store or the networks cannot have.
+    """
+    data = all_or_none(lambda: load_training_data(store, config), fabric.device)
+    schedule = make_schedule(config.train, len(data.rows))
+    networks = vit.on_device(build_networks(data, config), fabric.device)
+    # Drawn from one seed, they differ between kinds of processors and versions of libraries.
+    take_from_first(networks.state_dict().values())
+    if config.train.recompute:
+        recompute(networks)
+    compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
+    if compiled:
+        if fabric.is_global_zero:
+            print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
+        compilation.compile_encoders(networks, whole=fabric.device.type == "cuda")
+    return Built(data, schedule, networks, build_optimizer(networks, config.train), compiled)
 
 
 def build_networks(data: TrainingData, config: Config) -> Networks:

@@ -52,6 +52,11 @@ def save(
     return final
 
 
+def size(networks: nn.Module, optimizer: Optimizer) -> int:
+    """Bytes of the weights and moments of a checkpoint, once a step has made the moments."""
+    return sum(value.nbytes for value in (*networks.state_dict().values(), *_moments(networks, optimizer).values()))
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints, oldest first, not verified."""
     if not folder.is_dir():

@@ -8,18 +8,23 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from chartray import memory
-from chartray.collective import process_count
+from chartray.collective import all_or_none, largest, process_count
 from chartray.config.pretrain import Config, ViewsConfig
 from chartray.errors import InputError
+from chartray.networks import encoder as vit
 from chartray.networks.siamese import ChartBatch
 from chartray.training.compilation import as_written
 from chartray.training.gradient_cache import of_images
-from chartray.training.prefetch import Batch
+from chartray.training.loader import ImageLoader
+from chartray.training.manifest import RunManifest
+from chartray.training.prefetch import Batch, prepared
 from chartray.training.runtime import processes
 from chartray.training.step import Autocast, Networks, forward
+from chartray.training.training_data import TrainingData
 
 Made = TypeVar("Made")
 _SHARE = 0.92  # of what is free: the rest is for the gaps between blocks
@@ -163,3 +168,55 @@ class Division:
             flush=True,
         )
         self.parts = parts
+
+
+def divide(
+    networks: Networks,
+    data: TrainingData,
+    config: Config,
+    fabric: Fabric,
+    *,
+    before: RunManifest | None,
+    device: object,
+) -> Division:
+    """The parts of a step: those of `train.accumulate`, or what the memory of every process asks for.
+
+    A run that is continued on the same device keeps at least the parts that it had: memory may have run out with fewer.
+    Raises InputError where no division fits, or where the number given cannot divide a process's images.
+    """
+    images, given = config.train.batch_size // fabric.world_size, config.train.accumulate
+    if given != "auto":
+        if images % given:
+            raise InputError(
+                f"expected train.accumulate to divide the {images} images of each of {fabric.world_size} processes, "
+                f"found {given}; leave it out, and it follows from the memory"
+            )
+        return Division(given, images, fixed=True)
+
+    def planned() -> tuple[int, int | None]:
+        free = free_bytes(fabric.device)
+        if free is None:
+            return 1, None
+        refuse_views_that_do_not_fit(config.views, images, free)
+        needs = counted(networks, data, config, fabric)
+        parts = parts_that_fit(needs, images, free)
+        return parts, needs.needed(images, parts)
+
+    parts, needed = all_or_none(planned, fabric.device)
+    if before is not None and before.accumulate is not None and before.device == device:
+        parts = max(parts, min(before.accumulate, images))
+    parts = largest(parts, fabric.device)
+    if parts > 1 and needed is not None and fabric.is_global_zero:
+        print(
+            f"a step's {images} images are computed in {parts} parts, which need {needed / 2**30:.1f} GiB; the "
+            "gradient is that of the whole batch",
+            flush=True,
+        )
+    return Division(parts, images, planned=needed)
+
+
+def counted(networks: Networks, data: TrainingData, config: Config, fabric: Fabric) -> StepMemory:
+    """What a step of a run needs, counted on two of its images."""
+    side = vit.patch_side(networks.encoder)
+    loader = ImageLoader(data.store, data.rows, config.views, patch_side=side, batch_size=2, seed=config.seed)
+    return step_memory(networks, prepared(loader.load(0), data, config, fabric.device), config, fabric.autocast)

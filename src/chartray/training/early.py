@@ -14,10 +14,11 @@ from chartray.schema import from_metadata
 from chartray.training.run_folder import check_out
 
 
-def check_run(store_folder: Path, out: Path, config: Config, *, resume: bool) -> None:
+def check_run(store_folder: Path, out: Path | None, config: Config, *, resume: bool) -> None:
     """Raises InputError if the store, `out`, the chart, the batch size or the initial weights cannot be used."""
     store = Store.open(store_folder)
-    check_out(out, config, store.hash, resume=resume)
+    if out is not None:
+        check_out(out, config, store.hash, resume=resume)
     check_chart(store, config.chart)
     images = pc.sum(pc.equal(store.cohort["split"], "train")).as_py() or 0
     if images < config.train.batch_size:

@@ -1,6 +1,7 @@
 """manifest.json of a RUN: how far the run came, and what its encoder's provenance is made from."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -71,3 +72,13 @@ def git_commit() -> str | None:
     command = ["git", "-C", str(source), "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
+
+
+def moved(before: RunManifest | None, place: Mapping[str, object]) -> str:
+    """What a continued run is told that computes elsewhere than before; nothing if it does not."""
+    if before is None or before.device is None:
+        return ""
+    then = {"device": before.device, "processes": before.processes, "precision": before.precision}
+    changed = [f"{name} {then[name]} before, now {place[name]}" for name in then if then[name] != place[name]]
+    same = "; the batches are the same, and numbers differ by rounding"
+    return f" ({', '.join(changed)}{same})" if changed else ""

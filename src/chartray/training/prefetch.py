@@ -10,10 +10,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning_fabric import Fabric
+from torch import nn
 
+from chartray.config.pretrain import Config
+from chartray.networks import encoder as vit
 from chartray.networks.siamese import ChartBatch
-from chartray.pixels.views import Views
-from chartray.training.loader import ImageBatch
+from chartray.pixels.views import Views, cut_views
+from chartray.training.loader import ImageBatch, ImageLoader
+from chartray.training.training_data import TrainingData
 
 
 class Batch(NamedTuple):
@@ -93,3 +98,29 @@ class Prefetcher(Iterator[Batch]):
 
     def _in_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+
+def batches_of(
+    data: TrainingData, config: Config, networks: nn.Module, fabric: Fabric, steps: Iterable[int]
+) -> Prefetcher:
+    """This process's share of the batches of `steps`."""
+    encoder: Any = networks.encoder
+    loader = ImageLoader(
+        data.store,
+        data.rows,
+        config.views,
+        patch_side=vit.patch_side(encoder),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        pin=fabric.device.type == "cuda",
+    )
+    return Prefetcher(loader.load, lambda batch: prepared(batch, data, config, fabric.device), steps, fabric.device)
+
+
+def prepared(batch: ImageBatch, data: TrainingData, config: Config, device: torch.device) -> Batch:
+    """The views and charts of a batch, on the device."""
+    images = batch.images.to(device, non_blocking=True)
+    views = cut_views(images, batch.plan, config.views, data.grey)
+    return Batch(batch.step, batch.rows, views, data.chart_batch(batch.places, batch.epochs, device))

@@ -1,7 +1,7 @@
 """Pretraining: the loop over steps, from an opened store to a run folder with its encoder (docs/method.md)."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,45 +11,28 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import AdamW
 
-from chartray.collective import (
-    all_or_none,
-    all_sum,
-    any_of_all,
-    first_decides,
-    largest,
-    no_process_lost,
-    take_from_first,
-)
-from chartray.config.pretrain import Config, TrainConfig
+from chartray.collective import all_or_none, all_sum, any_of_all, first_decides, no_process_lost
+from chartray.config.pretrain import Config
 from chartray.errors import InputError, LostProcess, OutputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
-from chartray.networks.recomputation import recompute
 from chartray.outputs.replacing import replaced_folder, reserved
 from chartray.pixels.store import Store
-from chartray.pixels.views import cut_views
 from chartray.progress import progress
 from chartray.stopping import SIGNALS, asked_to_stop, second_ends_at_once
-from chartray.training import checkpoint, compilation, run_folder, step
-from chartray.training.build import build_monitor, build_networks, build_optimizer
-from chartray.training.division import (
-    Division,
-    free_bytes,
-    parts_that_fit,
-    refuse_views_that_do_not_fit,
-    step_memory,
-)
-from chartray.training.loader import ImageBatch, ImageLoader
-from chartray.training.manifest import COMPLETE, RunManifest, read_manifest, write_manifest
+from chartray.training import checkpoint, run_folder, step
+from chartray.training.build import build, build_monitor
+from chartray.training.division import Division, divide
+from chartray.training.manifest import COMPLETE, RunManifest, moved, read_manifest, write_manifest
 from chartray.training.metrics import Metrics, MetricsWritten
 from chartray.training.monitor import Monitor, assignment_statistics
 from chartray.training.online_probe import OnlineProbe
-from chartray.training.prefetch import Batch, Prefetcher
+from chartray.training.prefetch import Batch, Prefetcher, batches_of
 from chartray.training.run_folder import CHECKPOINTS, ENCODER, Begun
-from chartray.training.runtime import launch, uses_bf16
-from chartray.training.schedules import Rates, Schedule, make_schedule, rates
+from chartray.training.runtime import launch, placed
+from chartray.training.schedules import Rates, Schedule, rates
 from chartray.training.step import Losses, Networks
-from chartray.training.training_data import TrainingData, load_training_data
+from chartray.training.training_data import TrainingData
 
 _STOPPED = "stopped: "  # the status of an unhealthy run, before its evidence
 
@@ -102,19 +85,7 @@ def assemble(
     begun = None if claimed is None else Begun(*claimed)
     if begun is not None and begun.complete:
         return None
-    data = all_or_none(lambda: load_training_data(store, config), fabric.device)
-    schedule = make_schedule(config.train, len(data.rows))
-    networks = vit.on_device(build_networks(data, config), fabric.device)
-    # Drawn from one seed, they differ between kinds of processors and versions of libraries.
-    take_from_first(networks.state_dict().values())
-    if config.train.recompute:
-        recompute(networks)
-    compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
-    if compiled:
-        if fabric.is_global_zero:
-            print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
-        compilation.compile_encoders(networks, whole=fabric.device.type == "cuda")
-    optimizer = build_optimizer(networks, config.train)
+    data, schedule, networks, optimizer, compiled = build(store, config, fabric)
     before = None if begun is None else read_manifest(out)
     place = placed(run_folder.as_begun(out, config.train, resume=resume), fabric)
     division = divide(networks, data, config, fabric, before=before, device=place["device"])
@@ -155,77 +126,6 @@ def assemble(
         first_step,
         written,
     )
-
-
-def divide(
-    networks: Networks,
-    data: TrainingData,
-    config: Config,
-    fabric: Fabric,
-    *,
-    before: RunManifest | None,
-    device: object,
-) -> Division:
-    """The parts of a step: those of `train.accumulate`, or what the memory of every process asks for.
-
-    A run that is continued on the same device keeps at least the parts that it had: memory may have run out with fewer.
-    Raises InputError where no division fits, or where the number given cannot divide a process's images.
-    """
-    images, given = config.train.batch_size // fabric.world_size, config.train.accumulate
-    if given != "auto":
-        if images % given:
-            raise InputError(
-                f"expected train.accumulate to divide the {images} images of each of {fabric.world_size} processes, "
-                f"found {given}; leave it out, and it follows from the memory"
-            )
-        return Division(given, images, fixed=True)
-
-    def planned() -> tuple[int, int | None]:
-        free = free_bytes(fabric.device)
-        if free is None:
-            return 1, None
-        refuse_views_that_do_not_fit(config.views, images, free)
-        loader = ImageLoader(data.store, data.rows, config.views, patch_side=side, batch_size=2, seed=config.seed)
-        needs = step_memory(networks, prepared(loader.load(0), data, config, fabric.device), config, fabric.autocast)
-        parts = parts_that_fit(needs, images, free)
-        return parts, needs.needed(images, parts)
-
-    side = vit.patch_side(networks.encoder)
-    parts, needed = all_or_none(planned, fabric.device)
-    if before is not None and before.accumulate is not None and before.device == device:
-        parts = max(parts, min(before.accumulate, images))
-    parts = largest(parts, fabric.device)
-    if parts > 1 and needed is not None and fabric.is_global_zero:
-        print(
-            f"a step's {images} images are computed in {parts} parts, which need {needed / 2**30:.1f} GiB; the "
-            "gradient is that of the whole batch",
-            flush=True,
-        )
-    return Division(parts, images, planned=needed)
-
-
-def placed(train: TrainConfig, fabric: Fabric) -> dict[str, object]:
-    """Where a run computes, as its manifest says it: device, processes, precision."""
-    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
-    precision = "bf16" if uses_bf16(train) else "fp32"
-    return {"device": device, "processes": fabric.world_size, "precision": precision}
-
-
-def moved(before: RunManifest | None, place: Mapping[str, object]) -> str:
-    """What a continued run is told that computes elsewhere than before; nothing if it does not."""
-    if before is None or before.device is None:
-        return ""
-    then = {"device": before.device, "processes": before.processes, "precision": before.precision}
-    changed = [f"{name} {then[name]} before, now {place[name]}" for name in then if then[name] != place[name]]
-    same = "; the batches are the same, and numbers differ by rounding"
-    return f" ({', '.join(changed)}{same})" if changed else ""
-
-
-def prepared(batch: ImageBatch, data: TrainingData, config: Config, device: torch.device) -> Batch:
-    """The views and charts of a batch, on the device."""
-    images = batch.images.to(device, non_blocking=True)
-    views = cut_views(images, batch.plan, config.views, data.grey)
-    return Batch(batch.step, batch.rows, views, data.chart_batch(batch.places, batch.epochs, device))
 
 
 @dataclass
@@ -278,22 +178,7 @@ class Loop:
 
     def batches(self, first_step: int, last_step: int) -> Prefetcher:
         """This process's share of steps [first_step, last_step)."""
-        loader = ImageLoader(
-            self.data.store,
-            self.data.rows,
-            self.config.views,
-            patch_side=vit.patch_side(self.networks.encoder),
-            batch_size=self.config.train.batch_size,
-            seed=self.config.seed,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-            pin=self.fabric.device.type == "cuda",
-        )
-        return Prefetcher(loader.load, self.on_device, range(first_step, last_step), self.fabric.device)
-
-    def on_device(self, batch: ImageBatch) -> Batch:
-        """The views and charts of a batch, on the device."""
-        return prepared(batch, self.data, self.config, self.fabric.device)
+        return batches_of(self.data, self.config, self.networks, self.fabric, range(first_step, last_step))
 
     def learn(self, batch: Batch, prefetcher: Prefetcher | None = None) -> tuple[Losses, dict[str, float]]:
         """One optimizer step: returns its losses and the numbers to write."""

@@ -133,3 +133,10 @@ def uses_bf16(config: TrainConfig) -> bool:
     # A CPU without matrix or bf16 vector units only emulates it.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def placed(train: TrainConfig, fabric: Fabric) -> dict[str, object]:
+    """Where a run computes, as its manifest says it: device, processes, precision."""
+    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
+    precision = "bf16" if uses_bf16(train) else "fp32"
+    return {"device": device, "processes": fabric.world_size, "precision": precision}

@@ -1,0 +1,167 @@
+"""What a run would need, before it begins: five real steps on its networks in memory, and nothing is written."""
+
+import shutil
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from lightning_fabric import Fabric
+
+from chartray.collective import all_or_none, all_sum, first_decides, no_process_lost
+from chartray.config.pretrain import Config
+from chartray.outputs.replacing import reserved
+from chartray.pixels.store import Store
+from chartray.training import checkpoint, run_folder, step
+from chartray.training.build import Built, build
+from chartray.training.division import Division, counted, divide, free_bytes
+from chartray.training.manifest import MANIFEST_FILE, read_manifest
+from chartray.training.online_probe import OnlineProbe
+from chartray.training.prefetch import Batch, batches_of
+from chartray.training.runtime import is_first_process, launch, placed
+from chartray.training.schedules import rates
+from chartray.training.step import Losses
+from chartray.wording import listed, plural
+
+_NOT_TIMED, _TIMED = 2, 5  # the first steps fill caches, and compile
+
+
+class DryRun(NamedTuple):
+    """What one run needs: `hours`, bytes on the `disk` at most, and all that is printed, in ten `lines`."""
+
+    hours: float
+    disk: int
+    lines: list[str]
+
+
+class Timed(NamedTuple):
+    """Seconds of a step and of the online probe, and bytes of a checkpoint."""
+
+    step: float
+    probe: float
+    checkpoint: int
+
+
+def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resume: bool = False) -> DryRun:
+    """What `pretrain` would need with the same settings; neither `out` nor anything else is written.
+
+    Raises InputError and UnhealthyRun as `pretrain` does.
+    """
+    train = config.train if out is None else run_folder.as_begun(out, config.train, resume=resume)
+    fabric = launch(train)
+    store = all_or_none(lambda: Store.open(store_folder), fabric.device)
+    before = None
+    if out is not None:
+        first_decides(lambda: _refuse(out, config, store, resume=resume), fabric.device)
+        before = read_manifest(out) if (out / MANIFEST_FILE).is_file() else None
+    built = build(store, config, fabric)
+    place = placed(train, fabric)
+    division = divide(built.networks, built.data, config, fabric, before=before, device=place["device"])
+    memory = _memory(built, division, config, fabric)
+    timed = _timed(built, division, config, fabric)
+    steps, probes, saved = built.schedule.steps, *_how_often(built.schedule.steps, config)
+    hours = (steps * timed.step + (probes + 1) * timed.probe) / 3600
+    # A checkpoint is written before the oldest is deleted.
+    at_once = min(saved, config.train.checkpoint_keep + 1)
+    encoder = sum(value.nbytes for value in built.networks.target_encoder.state_dict().values())
+    disk = at_once * timed.checkpoint + encoder
+    lines = [
+        f"images        {_images(built)}",
+        f"chart columns {_chart(built)}",
+        f"steps         {steps:,} of {plural(config.train.batch_size, 'image')}, "
+        f"{built.schedule.warmup_steps:,} of them warm-up",
+        f"epochs        {steps / built.schedule.steps_per_epoch:.1f}",
+        f"device        {place['device']}, {place['precision']}, processes {fabric.world_size}"
+        f"{', compiled' if built.compiled else ''}",
+        f"memory        {memory}",
+        f"a step        {timed.step:.3g} s, {config.train.batch_size / timed.step:,.0f} images/s (median of {_TIMED} "
+        f"real steps after {_NOT_TIMED} others)",
+        f"hours         {_hours(hours)}: {steps:,} steps, and {probes + 1:,} online probes of {timed.probe:.3g} s; "
+        f"start-up and writing {plural(saved, 'checkpoint')} are not counted",
+        f"disk          {_size(disk)} at most: {plural(at_once, 'checkpoint')} of {_size(timed.checkpoint)} (kept "
+        f"and the one being written) and the encoder, {_size(encoder)}",
+        f"free disk     {_free(out or Path(), disk)}",
+    ]
+    return DryRun(hours, disk, lines)
+
+
+def print_dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resume: bool = False) -> None:
+    """Prints the ten lines of `dry_run` to standard output; what a run says at its start goes to standard error."""
+    with redirect_stdout(sys.stderr), no_process_lost():
+        needs = dry_run(store_folder, config, out=out, resume=resume)
+    if is_first_process():
+        print("\n".join(needs.lines), flush=True)
+
+
+def _refuse(out: Path, config: Config, store: Store, *, resume: bool) -> None:
+    run_folder.check_out(out, config, store.hash, resume=resume)
+    with reserved(out):
+        pass  # another command that writes there is found; a real run holds the lock
+
+
+def _timed(built: Built, division: Division, config: Config, fabric: Fabric) -> Timed:
+    """Real steps as `Loop.run` takes them, with the images of the run's first ones."""
+    data, schedule, networks, optimizer, _ = built
+    probe = OnlineProbe(data, config, fabric.device, fabric.autocast)
+    networks.train()
+    seconds: list[float] = []
+    # One batch more is read: in a run too, each step prepares the next one's images.
+    with batches_of(data, config, networks, fabric, range(_NOT_TIMED + _TIMED + 1)) as batches:
+
+        def learn(batch: Batch) -> Losses:
+            losses, _ = division.tried(
+                lambda parts: step.gradient(networks, batch, config, fabric.autocast, parts, batches), networks
+            )
+            step.update(networks, optimizer, losses, rates(batch.step, schedule, config.train), config)
+            return losses
+
+        while len(seconds) < _NOT_TIMED + _TIMED:
+            began = time.perf_counter()
+            all_sum(learn(next(batches)).total.detach()).item()  # waits for the device, as a run's numbers do
+            seconds.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    probe.measure(networks)
+    return Timed(median(seconds[_NOT_TIMED:]), time.perf_counter() - began, checkpoint.size(networks, optimizer))
+
+
+def _how_often(steps: int, config: Config) -> tuple[int, int]:
+    """How often the online probe measures and a checkpoint is written: every so many steps, and after the last."""
+    return -(-steps // config.health.every), -(-steps // config.train.checkpoint_every)
+
+
+def _images(built: Built) -> str:
+    data = built.data
+    dropped = f"; {data.unrepresentable:,} dropped that the chart cannot represent" if data.unrepresentable else ""
+    return f"{len(data.rows):,} of {plural(len(data.patient_keys()), 'patient')} in the train split{dropped}"
+
+
+def _chart(built: Built) -> str:
+    chart = built.data.chart
+    return "0: no chart" if chart is None else f"{chart.ehr_in}: {listed(chart.columns)}"
+
+
+def _memory(built: Built, division: Division, config: Config, fabric: Fabric) -> str:
+    free = free_bytes(fabric.device)
+    needs = all_or_none(lambda: counted(built.networks, built.data, config, fabric), fabric.device)
+    parts = f"{plural(division.images, 'image')} in {plural(division.parts, 'part')}"
+    there = "the system does not say what is free" if free is None else f"{_size(free)} free"
+    return (
+        f"{_size(needs.needed(division.images, division.parts))} a step ({parts}) beside the networks' "
+        f"{_size(needs.weights)}; {there}"
+    )
+
+
+def _free(out: Path, needed: int) -> str:
+    existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    return f"{_size(free)} in {existing}{'' if free > needed else ': NOT ENOUGH'}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.3f} ({hours * 3600:.3g} s)"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
