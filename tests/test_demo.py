@@ -16,7 +16,7 @@ def test_the_demo_goes_from_raw_folders_to_a_report(tmp_path: Path, capsys: pyte
     assert str(page) in said
     assert len(said.split("It says:\n")[1].splitlines()) == 5
     assert "no claim" in said.lower()  # one seed says nothing about the chart
-    assert said.count(": 1 seed, 3 needed") == 3
+    assert said.count("Seen in one encoder (seed 0): ") >= 3
     assert "own probe" not in said  # every data set was scored with one probe
     html = page.read_text()
     assert "<script src=" not in html

@@ -1,6 +1,7 @@
 """A step is divided as the memory asks for: counted before it, and again where memory runs out; the result stays."""
 
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -123,7 +124,19 @@ def test_a_run_continues_on_another_device_in_its_own_precision_and_says_so(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of a process's memory that the allocator keeps to")
 def test_where_memory_runs_out_the_step_is_computed_again_in_more_parts(small_store: Path, tmp_path: Path) -> None:
-    """torch's allocator is refused memory by the system: all but half of what the step was planned to need."""
+    """torch's allocator is refused memory by the system: all but half of what the step was planned to need.
+
+    In a process of its own: what could not be allocated can leave others' tests without oneDNN's kernels.
+    """
+    code = "import sys, pathlib, tests.test_division as t; t.limited(*map(pathlib.Path, sys.argv[1:]))"
+    root = Path(__file__).parent.parent
+    child = [sys.executable, "-c", code, str(small_store), str(tmp_path)]
+    done = subprocess.run(child, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def limited(small_store: Path, tmp_path: Path) -> None:
+    """What that process does: a step with all the memory that it wants, and one without."""
     sizes = {"views__size": 96, "views__focal_size": 48, "encoder__width": 96, "encoder__depth": 4}
     numbers = {}
     for run in ("free", "limited"):

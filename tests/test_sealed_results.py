@@ -69,7 +69,7 @@ def held(folder: Path) -> dict[str, bytes]:
 def said_of_evaluation(folder: Path) -> list[object]:
     """Everything that compare, report and card take from the folder of an evaluation."""
     run = EvaluatedRun(open_evaluation(folder))
-    sheets = read_sheets([run])[folder]
+    sheets = read_sheets([run])[folder].own
     results = read_results(folder)
     numbers = [sheets[where].scores.tobytes() + sheets[where].truth.tobytes() for where in sheets]
     tables = [results.predictions, results.embeddings]

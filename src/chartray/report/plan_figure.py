@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from chartray.csv_cells import harmless
 from chartray.evaluation.plan import SEEDS, Plan, PlannedCell
 from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import write_sealed
@@ -36,7 +37,7 @@ def write_plan(plan: Plan, out: Path) -> Path:
         with (partial / "plan.csv").open("w", encoding="utf-8", newline="") as stream:
             writer = csv.DictWriter(stream, PlannedCell._fields)
             writer.writeheader()
-            writer.writerows(cells)
+            writer.writerows(cell | {"label": harmless(str(cell["label"]))} for cell in cells)
         save_plan(plan, partial)
     return out
 
