@@ -4,6 +4,7 @@ No GPU is needed: the emulated second device counts.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     schedule = make_schedule(settings.train, len(data.rows))
     monitor = build_monitor(settings, schedule, rank=0.0, spread=0.0)
     probe: Any = None
-    manifest: Any = None  # no checkpoint is written
+    manifest: Any = SimpleNamespace(accumulate=1)  # no checkpoint is written
     division = Division(1, len(data.rows), fixed=True)
     loop = Loop(fabric, tmp_path, settings, schedule, data, networks, optimizer, probe, monitor, division, manifest)
     waited: list[int] = []

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from chartray.experiment import experiment_answer, experiment_plan, run_experime
 from chartray.outputs.appending import append_line, read_lines
 from chartray.pixels.store import Store
 from chartray.results.folder import open_kind
-from chartray.results.ledger import LEDGER_FILE, note_scoring, read_ledger, scorings
+from chartray.results.ledger import LEDGER_FILE, LedgerEntry, note_scoring, read_ledger, scorings
 from chartray.results.manifest import ComparisonManifest
+from chartray.results.methods import look_sentences, question_sentences
 from chartray.results.question import answer
 from chartray.results.verdict import Verdict
 from chartray.statistics.dunnett import dunnett
@@ -211,8 +213,16 @@ def test_a_study_declares_answers_and_records_what_is_declared_too_late(
     assert read_questions(out / QUESTION_FILE) == first  # the same one keeps its time
     folder = out / "results" / "arms-small"
     manifest = open_kind(folder, ComparisonManifest, "").manifest
+    assert manifest.question is not None
     assert manifest.question == first[0]
     assert (manifest.scorings[0].times, manifest.scorings[0].runs) == (4, 4)
+    told = question_sentences([manifest])
+    assert "whether real (demographic-norm) differs from none (no chart) in AUROC (macro mean)" in told[0]
+    assert told[1] == "No run of the study had been scored on test before."
+    assert look_sentences([manifest], []) == ["The test split of drawn was scored 4 times by 4 runs."]
+    scored_before = manifest.question.model_copy(update={"test_scored_by_others": 3})
+    told = question_sentences([manifest.model_copy(update={"question": scored_before})])
+    assert told[1] == "No run of the study had been scored on test before; other runs had been, 3 times."
     primary = one(read(folder, "comparisons.jsonl"), role="primary")
     assert (primary["label"], primary["metric"], primary["margin"]) == ("macro", "auroc", 0.05)
     assert primary["p_family"] == primary["p"]
@@ -342,6 +352,11 @@ def test_a_scoring_of_test_is_in_the_ledger_and_one_of_validation_is_not(
     assert (said.times, said.runs) == (3, 2)
     assert said.note == "1 of them counted from the evaluations compared, not noted in a ledger"
     assert scorings("mimic", content, [tmp_path / "gone"], []).note is not None
+    # Two of one second are two; a copy of the store counts none twice.
+    for _ in range(2):
+        append_line(store / LEDGER_FILE, LedgerEntry("r-2", "x", "evaluate", "2028", content)._asdict())
+    shutil.copytree(store, tmp_path / "copy")
+    assert scorings("mimic", content, [store, tmp_path / "copy"], []).times == 4
     # A store that cannot be written costs one line, not the evaluation.
     (store / LEDGER_FILE).unlink()
     (store / LEDGER_FILE).mkdir()

@@ -147,7 +147,8 @@ def audit(
         arms += beside
         left_out |= reasons
     if options.split == "test":
-        note_scoring(((each.folder, each.hash) for each in stores), run=entry.run, source=source)
+        for path, scored in zip((source, *against), entries, strict=True):
+            note_scoring(((each.folder, each.hash) for each in stores), run=scored.run, source=path)
     probed, own_results = _attributes(arms, data)
     disease = _disease(arms[0], own, data, own_results)
     leaks, uncompared = find_leaks(runs, [(test.dataset, test.image_set.store) for test in data.tests])

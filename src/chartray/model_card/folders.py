@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 from chartray.errors import InputError
 from chartray.networks.description import Provenance
-from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE, ResultsFolder, open_kind, open_results
+from chartray.results.folder import (
+    AUDIT_FILE,
+    AUDIT_ROWS_FILE,
+    COMPARE_FILE,
+    MANIFEST_FILE,
+    ResultsFolder,
+    open_kind,
+    open_results,
+)
 from chartray.results.manifest import IDENTITY, AuditManifest, ComparisonManifest, EvaluationManifest, identity
 from chartray.results.schema import MACRO, AuditRow, Comparison, Leak, Score
 
@@ -74,7 +82,8 @@ def audits_beside(results: Sequence[Path], made: Provenance) -> list[CardAudit]:
     places = dict.fromkeys(place for folder in named for place in (folder.parent, folder.parent.parent))
     found = []
     for folder in dict.fromkeys(file.parent for place in places for file in sorted(place.glob(f"*/{AUDIT_FILE}"))):
-        if folder.resolve() in named:
+        # A study's `steps` has a record of the same name, without rows: it is no audit.
+        if folder.resolve() in named or (folder.name == "steps" and not (folder / AUDIT_ROWS_FILE).exists()):
             continue
         try:
             opened: ResultsFolder[AuditManifest] = open_kind(

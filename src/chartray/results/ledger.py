@@ -5,6 +5,7 @@ part of the store's content or hash, stays when the store is moved or completed 
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,18 +71,19 @@ def scorings(dataset: str, digest: str, folders: Sequence[Path], results: Sequen
         folders: where the store was when it was scored, copies of it too.
         results: run and time of evaluations at hand, which count even where no ledger has them.
     """
-    entries: dict[LedgerEntry, None] = {}
+    entries = Counter[LedgerEntry]()
     unreadable, gone = 0, 0
     for folder in dict.fromkeys(folders):
         if not folder.is_dir():
             gone += 1
             continue
         rows, broken = read_ledger(folder)
-        entries |= dict.fromkeys(row for row in rows if row.store == digest)
+        # Of a copied ledger, each entry counts once; two of one second in one ledger are two.
+        entries |= Counter(row for row in rows if row.store == digest)
         unreadable += broken
     noted = {row.run for row in entries}
     missing = [(run, when) for run, when in results if run not in noted]
-    times = sorted([*(row.when for row in entries), *(when for _, when in missing)])
+    times = sorted([*(row.when for row in entries.elements()), *(when for _, when in missing)])
     notes = []
     if missing:
         notes.append(f"{len(missing)} of them counted from the evaluations compared, not noted in a ledger")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from chartray.results.arm import dataset_name
 from chartray.results.manifest import ComparisonManifest, EvaluationManifest, FractionEntry
-from chartray.results.question import Scorings
+from chartray.results.question import METRIC_WORDS, Scorings, arm_titles, scored_line
 from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import rule
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
@@ -44,7 +44,7 @@ def author(what: str) -> str:
 def question_sentences(manifests: Iterable[ComparisonManifest]) -> list[str]:
     """The declared question, when it was declared, and what a reader must know where there is none."""
     manifests = list(manifests)
-    asked = {one.question.sha256: one.question for one in manifests if one.question is not None}
+    asked = {one.question.sha256: (one.question, one.arms) for one in manifests if one.question is not None}
     if not asked:
         return (
             ["No question was declared before the test split was scored: every comparison is exploratory."]
@@ -52,22 +52,28 @@ def question_sentences(manifests: Iterable[ComparisonManifest]) -> list[str]:
             else []
         )
     found = []
-    for declared in asked.values():
+    for declared, arms in asked.values():
         question = declared.question
+        titles = arm_titles(declared, {title: [run.run for run in runs] for title, runs in arms.items()})
+        primary = [f"{name} ({titles[name]})" if name in titles else name for name in question.primary]
         family = "; ".join(f"{a} against {b}" for a, b in question.family)
         what = "macro mean" if question.label == MACRO else question.label
         found.append(
-            f"The primary question, declared at {declared.when} (SHA-256 {declared.sha256[:12]}), is whether "
-            f"{question.primary[0]} differs from {question.primary[1]} in {question.metric} ({what}) on "
+            f"The primary question, declared {declared.when[:16].replace('T', ' ')} UTC "
+            f"(SHA-256 {declared.sha256[:12]}), is whether "
+            f"{primary[0]} differs from {primary[1]} in {METRIC_WORDS[question.metric]} ({what}) on "
             f"{dataset_name(question.dataset)}"
             + (f", with a margin of equivalence of {question.margin:g}" if question.margin is not None else "")
             + f"; the family that is corrected together: {family}. Every other comparison is exploratory."
         )
-        found.append(
-            "No test split of the study had been scored before."
+        before = (
+            "No run of the study had been scored on test before"
             if declared.before_test
-            else f"A test split of the study had been scored {plural(declared.test_scored, 'time')} before."
+            else f"Runs of the study had been scored on test {plural(declared.test_scored, 'time')} before"
         )
+        others = declared.test_scored_by_others
+        before += f"; other runs had been, {plural(others, 'time')}" if others else ""
+        found.append(f"{before}.")
     earlier = sum(len(one.earlier_questions) for one in manifests if one.question is not None)
     return [*found, *([f"The study had declared {plural(earlier, 'other question')} before."] if earlier else [])]
 
@@ -77,11 +83,7 @@ def look_sentences(compared: Iterable[ComparisonManifest], evaluated: Iterable[E
     found: dict[str, Scorings] = {}
     for one in (scorings for each in compared for scorings in each.scorings):
         found[one.hash] = max(found.get(one.hash, one), one, key=lambda each: each.times)
-    said = [
-        f"The test split of {dataset_name(one.dataset)} was scored {plural(one.times, 'time')} with "
-        f"{plural(one.runs, 'run')}" + (f" (at least: {one.note})" if one.note else "") + "."
-        for one in found.values()
-    ]
+    said = [scored_line(one) for one in found.values()]
     if said or not any(one.test_split_touched for one in evaluated):
         return said
     return [author("how often the test split was looked at; no ledger was given")]

@@ -101,15 +101,20 @@ class Scorings(Record):
 METRIC_WORDS = {"auroc": "AUROC", "average_precision": "average precision"}
 
 
-def question_line(declared: DeclaredQuestion, runs: Mapping[str, Iterable[str]]) -> str:
-    """The question in words; `runs`: title of each arm of the comparison -> the names of its runs."""
-    asked = declared.question
-    titles = {
+def arm_titles(declared: DeclaredQuestion, runs: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """What the comparison calls each declared arm, where that is another name; `runs` as for `question_line`."""
+    return {
         name: title
         for title, here in runs.items()
         for name, there in declared.arms.items()
         if title != name and set(here) <= set(there)
     }
+
+
+def question_line(declared: DeclaredQuestion, runs: Mapping[str, Iterable[str]]) -> str:
+    """The question in words; `runs`: title of each arm of the comparison -> the names of its runs."""
+    asked = declared.question
+    titles = arm_titles(declared, runs)
     a, b = (f"{name} ({titles[name]})" if name in titles else name for name in asked.primary)
     what = f"{'macro ' if asked.label == MACRO else ''}{METRIC_WORDS[asked.metric]}"
     what += "" if asked.label == MACRO else f" of {asked.label}"
