@@ -54,7 +54,7 @@ def plain_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(networks: Any, config: Any) -> torch.optim.AdamW:
         return torch.optim.AdamW([{"params": list(networks.trained_parameters().values()), "decays": True}], lr=0.0)
 
-    monkeypatch.setattr(build, "build_optimizer", build)
+    monkeypatch.setattr("chartray.training.build.build_optimizer", build)
 
 
 @pytest.mark.usefixtures("plain_optimizer")
