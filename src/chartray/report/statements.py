@@ -35,6 +35,7 @@ QUESTIONS: dict[Topic, str] = {
     "public": "Against public encoders",
 }
 _METRICS = {"auroc": "AUROC", "average_precision": "average precision"}
+_NOWHERE: Mapping[tuple[Arm, Arm], set[str]] = {}
 Standing = Literal["better", "worse", "mixed", "equal", "open", "no claim", "unknown"]
 
 
@@ -82,14 +83,17 @@ def verdicts(
     which = selection(scores)
     rows = [one for one in chosen(scores, which) if one.label == MACRO and one.metric == "auroc"]
     arms = sorted({one.arm for one in rows}, key=lambda arm: arm.order)
-    pairs = _macro_pairs(at(comparisons, which))
+    # What the declared question asks stands there, and not among what is exploratory.
+    told = [one for one in comparisons if one.role in ("primary", "family")]
+    pairs = _macro_pairs(one for one in at(comparisons, which) if one not in told)
+    above = {pair: {one.place for one in there} for pair, there in _macro_pairs(at(told, which)).items()}
     trained = [arm for arm in arms if arm.kind in ("chart", "none")]
     found = _declared(comparisons)
     for arm in (arm for arm in trained if arm.kind == "chart"):
         for rival in (rival for rival in arms if rival.kind in ("none", "control")):
             of_it = rival.kind == "none" or (rival.chart, rival.use) == (arm.chart, arm.use)
-            if of_it and arm.differs_in_chart_alone(rival):
-                found.append(_between(arm, rival, pairs, rows, "chart"))
+            if of_it and arm.differs_in_chart_alone(rival) and ((arm, rival) in pairs or (arm, rival) not in above):
+                found.append(_between(arm, rival, pairs, rows, "chart", above))
     for arm in trained:
         found += [_between(arm, other, pairs, rows, "image") for other in _beside(arm, CHART_ONLY, pairs)]
         found += [_between(other, arm, pairs, rows, "both") for other in _beside(arm, IMAGE_CHART, pairs)]
@@ -182,9 +186,14 @@ def _beside(arm: Arm, control: str, pairs: Mapping[tuple[Arm, Arm], list[Compari
 
 
 def _between(
-    a: Arm, b: Arm, pairs: Mapping[tuple[Arm, Arm], list[Comparison]], rows: Sequence[Score], topic: Topic
+    a: Arm,
+    b: Arm,
+    pairs: Mapping[tuple[Arm, Arm], list[Comparison]],
+    rows: Sequence[Score],
+    topic: Topic,
+    above: Mapping[tuple[Arm, Arm], set[str]] = _NOWHERE,
 ) -> Statement:
-    """What may be said of a against b at all places where both were scored, and compared."""
+    """What may be said of a against b at all places where both were scored, and compared but for those of `above`."""
     there = pairs.get((a, b), [])
     sides = [arm for arm in (a, b) if arm.kind in ("chart", "none", "control")]
     told = []
@@ -202,7 +211,7 @@ def _between(
         return Statement("unknown", "Not compared", f"{here} against {b.title} was not compared{why}.", topic)
     both = [{row.place for row in rows if row.arm == arm} for arm in (a, b)]
     bare = [place for place in dict.fromkeys(row.place for row in rows) if place in both[0] & both[1]]
-    bare = [place for place in bare if place not in {one.place for one in there}]
+    bare = [place for place in bare if place not in {one.place for one in there} | above.get((a, b), set())]
     said = _statement(here, _named(b), told, topic)._replace(arms=f"{a.title} / {b.title}")
     if bare:
         said = said._replace(sentence=f"{said.sentence} Not compared on {', '.join(map(dataset_name, bare))}.")
@@ -249,27 +258,31 @@ def _statement(a: str, b: str, told: Sequence[_Told], topic: Topic, measure: str
 def _texts(
     a: str, b: str, found: Sequence[tuple[Standing, Comparison]], measure: str, verb: Literal["shown", "seen"]
 ) -> list[str]:
+    """Clauses over places that are alike; after the first, the two names are not repeated where they need not be."""
     margin = next((one.margin for _, one in found if one.margin is not None), None)
     words: dict[Standing, str] = {
         "better": f"{a} is higher than {b} in {measure}: ",
         "worse": f"{a} is lower than {b} in {measure}: ",
         "equal": f"{a} and {b} differ by no more than {margin} in {measure}: ",
-        "open": f"{a} against {b} in {measure}: no difference {verb} on ",
-        "unknown": f"{a} against {b} in {measure}: no interval on ",
     }
     texts = [
         opening + ", ".join(_part(one, kind) for what, one in found if what == kind)
         for kind, opening in words.items()
         if any(what == kind for what, _ in found)
     ]
+    rest: list[str] = []
     claims: dict[str, list[Comparison]] = {}
     for what, one in found:
         if what == "no claim":
             claims.setdefault(one.claim or "no claim", []).append(one)
-    return texts + [
-        f"{a} against {b} in {measure}: {', '.join(_part(one, 'no claim') for one in there)} ({claim})"
-        for claim, there in claims.items()
-    ]
+    rest += [f"{', '.join(_part(one, 'no claim') for one in there)} ({claim})" for claim, there in claims.items()]
+    short: dict[Standing, str] = {"open": f"no difference {verb} on ", "unknown": "no interval on "}
+    for kind, opening in short.items():
+        there = [_part(one, kind) for what, one in found if what == kind]
+        rest += [opening + ", ".join(there)] if there else []
+    if rest and not texts:
+        rest[0] = f"{a} against {b} in {measure}: {rest[0]}"
+    return texts + rest
 
 
 def _part(one: Comparison, kind: Standing) -> str:
