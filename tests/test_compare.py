@@ -133,7 +133,11 @@ def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_e
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     compare(runs, tmp_path / "link", CompareOptions(resamples=20))
     assert (tmp_path / "link").is_symlink()
-    said = json.loads((tmp_path / "disk" / results.COMPARE_FILE).read_text())["arms"]["sex"][0]["provenance"]
+    compared = json.loads((tmp_path / "disk" / results.COMPARE_FILE).read_text())
+    said = compared["arms"]["sex"][0]["provenance"]
+    evaluated = json.loads((Path(compared["arms"]["sex"][0]["folder"]) / results.MANIFEST_FILE).read_text())
+    for here, there in zip(compared["stores"], evaluated["stores"], strict=True):
+        assert there.items() <= here.items()  # all that is known of them, whether they are simulated too
     assert (set(said), said["chart"], said["seed"]) == ({*IDENTITY, "chart_use", "objective"}, "sex", 0)
     monkeypatch.chdir(tmp_path / "disk")
     (tmp_path / "disk" / ".old").mkdir()

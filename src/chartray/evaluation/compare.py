@@ -19,7 +19,7 @@ from chartray.networks.description import Provenance
 from chartray.results import folder as results
 from chartray.results.arm import Arm, disambiguated
 from chartray.results.ledger import scorings
-from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, StoreEntry, identity
+from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, identity
 from chartray.results.question import Scorings
 from chartray.results.schema import MACRO, Comparison
 from chartray.statistics.metrics import eligible
@@ -73,7 +73,7 @@ def compare(folders: Sequence[Path], out: Path, options: CompareOptions = DEFAUL
                 level=options.level,
                 seed=options.seed,
             ),
-            stores=tuple(StoreEntry(dataset=dataset, hash=digest) for dataset, digest in runs[0].stores.items()),
+            stores=runs[0].opened.manifest.stores,
             macro_labels=macro_labels,
             question=questions[-1] if questions else None,
             earlier_questions=tuple(questions[:-1]),
