@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from chartray.networks import encoder
 from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
+from chartray.results.arm import BASELINES
 from tests.evaluation_folders import compare, evaluate, hospital, one, read, vit
 
 LABELS = ("Edema", "Pleural Effusion")
@@ -172,10 +174,15 @@ def evaluated(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return found
 
 
+def between_arms(folders: Sequence[Path], out: Path, options: CompareOptions) -> list[dict[str, Any]]:
+    """The rows of a comparison without those against baselines (tests/test_compare.py)."""
+    return [row for row in compare(folders, out, options) if row["control_b"] not in BASELINES]
+
+
 def test_three_seeds_make_an_arm_and_the_difference_is_the_mean_of_theirs(
     evaluated: dict[str, Path], tmp_path: Path
 ) -> None:
-    rows = compare(list(evaluated.values()), tmp_path / "out", CompareOptions(resamples=100))
+    rows = between_arms(list(evaluated.values()), tmp_path / "out", CompareOptions(resamples=100))
     row = one(rows, label="macro", metric="auroc")
     assert (row["a"], row["b"], row["seeds"], row["claim"]) == ("demographic-norm", "no chart", 3, None)
     macro = {
@@ -189,7 +196,7 @@ def test_three_seeds_make_an_arm_and_the_difference_is_the_mean_of_theirs(
     stores = json.loads((tmp_path / "out" / "compare.json").read_text())["stores"]
     assert [each["dataset"] for each in stores] == ["mimic"]
     written = read(tmp_path / "out", "comparisons.jsonl")
-    assert len(written) == len(rows) == 2 * (1 + len(LABELS))
+    assert len([row for row in written if row["control_b"] not in BASELINES]) == len(rows) == 2 * (1 + len(LABELS))
 
 
 def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Path], tmp_path: Path) -> None:
@@ -200,7 +207,7 @@ def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Pat
         more = {"settings_hash": "b" * 12, "recipe": "short"} if short else {"settings_hash": "a" * 12, "recipe": "msn"}
         films = 90 if name.startswith("none") else 80
         folders[name] = told(folder, tmp_path / name, films=films, after_film=["icu"] if "dem" in name else [], **more)
-    rows = compare(list(folders.values()), tmp_path / "out", CompareOptions(resamples=20))
+    rows = between_arms(list(folders.values()), tmp_path / "out", CompareOptions(resamples=20))
     at = {"label": "macro", "metric": "auroc"}
     arms = {(row["a"], row["b"], row["seeds"]) for row in rows}
     assert arms == {
@@ -216,11 +223,11 @@ def test_runs_of_other_settings_are_no_seeds_of_one_arm(evaluated: dict[str, Pat
     assert one(rows, a="no chart, recipe msn", b="no chart, recipe short", **at)["after_film"] == []
     # Alike in all but the seed: one arm, and nothing to warn of. The settings name them where recipes do not.
     same = [told(folder, tmp_path / "same" / name, films=80, settings_hash="a") for name, folder in evaluated.items()]
-    assert {(row["seeds"], row["note"]) for row in compare(same, tmp_path / "out", CompareOptions(resamples=20))} == {
-        (3, None)
-    }
+    assert {
+        (row["seeds"], row["note"]) for row in between_arms(same, tmp_path / "out", CompareOptions(resamples=20))
+    } == {(3, None)}
     unnamed = [told(evaluated[f"none-{seed}"], tmp_path / f"u{seed}", settings_hash=f"{seed}") for seed in range(2)]
-    row = one(compare(unnamed, tmp_path / "out", CompareOptions(resamples=20)), **at)
+    row = one(between_arms(unnamed, tmp_path / "out", CompareOptions(resamples=20)), **at)
     assert (row["a"], row["b"]) == ("no chart, settings 0", "no chart, settings 1")
 
 
@@ -230,7 +237,7 @@ def test_objectives_are_arms_of_their_own(evaluated: dict[str, Path], tmp_path: 
         for name, seeds in (("msn", (0, 1)), ("dino", (0, 1, 2)))
         for seed in seeds
     ]
-    rows = compare(folders, tmp_path / "out", CompareOptions(resamples=20))
+    rows = between_arms(folders, tmp_path / "out", CompareOptions(resamples=20))
     assert {(row["a"], row["b"], row["seeds"]) for row in rows} == {("no chart", "DINO, no chart", 2)}
     assert {(row["objective_a"], row["objective_b"]) for row in rows} == {("msn", "dino")}
 

@@ -68,6 +68,7 @@ def test_scripts_are_bash_and_ask_for_a_signal_and_a_requeue(script: Path) -> No
         assert line in text
 
 
+@pytest.mark.slow
 def test_a_job_whose_time_is_nearly_over_is_saved_queued_again_and_completed(
     small_store: Path, tmp_path: Path, slurm: dict[str, str]
 ) -> None:

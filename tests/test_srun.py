@@ -130,8 +130,8 @@ def step_of_two(number: int) -> dict[str, str]:
 # The second process draws other weights, as another kind of processor may; it is lost at step 3 if it is told to be.
 OTHER_WEIGHTS = """
 import os, sys, torch
-from chartray.training import pretrain as room
-build, second = room.build_networks, os.environ["SLURM_PROCID"] == "1"
+from chartray.training import build as first, pretrain as room
+build, second = first.build_networks, os.environ["SLURM_PROCID"] == "1"
 def drawn(data, config):
     networks = build(data, config)
     if second:
@@ -139,7 +139,7 @@ def drawn(data, config):
             for value in networks.state_dict().values():
                 value.copy_(value + 1)
     return networks
-room.build_networks = drawn
+first.build_networks = drawn
 run = room.Loop.run
 def watched(loop):
     sums = [float(value.double().sum()) for value in loop.networks.state_dict().values()]
