@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -95,7 +95,8 @@ def resuming(where: Setting) -> Iterator[Finding]:
     with suppress(Stopped), _terminated_soon(stopped):
         pretrain(where.store, stopped, config)
     done = len((stopped / "metrics.jsonl").read_text().splitlines())
-    if not (stopped / "encoder").exists():
+    yield Finding("steps before SIGTERM stopped the run", done, "< 12", done < 12)
+    if done < 12:
         pretrain(where.store, stopped, config, resume=True)
     weights = [_weights(folder) for folder in (through, again, stopped)]
     noise, off = away(weights[1], weights[0]), away(weights[2], weights[0])
@@ -187,7 +188,8 @@ def _sums_of_views(where: Setting, steps: int, *, own_stream: bool) -> list[floa
     with batches:
         for batch in batches:
             if where.on_gpu:
-                torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]  # some 10 ms in which this step's views must not be overwritten
+                # Some 10 ms in which this step's views must not be overwritten; torch has not typed it.
+                torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]
             batches.prepare_next()
             total = sum(part.double().sum() for part in batch.views if part is not None)
             sums.append(float(total))
@@ -199,26 +201,25 @@ def _weights(run: Path) -> Tensor:
     return torch.cat([value.double().flatten() for value in state.values()])
 
 
-class _terminated_soon:  # noqa: N801  # a context, read as one
-    """While open, this process is sent SIGTERM once the run in `folder` has written the numbers of two steps."""
+@contextmanager
+def _terminated_soon(run: Path) -> Iterator[None]:
+    """While open, this process is sent SIGTERM once `run` has written the numbers of two steps."""
+    over, metrics = threading.Event(), run / "metrics.jsonl"
 
-    def __init__(self, folder: Path) -> None:
-        self._file, self._over = folder / "metrics.jsonl", threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> None:
-        # If the run has ended before the signal comes, nothing happens.
-        self._before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.001):
+    def watch() -> None:
+        while not over.wait(0.001):
             with suppress(OSError):
-                if self._file.read_bytes().count(b"\n") >= 2:
+                if metrics.read_bytes().count(b"\n") >= 2:
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
+
+    # A signal that comes after the run's end does nothing. An ignored one would be ignored by the run too.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGTERM, before)

@@ -14,7 +14,6 @@ from benchmarks.speed.simulated_store import make_films
 from chartray.config import pretrain as knobs
 from chartray.networks.siamese import ChartBatch
 from chartray.pixels.store import Store
-from chartray.pixels.views import Views
 from chartray.training.prefetch import Batch
 from chartray.training.pretrain import Loop, assemble
 
@@ -83,12 +82,16 @@ def first_batch(loop: Loop, device: torch.device | None = None) -> Batch:
         batch = next(batches)
     if device is None:
         return batch
-    return Batch(
-        batch.step,
-        batch.rows,
-        Views(*(None if part is None else part.to(device) for part in batch.views)),  # type: ignore[arg-type]  # the fields keep their types
-        ChartBatch(*(part.to(device) for part in batch.chart)),
+
+    views, chart = batch.views, batch.chart
+    moved = views._replace(
+        target=views.target.to(device),
+        random=views.random.to(device),
+        focal=views.focal.to(device),
+        random_keep=None if views.random_keep is None else views.random_keep.to(device),
+        focal_keep=None if views.focal_keep is None else views.focal_keep.to(device),
     )
+    return batch._replace(views=moved, chart=ChartBatch(chart.rows.to(device), chart.observed.to(device)))
 
 
 def gradient(loop: Loop) -> Tensor:

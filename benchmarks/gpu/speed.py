@@ -63,7 +63,7 @@ def speed_by_batch(where: Setting) -> Iterator[Finding]:
 def _told(name: str, traced: profile, wall: float) -> Iterator[Finding]:
     kernels: dict[str, list[float]] = defaultdict(list)
     spans = []
-    for event in traced.events() or ():  # type: ignore[no-untyped-call]
+    for event in traced.events() or ():  # type: ignore[no-untyped-call]  # torch's profiler has no types
         if str(event.device_type).endswith("CUDA"):
             kernels[event.name].append(event.time_range.elapsed_us())
             spans.append((event.time_range.start, event.time_range.end))
