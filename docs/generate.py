@@ -5,6 +5,7 @@ python docs/generate.py            writes them
 python docs/generate.py --check    exit code 1 if a page on disk is not what it would write
 """
 
+import importlib
 import inspect
 import io
 import re
@@ -64,6 +65,7 @@ def _table(prefix: str, fields: dict[str, FieldInfo]) -> str:
 
 def results_page() -> str:
     """Every file of results: the prose of results.template.md with a table of fields for each record it names."""
+    importlib.import_module("chartray.results.audit_rows")  # which makes the rows of an audit known
     records = {record.__name__: record for record in (*_subclasses(Record), *_subclasses(Manifest))}
     named: list[str] = []
 

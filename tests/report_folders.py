@@ -17,6 +17,7 @@ from chartray.pixels.shard_file import write_shard
 from chartray.pixels.store import Store
 from chartray.pixels.store_writing import complete
 from chartray.results.arm import Arm, arm_of
+from chartray.results.audit_rows import AttributeDifference, AttributeProbe, AuditRow, Leak, RemovalRow, SubgroupRow
 from chartray.results.folder import (
     AUDIT_FILE,
     AUDIT_ROWS_FILE,
@@ -46,18 +47,7 @@ from chartray.results.manifest import (
     Settings,
     StoreEntry,
 )
-from chartray.results.schema import (
-    MACRO,
-    AttributeDifference,
-    AttributeProbe,
-    AuditRow,
-    CalibrationBin,
-    Comparison,
-    Leak,
-    RemovalRow,
-    Score,
-    SubgroupRow,
-)
+from chartray.results.schema import MACRO, CalibrationBin, Comparison, Score
 from chartray.results.verdict import verdict, why_no_claim
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
 from chartray.statistics import metrics

@@ -27,9 +27,9 @@ from chartray.evaluation.image_set import ImageSet, Policy, image_set_of
 from chartray.networks.description import Provenance
 from chartray.pixels.store import Store
 from chartray.results.arm import Arm
+from chartray.results.audit_rows import AttributeProbe, Leak, RemovalRow
 from chartray.results.folder import open_kind
 from chartray.results.manifest import AuditManifest, arm_of_run
-from chartray.results.schema import AttributeProbe, Leak, RemovalRow
 from chartray.statistics.leace import fit_leace, random_erasers
 from chartray.statistics.ridge import fit_ridge
 from tests.evaluation_folders import evaluation_set, hospital, one, read, said, vit

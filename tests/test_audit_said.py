@@ -28,8 +28,8 @@ from chartray.evaluation.image_set import ImageSet
 from chartray.networks.description import Provenance
 from chartray.pixels.store import Store
 from chartray.results.arm import Arm
+from chartray.results.audit_rows import AttributeDifference, AttributeProbe, Leak, SubgroupRow
 from chartray.results.manifest import arm_of_run
-from chartray.results.schema import AttributeDifference, AttributeProbe, Leak, SubgroupRow
 from chartray.results.verdict import Verdict
 from chartray.schema import CohortMetadata, Variable, to_metadata
 from chartray.statistics.metrics import eligible, sample

@@ -29,9 +29,9 @@ from chartray.networks.description import Provenance
 from chartray.outputs.seal import seal
 from chartray.pixels.store import Store
 from chartray.records.cohort import assemble
+from chartray.results.audit_rows import SubgroupRow
 from chartray.results.folder import AUDIT_FILE, AUDIT_ROWS_FILE, write_manifest, write_rows, written_folder
 from chartray.results.manifest import RESULTS_FORMAT, AuditManifest, EncoderEntry, Settings, StoreEntry, arm_of_run
-from chartray.results.schema import SubgroupRow
 from chartray.schema import SIMULATED_FILE, CohortMetadata, patient_key
 from chartray.training.patients import write_patients
 from tests.evaluation_folders import compare, evaluate, patients_entry

@@ -18,7 +18,7 @@ from chartray.evaluation.embed import device_of
 from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import EvaluationSet
-from chartray.results.schema import AttributeProbe
+from chartray.results.audit_rows import AttributeProbe
 from chartray.statistics import metrics
 from chartray.statistics.arms import student_test
 from chartray.statistics.intervals import Bounds, LabelPatients, interval, of_labels

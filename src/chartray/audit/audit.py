@@ -43,9 +43,9 @@ from chartray.networks.encoder import PretrainedEncoder
 from chartray.networks.public import open_encoder
 from chartray.pixels.store import Store
 from chartray.results import folder as results
+from chartray.results.audit_rows import AuditRow, Leak
 from chartray.results.ledger import note_scoring
 from chartray.results.manifest import AttributeEntry, AuditManifest, Settings
-from chartray.results.schema import AuditRow, Leak
 from chartray.statistics.operating_point import threshold_at_specificity
 from chartray.statistics.probe import fit_probe
 from chartray.truth import Policy

@@ -15,7 +15,7 @@ from chartray.audit.arms import AuditArm
 from chartray.audit.attribute_probes import HOLDS_FIXED, AttributeResult
 from chartray.audit.attributes import COIN
 from chartray.results.arm import disambiguated
-from chartray.results.schema import AttributeDifference
+from chartray.results.audit_rows import AttributeDifference
 from chartray.results.verdict import why_no_claim
 from chartray.statistics import metrics
 from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap

@@ -13,14 +13,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from chartray.audit.attributes import COIN
-from chartray.results.schema import (
-    MACRO,
-    AttributeDifference,
-    AttributeProbe,
-    AuditRow,
-    RemovalRow,
-    SubgroupRow,
-)
+from chartray.results.audit_rows import AttributeDifference, AttributeProbe, AuditRow, RemovalRow, SubgroupRow
+from chartray.results.schema import MACRO
 from chartray.results.verdict import verdict
 from chartray.statistics.holm import holm
 from chartray.statistics.power import detectable

@@ -23,7 +23,8 @@ from chartray.evaluation.embed import device_of
 from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.rows import NO_MACRO, ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import EvaluationSet
-from chartray.results.schema import MACRO, RemovalRow
+from chartray.results.audit_rows import RemovalRow
+from chartray.results.schema import MACRO
 from chartray.statistics import metrics
 from chartray.statistics.arms import SeedVariance, satterthwaite, student_test
 from chartray.statistics.knn import knn_scores

@@ -4,7 +4,7 @@ A split is one of a store, or the pretraining of a run. Two splits are compared 
 evaluation: pretraining and training with validation and test, and validation with test, within a store and between
 stores. What two splits of one use share (two training splits) is no leakage.
 
-Kinds of `results.schema.Leak`, one row for each pair of splits that was compared, `count` 0 where they share nothing:
+Kinds of `results.audit_rows.Leak`, one row for each pair of splits that was compared, `count` 0 where they share nothing:
     patient       patients of the first split in the second; only within one source, since one id in two sources means
                   two people. Examples are `schema.patient_key`s
     exact film     images of the second split that are pixel for pixel in the first
@@ -31,8 +31,8 @@ from chartray.networks.description import Provenance
 from chartray.pixels import hashes
 from chartray.pixels.store import Store
 from chartray.progress import progress
+from chartray.results.audit_rows import Leak, LeakExample
 from chartray.results.manifest import EncoderEntry
-from chartray.results.schema import Leak, LeakExample
 from chartray.schema import SPLITS, patient_key
 from chartray.training.patients import PATIENTS_FILE
 

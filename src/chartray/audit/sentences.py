@@ -4,16 +4,8 @@ from collections.abc import Sequence
 
 from chartray.audit.attributes import COIN
 from chartray.audit.families import control_failed, control_tests, readable
-from chartray.results.schema import (
-    MACRO,
-    AttributeDifference,
-    AttributeProbe,
-    AuditRow,
-    Interval,
-    Leak,
-    RemovalRow,
-    SubgroupRow,
-)
+from chartray.results.audit_rows import AttributeDifference, AttributeProbe, AuditRow, Leak, RemovalRow, SubgroupRow
+from chartray.results.schema import MACRO, Interval
 from chartray.results.verdict import after_correction
 from chartray.wording import plural
 

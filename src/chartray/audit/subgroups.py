@@ -39,7 +39,8 @@ from chartray.audit.subgroup_metrics import (
 )
 from chartray.evaluation.rows import NO_THRESHOLD
 from chartray.evaluation.scoring import EvaluationSet
-from chartray.results.schema import MACRO, SubgroupRow
+from chartray.results.audit_rows import SubgroupRow
+from chartray.results.schema import MACRO
 from chartray.statistics import metrics
 from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_width
 from chartray.statistics.intervals import (

@@ -26,8 +26,9 @@ from chartray.networks.description import Provenance
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.results import methods as said
 from chartray.results.arm import dataset_name
+from chartray.results.audit_rows import SubgroupRow
 from chartray.results.methods import author
-from chartray.results.schema import MACRO, SubgroupRow
+from chartray.results.schema import MACRO
 from chartray.results.verdict import why_no_claim
 from chartray.wording import joined
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from chartray.errors import InputError
 from chartray.networks.description import Provenance
+from chartray.results.audit_rows import AuditRow, Leak
 from chartray.results.folder import (
     AUDIT_FILE,
     AUDIT_ROWS_FILE,
@@ -17,7 +18,7 @@ from chartray.results.folder import (
     open_results,
 )
 from chartray.results.manifest import IDENTITY, AuditManifest, ComparisonManifest, EvaluationManifest, identity
-from chartray.results.schema import MACRO, AuditRow, Comparison, Leak, Score
+from chartray.results.schema import MACRO, Comparison, Score
 
 
 class CardEvaluation(NamedTuple):

@@ -7,7 +7,7 @@ from chartray.audit.sentences import leak_sentences
 from chartray.model_card.folders import CardAudit, CardEvaluation
 from chartray.model_card.numbers import cell, dataset_of
 from chartray.networks.description import Provenance
-from chartray.results.schema import Leak
+from chartray.results.audit_rows import Leak
 
 
 def leaked(audits: Sequence[CardAudit], made: Provenance) -> str:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from chartray.model_card.folders import CardAudit, CardEvaluation
 from chartray.networks.description import Provenance
 from chartray.results.arm import CHART_ONLY, PIXELS, UNTRAINED, dataset_name, disambiguated
+from chartray.results.audit_rows import AttributeProbe
 from chartray.results.manifest import EvaluationManifest, StoreEntry, identity
-from chartray.results.schema import MACRO, AttributeProbe, Comparison, Score
+from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import Verdict, seen, why_no_claim
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS, counted

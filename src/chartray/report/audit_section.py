@@ -14,7 +14,8 @@ from chartray.report.plots import Mark, forest_panel, together
 from chartray.report.summary import plain, signed, verdict_of
 from chartray.report.tables import p_value
 from chartray.results.arm import Arm, dataset_name
-from chartray.results.schema import MACRO, AttributeDifference, AttributeProbe, Leak, RemovalRow, SubgroupRow
+from chartray.results.audit_rows import AttributeDifference, AttributeProbe, Leak, RemovalRow, SubgroupRow
+from chartray.results.schema import MACRO
 from chartray.results.verdict import after_correction, why_no_claim
 from chartray.schema import SPLITS
 

@@ -13,6 +13,7 @@ from chartray.networks.description import Provenance
 from chartray.outputs.opening import SealedFolder
 from chartray.outputs.seal import sha256
 from chartray.results.arm import Arm
+from chartray.results.audit_rows import AttributeDifference, AttributeProbe, Leak, RemovalRow, SubgroupRow
 from chartray.results.folder import (
     AUDIT_FILE,
     COMPARE_FILE,
@@ -23,17 +24,7 @@ from chartray.results.folder import (
     open_results,
 )
 from chartray.results.manifest import AuditManifest, EvaluationManifest, Manifest, StoreEntry, arm_of_run
-from chartray.results.schema import (
-    AttributeDifference,
-    AttributeProbe,
-    CalibrationBin,
-    Comparison,
-    Interaction,
-    Leak,
-    RemovalRow,
-    Score,
-    SubgroupRow,
-)
+from chartray.results.schema import CalibrationBin, Comparison, Interaction, Score
 from chartray.training.manifest import RunManifest, read_manifest
 
 

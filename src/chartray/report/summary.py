@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 from chartray.report.disambiguate import refuse_another_value
 from chartray.results.arm import IMAGE_CHART, NO_CHART, Arm
-from chartray.results.schema import AttributeDifference, Comparison, Score
+from chartray.results.audit_rows import AttributeDifference
+from chartray.results.schema import Comparison, Score
 from chartray.results.verdict import Verdict, verdict_of_interval, why_no_claim
 
 _NOT_MEASURED = "not measured"

@@ -25,6 +25,7 @@ from chartray.outputs.opening import SealedFolder
 from chartray.outputs.parquet_file import write_sealed
 from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
+from chartray.results.audit_rows import AttributeDifference, AttributeProbe, AuditRow, Leak, RemovalRow, SubgroupRow
 from chartray.results.manifest import (
     IDENTITY,
     RESULTS_FORMAT,
@@ -35,19 +36,7 @@ from chartray.results.manifest import (
     Manifest,
 )
 from chartray.results.question import answer_lines, declaration_line, question_line, scored_line
-from chartray.results.schema import (
-    AttributeDifference,
-    AttributeProbe,
-    AuditRow,
-    CalibrationBin,
-    Comparison,
-    Interaction,
-    Leak,
-    Record,
-    RemovalRow,
-    Score,
-    SubgroupRow,
-)
+from chartray.results.schema import CalibrationBin, Comparison, Interaction, Record, Score
 from chartray.wording import plural
 
 RESULTS_FILE = "results.jsonl"
