@@ -24,6 +24,7 @@ from chartray.config.study import read_experiment
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.experiment import experiment_plan, run_experiment
 from chartray.experiment_processes import run_all
+from chartray.experiment_steps import steps_of
 from chartray.outputs.lock import locked
 from chartray.pixels.store import Store
 from tests.evaluation_folders import hospital
@@ -90,11 +91,11 @@ def test_an_interrupted_experiment_continues_and_its_commands_are_its_steps(
         pytest.raises(InputError, match=r"another command is writing to .*out; wait for it"),
     ):
         run_experiment(file, out)
-    note = out / "steps" / "report.json"
+    note = out / "steps" / "report.done.json"
     whole = note.read_bytes()
     for broken in (whole[:-20], b"", b"[]", whole.replace(b'"seconds"', b'"second"')):
         note.write_bytes(broken)
-        with pytest.raises(InputError, match=r"steps/report\.json"):
+        with pytest.raises(InputError, match=r"steps/report\.done\.json"):
             run_experiment(file, out)
     note.write_bytes(whole)
     killed = tmp_path / "killed"  # before its first step
@@ -121,7 +122,7 @@ def test_an_interrupted_experiment_continues_and_its_commands_are_its_steps(
 
     # Another option of the evaluation: that would be done again, and what needs it, and no pretraining.
     changed = {"small": {"store": str(small_store), "resamples": 30, "baselines": False}}
-    steps = list(room._steps(read_experiment(tiny(tmp_path, small_store, evaluations=changed)), file, out))
+    steps = list(steps_of(read_experiment(tiny(tmp_path, small_store, evaluations=changed)), file, out, lambda: None))
     keys: dict[str, str] = {}
     for step in steps:
         keys[step.name] = room._key(step, keys)
@@ -342,7 +343,7 @@ def test_steps_beside_each_other_are_noted_as_done(
     monkeypatch.setattr(room, "_CHARTRAY", ("sh", "-c", 'case "$4" in *none-0) exit 3;; esac', "sh"))
     with pytest.raises(UnhealthyRun, match="pretrain-none-0"):
         run_experiment(file, out, jobs=2)
-    assert [note.name for note in (out / "steps").iterdir()] == ["pretrain-real-0.json"]
+    assert [note.name for note in (out / "steps").iterdir()] == ["pretrain-real-0.done.json"]
     assert "study: pretrain-none-0\n" in capsys.readouterr().out
 
 

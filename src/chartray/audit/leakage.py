@@ -4,7 +4,7 @@ A split is one of a store, or the pretraining of a run. Two splits are compared 
 evaluation: pretraining and training with validation and test, and validation with test, within a store and between
 stores. What two splits of one use share (two training splits) is no leakage.
 
-Kinds of `results.audit_rows.Leak`, one row for each pair of splits that was compared, `count` 0 where they share nothing:
+Kinds of `results.audit_rows.Leak`, one row for each pair of splits compared, `count` 0 where they share nothing:
     patient       patients of the first split in the second; only within one source, since one id in two sources means
                   two people. Examples are `schema.patient_key`s
     exact film     images of the second split that are pixel for pixel in the first

@@ -10,7 +10,6 @@ from chartray.networks.description import Provenance
 from chartray.results.audit_rows import AuditRow, Leak
 from chartray.results.folder import (
     AUDIT_FILE,
-    AUDIT_ROWS_FILE,
     COMPARE_FILE,
     MANIFEST_FILE,
     ResultsFolder,
@@ -83,8 +82,7 @@ def audits_beside(results: Sequence[Path], made: Provenance) -> list[CardAudit]:
     places = dict.fromkeys(place for folder in named for place in (folder.parent, folder.parent.parent))
     found = []
     for folder in dict.fromkeys(file.parent for place in places for file in sorted(place.glob(f"*/{AUDIT_FILE}"))):
-        # A study's `steps` has a record of the same name, without rows: it is no audit.
-        if folder.resolve() in named or (folder.name == "steps" and not (folder / AUDIT_ROWS_FILE).exists()):
+        if folder.resolve() in named:
             continue
         try:
             opened: ResultsFolder[AuditManifest] = open_kind(
