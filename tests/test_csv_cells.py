@@ -53,7 +53,7 @@ def test_a_cell_is_marked_where_it_is_a_formula_and_nowhere_else(cell: str) -> N
 
 
 def test_paths_of_the_published_files_are_no_formulas(tmp_path: Path) -> None:
-    """Issue 10, line 14: an image called =cmd was a formula in 23 files."""
+    """Failed before: an image called =cmd was a formula in 23 files."""
     table = mimic_like("published").slice(0, len(EVIL) + 1)
     root = from_metadata(table.schema.metadata).image_root.rstrip("/")
     paths = [f"{root}/{name}" for name in (*EVIL, "p10/ordinary.jpg")]

@@ -245,7 +245,7 @@ def test_an_image_with_no_finding_alone_is_a_negative_of_edema() -> None:
 
 @given(st.lists(st.sampled_from([None, 0.0, 1.0, -1.0]), min_size=1, max_size=12), st.data())
 def test_whether_a_blank_is_negative_depends_on_its_label_alone(cells: list[float | None], data: st.DataObject) -> None:
-    """Issue 10, line 3: one label's filled cells made another one's blanks negative."""
+    """Failed before: one label's filled cells made another one's blanks negative."""
     other = data.draw(st.lists(st.sampled_from([None, 1.0]), min_size=len(cells), max_size=len(cells)))
     for means, blank in (("negative", 0.0), ("unknown", np.nan)):
         expected = [blank if cell is None else np.nan if cell == -1 else cell for cell in cells]

@@ -227,7 +227,7 @@ def test_a_grouping_without_a_gap_was_not_measured(exported: dict[str, Path], tm
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Path, named: bool) -> None:
-    """Issue 10, line 12: the card repeated AUROCs of which the audit had said LEAK; told of the audit or not."""
+    """Failed before: the card repeated AUROCs of which the audit had said LEAK; told of the audit or not."""
     root = tmp_path / "study"
     shutil.copytree(exported["results"], root / "results" / "first-main")
     store = Store.open(exported["store"])
@@ -283,7 +283,7 @@ def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], t
 
 
 def test_what_is_known_only_after_the_image_opens_the_card(exported: dict[str, Path], tmp_path: Path) -> None:
-    """Issue 12, point 9: it stood among the limits, below all numbers; that of weights it started from nowhere."""
+    """Failed before: it stood among the limits, below all numbers; that of weights it started from nowhere."""
     said = "> **Known only after the image: pretraining used mortality. A gain from that is not possible"
     text = (exported["out"] / "README.md").read_text()
     assert text.index(said) < text.index("A Vision Transformer")

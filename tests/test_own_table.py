@@ -171,7 +171,7 @@ DIED = "  Died: {column: survival, true: [N], false: [Y]MORE}"
 def test_a_blank_label_is_what_the_mapping_says_and_else_unknown(
     more: str, value: float | None, counted: str, hospital: Path
 ) -> None:
-    """Issue 10, line 3: blanks were negatives wherever another label was filled."""
+    """Failed before: blanks were negatives wherever another label was filled."""
     cells = ["N", "Y", *["?"] * 2, *[""] * 12, *["Y"] * 4]
     write(hospital, MAPPING.rstrip() + "\n" + DIED.replace("MORE", more) + "\n", survival=cells)
     cohort = made(hospital)

@@ -763,7 +763,7 @@ def test_a_run_of_other_settings_or_numbers_than_it_wrote_is_refused(
 def test_labels_of_few_positive_patients_are_marked_in_every_table(
     folders: dict[str, list[Path]], tmp_path: Path
 ) -> None:
-    """Issue 12, point 2: a value of 3 patients stood beside one of 300 as if it were as sure."""
+    """Failed before: a value of 3 patients stood beside one of 300 as if it were as sure."""
     results = tmp_path / "results"
     shutil.copytree(folders["results"][0], results)
     rows = lines_of(results / "results.jsonl")

@@ -115,7 +115,7 @@ def test_nothing_runs_over_with_every_detail_open(opened: Opened, width: int) ->
 
 
 def test_seven_arms_fit_the_tables_at_1440_px(opened: Opened, tmp_path: Path) -> None:
-    """Issue 12: the seventh arm's column of the AUROC table was cut."""
+    """Failed before: the seventh arm's column of the AUROC table was cut."""
     folders = hospital(tmp_path, images=80, datasets=1, arms=3, seeds=3, evidence=True)
     page = write_report([], folders["results"], tmp_path / "out", films=False)
     tab = opened.tab.context.browser.new_page()

@@ -358,7 +358,7 @@ def standings(seeds: int, pairs: list[Comparison], topic: str) -> list[tuple[str
 
 
 def test_shown_on_one_of_two_is_no_difference_between_data_sets() -> None:
-    """Issue 12, point 3: the page said "Differs by data set" without a test of interaction."""
+    """Failed before: the page said "Differs by data set" without a test of interaction."""
     pairs = [pair(CHART, NONE, low, 0.06, seeds=3, dataset=name) for low, name in ((0.02, "mimic"), (-0.02, "nih"))]
     scores = [
         row(*arm, 0.7, seed, dataset=name) for arm in (CHART, NONE) for seed in range(3) for name in ("mimic", "nih")
@@ -381,7 +381,7 @@ def test_the_radiologists_labels_are_no_further_data_set() -> None:
 
 
 def test_the_first_screen_says_what_image_and_chart_each_add() -> None:
-    """Issue 12, point 3: in the demo no sentence said that the image was not shown to beat sex and age."""
+    """Failed before: in the demo no sentence said that the image was not shown to beat sex and age."""
     on = arm_of(*BOTH, base=arm_of(*NONE))
     both = pair(NONE, BOTH, -0.05, -0.01, seeds=3).replaced(arm_b=on)
     pairs = [pair(NONE, CHART_ONLY, -0.02, 0.06, seeds=3, detectable=0.0613), both]

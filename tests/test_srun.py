@@ -44,18 +44,8 @@ def test_two_tasks_of_srun_are_one_run_whatever_the_job_has(job: str) -> None:
         "OMP_NUM_THREADS": "1",
     }
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, "-c", LAUNCH],
-            env=clean | step | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for task in range(2)
-    ]
-    said = [task.communicate(timeout=120) for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], said
+    codes, said = two_tasks([sys.executable, "-c", LAUNCH], clean | step)
+    assert codes == [0, 0], said
     assert [out.splitlines()[-1] for out, _ in said] == ["2 0 True 3", "2 1 False 3"]
 
 
@@ -128,6 +118,22 @@ def step_of_two(number: int) -> dict[str, str]:
 
 
 # The second process draws other weights, as another kind of processor may; it is lost at step 3 if it is told to be.
+def two_tasks(command: list[str], environment: dict[str, str]) -> tuple[list[int], list[tuple[str, str]]]:
+    """Exit codes, and what was said on both streams, of the two tasks that srun starts."""
+    tasks = [
+        subprocess.Popen(
+            command,
+            env=environment | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in range(2)
+    ]
+    said = [task.communicate(timeout=500) for task in tasks]
+    return [task.returncode for task in tasks], said
+
+
 OTHER_WEIGHTS = """
 import os, sys, torch
 from chartray.training import build as first, pretrain as room
@@ -162,18 +168,8 @@ def test_first_weights_are_the_first_process_s_and_a_lost_process_ends_the_other
 ) -> None:
     tokens = command(small_store, tmp_path / "run", train__steps=6, train__checkpoint_every=2)
     tokens[2] = OTHER_WEIGHTS
-    tasks = [
-        subprocess.Popen(
-            tokens,
-            env=step_of_two(7) | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for task in range(2)
-    ]
-    said = [task.communicate(timeout=500) for task in tasks]
-    assert [task.returncode for task in tasks] == [1, 9], said
+    codes, said = two_tasks(tokens, step_of_two(7))
+    assert codes == [1, 9], said
     first, second = (next(line for line in out.splitlines() if line.startswith("first weights")) for out, _ in said)
     assert first == second
     sentence = "another of the 2 processes of this run has ended or does not answer"

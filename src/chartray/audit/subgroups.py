@@ -39,7 +39,7 @@ from chartray.audit.subgroup_metrics import (
 )
 from chartray.evaluation.rows import NO_THRESHOLD
 from chartray.evaluation.scoring import EvaluationSet
-from chartray.results.audit_rows import SubgroupRow
+from chartray.results.audit_rows import SUPPRESSED, SubgroupRow
 from chartray.results.schema import MACRO
 from chartray.statistics import metrics
 from chartray.statistics.clopper_pearson import BOOTSTRAP, EXACT, clopper_pearson_width
@@ -58,7 +58,6 @@ from chartray.statistics.permutation import mean_influence, permuted_groups
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-SUPPRESSED = f"fewer than {metrics.MINIMUM_PATIENTS} patients: suppressed"
 _FEWER = f"fewer than {metrics.MINIMUM_PATIENTS} patients"
 FEW_OF = {
     AUROC: f"{_FEWER} with or without the finding: suppressed",

@@ -102,8 +102,8 @@ def plan(
     """Plans a study from a pilot: the smallest difference that numbers of seeds and test patients can show.
 
     Args:
-        results: Folders that `evaluate` wrote, of two seeds or more of one arm at least; of the test or, so that test
-            stays unseen, of the validation split.
+        results: Folders that `evaluate` wrote, with two seeds or more of at least one arm. Those of the
+            validation split leave the test split unseen.
         out: A folder for plan.json, plan.csv, plan.svg and plan.pdf.
         options: Everything else.
     """

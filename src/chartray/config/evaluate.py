@@ -56,7 +56,7 @@ class PlanOptions(IntervalOptions):
     """Options of `chartray plan`."""
 
     metric: Literal["auroc", "average_precision"] = Field("auroc", description="Metric")
-    margin: float | None = Field(None, gt=0, lt=1, description="Difference to be shown: seeds and patients it needs")
+    margin: float | None = Field(None, gt=0, lt=1, description="Also tell what shows this difference: seeds, patients")
     arms: int = Field(2, ge=2, description="Arms of the planned study that seed variance is pooled over; 2: Welch")
 
 

@@ -176,7 +176,7 @@ class TrainConfig(Section):
         if self.accumulate != "auto" and self.batch_size % self.accumulate:
             raise ValueError(
                 f"expected train.accumulate to divide train.batch_size = {self.batch_size}, found {self.accumulate}; "
-                "leave it out, and it follows from the memory"
+                "leave it out to have it chosen by the memory"
             )
         return self
 

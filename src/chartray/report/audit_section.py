@@ -8,7 +8,6 @@ from typing import NamedTuple
 from chartray.audit.families import control_failed
 from chartray.audit.sentences import control_sentence
 from chartray.report.audit_tables import (
-    FEW,
     METRICS,
     SUBGROUP_METRICS,
     DifferenceLine,
@@ -28,7 +27,7 @@ from chartray.report.figures import DrawnPanel, Panel, Style, drawn, only, save_
 from chartray.report.inputs import AuditResults
 from chartray.report.plots import Mark, forest_panel, together
 from chartray.results.arm import Arm, dataset_name
-from chartray.results.audit_rows import AttributeDifference, AttributeProbe, Leak, SubgroupRow
+from chartray.results.audit_rows import SUPPRESSED, AttributeDifference, AttributeProbe, Leak, SubgroupRow
 from chartray.results.schema import MACRO
 from chartray.results.verdict import why_no_claim
 from chartray.schema import SPLITS
@@ -135,7 +134,7 @@ def _suppressed(groups: Sequence[SubgroupRow]) -> list[tuple[str, str | None]]:
     for key in dict.fromkeys((row.attribute, row.group) for row in groups):
         mine = [row for row in groups if (row.attribute, row.group) == key]
         deciding = [row for row in mine if row.label == MACRO] or mine
-        if all((row.reason or "").startswith(FEW) for row in deciding):
+        if all((row.reason or "").startswith(SUPPRESSED) for row in deciding):
             found.append(key)
     return found
 

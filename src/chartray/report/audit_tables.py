@@ -10,7 +10,7 @@ from chartray.audit.sentences import without
 from chartray.report.summary import plain, signed, verdict_of
 from chartray.report.tables import p_value
 from chartray.results.arm import Arm
-from chartray.results.audit_rows import AttributeDifference, AttributeProbe, RemovalRow, SubgroupRow
+from chartray.results.audit_rows import SUPPRESSED, AttributeDifference, AttributeProbe, RemovalRow, SubgroupRow
 from chartray.results.schema import MACRO
 from chartray.results.verdict import after_correction
 
@@ -22,8 +22,6 @@ SUBGROUP_METRICS = {
     "false_positive_rate": "False-positive rate",
     "positive_predictive_value": "Positive predictive value",
 }
-# How the audit begins its reason for a subgroup so small that not even its size is shown.
-FEW = "fewer than 10 patients: suppressed"
 _THRESHOLDS = {"common": ", common threshold", "own": ", own threshold"}
 
 Row = TypeVar("Row", AttributeProbe, SubgroupRow)
@@ -134,7 +132,7 @@ def subgroup_lines(groups: Sequence[SubgroupRow], arms: Sequence[Arm]) -> list[S
         rows = [row for row in groups if (row.attribute, row.group, row.label, row.metric, row.threshold) == key]
         attribute, group, label, metric, threshold = key
         patients = next((row.n_patients for row in rows if row.n_patients is not None), None)
-        patients = None if any((row.reason or "").startswith(FEW) for row in rows) else patients
+        patients = None if any((row.reason or "").startswith(SUPPRESSED) for row in rows) else patients
         found.append(
             SubgroupLine(attribute, group or "", label, at_threshold(metric, threshold), patients, _cells(rows, arms))
         )

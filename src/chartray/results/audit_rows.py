@@ -5,6 +5,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from chartray.results.schema import ArmDifferenceRow, ArmRow, Interval, Number, Record, Texts, as_tuple
+from chartray.statistics.metrics import MINIMUM_PATIENTS
+
+# How the reason begins of a subgroup so small that not even its size is shown.
+SUPPRESSED = f"fewer than {MINIMUM_PATIENTS} patients: suppressed"
 
 
 class AuditPrediction(Record):

@@ -189,7 +189,7 @@ def divide(
         if images % given:
             raise InputError(
                 f"expected train.accumulate to divide the {images} images of each of {fabric.world_size} processes, "
-                f"found {given}; leave it out, and it follows from the memory"
+                f"found {given}; leave it out to have it chosen by the memory"
             )
         return Division(given, images, fixed=True)
 
