@@ -18,7 +18,7 @@ NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def load(step: int) -> ImageBatch:
-    plan: Any = ViewPlan(None, None, None, None)
+    plan: Any = ViewPlan(None, None, None, None, None, None)
     return ImageBatch(step, np.array([step]), NOTHING, NOTHING, torch.full((1, 2, 2), step, dtype=torch.uint8), plan)
 
 

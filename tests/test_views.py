@@ -131,8 +131,36 @@ def test_every_patch_is_reachable_and_equally_likely() -> None:
     assert abs(share - 55 / 64).max() < 0.03
 
 
-def test_views_depend_on_seed_step_row_and_view_and_on_nothing_else() -> None:
-    config = ViewsConfig(size=32, focal_size=16, focal_count=2, mask_ratio=0.3)
+def test_an_exposure_changes_grey_levels_as_its_formula_says() -> None:
+    config, sizes = ViewsConfig(size=32, focal_size=16, focal_count=2, exposure=0.4), np.tile([48.0, 48.0], (5, 1))
+    images, grey = films(5, 48), Grey(0.45, 0.22)
+    plan = views.plan_views(np.arange(5), sizes, 48, config, patch_side=8, seed=1, step=2)
+    stored = views.cut_views(images, plan._replace(whole_exposure=None, focal_exposure=None), config, grey)
+    found = views.cut_views(images, plan, config, grey)
+    assert plan.whole_exposure is not None
+    gamma, contrast, brightness = plan.whole_exposure.astype(np.float64).T[:, :, None, None, None]
+    level = np.clip(torch.cat([stored.target, stored.random]).double().numpy() * grey.std + grey.mean, 0, 1)
+    exposed = np.clip(contrast * (level**gamma - 0.5) + 0.5 + brightness, 0, 1)
+    ours = torch.cat([found.target, found.random]).double().numpy() * grey.std + grey.mean
+    assert np.abs(ours - exposed).max() < 1e-6
+    assert (found.focal - stored.focal).abs().amax((1, 2, 3)).min() > 0.01
+
+
+def test_exposures_spread_as_wide_as_asked_and_are_each_views_own() -> None:
+    rows = np.arange(4000)
+    drawn = views.draw_exposures(0, 0, rows, np.full(4000, 1), 0.4)
+    spread = np.array([0.4, 0.4, 0.1])
+    logs = np.stack([np.log(drawn[:, 0]), np.log(drawn[:, 1]), drawn[:, 2]], 1)
+    assert (np.abs(logs) <= spread + 1e-6).all()
+    assert np.allclose(logs.std(0), spread / np.sqrt(3), rtol=0.05)
+    assert np.abs(np.corrcoef(logs.T) - np.eye(3)).max() < 0.06
+    other = views.draw_exposures(0, 0, rows, np.full(4000, 2), 0.4)
+    assert abs(np.corrcoef(drawn[:, 0], other[:, 0])[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("exposure", [0.0, 0.4])
+def test_views_depend_on_seed_step_row_and_view_and_on_nothing_else(exposure: float) -> None:
+    config = ViewsConfig(size=32, focal_size=16, focal_count=2, mask_ratio=0.3, exposure=exposure)
     images = torch.randint(0, 256, (6, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sizes, rows = np.tile([60.0, 50.0], (6, 1)), np.array([5, 9, 2, 7, 11, 3])
 

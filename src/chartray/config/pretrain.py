@@ -58,6 +58,9 @@ class ViewsConfig(Section):
     focal_scale: Pair = Field((0.05, 0.3), description="Area of a focal view as a share of the image (MSN)")
     aspect: Pair = Field((3 / 4, 4 / 3), description="Width over height of a view, in true proportions")
     flip: float = Field(0.5, ge=0.0, le=1.0, description="Probability of a horizontal flip")
+    exposure: float = Field(
+        0.0, ge=0.0, le=1.0, description="Spread of each view's gamma, contrast and brightness; 0: as stored (MSN)"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "ViewsConfig":

@@ -1,7 +1,7 @@
 """Target, random and focal views of stored images, cut on the device (`resampling.py`).
 
 Boxes are drawn in the image's true proportions and then mapped into the squashed square of the store. Which box,
-flip and patches a view gets is a pure function of (seed, step, row, view).
+flip, exposure and patches a view gets is a pure function of (seed, step, row, view).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from chartray.randomness import uniform
 TARGET_VIEW, RANDOM_VIEW, FIRST_FOCAL_VIEW = 0, 1, 2
 _TRIES = 10
 # What each random number of a view is for; the third coordinate of the hash.
-_SCALE, _ASPECT, _LEFT, _TOP, _FLIP, _PATCH = range(6)
+_SCALE, _ASPECT, _LEFT, _TOP, _FLIP, _PATCH, _GAMMA, _CONTRAST, _BRIGHTNESS = range(9)
 
 
 class Views(NamedTuple):
@@ -36,13 +36,16 @@ class Views(NamedTuple):
 
 
 class ViewPlan(NamedTuple):
-    """The crops and kept patches of B images, drawn before any pixel is read; view-major as in `Views`.
+    """The crops, exposures and kept patches of B images, drawn before any pixel is read; view-major as in `Views`.
 
-    whole (2*B,): target, then random views; focal (F*B,); random_keep (B, n), focal_keep (F*B, n), None where all stay.
+    whole (2*B,): target, then random views; focal (F*B,); exposures likewise, (2*B, 3) and (F*B, 3): gamma, contrast,
+    brightness, None for none; random_keep (B, n), focal_keep (F*B, n), None where all stay.
     """
 
     whole: Boxes
     focal: Boxes
+    whole_exposure: npt.NDArray[np.float32] | None
+    focal_exposure: npt.NDArray[np.float32] | None
     random_keep: npt.NDArray[np.int64] | None
     focal_keep: npt.NDArray[np.int64] | None
 
@@ -92,6 +95,28 @@ def draw_boxes(
     )
 
 
+def draw_exposures(
+    seed: int, step: int, rows: npt.NDArray[np.int64], views: npt.NDArray[np.int64], strength: float
+) -> npt.NDArray[np.float32]:
+    """How each view of rows (N,), views (N,) is exposed, (N, 3): gamma, contrast, brightness.
+
+    ln gamma and ln contrast are uniform in [-strength, strength], brightness in [-strength / 4, strength / 4].
+    """
+    spread = np.stack([2 * uniform(seed, step, rows, views, kind) - 1 for kind in (_GAMMA, _CONTRAST, _BRIGHTNESS)], 1)
+    gamma, contrast, brightness = (strength * spread).T
+    return np.stack([np.exp(gamma), np.exp(contrast), brightness / 4], 1).astype(np.float32)
+
+
+def expose(views: Tensor, exposures: Tensor, grey: Grey) -> Tensor:
+    """Views (N, 1, H, W), standardised by `grey`, exposed anew: x -> contrast (x^gamma - 1/2) + 1/2 + brightness.
+
+    exposures (N, 3); x is the grey level in [0, 1], and what leaves [0, 1] is cut off.
+    """
+    gamma, contrast, brightness = (exposures[:, column, None, None, None] for column in range(3))
+    level = (views * grey.std + grey.mean).clamp(0, 1)
+    return ((contrast * (level**gamma - 0.5) + 0.5 + brightness).clamp(0, 1) - grey.mean) / grey.std
+
+
 def kept_patches(
     seed: int, step: int, rows: npt.NDArray[np.int64], view: int, patches: int, mask_ratio: float
 ) -> npt.NDArray[np.int64]:
@@ -132,10 +157,18 @@ def plan_views(
         patches = (size // patch_side) ** 2
         return np.concatenate([kept_patches(seed, step, rows, view, patches, ratio) for view in views.tolist()])
 
+    def exposures(views: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        if config.exposure == 0:
+            return None
+        return draw_exposures(seed, step, np.tile(rows, len(views)), np.repeat(views, len(rows)), config.exposure)
+
+    whole = np.array([TARGET_VIEW, RANDOM_VIEW])
     focal = np.arange(FIRST_FOCAL_VIEW, FIRST_FOCAL_VIEW + config.focal_count)
     return ViewPlan(
-        whole=boxes(np.array([TARGET_VIEW, RANDOM_VIEW]), config.scale),
+        whole=boxes(whole, config.scale),
         focal=boxes(focal, config.focal_scale),
+        whole_exposure=exposures(whole),
+        focal_exposure=exposures(focal),
         random_keep=keep(np.array([RANDOM_VIEW]), config.size, config.mask_ratio),
         focal_keep=keep(focal, config.focal_size, config.focal_mask_ratio),
     )
@@ -148,11 +181,15 @@ def cut_views(images: Tensor, plan: ViewPlan, config: ViewsConfig, grey: Grey) -
     def on_device(keep: npt.NDArray[np.int64] | None) -> Tensor | None:
         return None if keep is None else to_device(keep, images.device)
 
-    whole = cut_turned(columns, np.tile(places, 2), plan.whole, config.size, grey)
+    def exposed(views: Tensor, exposures: npt.NDArray[np.float32] | None) -> Tensor:
+        return views if exposures is None else expose(views, to_device(exposures, images.device), grey)
+
+    whole = exposed(cut_turned(columns, np.tile(places, 2), plan.whole, config.size, grey), plan.whole_exposure)
+    focal = cut_turned(columns, np.tile(places, config.focal_count), plan.focal, config.focal_size, grey)
     return Views(
         target=whole[: len(places)],
         random=whole[len(places) :],
-        focal=cut_turned(columns, np.tile(places, config.focal_count), plan.focal, config.focal_size, grey),
+        focal=exposed(focal, plan.focal_exposure),
         random_keep=on_device(plan.random_keep),
         focal_keep=on_device(plan.focal_keep),
     )
