@@ -173,9 +173,9 @@ def test_stopped_at_every_write_it_ends_in_the_same_bytes(
         calls = iter(range(1000))
 
         @contextmanager
-        def stopping(file: Path, stop: int = stop, calls: object = calls) -> object:
+        def stopping(file: Path, stop: int = stop, calls: object = calls, **shared: Path | None) -> object:
             last = next(calls) == stop
-            with replaced_file(file) as partial:
+            with replaced_file(file, **shared) as partial:
                 yield partial
                 if last and not renamed:
                     raise Killed

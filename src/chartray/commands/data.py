@@ -127,6 +127,7 @@ def ingest(
     max_megapixels: float = 100.0,
     max_seconds: float = 60.0,
     allow_outside: bool = False,
+    cluster: str | None = None,
 ) -> None:
     """Decodes every image once into a memory-mapped store; after an interruption the same command continues.
 
@@ -139,6 +140,8 @@ def ingest(
         max_megapixels: Maximum size of an image; larger ones go to quarantine without being decoded.
         max_seconds: Maximum processor seconds per image; slower ones go to quarantine.
         allow_outside: Allow paths and links that lead out of the image folder.
+        cluster: Address of a Dask scheduler (tcp://HOST:PORT) or its file: its workers, on any number of machines that
+            share the folders, read the images.
     """
     from chartray.pixels.image_process import Limits
     from chartray.pixels.ingest import ingest as ingest_films
@@ -152,6 +155,7 @@ def ingest(
         images_root=images,
         limits=limits,
         allow_outside=allow_outside,
+        cluster=cluster,
     )
     print(f"{made.store}: {made.images} images of {size} px, hash {made.hash[:12]}")
     for reason, count in made.quarantined.items():

@@ -15,9 +15,9 @@ DIGEST = "sha256"
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes one JSON object with its SHA-256, whole or not at all, flushed to the disk."""
-    with replaced_file(file) as partial:
+def write_json(file: Path, content: Mapping[str, Any], *, shared: Path | None = None) -> None:
+    """Writes one JSON object with its SHA-256, whole or not at all, flushed; `shared`: as `replaced_file`."""
+    with replaced_file(file, shared=shared) as partial:
         write_sealed(content, partial)
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from chartray.errors import InputError
 from chartray.outputs.disk import writing
@@ -86,11 +87,15 @@ def refuse_file_above(out: Path) -> None:
 
 
 @contextmanager
-def replaced_file(out: Path) -> Iterator[Path]:
-    """The name of a file to write, which is synced and becomes `out` if nothing goes wrong; raises as the above."""
+def replaced_file(out: Path, *, shared: Path | None = None) -> Iterator[Path]:
+    """The name of a file to write, which is synced and becomes `out` if nothing goes wrong; raises as the above.
+
+    `shared` is for writers that may write the same bytes at once: a folder on the same disk, in which each writes under
+    a name of its own, without a lock; what a killed one leaves there is the caller's to remove.
+    """
     out = out.resolve()
-    partial = _beside(out, "partial")
-    with writing(out), _locked(out):
+    partial = _beside(out, "partial") if shared is None else shared / f"{out.name}.{uuid4().hex}"
+    with writing(out), _locked(out) if shared is None else nullcontext():
         try:
             yield partial
             sync(partial)

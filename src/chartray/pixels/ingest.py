@@ -10,8 +10,8 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
@@ -27,17 +27,19 @@ from chartray.outputs.disk import writing
 from chartray.outputs.json_file import write_json
 from chartray.outputs.lock import locked
 from chartray.outputs.replacing import settle
+from chartray.pixels.cluster import SeenFile, Workers, on_cluster
 from chartray.pixels.image_process import USUAL_LIMITS, Limits, release
 from chartray.pixels.plan import IngestPlan, announce, make_plan, no_image
 from chartray.pixels.shard_file import arrow_numbers, arrow_strings
-from chartray.pixels.shards import LOCK_FILE, PLAN_FILE, ShardRecord, ShardTask, begun_shards, find_or_build
+from chartray.pixels.shards import LOCK_FILE, PLAN_FILE, ShardRecord, begun_shards, find_or_build
 from chartray.pixels.store import INDEX_FILE, UNFINISHED, Store, read_index, read_parquet
 from chartray.pixels.store_writing import complete
 from chartray.progress import progress
 from chartray.records.cohort_files import read_flow
 
 _LONGEST = 86_400  # seconds; a limit that timers support
-_Build = Callable[[ShardTask], ShardRecord]
+_LOOKS_EVERY = 10.0  # seconds
+_SEEN_IMAGES = 8  # that every worker of a cluster must see
 
 
 class Ingested(NamedTuple):
@@ -59,6 +61,7 @@ def ingest(
     limits: Limits = USUAL_LIMITS,
     allow_outside: bool = False,
     executor: Executor | None = None,
+    cluster: str | None = None,
 ) -> Ingested:
     """Builds the store `out` of S = `size` pixels from a cohort's images, or continues one that was stopped.
 
@@ -72,16 +75,21 @@ def ingest(
         images_root: where the cohort's image folder is now.
         limits: what an image may cost; `within` follows from the image folder.
         allow_outside: paths and links may lead out of the image folder.
-        executor: any with the interface of concurrent.futures that sees the same folders, for instance a Dask client's
-            (`client.get_executor()`); then `workers` is its width, for the estimate of the time.
+        executor: any with the interface of concurrent.futures that sees the same folders; then `workers` is its width,
+            for the estimate of the time.
+        cluster: the address of a Dask scheduler, or its file, whose workers read the images.
 
     Raises:
         InputError: no cohort, an id given twice, no room on the disk, no image that can be read, a folder that holds
-            something else or an ingest begun with another cohort, size or limits, another ingest at work there.
+            something else or an ingest begun with another cohort, size or limits, another ingest at work there, a
+            cluster that cannot be reached or whose workers differ from this machine.
         OutputError: the machine cannot write or start processes; a later run continues.
+        LostProcess: the cluster was lost on the way; a later run continues.
     """
     if workers is not None and workers < 1:
         raise InputError(f"expected --workers of at least 1, found {workers}")
+    if cluster is not None and workers is not None:
+        raise InputError("expected --workers for this machine or --cluster, found both; a cluster has its own workers")
     # Not `<=`: NaN is no bound.
     if not (limits.pixels >= 1 and 0 < limits.seconds <= _LONGEST):
         raise InputError(
@@ -93,15 +101,14 @@ def ingest(
     if (out / INDEX_FILE).exists():
         return _already_complete(out, plan)
     begun = begun_shards(out, plan.marker(), plan.shards)
-    workers = workers or available_cores()
     try:
-        with _pool(executor, workers) as (pool, build):
-            announce(plan, begun, out, pool, workers)
+        with _workers(plan, out, workers, executor, cluster) as found:
+            announce(plan, begun, out, found.pool, found.at_once)
             with writing(out), _alone(out):
                 if (out / INDEX_FILE).exists():  # another ingest has finished it meanwhile
                     return _already_complete(out, plan)
                 write_json(out / UNFINISHED / PLAN_FILE, plan.marker())
-                records = _build(plan, begun, out, pool, build)
+                records = _build(plan, begun, out, found)
                 return _finish(Path(cohort_path), out, plan, records)
     except BrokenExecutor:
         raise InputError(
@@ -134,18 +141,16 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _build(
-    plan: IngestPlan, begun: dict[int, ShardRecord], out: Path, pool: Executor, build: _Build
-) -> list[ShardRecord]:
+def _build(plan: IngestPlan, begun: dict[int, ShardRecord], out: Path, workers: Workers) -> list[ShardRecord]:
     """All shards, in order; finished shards of an earlier run are verified, and rebuilt if they changed."""
     records: dict[int, ShardRecord] = {}
     quarantined = 0
     with progress("ingest", len(plan.paths), "images", done=sum(len(plan.rows(shard)) for shard in begun)) as advance:
         futures: dict[Future[ShardRecord], int] = {
-            pool.submit(build, plan.task(shard, out)): shard for shard in range(plan.shards)
+            workers.pool.submit(workers.build, plan.task(shard, out)): shard for shard in range(plan.shards)
         }
         try:
-            for future in as_completed(futures):
+            for future in _as_completed(futures, workers.look):
                 shard = futures[future]
                 records[shard] = future.result()
                 quarantined += len(records[shard].quarantine)
@@ -155,6 +160,16 @@ def _build(
             for future in futures:
                 future.cancel()
     return [records[shard] for shard in range(plan.shards)]
+
+
+def _as_completed(futures: Collection[Future[ShardRecord]], look: Callable[[], None]) -> Iterator[Future[ShardRecord]]:
+    """The futures as they are done; `look` is called where none was for a while."""
+    left = set(futures)
+    while left:
+        done, left = wait(left, _LOOKS_EVERY, FIRST_COMPLETED)
+        yield from done
+        if not done:
+            look()
 
 
 def _finish(cohort_path: Path, out: Path, plan: IngestPlan, records: list[ShardRecord]) -> Ingested:
@@ -214,19 +229,36 @@ def _remove(out: Path, records: list[ShardRecord]) -> None:
 
 
 @contextmanager
-def _pool(executor: Executor | None, workers: int) -> Iterator[tuple[Executor, _Build]]:
-    """The executor that was given, or threads of our own, each with a process that reads; and what they are to do."""
+def _workers(
+    plan: IngestPlan, out: Path, count: int | None, executor: Executor | None, cluster: str | None
+) -> Iterator[Workers]:
+    """Those of a cluster, the executor that was given, or threads of our own, each with a process that reads."""
+    count = count or available_cores()
+    if cluster is not None:
+        with on_cluster(cluster, out, _seen_here(plan)) as there:
+            yield there
+        return
     if executor is not None:
-        yield executor, find_or_build
+        yield Workers(executor, count)
         return
     ending = Event()
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(count)
     try:
-        yield pool, partial(find_or_build, ending=ending)
+        yield Workers(pool, count, partial(find_or_build, ending=ending))
     finally:
         ending.set()
         pool.shutdown(cancel_futures=True)
         release()
+
+
+def _seen_here(plan: IngestPlan) -> list[SeenFile]:
+    """A few images that are here, by their rows, since a path can name a patient."""
+    found: list[SeenFile] = []
+    for row in np.unique(np.linspace(0, len(plan.paths) - 1, _SEEN_IMAGES).astype(int)).tolist():
+        path = os.path.join(os.getcwd(), plan.paths[row])
+        with suppress(OSError, ValueError):
+            found.append(SeenFile(f"the image in row {row + 1} of the cohort", path, os.stat(path).st_size))
+    return found
 
 
 def available_cores() -> int:

@@ -45,13 +45,13 @@ class IngestPlan(NamedTuple):
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, len(self.paths)))
 
     def task(self, shard: int, out: Path) -> ShardTask:
-        """One shard of the store `out`, ready to travel."""
+        """One shard of the store `out`, ready to travel: a worker may stand in another folder."""
         rows = self.rows(shard)
-        cut = slice(rows.start, rows.stop)
-        root = self.root if Path(self.root).is_dir() else ""
-        return ShardTask(
-            str(out), shard, rows.start, self.size, root, self.image_ids[cut], self.paths[cut], self.limits
-        )
+        ids, paths = self.image_ids[rows.start : rows.stop], self.paths[rows.start : rows.stop]
+        root = os.path.abspath(self.root) if Path(self.root).is_dir() else ""
+        here = os.getcwd()
+        paths = [os.path.join(here, path) for path in paths]
+        return ShardTask(str(out), shard, rows.start, self.size, root, ids, paths, self.limits)
 
     def marker(self) -> dict[str, JsonValue]:
         """The settings that must stay the same when an ingest is continued."""

@@ -87,12 +87,13 @@ def build_shard(task: ShardTask, ending: Event | None = None) -> ShardRecord:
         # A network share that is lost midway must not fill the quarantine.
         raise InputError(f"the image folder {task.root} has disappeared; run the same command again when it is back")
     name = f"images-{task.shard:05d}.arrow"
-    with replaced_file(folder / name) as partial:
+    # On a cluster a worker that was given up for dead may still write the same bytes.
+    with replaced_file(folder / name, shared=folder / UNFINISHED) as partial:
         shard, digests = write_shard(partial, [task.image_ids[row] for row in kept], images[: len(kept)])
     kept = [task.first_row + row for row in kept]
     record = ShardRecord(shard._replace(file=name), digests, kept, heights, widths, quarantine)
     content = record._asdict() | {"shard": record.shard._asdict(), "digests": digests.hex()}
-    write_json(_record_file(folder, task.shard), content)
+    write_json(_record_file(folder, task.shard), content, shared=folder / UNFINISHED)
     return record
 
 
