@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +14,15 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from distributed import Client
 from PIL import Image
 
 from chartray.cli import run_command
+from chartray.errors import InputError, LostProcess
+from chartray.pixels import cluster as room
+from chartray.pixels.image_process import Limits
 from chartray.pixels.ingest import ingest
+from chartray.pixels.plan import make_plan
 from tests.test_ingest import content, films, png, shards_of, wait_for, write_cohort  # noqa: F401  # a fixture
 
 SIZE = 16
@@ -110,23 +117,24 @@ def test_the_guards_of_an_image_hold_on_a_worker(two: Cluster, tmp_path: Path) -
     (folder / "large.png").write_bytes(png(9_000, 9_000, 9_000))
     cohort = write_cohort(tmp_path / "cohort.parquet", sorted(folder.iterdir()), folder)
     for name, options, reason in (("slow", {"seconds": 0.2}, "took more than"), ("wide", {"pixels": 10**6}, "million")):
-        from chartray.pixels.image_process import Limits
-
         made = ingest(cohort, tmp_path / name, size=SIZE, cluster=two.address, limits=Limits(**options))
         assert made.images == 6
         (found,) = made.quarantined
         assert reason in found, found
 
 
-def test_a_killed_worker_changes_nothing(films: Path, tmp_path: Path) -> None:  # noqa: F811
+def many_images(folder: Path) -> Path:
+    """A cohort of 320 images, 20 shards: some seconds of work."""
     random = np.random.default_rng(3)
-    pictures = []
-    for number in range(5):
-        pictures.append(tmp_path / f"{number}.png")
-        Image.fromarray(random.integers(0, 256, (600, 500), dtype=np.uint8)).save(pictures[-1], compress_level=1)
-    cohort = write_cohort(tmp_path / "cohort.parquet", [pictures[row % 5] for row in range(320)], tmp_path)
+    pictures = [folder / f"{number}.png" for number in range(5)]
+    for picture in pictures:
+        Image.fromarray(random.integers(0, 256, (600, 500), dtype=np.uint8)).save(picture, compress_level=1)
+    return write_cohort(folder / "cohort.parquet", [pictures[row % 5] for row in range(320)], folder)
+
+
+def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
+    cohort, out = many_images(tmp_path), tmp_path / "out"
     ingest(cohort, tmp_path / "local", size=64, workers=2)
-    out = tmp_path / "out"
     with running(tmp_path / "cluster") as cluster:
         victim = cluster.worker()
         cluster.worker()
@@ -138,4 +146,105 @@ def test_a_killed_worker_changes_nothing(films: Path, tmp_path: Path) -> None:  
         work.join(60)
         assert not work.is_alive()
     assert done < 20
+    assert content(out) == content(tmp_path / "local")
+
+
+# ---- refused
+
+
+def refused(cluster: str, cohort: Path, out: Path, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        ingest(cohort, out, size=SIZE, cluster=cluster)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_a_cluster_that_is_not_there_is_a_sentence(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "_ANSWERS_WITHIN", 1.0)
+    out = tmp_path / "out"
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        nobody = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        refused(nobody, cohort, out, f"expected a Dask scheduler at {nobody}, found none that answers within 1 s")
+        silent.listen()  # accepts, and says nothing
+        refused(nobody, cohort, out, f"expected a Dask scheduler at {nobody}, found none that answers within 1 s")
+    refused("nonsense://a:1", cohort, out, "expected a Dask scheduler at nonsense://a:1")
+    refused("gone.json", cohort, out, "expected --cluster tcp://HOST:PORT or a scheduler file, found gone.json")
+    (tmp_path / "s.json").write_text('{"address": 3}')
+    refused(str(tmp_path / "s.json"), cohort, out, "expected a Dask scheduler file with an address in")
+    with running(tmp_path / "cluster") as cluster:
+        refused(cluster.address, cohort, out, "expected workers at the Dask scheduler .* found none within 1 s")
+    with pytest.raises(InputError, match="expected --workers for this machine or --cluster, found both"):
+        ingest(cohort, out, cluster=nobody, workers=2)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    refused(nobody, cohort, out, r'extra: dask \(pip install "chartray\[dask\]"\)')
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_is_not_as_this_machine_is_refused(
+    cohort: Path,
+    films: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    earlier, edited, out = tmp_path / "earlier", tmp_path / "edited", tmp_path / "out"
+    (earlier / "chartray-0.0.9.dist-info").mkdir(parents=True)
+    (earlier / "chartray-0.0.9.dist-info" / "METADATA").write_text("Name: chartray\nVersion: 0.0.9\n")
+    shutil.copytree(Path(room.__file__).parents[1], edited / "chartray")
+    with (edited / "chartray" / "pixels" / "grey.py").open("a") as file:
+        file.write("# edited\n")
+    with running(tmp_path / "cluster") as cluster:
+        for folder, sentence in (
+            (earlier, r"expected Chartray \S+ on every worker, as here, found 0.0.9; .* \(worker tcp://\S+\)$"),
+            (edited, r"expected the same code of Chartray on every worker, .* \(worker tcp://\S+\)$"),
+        ):
+            worker = cluster.worker(PYTHONPATH=str(folder))
+            refused(cluster.address, cohort, out, sentence)
+            worker.kill()
+            worker.wait()
+        cluster.worker()
+        # A link of the system's that leads each process elsewhere stands for a disk that is not shared.
+        monkeypatch.chdir(tmp_path)
+        mine = Path("/proc/self/cwd")
+        refused(cluster.address, cohort, mine / "out", "expected the folder /proc/self/cwd/out on every worker")
+        shutil.copytree(films, tmp_path / "films")
+        paths = [mine / "films" / file.name for file in sorted(films.iterdir())]
+        elsewhere = write_cohort(tmp_path / "elsewhere.parquet", paths, mine / "films")
+        refused(cluster.address, elsewhere, out, "expected the image in row 1 of the cohort on every worker, as here")
+        # One that joins later is asked with its first shard.
+        task = make_plan(cohort, SIZE, None).task(0, out)
+        here = room.Here(room._versions(), "other code", ())
+        with Client(cluster.address, set_as_default=False) as client, pytest.raises(InputError, match="same code"):
+            client.submit(room._build, here, task).result()
+
+
+def test_a_scheduler_that_ends_is_a_sentence_and_a_later_run_continues(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cohort, out = many_images(tmp_path), tmp_path / "out"
+    with running(tmp_path / "cluster") as cluster:
+        cluster.worker()
+        said: list[str] = []
+
+        def work() -> None:
+            try:
+                ingest(cohort, out, size=64, cluster=cluster.address)
+            except LostProcess as lost:
+                said.append(str(lost))
+
+        thread = Thread(target=work)
+        thread.start()
+        wait_for(lambda: shards_of(out) > 0)
+        cluster.end()
+        thread.join(60)
+    assert said == [
+        f"the Dask scheduler at {cluster.address} has ended; start it again, then run the same command again: it "
+        "continues after the finished shards"
+    ]
+    assert "distributed" not in capfd.readouterr().err
+    assert shards_of(out) < 20
+    ingest(cohort, out, size=64, workers=2)
+    ingest(cohort, tmp_path / "local", size=64, workers=2)
     assert content(out) == content(tmp_path / "local")

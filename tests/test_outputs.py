@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chartray.errors import InputError, OutputError
-from chartray.outputs import lock, replacing
+from chartray.outputs import replacing
 from chartray.outputs.guard import refuse_other, refuse_other_file
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.parquet_file import read_table, write_table
@@ -124,16 +124,6 @@ def test_a_writer_at_work_is_not_disturbed_by_a_reader(tmp_path: Path):
         settle(tmp_path / "out")
         assert partial.is_dir()
     assert content(tmp_path / "out") == {"a.txt": "first"}
-
-
-def test_a_file_system_without_locks_is_said_and_worked_on(tmp_path: Path, monkeypatch, capsys):
-    def without(*_: object) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))  # what Lustre without `-o flock` answers
-
-    monkeypatch.setattr(lock.fcntl, "flock", without)
-    write_folder(tmp_path / "out", "first")
-    assert content(tmp_path / "out") == FIRST
-    assert "has no locks" in capsys.readouterr().err
 
 
 def test_a_limit_on_file_size_is_a_sentence_and_the_earlier_result_stays(tmp_path: Path):

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -112,6 +113,8 @@ ssize_t read(int file, void *bytes, size_t size) { REAL(read); REFUSED("read", f
 ssize_t pread(int file, void *bytes, size_t size, off_t at) { REAL(pread); REFUSED("read", file, NULL, 1, -1); return real(file, bytes, size, at); }
 ssize_t pread64(int file, void *bytes, size_t size, off64_t at) { REAL(pread64); REFUSED("read", file, NULL, 1, -1); return real(file, bytes, size, at); }
 
+/* A file system without locks, as Lustre mounted without `-o flock`: FAULTS_FLOCK is the errno. */
+int flock(int file, int operation) { const char *wrong = getenv("FAULTS_FLOCK"); if (wrong) { errno = atoi(wrong); return -1; } REAL(flock); return real(file, operation); }
 int ftruncate(int file, off_t size) { REAL(ftruncate); REFUSED("ftruncate", file, NULL, 0, -1); return real(file, size); }
 int ftruncate64(int file, off64_t size) { REAL(ftruncate64); REFUSED("ftruncate", file, NULL, 0, -1); return real(file, size); }
 int fsync(int file) { REAL(fsync); REFUSED("fsync", file, NULL, 0, -1); return real(file); }

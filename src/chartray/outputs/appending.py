@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chartray.outputs.json_file import DIGEST, digest
-from chartray.outputs.lock import wait_alone
+from chartray.outputs.lock import alone
 
 _BEFORE = "before"
 
@@ -27,8 +27,7 @@ def append_line(file: Path, content: Mapping[str, object]) -> None:
     append. Raises OSError where it cannot be written.
     """
     made = not file.exists()
-    with file.open("a+b") as stream:
-        wait_alone(stream, file)
+    with file.open("a+b") as stream, alone(stream, file):
         if made:
             with suppress(OSError):  # of another user
                 os.fchmod(stream.fileno(), file.parent.stat().st_mode & 0o666)

@@ -4,12 +4,13 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
 
 from chartray.errors import InputError
+from chartray.outputs.lock_file import held_file
 
 try:
     import fcntl
@@ -18,6 +19,7 @@ except ImportError:  # Windows
 
 # What a file system without locks answers: Lustre without `-o flock` ENOSYS, some network shares the others.
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+_MINUTE = 60.0  # seconds
 
 
 def supported() -> None:
@@ -33,21 +35,29 @@ def supported() -> None:
 def locked(file: Path, busy: str) -> Iterator[None]:
     """Holds the lock `file`, made if need be and removed afterwards.
 
-    Raises InputError with the sentence `busy` if another process holds it. On a file system without locks
-    one line is printed to standard error, and the command continues.
+    Raises InputError with the sentence `busy` if another process holds it. On a file system without locks a file with
+    the holder's name (lock_file.py) stands for one, and one line on standard error says so.
     """
     supported()
     file.parent.mkdir(parents=True, exist_ok=True)
     stream = _opened(file, busy)
     try:
-        yield
+        with nullcontext() if stream is not None else held_file(_stand_in(file), busy):
+            yield
     finally:
         with suppress(OSError):
             file.unlink()
-        stream.close()
+        if stream is not None:
+            stream.close()
 
 
-def _opened(file: Path, busy: str) -> IO[str]:
+def names_of(file: Path) -> set[str]:
+    """The names that may be found of the lock `file`."""
+    return {file.name, _stand_in(file).name, f"{_stand_in(file).name}.removed"}
+
+
+def _opened(file: Path, busy: str) -> IO[str] | None:
+    """The locked file; None on a file system without locks."""
     while True:
         stream = file.open("a")
         try:
@@ -56,12 +66,9 @@ def _opened(file: Path, busy: str) -> IO[str]:
             stream.close()
             raise InputError(busy) from None
         except OSError as error:
-            try:
-                _without_locks(file.parent, error)
-            except OSError:
-                stream.close()
-                raise
-            return stream
+            stream.close()
+            _without_locks(file.parent, error)
+            return None
         # The earlier holder removes the file when it is done, and a lock on a removed file protects nothing.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), file.stat()):
@@ -69,13 +76,26 @@ def _opened(file: Path, busy: str) -> IO[str]:
         stream.close()
 
 
-def wait_alone(stream: IO[bytes], file: Path) -> None:
-    """Waits until no other process holds the open `file`; on a file system without locks one line is printed."""
+@contextmanager
+def alone(stream: IO[bytes], file: Path) -> Iterator[None]:
+    """Waits until no other process holds the open `file`, and holds it until `stream` is closed.
+
+    On a file system without locks it waits up to a minute for the file that stands for one, then raises InputError.
+    """
     supported()
+    without = False
     try:
         fcntl.flock(stream, fcntl.LOCK_EX)
     except OSError as error:
         _without_locks(file.parent, error)
+        without = True
+    busy = f"another command has been writing to {file} for a minute; wait for it, then run the same command again"
+    with held_file(_stand_in(file.with_name(f".{file.name}.lock")), busy, _MINUTE) if without else nullcontext():
+        yield
+
+
+def _stand_in(file: Path) -> Path:
+    return file.with_name(f"{file.name}.holder")
 
 
 def _without_locks(folder: Path, error: OSError) -> None:
@@ -88,8 +108,8 @@ def _without_locks(folder: Path, error: OSError) -> None:
 @cache
 def _say_no_locks(folder: Path, reason: str) -> None:
     print(
-        f"chartray: the file system of {folder} has no locks ({reason}); make sure that no other command writes there "
-        "at the same time",
+        f"chartray: the file system of {folder} has no locks ({reason}); a file with the name of the process that "
+        "writes stands for one",
         file=sys.stderr,
         flush=True,
     )

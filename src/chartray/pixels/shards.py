@@ -14,6 +14,7 @@ import numpy as np
 
 from chartray.errors import InputError
 from chartray.outputs.json_file import read_json, write_json
+from chartray.outputs.lock import names_of
 from chartray.outputs.replacing import replaced_file
 from chartray.outputs.seal import sha256
 from chartray.pixels.grey import UnreadableImage
@@ -122,7 +123,7 @@ def begun_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int,
     marker_file = out / UNFINISHED / PLAN_FILE
     if not marker_file.exists():
         # A foreign file's name is not printed: it can be an accession number.
-        if any(entry.name not in (UNFINISHED, LOCK_FILE) for entry in out.iterdir()):
+        if any(entry.name not in {UNFINISHED, *names_of(out / LOCK_FILE)} for entry in out.iterdir()):
             raise InputError(f"{out} is not empty and holds no store; choose another --out")
         return {}
     try:
