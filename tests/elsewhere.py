@@ -8,8 +8,6 @@ works here works on a GPU as far as devices go.
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -99,18 +97,6 @@ class Elsewhere(TorchDispatchMode):
         if name in _BETWEEN and isinstance(made, There) and not all(isinstance(tensor, There) for tensor in tensors):
             self.sent.append(made.numel() * made.element_size())
         return made
-
-
-def fabric_elsewhere() -> SimpleNamespace:
-    """What the loop asks of Lightning Fabric: one process on the second device, in fp32."""
-    return SimpleNamespace(
-        device=ELSEWHERE,
-        global_rank=0,
-        world_size=1,
-        is_global_zero=True,
-        autocast=nullcontext,
-        barrier=lambda: None,
-    )
 
 
 def _sent(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

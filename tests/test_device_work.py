@@ -20,9 +20,10 @@ from chartray.training.build import build_monitor, build_networks
 from chartray.training.division import Division
 from chartray.training.loader import ImageLoader
 from chartray.training.pretrain import Loop
+from chartray.training.runtime import Runtime
 from chartray.training.schedules import make_schedule
 from chartray.training.training_data import load_training_data
-from tests.elsewhere import ELSEWHERE, Elsewhere, fabric_elsewhere
+from tests.elsewhere import ELSEWHERE, Elsewhere
 from tests.test_pretrain import small
 
 
@@ -36,7 +37,6 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     networks = build_networks(data, settings)
     with Elsewhere():
         networks = networks.to(ELSEWHERE).train()
-    fabric: Any = fabric_elsewhere()
     # The fused one knows real devices alone.
     optimizer = torch.optim.AdamW([{"params": list(networks.trained_parameters().values()), "decays": True}])
     schedule = make_schedule(settings.train, len(data.rows))
@@ -44,7 +44,9 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     probe: Any = None
     manifest: Any = SimpleNamespace(accumulate=1)  # no checkpoint is written
     division = Division(1, len(data.rows), fixed=True)
-    loop = Loop(fabric, tmp_path, settings, schedule, data, networks, optimizer, probe, monitor, division, manifest)
+    loop = Loop(
+        Runtime(ELSEWHERE), tmp_path, settings, schedule, data, networks, optimizer, probe, monitor, division, manifest
+    )
     waited: list[int] = []
     with loop.batches(0, 3) as batches:
         with Elsewhere():

@@ -50,11 +50,11 @@ def test_what_is_planned_is_what_a_batch_keeps(small_store: Path, tmp_path: Path
     assert isinstance(loop, Loop)
     batch = next(loop.batches(0, 1))
     two = batch._replace(views=of_images(batch.views, slice(2)), chart=type(batch.chart)(*(c[:2] for c in batch.chart)))
-    needs = step_memory(loop.networks, two, config, loop.fabric.autocast)
+    needs = step_memory(loop.networks, two, config, loop.runtime.autocast)
     counted = {
         parts: kept_bytes(
             lambda parts=parts: (
-                forward(loop.networks, batch.views, batch.chart, config.objective, loop.fabric.autocast, parts).total
+                forward(loop.networks, batch.views, batch.chart, config.objective, loop.runtime.autocast, parts).total
             ),
             loop.networks,
         )

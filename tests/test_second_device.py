@@ -20,7 +20,8 @@ from chartray.evaluation.embed_store import embed_store
 from chartray.evaluation.finetune import training as finetuning
 from chartray.training import pretrain as pretraining
 from chartray.training import run_folder
-from tests.elsewhere import ELSEWHERE, Elsewhere, There, fabric_elsewhere
+from chartray.training.runtime import Runtime
+from tests.elsewhere import ELSEWHERE, Elsewhere, There
 from tests.evaluation_folders import evaluate, hospital, vit
 from tests.test_pretrain import small
 
@@ -76,7 +77,7 @@ def test_pretraining(
     """Six steps with two looks of the online probe, the last three of them once more from the checkpoint before."""
     config = small(**settings)
     pretraining.pretrain(small_store, tmp_path / "here", config)
-    monkeypatch.setattr(pretraining, "launch", lambda config: fabric_elsewhere())  # Fabric knows real devices alone
+    monkeypatch.setattr(pretraining, "launch", lambda config: Runtime(ELSEWHERE))
     with Elsewhere():
         pretraining.pretrain(small_store, tmp_path / "there", config)
     # As if killed after step 5.

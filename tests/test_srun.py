@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from chartray.errors import InputError
 from chartray.training import checkpoint, driver, run_folder, runtime
 from tests.test_pretrain import command
 
-# What a job allots, which is not what the step has: Fabric alone would refuse each, or start processes of its own.
+# What a job allots, which is not what the step has.
 JOBS = {
     "no --ntasks-per-node": {"SLURM_NTASKS": "2", "SLURM_NNODES": "1"},
     "from an interactive shell": {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "bash"},
@@ -26,9 +27,9 @@ import torch
 from chartray.config import pretrain as config
 from chartray.collective import all_sum
 from chartray.training.runtime import is_first_process, launch
-fabric = launch(config.load("tiny-cpu").train)
-fabric.barrier()
-print(fabric.world_size, fabric.global_rank, is_first_process(), int(all_sum(torch.tensor(fabric.global_rank + 1.0))))
+runtime = launch(config.load("tiny-cpu").train)
+torch.distributed.barrier()
+print(runtime.world_size, runtime.rank, is_first_process(), int(all_sum(torch.tensor(runtime.rank + 1.0))))
 """
 
 
@@ -47,6 +48,26 @@ def test_two_tasks_of_srun_are_one_run_whatever_the_job_has(job: str) -> None:
     codes, said = two_tasks([sys.executable, "-c", LAUNCH], clean | step)
     assert codes == [0, 0], said
     assert [out.splitlines()[-1] for out, _ in said] == ["2 0 True 3", "2 1 False 3"]
+
+
+def test_processes_that_cannot_meet_are_refused(tmp_path: Path) -> None:
+    """Half of torchrun's variables, as another launcher may leave them; and a port that somebody has."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
+    launched = [sys.executable, "-c", f"from chartray.cli import run_command\n{LAUNCH}"]
+    alone = subprocess.run(launched, env=clean | {"WORLD_SIZE": "2"}, capture_output=True, text=True)
+    assert alone.stderr.splitlines()[-1].endswith(
+        "expected RANK and LOCAL_RANK and MASTER_ADDR and MASTER_PORT beside WORLD_SIZE=2, as torchrun sets them, "
+        "found none; start the run with torchrun or srun, or unset WORLD_SIZE"
+    )
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        two = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        met = subprocess.run(launched, env=clean | two, capture_output=True, text=True)
+    said = met.stderr.splitlines()[-1]
+    assert f"LostProcess: expected the 2 processes of this run to meet at localhost:{port}, found: " in said, met.stderr
+    assert "already in use" in said
 
 
 def test_each_process_has_a_gpu_of_all_or_its_own_alone() -> None:

@@ -160,8 +160,8 @@ def _loss_and_gradient(
     }
     loop = where.loop(given, recipe=recipe)
     cut_on_cpu = where.loop(given | {"train.device": "cpu", "train.compile": False}, recipe=recipe)
-    batch = first_batch(cut_on_cpu, loop.fabric.device)
-    losses = step.forward(loop.networks, batch.views, batch.chart, loop.config.objective, loop.fabric.autocast, parts)
+    batch = first_batch(cut_on_cpu, loop.runtime.device)
+    losses = step.forward(loop.networks, batch.views, batch.chart, loop.config.objective, loop.runtime.autocast, parts)
     torch.autograd.backward(losses.total)
     return float(losses.total.detach()), gradient(loop)
 

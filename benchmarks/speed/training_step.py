@@ -106,7 +106,7 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None,
     loop = assemble(store, out, sizes.config(films=films, compiled=compiled))
     assert isinstance(loop, Loop)
     loop.networks.train()
-    batch = first_batch(Store.open(store), loop.config, loop.fabric.device)
+    batch = first_batch(Store.open(store), loop.config, loop.runtime.device)
 
     def step() -> float:
         loop.learn(batch)  # reads its loss, and so waits for the device

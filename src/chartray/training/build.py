@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch.optim import AdamW
 
 from chartray.collective import all_or_none, take_from_first
@@ -18,6 +17,7 @@ from chartray.networks.siamese import SelfDistillation, Siamese, chart_module
 from chartray.pixels.store import Store
 from chartray.training import compilation
 from chartray.training.monitor import Monitor
+from chartray.training.runtime import Runtime
 from chartray.training.schedules import Schedule, make_schedule
 from chartray.training.step import Networks
 from chartray.training.training_data import TrainingData, load_training_data
@@ -33,23 +33,23 @@ class Built(NamedTuple):
     compiled: bool
 
 
-def build(store: Store, config: Config, fabric: Fabric) -> Built:
+def build(store: Store, config: Config, runtime: Runtime) -> Built:
     """Everything that a run needs before its first weights are trained; it writes nothing.
 
     Raises InputError for settings that the store or the networks cannot have.
     """
-    data = all_or_none(lambda: load_training_data(store, config), fabric.device)
+    data = all_or_none(lambda: load_training_data(store, config), runtime.device)
     schedule = make_schedule(config.train, len(data.rows))
-    networks = vit.on_device(build_networks(data, config), fabric.device)
+    networks = vit.on_device(build_networks(data, config), runtime.device)
     # Drawn from one seed, they differ between kinds of processors and versions of libraries.
     take_from_first(networks.state_dict().values())
     if config.train.recompute:
         recompute(networks)
-    compiled = compilation.wanted(config.train, schedule.steps, fabric.device)
+    compiled = compilation.wanted(config.train, schedule.steps, runtime.device)
     if compiled:
-        if fabric.is_global_zero:
+        if runtime.is_first:
             print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
-        compilation.compile_encoders(networks, whole=fabric.device.type == "cuda")
+        compilation.compile_encoders(networks, whole=runtime.device.type == "cuda")
     return Built(data, schedule, networks, build_optimizer(networks, config.train), compiled)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from chartray import memory
@@ -22,7 +21,7 @@ from chartray.training.gradient_cache import of_images
 from chartray.training.loader import ImageLoader
 from chartray.training.manifest import RunManifest
 from chartray.training.prefetch import Batch, prepared
-from chartray.training.runtime import processes
+from chartray.training.runtime import Runtime, processes
 from chartray.training.step import Autocast, Networks, forward
 from chartray.training.training_data import TrainingData
 
@@ -174,7 +173,7 @@ def divide(
     networks: Networks,
     data: TrainingData,
     config: Config,
-    fabric: Fabric,
+    runtime: Runtime,
     *,
     before: RunManifest | None,
     device: object,
@@ -184,29 +183,29 @@ def divide(
     A run that is continued on the same device keeps at least the parts that it had: memory may have run out with fewer.
     Raises InputError where no division fits, or where the number given cannot divide a process's images.
     """
-    images, given = config.train.batch_size // fabric.world_size, config.train.accumulate
+    images, given = config.train.batch_size // runtime.world_size, config.train.accumulate
     if given != "auto":
         if images % given:
             raise InputError(
-                f"expected train.accumulate to divide the {images} images of each of {fabric.world_size} processes, "
+                f"expected train.accumulate to divide the {images} images of each of {runtime.world_size} processes, "
                 f"found {given}; leave it out to have it chosen by the memory"
             )
         return Division(given, images, fixed=True)
 
     def planned() -> tuple[int, int | None]:
-        free = free_bytes(fabric.device)
+        free = free_bytes(runtime.device)
         if free is None:
             return 1, None
         refuse_views_that_do_not_fit(config.views, images, free)
-        needs = counted(networks, data, config, fabric)
+        needs = counted(networks, data, config, runtime)
         parts = parts_that_fit(needs, images, free)
         return parts, needs.needed(images, parts)
 
-    parts, needed = all_or_none(planned, fabric.device)
+    parts, needed = all_or_none(planned, runtime.device)
     if before is not None and before.accumulate is not None and before.device == device:
         parts = max(parts, min(before.accumulate, images))
-    parts = largest(parts, fabric.device)
-    if parts > 1 and needed is not None and fabric.is_global_zero:
+    parts = largest(parts, runtime.device)
+    if parts > 1 and needed is not None and runtime.is_first:
         print(
             f"a step's {images} images are computed in {parts} parts, which need {needed / 2**30:.1f} GiB; the "
             "gradient is that of the whole batch",
@@ -215,8 +214,8 @@ def divide(
     return Division(parts, images, planned=needed)
 
 
-def counted(networks: Networks, data: TrainingData, config: Config, fabric: Fabric) -> StepMemory:
+def counted(networks: Networks, data: TrainingData, config: Config, runtime: Runtime) -> StepMemory:
     """What a step of a run needs, counted on two of its images."""
     side = vit.patch_side(networks.encoder)
     loader = ImageLoader(data.store, data.rows, config.views, patch_side=side, batch_size=2, seed=config.seed)
-    return step_memory(networks, prepared(loader.load(0), data, config, fabric.device), config, fabric.autocast)
+    return step_memory(networks, prepared(loader.load(0), data, config, runtime.device), config, runtime.autocast)

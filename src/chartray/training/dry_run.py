@@ -8,8 +8,6 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from lightning_fabric import Fabric
-
 from chartray.collective import all_or_none, all_sum, first_decides, no_process_lost
 from chartray.config.pretrain import Config
 from chartray.outputs.replacing import reserved
@@ -20,7 +18,7 @@ from chartray.training.division import Division, counted, divide, free_bytes
 from chartray.training.manifest import MANIFEST_FILE, read_manifest
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.prefetch import Batch, batches_of
-from chartray.training.runtime import is_first_process, launch, placed
+from chartray.training.runtime import Runtime, is_first_process, launch, placed
 from chartray.training.schedules import rates
 from chartray.training.step import Losses
 from chartray.wording import listed, plural
@@ -50,17 +48,17 @@ def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resu
     Raises InputError and UnhealthyRun as `pretrain` does.
     """
     train = config.train if out is None else run_folder.as_begun(out, config.train, resume=resume)
-    fabric = launch(train)
-    store = all_or_none(lambda: Store.open(store_folder), fabric.device)
+    runtime = launch(train)
+    store = all_or_none(lambda: Store.open(store_folder), runtime.device)
     before = None
     if out is not None:
-        first_decides(lambda: _refuse(out, config, store, resume=resume), fabric.device)
+        first_decides(lambda: _refuse(out, config, store, resume=resume), runtime.device)
         before = read_manifest(out) if (out / MANIFEST_FILE).is_file() else None
-    built = build(store, config, fabric)
-    place = placed(train, fabric)
-    division = divide(built.networks, built.data, config, fabric, before=before, device=place["device"])
-    memory = _memory(built, division, config, fabric)
-    timed = _timed(built, division, config, fabric)
+    built = build(store, config, runtime)
+    place = placed(train, runtime)
+    division = divide(built.networks, built.data, config, runtime, before=before, device=place["device"])
+    memory = _memory(built, division, config, runtime)
+    timed = _timed(built, division, config, runtime)
     steps, probes, saved = built.schedule.steps, *_how_often(built.schedule.steps, config)
     hours = (steps * timed.step + (probes + 1) * timed.probe) / 3600
     # A checkpoint is written before the oldest is deleted.
@@ -73,7 +71,7 @@ def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resu
         f"steps         {steps:,} of {plural(config.train.batch_size, 'image')}, "
         f"{built.schedule.warmup_steps:,} of them warm-up",
         f"epochs        {steps / built.schedule.steps_per_epoch:.1f}",
-        f"device        {place['device']}, {place['precision']}, processes {fabric.world_size}"
+        f"device        {place['device']}, {place['precision']}, processes {runtime.world_size}"
         f"{', compiled' if built.compiled else ''}",
         f"memory        {memory}",
         f"a step        {timed.step:.3g} s, {config.train.batch_size / timed.step:,.0f} images/s (median of {_TIMED} "
@@ -101,18 +99,18 @@ def _refuse(out: Path, config: Config, store: Store, *, resume: bool) -> None:
         pass  # another command that writes there is found; a real run holds the lock
 
 
-def _timed(built: Built, division: Division, config: Config, fabric: Fabric) -> Timed:
+def _timed(built: Built, division: Division, config: Config, runtime: Runtime) -> Timed:
     """Real steps as `Loop.run` takes them, with the images of the run's first ones."""
     data, schedule, networks, optimizer, _ = built
-    probe = OnlineProbe(data, config, fabric.device, fabric.autocast)
+    probe = OnlineProbe(data, config, runtime.device, runtime.autocast)
     networks.train()
     seconds: list[float] = []
     # One batch more is read: in a run too, each step prepares the next one's images.
-    with batches_of(data, config, networks, fabric, range(_NOT_TIMED + _TIMED + 1)) as batches:
+    with batches_of(data, config, networks, runtime, range(_NOT_TIMED + _TIMED + 1)) as batches:
 
         def learn(batch: Batch) -> Losses:
             losses, _ = division.tried(
-                lambda parts: step.gradient(networks, batch, config, fabric.autocast, parts, batches), networks
+                lambda parts: step.gradient(networks, batch, config, runtime.autocast, parts, batches), networks
             )
             step.update(networks, optimizer, losses, rates(batch.step, schedule, config.train), config)
             return losses
@@ -142,9 +140,9 @@ def _chart(built: Built) -> str:
     return "0: no chart" if chart is None else f"{chart.ehr_in}: {listed(chart.columns)}"
 
 
-def _memory(built: Built, division: Division, config: Config, fabric: Fabric) -> str:
-    free = free_bytes(fabric.device)
-    needs = all_or_none(lambda: counted(built.networks, built.data, config, fabric), fabric.device)
+def _memory(built: Built, division: Division, config: Config, runtime: Runtime) -> str:
+    free = free_bytes(runtime.device)
+    needs = all_or_none(lambda: counted(built.networks, built.data, config, runtime), runtime.device)
     parts = f"{plural(division.images, 'image')} in {plural(division.parts, 'part')}"
     there = "the system does not say what is free" if free is None else f"{_size(free)} free"
     return (

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from chartray.config.pretrain import Config
@@ -18,6 +17,7 @@ from chartray.networks import encoder as vit
 from chartray.networks.siamese import ChartBatch
 from chartray.pixels.views import Views, cut_views
 from chartray.training.loader import ImageBatch, ImageLoader
+from chartray.training.runtime import Runtime
 from chartray.training.training_data import TrainingData
 
 
@@ -101,7 +101,7 @@ class Prefetcher(Iterator[Batch]):
 
 
 def batches_of(
-    data: TrainingData, config: Config, networks: nn.Module, fabric: Fabric, steps: Iterable[int]
+    data: TrainingData, config: Config, networks: nn.Module, runtime: Runtime, steps: Iterable[int]
 ) -> Prefetcher:
     """This process's share of the batches of `steps`."""
     encoder: Any = networks.encoder
@@ -112,11 +112,11 @@ def batches_of(
         patch_side=vit.patch_side(encoder),
         batch_size=config.train.batch_size,
         seed=config.seed,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-        pin=fabric.device.type == "cuda",
+        rank=runtime.rank,
+        world=runtime.world_size,
+        pin=runtime.device.type == "cuda",
     )
-    return Prefetcher(loader.load, lambda batch: prepared(batch, data, config, fabric.device), steps, fabric.device)
+    return Prefetcher(loader.load, lambda batch: prepared(batch, data, config, runtime.device), steps, runtime.device)
 
 
 def prepared(batch: ImageBatch, data: TrainingData, config: Config, device: torch.device) -> Batch:

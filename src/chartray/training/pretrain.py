@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -29,7 +28,7 @@ from chartray.training.monitor import Monitor, assignment_statistics
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.prefetch import Batch, Prefetcher, batches_of
 from chartray.training.run_folder import CHECKPOINTS, ENCODER, Begun
-from chartray.training.runtime import launch, placed
+from chartray.training.runtime import Runtime, launch, placed
 from chartray.training.schedules import Rates, Schedule, rates
 from chartray.training.step import Losses, Networks
 from chartray.training.training_data import TrainingData
@@ -44,20 +43,20 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
     non-finite run, Stopped on a signal that asks to, OutputError where the machine cannot write, LostProcess
     where another process of the run has ended.
     """
-    fabric = launch(run_folder.as_begun(out, config.train, resume=resume))
+    runtime = launch(run_folder.as_begun(out, config.train, resume=resume))
     with no_process_lost(), ExitStack() as held:
         # Before anything is read or decided, and until all is written.
-        first_decides(lambda: held.enter_context(reserved(out)), fabric.device)
-        loop = assemble(store_folder, out, config, command=command, resume=resume, fabric=fabric)
+        first_decides(lambda: held.enter_context(reserved(out)), runtime.device)
+        loop = assemble(store_folder, out, config, command=command, resume=resume, runtime=runtime)
         if loop is None:
-            if fabric.is_global_zero:
+            if runtime.is_first:
                 print(f"{out} is complete: nothing left to do")
             return
         try:
             with no_process_lost():
                 loop.run()
         except LostProcess as lost:
-            if fabric.is_global_zero:
+            if runtime.is_first:
                 write_manifest(out, loop.manifest.model_copy(update={"status": f"interrupted: {lost}"}))
             raise
         except UnhealthyRun as unhealthy:
@@ -73,29 +72,31 @@ def assemble(
     *,
     command: str = "",
     resume: bool = False,
-    fabric: Fabric | None = None,
+    runtime: Runtime | None = None,
 ) -> "Loop | None":
     """Everything up to the first step of a run: training data, networks, run folder; None if the run is complete.
 
     Raises InputError for unusable input.
     """
-    fabric = fabric or launch(config.train)
-    store = all_or_none(lambda: Store.open(store_folder), fabric.device)
-    claimed = first_decides(lambda: run_folder.claim(out, config, store.hash, resume=resume), fabric.device)
+    runtime = runtime or launch(config.train)
+    store = all_or_none(lambda: Store.open(store_folder), runtime.device)
+    claimed = first_decides(lambda: run_folder.claim(out, config, store.hash, resume=resume), runtime.device)
     begun = None if claimed is None else Begun(*claimed)
     if begun is not None and begun.complete:
         return None
-    data, schedule, networks, optimizer, compiled = build(store, config, fabric)
+    data, schedule, networks, optimizer, compiled = build(store, config, runtime)
     before = None if begun is None else read_manifest(out)
-    place = placed(run_folder.as_begun(out, config.train, resume=resume), fabric)
-    division = divide(networks, data, config, fabric, before=before, device=place["device"])
-    probe = OnlineProbe(data, config, fabric.device, fabric.autocast)
+    place = placed(run_folder.as_begun(out, config.train, resume=resume), runtime)
+    division = divide(networks, data, config, runtime, before=before, device=place["device"])
+    probe = OnlineProbe(data, config, runtime.device, runtime.autocast)
 
     first_step, written = 0, MetricsWritten()
     if begun is not None and begun.checkpoint is not None:
         monitor = build_monitor(config, schedule, rank=0.0, spread=0.0)
         folder, run = out / CHECKPOINTS / begun.checkpoint, run_folder.identity(config, store.hash)
-        first_step, written = all_or_none(lambda: resume_from(folder, networks, optimizer, monitor, run), fabric.device)
+        first_step, written = all_or_none(
+            lambda: resume_from(folder, networks, optimizer, monitor, run), runtime.device
+        )
         refuse_unhealthy(begun.status, first_step, schedule.steps, config)
     else:
         rank, spread = probe.rank_and_spread(networks)
@@ -105,14 +106,14 @@ def assemble(
     manifest = data.manifest(config, schedule).model_copy(update=made)
     keys = data.patient_keys()
     digest = first_decides(
-        lambda: run_folder.begin(out, config, manifest, keys, again=begun is not None), fabric.device
+        lambda: run_folder.begin(out, config, manifest, keys, again=begun is not None), runtime.device
     )
     manifest = manifest.model_copy(update={"config_sha256": digest})
-    if begun is not None and fabric.is_global_zero:
+    if begun is not None and runtime.is_first:
         where = f"continues after step {first_step}" if first_step else "has no checkpoint yet: it continues at step 0"
         print(f"{out} {where} of {schedule.steps}{moved(before, place)}", flush=True)
     return Loop(
-        fabric,
+        runtime,
         out,
         config,
         schedule,
@@ -132,7 +133,7 @@ def assemble(
 class Loop:
     """A run: everything that its steps need."""
 
-    fabric: Fabric
+    runtime: Runtime
     out: Path
     config: Config
     schedule: Schedule
@@ -149,8 +150,8 @@ class Loop:
     def run(self) -> None:
         """Every step learns, measures its health, writes its numbers, and may save a checkpoint."""
         config, first, steps = self.config, self.first_step, self.schedule.steps
-        shown = self.fabric.is_global_zero
-        metrics = first_opens(lambda: Metrics(self.out, first_step=first, written=self.written), self.fabric)
+        shown = self.runtime.is_first
+        metrics = first_opens(lambda: Metrics(self.out, first_step=first, written=self.written), self.runtime)
         self.networks.train()
         with (
             metrics or nullcontext(),
@@ -178,26 +179,26 @@ class Loop:
 
     def batches(self, first_step: int, last_step: int) -> Prefetcher:
         """This process's share of steps [first_step, last_step)."""
-        return batches_of(self.data, self.config, self.networks, self.fabric, range(first_step, last_step))
+        return batches_of(self.data, self.config, self.networks, self.runtime, range(first_step, last_step))
 
     def learn(self, batch: Batch, prefetcher: Prefetcher | None = None) -> tuple[Losses, dict[str, float]]:
         """One optimizer step: returns its losses and the numbers to write."""
         now = rates(batch.step, self.schedule, self.config.train)
         losses, norm = self.division.tried(
-            lambda parts: step.gradient(self.networks, batch, self.config, self.fabric.autocast, parts, prefetcher),
+            lambda parts: step.gradient(self.networks, batch, self.config, self.runtime.autocast, parts, prefetcher),
             self.networks,
         )
         step.update(self.networks, self.optimizer, losses, now, self.config)
         if self.division.parts != self.manifest.accumulate:
             self.manifest = self.manifest.model_copy(update={"accumulate": self.division.parts})
-            first_decides(lambda: write_manifest(self.out, self.manifest), self.fabric.device)
+            first_decides(lambda: write_manifest(self.out, self.manifest), self.runtime.device)
         return losses, self.numbers(losses, norm, now)
 
     def numbers(self, losses: Losses, norm: Tensor, now: Rates) -> dict[str, float]:
         """The numbers of a step, averaged over processes where each has its own share."""
         shares = torch.stack((losses.total, *losses.terms, losses.chart)).detach().float()
         # Read at once: each reading waits for the device.
-        means = all_sum(shares) / self.fabric.world_size
+        means = all_sum(shares) / self.runtime.world_size
         total, *terms, chart, gradient_norm = torch.cat((means, norm.detach()[None])).tolist()
         numbers: dict[str, float] = {"loss": total} | dict(zip(losses.terms._fields, terms, strict=True))
         numbers |= {
@@ -224,10 +225,10 @@ class Loop:
         """The mean over processes of numbers that each has computed: on different processors the last digit may differ,
         and a process that stops alone would leave the others waiting.
         """
-        if self.fabric.world_size == 1:
+        if self.runtime.world_size == 1:
             return numbers
-        own = torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.fabric.device)
-        return dict(zip(numbers, (all_sum(own) / self.fabric.world_size).tolist(), strict=True))
+        own = torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.runtime.device)
+        return dict(zip(numbers, (all_sum(own) / self.runtime.world_size).tolist(), strict=True))
 
     def check_health(self, done: int, rank: float | None, spread: float | None) -> None:
         """Stops a run that has collapsed; where `health.stop` is off, it only prints why."""
@@ -249,7 +250,7 @@ class Loop:
                 metrics.write(done, numbers)
         except OutputError as error:
             failed = error
-        *came, cannot = any_of_all([*(each in asked for each in SIGNALS), failed is not None], self.fabric.device)
+        *came, cannot = any_of_all([*(each in asked for each in SIGNALS), failed is not None], self.runtime.device)
         if failed is not None:
             raise failed
         if cannot:
@@ -267,11 +268,11 @@ class Loop:
             keep = self.config.train.checkpoint_keep
             checkpoint.save(self.out / CHECKPOINTS, done, self.networks, self.optimizer, state, keep=keep)
 
-        first_decides(write, self.fabric.device)
+        first_decides(write, self.runtime.device)
 
     def finish(self, status: str) -> None:
         """Writes the target encoder of a complete run, then how the run ended."""
-        first_decides(lambda: self.write_end(status), self.fabric.device)
+        first_decides(lambda: self.write_end(status), self.runtime.device)
 
     def write_end(self, status: str) -> None:
         """The encoder first: the manifest calls a run complete only once it is there."""
@@ -290,10 +291,10 @@ class Loop:
         write_manifest(self.out, manifest)
 
 
-def first_opens(make: Callable[[], Metrics], fabric: Fabric) -> Metrics | None:
+def first_opens(make: Callable[[], Metrics], runtime: Runtime) -> Metrics | None:
     """What the first process opens, and None in the others; if it fails, all of them stop."""
     opened: list[Metrics] = []
-    first_decides(lambda: opened.append(make()), fabric.device)
+    first_decides(lambda: opened.append(make()), runtime.device)
     return opened[0] if opened else None
 
 

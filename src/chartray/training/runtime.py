@@ -1,28 +1,48 @@
-"""Device, precision and processes, through Lightning Fabric: one process, torchrun or SLURM."""
+"""Device, precision and processes of a run: one process, or those that torchrun or SLURM started."""
 
 import atexit
-import logging
 import os
+import re
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from chartray.config.pretrain import TrainConfig
-from chartray.errors import InputError
+from chartray.errors import InputError, LostProcess
 from chartray.memory import keep_freed_memory
 from chartray.training.driver import refuse_unusable_gpu
 
+# NCCL's own is 10 minutes, in which a slow disk may not have written a checkpoint.
+_ANSWERS_WITHIN = timedelta(minutes=30)
+_MEET = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-def launch(config: TrainConfig) -> Fabric:
-    """A Fabric on the chosen device, in as many processes as torchrun or SLURM started (one otherwise).
+
+class Runtime(NamedTuple):
+    """Where this process computes: its device, its number among the processes of the run, and whether in bf16."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    bf16: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision of what is computed inside."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+
+def launch(config: TrainConfig) -> Runtime:
+    """The chosen device, in as many processes as torchrun or SLURM started (one otherwise), which meet here.
 
     Raises InputError if this machine lacks the device or has a GPU that torch cannot use, or if the batch cannot be
-    divided by the processes.
+    divided by the processes; LostProcess if they do not meet.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device is cuda, but torch finds no GPU on this machine; use --train.device cpu")
@@ -37,27 +57,42 @@ def launch(config: TrainConfig) -> Fabric:
             f"expected train.batch_size to be a multiple of the {world} processes, found {config.batch_size}"
         )
     devices = _devices(here, torch.cuda.device_count()) if cuda else [torch.device("cpu")] * here
-    _export_torchrun_variables(world, here)
-    # Fabric's own messages would precede the error of a command that is refused.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        devices=len(set(devices)) if cuda else here,
-        num_nodes=max(world // here, 1),
-        strategy=DDPStrategy(parallel_devices=devices) if world > 1 else "auto",
-        precision="bf16-mixed" if uses_bf16(config) else "32-true",
-        # Explicit, since Fabric would take one process inside a SLURM allocation for one of several.
-        plugins=[TorchElasticEnvironment() if world > 1 else LightningEnvironment()],
-    )
-    fabric.launch()
+    if world == 1:
+        runtime = Runtime(devices[0], bf16=uses_bf16(config))
+    else:
+        _export_torchrun_variables(world, here)
+        _need_torchrun_variables(world)
+        runtime = Runtime(devices[int(os.environ["LOCAL_RANK"])], int(os.environ["RANK"]), world, uses_bf16(config))
+    if cuda:
+        torch.cuda.set_device(runtime.device)
     if world > 1:
-        # Fabric does so for NCCL alone; a process that exits while gloo's threads run may be aborted.
-        atexit.register(_leave)
-    if fabric.is_global_zero:
-        print(_where(fabric.device, world, uses_bf16(config)), flush=True)
+        _meet(runtime)
+    if runtime.is_first:
+        print(_where(runtime.device, world, runtime.bf16), flush=True)
         if config.device == "auto" and torch.backends.mps.is_available():
             print("Apple's GPU is not supported (only NVIDIA's are): training on the CPU", flush=True)
-    return fabric
+    return runtime
+
+
+def _meet(runtime: Runtime) -> None:
+    """Joins the other processes of the run, at the address that torchrun's variables name."""
+    cuda = runtime.device.type == "cuda"
+    try:
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            timeout=_ANSWERS_WITHIN,
+            device_id=runtime.device if cuda else None,
+        )
+    except dist.DistError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        said = " ".join(str(error).split())[:200]
+        raise LostProcess(
+            f"expected the {runtime.world_size} processes of this run to meet at {where}, found: {said}"
+        ) from None
+    # A process that exits while gloo's threads run may be aborted.
+    atexit.register(_leave)
 
 
 def _where(device: torch.device, world: int, bf16: bool) -> str:
@@ -80,8 +115,8 @@ def _devices(processes: int, gpus: int) -> list[torch.device]:
 
 
 def _export_torchrun_variables(world: int, here: int) -> None:
-    """Sets torchrun's variables from those of the srun step: Fabric would read those of the whole job."""
-    if world == 1 or "WORLD_SIZE" in os.environ:
+    """Sets torchrun's variables from those of the srun step, unless torchrun did."""
+    if "WORLD_SIZE" in os.environ:
         return
     srun = os.environ
     nodes = srun.get("SLURM_STEP_NODELIST", srun.get("SLURM_NODELIST", "127.0.0.1"))
@@ -93,9 +128,27 @@ def _export_torchrun_variables(world: int, here: int) -> None:
         "RANK": srun["SLURM_PROCID"],
         "LOCAL_RANK": srun["SLURM_LOCALID"],
         "GROUP_RANK": srun.get("SLURM_NODEID", "0"),
-        "MASTER_ADDR": srun.get("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes)),
+        "MASTER_ADDR": srun.get("MASTER_ADDR", first_node(nodes)),
         "MASTER_PORT": srun.get("MASTER_PORT", str(port)),
     }
+
+
+def _need_torchrun_variables(world: int) -> None:
+    missing = [name for name in _MEET if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"expected {' and '.join(missing)} beside WORLD_SIZE={world}, as torchrun sets them, found none; start "
+            "the run with torchrun or srun, or unset WORLD_SIZE"
+        )
+
+
+def first_node(nodes: str) -> str:
+    """The first host of a node list as SLURM writes it.
+
+    >>> first_node("gpu[05-09,12],cpu1"), first_node("gpu[7]"), first_node("gpu1,gpu2"), first_node("a[1-2]-ib")
+    ('gpu05', 'gpu7', 'gpu1', 'a1-ib')
+    """
+    return re.split(r"[, ]", re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes), maxsplit=1)[0]
 
 
 def processes() -> tuple[int, int]:
@@ -135,8 +188,8 @@ def uses_bf16(config: TrainConfig) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def placed(train: TrainConfig, fabric: Fabric) -> dict[str, object]:
+def placed(train: TrainConfig, runtime: Runtime) -> dict[str, object]:
     """Where a run computes, as its manifest says it: device, processes, precision."""
-    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
+    device = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else runtime.device.type
     precision = "bf16" if uses_bf16(train) else "fp32"
-    return {"device": device, "processes": fabric.world_size, "precision": precision}
+    return {"device": device, "processes": runtime.world_size, "precision": precision}
