@@ -422,7 +422,7 @@ def test_the_example_has_every_key_and_makes_a_cohort(hospital: Path) -> None:
     tree = yaml.safe_load(text)
     # Of keys that exclude each other, or that few tables need, one stands in a comment.
     keys = set(tree) | set(
-        re.findall(r"^# (split_shares|taken_at_format|same_patient|exact_ids): ", text, re.MULTILINE)
+        re.findall(r"^# (split_shares|taken_at_format|same_patient|exact_ids|keep|charts): ", text, re.MULTILINE)
     )
     assert keys == set(Mapping.model_fields)
     for section, model in (("ehr", VariableMapping), ("labels", LabelMapping)):
@@ -440,6 +440,8 @@ def test_the_example_has_every_key_and_makes_a_cohort(hospital: Path) -> None:
     assert (first["ehr.age"], first["ehr.icu"], first["ehr.crp"], first["ehr.smoker"]) == (45.0, True, 12.5, True)
     assert (first["split"], second["split"]) == ("train", "test")
     assert (second["label.Effusion"], second["label.Pneumonia"], second["label.Device"]) == (-1.0, 0.0, 1.0)
+    assert (first["ehr.copd"], second["ehr.copd"]) == (True, None)
+    assert (first["label.Fracture"], second["label.Fracture"]) == (1.0, None)
     assert warnings(cohort) == []
     assert [step for step in cohort.flow if "known_at_film" in step.why] == []
     assert from_metadata(cohort.table.schema.metadata).source == "hospital"

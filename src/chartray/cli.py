@@ -46,7 +46,7 @@ for command in (
     product.bench,
 ):
     app.command(command)
-for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.cohort_table):
+for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.cohort_dicom, data.cohort_table):
     cohort.command(source, name=source.__name__.removeprefix("cohort_"))
 
 app.register_install_completion_command(add_to_startup=False)

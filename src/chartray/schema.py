@@ -18,6 +18,8 @@ LABEL_PREFIX = "label."
 # label's nulls. A null that is not blank is an unreadable cell, or an image that is not in the source's label file. A
 # value that is blank has the meaning that the mapping gives a blank.
 BLANK_PREFIX = "blank."
+# Optional columns of a cohort made from DICOM: what the tags say of an image (modality, body_part, burned_in, turned).
+SCAN_PREFIX = "scan."
 # `simulate` writes this file into each of its folders, so that later files can say that the data are not real.
 SIMULATED_FILE = "SIMULATED"
 # Optional column: whether an image's labels are the radiologists', not the labeller's.

@@ -1,7 +1,8 @@
 """Commands of the data: simulate, cohort, features, ingest and check."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -80,7 +81,39 @@ def cohort_nih(root: Path, *, out: Path) -> None:
     _write_cohort(lambda: nih_cohort(root), out)
 
 
-def cohort_table(file: str, *, mapping: Path, images: Path, out: Path) -> None:
+def cohort_dicom(
+    folder: Path,
+    *,
+    out: Path,
+    mapping: Path | None = None,
+    charts: tuple[str, ...] = (),
+    modality: str = "CR,DX",
+    laterals: bool = True,
+    workers: CountIfGiven = None,
+) -> None:
+    """Makes a cohort of the chest radiographs in a folder of DICOM files; all others are counted.
+
+    Only headers are read. They are kept in OUT.headers, so that after an interruption the same command continues, and
+    another mapping needs no reading.
+
+    Args:
+        folder: Folder with DICOM files, also in folders inside it, whatever their names.
+        out: The cohort's Parquet file.
+        mapping: YAML file that adds variables and labels, from tags or from the chart.
+        charts: A table joined to the images as `charts` in the mapping says: CSV, Parquet or a database (URL#table).
+        modality: Modality of the images to keep, separated by commas.
+        laterals: Keep lateral views; without them, --no-laterals.
+        workers: Number of processes; by default one per core.
+    """
+    from chartray.records.dicom import dicom_cohort
+
+    inputs = tuple(file for file in (mapping, *_files(charts)) if file is not None)
+    modalities = [name.strip().upper() for name in modality.split(",") if name.strip()]
+    made = partial(dicom_cohort, folder, mapping, charts, modalities=modalities, laterals=laterals, workers=workers)
+    _write_cohort(lambda: made(headers=out.absolute().with_name(f"{out.stem}.headers")), out, inputs)
+
+
+def cohort_table(file: str, *, mapping: Path, images: Path, out: Path, charts: tuple[str, ...] = ()) -> None:
     """Makes a cohort of your own table (CSV, Parquet or a database), described by a mapping file.
 
     Args:
@@ -88,11 +121,11 @@ def cohort_table(file: str, *, mapping: Path, images: Path, out: Path) -> None:
         mapping: YAML file that describes the columns.
         images: Folder that image paths are relative to.
         out: The cohort's Parquet file.
+        charts: A second table, joined to the first as `charts` in the mapping says.
     """
     from chartray.records.table import table_cohort
 
-    inputs = (mapping,) if "://" in file else (Path(file), mapping)
-    _write_cohort(lambda: table_cohort(file, mapping, images), out, inputs)
+    _write_cohort(lambda: table_cohort(file, mapping, images, charts), out, (mapping, *_files((file, *charts))))
 
 
 def features(cohort_file: Path, *, out: Path) -> None:
@@ -182,6 +215,11 @@ def check(path: Path) -> None:
     wrong = sum(finding.severity == "error" for finding in findings)
     if wrong:
         raise InputError(f"found {plural(wrong, 'error')} in {path}; correct what is listed above")
+
+
+def _files(tables: Iterable[str]) -> list[Path]:
+    """Those of the tables that are files."""
+    return [Path(table) for table in tables if "://" not in table]
 
 
 def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:

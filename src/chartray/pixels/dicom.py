@@ -25,7 +25,7 @@ FieldOfViewHorizontalFlip describes the detector; PatientOrientation includes it
 import io
 import re
 import zlib
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +54,9 @@ from chartray.pixels.grey import (
     refuse_too_large,
 )
 
-_DICM = b"DICM"
+DICM = b"DICM"
 _META_LENGTH, _META_WITHIN = b"\x02\x00\x00\x00UL\x04\x00", 1024
-_RADIOGRAPHS = ("CR", "DX", "RG", "DR", "RF", "DF", "SC", "HC", "OT")
+RADIOGRAPHS = ("CR", "DX", "RG", "DR", "RF", "DF", "SC", "HC", "OT")
 # Storage classes that hold pixels but no radiograph, whatever their Modality says.
 _OTHER_CLASSES = re.compile(
     r"^(CT|MR|Enhanced|Legacy|Ultrasound|Nuclear|Positron|X-Ray Angio|X-Ray 3D|Breast|Digital Mammo|Digital Intra|"
@@ -64,7 +64,7 @@ _OTHER_CLASSES = re.compile(
 )
 _KINDS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB")
 # What a reason may name, since the standard has it (PS3.3, C.7.3.1.1.1 and C.7.6.3.1.2): any other word may be a name.
-_OTHER_MODALITIES = (
+OTHER_MODALITIES = (
     "CT",
     "MR",
     "MG",
@@ -96,7 +96,7 @@ _OTHER_KINDS = (
 )
 Number = TypeVar("Number", bound=np.generic)
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "H": "F", "F": "H"}
-_BYTES_PER_PIXEL = 8
+BYTES_PER_PIXEL = 8
 _PIECE = 1 << 20
 
 
@@ -123,8 +123,8 @@ def read_dicom(content: bytes, largest: int = LARGEST_IMAGE) -> Float:
 
 
 def _dataset(content: bytes, largest: int) -> pydicom.Dataset:
-    if content[128:132] == _DICM:
-        _refuse_a_bomb(content, _BYTES_PER_PIXEL * largest)
+    if content[128:132] == DICM:
+        refuse_a_bomb(content, BYTES_PER_PIXEL * largest)
         data = pydicom.dcmread(io.BytesIO(content))
     else:
         # Old archives leave out the 128 bytes and `DICM`: taken for DICOM only if it holds a described picture.
@@ -143,7 +143,7 @@ def _dataset(content: bytes, largest: int) -> pydicom.Dataset:
     return data
 
 
-def _refuse_a_bomb(content: bytes, largest: int) -> None:
+def refuse_a_bomb(content: bytes, largest: int) -> None:
     """A deflated data set must be inflated before its size can be read: first without keeping it."""
     if str(DeflatedExplicitVRLittleEndian).encode() not in content[:_META_WITHIN]:
         return
@@ -158,12 +158,15 @@ def _refuse_a_bomb(content: bytes, largest: int) -> None:
             raise UnreadableImage("its deflated data are larger than an image may be (--max-megapixels)")
 
 
-def refuse_no_radiograph(data: pydicom.Dataset) -> None:
-    """UnreadableImage with the reason if `data` is not one frame of whole numbers that shows a radiograph."""
+def refuse_no_radiograph(data: pydicom.Dataset, *, header_only: bool = False) -> None:
+    """UnreadableImage with the reason if `data` is not one frame of whole numbers that shows a radiograph.
+
+    `header_only`: the data set was read up to its pixels, so that they are not asked for.
+    """
     modality = str(data.get("Modality") or "").strip().upper()
-    if modality and modality not in _RADIOGRAPHS:
-        named = modality if modality in _OTHER_MODALITIES else "of no known kind"
-        raise UnreadableImage(f"its Modality is {named}, not that of a radiograph ({', '.join(_RADIOGRAPHS)})")
+    if modality and modality not in RADIOGRAPHS:
+        named = modality if modality in OTHER_MODALITIES else "of no known kind"
+        raise UnreadableImage(f"its Modality is {named}, not that of a radiograph ({', '.join(RADIOGRAPHS)})")
     storage = UID(str(data.get("SOPClassUID") or "")).name
     if _OTHER_CLASSES.match(storage):
         raise UnreadableImage(f"it is stored as {storage}, which is not a radiograph")
@@ -171,7 +174,7 @@ def refuse_no_radiograph(data: pydicom.Dataset) -> None:
         raise UnreadableImage("it is FOR PROCESSING: raw detector signal; use the image FOR PRESENTATION")
     if "FloatPixelData" in data or "DoubleFloatPixelData" in data:
         raise UnreadableImage("its pixels are floating-point numbers; a radiograph has integers")
-    if "PixelData" not in data:
+    if "PixelData" not in data and not header_only:
         raise UnreadableImage("the DICOM file has no pixel data")
     for name in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation"):
         if data.get(name) in (None, ""):
@@ -217,16 +220,31 @@ def _palette(image: Stored, data: pydicom.Dataset) -> Reals:
 
 def upright(pixels: npt.NDArray[Number], data: pydicom.Dataset) -> npt.NDArray[Number]:
     """`pixels` (H, W) with the head up and, in a frontal view, the patient's right on the left; a view of them."""
-    row, column = _directions(data)
-    if not row:
-        return pixels
-    if row in "HF" and column in "RLAP":
-        pixels, row, column = pixels.T, column, row
-    if column not in "HF":  # a slice across the body, or a patient looked at from the feet
-        return pixels
-    if column == "H":
+    turns = turns_of(data)
+    if turns.sideways:
+        pixels = pixels.T
+    if turns.upside_down:
         pixels = pixels[::-1]
-    return pixels[:, ::-1] if row == "R" else pixels
+    return pixels[:, ::-1] if turns.mirrored else pixels
+
+
+class Turns(NamedTuple):
+    """What makes an image upright: rows and columns exchanged, then rows and columns reversed."""
+
+    sideways: bool = False
+    upside_down: bool = False
+    mirrored: bool = False
+
+
+def turns_of(data: pydicom.Dataset) -> Turns:
+    """How the header says that the stored image has to be turned; `upright` does it."""
+    row, column = _directions(data)
+    sideways = bool(row) and row in "HF" and column in "RLAP"
+    if sideways:
+        row, column = column, row
+    if not row or column not in "HF":  # a slice across the body, or a patient looked at from the feet
+        return Turns()
+    return Turns(sideways, column == "H", row == "R")
 
 
 def _directions(data: pydicom.Dataset) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +100,23 @@ def decode_image(
 
 
 def _content(path: str, within: str) -> bytes:
-    """The content of a regular file; anything else (a pipe, a device) is refused without being read or waited for."""
+    with opened(path, within) as stream:
+        try:
+            content = stream.read(_LARGEST_FILE + 1)
+        except OSError as error:
+            raise UnreadableImage(f"the file cannot be read: {error.strerror}") from None
+    if not content:
+        raise UnreadableImage("the file is empty")
+    if len(content) > _LARGEST_FILE:
+        raise UnreadableImage(f"the file has more than {_LARGEST_FILE >> 20} MiB")
+    return content
+
+
+def opened(path: str, within: str) -> BinaryIO:
+    """A regular file, opened; anything else (a pipe, a device) is refused without being read or waited for.
+
+    `within`: the folder that the file must be in once links are resolved, "" for any.
+    """
     try:
         # Opening a device can have effects, so the type is checked before the file is opened, and again afterwards.
         state = os.stat(path)
@@ -108,22 +124,17 @@ def _content(path: str, within: str) -> bytes:
             raise UnreadableImage(_NO_FILE)
         if within and not _lies_in(path, within):
             raise UnreadableImage("its link leads out of the image folder; --allow-outside follows such links")
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            state = os.fstat(stream.fileno())
-            if not stat.S_ISREG(state.st_mode):
-                raise UnreadableImage(_NO_FILE)
-            content = stream.read(_LARGEST_FILE + 1)
+        stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
     except FileNotFoundError:
         raise UnreadableImage("no such file") from None
     except OSError as error:
         raise UnreadableImage(f"the file cannot be opened: {error.strerror}") from None
     except ValueError:
         raise UnreadableImage("its name contains a NUL character") from None
-    if not content:
-        raise UnreadableImage("the file is empty")
-    if len(content) > _LARGEST_FILE:
-        raise UnreadableImage(f"the file has more than {_LARGEST_FILE >> 20} MiB")
-    return content
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise UnreadableImage(_NO_FILE)
+    return stream
 
 
 def _lies_in(path: str, folder: str) -> bool:

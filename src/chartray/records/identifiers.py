@@ -1,7 +1,7 @@
 """Ids of tables in any format -> canonical text or whole numbers; ambiguous ids are refused."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, NoReturn, cast
 
 import numpy as np
@@ -143,6 +143,33 @@ def canonical_ids(column: pa.Array | pa.ChunkedArray, what: str, where: str, *, 
     spellings = cast(pa.StringArray, encoded.dictionary)
     canonical, _ = _canonical(spellings, encoded.indices, what, where, exact=exact)
     return canonical.take(encoded.indices)
+
+
+def spelling_keys(ids: pa.StringArray) -> pa.StringArray:
+    """A key for each canonical id that all its spellings share: case, blanks, quotes, leading zeros."""
+    return _key(ids)
+
+
+def refuse_other_spellings(
+    ids: pa.StringArray, what: str, others: pa.StringArray, place: Callable[[int], str], remedy: str
+) -> None:
+    """Raises InputError for the first of the `ids` that is not among the `others`, but in another spelling is.
+
+    `what` names the column of the ids, `place` a row of the others.
+    """
+    alone = pc.and_(pc.is_valid(ids), pc.invert(pc.is_in(ids, value_set=others.drop_null())))
+    # An id of the others that has its equal belongs to that one.
+    free = pc.and_(pc.is_valid(others), pc.invert(pc.is_in(others, value_set=ids.drop_null())))
+    keys = _key(others.filter(free))
+    found = pc.index_in(pc.if_else(alone, _key(ids), pa.scalar(None, pa.string())), value_set=keys)
+    rows = np.flatnonzero(pc.is_valid(found).to_numpy(zero_copy_only=False))
+    if len(rows):
+        other = int(np.flatnonzero(free.to_numpy(zero_copy_only=False))[found[rows[0]].as_py()])
+        a, b = ids[rows[0]].as_py(), others[other].as_py()
+        raise InputError(
+            f"expected one spelling of each id, found {masked(a)} in data row {rows[0] + 1} of {what} and {masked(b)} "
+            f"in {place(other)} (digits as 9, letters as a), which differ only in {_difference(a, b)}; {remedy}"
+        )
 
 
 def refuse_control(texts: pa.StringArray, what: str, where: str) -> None:

@@ -5,6 +5,7 @@ examples/hospital.yaml explains every key.
 
 import math
 import re
+from collections.abc import Mapping as Mapped
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,23 +50,26 @@ class Cells(BaseModel):
     ends: Column | None = None
     true_cells: tuple[str, ...] = Field((), alias="true")
     false_cells: tuple[str, ...] = Field((), alias="false")
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    others_mean: bool | None = None
     present_means: bool | None = None
     absent_means: bool | None = None
 
-    @field_validator("true_cells", "false_cells", "uncertain_cells", mode="before", check_fields=False)
+    @field_validator("true_cells", "false_cells", "uncertain_cells", "unknown_cells", mode="before", check_fields=False)
     @classmethod
     def _texts(cls, cells: Any) -> Any:
-        if not isinstance(cells, (list, tuple)):
-            raise ValueError(f"needs a list of cells, [{_text(cells)}]")
-        return [_text(cell) for cell in cells]
+        return _list_of_cells(cells)
 
-    @field_validator("present_means", "absent_means", mode="before")
+    @field_validator("others_mean", "present_means", "absent_means", mode="before")
     @classmethod
     def _truth(cls, meaning: Any, info: ValidationInfo) -> Any:
         """A boolean, not a cell: the meaning of cells is given by lists."""
         if meaning is None or str(meaning).lower() in ("true", "false", "1", "0"):
             return meaning
-        cells = "any cell that is not blank" if info.field_name == "present_means" else "a blank cell"
+        cells = {
+            "present_means": "any cell that is not blank",
+            "others_mean": "any cell that is in none of the lists",
+        }.get(str(info.field_name), "a blank cell")
         raise ValueError(
             f"needs true or false, the meaning of {cells}, found {meaning!r}; list the cells that mean true: "
             f"true: [{meaning}]"
@@ -81,7 +85,7 @@ class Cells(BaseModel):
     @property
     def read_by_spelling(self) -> bool:
         """Whether its cells have no stated meaning, so that common spellings of booleans are read."""
-        stated = (self.present_means, self.absent_means)
+        stated = (self.present_means, self.absent_means, self.others_mean, self.separator)
         return not (self.true_cells or self.false_cells) and all(meaning is None for meaning in stated)
 
     @property
@@ -202,6 +206,8 @@ class LabelMapping(Cells):
 
     kind: Literal["label", "boolean", "interval"] = "label"
     uncertain_cells: tuple[str, ...] = Field((), alias="uncertain")
+    unknown_cells: tuple[str, ...] = Field((), alias="unknown")
+    blank_cells: Literal["negative", "unknown"] | None = Field(None, alias="blank")
 
     @model_validator(mode="before")
     @classmethod
@@ -217,15 +223,22 @@ class LabelMapping(Cells):
         if self.column is None:
             raise ValueError("needs 'column', the table's column to read")
         if self.means_something:
-            _check_meanings(self, self.uncertain_cells)
+            _check_meanings(self, self.uncertain_cells, self.unknown_cells)
+        if self.blank_cells is not None and self.absent_means is not None:
+            raise ValueError("'blank' and 'absent_means' both define a blank cell; give only one")
         _check_blank(self, self.uncertain_cells)
         return self
+
+    @property
+    def blank_means(self) -> bool | None:
+        return False if self.blank_cells == "negative" else super().blank_means
 
     @property
     def means_something(self) -> bool:
         """Whether filled cells have a stated meaning, instead of being 1, 0 or -1."""
         uncertain = self.uncertain_cells not in ((), ("",))
-        return bool(self.true_cells or self.false_cells or uncertain or self.present_means is not None)
+        stated = (self.present_means, self.others_mean, self.separator)
+        return bool(self.true_cells or self.false_cells or uncertain) or any(each is not None for each in stated)
 
     @property
     def blank(self) -> Literal["negative", "positive", "uncertain", "unknown"]:
@@ -238,6 +251,47 @@ class LabelMapping(Cells):
     def columns(self) -> tuple[str, ...]:
         """Every column it is made from."""
         return tuple(name for name in (self.column, self.starts, self.ends) if name)
+
+
+class ChartMapping(BaseModel):
+    """How rows of a second table, the chart, belong to the images: by equal ids, and by time if `time` is given.
+
+    `on`: column of the table -> column of the chart. With `time` each column has its last value at or before the image,
+    at most `within_days` old. Without it an id has one row, or the `majority` of the values of several rows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    on: dict[Column, Column]
+    time: Column | None = None
+    time_format: tuple[str, ...] = ()
+    within_days: float | None = Field(None, gt=0, allow_inf_nan=False)
+    several: Literal["majority"] | None = None
+    same_id: Literal["spelling"] | None = None
+
+    @field_validator("on", mode="before")
+    @classmethod
+    def _pairs(cls, on: Any) -> Any:
+        """One column that both have, or pairs of columns."""
+        if isinstance(on, str):
+            return {on: on}
+        if isinstance(on, dict) and on:
+            return on
+        raise ValueError("needs the columns that hold the same id, {column of the table: column of the chart}")
+
+    @field_validator("time_format", mode="before")
+    @classmethod
+    def _formats(cls, formats: Any) -> Any:
+        return _date_formats(formats)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "ChartMapping":
+        timed = [key for key in ("time_format", "within_days") if getattr(self, key)]
+        if timed and self.time is None:
+            raise ValueError(f"{timed[0]!r} needs 'time', the column with the times of the chart")
+        if self.several is not None and self.time is not None:
+            raise ValueError("expected 'several' or 'time', which chooses one of several values, found both")
+        return self
 
 
 class Mapping(BaseModel):
@@ -259,22 +313,23 @@ class Mapping(BaseModel):
     exact_ids: tuple[str, ...] = ()
     split: Column | None = None
     split_shares: dict[str, float] = Field(default_factory=lambda: dict(SPLIT_SHARES))
+    keep: dict[Column, tuple[str, ...]] = Field(default_factory=dict)
+    charts: ChartMapping | None = None
     ehr: dict[str, VariableMapping] = Field(default_factory=dict)
     labels: dict[str, LabelMapping] = Field(default_factory=dict)
 
     @field_validator("taken_at_format", mode="before")
     @classmethod
     def _formats(cls, formats: Any) -> Any:
-        """One strptime format or a list of them, each with a full date."""
-        listed = [formats] if isinstance(formats, str) else formats
-        if not isinstance(listed, (list, tuple)) or not all(isinstance(form, str) for form in listed):
-            raise ValueError("needs a format such as '%d.%m.%Y %H:%M', or a list of them")
-        for form in listed:
-            if not is_date_format(form):
-                raise ValueError(
-                    f"needs a format with a day, a month and a year, such as '%d.%m.%Y %H:%M', found {form!r}"
-                )
-        return listed
+        return _date_formats(formats)
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _kept(cls, keep: Any) -> Any:
+        """Lists of cells by column."""
+        if not isinstance(keep, dict):
+            raise ValueError("needs the cells of a column whose rows are kept, {column: [cell, ...]}")
+        return {column: _list_of_cells(cells) for column, cells in keep.items()}
 
     @field_validator("exact_ids", mode="before")
     @classmethod
@@ -309,19 +364,44 @@ class Mapping(BaseModel):
         return self
 
 
-def read_mapping(file: Path) -> Mapping:
-    """Reads and checks a mapping file; raises InputError with its first problem."""
+def read_mapping(file: Path, given: Mapped[str, Any] | None = None) -> Mapping:
+    """Reads and checks a mapping file; `given`: what it need not say, its `ehr` is added to.
+
+    Raises InputError with the first problem of the file.
+    """
     tree = read_yaml(file, "a mapping file")
+    if given is not None:
+        variables = tree.get("ehr", {})
+        both = {**given.get("ehr", {}), **variables} if isinstance(variables, dict) else variables
+        tree = {**given, **tree, "ehr": both}
     try:
         return Mapping.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"{sentence(error, tree, sorted(Mapping.model_fields))} (mapping {file})") from None
+        said = sentence(error, tree, sorted(Mapping.model_fields), {"charts": sorted(ChartMapping.model_fields)})
+        raise InputError(f"{said} (mapping {file})") from None
 
 
 def _is_limit(limit: Any, open_ended: bool) -> bool:
     if limit is None or isinstance(limit, bool):
         return limit is None and open_ended
     return number(str(limit)) is not None or str(limit) in ("inf", "-inf")
+
+
+def _date_formats(formats: Any) -> Any:
+    """One strptime format or a list of them, each with a full date."""
+    listed = [formats] if isinstance(formats, str) else formats
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(form, str) for form in listed):
+        raise ValueError("needs a format such as '%d.%m.%Y %H:%M', or a list of them")
+    for form in listed:
+        if not is_date_format(form):
+            raise ValueError(f"needs a format with a day, a month and a year, such as '%d.%m.%Y %H:%M', found {form!r}")
+    return listed
+
+
+def _list_of_cells(cells: Any) -> list[str]:
+    if not isinstance(cells, (list, tuple)):
+        raise ValueError(f"needs a list of cells, [{_text(cells)}]")
+    return [_text(cell) for cell in cells]
 
 
 def _text(cell: Any, what: str = "cell") -> str:
@@ -331,13 +411,17 @@ def _text(cell: Any, what: str = "cell") -> str:
     return str(cell).strip()
 
 
-def _check_meanings(cells: Cells, uncertain: tuple[str, ...] = ()) -> None:
+def _check_meanings(cells: Cells, uncertain: tuple[str, ...] = (), unknown: tuple[str, ...] = ()) -> None:
     listed, stated = cells.true_cells + cells.false_cells, cells.present_means
+    if cells.others_mean is not None and not listed:
+        raise ValueError("'others_mean' needs 'true' or 'false', the cells that mean the contrary")
+    if cells.separator is not None and not listed:
+        raise ValueError("'separator' needs 'true', the findings in the cell that mean it")
     if uncertain and not listed:
         raise ValueError("'uncertain' also needs the lists 'true' and 'false', [1] and [0] in a column of numbers")
     if bool(listed) == (stated is not None):
         raise ValueError("needs lists of cells under 'true' and 'false', or 'present_means' (not both)")
-    lists = {"true": cells.true_cells, "false": cells.false_cells, "uncertain": uncertain}
+    lists = {"true": cells.true_cells, "false": cells.false_cells, "uncertain": uncertain, "unknown": unknown}
     for (one, ours), (other, theirs) in combinations(lists.items(), 2):
         both = sorted(set(ours) & set(theirs))
         if both:

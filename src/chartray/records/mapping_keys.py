@@ -9,9 +9,9 @@ from chartray.wording import nearest
 
 _OF_VARIABLES = {"kind", "group", "unit", "known_at_film"}
 _TIMED = {"column", "days_from_film", "window_days"}
-_MEANINGS = {"true", "false", "present_means", "absent_means"}
+_MEANINGS = {"true", "false", "separator", "others_mean", "present_means", "absent_means"}
 _INTERVAL = {"starts", "ends", "absent_means"}
-_LABEL = {"kind", "column", "uncertain"} | _MEANINGS
+_LABEL = {"kind", "column", "uncertain", "unknown", "blank"} | _MEANINGS
 # By section and kind; the default kind of a label is `label`.
 KEYS = {
     "ehr": {
@@ -52,13 +52,17 @@ def _kind(entry: Any) -> str:
     return str(entry.get("kind", "label")) if isinstance(entry, dict) else ""
 
 
-def sentence(error: ValidationError, tree: dict[str, Any], keys: Sequence[str]) -> str:
-    """The first problem of the mapping `tree`, whose valid `keys` are given."""
+def sentence(
+    error: ValidationError, tree: dict[str, Any], keys: Sequence[str], sections: dict[str, Sequence[str]]
+) -> str:
+    """The first problem of the mapping `tree`, whose valid `keys` are given, and those of its `sections`."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         section, *inner = (str(part) for part in first["loc"])
-        known = keys_of(section, tree[section].get(inner[0], {})) if len(inner) > 1 else keys
+        known = keys
+        if inner:
+            known = sections.get(section) or keys_of(section, tree[section].get(inner[0], {}))
         close = nearest(str(first["loc"][-1]), known, likeness=_TYPING_ERROR)
         return f"expected known keys, found {_short(repr(where))}{close or '; there are ' + ', '.join(known)}"
     if first["type"] == "missing":

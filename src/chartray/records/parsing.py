@@ -146,6 +146,22 @@ def formatted_moment(cell: str, formats: Sequence[str]) -> datetime | None:
     return None
 
 
+def joined_moment(cell: str) -> datetime | None:
+    """As `written_moment`, also for a date and HHMMSS without its leading zeros, as columns of numbers have it.
+
+    >>> [str(joined_moment(cell)) for cell in ("21500302 93012.5", "2150-03-02 9:30", "21500302 0930")]
+    ['2150-03-02 09:30:12.500000', '2150-03-02 09:30:00', 'None']
+    """
+    time = written_moment(cell)
+    day, _, clock = cell.strip().rpartition(" ")
+    if time is not None or not day:
+        return time
+    date_of_it, since = _first_day(day), time_of_day(clock)
+    if date_of_it is None or since is None:
+        return None
+    return datetime(date_of_it.year, date_of_it.month, date_of_it.day) + since
+
+
 def is_date_format(form: str) -> bool:
     """Whether a strptime format contains a full date.
 

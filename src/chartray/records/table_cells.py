@@ -1,9 +1,9 @@
 """A hospital's own table, on disk or in a database -> its needed columns, with their types and as text."""
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,27 +25,42 @@ _PARQUET = (".parquet", ".pq")
 _WORKBOOK = (".xlsx", ".xls", ".xlsm", ".ods")
 
 
-def read_table(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
-    """The needed columns, in their order: of a csv as text, of a Parquet file or a database with their types.
+class OpenTable(NamedTuple):
+    """A table's name as messages have it, its `columns`, and `read`, which reads some of them in the given order."""
 
-    `needed`: column -> the key of the mapping that names it. Raises InputError for an unreadable table, and for a
-    missing or repeated column.
+    where: str
+    columns: list[str]
+    read: Callable[[list[str]], pa.Table]
+
+
+def open_table(name: str) -> OpenTable:
+    """A csv, whose cells are read as text, a Parquet file, or `URL#table` of a database, both with their types.
+
+    Raises InputError for another kind of file, and `read` for cells that cannot be read.
     """
     if "://" in name:
-        return _from_database(name, needed, mapping)
+        return _database_table(name)
     file = Path(name)
     if not file.is_file():
         raise InputError(f"expected a csv or Parquet table at {file}, found none; check the path")
     if file.suffix.lower() in _WORKBOOK:
         raise InputError(f"expected a csv or Parquet table, found the workbook {file}; save its sheet as CSV UTF-8")
     if file.suffix.lower() not in _PARQUET:
-        found = header(file)
-        _refuse_absent(needed, found, name, mapping)
-        return read_cells(file, list(needed))
-    try:
+        return OpenTable(name, header(file), lambda columns: read_cells(file, columns).select(columns))
+    with _parquet_errors(file):
         parquet = pq.ParquetFile(file)
-        _refuse_absent(needed, parquet.schema_arrow.names, name, mapping)
-        return parquet.read(columns=list(needed)).select(list(needed))
+
+    def read(columns: list[str]) -> pa.Table:
+        with _parquet_errors(file):
+            return parquet.read(columns=columns).select(columns)
+
+    return OpenTable(name, parquet.schema_arrow.names, read)
+
+
+@contextmanager
+def _parquet_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError, KeyError) as error:
         raise InputError(f"expected a Parquet table in {file}, found {without_cells(error)}") from None
 
@@ -77,23 +92,21 @@ def _refuse_type(column: str, where: str, kind: object) -> NoReturn:
     ) from None
 
 
-def _from_database(name: str, needed: dict[str, str], mapping: Path) -> pa.Table:
-    table = _database_table(name)
-    _refuse_absent(needed, list(table.columns), name, mapping)
-    kinds = {column: table[column].type() for column in needed}
+def _read_database(table: Any, columns: list[str], where: str) -> pa.Table:
+    kinds = {column: table[column].type() for column in columns}
     for column, kind in kinds.items():
         if kind.is_nested():
-            _refuse_type(column, no_secret(name), kind)
+            _refuse_type(column, where, kind)
     # Numbers keep their types, since a database may write one as 1e+16; the database converts all else to text. If that
     # fails (SQLite can have text in a column of numbers), everything is converted.
     typed = {column for column, kind in kinds.items() if kind.is_numeric() or kind.is_boolean()}
     with suppress(Exception):
-        return _selected(table, needed, typed)
+        return _selected(table, columns, typed)
     try:
-        return _selected(table, needed, set())
+        return _selected(table, columns, set())
     except Exception as error:  # each backend has its own error; its message may contain a row
         raise InputError(
-            f"expected to read the table of {no_secret(name)}, found {type(error).__name__}; see the database's log"
+            f"expected to read the table of {where}, found {type(error).__name__}; see the database's log"
         ) from None
 
 
@@ -103,7 +116,7 @@ def _selected(table: Any, needed: Iterable[str], typed: set[str]) -> pa.Table:
     return cells
 
 
-def _database_table(name: str) -> Any:
+def _database_table(name: str) -> OpenTable:
     from chartray.records.database import connect_database  # imports Ibis
 
     url, _, table_name = name.partition("#")
@@ -112,16 +125,19 @@ def _database_table(name: str) -> Any:
     schema, _, short = table_name.rpartition(".")
     server = connect_database(url)
     try:
-        return server.table(short, database=schema or None)
+        table = server.table(short, database=schema or None)
     except Exception:  # each backend has its own error for a missing table
         raise InputError(f"expected a table {table_name!r} in {no_secret(url)}, found none") from None
+    where = no_secret(name)
+    return OpenTable(where, list(table.columns), lambda columns: _read_database(table, columns, where))
 
 
-def _refuse_absent(needed: dict[str, str], found: list[str], name: str, mapping: Path) -> None:
+def refuse_absent(needed: Mapping[str, str], found: Sequence[str], where: str, mapping: Path | None) -> None:
+    """Raises InputError for a needed column that is absent or repeated; `needed`: column -> the mapping's key."""
     for column, key in needed.items():
         if column not in found:
             raise InputError(
-                f"expected a column {column!r} in {no_secret(name)} ({key} of {mapping})"
+                f"expected a column {column!r} in {where} ({key} of {mapping})"
                 f"{nearest(column, likely_names(found))}; the table has {columns_found(found, 60)}"
             )
-    refuse_same_names(list(needed), found, no_secret(name))
+    refuse_same_names(list(needed), found, where)

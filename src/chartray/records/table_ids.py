@@ -1,5 +1,6 @@
 """The ids, path and split of each image of a hospital's own table; rows without them are excluded and counted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +15,21 @@ from chartray.records.cohort import hashed_split, refuse_shared_patients
 from chartray.records.identifiers import canonical_ids, identifiers, placeholders_among, refuse_control
 from chartray.records.mapping import Mapping
 from chartray.records.missing import masked, told
-from chartray.records.path_template import on_this_machine, paths, template_columns
 from chartray.records.same_patient import Merging, merging
+from chartray.records.templates import filled, on_this_machine, template_columns
 from chartray.schema import SPLITS
 from chartray.wording import plural
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validate", "val": "validate", "validation": "validate"}
 _ONE_PATIENT = "they are the same patient (same_patient) or that "
+
+
+class Exclusion(NamedTuple):
+    """A step that leaves out rows: `reasons` (N,) text, null for a row that stays; `cells`: they are cells."""
+
+    step: str
+    reasons: pa.Array
+    cells: bool = True
 
 
 class Identified(NamedTuple):
@@ -35,12 +44,19 @@ class Identified(NamedTuple):
     missing: dict[str, dict[str, int]]
 
 
-def identified(cells: pa.Table, texts: pa.Table, plan: Mapping, mapping: Path, where: str) -> Identified:
-    """Ids from the typed `cells`, all else from the `texts`.
+def identified(
+    cells: pa.Table,
+    texts: pa.Table,
+    plan: Mapping,
+    mapping: Path | None,
+    where: str,
+    left_out: Sequence[Exclusion] = (),
+) -> Identified:
+    """Ids from the typed `cells`, all else from the `texts`; rows that are `left_out` are blank in both.
 
     Raises InputError for ambiguous ids, repeated images, unknown splits, and a patient in two splits.
     """
-    merged = merging(plan.same_patient, mapping, exact="patient_id" in plan.exact_ids)
+    merged = merging(plan.same_patient, mapping or Path(), exact="patient_id" in plan.exact_ids)
     one = merged.one if merged is not None else None
     named = {key: column for key in ("image_id", "patient_id", "study_id") if (column := getattr(plan, key))}
     columns: dict[str, pa.Array] = {"study_id": pa.nulls(cells.num_rows, pa.string())}
@@ -63,7 +79,7 @@ def identified(cells: pa.Table, texts: pa.Table, plan: Mapping, mapping: Path, w
     columns["path"], none["path"] = _paths(cells, texts, plan, where)
     if plan.split is not None:
         columns["split"] = texts[plan.split].combine_chunks()
-    ids, places, flow = _given(columns, none, plan, where)
+    ids, places, flow = _given(columns, none, plan, where, left_out)
     _refuse_repeated(ids["image_id"], places, where)
     if merged is not None:
         flow.append(_merged(merged, own, own.take(pa.array(places)), ids["patient_id"]))
@@ -84,7 +100,7 @@ def _paths(cells: pa.Table, texts: pa.Table, plan: Mapping, where: str) -> tuple
     exact = {getattr(plan, key) for key in plan.exact_ids}
     parts: dict[str, pa.Array] = {}
     none: dict[str, int] = {}
-    for column in template_columns(plan):
+    for column in template_columns(plan.path, plan):
         # Ids and numbers are canonical: a path has 10000032, not 10000032.0. All else is used as written.
         what = f"path (column {column!r})"
         if column in ids or pa.types.is_floating(cells[column].type) or pa.types.is_decimal(cells[column].type):
@@ -96,19 +112,30 @@ def _paths(cells: pa.Table, texts: pa.Table, plan: Mapping, where: str) -> tuple
         for entry in pc.value_counts(written.filter(no_path.fill_null(False))).to_pylist():
             none[entry["values"]] = none.get(entry["values"], 0) + entry["counts"]
         parts[column] = pc.if_else(no_path, pa.scalar(None, pa.string()), written)
-    return on_this_machine(paths(plan, parts), where), none
+    return on_this_machine(filled(plan.path, plan, parts), where), none
 
 
 def _given(
-    columns: dict[str, pa.Array], none: dict[str, dict[str, int]], plan: Mapping, where: str
+    columns: dict[str, pa.Array],
+    none: dict[str, dict[str, int]],
+    plan: Mapping,
+    where: str,
+    left_out: Sequence[Exclusion],
 ) -> tuple[pa.Table, npt.NDArray[np.int64], list[FlowStep]]:
     """The rows with all that an image needs, their places in the table, and the steps of the flow."""
     ids, places = pa.table(columns), np.arange(len(columns["image_id"]))
     flow = [FlowStep(f"rows of {Path(where).name}", ids.num_rows, ids.num_rows)]
+    for each in left_out:
+        reasons = each.reasons.take(pa.array(places))
+        stays = pc.is_null(reasons)
+        counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(reasons.drop_null()).to_pylist()}
+        named = told(counts) if each.cells else dict(sorted(counts.items(), key=lambda item: -item[1]))
+        before, (ids, places) = ids.num_rows, (ids.filter(stays), places[stays.to_numpy(zero_copy_only=False)])
+        flow.append(FlowStep(each.step, before, ids.num_rows, ", ".join(f"{why} {n}" for why, n in named.items())))
     read_from = {
         "image_id": [plan.image_id],
         "patient_id": [plan.patient_id],
-        "path": template_columns(plan),
+        "path": template_columns(plan.path, plan),
         **({"split": [plan.split]} if plan.split else {}),
     }
     for key, names in read_from.items():

@@ -1,7 +1,7 @@
 """Text cells of a hospital's own table -> values, as its mapping defines; other cells are missing and counted."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.records.identifiers import placeholders_among
-from chartray.records.mapping import Cells, LabelMapping, Mapping, VariableMapping
+from chartray.records.mapping import Cells, LabelMapping, VariableMapping
 from chartray.records.missing import count_missing
-from chartray.records.parsing import by_cell, formatted_moment, number, truth, written_moment, years
+from chartray.records.parsing import by_cell, formatted_moment, joined_moment, number, truth, years
 
 OUTSIDE = "(outside window_days)"
 NO_OFFSET = "(no days_from_film)"
@@ -58,6 +58,11 @@ def label_cells(rows: pa.Table, mapping: LabelMapping) -> LabelCells:
     read = by_cell(cells, _label_reader(mapping) if listed else _plain_label, pa.float64())
     meant = {"negative": 0.0, "positive": 1.0, "uncertain": -1.0}.get(mapping.blank)
     values = read if meant is None else pc.if_else(blank, pa.scalar(meant), read)
+    if mapping.unknown_cells:  # said to mean nothing, so that they are not unreadable
+        nothing = by_cell(
+            cells, lambda cell: _among(_items(cell, mapping.separator), mapping.unknown_cells), pa.bool_()
+        )
+        cells = pc.if_else(nothing.fill_null(False), pa.scalar(None, pa.string()), cells)
     return LabelCells(values, count_missing(cells, values), blank)
 
 
@@ -76,10 +81,9 @@ def interval_cells(rows: pa.Table, mapping: Cells) -> tuple[pa.Array, dict[str, 
     return values, count_missing(cells, values)
 
 
-def time_reader(mapping: Mapping) -> Callable[[str], datetime | None]:
-    """The function that parses a cell of `taken_at`, by the mapping's formats or else the common ones."""
-    formats = mapping.taken_at_format
-    return (lambda cell: formatted_moment(cell, formats)) if formats else written_moment
+def time_reader(formats: Sequence[str]) -> Callable[[str], datetime | None]:
+    """The function that parses the text of a time, by the mapping's `formats` or else the common ones."""
+    return (lambda cell: formatted_moment(cell, formats)) if formats else joined_moment
 
 
 def _limits(mapping: VariableMapping) -> list[tuple[float | None, int]]:
@@ -112,23 +116,51 @@ def _boolean_reader(mapping: Cells) -> Callable[[str], bool | None]:
         return truth
 
     def listed(cell: str) -> bool | None:
-        if any(_same(cell, text) for text in mapping.true_cells):
+        items = _items(cell, mapping.separator)
+        if _among(items, mapping.true_cells):
             return True
-        return False if any(_same(cell, text) for text in mapping.false_cells) else None
+        if _among(items, mapping.false_cells):
+            return False
+        # A cell that names nothing, such as `[]` or `?`, does not say that the finding is absent.
+        named = mapping.others_mean is not None and any(not _placeholder(item) for item in items)
+        return mapping.others_mean if named else None
 
     return listed
 
 
+def _items(cell: str, separator: str | None) -> list[str]:
+    """The findings in a cell; brackets and quotes around a list as Python writes it are left out.
+
+    >>> _items("['pleural effusion', 'nodule']", ","), _items("No finding", None), _items("[]", ",")
+    (['pleural effusion', 'nodule'], ['No finding'], [])
+    """
+    if separator is None:
+        return [cell]
+    parts = (part.strip().strip("'\"").strip() for part in cell.strip().strip("[](){}").split(separator))
+    return [part for part in parts if part]
+
+
+def _among(items: Sequence[str], texts: Sequence[str]) -> bool:
+    return any(_same(item, text) for item in items for text in texts)
+
+
+def _placeholder(cell: str) -> bool:
+    return bool(placeholders_among(pa.array([cell]))[0].as_py())
+
+
 def _says_nothing(cell: str) -> bool:
-    placeholder = placeholders_among(pa.array([cell]))[0].as_py()
-    return bool(placeholder or (truth(cell) is False and number(cell) is None))
+    return bool(_placeholder(cell) or (truth(cell) is False and number(cell) is None))
 
 
 def _label_reader(mapping: LabelMapping) -> Callable[[str], float | None]:
     certain = _boolean_reader(mapping)
 
     def listed(cell: str) -> float | None:
-        if any(_same(cell, text) for text in mapping.uncertain_cells):
+        items = _items(cell, mapping.separator)
+        stated = _among(items, mapping.true_cells)
+        if not stated and _among(items, mapping.unknown_cells):
+            return None
+        if not stated and _among(items, mapping.uncertain_cells):
             return -1.0
         value = certain(cell)
         return None if value is None else float(value)

@@ -84,17 +84,20 @@ def _taken_as_known(mapping: VariableMapping) -> str | None:
     return "assumed known when the image was taken, so pretraining may use it"
 
 
-def unread(rows: pa.Table, plan: TableMapping, missing: Mapping[str, Mapping[str, int]]) -> list[DataWarning]:
+def unread(
+    rows: pa.Table, times: pa.Array | None, plan: TableMapping, missing: Mapping[str, Mapping[str, int]]
+) -> list[DataWarning]:
     """A warning for each time, variable and label of which (nearly) no filled cell could be read.
 
-    `missing` holds variables by name and labels by cohort column, as `Cohort.missing` does.
+    `times` are the cells of `taken_at`, None without such a key. `missing` holds variables by name and labels by cohort
+    column, as `Cohort.missing` does.
     """
     found: list[DataWarning] = []
-    if plan.taken_at is not None:
+    if times is not None:
         lost = missing["taken_at"].get(UNREADABLE, 0)
         formats = " or ".join(plan.taken_at_format)
         form = f"dates in the format of taken_at_format, {formats}" if formats else _DATE
-        found += _lost("taken_at", int(pc.count(rows[plan.taken_at]).as_py()), lost, form)
+        found += _lost("taken_at", int(pc.count(times).as_py()), lost, form)
     for key, entry in plan.ehr.items():
         found += _of_variable(key, rows, entry, missing[key])
     for key, label in plan.labels.items():

@@ -1,4 +1,4 @@
-"""Image paths of a hospital's own table: a column of paths, or a template such as {mrn}/{image_id:0>8}.dcm."""
+"""Templates of columns in a mapping: paths such as {mrn}/{image_id:0>8}.dcm, times such as {StudyDate} {StudyTime}."""
 
 import re
 import string
@@ -22,19 +22,19 @@ class _Piece(NamedTuple):
     layout: str
 
 
-def template_columns(plan: Mapping) -> list[str]:
-    """The columns of the path: the one it names, or those in braces (ids also by their key).
+def template_columns(template: str, plan: Mapping) -> list[str]:
+    """The columns of a template: the one it names, or those in braces (ids also by their key).
 
     Raises InputError for an invalid template.
     """
-    return list(dict.fromkeys(part.column for part in _parts(plan) if part.column is not None))
+    return list(dict.fromkeys(part.column for part in _parts(template, plan) if part.column is not None))
 
 
-def paths(plan: Mapping, cells: Mapped[str, pa.Array]) -> pa.StringArray:
-    """(N,) paths relative to the image folder, from the text `cells` of each column; null if one of them is."""
+def filled(template: str, plan: Mapping, cells: Mapped[str, pa.Array]) -> pa.StringArray:
+    """(N,) texts of a template from the text `cells` of each of its columns; null if one of them is."""
     columns = [
         pa.scalar(part.literal) if part.column is None else _laid_out(cells[part.column], part.layout)
-        for part in _parts(plan)
+        for part in _parts(template, plan)
     ]
     return pc.binary_join_element_wise(*columns, "")
 
@@ -54,12 +54,12 @@ def on_this_machine(written: pa.StringArray, where: str) -> pa.StringArray:
     return pc.replace_substring(written, "\\", "/")
 
 
-def _parts(plan: Mapping) -> list[_Piece]:
-    if "{" not in plan.path:
-        return [_Piece("", plan.path, "")]
+def _parts(template: str, plan: Mapping) -> list[_Piece]:
+    if "{" not in template:
+        return [_Piece("", template, "")]
     parts: list[_Piece] = []
     try:
-        for literal, name, layout, conversion in string.Formatter().parse(plan.path):
+        for literal, name, layout, conversion in string.Formatter().parse(template):
             if literal:
                 parts.append(_Piece(literal, None, ""))
             if name is None:
@@ -68,7 +68,8 @@ def _parts(plan: Mapping) -> list[_Piece]:
                 raise ValueError("a column may only have a fill, an alignment and a width, as in {image_id:0>8}")
             parts.append(_Piece("", (getattr(plan, name, None) or name) if name in _IDS else name, layout or ""))
     except ValueError as error:
-        raise InputError(f"expected a path template such as {{image_id}}.jpg, found {plan.path!r}: {error}") from None
+        example = "{image_id}.jpg or {StudyDate} {StudyTime}"
+        raise InputError(f"expected a template such as {example}, found {template!r}: {error}") from None
     return parts
 
 
