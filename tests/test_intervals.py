@@ -5,11 +5,12 @@ import pytest
 from scipy.stats import beta
 from scipy.stats import t as student
 
-from benchmarks.evidence.rare_labels import Setting, covered
+from benchmarks.evidence.rare_labels import HERE, Setting, covered
 from chartray.errors import InputError
 from chartray.statistics import metrics
 from chartray.statistics.delong import delong
 from chartray.statistics.intervals import (
+    Bounds,
     LabelPatients,
     Spread,
     auroc_interval,
@@ -22,13 +23,34 @@ from chartray.statistics.intervals import (
 )
 
 
+def coverage(setting: Setting, labels: int, *, alone: bool = False) -> dict[tuple[str, str], float]:
+    found = covered(setting, labels, 100, alone=alone).found
+    return {key: float(1 - rows[:, :2].sum(axis=1).mean()) for key, rows in found.items()}
+
+
 def test_a_few_positive_patients_are_covered_where_percentiles_are_not() -> None:
     """10 to 20 positive patients at AUROC .92, which percentiles of the bootstrap cover too seldom."""
-    _, found = covered(Setting(200, 0.07, 0.92, 1), 500, 100)
-    rate = {key: 1 - rows[:, :2].sum(axis=1).mean() for key, rows in found.items()}
+    rate = coverage(Setting(200, 0.07, 0.92, 1), 500)
     for metric in ("auroc", "average_precision", "brier", "sensitivity", "specificity", "ece"):
         assert rate[metric, "ours"] > 0.92, metric
     assert rate["auroc", "percentiles"] < 0.91
+
+
+def test_labels_near_perfect_are_covered_in_a_small_test_set() -> None:
+    """50 patients, AUROC .98: few images have an error, and the labels' intervals are skewed."""
+    rate = coverage(Setting(50, 0.4, 0.98, 1), 1000, alone=True)
+    for metric in ("auroc", "brier", "ece"):
+        assert rate[metric, "ours"] > 0.935, metric
+        assert rate[f"macro {metric}", "ours"] > 0.95, metric
+
+
+def test_luck_changes_the_prevalence_and_not_the_interval() -> None:
+    """Ten positive patients of 50 where 4 are expected: precision is that of a test set with as many positives."""
+    rate = coverage(Setting(50, 0.05, 0.8, 4), 80, alone=True)
+    assert rate["auroc", "ours"] > 0.93
+    for metric in ("average_precision", "brier"):
+        assert rate[metric, HERE] > 0.93
+        assert rate[metric, HERE] > rate[metric, "ours"] + 0.05
 
 
 def test_the_score_interval_is_newcombes_where_the_variance_is_hanley_and_mcneils() -> None:
@@ -124,6 +146,28 @@ def test_the_mean_over_labels_is_as_sure_as_labels_err_apart() -> None:
     assert apart / alone == pytest.approx(0.5, abs=0.02)
     together, alone = both(0.8 + np.repeat(errors[:, :1], 4, axis=1))
     assert together / alone == pytest.approx(1, abs=0.01)
+
+
+def test_a_mean_is_less_skewed_than_its_labels() -> None:
+    labels = [Bounds(0.8, 0.96, "score", 0.92, 0.04)] * 4
+    rng = np.random.default_rng(6)
+
+    def macro(error: float) -> Bounds:
+        drawn = 0.92 + error * rng.normal(size=(1, 100_000))
+        return of_labels(labels, np.array([0.92]), drawn, 0.95)
+
+    apart = macro(0.04 / 2)  # four independent labels: half the width, a quarter of the skew
+    assert (apart.low, apart.high) == pytest.approx((0.91 - 0.04, 0.91 + 0.04), abs=1e-3)
+    together = macro(0.04)
+    assert (together.low, together.high) == pytest.approx((0.8, 0.96), abs=1e-3)
+
+
+def test_a_variance_of_logits_above_that_of_the_value_counts() -> None:
+    drawn = np.where(np.arange(50_000) % 5 == 0, 0.01, 0.1)  # a fifth of the resamples lack the images with an error
+    found = interval("brier", np.array([drawn.mean()]), drawn[None], LabelPatients(20, 30, 20, 30), 0.95)
+    ends = [np.log(end / (1 - end)) for end in (found.low, found.high)]
+    spread_of_logits = np.log(drawn / (1 - drawn)).std() * np.sqrt(20 / 19)
+    assert ends[1] - ends[0] == pytest.approx(2 * student.ppf(0.975, 19) * spread_of_logits, rel=0.01)
 
 
 def test_the_seed_and_the_names_of_patients_leave_the_interval_as_it_is() -> None:

@@ -1,6 +1,6 @@
 """Coverage of the interval of one arm's value where few patients have the finding: the tables of docs/statistics.md.
 
-    python -m benchmarks.evidence.rare_labels [--labels 1000] [--resamples 300] [--only 100] > rows.tsv
+    python -m benchmarks.evidence.rare_labels [--labels 1000] [--resamples 300] [--only 100] [--ours] > rows.tsv
     python -m benchmarks.evidence.rare_labels --tables rows.tsv
 
 A finding is a normal liability above a threshold, 60 % of whose variance belongs to the patient. Scores of images with
@@ -35,12 +35,15 @@ IMAGES = (1, 4)
 # True AUROC, and whether probabilities are overconfident.
 SETTINGS = ((0.6, False), (0.8, False), (0.8, True), (0.92, False), (0.98, False))
 METRICS = ("auroc", "average_precision", "brier", "sensitivity", "specificity", "ece")
-LABELS, GROUP = 25, 5
+OF_PREVALENCE, HERE = ("average_precision", "brier"), "ours, at the prevalence of the test set"
+LABELS, GROUP, STREAM = 25, 5, 2
 # Probabilities are the true ones, or with logits stretched by this factor.
 STRETCHED = 1.6
 THRESHOLD = norm.isf(0.1)
 # BCa is tried up to this number of patients.
 LEFT_OUT = 200
+# Where a smaller share of labels has an interval, 10 positive patients are luck.
+NO_LUCK = 0.1
 # Fewer simulated intervals say nothing of coverage.
 FEWEST = 100
 
@@ -93,19 +96,19 @@ def probabilities(setting: Setting, score: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-logits * (STRETCHED if setting.stretched else 1.0))))
 
 
-def true_values(setting: Setting) -> dict[str, float]:
-    """Every metric on an endless test set."""
+def true_values(setting: Setting, prevalence: float) -> dict[str, float]:
+    """Every metric on an endless test set with this prevalence, of probabilities for that of the setting."""
     apart = float(separation_of(setting.auroc))
     grid = np.linspace(-9, 9 + apart, 40_001)
     negative, positive = (
         share * norm.pdf(grid - mean) * (grid[1] - grid[0])
-        for share, mean in ((1 - setting.prevalence, 0), (setting.prevalence, apart))
+        for share, mean in ((1 - prevalence, 0), (prevalence, apart))
     )
     said, mass = probabilities(setting, grid), negative + positive
     bins = np.minimum((np.cumsum(mass) - mass / 2) * calibration.BINS, calibration.BINS - 1).astype(int)
     return {
         "auroc": setting.auroc,
-        "average_precision": true_value("average_precision", setting.auroc, 0.0, setting.prevalence),
+        "average_precision": true_value("average_precision", setting.auroc, 0.0, prevalence),
         "brier": float(negative @ said**2 + positive @ (1 - said) ** 2),
         "ece": float(np.abs(np.bincount(bins, said * mass - positive)).sum()),
         "sensitivity": float(norm.sf(THRESHOLD - apart)),
@@ -121,8 +124,10 @@ def all_metrics(truth: Floats, score: Floats, said: Floats, sampled: PatientBoot
     return found | {"brier": probable.brier, "ece": probable.ece, "by_chance": probable.by_chance}
 
 
-def measured(truth: Floats, score: Floats, said: Floats, sampled: PatientBootstrap) -> dict[str, ValueAndDraws]:
-    """Each metric of each label."""
+def measured(
+    truth: Floats, score: Floats, said: Floats, sampled: PatientBootstrap, *, leave_out: bool
+) -> dict[str, ValueAndDraws]:
+    """Each metric of each label; the resamples stand for those that leave out one patient, unless it is asked for."""
     people = sampled.counts.shape[1]
     less = np.ones((people, people), dtype=np.int32) - np.eye(people, dtype=np.int32)
     each = np.arange(people)
@@ -135,7 +140,7 @@ def measured(truth: Floats, score: Floats, said: Floats, sampled: PatientBootstr
         **at_threshold(truth, score, np.full(truth.shape[1], THRESHOLD))._asdict(),
     }
     drawn = all_metrics(truth, score, said, sampled)
-    left = all_metrics(truth, score, said, without) if people <= LEFT_OUT else drawn
+    left = all_metrics(truth, score, said, without) if leave_out else drawn
     values["by_chance"] = values["ece"]
     return {name: ValueAndDraws(value, drawn[name], left[name]) for name, value in values.items()}
 
@@ -153,12 +158,25 @@ def corrected(found: ValueAndDraws, label: int, accelerated: bool) -> tuple[floa
     return float(low), float(high)
 
 
-def intervals_of(setting: Setting, labels: SimulatedLabels, resamples: int) -> Iterator[tuple[str, str, float, float]]:
-    """Metric, method and both ends of every label and macro with an interval."""
+class SimulatedInterval(NamedTuple):
+    """One interval, and the labels that it is of: one, or those of a macro."""
+
+    metric: str
+    method: str
+    low: float
+    high: float
+    labels: NDArray[np.int64]
+
+
+def intervals_of(
+    setting: Setting, labels: SimulatedLabels, resamples: int, *, alone: bool
+) -> Iterator[SimulatedInterval]:
+    """Every label's and macro's interval; `alone` leaves out all methods but ours."""
     truth, score, people, group = labels
     sampled = metrics.sample(truth, people, resamples=resamples)
-    found = measured(truth, score, probabilities(setting, score), sampled)
-    by_patient = delong(truth, score, patients=people)
+    leave_out = not alone and setting.patients <= LEFT_OUT
+    found = measured(truth, score, probabilities(setting, score), sampled, leave_out=leave_out)
+    by_patient = None if alone else delong(truth, score, patients=people)
     images = (truth == 1).sum(axis=0), (truth == 0).sum(axis=0)
     counts = np.stack((*metrics.patients_per_class(truth, people), *images), axis=1).tolist()
     chance = found["by_chance"].drawn.T
@@ -171,36 +189,58 @@ def intervals_of(setting: Setting, labels: SimulatedLabels, resamples: int) -> I
             for k, of in enumerate(counts)
         ]
         for label, ours in enumerate(each):
-            yield name, "ours", ours.low, ours.high
-            yield name, "percentiles", *np.quantile(resampled[:, label], [0.025, 0.975])
-            for method in ("BC", "BCa")[: 2 if setting.patients <= LEFT_OUT else 1]:
-                yield name, method, *corrected(found[name], label, method == "BCa")
-            if name == "auroc":
-                yield name, "DeLong", by_patient.low[label], by_patient.high[label]
+            of = np.array([label])
+            yield SimulatedInterval(name, "ours", ours.low, ours.high, of)
+            if alone:
+                continue
+            yield SimulatedInterval(name, "percentiles", *np.quantile(resampled[:, label], [0.025, 0.975]), of)
+            for method in ("BC", "BCa")[: 2 if leave_out else 1]:
+                yield SimulatedInterval(name, method, *corrected(found[name], label, method == "BCa"), of)
+            if by_patient is not None and name == "auroc":
+                yield SimulatedInterval(name, "DeLong", by_patient.low[label], by_patient.high[label], of)
         for members in (np.flatnonzero(group == one) for one in range(LABELS // GROUP)):
             if len(members) > 1:
                 drawn, macro = resampled[:, members].mean(axis=1), value[members].mean(keepdims=True)
                 null = chance[members].mean(axis=0)[None] if name == "ece" else None
                 ours = intervals.of_labels([each[k] for k in members], macro, drawn[None], 0.95, by_chance=null)
-                yield f"macro {name}", "ours", ours.low, ours.high
-                yield f"macro {name}", "percentiles", *np.quantile(drawn, [0.025, 0.975])
+                yield SimulatedInterval(f"macro {name}", "ours", ours.low, ours.high, members)
+                if not alone:
+                    ends = np.quantile(drawn, [0.025, 0.975])
+                    yield SimulatedInterval(f"macro {name}", "percentiles", *ends, members)
 
 
-def covered(setting: Setting, count: int, resamples: int) -> tuple[float, dict[tuple[str, str], Floats]]:
-    """The share of labels that have an interval, and for each interval, by metric and method, whether it lies above
-    the true value, below it, and its width; until `count` labels had one, or 6 times as many had none.
+class Coverage(NamedTuple):
+    """Whether each interval lies above the true value, below it, and its width, (n, 3), by metric and method.
+
+    `given` is the share of labels that have an interval. Of the method `HERE`, which is ours, the true value is that at
+    the prevalence of the test set, for metrics that depend on the prevalence.
     """
-    true, found, seen, tried = true_values(setting), defaultdict(list), 0, 0
+
+    given: float
+    found: dict[tuple[str, str], Floats]
+
+
+def covered(setting: Setting, count: int, resamples: int, *, alone: bool = False) -> Coverage:
+    """Until `count` labels had an interval, or 6 times as many had none."""
+    true, seen, tried = true_values(setting, setting.prevalence), 0, 0
+    grid = np.geomspace(setting.prevalence / 4, min(6 * setting.prevalence, 0.9), 20)
+    at = {name: [true_values(setting, each)[name] for each in grid] for name in OF_PREVALENCE}
+    found = defaultdict(list)
     while seen < count and tried < 6 * count:
-        one = study(setting, np.random.default_rng((tried, *(int(1000 * each) for each in setting))))
+        one = study(setting, np.random.default_rng((STREAM, tried, *(int(1000 * each) for each in setting))))
         able = metrics.eligible(one.truth, one.patients)
         tried, seen = tried + LABELS, seen + int(able.sum())
-        if able.any():
-            kept = SimulatedLabels(one.truth[:, able], one.score[:, able], one.patients, one.group[able])
-            for metric, method, low, high in intervals_of(setting, kept, resamples):
-                value = true[metric.removeprefix("macro ")]
-                found[metric, method].append((low > value, high < value, high - low))
-    return seen / tried, {key: np.array(rows, dtype=np.float64) for key, rows in found.items()}
+        if not able.any():
+            continue
+        kept = SimulatedLabels(one.truth[:, able], one.score[:, able], one.patients, one.group[able])
+        prevalence = kept.truth.mean(axis=0)
+        for metric, method, low, high, labels in intervals_of(setting, kept, resamples, alone=alone):
+            name = metric.removeprefix("macro ")
+            found[metric, method].append((low > true[name], high < true[name], high - low))
+            if name in OF_PREVALENCE and method == "ours":
+                value = np.interp(prevalence[labels], grid, at[name]).mean()
+                found[metric, HERE].append((low > value, high < value, high - low))
+    return Coverage(seen / tried, {key: np.array(rows, dtype=np.float64) for key, rows in found.items()})
 
 
 class CoverageRow(NamedTuple):
@@ -230,7 +270,7 @@ def tables(rows: list[CoverageRow]) -> None:
 
     for metric, methods in (
         ("auroc", ("percentiles", "BC", "BCa", "DeLong", "ours")),
-        ("average_precision", ("percentiles", "BC", "BCa", "ours")),
+        ("average_precision", ("percentiles", "BC", "BCa", "ours", HERE)),
     ):
         print(f"\n| {metric}: patients | prevalence | labels with an interval | {' | '.join(methods)} | width |")
         print("|---" * (len(methods) + 4) + "|")
@@ -239,10 +279,12 @@ def tables(rows: list[CoverageRow]) -> None:
             if some:
                 given = np.mean([row.given for row in some])
                 print(f"| {patients:,} | {prevalence:.0%} | {given:.0%} | {cells(some, methods)} |")
-    print("\n| metric | percentiles | BC | ours | width |\n|---|---|---|---|---|")
+    print(f"\n| metric | percentiles | BC | ours | {HERE} | width | missed, of all labels |\n|{'---|' * 7}")
     for metric in (*METRICS, *(f"macro {name}" for name in METRICS)):
-        some = [row for row in rows if row.metric == metric and row.given >= 0.1]
-        print(f"| {metric} | {cells(some, ('percentiles', 'BC', 'ours'))} |")
+        all_ = [row for row in rows if row.metric == metric]
+        missed = max(row.given * (1 - row.coverage) for row in all_ if row.method == "ours")
+        some = [row for row in all_ if row.given >= NO_LUCK]
+        print(f"| {metric} | {cells(some, ('percentiles', 'BC', 'ours', HERE))} | at most {missed:.3f} |")
 
 
 def main() -> None:
@@ -250,6 +292,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=300)
     parser.add_argument("--only", type=int, choices=PATIENTS)
+    parser.add_argument("--ours", action="store_true", help="no other method")
     parser.add_argument("--tables", type=Path, nargs="+", help="outputs of earlier runs")
     arguments = parser.parse_args()
     if arguments.tables:
@@ -262,9 +305,8 @@ def main() -> None:
         return
     chosen = PATIENTS if arguments.only is None else (arguments.only,)
     for patients, prevalence, most, (auroc, stretched) in itertools.product(chosen, PREVALENCES, IMAGES, SETTINGS):
-        given, found = covered(
-            Setting(patients, prevalence, auroc, most, stretched), arguments.labels, arguments.resamples
-        )
+        setting = Setting(patients, prevalence, auroc, most, stretched)
+        given, found = covered(setting, arguments.labels, arguments.resamples, alone=arguments.ours)
         for (metric, method), each in found.items():
             above, below, width = each.mean(axis=0)
             row = CoverageRow(patients, prevalence, given, len(each), metric, method, 1 - above - below, width)

@@ -36,6 +36,9 @@ from chartray.statistics.patient_bootstrap import PatientBootstrap
 Floats = NDArray[np.float64]
 Metric = Literal["auroc", "average_precision"]
 
+# P is at least this share of B: of few patients the difference of two estimates is 0 or less by chance.
+_SMALLEST_SHARE = 0.1
+
 
 class ArmDifference(NamedTuple):
     """Arm a minus arm b, each (C + 1,): the C labels, then their macro mean.
@@ -200,7 +203,7 @@ def difference_of_measured(
 
 def patient_variance(a: MeasuredArm, b: MeasuredArm, patients: int, *, pair_seeds: bool) -> tuple[Floats, Floats]:
     """P and its degrees of freedom, (L,) each: the numbers of patients and of resamples limit how well it is known."""
-    found = (a.drawn.mean(axis=(0, 1)) - b.drawn.mean(axis=(0, 1))).var(axis=0, ddof=1)
+    resampled = found = (a.drawn.mean(axis=(0, 1)) - b.drawn.mean(axis=(0, 1))).var(axis=0, ddof=1)
     freedom = np.where(np.isnan(found), np.nan, 1 / (1 / max(patients - 1, 1) + 1 / (a.drawn.shape[2] - 1)))
     if a.drawn.shape[1] > 1:
         found = found - _interaction((a.drawn.mean(axis=0) - b.drawn.mean(axis=0))[:, None]) / a.drawn.shape[1]
@@ -209,7 +212,7 @@ def patient_variance(a: MeasuredArm, b: MeasuredArm, patients: int, *, pair_seed
             found = found - _interaction(each.mean(axis=1)[:, None]) / len(each)
             if each.shape[1] > 1:
                 found = found + _interaction(each) / (each.shape[0] * each.shape[1])
-    return np.maximum(found, 0), freedom
+    return np.maximum(found, _SMALLEST_SHARE * resampled), freedom
 
 
 def _seeds_vary(a: MeasuredArm, b: MeasuredArm) -> bool:

@@ -8,14 +8,14 @@ class as degrees of freedom, and from how that variance changes with the true va
                             patients as units; scale = variance / V(value), at least 1/2, and 1 at a value of 0 or 1
     average precision       t interval on the logit scale around the value minus its bias over resamples; a variance of
                             at least p (1 - p) / (4 positive patients)
-    brier, other means      t interval on the logit scale
+    brier, other means      t interval on the logit scale, with the variance of the resamples' logits if that is larger
     sensitivity and other   Clopper and Pearson's exact interval of the effective number of images,
     shares                  p (1 - p) / variance (Korn and Graubard, Survey Methodology 24, 1998); of a share of 0 or 1,
                             the number of patients
     ece                     percentiles mirrored at the value, from 0 where the value is no sign of miscalibration
     differences of means    t interval
-    mean over labels        distances of the labels' limits (Zou and Donner, Statistics in Medicine 27, 2008)
-                            from their centres, less as far as labels err apart
+    mean over labels        half the widths of the labels' intervals, added up as correlated errors are (Zou and
+                            Donner, Statistics in Medicine 27, 2008), and less of their skew
 
 No interval has width 0 because a sample is perfect: of 12 patients who were all found, the next may still be missed.
 """
@@ -39,6 +39,8 @@ SCORE, LOGIT, CORRECTED, STUDENT = "score", "logit", "bias-corrected logit", "t"
 EXACT, MIRRORED, OF_LABELS = "exact", "mirrored percentiles", "from the labels' intervals"
 # Few positives near the edge give too small a variance by chance; below these no variance is believed.
 _SMALLEST_SCALE, _SMALLEST_SHARE = 0.5, 0.25
+# The nearest that a value on the logit scale comes to 0 or 1.
+_EDGE = 1e-6
 
 
 class LabelPatients(NamedTuple):
@@ -51,11 +53,16 @@ class LabelPatients(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Variance of a value, its degrees of freedom, and the bias: the mean of the resamples minus the value."""
+    """Variance of a value, its degrees of freedom, and the bias: the mean of the resamples minus the value.
+
+    `on_logits` is the variance of the logits of the resamples, where it was asked for. It exceeds the one that follows
+    from `variance` where the value leans on few images.
+    """
 
     variance: float
     freedom: float
     bias: float
+    on_logits: float = 0.0
 
 
 class Bounds(NamedTuple):
@@ -98,10 +105,15 @@ def interval(
         found = spread(values, drawn, min(positive, negative))
         if metric == "auroc":
             made = auroc_interval(value, found, positive, negative, level)
-        elif metric == "average_precision":
-            made = average_precision_interval(value, found, positive, level)
         else:
-            made = mean_interval(value, found, min(positive, negative), level)
+            # Precision of a resample can be 1, which has no logit; a Brier score is never 0 in practice.
+            edge = _SMALLEST_SHARE / positive if metric == "average_precision" else _EDGE
+            logits = spread(_logits(values, edge), _logits(drawn, edge), min(positive, negative))
+            found = found._replace(on_logits=logits.variance)
+            if metric == "average_precision":
+                made = average_precision_interval(value, found, positive, level)
+            else:
+                made = mean_interval(value, found, min(positive, negative), level)
     centre = value - found.bias if metric == "average_precision" else value
     # Which labels have 10 positive patients is chance, and the same chance raises their precision and Brier score.
     alike = metric in ("average_precision", "brier") and positive < FEW_POSITIVE_PATIENTS
@@ -113,21 +125,32 @@ def of_labels(
 ) -> Bounds:
     """The interval of the mean over labels, from theirs; `values` (D,), `drawn` and `by_chance` (D, R) of the mean.
 
-    If the labels erred alike, the mean's ends would be as far from its centre as the labels' are on average. They are
-    nearer by the standard error of the mean / the mean of the labels' standard errors, except of labels that do err
-    alike.
+    Half the labels' widths h_k add up as correlated errors do, to sqrt(sum of r_jk h_j h_k) / C (Zou and Donner). The
+    correlation r of two labels is the one that gives the mean its standard error; it is 1 between labels that err
+    alike. A mean is less skewed than its labels: the distance of the middle of the intervals from the values is theirs
+    times the square of (its half width / theirs), as for a sum of independent errors.
     """
     if len(labels) == 1:
         return labels[0]
-    centre, each = (float(np.mean([getattr(one, name) for one in labels])) for name in ("centre", "error"))
-    error = standard_error(values, drawn)
-    together = [1.0 if one.alike or not each > 0 else min(error / each, 1.0) for one in labels]
-    below, above = (
-        float(np.mean([part * abs(getattr(one, end) - one.centre) for part, one in zip(together, labels, strict=True)]))
-        for end in ("low", "high")
-    )
-    low = 0.0 if by_chance is not None and _is_chance(centre, by_chance, level) else centre - below
-    return Bounds(low, centre + above, OF_LABELS, centre, error)
+    centre, error = float(np.mean([one.centre for one in labels])), standard_error(values, drawn)
+    halves = np.array([(one.high - one.low) / 2 for one in labels])
+    half = math.sqrt(halves @ _correlations(labels, error) @ halves) / len(labels)
+    skew = float(np.mean([(one.high + one.low) / 2 - one.centre for one in labels]))
+    middle = centre + skew * min(half / halves.mean(), 1.0) ** 2
+    low = 0.0 if by_chance is not None and _is_chance(centre, by_chance, level) else max(middle - half, 0.0)
+    return Bounds(low, min(middle + half, 1.0), OF_LABELS, centre, error)
+
+
+def _correlations(labels: Sequence[Bounds], error: float) -> Floats:
+    """(C, C): of how labels err, from the standard error of their mean; all 1 where the labels' own say nothing."""
+    own = np.array([one.error for one in labels])
+    squares = float((own**2).sum())
+    pairs = float(own.sum() ** 2) - squares
+    common = min(max(((len(labels) * error) ** 2 - squares) / pairs, 0.0), 1.0) if pairs > 1e-12 * squares else 1.0
+    alike = np.array([one.alike for one in labels])
+    found = np.where(np.outer(alike, alike), 1.0, common)
+    np.fill_diagonal(found, 1.0)
+    return found
 
 
 def standard_error(values: Floats, drawn: Floats) -> float:
@@ -180,7 +203,7 @@ def average_precision_interval(value: float, found: Spread, positive: int, level
     """The interval of an average precision around value - bias; `positive` counts patients."""
     if value == 1:
         return share_interval(value, found, positive, positive, level)
-    centre = _inside(value - found.bias)
+    centre = min(max(value - found.bias, _EDGE), 1 - _EDGE)
     least = _SMALLEST_SHARE * centre * (1 - centre) / positive
     return _on_logits(centre, found._replace(variance=max(found.variance, least)), level)._replace(method=CORRECTED)
 
@@ -244,14 +267,16 @@ def _auroc_variance(true: float, positive: int, negative: int) -> float:
 
 
 def _on_logits(centre: float, found: Spread, level: float) -> Bounds:
-    half = _student(found.freedom, level) * math.sqrt(found.variance) / (centre * (1 - centre))
+    variance = max(found.variance / (centre * (1 - centre)) ** 2, found.on_logits)
+    half = _student(found.freedom, level) * math.sqrt(variance)
     middle = math.log(centre / (1 - centre))
     low, high = (1 / (1 + math.exp(-min(max(each, -700), 700))) for each in (middle - half, middle + half))
     return Bounds(low, high, LOGIT)
 
 
-def _inside(value: float) -> float:
-    return min(max(value, 1e-6), 1 - 1e-6)
+def _logits(values: Floats, edge: float) -> Floats:
+    inside = np.clip(values, edge, 1 - edge)
+    return np.asarray(np.log(inside / (1 - inside)))
 
 
 def _student(freedom: float, level: float) -> float:
