@@ -11,6 +11,7 @@ from benchmarks.evidence.seeds import SimulatedSet, rates, simulate, studies
 from chartray.errors import InputError
 from chartray.statistics import metrics
 from chartray.statistics.arms import ArmDifference, difference_of_arms
+from chartray.statistics.equivalence import equivalence
 from chartray.statistics.holm import holm
 
 
@@ -94,6 +95,19 @@ def test_the_variance_is_that_of_patients_and_seeds_each_counted_once(metric: st
         assert found.high[label] - found.value[label] == pytest.approx(half)
         assert found.value[label] - found.low[label] == pytest.approx(half)
     np.testing.assert_allclose(found.p_holm, [*holm(found.p[:3]), found.p[3]])
+
+
+def test_few_patients_keep_a_part_of_their_variance() -> None:
+    """30 patients: by chance, all that they add to the difference seems to be what they add to single seeds."""
+    (a, b), truth, patients = simulate(np.random.default_rng(0), SimulatedSet(30, 1, 0.4), (3, 3), spread=0)
+    found = difference_of_arms(a, b, truth, patients, resamples=100)
+    drawn = [
+        np.mean([metrics.resample(truth, one, patients, resamples=100).auroc for one in arm], axis=0) for arm in (a, b)
+    ]
+    share = found.patient_se[:-1] ** 2 / (drawn[0] - drawn[1]).var(axis=0, ddof=1)
+    assert np.nanmin(share) == pytest.approx(0.1)
+    same = equivalence(found.value, np.hypot(found.patient_se, found.seed_se), found.degrees_of_freedom, 1e-4)
+    assert np.nanmin(same) > 0.4  # nothing is known to a ten-thousandth
 
 
 def test_one_seed_is_an_interval_of_these_encoders_and_equal_seeds_add_nothing() -> None:

@@ -10,6 +10,7 @@ encoders of the same true AUROC.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from chartray.statistics.arms import ArmDifference, Metric, difference_of_arms
+from chartray.statistics.equivalence import equivalence
 from chartray.statistics.metrics import auroc, average_precision
 
 Floats = NDArray[np.float64]
@@ -271,8 +273,45 @@ def power(count: int, resamples: int, _: Sequence[Metric]) -> None:
     print(f"| 2 arms, AUROC 1.0 against .5, 28 labels, 200 patients | {share(np.concatenate(found))} |", flush=True)
 
 
+def small_sets(count: int, resamples: int, measured: Sequence[Metric]) -> None:
+    """Test sets of 30 to 80 patients: equal arms, and arms that differ by exactly the margin of an equivalence test."""
+    print(
+        "\n| metric | patients | seeds | equal arms: p < .05 | coverage | difference of the margin: equivalence shown |"
+    )
+    print("|---" * 6 + "|", flush=True)
+    for metric in measured:
+        for place, (patients, seeds) in enumerate(itertools.product((30, 50, 80), (2, 3, 5))):
+            test = SimulatedSet(patients, prevalence=0.4)
+            error = patient_error(metric, test._replace(labels=10))
+            unit = auroc_for(metric, error, test.prevalence)
+            found = []
+            for ratio, gap in itertools.product((0.0, 1.0), (0.0, -2 * unit)):
+                true = (true_value(metric, AUROC + each, ratio * unit, test.prevalence) for each in (gap, 0.0))
+                wanted = float(np.subtract(*true))
+                how = {"stream": 50 + place, "spread": ratio * unit, "gap": gap}
+                for one in studies(count, test, (seeds, seeds), **how):
+                    each = one.difference(metric, resamples=resamples)
+                    known = np.isfinite(each.value[:-1])
+                    p, low, high = (end[:-1][known] for end in (each.p, each.low, each.high))
+                    inside = (low <= wanted) & (wanted <= high)
+                    same = np.full(len(p), np.nan)
+                    if gap:
+                        total = np.hypot(each.patient_se, each.seed_se)
+                        tested = equivalence(each.value, total, each.degrees_of_freedom, abs(wanted))
+                        p, same = same, tested[:-1][known] <= 0.05
+                    found.append(np.stack((np.where(np.isnan(p), np.nan, p < 0.05), inside, same)))
+            cells = [share(row[~np.isnan(row)]) for row in np.concatenate(found, axis=1)]
+            print(f"| {metric} | {patients} | {seeds} | " + " | ".join(cells) + " |", flush=True)
+
+
 METRICS: tuple[Metric, ...] = ("auroc", "average_precision")
-PARTS = {"equal": equal_arms, "different": different_arms, "designs": designs, "power": power}
+PARTS = {
+    "equal": equal_arms,
+    "different": different_arms,
+    "designs": designs,
+    "power": power,
+    "small": small_sets,
+}
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ of them. The variance of the difference D of two arms has three parts:
 
     var(D) = P + S + T
     P = B - I         patients: B is the bootstrap variance by patient of D, which holds seeds and draws fixed; I is the
-                      part of B in which seeds of an arm, or draws, differ, since S and T contain it too
+                      part of B in which seeds of an arm, or draws, differ, since S and T contain it too; P is at
+                      least B / 10
     S = s_a^2 / K_a + s_b^2 / K_b                     seeds, of two arms (Welch)
     S = s^2 (1 / K_a + 1 / K_b)                       s^2 pooled over all arms of the study
     S = s^2 / K                                       of differences by seed, where seeds are paired
@@ -36,7 +37,7 @@ from chartray.statistics.patient_bootstrap import PatientBootstrap
 Floats = NDArray[np.float64]
 Metric = Literal["auroc", "average_precision"]
 
-# P is at least this share of B: of few patients the difference of two estimates is 0 or less by chance.
+# P is at least this share of B: with few patients B - I is 0 or less by chance.
 _SMALLEST_SHARE = 0.1
 
 
