@@ -43,6 +43,7 @@ SMALL = {
     "objective.prototypes": 32,
     "objective.head_hidden": 64,
     "objective.head_out": 32,
+    "objective.head_statistics": "resolution",
     "train.batch_size": 24,
     "train.steps": 6,
     "train.checkpoint_every": 3,
@@ -67,9 +68,13 @@ def losses(run: Path, name: str = "loss") -> list[float]:
     return [json.loads(line)[name] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Path, tmp_path: Path) -> None:
-    pretrain(small_store, tmp_path / "whole", small())
-    pretrain(small_store, tmp_path / "halves", small())
+@pytest.mark.parametrize("before", [False, True])
+def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(
+    small_store: Path, tmp_path: Path, before: bool
+) -> None:
+    config = small(train__ema_before_step=before)
+    pretrain(small_store, tmp_path / "whole", config)
+    pretrain(small_store, tmp_path / "halves", config)
     # As if killed after step 5: the last checkpoint is step 3, and metrics hold a torn line beyond it.
     for later in ("checkpoints/step-000006", "encoder"):
         for file in (tmp_path / "halves" / later).iterdir():
@@ -77,7 +82,7 @@ def test_six_steps_are_three_saved_and_three_resumed_bit_for_bit(small_store: Pa
         (tmp_path / "halves" / later).rmdir()
     metrics = tmp_path / "halves" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:5]) + '{"step": 6, "lo')
-    pretrain(small_store, tmp_path / "halves", small(), resume=True)
+    pretrain(small_store, tmp_path / "halves", config, resume=True)
     assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
     whole, halves = weights(tmp_path / "whole", 6), weights(tmp_path / "halves", 6)
     assert whole.keys() == halves.keys()

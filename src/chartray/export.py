@@ -91,9 +91,9 @@ def timm_config(loaded: PretrainedEncoder) -> dict[str, Any]:
 
     `squash` and bilinear: the whole image, stretched to the square, as in pretraining; no pixel is cropped away.
     """
-    arguments = loaded.architecture.model_dump(exclude={"model_name"}, exclude_none=True)
+    arguments = loaded.architecture.arguments()
     return {
-        "architecture": loaded.architecture.model_name,
+        "architecture": arguments.pop("model_name"),
         "num_classes": 0,
         "num_features": loaded.model.num_features,
         "global_pool": loaded.model.global_pool,

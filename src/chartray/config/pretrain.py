@@ -38,6 +38,9 @@ class EncoderConfig(Section):
     depth: int | None = Field(None, ge=1, description="Transformer blocks; null: timm's")
     width: int | None = Field(None, ge=1, description="Embedding width D; null: timm's")
     patch_size: int | None = Field(None, ge=1, description="Patch size in pixels; null: timm's")
+    first_weights: Literal["msn", "timm"] = Field(
+        "msn", description="How first weights are drawn, the msn head's too: as the official MSN code does, or timm"
+    )
     init: str | None = Field(
         None,
         description="Initial weights: a run, an encoder folder, a folder of timm or transformers, a .safetensors file",
@@ -83,6 +86,10 @@ class ObjectiveConfig(Section):
     mean_entropy_weight: float = Field(1.0, ge=0, description="msn: weight of the mean-entropy term (me-max)")
     head_hidden: int | None = Field(2048, ge=1, description="Hidden width of the head; null: 4 D (published)")
     head_out: int | None = Field(256, ge=1, description="Output width P of the head; null: D (published)")
+    head_statistics: Literal["resolution", "together"] = Field(
+        "resolution",
+        description="msn: the head's BatchNorm normalizes random and focal views apart (MSN), or together (published)",
+    )
     target_temperature: float = Field(0.04, gt=0, description="dino: temperature of the target (official)")
     center_momentum: float = Field(0.9, ge=0, lt=1, description="dino: momentum of the target's center (official)")
     decoder_width: int = Field(512, ge=4, description="mae: width of the decoder (official)")
@@ -159,11 +166,15 @@ class TrainConfig(Section):
     decay_everything: bool = Field(False, description="Decay biases, norms and prototypes too (published)")
     ema: float = Field(0.996, ge=0, le=1, description="EMA momentum of the target at the start")
     final_ema: float = Field(1.0, ge=0, le=1, description="EMA momentum at the end; linear in between")
-    ema_before_step: bool = Field(False, description="Update the target before the optimizer step (published)")
+    ema_before_step: bool = Field(
+        False, description="Update the target before the forward pass of a step, not after its end (published)"
+    )
     schedule: Literal["step", "epoch"] = Field(
         "step", description="When the learning rate changes: every step, or once per epoch (published)"
     )
-    clip: float | None = Field(3.0, gt=0, description="Maximum gradient norm; null: no clipping (published)")
+    clip: float | None = Field(
+        3.0, gt=0, description="Maximum gradient norm, prototypes left out (MSN); null: no clipping (published)"
+    )
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints")
     checkpoint_keep: int = Field(3, ge=1, description="Checkpoints to keep")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device")

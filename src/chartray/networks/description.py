@@ -24,7 +24,10 @@ class _Strict(BaseModel):
 
 
 class Architecture(_Strict):
-    """The arguments of `timm.create_model` that Chartray sets; sizes far beyond the largest ViT are refused."""
+    """The arguments of `timm.create_model` that Chartray sets, and how first weights are drawn.
+
+    Sizes far beyond the largest ViT are refused.
+    """
 
     model_name: str = Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100, description="timm's name")
     img_size: int = Field(ge=1, le=8192, description="side of the image, in pixels")
@@ -32,6 +35,9 @@ class Architecture(_Strict):
     depth: int | None = Field(None, ge=1, le=256, description="blocks; null: timm's")
     embed_dim: int | None = Field(None, ge=1, le=16_384, description="width; null: timm's")
     patch_size: int | None = Field(None, ge=1, le=1024, description="side of a patch, in pixels; null: timm's")
+    first_weights: Literal["msn"] | None = Field(
+        None, description="how an untrained one's weights are drawn: as the official MSN code does; null: timm's"
+    )
     # Of public encoders; null: timm's.
     mlp_ratio: float | None = Field(None, gt=0, le=64, description="hidden width of the MLP over the width")
     qkv_bias: bool | None = Field(None, description="a bias of queries, keys and values")
@@ -49,6 +55,10 @@ class Architecture(_Strict):
     act_layer: Literal["gelu", "gelu_tanh", "quick_gelu"] | None = Field(None, description="activation of the MLP")
     norm_eps: float | None = Field(None, gt=0, lt=1, description="what norms add to the variance")
     rope_temperature: float | None = Field(None, gt=0, le=1e9, description="longest period of rotary positions")
+
+    def arguments(self) -> dict[str, Any]:
+        """What is given to timm, which draws no weights but its own."""
+        return self.model_dump(exclude={"first_weights"}, exclude_none=True)
 
 
 class _OfWeights(BaseModel):

@@ -32,6 +32,7 @@ from chartray.networks.description import (
     encoder_folder,
     sealed_description,
 )
+from chartray.networks.first_weights import draw_encoder
 from chartray.networks.last_block import class_of_last_block, only_class_is_read
 from chartray.networks.patches import multiply_patches
 from chartray.outputs.seal import seal, verify
@@ -83,6 +84,8 @@ def architecture(config: EncoderConfig, size: int) -> Architecture:
     name = _SHORT_NAMES.get(config.name, config.name)
     refuse_unknown(name)
     given: Knobs = {"num_heads": config.heads, "depth": config.depth, "embed_dim": config.width}
+    if config.first_weights == "msn":
+        given["first_weights"] = "msn"
     if "dinov3" in name:  # timm pools its patches, DINOv3 itself by the class token
         given["global_pool"] = "token"
     content = {"model_name": name, "img_size": size, "patch_size": config.patch_size} | given
@@ -100,6 +103,8 @@ def build(architecture: Architecture, *, seed: int) -> VisionTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _created(architecture)
+        if architecture.first_weights == "msn":
+            draw_encoder(model)
     multiply_patches(model)
     return model
 
@@ -141,8 +146,8 @@ def _created(architecture: Architecture) -> VisionTransformer | Eva:
         "in_chans": 1,
         "dynamic_img_size": True,
     }
-    arguments = architecture.model_dump(exclude_none=True, exclude={"norm_eps"})
-    eps = architecture.norm_eps
+    arguments = architecture.arguments()
+    eps = arguments.pop("norm_eps", None)
     norm = {} if eps is None else {"norm_layer": partial(LayerNorm, eps=eps)}
     model = timm.create_model(**arguments, **without, **norm)
     if not isinstance(model, VisionTransformer | Eva):

@@ -15,6 +15,7 @@ from torch.nn import functional
 from chartray.collective import all_sum
 from chartray.config.pretrain import ChartConfig, ObjectiveConfig
 from chartray.features import Chart, ChartBlock
+from chartray.networks.first_weights import draw_linear_layers
 
 
 class ChartBatch(NamedTuple):
@@ -64,10 +65,7 @@ def distillation_head(width: int, hidden: int, out: int) -> nn.Sequential:
     head = nn.Sequential(
         nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, out)
     )
-    for layer in head:
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+    draw_linear_layers(head)
     return head
 
 
@@ -157,11 +155,12 @@ class AnchorAndTarget(nn.Module):
 
     @torch.no_grad()
     def move_target(self, momentum: float) -> None:
-        """EMA: target <- momentum * target + (1 - momentum) * anchor; the head's BatchNorm buffers as they are."""
+        """EMA of the weights: target <- momentum * target + (1 - momentum) * anchor.
+
+        BatchNorm's running values stay each network's own: in training both heads use their batch's statistics.
+        """
         for target, anchor in ((self.target_encoder, self.encoder), (self.target_head, self.head)):
             torch._foreach_lerp_(list(target.parameters()), list(anchor.parameters()), 1 - momentum)
-            for kept, current in zip(target.buffers(), anchor.buffers(), strict=True):
-                kept.copy_(current)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer sees, by name."""
@@ -169,11 +168,19 @@ class AnchorAndTarget(nn.Module):
 
 
 class Siamese(AnchorAndTarget):
-    """The Masked Siamese Network: prototypes Q (K, P), which anchor and target are both compared with."""
+    """The Masked Siamese Network: prototypes Q (K, P), which anchor and target are both compared with.
 
-    def __init__(self, encoder: VisionTransformer, chart: ChartModule, objective: ObjectiveConfig) -> None:
+    `official`: the head's first weights are drawn as in the official code; otherwise they are torch's.
+    """
+
+    def __init__(
+        self, encoder: VisionTransformer, chart: ChartModule, objective: ObjectiveConfig, *, official: bool = True
+    ) -> None:
         hidden, out = head_widths(encoder.embed_dim, objective)
-        super().__init__(encoder, chart, projection_head(encoder.embed_dim, hidden, out))
+        head = projection_head(encoder.embed_dim, hidden, out)
+        if official:
+            draw_linear_layers(head)
+        super().__init__(encoder, chart, head)
         self.prototypes = first_prototypes(objective.prototypes, out).requires_grad_(objective.train_prototypes)
 
 

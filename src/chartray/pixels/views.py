@@ -117,11 +117,20 @@ def expose(views: Tensor, exposures: Tensor, grey: Grey) -> Tensor:
     return ((contrast * (level**gamma - 0.5) + 0.5 + brightness).clamp(0, 1) - grey.mean) / grey.std
 
 
+def kept_count(patches: int, mask_ratio: float) -> int:
+    """How many patches an anchor keeps, at least one; a part of a patch is dropped, as in the official code.
+
+    >>> kept_count(196, 0.15), kept_count(10, 0.9)
+    (166, 1)
+    """
+    return max(int(patches * (1 - mask_ratio) + 1e-9), 1)  # 10 * (1 - 0.9) is less than 1 in binary
+
+
 def kept_patches(
     seed: int, step: int, rows: npt.NDArray[np.int64], view: int, patches: int, mask_ratio: float
 ) -> npt.NDArray[np.int64]:
-    """The patches an anchor keeps, ascending, (B, patches - int(patches * mask_ratio)); each as likely as any other."""
-    count = patches - int(patches * mask_ratio)
+    """The patches an anchor keeps, ascending, (B, `kept_count`); each as likely as any other."""
+    count = kept_count(patches, mask_ratio)
     draw = uniform(seed, step, rows[:, None], view, _PATCH, np.arange(patches)[None, :])
     return np.sort(np.argpartition(draw, count - 1, axis=1)[:, :count], axis=1).astype(np.int64)
 

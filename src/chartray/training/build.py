@@ -15,6 +15,7 @@ from chartray.networks.initial_weights import initialise
 from chartray.networks.recomputation import recompute
 from chartray.networks.siamese import SelfDistillation, Siamese, chart_module
 from chartray.pixels.store import Store
+from chartray.pixels.views import kept_count
 from chartray.training import compilation
 from chartray.training.monitor import Monitor
 from chartray.training.runtime import Runtime
@@ -65,7 +66,7 @@ def build_networks(data: TrainingData, config: Config) -> Networks:
                 f"expected views.{name} to be a multiple of the {side} px patch, found {getattr(config.views, name)}"
             )
     patches = (config.views.size // side) ** 2
-    if config.objective.name == "mae" and int(patches * config.views.mask_ratio) == 0:
+    if config.objective.name == "mae" and kept_count(patches, config.views.mask_ratio) == patches:
         raise InputError(
             f"expected views.mask_ratio to mask at least one of {patches} patches for objective.name mae, "
             f"found {config.views.mask_ratio}; the official ratio is 0.75"
@@ -77,7 +78,7 @@ def build_networks(data: TrainingData, config: Config) -> Networks:
         chart = chart_module(config.chart, encoder.embed_dim, data.chart)
         if config.objective.name == "dino":
             return SelfDistillation(encoder, chart, config.objective)
-        return Siamese(encoder, chart, config.objective)
+        return Siamese(encoder, chart, config.objective, official=config.encoder.first_weights == "msn")
 
 
 def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:

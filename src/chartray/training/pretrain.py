@@ -184,6 +184,8 @@ class Loop:
     def learn(self, batch: Batch, prefetcher: Prefetcher | None = None) -> tuple[Losses, dict[str, float]]:
         """One optimizer step: returns its losses and the numbers to write."""
         now = rates(batch.step, self.schedule, self.config.train)
+        if self.config.train.ema_before_step:  # once, however often the gradient is tried
+            self.networks.move_target(now.ema)
         losses, norm = self.division.tried(
             lambda parts: step.gradient(self.networks, batch, self.config, self.runtime.autocast, parts, prefetcher),
             self.networks,

@@ -52,28 +52,29 @@ def gradient(
 ) -> tuple[Losses, Tensor]:
     """The first half of a step: losses, the gradient, clipped, and its norm. Memory may run out here, and here alone.
 
-    Raises UnhealthyRun for a loss or gradient that is not finite. Nothing is updated yet but running means.
+    Prototypes are neither clipped nor part of the norm (official MSN). Raises UnhealthyRun for a loss or gradient that
+    is not finite. Nothing is updated yet but running means.
     """
     losses = forward(networks, batch.views, batch.chart, config.objective, autocast, parts)
     # A sum over processes is finite only where each is: all of them stop, or none.
     loss = all_sum(losses.total.detach())
     torch.autograd.backward(losses.total)
-    parameters = list(networks.trained_parameters().values())
-    average_gradients(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.train.clip or float("inf"))
+    trained = networks.trained_parameters()
+    average_gradients(trained.values())
+    prototypes = trained.pop("prototypes", None)
+    norm = torch.nn.utils.clip_grad_norm_(trained.values(), config.train.clip or float("inf"))
     if prefetcher is not None:
         prefetcher.prepare_next()  # while the device works on the gradient
-    refuse_non_finite(loss, norm, batch)
+    of_all = norm if prototypes is None or prototypes.grad is None else norm + prototypes.grad.norm()
+    refuse_non_finite(loss, of_all, batch)
     return losses, norm
 
 
 def update(networks: Networks, optimizer: Optimizer, losses: Losses, rates: Rates, config: Config) -> None:
-    """The second half: the optimizer's step, and the target's move."""
+    """The second half: the optimizer's step, and the target's move where it was not moved before the first half."""
     for group in optimizer.param_groups:
         group["lr"] = rates.learning_rate
         group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
-    if config.train.ema_before_step:
-        networks.move_target(rates.ema)
     optimizer.step()
     if not config.train.ema_before_step:
         networks.move_target(rates.ema)
@@ -105,7 +106,7 @@ def msn_forward(
             target = networks.target_head(target)  # z+ (B, P)
         anchor = encode(lambda part: random_and_focal(networks, part), views, parts)  # v (V*B, D)
         anchor, chart_loss = networks.chart(anchor, chart)  # v' (V*B, D)
-        anchor = networks.head(anchor)  # z (V*B, P)
+        anchor = torch.cat([networks.head(group) for group in head_groups(anchor, views, objective)])  # z (V*B, P)
     assignments = msn.assign(
         anchor,
         target,
@@ -169,6 +170,17 @@ def mae_forward(
 
     total = torch.stack(in_parts(share, views, parts)).sum()
     return Losses(total, mae.MAETerms(reconstruction=total), total.new_zeros(()), None)
+
+
+def head_groups(anchor: Tensor, views: Views, objective: ObjectiveConfig) -> tuple[Tensor, ...]:
+    """The anchors (V*B, D) in the groups that the head's BatchNorm normalizes: random and focal views, or all.
+
+    Views of one size are one group, as in the official code.
+    """
+    one_size = len(views.focal) == 0 or views.focal.shape[-1] == views.random.shape[-1]
+    if one_size or objective.head_statistics == "together":
+        return (anchor,)
+    return anchor.tensor_split([len(views.random)])
 
 
 def random_and_focal(networks: AnchorAndTarget, views: Views) -> Tensor:
