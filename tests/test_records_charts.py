@@ -138,7 +138,7 @@ def test_several_rows_of_one_id(tmp_path: Path) -> None:
          "6 images; name the columns"),
         ("{on: {mrn: pation}}", [{"patient": "100"}], r"expected a column 'pation' .*\(charts.on of .*mean 'patient'"),
         ("{on: {mrm: patient}}", [{"patient": "100"}], r"expected a column 'mrm' .*\(charts.on of .*mean 'mrn'"),
-        ("{om: {mrn: patient}}", [{"patient": "100"}], r"found 'charts.om' \(did you mean 'on'\?\)"),
+        ("{onn: {mrn: patient}}", [{"patient": "100"}], r"found 'charts.onn' \(did you mean 'on'\?\)"),
         ("{on: {mrn: patient}, within_days: 2}", [{"patient": "100"}], "'within_days' needs 'time'"),
         ("{on: []}", [{"patient": "100"}], "needs the columns that hold the same id"),
         ("{on: {mrn: patient}, time: at}", [{"patient": "100", "at": "2020-01-01T08:00Z", "crp": 1}], "the images' "

@@ -44,7 +44,8 @@ def film(folder: Path, name: str, **tags: Any) -> Path:
         "PhotometricInterpretation": "MONOCHROME2",
     } | tags
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = held["SOPClassUID"], held["SOPInstanceUID"]
+    meta.MediaStorageSOPClassUID = held["SOPClassUID"] or DX
+    meta.MediaStorageSOPInstanceUID = held["SOPInstanceUID"] or generate_uid(entropy_srcs=[name])
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = folder / name
     data = FileDataset(str(file), {}, file_meta=meta, preamble=b"\0" * 128)
@@ -54,7 +55,7 @@ def film(folder: Path, name: str, **tags: Any) -> Path:
     grey = np.random.default_rng(len(name)).integers(0, 255, (12 * int(held.get("NumberOfFrames", 1)), 16), np.uint8)
     data.PixelData = grey.tobytes()
     file.parent.mkdir(parents=True, exist_ok=True)
-    data.save_as(file, enforce_file_format=True)
+    pydicom.dcmwrite(file, data, enforce_file_format=None not in (held["SOPClassUID"], held["SOPInstanceUID"]))
     return file
 
 

@@ -275,6 +275,19 @@ def test_the_edges_of_the_strict_rule(hospital):
     ]
 
 
+def test_resized_images_in_one_folder_are_found_where_there_are_no_folders_of_patients(hospital):
+    hospital.admit(10000001, "2150-03-01 10:00:00", "2150-03-05 12:00:00")
+    hospital.image(10000001, "2150-03-02 10:00:00")
+    (row,) = hospital.cohort().table.to_pylist()
+    assert row["path"].startswith(f"{hospital.cxr}/files/p10/p10000001/s")
+    (hospital.cxr / "resized").mkdir()
+    (row,) = hospital.cohort().table.to_pylist()
+    assert row["path"] == f"{hospital.cxr}/resized/{row['image_id']}.jpg"
+    (hospital.cxr / "files").mkdir()
+    (row,) = hospital.cohort().table.to_pylist()
+    assert row["path"].startswith(f"{hospital.cxr}/files/p10/p10000001/s")
+
+
 def test_overlapping_stays(hospital):
     """Strict: the latest to have begun wins, whatever the order of rows; published: the last row wins."""
     hospital.admit(10000001, "2150-03-02 00:00:00", "2150-03-09 00:00:00", died=1)

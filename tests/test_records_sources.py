@@ -71,6 +71,24 @@ def test_chexpert_by_whatever_name(chexpert):
     assert len(cohort.metadata.absent_labels) == 12
 
 
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_chexpert_in_the_batches_of_its_download(inside, tmp_path):
+    """The csv files are in the first batch, and the patients in the others, in `train` or without it."""
+    first, second = (
+        tmp_path / name for name in ("CheXpert-v1.0 batch 1 (validate & csv)", "CheXpert-v1.0 batch 2 (train 1)")
+    )
+    there = {"patient00001": second / inside, "patient64741": first / "valid"}
+    for patient, folder in there.items():
+        (folder / patient).mkdir(parents=True)
+    (first / "train.csv").write_text(CHEXPERT_TRAIN)
+    (first / "valid.csv").write_text(CHEXPERT_TEST.replace("/test/", "/valid/"))
+    rows = chexpert_cohort(tmp_path).table.to_pylist()
+    assert [row["split"] for row in rows] == ["train"] * 3 + ["validate"] * 2
+    for row in rows:
+        base = there.get(row["patient_id"], tmp_path / "train")
+        assert row["path"].startswith(f"{base}/{row['patient_id']}/study")
+
+
 def test_blanks_of_the_labeller_are_negatives_and_unreadable_or_unnamed_ones_are_not(chexpert):
     """A labeller leaves blank what a report does not mention; a 2, and a column that a file lacks, are not known."""
     (chexpert / "valid.csv").write_text("Path,Edema\nvalid/patient3/study1/a.jpg,\n")
@@ -191,6 +209,22 @@ def test_real_nih_images():
         assert {row[f"label.{label}"] for label in NIH_LABELS} <= {0.0, 1.0}
         assert (row["patient_id"], row["ehr.age"]) == (cells[3], float(cells[4]))
         assert (row["ehr.sex"][0].upper(), row["ehr.view"]) == (cells[5], cells[6])
+
+
+def test_nih_as_kaggle_has_it(tmp_path):
+    """`images_001/images` ... or one folder in a folder of the same name, and the earlier name of the csv."""
+    rows = [f"{place:08}_000.png,No Finding,0,{place},058Y,M,PA,2500,2048,0.171,0.171" for place in range(1, 4)]
+    names = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width"
+    )
+    (tmp_path / "Data_Entry_2017.csv").write_text("\n".join([f"{names},Height],OriginalImagePixelSpacing[x,y]", *rows]))
+    places = [tmp_path / "images_001" / "images", tmp_path / "images-224" / "images-224", tmp_path / "images"]
+    for number, place in enumerate(places[:2], start=1):
+        place.mkdir(parents=True)
+        (place / f"{number:08}_000.png").touch()
+    cohort = nih_cohort(tmp_path)
+    assert cohort.table["path"].to_pylist() == [f"{place}/{at:08}_000.png" for at, place in enumerate(places, start=1)]
+    assert cohort.table["ehr.age"].to_pylist() == [58.0] * 3
 
 
 def test_nih_official_lists(tmp_path):

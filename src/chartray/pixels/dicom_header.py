@@ -107,8 +107,11 @@ def _dataset(stream: BinaryIO, tags: list[str]) -> pydicom.Dataset:
     # Without the preamble it is DICOM only if a picture is described, as for the reader.
     if not preamble and not ("Rows" in data and "BitsStored" in data):
         raise NoImage("no DICOM")
-    if not ("Modality" in data or "SOPClassUID" in data):
-        raise UnreadableImage("its header is cut off: it has neither Modality nor SOPClassUID")
+    if not ("Modality" in data or "Rows" in data):
+        raise UnreadableImage("its header is cut off: it has neither Modality nor Rows")
+    for name in ("SOPClassUID", "SOPInstanceUID"):  # some files without identity have them only before the data set
+        if name not in data and f"MediaStorage{name}" in data.file_meta:
+            setattr(data, name, data.file_meta[f"MediaStorage{name}"].value)
     return data
 
 

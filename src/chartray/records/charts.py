@@ -192,7 +192,7 @@ def _at_once(
         else:
             ids, values = _majority(codes, cells)
         place = np.searchsorted(ids, ours)
-        there = (place < len(ids)) & (ids[np.minimum(place, len(ids) - 1)] == ours)
+        there = np.isin(ours, ids)
         found[column] = values.take(pa.array(np.where(there, place, 0), mask=~there))
     return found
 

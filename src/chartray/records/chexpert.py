@@ -1,5 +1,6 @@
 """CheXpert (v1.0 and -small) -> cohort: ids, sex, age, view and labels from its csv files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,22 @@ _CHART_CELLS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
 # The part of a path after the data set's folder, which may have been renamed.
 _PATH = r"(?:^|/)(?P<path>(?:train|valid|test)/(?P<patient>patient[0-9]+)/(?P<study>study[0-9]+)/[^/]+)$"
 _SIDES = ("frontal", "lateral")
+_FOLDERS = ("train", "valid", "test")
 
 
 def chexpert_cohort(root: Path) -> Cohort:
     """One row per image of `train.csv`, `valid.csv` (split validate) and `test.csv`, as far as they exist.
 
-    Paths are resolved below `root`, whatever folder they begin with. The csv of the test set may have only paths and
+    Paths are resolved below `root`, whatever folder they begin with; in AIMI's download the csv files and the patients'
+    folders are in `CheXpert-v1.0 batch 1 (validate & csv)` and so on. The csv of the test set may have only paths and
     labels. Raises InputError for missing files or labels, and for paths that are not CheXpert's.
     """
     root = need_folder(root, "CheXpert")
     parts, flow, files = [], [], []
+    places = [root, *_batches(root)]
     held: dict[str, list[str]] = {}  # the columns in the file of each split
     for split, stems in _FILES.items():
-        file = next((found for stem in stems if (found := find_csv(root, stem))), None)
+        file = next((found for place in places for stem in stems if (found := find_csv(place, stem))), None)
         if file is None:
             flow.append(FlowStep(split, 0, 0, f"there is no {stems[0]}.csv"))
             continue
@@ -84,9 +88,30 @@ def chexpert_cohort(root: Path) -> Cohort:
         image_root=str(root),
     )
     columns = {name: rows[name] for name in rows.column_names if name not in CHEXPERT_LABELS} | labels.columns
-    columns["path"] = pc.binary_join_element_wise(pa.scalar(str(root)), rows["relative_path"], "/")
+    columns["path"] = _resolved(rows["relative_path"].combine_chunks(), root)
     columns["taken_at"] = pa.nulls(rows.num_rows, pa.timestamp("us"))
     return Cohort(assemble(columns, metadata), flow, {}, missing | labels.missing)
+
+
+def _batches(root: Path) -> list[Path]:
+    """The folders of AIMI's download, in the order of their names."""
+    return [folder for folder in sorted(root.glob("*batch*")) if folder.is_dir()]
+
+
+def _resolved(paths: pa.StringArray, root: Path) -> pa.StringArray:
+    """The path of each image: where its patient's folder is, else where it is in `root`.
+
+    A batch holds `train/patient00001` or, without the first folder, `patient00001`.
+    """
+    where: dict[str, str] = {}  # no patient is in two splits
+    for folder in [inner for batch in _batches(root) for inner in (*(batch / name for name in _FOLDERS), batch)]:
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                where.update((entry.name, str(folder)) for entry in entries if entry.is_dir())
+    bases = pa.array([where.get(path.split("/")[1]) for path in paths.to_pylist()], pa.string())
+    inside = pc.replace_substring_regex(paths, "^[^/]+/", "")
+    whole = pc.binary_join_element_wise(pa.scalar(str(root)), paths, "/")
+    return pc.coalesce(pc.binary_join_element_wise(bases, inside, "/"), whole)
 
 
 def _read(file: Path, split: str) -> pa.Table:

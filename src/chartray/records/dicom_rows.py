@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,9 +52,9 @@ class Kept(NamedTuple):
 
 
 class DicomRows(NamedTuple):
-    """`table`: one row a file, all text: the tags, and file, sex, age, view, time, manufacturer, model, pixel_spacing,
-    exposure. `left_out`: the exclusions. `scan`: what the tags say of an image. `sources`: name -> the tag that
-    says it, for each file.
+    """`table`: one row a file, all text: the tags, and file, stem, folder, sex, age, view, time, manufacturer, model,
+    pixel_spacing, exposure. `left_out`: the exclusions. `scan`: what the tags say of an image. `sources`: name -> the
+    tag that says it, for each file.
     """
 
     table: pa.Table
@@ -73,7 +74,10 @@ def rows_of(headers: pa.Table, kept: Kept) -> DicomRows:
     time, time_from = _each(time_of, pairs)
     kinds = zip(tags["Modality"], tags["SOPClassUID"], strict=True)
     modality = [(name or _CLASSES.get(kind, "")).upper() for name, kind in kinds]
-    made = {
+    paths = [Path(file) for file in headers["file"].to_pylist()]
+    made: dict[str, Sequence[str | None]] = {
+        "stem": [path.stem for path in paths],
+        "folder": [path.parts[0] if len(path.parts) > 1 else None for path in paths],
         "sex": [sex_level(cell) or cell for cell in tags["PatientSex"]],
         # A cell that could not be read is counted as what it is.
         "age": [cell if years is None else f"{years:g}" for years, cell in zip(age, tags["PatientAge"], strict=True)],

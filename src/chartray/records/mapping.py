@@ -297,7 +297,8 @@ class ChartMapping(BaseModel):
 class Mapping(BaseModel):
     """The whole mapping file; `name` is the name of the data set in results (default: the table's name).
 
-    Without a `split` column, patients are split by a salted hash into `split_shares`.
+    Without a `split` column, patients are split by a salted hash into `split_shares`; with both, those of its training
+    split are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -355,8 +356,11 @@ class Mapping(BaseModel):
             for name in names:
                 if not name.strip() or "," in name or name == taken:
                     raise ValueError(f"'{section}' needs names without a comma, other than {taken!r}, found {name!r}")
-        if self.split is not None and "split_shares" in self.model_fields_set:
-            raise ValueError("give 'split' (a column) or 'split_shares' (drawn by patient), not both")
+        if self.split is not None and "split_shares" in self.model_fields_set and shares["test"]:
+            raise ValueError(
+                "give 'split' (a column) or 'split_shares' (drawn by patient), not both, or with 'split' the shares of "
+                "its training patients, {train: 0.9, validate: 0.1, test: 0}"
+            )
         if self.same_patient == SPELLING and "patient_id" in self.exact_ids:
             raise ValueError("expected 'same_patient: spelling' or patient_id in 'exact_ids', found both")
         if self.taken_at_format and self.taken_at is None:

@@ -56,9 +56,10 @@ def sentence(
     error: ValidationError, tree: dict[str, Any], keys: Sequence[str], sections: dict[str, Sequence[str]]
 ) -> str:
     """The first problem of the mapping `tree`, whose valid `keys` are given, and those of its `sections`."""
-    # A key in another spelling is named before the one that it stands for is missed.
+    # In a section, a key in another spelling is named before the one that it stands for is missed.
     problems = error.errors()
-    first = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
+    other = (each for each in problems if each["type"] == "extra_forbidden" and len(each["loc"]) > 1)
+    first = next(other, problems[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         section, *inner = (str(part) for part in first["loc"])

@@ -53,6 +53,7 @@ from chartray.schema import (
 # PhysioNet's labels lack 8 studies of 227,835. If a larger share than this is missing, the download may be incomplete.
 _HALF = "the file may be incomplete: download it again, unless this is intended"
 _LACKING = 0.001
+_FLAT = "resized"
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 
 
@@ -158,8 +159,13 @@ def _rows(cells: pa.Table, chart: pa.Table) -> pa.Table:
 
 
 def _paths(rows: pa.Table, root: Path) -> pa.ChunkedArray:
-    """The path of each image: ROOT/files/p10/p10000032/s50414267/<dicom_id>.jpg."""
+    """The path of each image: ROOT/files/p10/p10000032/s50414267/<dicom_id>.jpg, or ROOT/resized/<dicom_id>.jpg.
+
+    The flat folder counts where there is no `files`.
+    """
     image, patient, study = rows["image_id"], rows["patient_id"], rows["study_id"]
+    if (root / _FLAT).is_dir() and not (root / "files").is_dir():
+        return pc.binary_join_element_wise(f"{root}/{_FLAT}/", pc.binary_join_element_wise(image, ".jpg", ""), "")
     tens = pc.utf8_slice_codeunits(patient, 0, 2)
     return pc.binary_join_element_wise(f"{root}/files/p", tens, "/p", patient, "/s", study, "/", image, ".jpg", "")
 

@@ -55,7 +55,8 @@ def nih_cohort(root: Path) -> Cohort:
 
     With `test_list.txt` and `train_val_list.txt` (or the names that `nih_lists` accepts) the test split is the official
     one, and train and validate are drawn by patient from the other list. Without them all three are drawn, with a
-    warning. Images are in `images_001/images` ... or `images/` and may be absent. Raises InputError for a missing file
+    warning. Images are in `images_001/images` ..., `images/` or a
+    folder such as Kaggle's `images-224/images-224`, and may be absent. Raises InputError for a missing file
     or column, and for a patient in both lists.
     """
     root = need_folder(root, "NIH ChestX-ray14")
@@ -175,8 +176,9 @@ def _labels(findings: pa.ChunkedArray) -> tuple[dict[str, pa.Array], dict[str, i
 def _paths(images: pa.ChunkedArray, root: Path) -> pa.ChunkedArray:
     """The path of each image; a missing image gets the path it would have in `images/`."""
     where: dict[str, str] = {}
-    folders = [root / "images", *sorted(root.glob("images_*"))]
-    for folder in [inner for outer in folders for inner in (outer, outer / "images") if inner.is_dir()]:
+    folders = [root / "images", *sorted(root.glob("images_*")), *sorted(root.glob("images-*"))]
+    inner = [place for folder in folders for place in (folder, folder / "images", folder / folder.name)]
+    for folder in (place for place in inner if place.is_dir()):
         prefix = f"{folder}/"
         with os.scandir(folder) as entries:
             where.update((entry.name, prefix + entry.name) for entry in entries)

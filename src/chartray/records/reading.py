@@ -71,14 +71,20 @@ def header(file: Path) -> list[str]:
     try:
         with pa.input_stream(str(file), compression="detect") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            names = next(csv.reader(text), [])
+            names = next(csv.reader(text, delimiter=_delimiter(file)), [])
     except UnicodeDecodeError:
         raise InputError(f"expected a csv table in UTF-8 in {file}, found other bytes; save it as UTF-8") from None
     except (OSError, csv.Error) as error:
         raise InputError(f"expected a csv table in {file}, found {without_cells(error)}") from None
-    if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+    marks = ";\t|" if _delimiter(file) == "," else ""
+    if len(names) == 1 and (other := next((mark for mark in marks if mark in names[0]), None)):
         raise InputError(f"expected columns separated by commas in {file}, found {other!r}; save it with commas")
     return names
+
+
+def _delimiter(file: Path) -> str:
+    """What separates the cells of a table: a tab in `.tsv`, else a comma."""
+    return "\t" if file.name.lower().removesuffix(".gz").endswith(".tsv") else ","
 
 
 def refuse_same_names(columns: Sequence[str], found: Sequence[str], where: str) -> None:
@@ -131,7 +137,7 @@ def _odd_row(file: Path) -> str | None:
     try:
         with pa.input_stream(str(file), compression="detect") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            lines = csv.reader(text)
+            lines = csv.reader(text, delimiter=_delimiter(file))
             columns, row = len(next(lines, [])), 0
             for row, cells in enumerate(lines, start=1):
                 if cells and len(cells) != columns:
@@ -153,7 +159,8 @@ def _read_csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:
         strings_can_be_null=True,
         quoted_strings_can_be_null=True,
     )
-    cells = pacsv.read_csv(file, pacsv.ReadOptions(), pacsv.ParseOptions(newlines_in_values=True), convert)
+    parse = pacsv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True)
+    cells = pacsv.read_csv(file, pacsv.ReadOptions(), parse, convert)
     return pa.table([_trimmed(column) for column in cells.columns], cells.column_names)
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.flow import FlowStep
-from chartray.records.cohort import hashed_split, refuse_shared_patients
+from chartray.records.cohort import hashed_split, refuse_shared_patients, split_by_patient
 from chartray.records.identifiers import canonical_ids, identifiers, placeholders_among, refuse_control
 from chartray.records.mapping import Mapping
 from chartray.records.missing import masked, told
@@ -90,6 +90,10 @@ def identified(
         split = _splits(ids["split"], places, plan.split, where)
         ids = ids.set_column(ids.column_names.index("split"), "split", split)
         refuse_shared_patients(ids["patient_id"], split, f"column {plan.split!r} of {where}")
+        if "split_shares" in plan.model_fields_set:
+            drawn, why = _divided(ids, plan)
+            ids = ids.set_column(ids.column_names.index("split"), "split", drawn)
+            flow.append(FlowStep(f"column {plan.split}", ids.num_rows, ids.num_rows, why))
     missing = {"study_id": told(none["study_id"])} if none.get("study_id") else {}
     return Identified(pa.array(places), ids, flow, missing)
 
@@ -168,6 +172,17 @@ def _splits(cells: pa.ChunkedArray, places: npt.NDArray[np.int64], column: str, 
             f"in data row {places[other] + 1}"
         )
     return pa.array([_SPLIT_NAMES[cell.lower()] for cell in names], pa.string())
+
+
+def _divided(ids: pa.Table, plan: Mapping) -> tuple[pa.Array, str]:
+    """The splits, with the training patients divided into train and validate."""
+    shares = {name: plan.split_shares[name] for name in ("train", "validate")}
+    training = pc.equal(ids["split"], "train")
+    drawn = pc.if_else(training, split_by_patient(ids["patient_id"], shares), ids["split"])
+    return (
+        drawn,
+        f"its training patients are divided by a hash, validate {shares['validate'] / sum(shares.values()):.0%}",
+    )
 
 
 def _refuse_repeated(ids: pa.ChunkedArray, places: npt.NDArray[np.int64], where: str) -> None:
