@@ -28,7 +28,7 @@ from chartray.training.build import build_networks
 from chartray.training.controls import ChartTable, controlled
 from chartray.training.prefetch import Batch, Prefetcher
 from chartray.training.pretrain import Loop, pretrain
-from chartray.training.runtime import processes
+from chartray.training.processes import processes
 from chartray.training.step import forward
 from chartray.training.training_data import load_training_data, settings_hash
 
@@ -217,6 +217,16 @@ def test_processes_are_torchruns_or_sruns_or_one(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert processes() == found
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "two"}, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": ""}])
+def test_a_launchers_variable_that_is_no_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"a number in the variable {list(environment)[-1]}, found"):
+        processes()
 
 
 def test_epochs_given_take_the_place_of_a_recipes_steps() -> None:

@@ -26,7 +26,8 @@ LAUNCH = """
 import torch
 from chartray.config import pretrain as config
 from chartray.collective import all_sum
-from chartray.training.runtime import is_first_process, launch
+from chartray.training.processes import is_first_process
+from chartray.training.runtime import launch
 runtime = launch(config.load("tiny-cpu").train)
 torch.distributed.barrier()
 print(runtime.world_size, runtime.rank, is_first_process(), int(all_sum(torch.tensor(runtime.rank + 1.0))))

@@ -59,6 +59,9 @@ def pretrain(
 
     need_inputs(stores=[store], out=out)
     check_run(store, out, resolved, resume=resume)
+    from chartray.training.runtime import refuse_missing_device  # imports torch, but not yet what is trained
+
+    refuse_missing_device(resolved.train)
     if out is None or dry_run:
         from chartray.training.dry_run import print_dry_run
 

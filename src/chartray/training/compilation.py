@@ -14,7 +14,7 @@ from chartray.config.pretrain import TrainConfig
 from chartray.errors import InputError
 from chartray.networks.encoder import class_after_blocks
 from chartray.networks.last_block import only_class_is_read
-from chartray.training.runtime import is_first_process
+from chartray.training.processes import is_first_process
 
 _SHAPES = 32  # of a block's input: target, random and focal views, with and without gradient, whole and in parts
 _MIN_STEPS = 1_000

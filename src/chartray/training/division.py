@@ -21,7 +21,8 @@ from chartray.training.gradient_cache import of_images
 from chartray.training.loader import ImageLoader
 from chartray.training.manifest import RunManifest
 from chartray.training.prefetch import Batch, prepared
-from chartray.training.runtime import Runtime, processes
+from chartray.training.processes import processes
+from chartray.training.runtime import Runtime
 from chartray.training.step import Autocast, Networks, forward
 from chartray.training.training_data import TrainingData
 

@@ -18,7 +18,8 @@ from chartray.training.division import Division, counted, divide, free_bytes
 from chartray.training.manifest import MANIFEST_FILE, read_manifest
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.prefetch import Batch, batches_of
-from chartray.training.runtime import Runtime, is_first_process, launch, placed
+from chartray.training.processes import is_first_process
+from chartray.training.runtime import Runtime, launch, placed
 from chartray.training.schedules import rates
 from chartray.training.step import Losses
 from chartray.wording import listed, plural

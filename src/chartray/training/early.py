@@ -1,5 +1,6 @@
 """What a run would be refused for, found before torch is imported."""
 
+import sys
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -11,12 +12,14 @@ from chartray.networks.description import encoder_folder, sealed_description
 from chartray.networks.public_folder import is_public, read_public
 from chartray.pixels.store import Store
 from chartray.schema import from_metadata
+from chartray.training.processes import is_first_process, refuse_uneven
 from chartray.training.run_folder import check_out
 
 
 def check_run(store_folder: Path, out: Path | None, config: Config, *, resume: bool) -> None:
     """Raises InputError if the store, `out`, the chart, the batch size or the initial weights cannot be used."""
     store = Store.open(store_folder)
+    refuse_uneven(config.train.batch_size)
     if out is not None:
         check_out(out, config, store.hash, resume=resume)
     check_chart(store, config.chart)
@@ -26,6 +29,15 @@ def check_run(store_folder: Path, out: Path | None, config: Config, *, resume: b
             f"expected at least train.batch_size = {config.train.batch_size} training images in {store.folder}, "
             f"found {images}; lower --train.batch_size"
         )
+    _check_start(config)
+    if is_first_process():
+        # torch takes seconds to import: whoever waits should know for what.
+        chart = "no chart" if config.chart.ehr == NO_CHART else f"the chart {config.chart.ehr}"
+        print(f"{store.folder}: {images} training images, {config.encoder.name}, {chart}", file=sys.stderr, flush=True)
+
+
+def _check_start(config: Config) -> None:
+    """Raises InputError unless the first weights can be read."""
     if config.encoder.init is None or Path(config.encoder.init).is_file():
         return
     if is_public(start := Path(config.encoder.init)):

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import re
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import NamedTuple
@@ -14,10 +13,10 @@ from chartray.config.pretrain import TrainConfig
 from chartray.errors import InputError, LostProcess
 from chartray.memory import keep_freed_memory
 from chartray.training.driver import refuse_unusable_gpu
+from chartray.training.processes import place_of_process, processes, refuse_uneven
 
 # NCCL's own is 10 minutes, in which a slow disk may not have written a checkpoint.
 _ANSWERS_WITHIN = timedelta(minutes=30)
-_MEET = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Runtime(NamedTuple):
@@ -44,25 +43,18 @@ def launch(config: TrainConfig) -> Runtime:
     Raises InputError if this machine lacks the device or has a GPU that torch cannot use, or if the batch cannot be
     divided by the processes; LostProcess if they do not meet.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device is cuda, but torch finds no GPU on this machine; use --train.device cpu")
+    refuse_missing_device(config)
     cuda = config.device != "cpu" and torch.cuda.is_available()
-    if not cuda and config.device == "auto":
-        refuse_unusable_gpu("--train.device cpu")
     if not cuda:
         keep_freed_memory()
     world, here = processes()
-    if config.batch_size % world:
-        raise InputError(
-            f"expected train.batch_size to be a multiple of the {world} processes, found {config.batch_size}"
-        )
+    refuse_uneven(config.batch_size)
     devices = _devices(here, torch.cuda.device_count()) if cuda else [torch.device("cpu")] * here
     if world == 1:
         runtime = Runtime(devices[0], bf16=uses_bf16(config))
     else:
-        _export_torchrun_variables(world, here)
-        _need_torchrun_variables(world)
-        runtime = Runtime(devices[int(os.environ["LOCAL_RANK"])], int(os.environ["RANK"]), world, uses_bf16(config))
+        rank, on_machine = place_of_process()
+        runtime = Runtime(devices[on_machine], rank, world, uses_bf16(config))
     if cuda:
         torch.cuda.set_device(runtime.device)
     if world > 1:
@@ -72,6 +64,14 @@ def launch(config: TrainConfig) -> Runtime:
         if config.device == "auto" and torch.backends.mps.is_available():
             print("Apple's GPU is not supported (only NVIDIA's are): training on the CPU", flush=True)
     return runtime
+
+
+def refuse_missing_device(config: TrainConfig) -> None:
+    """Raises InputError if this machine lacks the device, or has a GPU that torch cannot use."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device is cuda, but torch finds no GPU on this machine; use --train.device cpu")
+    if config.device == "auto":
+        refuse_unusable_gpu("--train.device cpu")
 
 
 def _meet(runtime: Runtime) -> None:
@@ -112,68 +112,6 @@ def _devices(processes: int, gpus: int) -> list[torch.device]:
     if gpus not in (1, processes) and gpus < processes:
         raise InputError(f"expected a GPU for each of {processes} processes on this machine, found {gpus}")
     return [torch.device("cuda", process % gpus) for process in range(processes)]
-
-
-def _export_torchrun_variables(world: int, here: int) -> None:
-    """Sets torchrun's variables from those of the srun step, unless torchrun did."""
-    if "WORLD_SIZE" in os.environ:
-        return
-    srun = os.environ
-    nodes = srun.get("SLURM_STEP_NODELIST", srun.get("SLURM_NODELIST", "127.0.0.1"))
-    # A port for each step of each job, since several may run on one node.
-    port = 15_000 + (17 * int(srun.get("SLURM_JOB_ID", "0")) + int(srun["SLURM_STEP_ID"])) % 10_000
-    os.environ |= {
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(here),
-        "RANK": srun["SLURM_PROCID"],
-        "LOCAL_RANK": srun["SLURM_LOCALID"],
-        "GROUP_RANK": srun.get("SLURM_NODEID", "0"),
-        "MASTER_ADDR": srun.get("MASTER_ADDR", first_node(nodes)),
-        "MASTER_PORT": srun.get("MASTER_PORT", str(port)),
-    }
-
-
-def _need_torchrun_variables(world: int) -> None:
-    missing = [name for name in _MEET if not os.environ.get(name)]
-    if missing:
-        raise InputError(
-            f"expected {' and '.join(missing)} beside WORLD_SIZE={world}, as torchrun sets them, found none; start "
-            "the run with torchrun or srun, or unset WORLD_SIZE"
-        )
-
-
-def first_node(nodes: str) -> str:
-    """The first host of a node list as SLURM writes it.
-
-    >>> first_node("gpu[05-09,12],cpu1"), first_node("gpu[7]"), first_node("gpu1,gpu2"), first_node("a[1-2]-ib")
-    ('gpu05', 'gpu7', 'gpu1', 'a1-ib')
-    """
-    return re.split(r"[, ]", re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes), maxsplit=1)[0]
-
-
-def processes() -> tuple[int, int]:
-    """The number of processes of the run, and of those on this machine: torchrun's, srun's, or one.
-
-    Raises InputError if srun's tasks are spread unevenly over the nodes.
-    """
-    if "WORLD_SIZE" in os.environ:
-        world = int(os.environ["WORLD_SIZE"])
-        return world, int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    # Only a step that srun started has an id; a batch script alone is one process, whatever its allocation.
-    if "SLURM_STEP_ID" not in os.environ:
-        return 1, 1
-    world = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")))
-    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")))
-    if world % nodes:
-        raise InputError(
-            f"expected as many tasks on each of {nodes} nodes, found {world} in all; set --ntasks-per-node"
-        )
-    return world, world // nodes
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that prints and writes."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0" or processes()[0] == 1
 
 
 def uses_bf16(config: TrainConfig) -> bool:

@@ -24,7 +24,7 @@ from chartray.training.controls import ChartTable, controlled
 from chartray.training.loader import grey_statistics, image_sizes, split_rows
 from chartray.training.manifest import RUNNING, RunManifest, git_commit
 from chartray.training.patients import patients_sha256
-from chartray.training.runtime import is_first_process
+from chartray.training.processes import is_first_process
 from chartray.training.schedules import Schedule
 
 _ENLARGEMENT_TO_WARN_OF = 1.3
