@@ -1,9 +1,13 @@
 """A wrong path, flag or folder is refused in one sentence before torch or a plotting library is imported."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 from tests.evaluation_folders import hospital, vit
 
@@ -73,3 +77,17 @@ def test_every_command_refuses_before_torch_is_imported(tmp_path: Path) -> None:
         assert (case, code, heavy, len(said)) == (case, 2, [], 1), said
         assert f"expected a store (a folder with store.json) at {tmp_path}/store" not in said[0]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is found here")
+def test_a_run_says_what_it_is_before_torch_and_misses_its_gpu_before_timm(small_store: Path, tmp_path: Path) -> None:
+    knobs = ["--recipe", "tiny-cpu", "--train.batch_size", "8", "--train.device", "cuda"]
+    command = [sys.executable, "-X", "importtime", "-m", "chartray", "pretrain", str(small_store), *knobs]
+    done = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    imported = [line.split("|")[-1].strip() for line in lines]
+    (says,) = [at for at, line in enumerate(lines) if re.search(r"store: \d+ training images, \w+, ", line)]
+    assert says < imported.index("torch")
+    assert not {"timm", "torchvision", "torch._dynamo"} & set(imported)
+    assert "torch finds no GPU" in lines[-1]
