@@ -253,7 +253,7 @@ def test_another_cohort_or_size_cannot_continue(
     out = tmp_path / "store"
     other = write_cohort(tmp_path / "other.parquet", [films / "00.jpg", films / "01.png"], films)
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(driver, "finish", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             build(cohort, out)
     half = content(out)
@@ -602,7 +602,7 @@ def test_what_an_unfinished_ingest_left_is_verified_and_done_again(
     build(cohort, tmp_path / "undisturbed")
     out = tmp_path / "store"
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(driver, "finish", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             build(cohort, out)
     shard, record = out / "images-00001.arrow", out / "unfinished" / "shard-00001.json"
@@ -627,7 +627,7 @@ def test_a_cohort_that_is_replaced_meanwhile_is_noticed(
         return finish(file, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "_finish", replaced)
+        patch.setattr(driver, "finish", replaced)
         refuse("has changed since this ingest began; put the earlier cohort back", cohort, tmp_path / "store")
 
 

@@ -84,7 +84,12 @@ def test_cohort_keeps_its_rows_nulls_and_metadata(finished: Path) -> None:
     expected = [None if row % 5 == 0 else float(row) for row in range(FILMS) if row != 2]
     assert store.cohort["ehr.age"].to_pylist() == expected
     assert store.quarantine.to_pylist() == [
-        {"image_id": "02", "path": store.quarantine["path"][0].as_py(), "reason": "the file is empty"}
+        {
+            "image_id": "02",
+            "split": "train",
+            "path": store.quarantine["path"][0].as_py(),
+            "reason": "the file is empty",
+        }
     ]
 
 

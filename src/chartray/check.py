@@ -14,6 +14,7 @@ from chartray.checks.images import images
 from chartray.config.pretrain import load
 from chartray.errors import InputError
 from chartray.flow import CohortFlow
+from chartray.pixels.quarantine import overrepresented
 from chartray.pixels.store import Store, read_store_flow
 from chartray.records.cohort_files import read_cohort_table, read_flow
 from chartray.schema import COHORT_FORMAT, CohortMetadata, from_metadata
@@ -80,9 +81,11 @@ def _store(folder: Path) -> Iterator[Finding]:
         reasons = store.quarantine["reason"].value_counts().to_pylist()
         told = listed([f"{entry['counts']} x {entry['values']}" for entry in reasons], most=5)
         lost = store.quarantine.num_rows
-        yield Finding(
-            "note", f"{plural(lost, 'image')} in quarantine: {told}", where, lost, "fetch them again if they matter"
-        )
+        remedy = "fetch them again, then `ingest --retry`"
+        yield Finding("note", f"{plural(lost, 'image')} in quarantine: {told}", where, lost, remedy)
+        for group in overrepresented(table, store.quarantine):
+            what = f"{group} are in quarantine; the others may not stand for them"
+            yield Finding("warning", what, where, group.lost, remedy)
     if not any(name.endswith(".arrow") for name in damaged):
         yield from images(store, where)
     yield from _enlargement(store, where)

@@ -11,6 +11,7 @@ from chartray.config.renamed import renamed_tokens
 from chartray.errors import InputError, LostProcess, OutputError, Stopped, UnhealthyRun
 from chartray.memory import ran_out
 from chartray.outputs.disk import of_the_machine
+from chartray.outputs.lock import supported
 from chartray.outputs.notices import held
 from chartray.without_pandas import settle_pyarrow
 
@@ -59,7 +60,7 @@ def main() -> None:
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
     tokens = sys.argv[1:]
-    if tokens and not {*app.help_flags, *app.version_flags} & set(tokens):
+    if _is_work(tokens):
         settle_pyarrow()
     sys.exit(run_command(tokens))
 
@@ -75,6 +76,8 @@ def run_command(tokens: list[str]) -> int:
 
 def _exit_code(tokens: list[str]) -> int:
     try:
+        if _is_work(tokens):
+            supported()  # elsewhere modules of Python's own are missing, which the commands import
         app(_with_values(renamed_tokens(tokens)), exit_on_error=False, print_error=False, result_action="return_none")
     except CycloptsError as error:
         return _say(" ".join(str(error).split()), UNUSABLE_INPUT)
@@ -102,6 +105,10 @@ def _exit_code(tokens: list[str]) -> int:
             raise
         return _say(_of_the_disk(error), UNUSABLE_INPUT if of_the_machine(error) is None else MACHINE_FAILED)
     return DONE
+
+
+def _is_work(tokens: list[str]) -> bool:
+    return bool(tokens) and not {*app.help_flags, *app.version_flags} & set(tokens)
 
 
 def _with_values(tokens: list[str]) -> list[str]:

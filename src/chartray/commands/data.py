@@ -161,6 +161,7 @@ def ingest(
     max_seconds: float = 60.0,
     allow_outside: bool = False,
     cluster: str | None = None,
+    retry: bool = False,
 ) -> None:
     """Decodes every image once into a memory-mapped store; after an interruption the same command continues.
 
@@ -175,6 +176,8 @@ def ingest(
         allow_outside: Allow paths and links that lead out of the image folder.
         cluster: Address of a Dask scheduler (tcp://HOST:PORT) or its file: its workers, on any number of machines that
             share the folders, read the images.
+        retry: Try the images in quarantine of a finished store again, once a decoder or files have come; what could be
+            read is not read again. Higher limits may be given with it.
     """
     from chartray.pixels.image_process import Limits
     from chartray.pixels.ingest import ingest as ingest_films
@@ -189,10 +192,13 @@ def ingest(
         limits=limits,
         allow_outside=allow_outside,
         cluster=cluster,
+        retry=retry,
     )
     print(f"{made.store}: {made.images} images of {size} px, hash {made.hash[:12]}")
     for reason, count in made.quarantined.items():
         print(f"  quarantine: {count} ({reason})")
+    for lost in made.lost:
+        print(f"warning: {lost} are in quarantine; the others may not stand for them", file=sys.stderr)
 
 
 def check(path: Path) -> None:

@@ -6,7 +6,6 @@ container, and nowhere else; elsewhere the lock is never taken away, and a sente
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -115,7 +114,7 @@ def _process(pid: int) -> _Holder:
             with suppress(ProcessLookupError):
                 os.kill(pid, 0)
                 started = "running"
-    return _Holder(socket.gethostname(), _where(), pid, started)
+    return _Holder(os.uname().nodename, _where(), pid, started)
 
 
 def _where() -> str:
@@ -124,4 +123,4 @@ def _where() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        return socket.gethostname()
+        return os.uname().nodename

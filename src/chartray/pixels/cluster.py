@@ -10,11 +10,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module, metadata
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 from chartray.errors import InputError, LostProcess
@@ -135,8 +136,18 @@ def _connected(address: str) -> Any:
         where = str(read_object(file, "a Dask scheduler file").get("address", ""))
         if "://" not in where:
             raise InputError(f"expected a Dask scheduler file with an address in {file}, found none")
+    connected: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            connected.set_result(distributed.Client(where, timeout=_ANSWERS_WITHIN, set_as_default=False))
+        except Exception as error:
+            connected.set_exception(error)
+
+    # Dask itself waits without end for a server of another kind, which accepts and says nothing.
+    Thread(target=connect, daemon=True).start()
     try:
-        client = distributed.Client(where, timeout=_ANSWERS_WITHIN, set_as_default=False)
+        client = connected.result(_ANSWERS_WITHIN + 1)
     except (OSError, ValueError, RuntimeError):
         raise InputError(
             f"expected a Dask scheduler at {where}, found none that answers within {_ANSWERS_WITHIN:g} s; start one "

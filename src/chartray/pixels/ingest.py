@@ -5,50 +5,57 @@ or not there (shards.py); `store.json` comes last. So an ingest that was killed 
 whole, does the others again, and ends in the same bytes. Images are read in separate processes (image_process.py).
 """
 
-import hashlib
-import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager, suppress
-from functools import partial
-from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from threading import Event
 from typing import NamedTuple
-
-import numpy as np
-import pyarrow as pa
 
 from chartray.errors import InputError
 from chartray.outputs.disk import writing
 from chartray.outputs.json_file import write_json
 from chartray.outputs.lock import locked
-from chartray.outputs.replacing import settle
-from chartray.pixels.cluster import SeenFile, Workers, on_cluster
-from chartray.pixels.image_process import USUAL_LIMITS, Limits, release
-from chartray.pixels.plan import IngestPlan, announce, make_plan, no_image
-from chartray.pixels.shard_file import arrow_numbers, arrow_strings
-from chartray.pixels.shards import LOCK_FILE, PLAN_FILE, ShardRecord, begun_shards, find_or_build
-from chartray.pixels.store import INDEX_FILE, UNFINISHED, Store, read_index, read_parquet
-from chartray.pixels.store_writing import complete
-from chartray.progress import progress
-from chartray.records.cohort_files import read_flow
+from chartray.outputs.replacing import replaced_folder, settle
+from chartray.pixels.building import build, finish, workers_for
+from chartray.pixels.image_process import USUAL_LIMITS, Limits
+from chartray.pixels.plan import IngestPlan, announce, make_plan
+from chartray.pixels.quarantine import Lost, overrepresented
+from chartray.pixels.shard_file import map_shard
+from chartray.pixels.shards import (
+    LOCK_FILE,
+    PLAN_FILE,
+    EarlierShard,
+    ShardRecord,
+    begun_shards,
+)
+from chartray.pixels.store import INDEX_FILE, UNFINISHED, Store, read_index
+from chartray.wording import plural
 
 _LONGEST = 86_400  # seconds; a limit that timers support
-_LOOKS_EVERY = 10.0  # seconds
-_SEEN_IMAGES = 8  # that every worker of a cluster must see
+_WORKER_ENDED = (
+    "a worker process ended unexpectedly; run the same command again: it continues after the finished shards"
+)
 
 
 class Ingested(NamedTuple):
-    """What an ingest made: the folder, its content hash, the number of images, and reason -> images in quarantine."""
+    """What an ingest made: the folder, its content hash, the number of images, and reason -> images in quarantine.
+
+    `lost` are the splits and labels of which too many are in quarantine.
+    """
 
     store: Path
     hash: str
     images: int
     quarantined: dict[str, int]
+    lost: list[Lost]
+
+
+class _Unchanged(Exception):
+    """None of the images in quarantine could be read, for the same reasons as before."""
 
 
 def ingest(
@@ -62,6 +69,7 @@ def ingest(
     allow_outside: bool = False,
     executor: Executor | None = None,
     cluster: str | None = None,
+    retry: bool = False,
 ) -> Ingested:
     """Builds the store `out` of S = `size` pixels from a cohort's images, or continues one that was stopped.
 
@@ -78,6 +86,8 @@ def ingest(
         executor: any with the interface of concurrent.futures that sees the same folders; then `workers` is its width,
             for the estimate of the time.
         cluster: the address of a Dask scheduler, or its file, whose workers read the images.
+        retry: of the finished store `out`, tries the images in quarantine again; it ends in the bytes of a new ingest.
+            `limits` and `allow_outside` may be wider than they were.
 
     Raises:
         InputError: no cohort, an id given twice, no room on the disk, no image that can be read, a folder that holds
@@ -98,22 +108,26 @@ def ingest(
         )
     out = Path(out).absolute()
     plan = make_plan(Path(cohort_path), size, images_root, limits, allow_outside=allow_outside)
+    settle(out)
+    if retry:
+        return _retry(Path(cohort_path), out, plan, workers, executor, cluster)
     if (out / INDEX_FILE).exists():
         return _already_complete(out, plan)
     begun = begun_shards(out, plan.marker(), plan.shards)
     try:
-        with _workers(plan, out, workers, executor, cluster) as found:
+        with workers_for(plan, out, workers, executor, cluster) as found:
             announce(plan, begun, out, found.pool, found.at_once)
             with writing(out), _alone(out):
                 if (out / INDEX_FILE).exists():  # another ingest has finished it meanwhile
                     return _already_complete(out, plan)
                 write_json(out / UNFINISHED / PLAN_FILE, plan.marker())
-                records = _build(plan, begun, out, found)
-                return _finish(Path(cohort_path), out, plan, records)
+                tasks = {shard: plan.task(shard, out) for shard in range(plan.shards)}
+                images = {shard: len(plan.rows(shard)) for shard in tasks}
+                records = list(build(tasks, images, begun, found).values())
+                finish(Path(cohort_path), out, plan, records)
+                return _made(Store.open(out))
     except BrokenExecutor:
-        raise InputError(
-            "a worker process ended unexpectedly; run the same command again: it continues after the finished shards"
-        ) from None
+        raise InputError(_WORKER_ENDED) from None
     finally:
         with suppress(OSError):
             out.rmdir()  # which does nothing unless it is empty
@@ -121,16 +135,86 @@ def ingest(
 
 def _already_complete(out: Path, plan: IngestPlan) -> Ingested:
     settle(out / INDEX_FILE)
-    begun_with = read_index(out).model_dump()
-    # Checked first: no message may suggest removing a store of another cohort.
-    if any(begun_with.get(key) != value for key, value in plan.marker().items()):
-        raise InputError(f"{out} holds a finished store of another cohort, size or limits; choose another --out")
+    _refuse_other(out, plan)
     store = Store.open(out)
     # The process may have been killed between the last file and the cleaning up.
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     settle(out / LOCK_FILE)
     print(f"ingest: {out} is complete, {len(store)} images; nothing to do", file=sys.stderr, flush=True)
-    return Ingested(out, store.hash, len(store), dict(Counter(store.quarantine["reason"].to_pylist())))
+    return _made(store)
+
+
+def _refuse_other(out: Path, plan: IngestPlan, *, wider: bool = False) -> bool:
+    """Refuses a store of another cohort, size or limits; returns whether the limits differ.
+
+    They may with `wider`, if those of `plan` allow more.
+    """
+    begun_with, now = read_index(out).model_dump(), plan.marker()
+    wide = {
+        "largest_image": plan.limits.pixels >= begun_with["largest_image"],
+        "outside": not (plan.limits.within and begun_with["outside"]),
+    }
+    differ = {key for key, value in now.items() if begun_with.get(key) != value}
+    # Checked first: no message may suggest removing a store of another cohort.
+    if any(not (wider and wide.get(key)) for key in differ):
+        raise InputError(f"{out} holds a finished store of another cohort, size or limits; choose another --out")
+    return bool(differ)
+
+
+def _retry(
+    cohort_path: Path, out: Path, plan: IngestPlan, count: int | None, executor: Executor | None, cluster: str | None
+) -> Ingested:
+    """Another try of the images in quarantine, in a new store that takes the place of this one when it is whole."""
+    wider = _refuse_other(out, plan, wider=True)
+    store = Store.open(out)
+    earlier = _records(store, plan)
+    images = {shard: len(record.quarantine) for shard, record in enumerate(earlier) if record.quarantine}
+    if not images:
+        print(f"ingest: {out} has no image in quarantine; nothing to do", file=sys.stderr, flush=True)
+        return _made(store)
+    try:
+        with (
+            suppress(_Unchanged),
+            workers_for(plan, out, count, executor, cluster) as found,
+            # Shards that stay are linked, not copied; every other file is synced when it is written.
+            replaced_folder(out, kept=lambda name: name.endswith(".arrow"), lasting=False) as partial_out,
+        ):
+            (partial_out / UNFINISHED).mkdir()
+            tasks = {shard: plan.task(shard, partial_out, EarlierShard(str(out), earlier[shard])) for shard in images}
+            records = dict(enumerate(earlier)) | build(tasks, images, {}, found)
+            came = sum(len(records[shard].kept) - len(earlier[shard].kept) for shard in images)
+            print(
+                f"ingest: {came} of {plural(sum(images.values()), 'image')} in quarantine can be read now",
+                file=sys.stderr,
+                flush=True,
+            )
+            if list(records.values()) == earlier and not wider:
+                raise _Unchanged
+            finish(cohort_path, partial_out, plan, list(records.values()))
+    except BrokenExecutor:
+        raise InputError(_WORKER_ENDED) from None
+    return _made(Store.open(out))
+
+
+def _records(store: Store, plan: IngestPlan) -> list[ShardRecord]:
+    """The shards of a finished store as the records of its ingest had them."""
+    reasons = dict(zip(store.quarantine["image_id"].to_pylist(), store.quarantine["reason"].to_pylist(), strict=True))
+    sizes = zip(*(store.cohort[name].to_pylist() for name in ("height", "width")), strict=True)
+    records = []
+    for number, shard in enumerate(read_index(store.folder).shards):
+        rows = plan.rows(number)
+        kept = [row for row in rows if plan.image_ids[row] not in reasons]
+        heights, widths = zip(*islice(sizes, len(kept)), strict=True) if kept else ((), ())
+        digests = map_shard(store.folder, shard, store.size, "").digests.tobytes() if kept else b""
+        lost = [(row, reasons[plan.image_ids[row]]) for row in rows if plan.image_ids[row] in reasons]
+        records.append(ShardRecord(shard, digests, kept, list(heights), list(widths), lost))
+    return records
+
+
+def _made(store: Store) -> Ingested:
+    reasons = Counter(store.quarantine["reason"].to_pylist())
+    lost = overrepresented(store.cohort, store.quarantine)
+    return Ingested(store.folder, store.hash, len(store), dict(reasons), lost)
 
 
 @contextmanager
@@ -139,128 +223,3 @@ def _alone(out: Path) -> Iterator[None]:
     with locked(out / LOCK_FILE, f"another ingest is writing to {out}; wait for it, or choose another --out"):
         (out / UNFINISHED).mkdir(exist_ok=True)
         yield
-
-
-def _build(plan: IngestPlan, begun: dict[int, ShardRecord], out: Path, workers: Workers) -> list[ShardRecord]:
-    """All shards, in order; finished shards of an earlier run are verified, and rebuilt if they changed."""
-    records: dict[int, ShardRecord] = {}
-    quarantined = 0
-    with progress("ingest", len(plan.paths), "images", done=sum(len(plan.rows(shard)) for shard in begun)) as advance:
-        futures: dict[Future[ShardRecord], int] = {
-            workers.pool.submit(workers.build, plan.task(shard, out)): shard for shard in range(plan.shards)
-        }
-        try:
-            for future in _as_completed(futures, workers.look):
-                shard = futures[future]
-                records[shard] = future.result()
-                quarantined += len(records[shard].quarantine)
-                images = 0 if shard in begun else len(plan.rows(shard))
-                advance(images, f"{quarantined} in quarantine" if quarantined else "")
-        finally:
-            for future in futures:
-                future.cancel()
-    return [records[shard] for shard in range(plan.shards)]
-
-
-def _as_completed(futures: Collection[Future[ShardRecord]], look: Callable[[], None]) -> Iterator[Future[ShardRecord]]:
-    """The futures as they are done; `look` is called where none was for a while."""
-    left = set(futures)
-    while left:
-        done, left = wait(left, _LOOKS_EVERY, FIRST_COMPLETED)
-        yield from done
-        if not done:
-            look()
-
-
-def _finish(cohort_path: Path, out: Path, plan: IngestPlan, records: list[ShardRecord]) -> Ingested:
-    """Writes the tables and, last, store.json."""
-    quarantine = [entry for record in records for entry in record.quarantine]
-    kept = [row for record in records for row in record.kept]
-    if not kept:
-        _remove(out, records)
-        raise InputError(no_image(plan, quarantine[0][1]))
-    whole = _cohort(cohort_path, plan)
-    cohort = whole.drop_columns([name for name in ("height", "width") if name in whole.column_names])
-    cohort = cohort.take(arrow_numbers(np.array(kept, dtype=np.int64)))
-    for name, sizes in (("height", [r.heights for r in records]), ("width", [r.widths for r in records])):
-        cohort = cohort.append_column(
-            name, arrow_numbers(np.array([n for part in sizes for n in part], dtype=np.int32))
-        )
-    lost = [row for row, _ in quarantine]
-    columns = {
-        "image_id": arrow_strings([plan.image_ids[row] for row in lost]),
-        "path": arrow_strings([plan.paths[row] for row in lost]),
-        "reason": arrow_strings([reason for _, reason in quarantine]),
-    }
-    content = complete(
-        out,
-        plan.size,
-        [record.shard for record in records],
-        b"".join(record.digests for record in records),
-        cohort.replace_schema_metadata(whole.schema.metadata),
-        quarantine=pa.table(columns),
-        # The store goes where the cohort may not: what was left out, and why, goes with it.
-        flow=read_flow(cohort_path),
-        origin=plan.marker(),
-    )
-    shutil.rmtree(out / UNFINISHED)
-    return Ingested(out, content, len(kept), dict(Counter(reason for _, reason in quarantine)))
-
-
-def _cohort(file: Path, plan: IngestPlan) -> pa.Table:
-    """The cohort, which may have been replaced in the hours since it was planned."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"the cohort {file} can no longer be read ({error.strerror}); put it back, then run the same command again"
-        ) from None
-    if hashlib.sha256(content).hexdigest() != plan.cohort_sha256:
-        raise InputError(
-            f"{file} has changed since this ingest began; put the earlier cohort back, then run the same command again"
-        )
-    return read_parquet(BytesIO(content))
-
-
-def _remove(out: Path, records: list[ShardRecord]) -> None:
-    for record in records:
-        (out / record.shard.file).unlink(missing_ok=True)
-    shutil.rmtree(out / UNFINISHED)
-
-
-@contextmanager
-def _workers(
-    plan: IngestPlan, out: Path, count: int | None, executor: Executor | None, cluster: str | None
-) -> Iterator[Workers]:
-    """Those of a cluster, the executor that was given, or threads of our own, each with a process that reads."""
-    count = count or available_cores()
-    if cluster is not None:
-        with on_cluster(cluster, out, _seen_here(plan)) as there:
-            yield there
-        return
-    if executor is not None:
-        yield Workers(executor, count)
-        return
-    ending = Event()
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield Workers(pool, count, partial(find_or_build, ending=ending))
-    finally:
-        ending.set()
-        pool.shutdown(cancel_futures=True)
-        release()
-
-
-def _seen_here(plan: IngestPlan) -> list[SeenFile]:
-    """A few images that are here, by their rows, since a path can name a patient."""
-    found: list[SeenFile] = []
-    for row in np.unique(np.linspace(0, len(plan.paths) - 1, _SEEN_IMAGES).astype(int)).tolist():
-        path = os.path.join(os.getcwd(), plan.paths[row])
-        with suppress(OSError, ValueError):
-            found.append(SeenFile(f"the image in row {row + 1} of the cohort", path, os.stat(path).st_size))
-    return found
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from chartray.errors import InputError
 from chartray.outputs.seal import sha256
 from chartray.pixels.image_process import USUAL_LIMITS, Limits
 from chartray.pixels.shard_file import LARGEST_SHARD_BYTES
-from chartray.pixels.shards import ShardTask, time_images
+from chartray.pixels.shards import EarlierShard, ShardTask, time_images
 from chartray.pixels.store import STORE_FORMAT
 from chartray.records.cohort import refuse_shared_patients
 from chartray.records.cohort_files import read_cohort_table
@@ -44,14 +44,14 @@ class IngestPlan(NamedTuple):
     def rows(self, shard: int) -> range:
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, len(self.paths)))
 
-    def task(self, shard: int, out: Path) -> ShardTask:
+    def task(self, shard: int, out: Path, earlier: EarlierShard | None = None) -> ShardTask:
         """One shard of the store `out`, ready to travel: a worker may stand in another folder."""
         rows = self.rows(shard)
         ids, paths = self.image_ids[rows.start : rows.stop], self.paths[rows.start : rows.stop]
         root = os.path.abspath(self.root) if Path(self.root).is_dir() else ""
         here = os.getcwd()
         paths = [os.path.join(here, path) for path in paths]
-        return ShardTask(str(out), shard, rows.start, self.size, root, ids, paths, self.limits)
+        return ShardTask(str(out), shard, rows.start, self.size, root, ids, paths, self.limits, earlier)
 
     def marker(self) -> dict[str, JsonValue]:
         """The settings that must stay the same when an ingest is continued."""

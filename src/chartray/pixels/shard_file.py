@@ -76,7 +76,8 @@ def write_shard(file: Path, image_ids: list[str], images: Pixels) -> tuple[Shard
     with pa.memory_map(str(file)) as source:
         content = source.read_buffer()
     pixels = pa.ipc.open_file(content).get_batch(0).column("image").storage.flatten().buffers()[1]
-    at = pixels.address - content.address
+    # Without images there are no pixels in the file, and Arrow gives memory of its own.
+    at = pixels.address - content.address if rows else 0
     whole, frame = hashlib.sha256(content).hexdigest(), _frame_sha256(content, at, images.size)
     return Shard(file.name, rows, content.size, whole, at, frame), digests
 

@@ -5,7 +5,7 @@ says that it is finished and what it holds.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ from chartray.outputs.replacing import replaced_file
 from chartray.outputs.seal import sha256
 from chartray.pixels.grey import UnreadableImage
 from chartray.pixels.image_process import Limits, read_apart, warm
-from chartray.pixels.shard_file import Shard, write_shard
-from chartray.pixels.store import UNFINISHED
+from chartray.pixels.shard_file import Pixels, Shard, write_shard
+from chartray.pixels.store import UNFINISHED, Images
 
 PLAN_FILE = "plan.json"
 LOCK_FILE = ".ingest.lock"
@@ -37,6 +37,7 @@ class ShardTask(NamedTuple):
     image_ids: list[str]
     paths: list[str]
     limits: Limits
+    earlier: "EarlierShard | None" = None
 
 
 class ShardRecord(NamedTuple):
@@ -50,12 +51,21 @@ class ShardRecord(NamedTuple):
     quarantine: list[tuple[int, str]]
 
 
+class EarlierShard(NamedTuple):
+    """A shard of the finished store `folder`, of which only the images in quarantine are read again."""
+
+    folder: str
+    record: ShardRecord
+
+
 class Abandoned(Exception):
     """The ingest ended while this shard was being read."""
 
 
 def find_or_build(task: ShardTask, ending: Event | None = None) -> ShardRecord:
     """The shard as an earlier run finished it, every byte of it verified, else as `build_shard` builds it."""
+    if task.earlier is not None:
+        return _retry(task, task.earlier, ending)
     found = _recorded(Path(task.folder), task.shard)
     if found is not None and _is_whole(Path(task.folder), found.shard):
         return found
@@ -67,35 +77,66 @@ def build_shard(task: ShardTask, ending: Event | None = None) -> ShardRecord:
 
     Raises Abandoned, and writes nothing, once `ending` is set.
     """
-    folder = Path(task.folder)
     images = np.empty((len(task.paths), task.size, task.size), dtype=np.uint8)
-    kept: list[int] = []
-    heights: list[int] = []
-    widths: list[int] = []
-    quarantine: list[tuple[int, str]] = []
-    for row, path in enumerate(task.paths):
+    read = _read(task, range(len(task.paths)), images, ending)
+    record = _written(task, read, images[: len(read.sizes)])
+    content = record._asdict() | {"shard": record.shard._asdict(), "digests": record.digests.hex()}
+    folder = Path(task.folder)
+    write_json(_record_file(folder, task.shard), content, shared=folder / UNFINISHED)
+    return record
+
+
+class _Read(NamedTuple):
+    """Row of the cohort -> height and width of an image that was read, in their order; and (row, reason) of others."""
+
+    sizes: dict[int, tuple[int, int]]
+    quarantine: list[tuple[int, str]]
+
+
+def _read(task: ShardTask, rows: Iterable[int], images: Pixels, ending: Event | None) -> _Read:
+    """Reads `rows` of the shard, counted from its first, into the first of `images` uint8 (n, S, S)."""
+    read = _Read({}, [])
+    for row in rows:
         if ending is not None and ending.is_set():
             raise Abandoned
         try:
-            height, width = read_apart(path, task.size, task.limits, images[len(kept)])
+            sizes = read_apart(task.paths[row], task.size, task.limits, images[len(read.sizes)])
         except UnreadableImage as reason:
-            quarantine.append((task.first_row + row, str(reason)))
-            continue
-        kept.append(row)
-        heights.append(height)
-        widths.append(width)
-    if quarantine and task.root and not Path(task.root).is_dir():
+            read.quarantine.append((task.first_row + row, str(reason)))
+        else:
+            read.sizes[task.first_row + row] = sizes
+    if read.quarantine and task.root and not Path(task.root).is_dir():
         # A network share that is lost midway must not fill the quarantine.
         raise InputError(f"the image folder {task.root} has disappeared; run the same command again when it is back")
-    name = f"images-{task.shard:05d}.arrow"
+    return read
+
+
+def _written(task: ShardTask, read: _Read, images: Pixels) -> ShardRecord:
+    folder, name = Path(task.folder), f"images-{task.shard:05d}.arrow"
+    ids = [task.image_ids[row - task.first_row] for row in read.sizes]
     # On a cluster a worker that was given up for dead may still write the same bytes.
     with replaced_file(folder / name, shared=folder / UNFINISHED) as partial:
-        shard, digests = write_shard(partial, [task.image_ids[row] for row in kept], images[: len(kept)])
-    kept = [task.first_row + row for row in kept]
-    record = ShardRecord(shard._replace(file=name), digests, kept, heights, widths, quarantine)
-    content = record._asdict() | {"shard": record.shard._asdict(), "digests": digests.hex()}
-    write_json(_record_file(folder, task.shard), content, shared=folder / UNFINISHED)
-    return record
+        shard, digests = write_shard(partial, ids, images)
+    heights, widths = ([size[side] for size in read.sizes.values()] for side in (0, 1))
+    return ShardRecord(shard._replace(file=name), digests, list(read.sizes), heights, widths, read.quarantine)
+
+
+def _retry(task: ShardTask, earlier: EarlierShard, ending: Event | None) -> ShardRecord:
+    """The record after another try of the images in quarantine; the shard is written only if some can be read now."""
+    before = earlier.record
+    tried = [row - task.first_row for row, _ in before.quarantine]
+    came = np.empty((len(tried), task.size, task.size), dtype=np.uint8)
+    read = _read(task, tried, came, ending)
+    if not read.sizes:
+        return before._replace(quarantine=read.quarantine)
+    stored = Images(Path(earlier.folder), task.size, [before.shard])
+    sizes = dict(zip(before.kept, zip(before.heights, before.widths, strict=True), strict=True)) | read.sizes
+    rows = sorted(sizes)
+    images = np.empty((len(rows), task.size, task.size), dtype=np.uint8)
+    new, old = ({row: place for place, row in enumerate(of)} for of in (read.sizes, before.kept))
+    for place, row in enumerate(rows):
+        images[place] = came[new[row]] if row in new else stored[old[row]]
+    return _written(task, read._replace(sizes={row: sizes[row] for row in rows}), images)
 
 
 def time_images(paths: Sequence[str], size: int, limits: Limits) -> tuple[float, list[str]]:

@@ -27,6 +27,7 @@ from chartray.errors import InputError
 from chartray.flow import CohortFlow
 from chartray.outputs.json_file import parsed_record, read_json, read_object
 from chartray.outputs.parquet_file import read_table
+from chartray.outputs.replacing import settle
 from chartray.outputs.seal import sha256
 from chartray.pixels.shard_file import Digest, Mapped, Pixels, Shard, map_shard
 
@@ -228,6 +229,8 @@ def read_index(folder: Path) -> Index:
         raise InputError(
             f"expected a store folder, found the file {folder}; `chartray ingest` makes a store of a cohort"
         )
+    if not file.exists():
+        settle(folder)  # a killed `ingest --retry` may have left it under another name
     if not file.exists():
         if (folder / UNFINISHED).is_dir():
             raise InputError(f"the ingest of {folder} has not finished; run it again, it continues")
