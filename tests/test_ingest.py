@@ -620,7 +620,7 @@ def test_what_an_unfinished_ingest_left_is_verified_and_done_again(
 def test_a_cohort_that_is_replaced_meanwhile_is_noticed(
     cohort: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = driver._finish
+    finish = driver.finish
 
     def replaced(file: Path, *rest: object) -> object:
         write_cohort(file, [films / "00.jpg"], films)

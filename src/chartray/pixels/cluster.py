@@ -82,9 +82,9 @@ def on_cluster(address: str, out: Path, images: list[SeenFile]) -> Iterator[Work
         with _marked(out) as mark:
             here = Here(_versions(), _code(), (mark, *images))
             _refuse_others(client, here)
-            lost = _Lost(client, address)
+            presence = _Presence(client, address)
             yield Workers(
-                client.get_executor(pure=False), sum(client.nthreads().values()), partial(_build, here), lost.look
+                client.get_executor(pure=False), sum(client.nthreads().values()), partial(_build, here), presence.look
             )
     except (CancelledError, import_module("distributed").CancelledError):
         raise LostProcess(f"the Dask scheduler at {address} has ended; start it again, {_CONTINUES}") from None
@@ -97,7 +97,7 @@ def on_cluster(address: str, out: Path, images: list[SeenFile]) -> Iterator[Work
         client.close()
 
 
-class _Lost:
+class _Presence:
     """Notices that the scheduler or all its workers are gone, which Dask waits for without end."""
 
     def __init__(self, client: Any, address: str) -> None:

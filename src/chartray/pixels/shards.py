@@ -86,16 +86,16 @@ def build_shard(task: ShardTask, ending: Event | None = None) -> ShardRecord:
     return record
 
 
-class _Read(NamedTuple):
+class _Tried(NamedTuple):
     """Row of the cohort -> height and width of an image that was read, in their order; and (row, reason) of others."""
 
     sizes: dict[int, tuple[int, int]]
     quarantine: list[tuple[int, str]]
 
 
-def _read(task: ShardTask, rows: Iterable[int], images: Pixels, ending: Event | None) -> _Read:
+def _read(task: ShardTask, rows: Iterable[int], images: Pixels, ending: Event | None) -> _Tried:
     """Reads `rows` of the shard, counted from its first, into the first of `images` uint8 (n, S, S)."""
-    read = _Read({}, [])
+    read = _Tried({}, [])
     for row in rows:
         if ending is not None and ending.is_set():
             raise Abandoned
@@ -111,7 +111,7 @@ def _read(task: ShardTask, rows: Iterable[int], images: Pixels, ending: Event | 
     return read
 
 
-def _written(task: ShardTask, read: _Read, images: Pixels) -> ShardRecord:
+def _written(task: ShardTask, read: _Tried, images: Pixels) -> ShardRecord:
     folder, name = Path(task.folder), f"images-{task.shard:05d}.arrow"
     ids = [task.image_ids[row - task.first_row] for row in read.sizes]
     # On a cluster a worker that was given up for dead may still write the same bytes.
