@@ -11,12 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chartray.config.pretrain import ChartConfig, EncoderConfig, ObjectiveConfig
 from chartray.errors import InputError
-from chartray.features import Chart, ChartBlock, Encoding
 from chartray.networks import encoder as vit
 from chartray.networks import siamese
+from chartray.networks.chart import ChartJoinsAnchor, ChartRoles
 from chartray.networks.description import Provenance
 from chartray.networks.initial_weights import initialise
-from chartray.networks.siamese import ChartBatch
 
 TINY = EncoderConfig(name="vit_tiny_patch16_224", width=48, depth=2, heads=3, patch_size=8)
 
@@ -28,11 +27,7 @@ def tiny(size: int = 32, seed: int = 0) -> vit.VisionTransformer:
 def networks(chart: torch.nn.Module | None = None, **objective: object) -> siamese.Siamese:
     torch.manual_seed(0)
     settings = ObjectiveConfig(prototypes=16, head_hidden=32, head_out=24).model_copy(update=objective)
-    return siamese.Siamese(tiny(), chart or siamese.NoChart(), settings)
-
-
-def chart_of(rows: torch.Tensor, variables: int = 1) -> ChartBatch:
-    return ChartBatch(rows, torch.ones(len(rows), variables, dtype=torch.bool))
+    return siamese.Siamese(tiny(), chart or ChartRoles(None, ChartConfig(), 48), settings)
 
 
 def test_dropping_patches_equals_gathering_tokens() -> None:
@@ -183,38 +178,12 @@ def test_the_target_is_never_trained_and_frozen_prototypes_neither() -> None:
 
 
 def test_chart_joins_the_anchor_as_the_paper_says() -> None:
-    chart = siamese.ChartJoinsAnchor(48, 5, 16)
+    chart = ChartJoinsAnchor(48, 5, 16)
     v, x = torch.randn(6, 48), torch.randn(3, 5)
-    joined, loss = chart(v, chart_of(x))
+    joined = chart(v, x)
     for row in range(6):
         wanted = chart.g(torch.cat((v[row], chart.f(x[row % 3]))))
         assert torch.allclose(joined[row], wanted, atol=1e-5)
-    assert loss == 0
-
-
-def test_a_predicted_chart_ignores_what_is_missing() -> None:
-    blocks = (ChartBlock("sex", "categorical", 0, 2, 3), ChartBlock("age", "numeric", 2, 3, 4))
-    chart = siamese.AnchorPredictsChart(48, blocks, weight=2.0)
-    v = torch.randn(4, 48)
-    rows = torch.tensor([[1.0, 0, 0.7, 1, 1], [0, 1, -0.2, 1, 1]])
-    observed = torch.tensor([[True, True], [True, False]])
-    same, loss = chart(v, ChartBatch(rows, observed))
-    assert torch.equal(same, v)
-    guess = chart.predict(v)
-    sex = torch.nn.functional.cross_entropy(guess[:, :2], torch.tensor([0, 1, 0, 1]), reduction="sum")
-    age = (guess[0, 2] - 0.7) ** 2 + (guess[2, 2] - 0.7) ** 2
-    assert loss.item() == pytest.approx(2 * (sex + age).item() / 6, rel=1e-5)
-    changed = rows.clone()
-    changed[1, 2] = 99.0
-    assert chart(v, ChartBatch(changed, observed))[1].item() == pytest.approx(loss.item())
-
-
-def test_one_seam_for_every_use() -> None:
-    sex = Encoding(variable="sex", columns=("M", "F"), levels=("M", "F"))
-    chart = Chart(ehr="sex", rules="strict", encodings=(sex,))
-    for use, kind in (("anchor", siamese.ChartJoinsAnchor), ("predict", siamese.AnchorPredictsChart)):
-        assert isinstance(siamese.chart_module(ChartConfig(use=use), 48, chart), kind)
-    assert isinstance(siamese.chart_module(ChartConfig(ehr="none"), 48, None), siamese.NoChart)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])

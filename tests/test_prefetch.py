@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from chartray.networks.siamese import ChartBatch
+from chartray.networks.chart import ChartBatch
 from chartray.pixels.views import ViewPlan, Views
 from chartray.training.loader import ImageBatch
 from chartray.training.prefetch import Batch, Prefetcher

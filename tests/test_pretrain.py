@@ -143,7 +143,7 @@ def test_a_variable_known_only_after_the_image_is_refused_unless_named(small_sto
         ({"chart__ehr": "demographic-norm+scan"}, "view"),
         ({"chart__ehr": "none", "chart__control": "shuffled"}, "--ehr none"),
         ({"views__focal_count": 10**9}, "1000000002 views of 24 images need"),
-        ({"chart__use": "predict", "chart__control": "mask-only"}, "no value to predict"),
+        ({"chart__use": "predict", "chart__control": "mask-only"}, "no value of 'sex' to predict"),
         ({"views__focal_size": 20}, "multiple of the 8 px patch"),
         ({"encoder__name": "vit_tinny"}, "vit_tinny"),
     ],
@@ -279,7 +279,7 @@ def gradients(store: Store, accumulate: int, **changed: Any) -> tuple[float, dic
     losses = forward(
         networks,
         cut_views(batch.images, batch.plan, config.views, data.grey),
-        data.chart_batch(batch.places, batch.epochs, torch.device("cpu")),
+        data.chart_batch(batch, torch.device("cpu")),
         config.objective,
         lambda: torch.autocast("cpu", enabled=False),
         accumulate,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.speed.simulated_store import make_films
 from chartray.config import pretrain as knobs
-from chartray.networks.siamese import ChartBatch
+from chartray.networks.chart import ChartBatch
 from chartray.pixels.store import Store
 from chartray.training.prefetch import Batch
 from chartray.training.pretrain import Loop, assemble

@@ -53,10 +53,7 @@ def _mb_an_image(config: Config, folder: Path, again: bool) -> float:
     batch = first_batch(store, config, device)
 
     def kept(images: int) -> int:
-        views, chart = (
-            of_images(batch.views, slice(images)),
-            type(batch.chart)(*(each[:images] for each in batch.chart)),
-        )
+        views, chart = of_images(batch.views, slice(images)), batch.chart.of_images(slice(images))
 
         def autocast() -> torch.autocast:
             return torch.autocast(device.type, torch.bfloat16)

@@ -78,9 +78,8 @@ def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> On
     """The published way on the JPEG files of the same images and charts; as many loading processes as cores."""
     opened, config, device = Store.open(store), sizes.config(), torch.device(sizes.device)
     data = load_training_data(opened, config)
-    charts = data.chart_batch(
-        torch.arange(len(data.rows)).numpy(), torch.zeros(len(data.rows)).long().numpy(), torch.device("cpu")
-    ).rows
+    every = torch.arange(len(data.rows)).numpy()
+    charts = torch.from_numpy(data.charts(every, 0 * every).rows)
     paths = opened.cohort.column("path").to_pylist()
     files = [images / paths[row] for row in data.rows]
     views = PILViews(config.views, *data.grey)

@@ -168,7 +168,7 @@ def first_batch(store: Store, config: Config, device: torch.device) -> Batch:
         store, data.rows, config.views, patch_side=side, batch_size=config.train.batch_size, seed=0
     ).load(0)
     views = cut_views(loaded.images.to(device), loaded.plan, config.views, data.grey)
-    return Batch(0, loaded.rows, views, data.chart_batch(loaded.places, loaded.epochs, device))
+    return Batch(0, loaded.rows, views, data.chart_batch(loaded, device))
 
 
 def work_done(sizes: Sizes, store: Path, scratch: Path, ours: Measured, reference: Measured) -> dict[str, float | str]:

@@ -44,6 +44,16 @@ def all_sum(tensor: Tensor) -> Tensor:
     return total
 
 
+def gathered(tensor: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes, differentiably, and where this process's begin: (B, ...) -> (processes * B, ...)."""
+    if process_count() == 1:
+        return tensor, 0
+    first = dist.get_rank() * len(tensor)
+    rows = tensor.new_zeros((process_count() * len(tensor), *tensor.shape[1:]))
+    # With its own rows alone filled in, each process's share of a sum.
+    return all_sum(torch.cat((rows[:first], tensor, rows[first + len(tensor) :]))), first
+
+
 @torch.no_grad()
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Averages the gradients over processes in one flat all-reduce; with one process nothing happens."""

@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from chartray.config.renamed import renamed_keys
+from chartray.config.roles import Role, one_text, read_roles, split_roles
 from chartray.config.section import Knobs, Options, Section, separated
 from chartray.errors import InputError
 from chartray.wording import nearest
@@ -116,9 +117,30 @@ class ChartConfig(Section):
     width: int = Field(128, ge=1, description="Width of the embedded chart e = f(x) (published: --ehr-out)")
     use: Literal["anchor", "predict"] = Field(
         "anchor",
-        description="anchor: the chart joins the anchor (published); predict: the anchor predicts the chart",
+        description="Role of all variables of --ehr: anchor joins the chart with the anchor (published); predict "
+        "predicts it from the anchor",
     )
-    weight: float = Field(1.0, ge=0, description="Weight of the prediction loss, with chart.use predict")
+    roles: Annotated[
+        dict[str, str],
+        BeforeValidator(read_roles),
+        Parameter(metavar="NAME=ROLE,...", n_tokens=1, show_default=False),
+    ] = Field(
+        {},
+        description="Roles of variables or sets, such as sex=anchor,age=predict,view=suppress: anchor, predict, "
+        "contrast, mmcl, suppress, suppress-contrast, none; without --ehr these are the whole chart",
+    )
+    weight: float = Field(1.0, ge=0, description="Weight of the heads of predict, contrast, mmcl and suppress")
+    suppress_weight: float = Field(0.1, ge=0, description="suppress: weight of its heads, as a share of chart.weight")
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="Share of the steps before the weight of the heads rises from 0 (DANN's sigmoid)"
+    )
+    temperature: float = Field(0.07, gt=0, description="contrast: temperature")
+    momentum: float = Field(0.999, ge=0, lt=1, description="contrast: momentum of the centroids")
+    bins: int = Field(4, ge=2, description="contrast: bins of a number, of as many training images each")
+    corruption: float = Field(
+        0.3, ge=0, lt=1, description="mmcl: probability that an entry is that of another patient of the batch"
+    )
+    mmcl_temperature: float = Field(0.1, gt=0, description="mmcl: temperature")
     control: Annotated[Literal["none", "shuffled", "constant", "mask-only"], Parameter(alias="--control")] = Field(
         "none",
         description="Control: another patient's chart, the mean chart, or only which values are observed",
@@ -132,6 +154,33 @@ class ChartConfig(Section):
         BeforeValidator(separated),
         Parameter(metavar="NAME,...", show_default=False),
     ] = Field((), description="Variables to use although they are known only after the image was taken")
+
+    @model_validator(mode="after")
+    def _roles_are_the_chart(self) -> "ChartConfig":
+        if self.roles and "ehr" not in self.model_fields_set:
+            self.ehr = NO_CHART
+        if self.roles and self.ehr == NO_CHART and self.use != "anchor":
+            raise ValueError(
+                f"expected chart.use with --ehr, found chart.use {self.use} with chart.roles alone; give the role "
+                f"there, such as NAME={self.use}"
+            )
+        return self
+
+    @property
+    def by_name(self) -> dict[str, tuple[Role, ...]]:
+        """The roles of each set or variable: `ehr` and `use` are a short form for one role of all of `ehr`."""
+        short: dict[str, tuple[Role, ...]] = {} if self.ehr == NO_CHART else {self.ehr: (self.use,)}
+        return short | {name: split_roles(roles) for name, roles in self.roles.items()}
+
+    @property
+    def name(self) -> str:
+        """What the chart is called: its sets and variables, separated by commas; none without one."""
+        return ",".join(name for name, roles in self.by_name.items() if "none" not in roles) or NO_CHART
+
+    @property
+    def said_use(self) -> str:
+        """How it is used: one role, or the roles of each name."""
+        return one_text({name: roles for name, roles in self.by_name.items() if "none" not in roles})
 
 
 class TrainConfig(Section):
@@ -226,10 +275,10 @@ class Config(Options):
         if self.objective.name != "msn" and "ehr" not in self.chart.model_fields_set:
             self.chart = self.chart.model_copy(update={"ehr": NO_CHART})
         if self.objective.name == "mae":
-            if self.chart.ehr != NO_CHART:
+            if self.chart.name != NO_CHART:
                 raise ValueError(
                     "expected --ehr none with objective.name mae, which draws pixels and has no anchor for a chart to "
-                    f"join, found {self.chart.ehr}; leave it out, or choose msn or dino"
+                    f"join, found {self.chart.name}; leave it out, or choose msn or dino"
                 )
             self.views = self.views.model_copy(update={"focal_count": 0})
         return self
@@ -294,9 +343,10 @@ def _nested(knob: str, value: Any) -> Knobs:
 
 
 def _merge(into: Knobs, other: Mapping[str, JsonValue]) -> None:
+    """Lays sections over each other knob by knob; a knob that is a mapping itself is replaced as any other."""
     for key, value in other.items():
         known = into.get(key)
         if isinstance(value, dict) and isinstance(known, dict):
-            _merge(known, value)
+            known.update(value)
         else:
             into[key] = dict(value) if isinstance(value, dict) else value

@@ -1,6 +1,6 @@
 """Chart rows, the networks' input: [values ; observed] of each variable, fitted on training patients only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -10,17 +10,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from chartray.config.roles import CONTRASTING, ROLES, SUPPRESSING, Role, refuse_contradiction
 from chartray.errors import InputError
 from chartray.features.sets import AGE_NORM, AGES, EDGES, FEATURE_SETS, LEVELS, OPEN_ENDS, PUBLISHED_NAMES, variable_of
 from chartray.schema import EHR_PREFIX, CohortMetadata, Variable, from_metadata
 from chartray.wording import listed, nearest
+
+# Roles whose networks read the row: what is missing must be in it. The others only take a loss from what is observed.
+_READ: tuple[Role, ...] = ("anchor", "mmcl")
 
 
 class Encoding(BaseModel):
     """One variable in a chart row: one column per level (one-hot) or one number (x - mean) / std, then its flag.
 
     `edges` divide a numeric variable into right-closed bins, one more than edges: 30 is in (20, 30].
-    Without `flagged` (published rules) a row with a missing value cannot be represented.
+    Without `flagged` (published rules) a row with a missing value cannot be represented where a network is to read it.
+    `bounds`: least and greatest entry of a number in training. A variable has an encoding in each of its roles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +37,8 @@ class Encoding(BaseModel):
     mean: float = 0.0
     std: float = 1.0
     flagged: bool = True
+    bounds: tuple[float, float] = (0.0, 0.0)
+    role: Role = "anchor"
 
     @property
     def width(self) -> int:
@@ -53,13 +60,23 @@ class ChartRows(NamedTuple):
 
 
 class ChartBlock(NamedTuple):
-    """A variable's place in a chart row: values in columns start:stop, its flag at `flag` (None: no flag)."""
+    """A variable's place in a chart row: values in columns start:stop, its flag at `flag` (None: no flag).
+
+    `bounds` are those of its encoding.
+    """
 
     variable: str
     kind: Literal["numeric", "categorical"]
     start: int
     stop: int
     flag: int | None
+    role: Role = "anchor"
+    bounds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def end(self) -> int:
+        """Where the next variable begins."""
+        return self.stop if self.flag is None else self.flag + 1
 
 
 class Chart(BaseModel):
@@ -83,7 +100,7 @@ class Chart(BaseModel):
     @property
     def variables(self) -> tuple[str, ...]:
         """The cohort's variables, in the order of the row."""
-        return tuple(encoding.variable for encoding in self.encodings)
+        return tuple(dict.fromkeys(encoding.variable for encoding in self.encodings))
 
     @property
     def blocks(self) -> tuple[ChartBlock, ...]:
@@ -93,7 +110,8 @@ class Chart(BaseModel):
         for encoding in self.encodings:
             stop = start + len(encoding.columns)
             flag = stop if encoding.flagged else None
-            blocks.append(ChartBlock(encoding.variable, encoding.kind, start, stop, flag))
+            place = (encoding.variable, encoding.kind, start, stop, flag)
+            blocks.append(ChartBlock(*place, encoding.role, encoding.bounds))
             start += encoding.width
         return tuple(blocks)
 
@@ -130,20 +148,31 @@ class Chart(BaseModel):
             values[:, block.start : block.stop] = entries
             if block.flag is not None:
                 values[:, block.flag] = observed[:, index]
-        flagged = np.array([encoding.flagged for encoding in self.encodings])
-        return ChartRows(values, (observed | flagged).all(axis=1), observed)
+        may_lack = np.array([encoding.flagged or encoding.role not in _READ for encoding in self.encodings])
+        return ChartRows(values, (observed | may_lack).all(axis=1), observed)
 
 
-def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = ()) -> Chart:
+def fit_chart(
+    cohort: pa.Table,
+    ehr: str,
+    *,
+    roles: Mapping[str, Sequence[Role]] | None = None,
+    bins: int = 4,
+    allow_after_film: Sequence[str] = (),
+) -> Chart:
     """The chart `ehr` of a cohort, fitted on split `train`: a named set, or variables and sets separated by commas.
 
     Under the strict rules a row is [values ; observed flag] of each variable, under the published rules the columns of
-    docs/method.md. Raises InputError for an unknown name, a variable that the cohort lacks, one with fewer than two
-    observed levels in training, an empty training split, and a variable known only after the image unless
-    `allow_after_film` names the variable itself (a set that contains it is not enough).
+    docs/method.md. `roles` of sets or variables; by default all of `ehr` joins the anchor. A number that is contrasted
+    is divided into `bins` of as many images each. The row is sorted by role, and the anchor's columns come first.
+    Raises InputError for an unknown name, a variable that the cohort lacks, one with fewer than two
+    observed levels in training, an empty training split, roles of a variable that contradict each other, and a variable
+    known only after the image unless `allow_after_film` names the variable itself (a set that contains it is not
+    enough).
     """
     metadata = from_metadata(cohort.schema.metadata)
-    items = _items(ehr, metadata)
+    given = _items_by_role({ehr: ("anchor",)} if roles is None else roles, metadata)
+    items = list(dict.fromkeys(item for each in given.values() for item in each))
     for name in allow_after_film:
         if name not in metadata.variables:
             raise InputError(
@@ -161,7 +190,7 @@ def fit_chart(cohort: pa.Table, ehr: str, *, allow_after_film: Sequence[str] = (
     train = cohort.filter(pc.equal(cohort["split"], "train"))
     if train.num_rows == 0:
         raise InputError("expected images in the training split to fit the chart on, found none")
-    encodings = tuple(_fit(item, metadata, train) for item in items)
+    encodings = tuple(_fit(item, role, metadata, train, bins) for role, each in given.items() for item in each)
     return Chart(ehr=ehr, rules=metadata.rules, encodings=encodings, after_film=tuple(after))
 
 
@@ -180,6 +209,42 @@ def refuse_shared_columns(cohort: pa.Table, chart_variables: Sequence[str], labe
                 )
 
 
+def _items_by_role(roles: Mapping[str, Sequence[Role]], metadata: CohortMetadata) -> dict[Role, list[str]]:
+    """The items of each role but `none`; raises InputError for roles of one variable that contradict each other."""
+    found: dict[Role, list[str]] = {role: [] for role in ROLES}
+    of_variable: dict[str, list[Role]] = {}
+    for name, each in roles.items():
+        items = _items(name, metadata)
+        for role in each:
+            found[role] += [item for item in items if item not in found[role]]
+        for item in items:
+            of_variable.setdefault(variable_of(item), []).extend(each)
+    for variable, each in of_variable.items():
+        try:
+            refuse_contradiction(variable, each)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if any(role in SUPPRESSING for role in each):
+            _refuse_suppressed_label(variable, metadata)
+    del found["none"]
+    for items in found.values():
+        ages = [item for item in items if item in AGES]
+        if len(ages) > 1:
+            raise InputError(f"expected age in one encoding, found {' and '.join(ages)} in {','.join(roles)!r}")
+    return {role: items for role, items in found.items() if items}
+
+
+def _refuse_suppressed_label(variable: str, metadata: CohortMetadata) -> None:
+    """Raises InputError if a label was made from a source column of the variable: the finding would be suppressed."""
+    for label, source in metadata.labels.items():
+        shared = sorted(set(source.columns) & set(metadata.variables[variable].columns))
+        if shared:
+            raise InputError(
+                f"expected no label behind the role suppress, found the variable {variable!r}, made from the column "
+                f"{shared[0]!r} as the label {label!r} is; leave it out of chart.roles"
+            )
+
+
 def _items(ehr: str, metadata: CohortMetadata) -> list[str]:
     """The items of a chart by its name: items of the 23 sets and the cohort's own variables."""
     items: list[str] = []
@@ -190,9 +255,14 @@ def _items(ehr: str, metadata: CohortMetadata) -> list[str]:
             items += FEATURE_SETS[name].items
         elif name in have:
             items.append("age-norm" if name == "age" else name)
+        elif word in metadata.labels:
+            raise InputError(
+                f"expected a feature set or variables for --ehr or chart.roles, found the label {word!r}; a label "
+                f"takes no part in pretraining, and this cohort has the variables {listed(have)}"
+            )
         else:
             raise InputError(
-                f"expected a feature set or variables after --ehr, found {word!r}"
+                f"expected a feature set or variables for --ehr or chart.roles, found {word!r}"
                 f"{nearest(word, [*FEATURE_SETS, *have])}; "
                 f"this cohort has the variables {listed(have)}, and the sets are {', '.join(FEATURE_SETS)}"
             )
@@ -203,13 +273,10 @@ def _items(ehr: str, metadata: CohortMetadata) -> list[str]:
             f"expected the variables of {ehr!r} in the {metadata.source} cohort, found no {', '.join(absent)}; "
             f"it has {listed(have)}"
         )
-    ages = [item for item in items if item in AGES]
-    if len(ages) > 1:
-        raise InputError(f"expected age in one encoding, found {' and '.join(ages)} in {ehr!r}")
     return items
 
 
-def _fit(item: str, metadata: CohortMetadata, train: pa.Table) -> Encoding:
+def _fit(item: str, role: Role, metadata: CohortMetadata, train: pa.Table, bins: int) -> Encoding:
     name = variable_of(item)
     variable = metadata.variables[name]
     encoding = item_encoding(item, variable, published=metadata.rules == "published")
@@ -221,10 +288,29 @@ def _fit(item: str, metadata: CohortMetadata, train: pa.Table) -> Encoding:
             f"expected at least two observed {what} of {name!r} in the training split, found {len(seen)} in "
             f"{int(observed.sum())} images with a value; leave it out of the chart"
         )
-    if encoding.kind == "numeric" and encoding.flagged:
+    if role in CONTRASTING and encoding.kind == "numeric":
+        numbers = train[EHR_PREFIX + name].cast(pa.float64()).to_numpy()[observed]
+        encoding = _in_bins(name, numbers, bins)
+    elif encoding.kind == "numeric":
         numbers = entries[observed, 0]
-        return encoding.model_copy(update={"mean": float(numbers.mean()), "std": float(numbers.std())})
-    return encoding
+        if encoding.flagged:
+            encoding = encoding.model_copy(update={"mean": float(numbers.mean()), "std": float(numbers.std())})
+            numbers = (numbers - encoding.mean) / encoding.std
+        encoding = encoding.model_copy(update={"bounds": (float(numbers.min()), float(numbers.max()))})
+    return encoding.model_copy(update={"role": role, "flagged": encoding.flagged and role in _READ})
+
+
+def _in_bins(name: str, numbers: npt.NDArray[np.float64], bins: int) -> Encoding:
+    """A number in right-closed bins of about as many images each; fewer bins where many values are alike.
+
+    `numbers` has two values or more.
+    """
+    values, counts = np.unique(numbers, return_counts=True)
+    # The last value ends no bin: the one above it would be empty.
+    places = np.searchsorted(np.cumsum(counts), len(numbers) * np.arange(1, bins) / bins)
+    edges = np.unique(values[np.minimum(places, len(values) - 2)]).tolist()
+    names = [f"<={edges[0]:g}", *(f"{a:g}-{b:g}" for a, b in pairwise(edges)), f">{edges[-1]:g}"]
+    return Encoding(variable=name, columns=tuple(f"{name} {each}" for each in names), edges=tuple(edges))
 
 
 def item_encoding(item: str, variable: Variable, *, published: bool) -> Encoding:

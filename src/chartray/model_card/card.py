@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from chartray.config.roles import ROLE_WORDS, roles_in
 from chartray.model_card.folders import CardAudit, CardEvaluation, CardResults, audits_beside, read_folders
 from chartray.model_card.leakage import leaked, unchecked
 from chartray.model_card.numbers import (
@@ -124,17 +125,15 @@ def _chart(made: Provenance) -> str:
     chart = made.chart or "none"
     if chart == "none":
         return "Pretraining used images only, no chart."
-    uses = {
-        "anchor": "entered the anchor branch of pretraining",
-        "predict": "was predicted from the anchor's embedding",
-    }
     controls = {
         "shuffled": "**This is a control:** every patient was given another patient's chart.",
         "constant": "**This is a control:** every patient was given the same mean chart.",
         "mask-only": "**This is a control:** the chart said which variables were observed, but not their values.",
     }
     variables = ", ".join(made.chart_variables or [chart])
-    said = f"The patient's chart ({variables}) {uses.get(made.chart_use or '', 'was used in pretraining')}."
+    each = roles_in(variables, made.chart_use or "")
+    said = " ".join(f"The patient's chart ({cell(', '.join(each[role]))}) {ROLE_WORDS[role]}." for role in each)
+    said = said or f"The patient's chart ({variables}) was used in pretraining."
     return " ".join(filter(None, [said, controls.get(made.control or ""), "Using the encoder needs the image only."]))
 
 

@@ -5,24 +5,15 @@ docs/method.md: v = ViT(view), v' = g([v ; f(x)]), z = h(v'); z+ = h_EMA(ViT_EMA
 
 import copy
 import math
-from typing import NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from chartray.collective import all_sum
-from chartray.config.pretrain import ChartConfig, ObjectiveConfig
-from chartray.features import Chart, ChartBlock
+from chartray.config.pretrain import ObjectiveConfig
+from chartray.networks.chart import ChartRoles
 from chartray.networks.first_weights import draw_linear_layers
-
-
-class ChartBatch(NamedTuple):
-    """The charts of B images: `rows` (B, F) float32 and `observed` (B, variables) bool; F = 0 without a chart."""
-
-    rows: Tensor
-    observed: Tensor
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):
@@ -69,83 +60,13 @@ def distillation_head(width: int, hidden: int, out: int) -> nn.Sequential:
     return head
 
 
-class NoChart(nn.Module):
-    """No chart: the anchor embedding stays as it is."""
-
-    def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
-        """(V*B, D) -> (V*B, D) and no auxiliary loss."""
-        return embeddings, embeddings.new_zeros(())
-
-
-class ChartJoinsAnchor(nn.Module):
-    """Published way (`chart.use: anchor`): v' = g([v ; f(x)]), both linear, no activation."""
-
-    def __init__(self, width: int, features: int, chart_width: int) -> None:
-        super().__init__()
-        self.f = nn.Linear(features, chart_width)
-        self.g = nn.Linear(width + chart_width, width)
-
-    def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
-        """(V*B, D) view-major -> (V*B, D) and no auxiliary loss."""
-        views = embeddings.shape[0] // chart.rows.shape[0]
-        encoded = self.f(chart.rows).repeat(views, 1)  # (V*B, E)
-        return self.g(torch.cat((embeddings, encoded.to(embeddings.dtype)), dim=1)), embeddings.new_zeros(())
-
-
-class AnchorPredictsChart(nn.Module):
-    """`chart.use: predict`: a linear layer predicts the observed chart values from each anchor embedding.
-
-    The auxiliary loss is the mean over observed variables of squared error (numeric) or cross-entropy over the
-    levels (categorical, boolean); what is missing has no loss.
-    """
-
-    def __init__(self, width: int, blocks: tuple[ChartBlock, ...], weight: float) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.weight = weight
-        self.predict = nn.Linear(width, max(block.stop for block in blocks))
-
-    def forward(self, embeddings: Tensor, chart: ChartBatch) -> tuple[Tensor, Tensor]:
-        """(V*B, D) view-major -> (V*B, D) unchanged, and the weighted loss of this process's share of the batch.
-
-        The mean is over what the global batch observed: the mean of the processes' losses.
-        """
-        views = embeddings.shape[0] // chart.rows.shape[0]
-        predicted = self.predict(embeddings).float()
-        losses = []
-        for block in self.blocks:
-            guess = predicted[:, block.start : block.stop]
-            truth = chart.rows[:, block.start : block.stop].repeat(views, 1)
-            if block.kind == "categorical":
-                losses.append(functional.cross_entropy(guess, truth, reduction="none"))
-            else:
-                losses.append((guess - truth).square().sum(dim=1))
-        seen = chart.observed.float().repeat(views, 1)  # (V*B, variables)
-        processes = all_sum(seen.new_ones(()))
-        loss = (torch.stack(losses, dim=1) * seen).sum() * processes / all_sum(seen.sum()).clamp(min=1)
-        return embeddings, self.weight * loss
-
-
-# How a chart enters: what `chart.use` names.
-ChartModule = NoChart | ChartJoinsAnchor | AnchorPredictsChart
-
-
-def chart_module(config: ChartConfig, width: int, chart: Chart | None) -> ChartModule:
-    """The module for anchor embeddings of `width` D and the rows of `chart`."""
-    if chart is None:
-        return NoChart()
-    if config.use == "anchor":
-        return ChartJoinsAnchor(width, chart.ehr_in, config.width)
-    return AnchorPredictsChart(width, chart.blocks, config.weight)
-
-
 class AnchorAndTarget(nn.Module):
     """The anchor network, which is trained, and the target network, its exponential moving average.
 
     Encoder, chart and head; the target has no chart. Each objective adds what follows the head.
     """
 
-    def __init__(self, encoder: VisionTransformer, chart: ChartModule, head: nn.Sequential) -> None:
+    def __init__(self, encoder: VisionTransformer, chart: ChartRoles, head: nn.Sequential) -> None:
         super().__init__()
         self.encoder = encoder
         self.chart = chart
@@ -174,7 +95,7 @@ class Siamese(AnchorAndTarget):
     """
 
     def __init__(
-        self, encoder: VisionTransformer, chart: ChartModule, objective: ObjectiveConfig, *, official: bool = True
+        self, encoder: VisionTransformer, chart: ChartRoles, objective: ObjectiveConfig, *, official: bool = True
     ) -> None:
         hidden, out = head_widths(encoder.embed_dim, objective)
         head = projection_head(encoder.embed_dim, hidden, out)
@@ -190,7 +111,7 @@ class SelfDistillation(AnchorAndTarget):
     The last layer's rows are used at length 1 (official `norm_last_layer`). There is no predictor.
     """
 
-    def __init__(self, encoder: VisionTransformer, chart: ChartModule, objective: ObjectiveConfig) -> None:
+    def __init__(self, encoder: VisionTransformer, chart: ChartRoles, objective: ObjectiveConfig) -> None:
         hidden, out = head_widths(encoder.embed_dim, objective)
         super().__init__(encoder, chart, distillation_head(encoder.embed_dim, hidden, out))
         self.last_layer = first_prototypes(objective.prototypes, out)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from chartray.config.roles import ROLE_WORDS, roles_in
 from chartray.networks.description import Init
 from chartray.report.inputs import PretrainingRun, Results
 from chartray.results.arm import dataset_name
@@ -130,17 +131,14 @@ def _optimised(run: PretrainingRun, who: str) -> str:
 
 
 def _chart_sentences(runs: Sequence[PretrainingRun]) -> list[str]:
-    charts = any(run.arm.chart != "none" for run in runs)
+    charts = list(dict.fromkeys((run.arm.chart, run.arm.use) for run in runs if run.arm.chart != "none"))
     controls = list(dict.fromkeys(run.arm.control for run in runs if run.arm.control != "none"))
     found = []
-    if charts:
-        ways = {"anchor": "entered the anchor branch only", "predict": "was predicted from the anchor embedding"}
-        for use, way in ways.items():
-            there = list(dict.fromkeys(run.arm.chart for run in runs if run.arm.chart != "none" and run.arm.use == use))
-            if there:
-                found.append(
-                    f"The chart ({', '.join(there)}) {way}; the target branch and inference used the image alone."
-                )
+    each = [roles_in(chart, use) for chart, use in charts]
+    for role, way in ROLE_WORDS.items():
+        there = list(dict.fromkeys(", ".join(one[role]) for one in each if role in one))
+        if there:
+            found.append(f"The chart ({'; '.join(there)}) {way}; the target branch and inference used the image alone.")
     if controls:
         found.append(f"Controls: {', '.join(controls)} chart rows.")
     after = sorted({name for run in runs for name in run.manifest.after_film})

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from chartray.config.roles import roles_in
 from chartray.networks.description import UNKNOWN_PRETRAINING
 
 # What is scored with an encoder: baselines without pretraining, and one that reads its embedding and the chart.
@@ -29,7 +30,9 @@ class Arm:
         default="none",
         description=f"none, a control (shuffled, constant, mask-only) or a baseline ({', '.join(BASELINES)})",
     )
-    use: str = Field(default="anchor", description="how pretraining used the chart: anchor or predict")
+    use: str = Field(
+        default="anchor", description="role of the chart in pretraining: anchor, predict ...; or NAME=ROLE,... of each"
+    )
     on: str = Field(default="", description="image+chart: title of the encoder whose embedding it reads")
     objective: str = Field(default=MSN, description="objective of the pretraining: msn, dino or mae")
     settings: str = Field(default="", description="hash of all other settings of the pretraining; empty: not recorded")
@@ -46,6 +49,8 @@ class Arm:
 
         >>> [Arm().title, Arm("sex,age").title, Arm("sex,age", "shuffled").title, Arm("none", objective="dino").title]
         ['no chart', 'sex,age', 'sex,age, shuffled', 'DINO, no chart']
+        >>> [Arm("sex,age", use="predict").title, Arm("age,view", "shuffled", "age=anchor,view=suppress").title]
+        ['sex,age, predicted', 'age anchored + view suppressed, shuffled']
         >>> [Arm("none", "untrained").title, Arm("sex,age", "image+chart", on="no chart").title]
         ['untrained encoder', 'image + chart (sex,age, on no chart)']
         >>> [Arm(public="rad-dino").title, Arm("none", "untrained", public="rad-dino").title]
@@ -69,8 +74,7 @@ class Arm:
             )
         if self.public:
             return f"public: {self.public}"
-        name = NO_CHART if self.chart == "none" else self.chart
-        name += ", predicted" if self.use == "predict" and self.chart != "none" else ""
+        name = NO_CHART if self.chart == "none" else _with_roles(self.chart, self.use)
         name = name if self.control == "none" else f"{name}, {self.control}"
         return name if self.objective == MSN else f"{self.objective.upper()}, {name}"
 
@@ -117,6 +121,27 @@ class Arm:
     def noted(self, note: str) -> "Arm":
         """The same arm with a `note` in its title."""
         return replace(self, note=note)
+
+
+# What an arm is called by the roles of its chart; that of the published way alone is left unsaid.
+_AS = {
+    "anchor": "anchored",
+    "predict": "predicted",
+    "contrast": "contrasted",
+    "mmcl": "matched (MMCL)",
+    "suppress": "suppressed",
+    "suppress-contrast": "suppressed by contrast",
+}
+
+
+def _with_roles(chart: str, use: str) -> str:
+    """The chart with its roles, those of one role together."""
+    if use == "anchor":
+        return chart
+    if "=" not in use:
+        return f"{chart}, {_AS.get(use, use)}"
+    each = [f"{','.join(names)} {_AS[role]}" for role, names in roles_in(chart, use).items() if role in _AS]
+    return " + ".join(each) or f"{chart}, {use}"
 
 
 def arm_of(

@@ -11,9 +11,10 @@ from chartray.config.pretrain import Config, TrainConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
+from chartray.networks.chart import ChartRoles
 from chartray.networks.initial_weights import initialise
 from chartray.networks.recomputation import recompute
-from chartray.networks.siamese import SelfDistillation, Siamese, chart_module
+from chartray.networks.siamese import SelfDistillation, Siamese
 from chartray.pixels.store import Store
 from chartray.pixels.views import kept_count
 from chartray.training import compilation
@@ -75,7 +76,7 @@ def build_networks(data: TrainingData, config: Config) -> Networks:
         torch.manual_seed(config.seed)
         if config.objective.name == "mae":
             return MaskedAutoencoder(encoder, config.views.size, config.objective)
-        chart = chart_module(config.chart, encoder.embed_dim, data.chart)
+        chart = ChartRoles(data.chart, config.chart, encoder.embed_dim)
         if config.objective.name == "dino":
             return SelfDistillation(encoder, chart, config.objective)
         return Siamese(encoder, chart, config.objective, official=config.encoder.first_weights == "msn")

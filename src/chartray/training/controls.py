@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from chartray.errors import InputError
-from chartray.randomness import permutation
+from chartray.randomness import permutation, uniform
 
 Control = Literal["none", "shuffled", "constant", "mask-only"]
-_SHUFFLE = 7_001  # sets this use of the seed apart
+_SHUFFLE, _CORRUPTED, _DONOR = 7_001, 7_003, 7_004  # set these uses of the seed apart
 
 
 class ChartTable(NamedTuple):
@@ -65,3 +65,28 @@ def donor_images(patients: npt.NDArray[np.int64], *, seed: int, epoch: int) -> n
     order[by_patient] = np.arange(len(codes)) - starts[codes[by_patient]]  # image k of its patient
     donors = donor_of[codes]
     return by_patient[starts[donors] + order % counts[donors]]
+
+
+def corrupted(
+    batch: ChartTable, spans: list[slice], probability: float, *, seed: int, step: int
+) -> npt.NDArray[np.float32]:
+    """Marginal corruption (MMCL): each entry becomes, with this probability, that of another patient of the batch.
+
+    The charts of the whole global batch -> rows (B, F), of which the entries at `spans` are changed; an entry is all
+    columns of a variable, its flag too. A pure function of (seed, step, entry). A batch of one patient stays as it is.
+    """
+    images = len(batch.rows)
+    every = np.arange(images)
+    rows = batch.rows.copy()
+    for entry, columns in enumerate(spans):
+        here = np.flatnonzero(uniform(seed, _CORRUPTED, step, every, entry) < probability)
+        # Among the images of other patients: with the images sorted by patient, all but one stretch.
+        order = np.argsort(batch.patients, kind="stable")
+        low = np.searchsorted(batch.patients[order], batch.patients[here], side="left")
+        high = np.searchsorted(batch.patients[order], batch.patients[here], side="right")
+        others = images - (high - low)
+        here, low, high, others = (each[others > 0] for each in (here, low, high, others))
+        drawn = (uniform(seed, _DONOR, step, here, entry) * others).astype(np.int64)
+        donors = order[np.where(drawn < low, drawn, drawn + high - low)]
+        rows[here, columns] = batch.rows[donors, columns]
+    return rows

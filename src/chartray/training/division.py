@@ -15,7 +15,6 @@ from chartray.collective import all_or_none, largest, process_count
 from chartray.config.pretrain import Config, ViewsConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
-from chartray.networks.siamese import ChartBatch
 from chartray.training.compilation import as_written
 from chartray.training.gradient_cache import of_images
 from chartray.training.loader import ImageLoader
@@ -53,7 +52,7 @@ def step_memory(networks: Networks, two: Batch, config: Config, autocast: Autoca
 
     def kept(images: int, parts: int) -> int:
         views = of_images(two.views, slice(images))
-        chart = ChartBatch(two.chart.rows[:images], two.chart.observed[:images])
+        chart = two.chart.of_images(slice(images))
         return kept_bytes(lambda: forward(networks, views, chart, config.objective, autocast, parts), networks)
 
     training = networks.training

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from chartray.config.pretrain import NO_CHART, ChartConfig, Config
 from chartray.errors import InputError
-from chartray.features import fit_chart
+from chartray.features import Chart, fit_chart
 from chartray.networks.description import encoder_folder, sealed_description
 from chartray.networks.public_folder import is_public, read_public
 from chartray.pixels.store import Store
@@ -47,11 +47,35 @@ def _check_start(config: Config) -> None:
 
 
 def check_chart(store: Store, chart: ChartConfig) -> None:
-    """Raises InputError unless the store has the chart that a run is to be given."""
-    if chart.ehr != NO_CHART:
-        fit_chart(store.cohort, chart.ehr, allow_after_film=chart.allow_after_film)
-    elif chart.control != "none":
-        raise InputError(f"expected a chart for --control {chart.control}, found --ehr none; name a feature set")
+    """Raises InputError unless the store has the charts that a run names."""
+    fitted_chart(store, chart)
     if chart.films_of is not None:
-        variables = list(from_metadata(store.cohort.schema.metadata).variables)
-        fit_chart(store.cohort, chart.films_of, allow_after_film=variables)
+        fit_films_of(store, chart.films_of)
+
+
+def fitted_chart(store: Store, chart: ChartConfig) -> Chart | None:
+    """The chart that a run is given; raises InputError unless the store has it, and its control leaves it a meaning."""
+    if chart.name == NO_CHART:
+        if chart.control != "none":
+            raise InputError(f"expected a chart for --control {chart.control}, found --ehr none; name a feature set")
+        return None
+    fitted = fit_chart(
+        store.cohort,
+        chart.name,
+        roles=chart.by_name,
+        bins=chart.bins,
+        allow_after_film=chart.allow_after_film,
+    )
+    guessed = [one.variable for one in fitted.encodings if one.role not in ("anchor", "mmcl")]
+    if chart.control == "mask-only" and guessed:
+        raise InputError(
+            f"control mask-only leaves no value of {guessed[0]!r} to predict, contrast or suppress; use --control "
+            "shuffled, or the role anchor"
+        )
+    return fitted
+
+
+def fit_films_of(store: Store, films_of: str) -> Chart:
+    """The chart whose images are trained on; its values do not enter training, so what is known later may be in it."""
+    variables = list(from_metadata(store.cohort.schema.metadata).variables)
+    return fit_chart(store.cohort, films_of, allow_after_film=variables)

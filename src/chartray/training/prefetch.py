@@ -14,7 +14,7 @@ from torch import nn
 
 from chartray.config.pretrain import Config
 from chartray.networks import encoder as vit
-from chartray.networks.siamese import ChartBatch
+from chartray.networks.chart import ChartBatch
 from chartray.pixels.views import Views, cut_views
 from chartray.training.loader import ImageBatch, ImageLoader
 from chartray.training.runtime import Runtime
@@ -78,7 +78,7 @@ class Prefetcher(Iterator[Batch]):
             computing = torch.cuda.current_stream(self._stream.device)
             computing.wait_stream(self._stream)
             # Their memory belongs to the other stream: it must not be reused there before this one has read it.
-            for tensor in (*batch.views, *batch.chart):
+            for tensor in (*batch.views, batch.chart.rows, batch.chart.observed):
                 if tensor is not None:
                     tensor.record_stream(computing)
         return batch
@@ -123,4 +123,4 @@ def prepared(batch: ImageBatch, data: TrainingData, config: Config, device: torc
     """The views and charts of a batch, on the device."""
     images = batch.images.to(device, non_blocking=True)
     views = cut_views(images, batch.plan, config.views, data.grey)
-    return Batch(batch.step, batch.rows, views, data.chart_batch(batch.places, batch.epochs, device))
+    return Batch(batch.step, batch.rows, views, data.chart_batch(batch, device))

@@ -29,7 +29,7 @@ from chartray.training.online_probe import OnlineProbe
 from chartray.training.prefetch import Batch, Prefetcher, batches_of
 from chartray.training.run_folder import CHECKPOINTS, ENCODER, Begun
 from chartray.training.runtime import Runtime, launch, placed
-from chartray.training.schedules import Rates, Schedule, rates
+from chartray.training.schedules import Rates, Schedule, chart_ramp, rates
 from chartray.training.step import Losses, Networks
 from chartray.training.training_data import TrainingData
 
@@ -186,6 +186,8 @@ class Loop:
         now = rates(batch.step, self.schedule, self.config.train)
         if self.config.train.ema_before_step:  # once, however often the gradient is tried
             self.networks.move_target(now.ema)
+        ramp = chart_ramp(batch.step, self.schedule, self.config.chart.warmup)
+        batch = batch._replace(chart=batch.chart._replace(ramp=ramp))
         losses, norm = self.division.tried(
             lambda parts: step.gradient(self.networks, batch, self.config, self.runtime.autocast, parts, prefetcher),
             self.networks,
@@ -194,22 +196,26 @@ class Loop:
         if self.division.parts != self.manifest.accumulate:
             self.manifest = self.manifest.model_copy(update={"accumulate": self.division.parts})
             first_decides(lambda: write_manifest(self.out, self.manifest), self.runtime.device)
-        return losses, self.numbers(losses, norm, now)
+        return losses, self.numbers(losses, norm, now, ramp)
 
-    def numbers(self, losses: Losses, norm: Tensor, now: Rates) -> dict[str, float]:
+    def numbers(self, losses: Losses, norm: Tensor, now: Rates, ramp: float) -> dict[str, float]:
         """The numbers of a step, averaged over processes where each has its own share."""
-        shares = torch.stack((losses.total, *losses.terms, losses.chart)).detach().float()
+        names, shares = ["loss", *losses.terms._fields], torch.stack((losses.total, *losses.terms)).detach()
+        if losses.chart is not None:
+            names += [f"chart.{name}" for name in losses.chart.heads]
+            shares = torch.stack((*shares, *losses.chart.heads.values()))
         # Read at once: each reading waits for the device.
-        means = all_sum(shares) / self.runtime.world_size
-        total, *terms, chart, gradient_norm = torch.cat((means, norm.detach()[None])).tolist()
-        numbers: dict[str, float] = {"loss": total} | dict(zip(losses.terms._fields, terms, strict=True))
+        means = all_sum(shares.float()) / self.runtime.world_size
+        *values, gradient_norm = torch.cat((means, norm.detach()[None])).tolist()
+        numbers: dict[str, float] = dict(zip(names, values, strict=True))
+        numbers |= {"chart.ramp": ramp} if losses.chart is not None and losses.chart.heads else {}
         numbers |= {
             "learning_rate": now.learning_rate,
             "weight_decay": now.weight_decay,
             "gradient_norm": gradient_norm,
         }
         numbers |= {} if isinstance(self.networks, MaskedAutoencoder) else {"ema": now.ema}
-        return numbers | ({"chart_loss": chart} if self.config.chart.use == "predict" else {})
+        return numbers
 
     def measure_health(self, done: int, losses: Losses, numbers: dict[str, float]) -> dict[str, float]:
         """Health besides the loss: the assignments at every step, the embeddings every `health.every` steps."""

@@ -77,6 +77,20 @@ def ema_momentum(step: int, schedule: Schedule, config: TrainConfig) -> float:
     return config.ema + (config.final_ema - config.ema) * min(step / (config.stretch * schedule.steps), 1.0)
 
 
+def chart_ramp(step: int, schedule: Schedule, warmup: float) -> float:
+    """How much of the chart heads' gradient the encoder is given: 0 for the share `warmup` of the steps, then to 1.
+
+    DANN's sigmoid (Ganin et al., JMLR 2016): 2 / (1 + exp(-10 p)) - 1, p from 0 to 1 over the rest of the run.
+
+    >>> run = Schedule(steps=110, steps_per_epoch=10, warmup_steps=0, peak_learning_rate=1.0)
+    >>> [round(chart_ramp(step, run, warmup=1 / 11), 4) for step in (0, 10, 20, 60, 110)]
+    [0.0, 0.0, 0.4621, 0.9866, 0.9999]
+    """
+    begins = warmup * schedule.steps
+    progress = max(step - begins, 0.0) / (schedule.steps - begins)
+    return 2 / (1 + math.exp(-10 * progress)) - 1
+
+
 def _cosine(progress: float) -> float:
     """1 at the start, 0 at the end."""
     return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))

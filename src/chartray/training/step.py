@@ -13,11 +13,13 @@ from chartray.collective import all_sum, average_gradients
 from chartray.config.pretrain import Config, ObjectiveConfig
 from chartray.errors import UnhealthyRun
 from chartray.networks.autoencoder import MaskedAutoencoder
+from chartray.networks.chart import ChartBatch
 from chartray.networks.encoder import class_token
-from chartray.networks.siamese import AnchorAndTarget, ChartBatch, SelfDistillation, Siamese
+from chartray.networks.siamese import AnchorAndTarget, SelfDistillation, Siamese
 from chartray.objectives import dino, mae, msn
 from chartray.objectives.msn import Assignments
 from chartray.pixels.views import Views
+from chartray.training.chart_roles import ChartLosses, with_chart
 from chartray.training.gradient_cache import encode, in_parts
 from chartray.training.prefetch import Batch, Prefetcher
 from chartray.training.schedules import Rates
@@ -31,13 +33,13 @@ Autocast = Callable[[], AbstractContextManager[object]]
 class Losses(NamedTuple):
     """The loss of one step and its named terms (scalars, this process's share of the mean).
 
-    `assignments` is what the monitor reads; None for MAE, which assigns nothing. `centre` (K,) is DINO's after this
-    batch.
+    `chart`: what the chart's heads lose; None for MAE, which has none. `assignments` is what the monitor reads; None
+    for MAE, which assigns nothing. `centre` (K,) is DINO's after this batch.
     """
 
     total: Tensor
     terms: msn.MSNTerms | dino.DINOTerms | mae.MAETerms
-    chart: Tensor
+    chart: ChartLosses | None
     assignments: Assignments | None
     centre: Tensor | None = None
 
@@ -105,7 +107,7 @@ def msn_forward(
             target = torch.cat([class_token(networks.target_encoder, part) for part in views.target.chunk(parts)])
             target = networks.target_head(target)  # z+ (B, P)
         anchor = encode(lambda part: random_and_focal(networks, part), views, parts)  # v (V*B, D)
-        anchor, chart_loss = networks.chart(anchor, chart)  # v' (V*B, D)
+        anchor, of_chart = with_chart(networks.chart, anchor, chart)  # v' (V*B, D)
         anchor = torch.cat([networks.head(group) for group in head_groups(anchor, views, objective)])  # z (V*B, P)
     assignments = msn.assign(
         anchor,
@@ -116,8 +118,8 @@ def msn_forward(
         sinkhorn_iterations=objective.sinkhorn_iterations,
     )  # p (V*B, K) and p+ (B, K)
     terms = msn.terms_of(assignments)
-    total = terms.cross_entropy + objective.mean_entropy_weight * terms.mean_entropy + chart_loss
-    return Losses(total, terms, chart_loss, assignments)
+    total = terms.cross_entropy + objective.mean_entropy_weight * terms.mean_entropy + of_chart.total
+    return Losses(total, terms, of_chart, assignments)
 
 
 def dino_forward(
@@ -141,7 +143,7 @@ def dino_forward(
         with torch.no_grad():
             whole = torch.cat((views.target, views.random)).chunk(parts)
             target = networks.target_head(torch.cat([class_token(networks.target_encoder, part) for part in whole]))
-        anchor, chart_loss = networks.chart(encode(all_views, views, parts), chart)  # (V*B, D)
+        anchor, of_chart = with_chart(networks.chart, encode(all_views, views, parts), chart)  # (V*B, D)
         anchor = networks.head(anchor)  # (V*B, P)
     logits = dino.cosine_logits(target, networks.target_last_layer).view(2, len(views.target), -1)  # (2, B, K)
     expected = dino.centred(logits, networks.centre, objective.target_temperature)
@@ -149,7 +151,7 @@ def dino_forward(
     predicted = predicted.view(-1, *expected.shape[1:])  # (V, B, K)
     terms = dino.terms_of(predicted, expected)
     centre = dino.moved_centre(networks.centre, logits, objective.center_momentum)
-    return Losses(terms.cross_entropy + chart_loss, terms, chart_loss, dino.monitored(predicted, expected), centre)
+    return Losses(terms.cross_entropy + of_chart.total, terms, of_chart, dino.monitored(predicted, expected), centre)
 
 
 def mae_forward(
@@ -169,7 +171,7 @@ def mae_forward(
         return terms.reconstruction * (len(part.random) / len(views.random))
 
     total = torch.stack(in_parts(share, views, parts)).sum()
-    return Losses(total, mae.MAETerms(reconstruction=total), total.new_zeros(()), None)
+    return Losses(total, mae.MAETerms(reconstruction=total), None, None)
 
 
 def head_groups(anchor: Tensor, views: Views, objective: ObjectiveConfig) -> tuple[Tensor, ...]:

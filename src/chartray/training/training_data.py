@@ -10,18 +10,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from chartray.config.pretrain import NO_CHART, Config
+from chartray.config.pretrain import Config
 from chartray.config.renamed import first_names
 from chartray.errors import InputError
-from chartray.features import Chart, fit_chart
+from chartray.features import Chart
+from chartray.networks.chart import ChartBatch
 from chartray.networks.initial_weights import lineage
-from chartray.networks.siamese import ChartBatch
 from chartray.pixels.resampling import Grey, to_device
 from chartray.pixels.store import Store, read_store_flow
 from chartray.pixels.views import median_enlargement
 from chartray.schema import from_metadata, patient_key
-from chartray.training.controls import ChartTable, controlled
-from chartray.training.loader import grey_statistics, image_sizes, split_rows
+from chartray.training.controls import ChartTable, controlled, corrupted
+from chartray.training.early import fit_films_of, fitted_chart
+from chartray.training.loader import ImageBatch, grey_statistics, image_sizes, places_of_step, split_rows
 from chartray.training.manifest import RUNNING, RunManifest, git_commit
 from chartray.training.patients import patients_sha256
 from chartray.training.processes import is_first_process
@@ -46,17 +47,32 @@ class TrainingData:
         self.grey = Grey(*grey_statistics(store, rows))
         self._table, self._control, self._seed = table, config.chart.control, config.seed
         self._of_epoch: dict[int, ChartTable] = {}
+        self._batch_size, self._corruption = config.train.batch_size, config.chart.corruption
+        self._matched = [block for block in chart.blocks if block.role == "mmcl"] if chart else []
 
-    def chart_batch(
-        self, places: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64], device: torch.device
-    ) -> ChartBatch:
-        """The chart rows of the images at `places` (B,), each under the control of its epoch."""
+    def chart_batch(self, batch: ImageBatch, device: torch.device) -> ChartBatch:
+        """The charts of a batch's images, each under the control of its epoch."""
+        own = self.charts(batch.places, batch.epochs)
+        if self._matched and self._corruption:
+            # All of the step's images may give a value, whichever process has them.
+            places, epochs = places_of_step(batch.step, self._batch_size, len(self.rows), self._seed)
+            spans = [slice(block.start, block.end) for block in self._matched]
+            everyone = self.charts(places, epochs)
+            rows = corrupted(everyone, spans, self._corruption, seed=self._seed, step=batch.step)
+            # An image is in a step once, or once in each of two passes.
+            at = {key: row for row, key in enumerate(zip(places.tolist(), epochs.tolist(), strict=True))}
+            keys = zip(batch.places.tolist(), batch.epochs.tolist(), strict=True)
+            own = own._replace(rows=rows[[at[key] for key in keys]])
+        return ChartBatch(to_device(own.rows, device), to_device(own.observed, device))
+
+    def charts(self, places: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]) -> ChartTable:
+        """The charts of the images at `places` (B,)."""
         rows = np.empty((len(places), self._table.rows.shape[1]), np.float32)
         observed = np.empty((len(places), self._table.observed.shape[1]), np.bool_)
         for epoch in np.unique(epochs):
             here, table = epochs == epoch, self._chart_table(int(epoch))
             rows[here], observed[here] = table.rows[places[here]], table.observed[places[here]]
-        return ChartBatch(to_device(rows, device), to_device(observed, device))
+        return ChartTable(rows, observed, self._table.patients[places])
 
     def patient_keys(self) -> list[str]:
         """The training patients as `schema.patient_key`, so that an evaluation can refuse them."""
@@ -87,8 +103,8 @@ class TrainingData:
             objective=config.objective.name,
             settings_hash=settings_hash(config),
             seed=config.seed,
-            chart=config.chart.ehr,
-            chart_use=config.chart.use if self.chart else None,
+            chart=config.chart.name,
+            chart_use=config.chart.said_use if self.chart else None,
             control=config.chart.control,
             films_of=config.chart.films_of,
             ehr_in=self.chart.ehr_in if self.chart else 0,
@@ -132,21 +148,13 @@ def load_training_data(store: Store, config: Config) -> TrainingData:
         raise InputError(f"expected images in the train split of {store.folder}, found none; pretraining needs them")
     of_split = len(rows)
     if config.chart.films_of is not None:
-        rows = rows[_representable(store, config.chart.films_of)[rows]]
-    chart, table = None, _empty_table(len(rows))
-    if config.chart.ehr != NO_CHART:
-        chart = fit_chart(store.cohort, config.chart.ehr, allow_after_film=config.chart.allow_after_film)
+        rows = rows[fit_films_of(store, config.chart.films_of).rows(store.cohort).representable[rows]]
+    table = _empty_table(len(rows))
+    if (chart := fitted_chart(store, config.chart)) is not None:
         charts = chart.rows(store.cohort)
         rows = rows[charts.representable[rows]]
         codes = store.cohort.column("patient_id").combine_chunks().dictionary_encode().indices.to_numpy()
         table = ChartTable(charts.values[rows], charts.observed[rows], codes[rows].astype(np.int64))
-    elif config.chart.control != "none":
-        raise InputError(f"expected a chart for --control {config.chart.control}, found --ehr none; name a feature set")
-    if config.chart.control == "mask-only" and config.chart.use == "predict":
-        raise InputError(
-            "control mask-only leaves no value to predict under chart.use predict; use --control shuffled, or "
-            "chart.use anchor"
-        )
     if len(rows) < config.train.batch_size:
         raise InputError(
             f"expected at least train.batch_size = {config.train.batch_size} training images in {store.folder}, "
@@ -157,34 +165,28 @@ def load_training_data(store: Store, config: Config) -> TrainingData:
     return data
 
 
-def _representable(store: Store, films_of: str) -> npt.NDArray[np.bool_]:
-    """Which images of the store (rows,) the chart `films_of` can represent; its values do not enter training."""
-    variables = list(from_metadata(store.cohort.schema.metadata).variables)
-    representable: npt.NDArray[np.bool_] = (
-        fit_chart(store.cohort, films_of, allow_after_film=variables).rows(store.cohort).representable
-    )
-    return representable
-
-
 def settings_hash(config: Config) -> str:
     """12 hex digits that all seeds, charts and controls of one experiment share, and two experiments do not.
 
-    The width of the chart's embedding and the weight of its prediction count. Which chart enters, and how, does not:
-    those have their own fields, and an arm without a chart has the same settings.
+    The width of the chart's embedding and the weights of its heads count. Which chart enters, and in which roles, does
+    not: those have their own fields, and an arm without a chart has the same settings.
     """
     knobs = config.model_dump(mode="json", exclude={"recipe", "seed", "chart", "health"})
     for name in ("checkpoint_every", "checkpoint_keep", "compile", "device", "recompute"):
         del knobs["train"][name]
     knobs["train"]["accumulate"] = 1  # as it was in every recipe: into how many parts a step is divided says nothing
     knobs["objective"] = first_names("objective", knobs["objective"])
-    knobs["chart"] = {"width": config.chart.width, "weight": config.chart.weight}
+    told = {"ehr", "use", "roles", "control", "films_of", "allow_after_film"}
+    # Knobs that came later count where they are not as they were for all runs before.
+    knobs["chart"] = config.chart.model_dump(mode="json", exclude=told, exclude_defaults=True)
+    knobs["chart"] |= {"width": config.chart.width, "weight": config.chart.weight}
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _announce(data: TrainingData, config: Config) -> None:
     if not is_first_process():
         return
-    chart = f"chart {config.chart.ehr} (ehr-in {data.chart.ehr_in})" if data.chart else "no chart"
+    chart = f"chart {_said(config)} (ehr-in {data.chart.ehr_in})" if data.chart else "no chart"
     line = f"{len(data.rows)} training images, {chart}, control {config.chart.control}"
     if data.unrepresentable:
         by = "it" if config.chart.films_of is None else f"the chart {config.chart.films_of} (chart.films_of)"
@@ -200,6 +202,11 @@ def _announce(data: TrainingData, config: Config) -> None:
                 "ingest with a larger --size, or lower views.size",
                 flush=True,
             )
+
+
+def _said(config: Config) -> str:
+    chart = config.chart
+    return chart.name + (f" ({chart.said_use})" if chart.said_use != "anchor" else "")
 
 
 def _empty_table(images: int) -> ChartTable:

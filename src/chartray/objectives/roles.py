@@ -1,0 +1,105 @@
+"""The losses of chart variables on class tokens, one for each role (docs/method.md, "Roles of the chart").
+
+Pure functions in float32; V*B tokens are view-major, and what belongs to an image is (B, ...). Of several processes
+each passes its share of the global batch, and the mean of their losses is that of the global batch.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax, normalize
+
+from chartray.collective import all_sum, gathered
+
+
+def mean_observed(losses: Tensor, observed: Tensor) -> Tensor:
+    """The mean of losses (N,) where `observed` (N,) is true, over the global batch; 0 where nothing is."""
+    kept = torch.where(observed, losses, torch.zeros_like(losses)).sum()
+    count = all_sum(observed.float().sum())
+    processes = all_sum(torch.ones_like(count))
+    return kept * processes / count.clamp(min=1)
+
+
+def prediction(guess: Tensor, truth: Tensor, observed: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    """The loss of a predicted variable; what is missing has none.
+
+    guess (V*B, C), truth (B, C), observed (B,) bool. With `bounds` a number: squared error of
+    low + (high - low) sigmoid(guess). Without: cross-entropy over C levels, whose shares `truth` holds.
+    """
+    views = len(guess) // len(truth)
+    guess, truth = guess.float(), truth.float().repeat(views, 1)
+    if bounds is None:
+        losses = cross_entropy(guess, truth, reduction="none")
+    else:
+        low, high = bounds
+        losses = (low + (high - low) * guess.sigmoid() - truth).square().sum(dim=1)
+    return mean_observed(losses, observed.repeat(views))
+
+
+@torch.no_grad()
+def moved_centroids(
+    centroids: Tensor, embeddings: Tensor, levels: Tensor, observed: Tensor, momentum: float = 0.999
+) -> Tensor:
+    """Centroids (L, P) moved towards the mean unit embedding of each level in the global batch; absent levels stay.
+
+    embeddings (V*B, P), levels (B, L) shares, observed (B,). They begin at 0: only their direction is used, so what
+    the first batches lack in length has no effect.
+    """
+    views = len(embeddings) // len(levels)
+    shares = (levels.float() * observed[:, None]).repeat(views, 1)  # (V*B, L)
+    sums = all_sum(shares.T @ normalize(embeddings.float(), dim=1))
+    counts = all_sum(shares.sum(dim=0))[:, None]  # (L, 1)
+    moved = torch.lerp(sums / counts.clamp(min=torch.finfo(counts.dtype).tiny), centroids, momentum)
+    return torch.where(counts > 0, moved, centroids)
+
+
+def prototypical_contrast(
+    embeddings: Tensor, centroids: Tensor, levels: Tensor, observed: Tensor, temperature: float = 0.07
+) -> Tensor:
+    """ProtoNCE against one centroid a level (Li et al., ICLR 2021): -log softmax(cos(z, c) / tau) at the image's level.
+
+    embeddings (V*B, P), centroids (L, P) without gradient, levels (B, L) shares, observed (B,). A level without a
+    centroid yet takes no part, and an image of it has no loss.
+    """
+    views = len(embeddings) // len(levels)
+    known = centroids.square().sum(dim=1) > 0  # (L,)
+    cosine = normalize(embeddings.float(), dim=1) @ normalize(centroids.float(), dim=1).T
+    logits = (cosine / temperature).masked_fill(~known, torch.finfo(torch.float32).min)
+    wanted = (levels.float() * known).repeat(views, 1)
+    losses = -(wanted * log_softmax(logits, dim=1)).sum(dim=1)
+    return mean_observed(losses, observed.repeat(views) & (wanted.sum(dim=1) > 0))
+
+
+def image_table_contrast(images: Tensor, tables: Tensor, observed: Tensor, temperature: float = 0.1) -> Tensor:
+    """Symmetrical InfoNCE of images and tables (MMCL: Hager et al., CVPR 2023), the mean over anchor views.
+
+    images (V*B, P), tables (B, P), observed (B,): an image without any value is no pair and no rival of one. The rivals
+    of a pair are the images and the tables of the global batch.
+    """
+    tables, seen = normalize(tables.float(), dim=1), observed
+    views = normalize(images.float(), dim=1).view(-1, len(tables), tables.shape[1])  # (V, B, P)
+    all_tables, first = gathered(tables)
+    all_views = gathered(views.transpose(0, 1))[0].transpose(0, 1)  # (V, global B, P)
+    absent = ~(gathered(seen.float())[0] > 0)
+    own = torch.arange(first, first + len(tables), device=tables.device)
+    lowest = torch.finfo(torch.float32).min
+    losses = []
+    for here, everywhere in zip(views, all_views, strict=True):
+        of_images = (here @ all_tables.T / temperature).masked_fill(absent, lowest)
+        of_tables = (tables @ everywhere.T / temperature).masked_fill(absent, lowest)
+        pair = cross_entropy(of_images, own, reduction="none") + cross_entropy(of_tables, own, reduction="none")
+        losses.append(mean_observed(0.5 * pair, seen))
+    return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def of_equal_norm(gradients: list[Tensor]) -> list[Tensor]:
+    """The gradients of the heads on the class tokens (V*B, D), each scaled to the mean of their norms.
+
+    The norms are those over the global batch. A gradient of norm 0 stays as it is, and does not count.
+    """
+    if len(gradients) < 2:
+        return gradients
+    norms = all_sum(torch.stack([each.float().square().sum() for each in gradients])).sqrt()
+    mean = norms.sum() / (norms > 0).sum().clamp(min=1)
+    scales = torch.where(norms > 0, mean / norms.clamp(min=torch.finfo(norms.dtype).tiny), torch.ones_like(norms))
+    return [each * scale for each, scale in zip(gradients, scales, strict=True)]

@@ -1,0 +1,67 @@
+"""What the chart does at a step: it joins the anchor, and its heads give the class token their gradient."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from chartray.config.pretrain import ChartConfig
+from chartray.networks.chart import ChartBatch, ChartRoles, ContrastsLevels, Head, MatchesTable, PredictsVariable
+from chartray.objectives import roles
+
+
+class ChartLosses(NamedTuple):
+    """`total`, whose gradient trains heads and encoder, and the loss of each head by its name, detached.
+
+    The value of `total` is the sum of the heads' losses, each with its weight.
+    """
+
+    total: Tensor
+    heads: dict[str, Tensor]
+
+
+def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tuple[Tensor, ChartLosses]:
+    """The anchor's class tokens (V*B, D), view-major -> those that go on (V*B, D), joined with the chart, and losses.
+
+    Each head learns from its own loss. The class tokens are given the heads' gradients scaled to equal norms (among
+    themselves, over the global batch), times weight and ramp; those of suppressing heads reversed.
+    """
+    joined = embeddings
+    if chart.joins is not None:
+        joined = chart.joins(embeddings, batch.rows[:, chart.joined_columns])
+    heads, config = chart.each_head(), chart.config
+    if not heads:
+        return joined, ChartLosses(embeddings.new_zeros(()), {})
+    with torch.enable_grad():
+        tokens = embeddings.detach().requires_grad_()
+        losses = [_loss(head, tokens, batch, config) for head in heads]
+        gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in losses]
+    weights = [config.weight * (config.suppress_weight if head.suppresses else 1.0) for head in heads]
+    pulls = [
+        each.float() * (-weight if head.suppresses else weight) * batch.ramp
+        for head, each, weight in zip(heads, roles.of_equal_norm(gradients), weights, strict=True)
+    ]
+    learnt = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+    # 0 in value: it hands the class tokens exactly this gradient.
+    handed = ((embeddings - embeddings.detach()).float() * torch.stack(pulls).sum(dim=0)).sum()
+    return joined, ChartLosses(
+        learnt + handed, {head.name: loss.detach() for head, loss in zip(heads, losses, strict=True)}
+    )
+
+
+def _loss(head: Head, tokens: Tensor, batch: ChartBatch, config: ChartConfig) -> Tensor:
+    truth = batch.rows[:, head.columns]
+    observed = batch.observed[:, head.variables].any(dim=1)
+    match head:
+        case PredictsVariable():
+            return roles.prediction(head(tokens), truth, observed, head.bounds)
+        case ContrastsLevels():
+            projected = head(tokens)
+            if head.training:
+                moved = roles.moved_centroids(head.centroids, projected, truth, observed, config.momentum)
+                head.centroids.copy_(moved)
+            return roles.prototypical_contrast(projected, head.centroids, truth, observed, config.temperature)
+        case MatchesTable():
+            images, tables = head(tokens, truth)
+            return roles.image_table_contrast(images, tables, observed, config.mmcl_temperature)
+    raise AssertionError(head.role)
