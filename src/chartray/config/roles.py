@@ -101,7 +101,7 @@ def _pairs(given: Any) -> list[tuple[str, list[str]]]:
     if isinstance(given, Mapping):
         return [(str(name).strip(), _words(name, roles)) for name, roles in given.items()]
     pairs = []
-    for part in separated(given):
+    for part in separated(given if isinstance(given, str | list | tuple) else str(given)):
         name, equals, roles = str(part).partition("=")
         if not name.strip() or not equals or not roles.strip():
             raise ValueError(
