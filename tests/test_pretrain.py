@@ -304,7 +304,7 @@ def test_accumulation_through_cached_embeddings_is_exact(small_store: Path, use:
 
 def test_a_chart_of_no_use_gets_no_gradient_into_the_target(small_store: Path) -> None:
     _, found = gradients(Store.open(small_store), 1)
-    assert {"chart.f.weight", "chart.g.weight", "prototypes", "head.0.weight"} <= found.keys()
+    assert {"chart.joins.f.weight", "chart.joins.g.weight", "prototypes", "head.0.weight"} <= found.keys()
     assert not any(name.startswith("target") for name in found)
 
 
@@ -406,7 +406,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(small_store: Path, tmp
     _, found = gradients(Store.open(small_store), 1, **settings)
     whole = sum(float(gradient.norm() ** 2) for gradient in found.values()) ** 0.5
     idle = {name for name, gradient in found.items() if gradient.norm() < 1e-6 * whole}
-    assert idle == {"encoder.norm.bias", "chart.f.bias", "chart.g.bias", "head.0.bias", "head.3.bias"}
+    assert idle == {"encoder.norm.bias", "chart.joins.f.bias", "chart.joins.g.bias", "head.0.bias", "head.3.bias"}
     shifted = idle | {"head.1.running_mean", "head.4.running_mean"}
     for name in one:
         if one[name].is_floating_point() and name.removeprefix("target_") not in shifted:
