@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pydicom
 import pytest
@@ -13,6 +14,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from chartray.check import check, spoken
+from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.records import dicom_files
 from chartray.records.cohort import Cohort, describe
@@ -52,8 +55,9 @@ def film(folder: Path, name: str, **tags: Any) -> Path:
     for tag, value in held.items():
         if value is not None:
             setattr(data, tag, value)
-    grey = np.random.default_rng(len(name)).integers(0, 255, (12 * int(held.get("NumberOfFrames", 1)), 16), np.uint8)
-    data.PixelData = grey.tobytes()
+    if "PixelData" not in held:
+        shape = (12 * int(held.get("NumberOfFrames", 1)), 16)
+        data.PixelData = np.random.default_rng(len(name)).integers(0, 255, shape, np.uint8).tobytes()
     file.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(file, data, enforce_file_format=None not in (held["SOPClassUID"], held["SOPInstanceUID"]))
     return file
@@ -213,6 +217,7 @@ def test_only_new_files_are_read_again(tmp_path: Path, capsys: pytest.CaptureFix
     assert row_of(dicom_cohort(export, headers=kept), "a")["ehr.sex"] == "female"
 
 
+@pytest.mark.slow
 def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_files, "_FEW", 1)
     monkeypatch.setattr(dicom_files, "_CHUNK", 7)
@@ -254,3 +259,129 @@ def test_a_folder_without_dicom_is_refused(tmp_path: Path, content: dict[str, st
     with pytest.raises(InputError) as refusal:
         dicom_cohort(tmp_path)
     assert str(refusal.value) == sentence.format(tmp_path)
+
+
+def test_check_names_what_the_images_show(tmp_path: Path) -> None:
+    """Of DICOM, also in a store; and of an own table, whose variables have the same names."""
+    export = tmp_path / "export"
+    for place in range(4):
+        film(
+            export, f"{place}", BurnedInAnnotation="NO" if place else None,
+            ViewPosition=["PA", "AP", "LL", None][place], Modality="CR" if place else "DX",
+            BodyPartExamined="CHEST" if place < 3 else None,
+            PatientOrientation=["R", "F"] if place == 1 else ["L", "F"],
+        )  # fmt: skip
+    out, store = tmp_path / "c.parquet", tmp_path / "store"
+    assert run_command(["cohort", "dicom", str(export), "--out", str(out)]) == 0
+    assert run_command(["ingest", str(out), "--out", str(store), "--size", "32", "--workers", "1"]) == 0
+    for said in (spoken(check(out)), spoken(check(store))):
+        lines = "\n".join(said)
+        for line in (
+            "note: Modality: CR 3, DX 1 [",
+            "note: body part: CHEST 3, not stated 1 [",
+            "note: view: AP 1, LATERAL 1, PA 1, not stated 1 [",
+            "note: 1 lateral view among frontal views [",
+            "note: burned-in text: 1 image of 4 without a word on it in the header [",
+            "note: 1 image turned or mirrored, as their headers say; `ingest` makes them upright [",
+        ):
+            assert line in lines
+    columns = "file,mrn,mod,part,text\n0,1,CR,CHEST,0\n1,2,CT,HAND,1\n2,3,CR,,0\n"
+    (tmp_path / "own.csv").write_text(columns)
+    (tmp_path / "own.yaml").write_text(
+        "image_id: file\npatient_id: mrn\npath: file\nehr:\n"
+        "  modality: {column: mod, kind: categorical, levels: [CR, CT]}\n"
+        "  body_part: {column: part, kind: categorical, levels: [CHEST, HAND]}\n"
+        "  burned_in: {column: text, kind: boolean}\n"
+    )
+    arguments = [
+        "--mapping",
+        str(tmp_path / "own.yaml"),
+        "--images",
+        str(export),
+        "--out",
+        str(tmp_path / "own.parquet"),
+    ]
+    assert run_command(["cohort", "table", str(tmp_path / "own.csv"), *arguments]) == 0
+    lines = "\n".join(spoken(check(tmp_path / "own.parquet")))
+    assert "warning: 1 image of another Modality than CR or DX or X-ray or RG or DR [own.parquet, row 2]" in lines
+    assert "warning: 1 image of another body part than CHEST [own.parquet, row 2]" in lines
+    assert "warning: 1 image with burned-in text, which may name a patient [own.parquet, row 2]" in lines
+
+
+MAPPING = """
+charts: {on: {PatientID: mrn}, time: drawn, within_days: 2}
+ehr:
+  tube: {column: KVP, kind: numeric, range: [20, 200], unit: kV, group: scan}
+  crp: {column: crp, kind: numeric, range: [0, 600]}
+labels: {Pneumonia: {column: pneumonia}}
+"""
+
+
+def test_the_chart_in_a_database_is_joined_by_patient_and_time(tmp_path: Path) -> None:
+    """The last value before StudyDate and StudyTime, without a time before that day; the mapping may name any tag."""
+    for name, clock in (("a", "080000"), ("b", "120000"), ("c", None)):
+        film(tmp_path / "export", name, PatientID="0017", StudyDate="20200302", StudyTime=clock, KVP="125")
+    film(tmp_path / "export", "d", PatientID="0018", StudyDate="20200302", StudyTime="120000")
+    with duckdb.connect(str(tmp_path / "base.duckdb")) as base:
+        base.execute("create table laboratory (mrn text, drawn timestamp, crp double, pneumonia integer)")
+        base.execute(
+            "insert into laboratory values ('0017', '2020-03-01 09:00', 5, 1), ('0017', '2020-03-02 09:30', 8, null), "
+            "('0017', '2020-02-01', 600, 0), ('0017', '2020-03-02 12:00:01', 500, 0), ('0019', '2020-03-02', 1, 1)"
+        )
+    (tmp_path / "m.yaml").write_text(MAPPING)
+    cohort = dicom_cohort(tmp_path / "export", tmp_path / "m.yaml", [f"duckdb://{tmp_path}/base.duckdb#laboratory"])
+    said = {name: row_of(cohort, name) for name in "abcd"}
+    assert [row["ehr.crp"] for row in said.values()] == [5.0, 8.0, 5.0, None]
+    assert [row["label.Pneumonia"] for row in said.values()] == [1.0, 1.0, 1.0, None]
+    assert [row["ehr.tube"] for row in said.values()] == [125.0, 125.0, 125.0, None]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "sentence"),
+    [
+        ("labels: {A: {column: pneumonya}}", r"expected a column 'pneumonya' in .*chart.csv \(labels.A .*'pneumonia'"),
+        ("charts: {on: {AccessionNumber: mrn}}", "expected images of .* in .*chart.csv by AccessionNumber = mrn, "
+         "found none"),
+        ("charts: {on: {PatientId: mrn}}", r"expected a column 'PatientId' in .* \(charts.on of .*mean 'PatientID'"),
+        ("chart: {on: PatientID}", r"found 'chart' \(did you mean 'charts'\?\)"),
+        ("charts: {on: {PatientID: mrn}}", "expected one row for each mrn in .* found two with different cells in "
+         "column 'crp', data row 1 of .*chart.csv and data row 2 of .*chart.csv"),
+    ],
+)  # fmt: skip
+def test_a_mapping_that_does_not_fit_is_refused(tmp_path: Path, mapping: str, sentence: str) -> None:
+    film(tmp_path / "export", "a", PatientID="88001234")
+    (tmp_path / "chart.csv").write_text("mrn,crp,pneumonia\n88001234,1,1\n88001234,2,1\n")
+    usual = "charts: {on: {PatientID: mrn}}\nehr: {crp: {column: crp, kind: numeric, range: [0, 600]}}\n"
+    rest = "" if mapping.startswith(("charts", "chart:")) else "charts: {on: {PatientID: mrn}}\n"
+    (tmp_path / "m.yaml").write_text(f"{rest}{usual.splitlines()[1]}\n{mapping}\n")
+    with pytest.raises(InputError, match=sentence) as refusal:
+        dicom_cohort(tmp_path / "export", tmp_path / "m.yaml", [str(tmp_path / "chart.csv")])
+    assert "88001234" not in str(refusal.value)
+
+
+def test_nothing_of_a_patient_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """pydicom warns of values that it finds odd, and quotes them; a hospital's log is no place for them."""
+    export = tmp_path / "export"
+    secrets = ("Doe^Jane", "88001234", "19570412", "A7700001")
+    film(
+        export, secrets[1], PatientID=secrets[1], PatientName=secrets[0], PatientBirthDate=secrets[2],
+        StudyDate="20200302", AccessionNumber=secrets[3], PatientAge="DOE JANE", Manufacturer="ACME",
+        SOPInstanceUID="1.2.3",
+    )  # fmt: skip
+    film(export, "b", PatientID="P2", Manufacturer="Other", Modality="DOE", BodyPartExamined="CHEST")
+    film(export, "c", PatientID="P2", Manufacturer="Doe^Jane", BodyPartExamined=secrets[1])
+    film(export, "d", PatientID="P3", Manufacturer="Doe^Jane", StudyInstanceUID="88001234.x", ViewPosition="88001234")
+    capfd.readouterr()
+    assert run_command(["cohort", "dicom", str(export), "--out", str(tmp_path / "c.parquet")]) == 0
+    printed = "".join(capfd.readouterr()) + (tmp_path / "c.flow.json").read_text()
+    for secret in (*secrets, "DOE JANE"):
+        assert secret not in printed.replace(str(tmp_path), "")
+
+
+def test_the_same_patient_in_two_spellings_is_refused_without_the_id(tmp_path: Path) -> None:
+    film(tmp_path, "a", PatientID="P0012")
+    film(tmp_path, "b", PatientID="p0012")
+    film(tmp_path, "c", PatientID="p12", Modality="CT")
+    with pytest.raises(InputError, match="'A9999' in data row 1 and 'a9999' in data row 2") as refusal:
+        dicom_cohort(tmp_path)
+    assert "0012" not in str(refusal.value).replace(str(tmp_path), "")

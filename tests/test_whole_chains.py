@@ -19,9 +19,11 @@ from chartray import load_encoder
 from chartray.cli import run_command
 from chartray.pixels.store import Store
 from tests.test_dicom import dcmtk
+from tests.test_records_dicom import film
 
 ROOT = Path(__file__).resolve().parents[1]
 COVID = (ROOT.parent / "shared" / "data" / "covid-chestxray-cc-224px").resolve()
+NIH = (ROOT.parent / "shared" / "data" / "nih-chestxray14-64px").resolve()
 DICOM = (ROOT.parent / "shared" / "data" / "dicom").resolve()
 # Half of the images' shorter side (224) is less: so no JPEG is decoded at half its size.
 SIZE = 128
@@ -201,3 +203,77 @@ def test_a_folder_of_dicom_is_dcmtks_in_the_store(tmp_path: Path, capsys: pytest
         assert (stored.cohort["height"][place].as_py(), stored.cohort["width"][place].as_py()) == shown.shape
         assert shown.shape == (int(row["rows"]), int(row["columns"]))
         np.testing.assert_allclose(stored.images[place], squashed(shown), atol=1.6, err_msg=row["file"])
+
+
+# ---- a folder of DICOM with its chart, from the headers to the scores
+
+CHART = """
+name: pacs
+charts: {on: {AccessionNumber: accession}}
+ehr:
+  crp: {column: crp, kind: numeric, range: [0, 600], unit: mg/L, group: laboratory}
+labels:
+  Effusion: {column: findings, separator: "|", true: [Effusion], others_mean: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, str]]]:
+    """Real radiographs as DICOM, half of them turned on their head or mirrored and said so; row of each image."""
+    if not NIH.exists():
+        pytest.skip("the NIH images are not in ../shared/data")
+    folder, rows = tmp_path_factory.mktemp("pacs"), {}
+    found = rows_of(NIH / "Data_Entry_2017_v2020.csv")
+    chosen = [row for row in found if "Effusion" in row["Finding Labels"]][:60] + found[:100]
+    chart = [["accession", "crp", "findings"]]
+    for place, row in enumerate({row["Image Index"]: row for row in chosen}.values()):
+        grey = np.asarray(Image.open(next(NIH.glob(f"**/{row['Image Index']}"))).convert("L"))
+        stored, orientation = [(grey, ["L", "F"]), (grey[:, ::-1], ["R", "F"]), (grey[::-1], ["L", "H"])][place % 3]
+        image = film(
+            folder / "export", f"{place % 5}/{place}", Modality="DX", Rows=64, Columns=64, PatientID=row["Patient ID"],
+            PatientSex=row["Patient Gender"], PatientAge=f"{int(row['Patient Age']):03}Y",
+            AccessionNumber=f"A{place:04}", ViewPosition=row["View Position"],
+            PatientOrientation=orientation, PixelData=stored.tobytes(),
+        )  # fmt: skip
+        rows[f"{place % 5}/{place}"] = row | {"crp": str(place % 90)}
+        assert image.exists()
+        chart.append([f"A{place:04}", str(place % 90), row["Finding Labels"]])
+    with (folder / "chart.csv").open("w", newline="") as table:
+        csv.writer(table).writerows(chart)
+    (folder / "chart.yaml").write_text(CHART)
+    return folder, rows
+
+
+@pytest.mark.slow
+def test_a_pacs_export_with_its_chart_is_pretrained_and_scored(pacs: tuple[Path, dict[str, dict[str, str]]]) -> None:
+    folder, rows = pacs
+    cohort, store, run, results = (folder / name for name in ("c.parquet", "store", "run", "results"))
+    chartray(
+        "cohort", "dicom", folder / "export", "--mapping", folder / "chart.yaml", "--charts", folder / "chart.csv",
+        "--out", cohort,
+    )  # fmt: skip
+    chartray("check", cohort)
+    chartray("ingest", cohort, "--out", store, "--size", 64, "--workers", 1)
+    chartray("check", store)
+    chartray(
+        "pretrain", store, "--out", run, "--recipe", "tiny-cpu", "--train.steps", 4, "--train.batch_size", 16,
+        "--ehr", "sex,age,view,crp",
+    )  # fmt: skip
+    chartray("evaluate", run, store, "--out", results, "--resamples", 20)
+    opened = Store.open(store)
+    made = {row["path"].removeprefix(f"{folder}/export/"): row for row in opened.cohort.to_pylist()}
+    assert set(made) == set(rows)
+    for place, path in enumerate(row["path"].removeprefix(f"{folder}/export/") for row in opened.cohort.to_pylist()):
+        row, held = rows[path], made[path]
+        grey = np.asarray(Image.open(next(NIH.glob(f"**/{row['Image Index']}"))).convert("L"))
+        np.testing.assert_allclose(opened.images[place], grey, atol=1.01)
+        assert (held["patient_id"], held["ehr.age"], held["ehr.crp"]) == (
+            row["Patient ID"],
+            float(row["Patient Age"]),
+            float(row["crp"]),
+        )
+        assert held["label.Effusion"] == float("Effusion" in row["Finding Labels"].split("|"))
+    truths = {row["image_id"]: row["label.Effusion"] for row in made.values()}
+    predictions = pq.read_table(results / "predictions.parquet").to_pylist()
+    assert predictions
+    assert all(each["truth"] == truths[each["image_id"]] for each in predictions)

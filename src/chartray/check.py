@@ -11,6 +11,7 @@ from chartray.checks import variables as of_variables
 from chartray.checks.files import files
 from chartray.checks.finding import Finding
 from chartray.checks.images import images
+from chartray.checks.scans import scans
 from chartray.config.pretrain import load
 from chartray.errors import InputError
 from chartray.flow import CohortFlow
@@ -97,6 +98,7 @@ def _rows(table: pa.Table, metadata: CohortMetadata, flow: CohortFlow | None, wh
         return
     yield from of_table.patients_and_splits(table, where)
     yield from of_table.labels(table, metadata, where)
+    yield from scans(table, where)
     yield from of_variables.variables(table, metadata, where)
     yield from of_variables.shifts(table, metadata, where)
     yield from of_variables.flow(flow, where)

@@ -80,6 +80,7 @@ def dicom_cohort(
     where = f"{root} (its files in the order of their paths)"
     table = OpenTable(where, rows.table.column_names, rows.table.select)
     cohort = cohort_of(Source(table, root, root.name, rows.left_out), plan, mapping, charts)
+    cohort.flow[0] = replace(cohort.flow[0], step=f"files of {root.name}")
     return _with_scan(cohort, rows, stays, lacking)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.pixels.dicom import OTHER_MODALITIES, RADIOGRAPHS
+from chartray.pixels.dicom_header import has_text
 from chartray.records.dicom_tags import CHEST, DISAGREE, age_of, first_number, part_of, time_of, view_of
 from chartray.records.identifiers import placeholders_among
 from chartray.records.levels import sex_level
@@ -91,7 +92,7 @@ def rows_of(headers: pa.Table, kept: Kept) -> DicomRows:
         "pixel_spacing": _numbers(first_number, tags["PixelSpacing"], tags["ImagerPixelSpacing"]),
         "exposure": _numbers(_exposure, tags["Exposure"], tags["ExposureInuAs"]),
     }
-    written = [name for name in headers.column_names if name not in ("size", "modified")]
+    written = [name for name in headers.column_names if name == "file" or name in tags or has_text(name)]
     columns = {name: headers[name].combine_chunks() for name in written}
     columns |= {name: pa.array([value or None for value in values], pa.string()) for name, values in made.items()}
     burned = [cell.upper() if cell.upper() in ("YES", "NO") else None for cell in tags["BurnedInAnnotation"]]

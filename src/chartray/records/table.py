@@ -158,9 +158,11 @@ def _columns(
             theirs |= dict.fromkeys(template_columns(plan.charts.time, plan), "charts.time")
         for chart in charts:
             refuse_absent(theirs, chart.columns, chart.where, mapping)
-    own |= {name: key for name, key in needed.items() if name not in of_chart and name not in own}
-    refuse_absent(own, table.columns, " or ".join([table.where, *(chart.where for chart in charts)]), mapping)
-    return own, of_chart
+    refuse_absent(own, table.columns, table.where, mapping)
+    rest = {name: key for name, key in needed.items() if name not in of_chart and name not in own}
+    both = [*table.columns, *(name for chart in charts for name in chart.columns if name not in table.columns)]
+    refuse_absent(rest, both, " or ".join([table.where, *(chart.where for chart in charts)]), mapping)
+    return own | rest, of_chart
 
 
 def _of_chart(name: str, table: OpenTable, charts: Sequence[OpenTable]) -> bool:
