@@ -38,7 +38,9 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     with Elsewhere():
         networks = networks.to(ELSEWHERE).train()
     # The fused one knows real devices alone.
-    optimizer = torch.optim.AdamW([{"params": list(networks.trained_parameters().values()), "decays": True}])
+    optimizer = torch.optim.AdamW(
+        [{"params": list(networks.trained_parameters().values()), "decays": True, "encoder": True}]
+    )
     schedule = make_schedule(settings.train, len(data.rows))
     monitor = build_monitor(settings, schedule, rank=0.0, spread=0.0)
     probe: Any = None

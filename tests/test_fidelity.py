@@ -14,10 +14,11 @@ from chartray.networks import encoder as vit
 from chartray.networks.siamese import Siamese
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
-from chartray.training.build import build_networks, build_optimizer
+from chartray.training.build import build_monitor, build_networks, build_optimizer
 from chartray.training.loader import ImageLoader
 from chartray.training.prefetch import Batch
 from chartray.training.pretrain import pretrain
+from chartray.training.schedules import make_schedule
 from chartray.training.step import forward, gradient, msn_forward
 from chartray.training.training_data import TrainingData, load_training_data
 from tests.test_pretrain import losses, small
@@ -221,3 +222,16 @@ def test_focal_positions_are_those_that_an_exported_encoder_has_at_this_size() -
     model = vit.build(vit.architecture(config.encoder, 32), seed=0).eval()
     focal = torch.rand(3, 1, 16, 16)
     torch.testing.assert_close(vit.class_token(copy.deepcopy(model), focal), model(focal))
+
+
+def test_a_power_law_prior_is_in_the_loss_and_in_the_monitors_expectation(small_store: Path, tmp_path: Path) -> None:
+    config = small(train__steps=2, objective__prior="power-law", objective__prior_exponent=2.0, chart__ehr="none")
+    pretrain(small_store, tmp_path / "run", config)
+    parts = [losses(tmp_path / "run", name) for name in ("loss", "cross_entropy", "mean_entropy", "prior")]
+    for loss, *terms in zip(*parts, strict=True):
+        assert loss == pytest.approx(sum(terms), rel=1e-6)
+    share = torch.arange(1, 33, dtype=torch.float64) ** -2
+    share /= share.sum()
+    schedule = make_schedule(config.train, 144)
+    monitor = build_monitor(config, schedule, rank=1.0, spread=1.0)
+    assert monitor.classes == round(float((-(share * share.log()).sum()).exp()))  # 3 or so, not 24

@@ -129,3 +129,42 @@ def test_the_loss_of_a_batch_is_not_the_mean_of_its_parts() -> None:
     whole = sum(msn.msn_terms(anchor, target, q))
     parts = [sum(msn.msn_terms(anchor[i::4], target[i::4], q)) for i in range(4)]
     assert abs(whole.item() - sum(p.item() for p in parts) / 4) > 0.1
+
+
+def divergence_from(prior: np.ndarray, anchor: np.ndarray, q: np.ndarray) -> float:
+    """KL(mean p || prior) in float64."""
+    cosine = (anchor / np.linalg.norm(anchor, axis=1, keepdims=True)) @ (q / np.linalg.norm(q, axis=1, keepdims=True)).T
+    e = np.exp(cosine / 0.1)
+    mean = (e / e.sum(axis=1, keepdims=True)).mean(axis=0)
+    return float((mean * np.log(mean / prior)).sum())
+
+
+@pytest.mark.parametrize("exponent", [0.25, 1.0, 3.0])
+def test_a_power_law_prior_equals_the_divergence_in_float64(exponent: float) -> None:
+    anchor, target, q = batch()
+    share = np.arange(1, 13) ** -exponent
+    found = msn.msn_terms(anchor, target, q, log_prior=msn.log_power_law(12, exponent))
+    wanted = divergence_from(share / share.sum(), anchor.double().numpy(), q.double().numpy())
+    assert (found.mean_entropy + found.prior).item() == pytest.approx(wanted, rel=1e-4)
+    assert found[:2] == msn.msn_terms(anchor, target, q)[:2]  # the monitor still reads the entropy
+
+
+def test_an_exponent_of_0_is_me_max_to_the_gradient() -> None:
+    gradients = []
+    for prior in (None, msn.log_power_law(12, 0.0), msn.log_power_law(12, 1e-7)):
+        anchor, target, q = batch()
+        terms = msn.msn_terms(anchor.requires_grad_(), target, q, log_prior=prior)
+        assert terms.prior.item() == pytest.approx(0, abs=1e-6)
+        (terms.mean_entropy + terms.prior).backward()
+        gradients.append(anchor.grad)
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-4, atol=1e-8)
+
+
+def test_anchors_that_follow_the_prior_have_the_least_divergence() -> None:
+    """log p = log prior for every anchor: KL 0, where me-max alone would push them apart."""
+    prior = msn.log_power_law(12, 1.0)
+    follows = msn.Assignments(anchor=prior.repeat(6, 1), target=prior.repeat(6, 1))
+    terms = msn.terms_of(follows, prior)
+    assert (terms.mean_entropy + terms.prior).item() == pytest.approx(0, abs=1e-6)
+    assert terms.mean_entropy.item() > 0.3

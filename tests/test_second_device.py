@@ -53,7 +53,9 @@ def plain_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fused one knows real devices alone; this one is for both sides."""
 
     def build(networks: Any, config: Any) -> torch.optim.AdamW:
-        return torch.optim.AdamW([{"params": list(networks.trained_parameters().values()), "decays": True}], lr=0.0)
+        return torch.optim.AdamW(
+            [{"params": list(networks.trained_parameters().values()), "decays": True, "encoder": True}], lr=0.0
+        )
 
     monkeypatch.setattr("chartray.training.build.build_optimizer", build)
 

@@ -85,6 +85,14 @@ class ObjectiveConfig(Section):
     sharpening: float = Field(0.25, gt=0, description="msn: sharpening of the target's assignment; 1 for none")
     sinkhorn_iterations: int = Field(3, ge=0, description="msn: Sinkhorn iterations; 0 for none")
     mean_entropy_weight: float = Field(1.0, ge=0, description="msn: weight of the mean-entropy term (me-max)")
+    prior: Literal["uniform", "power-law"] = Field(
+        "uniform",
+        description="msn: what me-max pulls the mean assignment towards: uniform (MSN), or power-law, for findings "
+        "of which many are rare (PMSN); Sinkhorn balances evenly either way",
+    )
+    prior_exponent: float = Field(
+        0.25, ge=0, le=10, description="msn: with prior power-law, prototype k's share is proportional to k^-exponent"
+    )
     head_hidden: int | None = Field(2048, ge=1, description="Hidden width of the head; null: 4 D (published)")
     head_out: int | None = Field(256, ge=1, description="Output width P of the head; null: D (published)")
     head_statistics: Literal["resolution", "together"] = Field(
@@ -224,6 +232,12 @@ class TrainConfig(Section):
     clip: float | None = Field(
         3.0, gt=0, description="Maximum gradient norm, prototypes left out (MSN); null: no clipping (published)"
     )
+    freeze_steps: int = Field(
+        0, ge=0, description="With encoder.init: steps in which the encoder is frozen while the heads settle"
+    )
+    ramp_steps: int = Field(
+        0, ge=0, description="With encoder.init: steps over which its learning rate then rises to that of the heads"
+    )
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints")
     checkpoint_keep: int = Field(3, ge=1, description="Checkpoints to keep")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device")
@@ -231,6 +245,11 @@ class TrainConfig(Section):
     compile: Literal["auto"] | bool = Field(
         "auto", description="torch.compile for the encoder's blocks; auto: for 1,000 steps and more"
     )
+
+    @property
+    def in_two_stages(self) -> bool:
+        """Whether the encoder starts behind the heads."""
+        return self.freeze_steps + self.ramp_steps > 0
 
     @model_validator(mode="after")
     def _some_length(self) -> "TrainConfig":
@@ -268,6 +287,15 @@ class Config(Options):
     chart: Annotated[ChartConfig, Parameter(group=Group("Chart", sort_key=4))] = Field(default_factory=ChartConfig)
     train: Annotated[TrainConfig, Parameter(group=Group("Training", sort_key=5))] = Field(default_factory=TrainConfig)
     health: Annotated[HealthConfig, Parameter(group=Group("Health", sort_key=6))] = Field(default_factory=HealthConfig)
+
+    @model_validator(mode="after")
+    def _two_stages_start_from_weights(self) -> "Config":
+        if self.train.in_two_stages and self.encoder.init is None:
+            raise ValueError(
+                "expected encoder.init with train.freeze_steps or train.ramp_steps, found none: a random encoder has "
+                "nothing to keep; give initial weights, or leave them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _baselines_fit(self) -> "Config":

@@ -76,12 +76,14 @@ class AnchorAndTarget(nn.Module):
 
     @torch.no_grad()
     def move_target(self, momentum: float) -> None:
-        """EMA of the weights: target <- momentum * target + (1 - momentum) * anchor.
+        """EMA of the weights: target <- momentum * target + (1 - momentum) * anchor. Frozen ones stay, bit for bit.
 
         BatchNorm's running values stay each network's own: in training both heads use their batch's statistics.
         """
         for target, anchor in ((self.target_encoder, self.encoder), (self.target_head, self.head)):
-            torch._foreach_lerp_(list(target.parameters()), list(anchor.parameters()), 1 - momentum)
+            pairs = zip(target.parameters(), anchor.parameters(), strict=True)
+            if moved := [(kept, trained) for kept, trained in pairs if trained.requires_grad]:
+                torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), 1 - momentum)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer sees, by name."""

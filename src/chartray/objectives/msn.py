@@ -14,13 +14,15 @@ from chartray.collective import all_sum
 
 
 class MSNTerms(NamedTuple):
-    """The two terms of the loss: cross_entropy + lambda * mean_entropy. Gradients flow through both.
+    """The terms of the loss: cross_entropy + lambda * (mean_entropy + prior). Gradients flow through all.
 
     cross_entropy: mean H(p+, p) over the anchor views; mean_entropy: log K - H(mean p) >= 0, over the GLOBAL batch.
+    prior: what a prior other than the uniform one adds, so that mean_entropy + prior = KL(mean p || prior).
     """
 
     cross_entropy: Tensor
     mean_entropy: Tensor
+    prior: Tensor
 
 
 class Assignments(NamedTuple):
@@ -72,24 +74,49 @@ def assign(
     return Assignments(anchor=log_assign(anchor, prototypes, temperature), target=balanced)
 
 
-def terms_of(assignments: Assignments) -> MSNTerms:
-    """Equation 4 from the assignments: anchors are view-major, so anchor v*B + b belongs to target b."""
+def log_power_law(prototypes: int, exponent: float, device: torch.device | None = None) -> Tensor:
+    """Log of the prior of prototypes 1 ... K, proportional to k^-exponent: (K,); 0 is uniform.
+
+    Prior Matching for Siamese Networks (PMSN): Assran et al., ICLR 2023 (arXiv 2210.07277), for long-tailed data.
+
+    >>> log_power_law(3, 1.0).exp()
+    tensor([0.5455, 0.2727, 0.1818])
+    """
+    return log_softmax(-exponent * torch.arange(1.0, prototypes + 1, device=device).log(), dim=0)
+
+
+def terms_of(assignments: Assignments, log_prior: Tensor | None = None) -> MSNTerms:
+    """Equation 4 from the assignments: anchors are view-major, so anchor v*B + b belongs to target b.
+
+    log_prior (K,): what the mean assignment is pulled towards, None for uniform. The divergence is KL(mean p || prior),
+    of which me-max is the uniform case; lightly's PMSNLoss has the other direction, of which it is not.
+    """
     images, anchors = assignments.target.shape[0], assignments.anchor.shape[0]
     if images == 0 or anchors % images:
         raise ValueError(f"anchor must hold V * B rows for target's B = {images}, found {anchors}")
     expected = assignments.target.exp().repeat(anchors // images, 1)  # (V*B, K)
     cross_entropy = -(expected * assignments.anchor).sum(dim=1).mean()
-    return MSNTerms(cross_entropy=cross_entropy, mean_entropy=mean_entropy_of(assignments.anchor))
+    mean = _mean_assignment(assignments.anchor)
+    prior = mean.new_zeros(())
+    if log_prior is not None:
+        prior = -math.log(len(mean)) - (mean * log_prior).sum()
+    return MSNTerms(cross_entropy, _missing_entropy(mean), prior)
 
 
 def mean_entropy_of(log_probabilities: Tensor) -> Tensor:
     """Log K - H(mean p) >= 0 over the rows of the global batch: (B, K) log-probabilities -> scalar."""
-    rows, prototypes = log_probabilities.shape
-    total = all_sum(torch.full((), float(rows), device=log_probabilities.device))
-    mean = all_sum(log_probabilities.exp().sum(dim=0)) / total  # (K,)
-    entropy = -torch.special.xlogy(mean, mean).sum()
-    excess: Tensor = math.log(prototypes) - entropy
-    return excess
+    return _missing_entropy(_mean_assignment(log_probabilities))
+
+
+def _mean_assignment(log_probabilities: Tensor) -> Tensor:
+    """The mean over the rows of the global batch: (B, K) log-probabilities -> (K,) probabilities."""
+    total = all_sum(torch.full((), float(len(log_probabilities)), device=log_probabilities.device))
+    return all_sum(log_probabilities.exp().sum(dim=0)) / total
+
+
+def _missing_entropy(mean: Tensor) -> Tensor:
+    missing: Tensor = math.log(len(mean)) + torch.special.xlogy(mean, mean).sum()
+    return missing
 
 
 def msn_terms(
@@ -100,6 +127,7 @@ def msn_terms(
     temperature: float = 0.1,
     sharpening: float = 0.25,
     sinkhorn_iterations: int = 3,
+    log_prior: Tensor | None = None,
 ) -> MSNTerms:
     """The terms of the MSN loss: anchor (V*B, P) view-major, target (B, P), prototypes (K, P), not normalised.
 
@@ -114,4 +142,4 @@ def msn_terms(
         sharpening=sharpening,
         sinkhorn_iterations=sinkhorn_iterations,
     )
-    return terms_of(assignments)
+    return terms_of(assignments, log_prior)

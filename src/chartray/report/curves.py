@@ -34,6 +34,7 @@ QUANTITIES = (
         "nats",
         "log K minus the entropy of the mean assignment; cannot reach 0 at small batches",
     ),
+    ("prior", "Prior term", "nats", "with the mean-entropy term: divergence of the mean assignment from its prior"),
     ("learning_rate", "Learning rate", "per step", "warm-up, then cosine"),
     ("health.assignment_entropy", "Entropy of the mean assignment", "nats", "near 0: all images share one prototype"),
     ("health.prototypes_in_use", "Prototypes in use", "prototypes", "few: collapse"),

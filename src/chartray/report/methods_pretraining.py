@@ -124,6 +124,8 @@ def _optimised(run: PretrainingRun, who: str) -> str:
     said += f", weight decay {train.weight_decay:g}"
     said += f" to {train.final_weight_decay:g}" if train.final_weight_decay not in (None, train.weight_decay) else ""
     said += f", gradients clipped at a norm of {train.clip:g}" if train.clip else ""
+    said += f"; the encoder was frozen for the first {train.freeze_steps:,} steps" if train.freeze_steps else ""
+    said += f"; its learning rate then rose over {train.ramp_steps:,} steps" if train.ramp_steps else ""
     if run.arm.objective != "mae":
         said += f"; the target network followed with a moving average of {train.ema:g}"
         said += f" to {train.final_ema:g}" if train.final_ema != train.ema else ""

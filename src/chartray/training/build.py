@@ -1,5 +1,6 @@
 """What a run builds from its configuration: training data, networks, optimizer and monitor."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from chartray.training import compilation
 from chartray.training.monitor import Monitor
 from chartray.training.runtime import Runtime
 from chartray.training.schedules import Schedule, make_schedule
-from chartray.training.step import Networks
+from chartray.training.step import Networks, prior_of
 from chartray.training.training_data import TrainingData, load_training_data
 
 
@@ -87,13 +88,12 @@ def build_optimizer(networks: Networks, config: TrainConfig) -> AdamW:
 
     Position embeddings and class token decay, as in the official MSN code.
     """
-    decaying: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in networks.trained_parameters().items():
-        free = parameter.ndim < 2 or name == "prototypes"
-        (rest if free and not config.decay_everything else decaying).append(parameter)
-    groups = [{"params": decaying, "decays": True}, {"params": rest, "decays": False}]
-    return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
+        decays = config.decay_everything or not (parameter.ndim < 2 or name == "prototypes")
+        groups.setdefault((decays, name.startswith("encoder.")), []).append(parameter)
+    each = [{"params": some, "decays": decays, "encoder": of} for (decays, of), some in groups.items()]
+    return AdamW(each, lr=0.0, fused=True)
 
 
 def build_monitor(config: Config, schedule: Schedule, *, rank: float, spread: float) -> Monitor:
@@ -101,8 +101,11 @@ def build_monitor(config: Config, schedule: Schedule, *, rank: float, spread: fl
 
     `rank` and `spread` are those of the embeddings before the first step.
     """
+    classes, prior = float(config.objective.prototypes), prior_of(config.objective)
+    if prior is not None:  # as many as a uniform prior of its entropy has
+        classes = math.exp(-float((prior.exp() * prior).sum()))
     return Monitor(
-        classes=min(config.objective.prototypes, config.train.batch_size),
+        classes=min(round(classes), config.train.batch_size),
         untrained_rank=rank,
         untrained_spread=spread,
         earliest=max(schedule.warmup_steps, config.health.patience_steps),

@@ -29,6 +29,8 @@ class RunManifest(Provenance):
     steps: int
     warmup_steps: int
     peak_learning_rate: float
+    freeze_steps: int = 0  # steps in which the encoder was frozen, and over which its learning rate then rose
+    ramp_steps: int = 0
     ehr_in: int
     out: str | None = None
     store_size: int | None = None

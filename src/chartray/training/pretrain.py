@@ -184,8 +184,7 @@ class Loop:
     def learn(self, batch: Batch, prefetcher: Prefetcher | None = None) -> tuple[Losses, dict[str, float]]:
         """One optimizer step: returns its losses and the numbers to write."""
         now = rates(batch.step, self.schedule, self.config.train)
-        if self.config.train.ema_before_step:  # once, however often the gradient is tried
-            self.networks.move_target(now.ema)
+        step.begin(self.networks, now, self.config)
         ramp = chart_ramp(batch.step, self.schedule, self.config.chart.warmup)
         batch = batch._replace(chart=batch.chart._replace(ramp=ramp))
         losses, norm = self.division.tried(
@@ -208,6 +207,8 @@ class Loop:
         means = all_sum(shares.float()) / self.runtime.world_size
         *values, gradient_norm = torch.cat((means, norm.detach()[None])).tolist()
         numbers: dict[str, float] = dict(zip(names, values, strict=True))
+        if self.config.objective.prior == "uniform":
+            numbers.pop("prior", None)  # which is 0
         numbers |= {"chart.ramp": ramp} if losses.chart is not None and losses.chart.heads else {}
         numbers |= {
             "learning_rate": now.learning_rate,
@@ -215,6 +216,8 @@ class Loop:
             "gradient_norm": gradient_norm,
         }
         numbers |= {} if isinstance(self.networks, MaskedAutoencoder) else {"ema": now.ema}
+        if self.config.train.in_two_stages:
+            numbers["encoder_learning_rate"] = now.learning_rate * now.encoder
         return numbers
 
     def measure_health(self, done: int, losses: Losses, numbers: dict[str, float]) -> dict[str, float]:

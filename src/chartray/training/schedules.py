@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from chartray.config.pretrain import TrainConfig
+from chartray.errors import InputError
 
 
 class Schedule(NamedTuple):
@@ -16,21 +17,27 @@ class Schedule(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What one step uses."""
+    """What one step uses. `encoder`: the encoder's share of the learning rate; 0 where it is frozen."""
 
     learning_rate: float
     weight_decay: float
     ema: float
+    encoder: float = 1.0
 
 
 def make_schedule(config: TrainConfig, images: int) -> Schedule:
     """The schedule of a run over this many training images.
 
     Warm-up is the recipe's, but at most 10 % of the steps. The learning rate is scaled linearly from the recipe's
-    batch unless it is given.
+    batch unless it is given. Raises InputError if the encoder would not reach its learning rate within the steps.
     """
     steps_per_epoch = images / config.batch_size
     steps = config.steps or math.ceil((config.epochs or 0) * steps_per_epoch)
+    if config.in_two_stages and config.freeze_steps + config.ramp_steps >= steps:
+        raise InputError(
+            f"expected train.freeze_steps + train.ramp_steps below the {steps} steps of this run, found "
+            f"{config.freeze_steps} + {config.ramp_steps}; lower them, or train longer"
+        )
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps // 10)
     scaled = config.recipe_learning_rate * config.batch_size / config.recipe_batch_size
     return Schedule(steps, steps_per_epoch, warmup, config.learning_rate or scaled)
@@ -42,6 +49,7 @@ def rates(step: int, schedule: Schedule, config: TrainConfig) -> Rates:
         learning_rate(step, schedule, config),
         weight_decay(step, schedule, config),
         ema_momentum(step, schedule, config),
+        encoder_share(step, config),
     )
 
 
@@ -89,6 +97,18 @@ def chart_ramp(step: int, schedule: Schedule, warmup: float) -> float:
     begins = warmup * schedule.steps
     progress = max(step - begins, 0.0) / (schedule.steps - begins)
     return 2 / (1 + math.exp(-10 * progress)) - 1
+
+
+def encoder_share(step: int, config: TrainConfig) -> float:
+    """The encoder's learning rate over that of the heads: 0 while frozen, then a linear ramp to 1.
+
+    >>> config = TrainConfig(steps=100, freeze_steps=10, ramp_steps=4)
+    >>> [encoder_share(step, config) for step in (0, 9, 10, 11, 13, 14)]
+    [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
+    """
+    if step < config.freeze_steps:
+        return 0.0
+    return min((step - config.freeze_steps + 1) / max(config.ramp_steps, 1), 1.0)
 
 
 def _cosine(progress: float) -> float:

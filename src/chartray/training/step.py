@@ -44,6 +44,14 @@ class Losses(NamedTuple):
     centre: Tensor | None = None
 
 
+def begin(networks: Networks, rates: Rates, config: Config) -> None:
+    """Before the first half, and once, however often that is tried: a frozen encoder, and the published EMA."""
+    if config.train.in_two_stages:
+        networks.encoder.requires_grad_(rates.encoder > 0)
+    if config.train.ema_before_step:
+        networks.move_target(rates.ema)
+
+
 def gradient(
     networks: Networks,
     batch: Batch,
@@ -75,7 +83,7 @@ def gradient(
 def update(networks: Networks, optimizer: Optimizer, losses: Losses, rates: Rates, config: Config) -> None:
     """The second half: the optimizer's step, and the target's move where it was not moved before the first half."""
     for group in optimizer.param_groups:
-        group["lr"] = rates.learning_rate
+        group["lr"] = rates.learning_rate * (rates.encoder if group["encoder"] else 1.0)
         group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
     optimizer.step()
     if not config.train.ema_before_step:
@@ -117,8 +125,8 @@ def msn_forward(
         sharpening=objective.sharpening,
         sinkhorn_iterations=objective.sinkhorn_iterations,
     )  # p (V*B, K) and p+ (B, K)
-    terms = msn.terms_of(assignments)
-    total = terms.cross_entropy + objective.mean_entropy_weight * terms.mean_entropy + of_chart.total
+    terms = msn.terms_of(assignments, prior_of(objective, target.device))
+    total = terms.cross_entropy + objective.mean_entropy_weight * (terms.mean_entropy + terms.prior) + of_chart.total
     return Losses(total, terms, of_chart, assignments)
 
 
@@ -172,6 +180,13 @@ def mae_forward(
 
     total = torch.stack(in_parts(share, views, parts)).sum()
     return Losses(total, mae.MAETerms(reconstruction=total), None, None)
+
+
+def prior_of(objective: ObjectiveConfig, device: torch.device | None = None) -> Tensor | None:
+    """Log of the prior that me-max pulls towards (K,); None for the uniform one."""
+    if objective.prior == "uniform":
+        return None
+    return msn.log_power_law(objective.prototypes, objective.prior_exponent, device)
 
 
 def head_groups(anchor: Tensor, views: Views, objective: ObjectiveConfig) -> tuple[Tensor, ...]:

@@ -118,6 +118,8 @@ class TrainingData:
             steps=schedule.steps,
             warmup_steps=schedule.warmup_steps,
             peak_learning_rate=schedule.peak_learning_rate,
+            freeze_steps=config.train.freeze_steps,
+            ramp_steps=config.train.ramp_steps,
             grey_mean=self.grey.mean,
             grey_std=self.grey.std,
             flow=read_store_flow(self.store.folder),
