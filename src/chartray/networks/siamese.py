@@ -82,8 +82,9 @@ class AnchorAndTarget(nn.Module):
         """
         for target, anchor in ((self.target_encoder, self.encoder), (self.target_head, self.head)):
             pairs = zip(target.parameters(), anchor.parameters(), strict=True)
-            if moved := [(kept, trained) for kept, trained in pairs if trained.requires_grad]:
-                torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), 1 - momentum)
+            moved = [(kept, trained) for kept, trained in pairs if trained.requires_grad]
+            if moved:
+                torch._foreach_lerp_([kept for kept, _ in moved], [trained for _, trained in moved], 1 - momentum)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer sees, by name."""
