@@ -20,6 +20,8 @@ from chartray.training.step import forward
 from chartray.training.training_data import settings_hash
 from tests.test_pretrain import losses, small
 
+# Sizes at which what a step keeps is more than what the libraries take.
+WIDE = {"views__size": 96, "views__focal_size": 48, "encoder__width": 96, "encoder__depth": 4}
 NEEDS = StepMemory(weights=0, fixed=100, image=2, part_image=10)
 
 
@@ -122,6 +124,61 @@ def test_a_run_continues_on_another_device_in_its_own_precision_and_says_so(
     assert (now.device, now.processes, now.precision, now.accumulate) == ("cpu", 1, other, 1)
 
 
+@pytest.mark.parametrize(
+    ("changed", "processes", "said"),
+    [
+        ({"train__precision": "bf16"}, 1, r"was started with train\.precision = fp32, found bf16; omit it to resume"),
+        ({"train__batch_size": 48}, 1, r"was started with train\.batch_size = 24, found 48"),
+        ({}, 5, r"train\.batch_size to be a multiple of the 5 processes, found 24"),
+    ],
+)
+def test_a_run_that_cannot_be_continued_so_is_refused_in_a_sentence(
+    small_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    processes: int,
+    said: str,
+) -> None:
+    pretrain(small_store, tmp_path / "run", small(train__steps=1))
+    if processes > 1:
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+    with pytest.raises(InputError, match=said) as error:
+        pretrain(small_store, tmp_path / "run", small(**{"train__steps": 1} | changed), resume=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is Linux's")
+def test_the_peak_of_a_step_is_measured_beside_its_plan(small_store: Path, tmp_path: Path) -> None:
+    """In a process of its own: what other tests have left would be used again, and count as nothing."""
+    code = "import sys, pathlib, tests.test_division as t; t.trained(*map(pathlib.Path, sys.argv[1:]))"
+    child = [sys.executable, "-c", code, str(small_store), str(tmp_path / "run")]
+    done = subprocess.run(child, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "a step's peak is" not in done.stdout
+    manifest = run_folder.read_manifest(tmp_path / "run")
+    assert manifest.memory_planned is not None
+    assert manifest.memory_measured is not None
+    # The plan has room for libraries that a CPU hardly takes.
+    assert manifest.memory_planned - 1.5 * 2**27 < manifest.memory_measured < 1.25 * manifest.memory_planned
+
+
+def trained(small_store: Path, out: Path) -> None:
+    """What that process does."""
+    pretrain(small_store, out, small(train__steps=2, train__batch_size=72, **WIDE))
+
+
+def test_a_peak_far_from_its_plan_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A step keeps what nobody planned."""
+    kept, layer = [], torch.nn.Linear(2, 2)
+    divided = division.Division(1, 8, planned=2**20)
+    for _ in range(4):
+        divided.tried(lambda parts: kept.append(torch.ones(2**27)) or parts, layer)
+        kept.clear()
+    said = capsys.readouterr().out
+    assert said.count("GiB beside the weights, and 0.0 GiB were planned; where memory runs out") == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of a process's memory that the allocator keeps to")
 def test_where_memory_runs_out_the_step_is_computed_again_in_more_parts(small_store: Path, tmp_path: Path) -> None:
     """torch's allocator is refused memory by the system: all but half of what the step was planned to need.
@@ -137,10 +194,9 @@ def test_where_memory_runs_out_the_step_is_computed_again_in_more_parts(small_st
 
 def limited(small_store: Path, tmp_path: Path) -> None:
     """What that process does: a step with all the memory that it wants, and one without."""
-    sizes = {"views__size": 96, "views__focal_size": 48, "encoder__width": 96, "encoder__depth": 4}
     numbers = {}
     for run in ("free", "limited"):
-        loop = assemble(small_store, tmp_path / run, small(**sizes))
+        loop = assemble(small_store, tmp_path / run, small(**WIDE))
         assert isinstance(loop, Loop)
         batch = next(loop.batches(0, 1))
         loop.networks.train()
@@ -178,11 +234,12 @@ def test_running_means_move_once_in_a_step_that_is_computed_twice() -> None:
     once = torch.nn.BatchNorm1d(3)
     batch, tries = torch.randn(8, 3), []
 
-    def compute(parts: int) -> None:
+    def compute(parts: int) -> int:
         norm(batch)
         tries.append(parts)
         if parts < 4:
             raise torch.OutOfMemoryError("out of memory")
+        return parts
 
     divided = division.Division(1, 8)
     divided.tried(compute, norm)

@@ -259,12 +259,12 @@ def test_an_evaluation_stopped_in_its_second_training_resumes(
         patched.setattr(checkpoint, "save", dies)
         with pytest.raises(Interrupted):
             evaluate(run, home, tmp_path / "cut", EvaluateOptions(**options))
-    kept = tmp_path / ".cut.training"
+    kept = tmp_path / ".cut.unfinished"
     assert (kept / "fine-tune-0.5-1" / "step-000002").is_dir()
     assert not (tmp_path / "cut").exists()
     with pytest.raises(
         InputError,
-        match=r"an unfinished training for .* is in .*cut\.training; continue it with --resume, or delete it",
+        match=r"an unfinished evaluation for .* is in .*cut\.unfinished; continue it with --resume, or delete it",
     ):
         evaluate(run, home, tmp_path / "cut", EvaluateOptions(**options))
     evaluate(run, home, tmp_path / "cut", EvaluateOptions(**options), resume=True)
@@ -277,5 +277,3 @@ def test_an_evaluation_stopped_in_its_second_training_resumes(
     assert (manifest["recipe"]["layer_decay"], manifest["recipe"]["drop_path"]) == (0.75, 0.1)
     with pytest.raises(InputError, match=r"training subset 1 at fraction 0.02 of .*; early stopping needs one"):
         evaluate(run, home, tmp_path / "few", EvaluateOptions(**options | {"data_percent": [0.02, 1]}))
-    with pytest.raises(InputError, match="--resume only with --protocol published or finetune"):
-        evaluate(run, home, tmp_path / "linear", resume=True)

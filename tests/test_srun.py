@@ -14,7 +14,8 @@ import torch
 from chartray.config import pretrain as knobs
 from chartray.errors import InputError
 from chartray.training import checkpoint, driver, run_folder, runtime
-from tests.test_pretrain import command
+from chartray.training.pretrain import pretrain
+from tests.test_pretrain import command, losses, small
 
 # What a job allots, which is not what the step has.
 JOBS = {
@@ -186,8 +187,9 @@ main()
 
 
 def test_first_weights_are_the_first_process_s_and_a_lost_process_ends_the_other(
-    small_store: Path, tmp_path: Path
+    small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """What is left of the run is continued by one process, which trains on the same batches."""
     tokens = command(small_store, tmp_path / "run", train__steps=6, train__checkpoint_every=2)
     tokens[2] = OTHER_WEIGHTS
     codes, said = two_tasks(tokens, step_of_two(7))
@@ -199,3 +201,11 @@ def test_first_weights_are_the_first_process_s_and_a_lost_process_ends_the_other
     assert "Traceback" not in said[0][1]
     assert f"interrupted: {sentence}" in run_folder.read_manifest(tmp_path / "run").status
     assert [each.name for each in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000002"]
+    config = small(train__steps=6, train__checkpoint_every=2)
+    pretrain(small_store, tmp_path / "run", config, resume=True)
+    assert "processes 2 before, now 1; the batches are the same" in capsys.readouterr().out
+    manifest = run_folder.read_manifest(tmp_path / "run")
+    assert (manifest.status, manifest.processes) == ("complete", 1)
+    pretrain(small_store, tmp_path / "alone", config)
+    # First weights are drawn in the first process, as they are in one alone.
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)

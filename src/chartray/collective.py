@@ -6,6 +6,7 @@ What one process decides or cannot do, all of them learn: none continues alone, 
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -13,11 +14,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from chartray.errors import InputError, LostProcess, OutputError
+from chartray.memory import ran_out
 
 Made = TypeVar("Made")
 # What gloo and NCCL say of a process that has ended, or is not heard of, where they raise no DistError.
 _SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
 _KINDS = {kind.__name__: kind for kind in (InputError, OutputError)}
+# While a step is tried: before each sum the processes tell each other whether memory has run out in any of them.
+_trying = False
+
+
+class _RanOutElsewhere(Exception):
+    """Memory has run out in another process."""
 
 
 class _AllSum(torch.autograd.Function):
@@ -25,15 +33,18 @@ class _AllSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return _summed(tensor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return _summed(gradients[0])
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    total = tensor.contiguous().clone()  # memory may run out here, before the others are waited for
+    _tell_while_trying()
+    dist.all_reduce(total)
+    return total
 
 
 def all_sum(tensor: Tensor) -> Tensor:
@@ -61,6 +72,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    _tell_while_trying()
     dist.all_reduce(flat)
     flat /= process_count()
     means = torch.split(flat, [gradient.numel() for gradient in gradients])
@@ -137,6 +149,49 @@ def all_or_none(work: Callable[[], Made], device: torch.device) -> Made:
     return made
 
 
+def tried(work: Callable[[], Made], *, last: bool) -> Made | None:
+    """What `work` returns; None in all processes where memory has run out in any of them.
+
+    Until then the others may have begun a sum that the one without memory never comes to: before each of them, all
+    processes tell each other how they are. With `last` an error is raised instead: the own one, or InputError.
+    """
+    global _trying
+    _trying, elsewhere = process_count() > 1, False
+    try:
+        made = work()
+        _tell_while_trying()
+        return made
+    except _RanOutElsewhere:
+        if last:
+            raise InputError(f"memory ran out in another of the {process_count()} processes, which says more") from None
+    except Exception as error:
+        if _trying:
+            elsewhere = _tell(ran_out(error))
+        if last or not (ran_out(error) or elsewhere):
+            raise
+    finally:
+        _trying = False
+    return None
+
+
+def _tell_while_trying() -> None:
+    if _trying and _tell(False):
+        raise _RanOutElsewhere
+
+
+def _tell(out: bool) -> bool:
+    """Whether memory has run out in any process."""
+    told = torch.tensor(int(out))
+    dist.all_reduce(told, group=_for_hosts(dist.group.WORLD))
+    return bool(told.item())
+
+
+@cache
+def _for_hosts(world: dist.ProcessGroup) -> Any:  # torch types a group of others as well
+    """A group that sends between hosts: to tell something through GPUs, each would wait for what it computes."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
+
+
 def largest(number: int, device: torch.device) -> int:
     """The largest of the processes' numbers, in all of them."""
     if process_count() == 1:
@@ -156,6 +211,11 @@ def any_of_all(flags: list[bool], device: torch.device) -> list[bool]:
 def process_count() -> int:
     """The processes of this run."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """The number of this process among them."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def _from_first(message: _Message, device: torch.device) -> _Message:

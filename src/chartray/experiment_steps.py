@@ -110,12 +110,14 @@ def _evaluation(name: str, evaluation: str, experiment: Experiment, run: Path, o
     def does() -> None:
         from chartray.evaluation.evaluate import evaluate
 
-        evaluate(run, store, folder, options)
+        evaluate(run, store, folder, options, resume=True)
 
     return ExperimentStep(
         stage="evaluation",
         name=f"evaluate-{name}-{evaluation}",
-        tokens=_tokens("evaluate", [run, store], {"out": folder} | options.model_dump(exclude_unset=True)),
+        tokens=_tokens(
+            "evaluate", [run, store], {"out": folder, "resume": True} | options.model_dump(exclude_unset=True)
+        ),
         does=does,
         product=folder / MANIFEST_FILE,
         needs=(f"pretrain-{name}",),

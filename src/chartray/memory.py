@@ -10,6 +10,8 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 # Messages of torch, CUDA and its libraries where they raise no specific error.
 _SIGNS = ("can't allocate memory", "out of memory", "ran out of memory", "_STATUS_ALLOC_FAILED")
+# oneDNN's, whole: of a primitive descriptor, say, it has other reasons.
+_WHOLE = ("could not create a primitive", "std::bad_alloc")
 _NO_LIMIT = 2**60  # a control group without a limit says a number of this size, or "max"
 
 
@@ -30,7 +32,28 @@ def ran_out(error: BaseException) -> bool:
     """Whether Python, or torch on either device, could not get memory."""
     torch = sys.modules.get("torch")
     of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return of_gpu or isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS)
+    said = str(error)
+    return of_gpu or isinstance(error, MemoryError) or said in _WHOLE or any(sign in said for sign in _SIGNS)
+
+
+def begin_peak() -> int | None:
+    """Begins to measure `peak`; the bytes that this process has taken and not freed, None where Linux does not say."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # what glibc keeps of freed memory would count as taken
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is taken now
+    except OSError:
+        return None
+    return _status("VmRSS:")
+
+
+def peak() -> int:
+    """The most bytes that this process has taken since `begin_peak`."""
+    return _status("VmHWM:") or 0
+
+
+def _status(name: str) -> int | None:
+    return next((int(line.split()[1]) * 1024 for line in _lines("/proc/self/status") if line.startswith(name)), None)
 
 
 def available() -> int | None:

@@ -3,13 +3,16 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 _PLAIN_INTERVAL_SECONDS = 10.0
+# What is shown on the terminal: progress inside of other progress is one more line of it.
+_open: Progress | None = None
 
 
 class Advance(Protocol):
@@ -38,19 +41,11 @@ def progress(title: str, total: int, unit: str, *, done: int = 0, shown: bool = 
 
 @contextmanager
 def _bar(console: Console, title: str, total: int, unit: str, done: int) -> Iterator[Advance]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    global _open
+    outer = _open
     began, current = time.monotonic(), done
-    with Progress(*columns, console=console, expand=True) as bar:
-        task = bar.add_task(title, total=total, completed=done, rate="", note="")
+    with _new_bar(console) if outer is None else nullcontext(outer) as bar:
+        _open, task = bar, bar.add_task(title, total=total, completed=done, rate="", note="")
 
         def advance(count: int = 1, note: str = "") -> None:
             nonlocal current
@@ -60,7 +55,29 @@ def _bar(console: Console, title: str, total: int, unit: str, done: int) -> Iter
             if note:
                 bar.update(task, note=note)
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            _open = outer
+            if outer is not None:
+                bar.remove_task(task)
+
+
+def _new_bar(console: Console) -> Progress:
+    # What is being done is cut where the line ends; wrapped, the bars would move up and down.
+    note = Column(ratio=2, no_wrap=True, overflow="ellipsis")
+    return Progress(
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left"),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", table_column=note),
+        console=console,
+        expand=True,
+    )
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class Command(NamedTuple):
 
 
 def _evaluate(run: str, out: str, *more: str) -> tuple[str, ...]:
-    return ("evaluate", run, "store", "--out", out, "--resamples", "10", "--saliency", "1", *more)
+    return ("evaluate", run, "store", "--out", out, "--resamples", "10", "--saliency", "1", "--resume", *more)
 
 
 _COHORT = ("cohort", "table", "films.csv", "--mapping", "mapping.yaml", "--images", "films", "--out")

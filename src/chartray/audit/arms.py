@@ -18,8 +18,8 @@ from chartray.evaluation.baselines import (
     chart_items,
     encoder_features,
     no_baseline_chart,
+    pixel_features,
 )
-from chartray.evaluation.embed import pixels
 from chartray.evaluation.image_set import ImageSet, metadata_of
 from chartray.features.chart import fit_chart
 from chartray.features.sets import variable_of
@@ -123,7 +123,7 @@ def baseline_arms(
 
     arms = [
         beside("none", UNTRAINED, _always(fresh)),
-        beside("none", PIXELS, _always(Frozen(pixels, images))),
+        beside("none", PIXELS, _always(pixel_features(images))),
     ]
     read, left_out = baseline_chart(home.cohort, own.arm.chart, [], named=chart)
     if read is None:
@@ -144,7 +144,7 @@ def baseline_arms(
         if words not in fitted:
             smaller = fit_chart(home.cohort, words)
 
-            def rows(store: Store, rows: Integers) -> NDArray[np.float32] | None:
+            def rows(store: Store, rows: Integers, _: str) -> NDArray[np.float32] | None:
                 return chart_features(smaller, store, rows, home)
 
             fitted[words] = Frozen(rows, images)

@@ -39,7 +39,7 @@ def evaluate(
         store: The store to fit on.
         out: The results folder.
         options: Everything else.
-        resume: Continue an interrupted training (--protocol published or finetune).
+        resume: Continue an evaluation that was killed; start it if there is none.
     """
     from chartray.commands.opening import need_inputs, need_scoring
     from chartray.results.folder import MANIFEST_FILE, check_replaceable

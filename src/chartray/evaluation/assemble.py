@@ -21,6 +21,7 @@ from chartray.evaluation.saliency import write_saliency
 from chartray.evaluation.scoring import SPECIFICITY, EvaluationSet, over_draws
 from chartray.evaluation.studies import study_ids
 from chartray.networks.encoder import PretrainedEncoder, save, untrained
+from chartray.progress import progress
 from chartray.results import folder as results
 from chartray.results.arm import RADIOLOGISTS
 from chartray.results.manifest import (
@@ -74,13 +75,16 @@ def write_results(out: Path, done: Evaluated) -> list[Score]:
         curves += calibration_rows(each.test, each.drawn[0].images, level, about)
         if each.fraction < 1:
             draws += draw_rows(each.test, [d.images for d in each.drawn], about, [d.fits for d in each.drawn])
-    with results.written_folder(out, results.MANIFEST_FILE) as folder:
+    with results.written_folder(out, results.MANIFEST_FILE) as folder, progress("write", 4, "parts") as advance:
+        advance(0, "rows")
         results.write_rows(folder, results.RESULTS_FILE, scores)
         results.write_rows(folder, results.STUDIES_FILE, studies)
         results.write_rows(folder, results.DRAWS_FILE, draws)
         results.write_rows(folder, results.CALIBRATION_FILE, curves)
+        advance(1, "differences from the baselines")
         results.write_rows(folder, results.COMPARISONS_FILE, comparisons_of(done))
         results.write_object(folder / results.THRESHOLDS_FILE, thresholds_of(done.outcomes))
+        advance(1, "predictions, features and probe")
         tables = [table for each in done.outcomes for table in predictions_of(each, done.run)]
         results.write_parquet(folder / results.PREDICTIONS_FILE, tables)
         if done.features is not None:
@@ -89,7 +93,9 @@ def write_results(out: Path, done: Evaluated) -> list[Score]:
             write_probe(folder, done.learnt.probe, done.task.labels, done.settings.data_percent[-1])
         if done.learnt.tuned is not None:
             save(folder / results.TUNED_FOLDER, done.learnt.tuned)
+        advance(1, "saliency maps" if done.settings.saliency and done.features is not None else "")
         results.write_manifest(folder, manifest_of(done, saliency_of(folder, done)))
+        advance(1, str(out))
     return scores
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chartray.errors import InputError
 from chartray.evaluation.embed import device_of, embed, pixels
 from chartray.evaluation.image_set import ImageSet, metadata_of
+from chartray.evaluation.kept import KeptFeatures
 from chartray.evaluation.scoring import LabelFit
 from chartray.features.chart import Chart, fit_chart, refuse_shared_columns
 from chartray.features.sets import FEATURE_SETS, PUBLISHED_NAMES, variable_of
@@ -20,7 +21,8 @@ from chartray.results.arm import CHART_BASELINES, CHART_ONLY, IMAGE_CHART, PIXEL
 from chartray.results.manifest import arm_of_run
 from chartray.statistics.knn import NEIGHBOURS, choose_neighbours, held_out_scores, knn_scores
 from chartray.statistics.metrics import eligible
-from chartray.statistics.probe import ALL_LABELS, NOTHING, VALIDATION, Probe, fit_probe, patient_folds
+from chartray.statistics.probe import ALL_LABELS, NOTHING, STRENGTHS, VALIDATION, Probe, fit_probe, patient_folds
+from chartray.wording import joined, listed, plural
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -58,12 +60,14 @@ class TrainingSubset(NamedTuple):
         return f"{self.fraction:g}-{self.draw}"
 
 
-Learner = Callable[[ImageSet, ImageSet, Sequence[ImageSet], TrainingSubset], Learnt]
+# Says what is being done.
+Tell = Callable[[str], object]
+Learner = Callable[[ImageSet, ImageSet, Sequence[ImageSet], TrainingSubset, Tell], Learnt]
 
 
 class Candidate(NamedTuple):
     """An arm to score: `learn` fits on training images, chooses on validation images and scores the test sets; the
-    images are those of a part of the patients.
+    images are those of a part of the patients, and what it does is told.
     """
 
     arm: Arm
@@ -71,14 +75,21 @@ class Candidate(NamedTuple):
 
 
 class Frozen:
-    """Features of the images of one or more stores, computed once for each store."""
+    """Features of the images of one or more stores, computed once for each store.
 
-    def __init__(self, compute: Callable[[Store, Integers], Features | None], image_set: Sequence[ImageSet]) -> None:
+    `compute` is given the store, its rows, and words for both: the store's folder and the splits.
+    """
+
+    def __init__(
+        self, compute: Callable[[Store, Integers, str], Features | None], image_set: Sequence[ImageSet]
+    ) -> None:
         self._rows: dict[Path, Integers] = {}
         self._values: dict[Path, Features | None] = {}
         for store in {one.store.folder: one.store for one in image_set}.values():
-            rows = np.unique(np.concatenate([one.rows for one in image_set if one.store.folder == store.folder]))
-            self._rows[store.folder], self._values[store.folder] = rows, compute(store, rows)
+            here = [one for one in image_set if one.store.folder == store.folder]
+            rows = np.unique(np.concatenate([one.rows for one in here]))
+            words = f"{store.folder.name}, {joined(dict.fromkeys(one.split for one in here))}"
+            self._rows[store.folder], self._values[store.folder] = rows, compute(store, rows, words)
 
     def of(self, image_set: ImageSet) -> Features | None:
         """(N, D), or None where the store lacks what the features are made of."""
@@ -102,10 +113,15 @@ class Frozen:
         return both
 
 
-def linear(features: Frozen, device: str) -> Learner:
+def linear(features: Frozen, device: str, labels: Sequence[str]) -> Learner:
     """An L2-regularised logistic probe per label, its strength chosen on images of other patients."""
 
-    def learn(train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset) -> Learnt:
+    def learn(
+        train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset, tell: Tell
+    ) -> Learnt:
+        def told(what: str, columns: Sequence[int]) -> None:
+            tell(f"{what} {listed([labels[column] for column in columns], 3)}, {len(STRENGTHS)} strengths each")
+
         checked = features.needed(validate)
         probe = fit_probe(
             features.needed(train),
@@ -115,6 +131,7 @@ def linear(features: Frozen, device: str) -> Learner:
             patients=train.patients,
             validation_patients=validate.patients,
             device=device_of(device),
+            told=told,
         )
         found = [features.of(test) for test in tests]
         columns = (probe.strength.tolist(), probe.validation_auroc.tolist(), probe.chosen_by)
@@ -128,11 +145,14 @@ def linear(features: Frozen, device: str) -> Learner:
     return learn
 
 
-def nearest(features: Frozen, device: str) -> Learner:
+def nearest(features: Frozen, device: str, labels: Sequence[str]) -> Learner:
     """Weighted nearest neighbours by cosine, their number chosen on images of other patients."""
 
-    def learn(train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset) -> Learnt:
+    def learn(
+        train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset, tell: Tell
+    ) -> Learnt:
         where, known = device_of(device), features.needed(train)
+        tell(f"neighbors among {plural(len(known), 'image')} for {listed(labels, 3)}")
         tried = knn_scores(known, train.truth, features.needed(validate), device=where)
         able, by = eligible(validate.truth, validate.patients), VALIDATION
         best: int | None = None
@@ -156,12 +176,41 @@ def nearest(features: Frozen, device: str) -> Learner:
 
 
 def encoder_features(
-    encoder: PretrainedEncoder, image_set: Sequence[ImageSet], *, device: str, precision: str, title: str
+    encoder: PretrainedEncoder,
+    image_set: Sequence[ImageSet],
+    *,
+    device: str,
+    precision: str,
+    title: str,
+    kept: Path | None = None,
 ) -> Frozen:
-    """The class tokens of all images."""
-    return Frozen(
-        lambda store, rows: embed(encoder, store, rows, device=device, precision=precision, title=title), image_set
-    )
+    """The class tokens of all images; with a folder `kept`, a command that is killed can continue."""
+
+    def compute(store: Store, rows: Integers, words: str) -> Features:
+        return embed(
+            encoder,
+            store,
+            rows,
+            device=device,
+            precision=precision,
+            title=f"{title}: {words}",
+            kept=_kept(kept, title),
+        )
+
+    return Frozen(compute, image_set)
+
+
+def pixel_features(image_set: Sequence[ImageSet], *, kept: Path | None = None) -> Frozen:
+    """The pixels of all images, as the floor sees them."""
+
+    def compute(store: Store, rows: Integers, words: str) -> Features:
+        return pixels(store, rows, title=f"resize, pixels: {words}", kept=_kept(kept, "pixels"))
+
+    return Frozen(compute, image_set)
+
+
+def _kept(folder: Path | None, title: str) -> KeptFeatures | None:
+    return None if folder is None else KeptFeatures(folder / title.replace(", ", "-"), {})
 
 
 def baselines_of(
@@ -170,16 +219,17 @@ def baselines_of(
     image_set: Sequence[ImageSet],
     labels: Sequence[str],
     *,
-    learner: Callable[[Frozen, str], Learner],
+    learner: Callable[[Frozen, str, Sequence[str]], Learner],
     device: str,
     precision: str,
     seed: int,
     chart: str | None = None,
+    kept: Path | None = None,
 ) -> tuple[list[Candidate], dict[str, str]]:
     """The untrained encoder, plain pixels, the chart alone and image + chart; and why one was left out.
 
     `image_set` are the training, the validation and each test set's images; `own` the encoder's features;
-    `chart` what the chart baselines read, else `baseline_chart` chooses.
+    `chart` what the chart baselines read, else `baseline_chart` chooses; `kept`: as of `encoder_features`.
     """
     home = image_set[0].store
     fresh = encoder_features(
@@ -188,18 +238,19 @@ def baselines_of(
         device=device,
         precision=precision,
         title="embed, untrained",
+        kept=kept,
     )
     base = arm_of_run(encoder.provenance)
     found = [
-        Candidate(arm_of("none", UNTRAINED, base=base), learner(fresh, device)),
-        Candidate(arm_of("none", PIXELS, base=base), learner(Frozen(pixels, image_set), device)),
+        Candidate(arm_of("none", UNTRAINED, base=base), learner(fresh, device, labels)),
+        Candidate(arm_of("none", PIXELS, base=base), learner(pixel_features(image_set, kept=kept), device, labels)),
     ]
     read, reasons = baseline_chart(home.cohort, encoder.provenance.chart or "none", labels, named=chart)
     if read is None:
         return found, dict.fromkeys(CHART_BASELINES, no_baseline_chart(reasons))
-    rows = Frozen(lambda store, rows: chart_features(read, store, rows, home), image_set)
-    found.append(Candidate(arm_of(read.ehr, CHART_ONLY, base=base), learner(rows, device)))
-    found.append(Candidate(arm_of(read.ehr, IMAGE_CHART, base=base), learner(own.beside(rows), device)))
+    rows = Frozen(lambda store, rows, _: chart_features(read, store, rows, home), image_set)
+    found.append(Candidate(arm_of(read.ehr, CHART_ONLY, base=base), learner(rows, device, labels)))
+    found.append(Candidate(arm_of(read.ehr, IMAGE_CHART, base=base), learner(own.beside(rows), device, labels)))
     left_out = {f"{one} without {variable}": why for one in CHART_BASELINES for variable, why in reasons.items()}
     left_out |= {
         f"{one} on {_dataset(store, home)}": f"the store lacks a variable of {read.ehr}"

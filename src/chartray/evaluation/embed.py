@@ -1,6 +1,6 @@
 """Frozen features, computed once: the encoder's class token of the whole image, and plain pixels as a floor."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chartray.errors import InputError
+from chartray.evaluation.kept import PIECE, KeptFeatures, made_of_encoder
 from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
 from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
@@ -33,6 +34,7 @@ def embed(
     device: str = "auto",
     precision: str = "fp32",
     title: str = "embed",
+    kept: KeptFeatures | None = None,
 ) -> Features:
     """The class token of each image, whole and unmasked.
 
@@ -44,6 +46,7 @@ def embed(
         device: auto, cpu or cuda.
         precision: fp32, or bf16 for autocast.
         title: what the progress line is called.
+        kept: where they are kept, so that a command that is killed can continue.
 
     Returns:
         (N, D) float32.
@@ -55,26 +58,64 @@ def embed(
     model = on_device(encoder.model, torch.device(where)).eval()
     if precision not in ("fp32", "bf16"):
         raise InputError(f"expected precision fp32 or bf16, found {precision!r}")
-    found: list[Features] = []
-    done = 0
     at_a_time = batch_size or (_BATCH if where == "cuda" else _BATCH_ON_CPU)
-    with torch.inference_mode(), progress(title, len(rows), "images") as advance:
-        for images in batches(store, rows, at_a_time, where):
-            grey = encoder.standardised(encoder.resized(images))  # (B, 1, size, size)
-            with torch.autocast(where, torch.bfloat16) if precision == "bf16" else nullcontext():
-                tokens = class_token(model, grey)  # (B, D)
-            # Batch by batch: a damaged encoder is known at once, not after a million images.
-            found.append(_finite(tokens.float().cpu().numpy(), encoder, store, rows[done : done + len(images)]))
-            done += len(images)
-            advance(len(images))
-    return np.concatenate(found)
+
+    def features(images: Tensor, of: Integers) -> Features:
+        grey = encoder.standardised(encoder.resized(images))  # (B, 1, size, size)
+        with torch.autocast(where, torch.bfloat16) if precision == "bf16" else nullcontext():
+            tokens = class_token(model, grey)  # (B, D)
+        # Batch by batch: a damaged encoder is known at once, not after a million images.
+        return _finite(tokens.float().cpu().numpy(), encoder, store, of)
+
+    if kept is not None:
+        kept = kept.of(store, rows, device=where, precision=precision, **made_of_encoder(encoder))
+    return _in_pieces(store, rows, features, at_a_time, where, title, kept)
 
 
-def pixels(store: Store, rows: Integers, *, side: int = PIXEL_SIDE, batch_size: int = 256) -> Features:
+def pixels(
+    store: Store,
+    rows: Integers,
+    *,
+    side: int = PIXEL_SIDE,
+    batch_size: int = 256,
+    title: str = "resize",
+    kept: KeptFeatures | None = None,
+) -> Features:
     """The whole image at side x side grey levels in [0, 1], (N, side * side): what no learning gives."""
-    with torch.inference_mode():
-        found = [whole_image(images, side).flatten(1) for images in batches(store, rows, batch_size, "cpu")]
-    return torch.cat(found).numpy()
+
+    def features(images: Tensor, of: Integers) -> Features:
+        return whole_image(images, side).flatten(1).numpy()
+
+    kept = None if kept is None else kept.of(store, rows, side=side)
+    return _in_pieces(store, rows, features, batch_size, "cpu", title, kept)
+
+
+def _in_pieces(
+    store: Store,
+    rows: Integers,
+    features: Callable[[Tensor, Integers], Features],
+    batch_size: int,
+    device: str,
+    title: str,
+    kept: KeptFeatures | None,
+) -> Features:
+    """The features of all `rows`, from `features` of some images and their rows, or from what was kept of them."""
+    starts = range(0, len(rows), PIECE)
+    found = {start: piece for start in starts if kept is not None and (piece := kept.read(start)) is not None}
+    done = sum(map(len, found.values()))
+    with torch.inference_mode(), progress(title, len(rows), "images", done=done) as advance:
+        if done:
+            advance(0, f"{done:,} were kept")
+        for start in (each for each in starts if each not in found):
+            parts, of = list[Features](), rows[start : start + PIECE]
+            for images in batches(store, of, batch_size, device):
+                at = sum(map(len, parts))
+                parts.append(features(images, of[at : at + len(images)]))
+                advance(len(images))
+            found[start] = np.concatenate(parts)
+            if kept is not None:
+                kept.write(start, found[start])
+    return np.concatenate([found[start] for start in starts])
 
 
 def batches(store: Store, rows: Integers, batch_size: int, device: str) -> Iterator[Tensor]:

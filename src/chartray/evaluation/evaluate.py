@@ -26,11 +26,13 @@ from chartray.evaluation.evaluation_data import Task, make_task
 from chartray.evaluation.finetune.recipe import Recipe, recipe_of
 from chartray.evaluation.finetune.training import tuned
 from chartray.evaluation.image_set import ImageSet, nested_subset
+from chartray.evaluation.kept import unfinished
 from chartray.evaluation.outcomes import Learning, Outcome, outcomes_of
 from chartray.evaluation.studies import by_study
 from chartray.networks.encoder import PretrainedEncoder, untrained
 from chartray.networks.public import open_encoder
 from chartray.pixels.store import Store
+from chartray.progress import progress
 from chartray.results.arm import CHART_BASELINES, PIXELS, UNTRAINED, arm_of
 from chartray.results.folder import MANIFEST_FILE, check_replaceable, check_same
 from chartray.results.ledger import note_scoring
@@ -54,14 +56,14 @@ def evaluate(
         store: the STORE that is fitted and chosen on.
         out: the folder to write; an earlier evaluation of this encoder on this STORE is replaced.
         options: everything else, `config.evaluate.EvaluateOptions`.
-        resume: (published, finetune) continue an interrupted evaluation.
+        resume: continue an evaluation that was killed: what it had trained or embedded is kept beside `out`.
 
     Raises:
         InputError: what is asked for cannot be had from these inputs.
     """
     check_replaceable(out, MANIFEST_FILE)
     recipe = recipe_of(options)
-    trainings = _trainings(out, recipe, resume=resume)
+    begun = unfinished(out, resume=resume)
     encoder, home = open_encoder(source, options), Store.open(store)
     run = encoder.provenance.run or source.resolve().name
     check_same(out, MANIFEST_FILE, encoder=encoder_entry(encoder, run, source), store=home.hash)
@@ -69,17 +71,25 @@ def evaluate(
     parts = {share: _parts(task, share, options) for share in options.data_percent}
     if recipe is not None:
         _refuse_without_early_stopping(parts)
-    candidates, features, left_out = _candidates(source, encoder, task, options, recipe, trainings)
+    candidates, features, left_out = _candidates(source, encoder, task, options, recipe, begun)
     studies, tests = [by_study(test.image_set) for test in task.tests], [test.image_set for test in task.tests]
     outcomes: list[Outcome] = []
-    for share in options.data_percent:
-        for candidate in reversed(candidates):  # the encoder's own comes last, so that what it learnt stays in hand
-            learnings = [
-                Learning(train, validate, candidate.learn(train, validate, tests, part))
-                for part, train, validate in parts[share]
-            ]
-            learnt = learnings[0].learnt
-            outcomes += outcomes_of(candidate.arm, share, task, learnings, studies, options)
+    steps = len(candidates) * sum(len(drawn) + len(tests) for drawn in parts.values())
+    with progress("fit and score", steps, "steps") as advance:
+        for share in options.data_percent:
+            for candidate in reversed(candidates):  # the encoder's own comes last: what it learnt stays in hand
+
+                def tell(what: str, of: str = f"{candidate.arm.title}, {share:.0%}") -> None:
+                    advance(0, f"{of}: {what}")
+
+                learnings = []
+                for part, train, validate in parts[share]:
+                    learnt = candidate.learn(train, validate, tests, part, tell)
+                    learnings.append(Learning(train, validate, learnt))
+                    advance(1)
+                outcomes += outcomes_of(candidate.arm, share, task, learnings, studies, options, tell)
+                advance(len(tests))
+                learnt = learnings[0].learnt
     arms = [candidate.arm for candidate in candidates]
     outcomes.sort(key=lambda each: (each.fraction, arms.index(each.arm)))
     fractions = [fraction_entry(share, [each[1:] for each in drawn], task.labels) for share, drawn in parts.items()]
@@ -88,7 +98,7 @@ def evaluate(
         note_scoring(scored, run=run, source=source)
     about = (source, run, encoder, task, options, recipe)
     rows = write_results(out, Evaluated(*about, candidates, outcomes, learnt, features, fractions, left_out))
-    shutil.rmtree(trainings, ignore_errors=True)
+    shutil.rmtree(begun, ignore_errors=True)
     return rows
 
 
@@ -115,25 +125,13 @@ def _refuse_without_early_stopping(parts: Mapping[float, Sequence[tuple[Training
             )
 
 
-def _trainings(out: Path, recipe: Recipe | None, *, resume: bool) -> Path:
-    """Where trainings by gradient descent are kept until the results are written: beside `out`."""
-    folder = out.with_name(f".{out.name}.training")
-    if resume and recipe is None:
-        raise InputError(
-            "expected --resume only with --protocol published or finetune; the others have no training to resume"
-        )
-    if recipe is not None and folder.exists() and not resume:
-        raise InputError(f"an unfinished training for {out} is in {folder}; continue it with --resume, or delete it")
-    return folder
-
-
 def _candidates(
     source: Path,
     encoder: PretrainedEncoder,
     task: Task,
     settings: EvaluateOptions,
     recipe: Recipe | None,
-    trainings: Path,
+    begun: Path,
 ) -> tuple[list[Candidate], Frozen | None, dict[str, str]]:
     """The encoder first, then its baselines: of a fine-tuned one the same training from scratch."""
     own = encoder_entry(encoder, "", source).arm
@@ -141,7 +139,7 @@ def _candidates(
     if recipe is not None:
 
         def trained(model: PretrainedEncoder, title: str) -> Learner:
-            return tuned(model, recipe, seed=seed, device=device, precision=precision, title=title, trainings=trainings)
+            return tuned(model, recipe, seed=seed, device=device, precision=precision, title=title, trainings=begun)
 
         found = [Candidate(own, trained(encoder, "fine-tune"))]
         if not settings.baselines:
@@ -151,8 +149,8 @@ def _candidates(
         why = f"not scored under {settings.protocol}, only under {' and '.join(FROZEN)}"
         return found, None, dict.fromkeys((PIXELS, *CHART_BASELINES), why)
     learner = {"linear": linear, "knn": nearest}[settings.protocol]
-    frozen = encoder_features(encoder, task.image_set, device=device, precision=precision, title="embed")
-    candidate = Candidate(own, learner(frozen, device))
+    frozen = encoder_features(encoder, task.image_set, device=device, precision=precision, title="embed", kept=begun)
+    candidate = Candidate(own, learner(frozen, device, task.labels))
     if not settings.baselines:
         return [candidate], frozen, {}
     beside, left_out = baselines_of(
@@ -165,5 +163,6 @@ def _candidates(
         precision=precision,
         seed=seed,
         chart=settings.baseline_chart,
+        kept=begun,
     )
     return [candidate, *beside], frozen, left_out

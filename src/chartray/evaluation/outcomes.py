@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.config.evaluate import EvaluateOptions
-from chartray.evaluation.baselines import Learnt
+from chartray.evaluation.baselines import Learnt, Tell
 from chartray.evaluation.evaluation_data import Task
 from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.rows import ONE_CLASS_TRAINING
@@ -56,10 +56,12 @@ def outcomes_of(
     learnings: Sequence[Learning],
     studies: Sequence[Studies | None],
     settings: EvaluateOptions,
+    tell: Tell,
 ) -> list[Outcome]:
     """Scores of one arm become values, resamples and reasons, test set by test set; a `Learning` for each draw."""
     found = []
     for place, (test, grouped) in enumerate(zip(task.tests, studies, strict=True)):
+        tell(f"resample the patients of {test.dataset}, {test.image_set.split}, {settings.resamples:,} times")
         drawn = [
             _drawn(each, scores, test, grouped, settings)
             for each in learnings

@@ -8,7 +8,7 @@ that L-BFGS, started from that diagonal, needs tens of steps instead of thousand
 problem is solved on the axes that the images span.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,11 +32,17 @@ _LOGITS = 1 << 25
 
 
 def solve(
-    features: ArrayLike, truth: ArrayLike, strengths: Sequence[float], *, device: str = "cpu"
+    features: ArrayLike,
+    truth: ArrayLike,
+    strengths: Sequence[float],
+    *,
+    device: str = "cpu",
+    told: Callable[[Sequence[int]], object] = lambda _: None,
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """All optima: weight (C, S, D) on standardised features, bias (C, S), and mean and scale of the features (D,).
 
     A label with one class has zero weights and the log odds of its images as intercept, one added to each class.
+    `told` is told which labels are solved next.
     """
     x, y = np.asarray(features, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
@@ -53,6 +59,7 @@ def solve(
     together = max(1, _LOGITS // (len(x) * len(penalties)))
     for start in range(0, len(solvable), together):
         group = solvable[start : start + together]
+        told(group.tolist())
         known = torch.from_numpy(y[:, group]).to(device)
         target = known.nan_to_num(0).repeat_interleave(len(penalties), dim=1)  # (N, M)
         share = torch.isfinite(known).double()

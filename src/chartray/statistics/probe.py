@@ -1,6 +1,7 @@
 """Linear probes: one logistic regression per label, its penalty chosen on other patients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ def fit_probe(
     patients: ArrayLike | None = None,
     validation_patients: ArrayLike | None = None,
     device: str = "cpu",
+    told: Callable[[str, Sequence[int]], object] = lambda *_: None,
 ) -> Probe:
     """The probe of each label at the strength with the highest AUROC on other patients; of equals the strongest.
 
@@ -78,6 +80,7 @@ def fit_probe(
         patients: (N,) of the training images; give both this and `validation_patients`, or neither.
         validation_patients: (M,).
         device: that torch solves on.
+        told: is told what is done next, and for which labels (columns of `truth`).
 
     Raises:
         InputError: no images, shapes that do not fit, features or truth out of range.
@@ -86,7 +89,9 @@ def fit_probe(
         raise InputError("expected the patients of training and validation images or of neither, found those of one")
     x, known = np.asarray(features, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     checked = np.asarray(validation_truth, dtype=np.float64)
-    weight, bias, mean, scale = solve(x, known, strengths, device=device)  # (C, S, D), (C, S)
+    weight, bias, mean, scale = solve(
+        x, known, strengths, device=device, told=partial(told, "fit")
+    )  # (C, S, D), (C, S)
     standardised = (np.asarray(validation_features, dtype=np.float64) - mean) / scale
     found = _aurocs(checked, _logits(standardised, weight, bias))  # (C, S)
     by = np.where(np.isnan(found).any(axis=1), OTHER_LABELS, VALIDATION).astype(object)
@@ -97,6 +102,7 @@ def fit_probe(
         found[by == OTHER_LABELS] = np.nan
         crossed = (by == OTHER_LABELS) & eligible(known, names, 2)
         if crossed.any():
+            told("cross-validate", np.flatnonzero(crossed).tolist())
             held_out = patient_folds(known[:, crossed], names)
             found[crossed] = cross_validated(x, known[:, crossed], held_out, strengths, device=device)
         by[crossed & eligible(known, names, FOLDS)] = CROSS_VALIDATION

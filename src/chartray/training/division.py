@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chartray import memory
-from chartray.collective import all_or_none, largest, process_count
+from chartray.collective import all_or_none, largest, tried
 from chartray.config.pretrain import Config, ViewsConfig
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
@@ -20,7 +20,7 @@ from chartray.training.gradient_cache import of_images
 from chartray.training.loader import ImageLoader
 from chartray.training.manifest import RunManifest
 from chartray.training.prefetch import Batch, prepared
-from chartray.training.processes import processes
+from chartray.training.processes import is_first_process, processes
 from chartray.training.runtime import Runtime
 from chartray.training.step import Autocast, Networks, forward
 from chartray.training.training_data import TrainingData
@@ -29,6 +29,8 @@ Made = TypeVar("Made")
 _SHARE = 0.92  # of what is free: the rest is for the gaps between blocks
 _LIBRARIES = {"cuda": 512 * 2**20, "cpu": 128 * 2**20}  # workspaces, and the pieces that views are cut in
 _PASSING = 0.1  # of what a part keeps: what its gradient needs for a moment beside that, with what is not counted
+# A peak that differs from its plan by this factor, and by these bytes, is told.
+_MUCH, _WORTH_A_LINE = 1.25, 256 * 2**20
 _BATCHES = 2  # whose views are there at once: this step's and the next one's
 
 
@@ -130,26 +132,37 @@ def parts_that_fit(needs: StepMemory, images: int, free: int) -> int:
 
 
 class Division:
-    """The parts of this process's images in a step, and the bytes planned for it. `fixed`: the number stays."""
+    """The parts of this process's images in a step; bytes planned for a step beside the weights, and measured.
 
-    def __init__(self, parts: int, images: int, *, fixed: bool = False, planned: int | None = None) -> None:
-        self.parts, self.images, self.planned, self._fixed = parts, images, planned, fixed
+    `fixed`: the number stays. `before`: bytes of the plan that are taken before a step: moments, and its own views.
+    """
+
+    def __init__(
+        self, parts: int, images: int, *, fixed: bool = False, planned: int | None = None, before: int = 0
+    ) -> None:
+        self.parts, self.images, self.planned, self._fixed, self._before = parts, images, planned, fixed, before
+        self.measured: int | None = None
+        self._first = True
 
     def tried(self, compute: Callable[[int], Made], networks: nn.Module) -> Made:
-        """`compute(parts)`; where memory runs out, again in twice as many parts, and so on.
+        """`compute(parts)`; where memory runs out in any process, in all of them in twice as many parts, and so on.
 
-        `compute` may change nothing but gradients and the networks' buffers, which are put back. Several processes
-        would wait for the one that computes again: there, and where the number was given, the error is raised.
+        `compute` may change nothing but gradients and the networks' buffers, which are put back. Where the number was
+        given, the error is raised.
         """
         while True:
             before = [buffer.clone() for buffer in networks.buffers()]
-            try:
-                return compute(self.parts)
-            except (MemoryError, RuntimeError) as error:
-                last = self._fixed or process_count() > 1 or self.parts == self.images
-                if last or not memory.ran_out(error):
-                    raise
-            # Here, where the error no longer holds what the step had made.
+            device = next(networks.parameters()).device
+            # The first step makes the optimizer's moments, and may compile.
+            there = None if self._first or self.measured is not None else begin_peak(device)
+            made = tried(lambda: compute(self.parts), last=self._fixed or self.parts == self.images)
+            if made is not None:
+                if not self._first and self.measured is None:
+                    self.measured = largest(0 if there is None else peak(device) - there + self._before, device)
+                    self._tell_if_unplanned()
+                self._first = False
+                return made
+            # Here, where no error holds what the step had made.
             for parameter in networks.parameters():
                 parameter.grad = None
             gc.collect()
@@ -161,12 +174,38 @@ class Division:
     def _divide(self) -> None:
         more = range(min(2 * self.parts, self.images), self.images + 1)
         parts = next((each for each in more if self.images % each == 0 and each < 2 * more.start), more.start)
-        print(
-            f"memory ran out: a step's {self.images} images are computed in {parts} parts instead of {self.parts}; the "
-            "gradient stays the same",
-            flush=True,
-        )
+        if is_first_process():
+            print(
+                f"memory ran out: a step's {self.images} images are computed in {parts} parts instead of {self.parts}; "
+                "the gradient stays the same",
+                flush=True,
+            )
         self.parts = parts
+
+    def _tell_if_unplanned(self) -> None:
+        """A line where the measured peak differs much from the plan."""
+        if not self.planned or not self.measured or not is_first_process():
+            return
+        low, high = sorted((self.planned, self.measured))
+        if high > _MUCH * low and high - low > _WORTH_A_LINE:
+            print(
+                f"a step's peak is {self.measured / 2**30:.1f} GiB beside the weights, and {self.planned / 2**30:.1f} "
+                "GiB were planned; where memory runs out, it is divided further",
+                flush=True,
+            )
+
+
+def begin_peak(device: torch.device) -> int | None:
+    """Begins to measure `peak`; the bytes that are taken now on `device`, None where the system does not say."""
+    if device.type != "cuda":
+        return memory.begin_peak()
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes that were taken on `device` since `begin_peak`."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else memory.peak()
 
 
 def divide(
@@ -184,13 +223,15 @@ def divide(
     Raises InputError where no division fits, or where the number given cannot divide a process's images.
     """
     images, given = config.train.batch_size // runtime.world_size, config.train.accumulate
+    taken = 2 * sum(value.nbytes for value in networks.trained_parameters().values())
+    taken += images * bytes_of_views(config.views)
     if given != "auto":
         if images % given:
             raise InputError(
                 f"expected train.accumulate to divide the {images} images of each of {runtime.world_size} processes, "
                 f"found {given}; leave it out to have it chosen by the memory"
             )
-        return Division(given, images, fixed=True)
+        return Division(given, images, fixed=True, before=taken)
 
     def planned() -> tuple[int, int | None]:
         free = free_bytes(runtime.device)
@@ -211,7 +252,7 @@ def divide(
             "gradient is that of the whole batch",
             flush=True,
         )
-    return Division(parts, images, planned=needed)
+    return Division(parts, images, planned=needed, before=taken)
 
 
 def counted(networks: Networks, data: TrainingData, config: Config, runtime: Runtime) -> StepMemory:

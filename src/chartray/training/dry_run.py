@@ -58,8 +58,9 @@ def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resu
     built = build(store, config, runtime)
     place = placed(train, runtime)
     division = divide(built.networks, built.data, config, runtime, before=before, device=place["device"])
-    memory = _memory(built, division, config, runtime)
+    free = free_bytes(runtime.device)
     timed = _timed(built, division, config, runtime)
+    memory = _memory(built, division, config, runtime, free)
     steps, probes, saved = built.schedule.steps, *_how_often(built.schedule.steps, config)
     hours = (steps * timed.step + (probes + 1) * timed.probe) / 3600
     # A checkpoint is written before the oldest is deleted.
@@ -141,13 +142,13 @@ def _chart(built: Built) -> str:
     return "0: no chart" if chart is None else f"{chart.ehr_in}: {listed(chart.columns)}"
 
 
-def _memory(built: Built, division: Division, config: Config, runtime: Runtime) -> str:
-    free = free_bytes(runtime.device)
+def _memory(built: Built, division: Division, config: Config, runtime: Runtime, free: int | None) -> str:
     needs = all_or_none(lambda: counted(built.networks, built.data, config, runtime), runtime.device)
     parts = f"{plural(division.images, 'image')} in {plural(division.parts, 'part')}"
     there = "the system does not say what is free" if free is None else f"{_size(free)} free"
+    measured = f", {_size(division.measured)} measured" if division.measured else ""
     return (
-        f"{_size(needs.needed(division.images, division.parts))} a step ({parts}) beside the networks' "
+        f"{_size(needs.needed(division.images, division.parts))} a step ({parts}){measured}, beside the networks' "
         f"{_size(needs.weights)}; {there}"
     )
 

@@ -43,13 +43,16 @@ class RunManifest(Provenance):
     processes: int | None = None
     precision: str | None = None
     memory_planned: int | None = None  # bytes of a step beside the weights; None: not planned
+    memory_measured: int | None = None  # the same as it was measured at the second step; None: not measured
     config_sha256: str = ""  # known once config.yaml is written
     metrics_sha256: str | None = None  # known when the run ends
     flow: CohortFlow | None = None
 
     def of_encoder(self, run: str) -> Provenance:
         """The provenance of the encoder of this run, called `run`."""
-        said = self.model_dump(exclude={"status", "flow", "metrics_sha256", "memory_planned"}, exclude_unset=True)
+        said = self.model_dump(
+            exclude={"status", "flow", "metrics_sha256", "memory_planned", "memory_measured"}, exclude_unset=True
+        )
         return Provenance.model_validate(said | {"run": run})
 
 

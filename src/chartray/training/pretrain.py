@@ -192,8 +192,9 @@ class Loop:
             self.networks,
         )
         step.update(self.networks, self.optimizer, losses, now, self.config)
-        if self.division.parts != self.manifest.accumulate:
-            self.manifest = self.manifest.model_copy(update={"accumulate": self.division.parts})
+        parts, measured = self.division.parts, self.division.measured or None
+        if (parts, measured) != (self.manifest.accumulate, self.manifest.memory_measured):
+            self.manifest = self.manifest.model_copy(update={"accumulate": parts, "memory_measured": measured})
             first_decides(lambda: write_manifest(self.out, self.manifest), self.runtime.device)
         return losses, self.numbers(losses, norm, now, ramp)
 
@@ -229,17 +230,8 @@ class Loop:
             health |= {f"health.{name}": value for name, value in statistics._asdict().items()}
         self.monitor.record(numbers["loss"], statistics)
         if done % self.config.health.every == 0 or done == self.schedule.steps:
-            health |= self.agreed(self.probe.measure(self.networks))
+            health |= self.probe.measure(self.networks)
         return health
-
-    def agreed(self, numbers: dict[str, float]) -> dict[str, float]:
-        """The mean over processes of numbers that each has computed: on different processors the last digit may differ,
-        and a process that stops alone would leave the others waiting.
-        """
-        if self.runtime.world_size == 1:
-            return numbers
-        own = torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.runtime.device)
-        return dict(zip(numbers, (all_sum(own) / self.runtime.world_size).tolist(), strict=True))
 
     def check_health(self, done: int, rank: float | None, spread: float | None) -> None:
         """Stops a run that has collapsed; where `health.stop` is off, it only prints why."""

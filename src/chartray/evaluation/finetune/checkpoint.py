@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from chartray.errors import InputError
 from chartray.evaluation.finetune.recipe import Recipe
 from chartray.evaluation.image_set import ImageSet
+from chartray.evaluation.kept import weights_digest
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.training import checkpoint as stored
 
@@ -33,11 +34,8 @@ def identity(
     encoder: PretrainedEncoder, train: ImageSet, validate: ImageSet, recipe: Recipe, **more: JsonValue
 ) -> dict[str, JsonValue]:
     """What makes two trainings the same one: the recipe, and hashes of the first weights and of both sets of images."""
-    digest = hashlib.sha256()
-    for name, value in encoder.model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     image_set = {f"{name}_films": _hash_of(each) for name, each in (("training", train), ("validation", validate))}
-    return {"first_weights": digest.hexdigest()[:16]} | image_set | {"recipe": recipe._asdict()} | more
+    return {"first_weights": weights_digest(encoder)} | image_set | {"recipe": recipe._asdict()} | more
 
 
 def save(

@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from chartray.errors import InputError, UnhealthyRun
-from chartray.evaluation.baselines import Learner, Learnt, TrainingSubset
+from chartray.evaluation.baselines import Learner, Learnt, Tell, TrainingSubset
 from chartray.evaluation.embed import batches, device_of
 from chartray.evaluation.finetune import checkpoint
 from chartray.evaluation.finetune.augmentation import augment, masked_loss, mixed
@@ -85,7 +85,9 @@ def tuned(
     Each part of the patients is a training of its own, which continues from its folder in `trainings` if it is there.
     """
 
-    def learn(train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset) -> Learnt:
+    def learn(
+        train: ImageSet, validate: ImageSet, tests: Sequence[ImageSet], part: TrainingSubset, tell: Tell
+    ) -> Learnt:
         folder = None if trainings is None else trainings / f"{title.replace(', ', '-')}-{part.name}"
         found = fine_tune(
             encoder,
@@ -98,6 +100,7 @@ def tuned(
             title=title if part.fraction == 1 else f"{title}, {part.fraction:.0%}, draw {part.draw + 1}",
             folder=folder,
         )
+        tell("predict")
         validation, *scores = (predict(encoder, found, each, precision=precision) for each in (validate, *tests))
         fits = [
             LabelFit(validation_auroc=value, best_epoch=found.best_epoch) for value in found.validation_auroc.tolist()
