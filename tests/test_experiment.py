@@ -101,7 +101,7 @@ def test_an_interrupted_experiment_continues_and_its_commands_are_its_steps(
     killed = tmp_path / "killed"  # before its first step
     (killed / "steps").mkdir(parents=True)
     (killed / ".study.yaml.partial").touch()
-    room._claim(killed)
+    room.claim(killed)
 
     # The plan's lines are the same commands, read by the command line into the same settings.
     plan = experiment_plan(file, out)

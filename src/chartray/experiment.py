@@ -56,9 +56,9 @@ def run_experiment(file: Path, out: Path, *, jobs: int = 1) -> Path:
 
 
 def _run(file: Path, out: Path, *, jobs: int) -> Path:
-    _claim(out)
+    claim(out)
     experiment = read_experiment(file)
-    steps, keys = _checked(experiment, file, out)
+    steps, keys = checked(experiment, file, out)
     _say(_claims(experiment))
     _keep(file, out)
     (out / "steps").mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ def declare_question(file: Path, out: Path) -> list[str]:
     experiment, out = read_experiment(Path(file)), Path(out).resolve()
     if experiment.question is None:
         raise InputError(f"expected a question in {file}, found none; see examples/study.yaml")
-    _claim(out)
+    claim(out)
     _keep(Path(file), out)
     with placed(f"question of {file}"):
         questions = declare(experiment, out)
@@ -127,7 +127,7 @@ def experiment_plan(file: Path, out: Path) -> list[str]:
     """
     experiment = read_experiment(Path(file))
     lines = [f"# {_claims(experiment)}"]
-    stages = groupby(_checked(experiment, file, Path(out).resolve())[0], key=lambda step: step.stage)
+    stages = groupby(checked(experiment, file, Path(out).resolve())[0], key=lambda step: step.stage)
     for number, (stage, group) in enumerate(stages, start=1):
         steps = list(group)
         after = "" if number == 1 else f", after stage {number - 1}"
@@ -142,8 +142,8 @@ def write_slurm(file: Path, out: Path) -> Path:
     Raises InputError as `run_experiment` does.
     """
     out = Path(out).resolve()
-    _claim(out)
-    steps, _ = _checked(read_experiment(Path(file)), file, out)
+    claim(out)
+    steps, _ = checked(read_experiment(Path(file)), file, out)
     declared = [step.name for step in steps if step.stage == "question"]
     # Nothing begins before the question is fixed.
     jobs = [
@@ -156,7 +156,7 @@ def write_slurm(file: Path, out: Path) -> Path:
     return out / "slurm" / SUBMIT
 
 
-def _checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[ExperimentStep], dict[str, str]]:
+def checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[ExperimentStep], dict[str, str]]:
     """The steps and their keys: every store is there, and gives every arm its chart, and what is scored."""
 
     def declares() -> None:
@@ -230,7 +230,8 @@ def _key(step: ExperimentStep, keys: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _claim(out: Path) -> None:
+def claim(out: Path) -> None:
+    """Raises InputError where `out` holds something other than an experiment."""
     # What a command leaves that was killed before its first step.
     begun = {"steps", *(f".{name}.{what}" for name in ("study.yaml", QUESTION_FILE) for what in ("lock", "partial"))}
 

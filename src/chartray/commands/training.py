@@ -94,7 +94,14 @@ def knobs(recipe: str = "msn") -> None:
 
 
 def study(
-    file: Path, *, out: Path, plan: bool = False, slurm: bool = False, declare: bool = False, jobs: Count = 1
+    file: Path,
+    *,
+    out: Path,
+    plan: bool = False,
+    slurm: bool = False,
+    declare: bool = False,
+    dry_run: bool = False,
+    jobs: Count = 1,
 ) -> None:
     """Runs an experiment of arms x seeds: pretrains, evaluates, compares, audits, reports; finished steps are kept.
 
@@ -104,10 +111,18 @@ def study(
         plan: Only print the commands of the experiment, one per line, for a cluster's queue.
         slurm: With --plan, also write them as SLURM scripts to OUT/slurm, with a submit.sh that queues them in order.
         declare: Only fix the file's question in OUT/question.json, before anything is scored on test.
+        dry_run: Only print what pretraining its runs needs (memory, hours, disk) from a few real steps of each recipe.
         jobs: Steps to run at the same time, each in its own process, and on its own GPU if there are several.
     """
     if slurm and not plan:
         raise InputError("expected --plan with --slurm, found --slurm alone; add --plan, and nothing is run here")
+    if dry_run:
+        if plan or declare:
+            raise InputError("expected --dry-run alone, found it with --plan or --declare; give one of them")
+        from chartray.experiment_dry_run import experiment_needs
+
+        print("\n".join(experiment_needs(file, out, jobs=jobs)))
+        return
     from chartray.experiment import declare_question, experiment_answer, experiment_plan, run_experiment, write_slurm
 
     if plan or declare:

@@ -14,33 +14,64 @@ from chartray.outputs.replacing import reserved
 from chartray.pixels.store import Store
 from chartray.training import checkpoint, run_folder, step
 from chartray.training.build import Built, build
-from chartray.training.division import Division, counted, divide, free_bytes
+from chartray.training.division import Division, StepMemory, counted, divide, free_bytes
 from chartray.training.manifest import MANIFEST_FILE, read_manifest
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.prefetch import Batch, batches_of
-from chartray.training.processes import is_first_process
 from chartray.training.runtime import Runtime, launch, placed
-from chartray.training.schedules import rates
+from chartray.training.schedules import make_schedule, rates
 from chartray.training.step import Losses
+from chartray.training.training_data import load_training_data
+from chartray.training.step import Losses
+from chartray.training.training_data import load_training_data
 from chartray.wording import listed, plural
 
 _NOT_TIMED, _TIMED = 2, 5  # the first steps fill caches, and compile
 
 
-class DryRun(NamedTuple):
-    """What one run needs: `hours`, bytes on the `disk` at most, and all that is printed, in ten `lines`."""
-
-    hours: float
-    disk: int
-    lines: list[str]
-
-
 class Timed(NamedTuple):
-    """Seconds of a step and of the online probe, and bytes of a checkpoint."""
+    """Seconds of a step and of the online probe; bytes of a step beside the weights, of a checkpoint and the encoder.
+
+    `memory` as measured, else as planned.
+    """
 
     step: float
     probe: float
+    memory: int
     checkpoint: int
+    encoder: int
+
+
+class Needs(NamedTuple):
+    """What a run needs: its training images and steps, hours, and bytes that it leaves on the disk."""
+
+    images: int
+    steps: int
+    hours: float
+    checkpoints: int
+    kept: int
+
+    @classmethod
+    def of(cls, config: Config, images: int, steps: int, timed: Timed) -> "Needs":
+        """Those of a run of this many images and steps."""
+        probes, saved = _how_often(steps, config)
+        hours = (steps * timed.step + (probes + 1) * timed.probe) / 3600
+        checkpoints = min(saved, config.train.checkpoint_keep)
+        return cls(images, steps, hours, checkpoints, checkpoints * timed.checkpoint + timed.encoder)
+
+
+class DryRun(NamedTuple):
+    """What one run needs, bytes on the `disk` at most, what was measured, and all that is printed, in ten `lines`."""
+
+    needs: Needs
+    disk: int
+    timed: Timed
+    lines: list[str]
+
+    @property
+    def hours(self) -> float:
+        """Of all its steps and probes."""
+        return self.needs.hours
 
 
 def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resume: bool = False) -> DryRun:
@@ -59,14 +90,13 @@ def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resu
     place = placed(train, runtime)
     division = divide(built.networks, built.data, config, runtime, before=before, device=place["device"])
     free = free_bytes(runtime.device)
-    timed = _timed(built, division, config, runtime)
-    memory = _memory(built, division, config, runtime, free)
+    counts = all_or_none(lambda: counted(built.networks, built.data, config, runtime), runtime.device)
+    timed = _timed(built, division, config, runtime, planned=counts.needed(division.images, division.parts))
     steps, probes, saved = built.schedule.steps, *_how_often(built.schedule.steps, config)
-    hours = (steps * timed.step + (probes + 1) * timed.probe) / 3600
+    needs = Needs.of(config, len(built.data.rows), steps, timed)
     # A checkpoint is written before the oldest is deleted.
     at_once = min(saved, config.train.checkpoint_keep + 1)
-    encoder = sum(value.nbytes for value in built.networks.target_encoder.state_dict().values())
-    disk = at_once * timed.checkpoint + encoder
+    disk = at_once * timed.checkpoint + timed.encoder
     lines = [
         f"images        {_images(built)}",
         f"chart columns {_chart(built)}",
@@ -75,24 +105,30 @@ def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resu
         f"epochs        {steps / built.schedule.steps_per_epoch:.1f}",
         f"device        {place['device']}, {place['precision']}, processes {runtime.world_size}"
         f"{', compiled' if built.compiled else ''}",
-        f"memory        {memory}",
+        f"memory        {_memory(counts, division, free)}",
         f"a step        {timed.step:.3g} s, {config.train.batch_size / timed.step:,.0f} images/s (median of {_TIMED} "
         f"real steps after {_NOT_TIMED} others)",
-        f"hours         {_hours(hours)}: {steps:,} steps, and {probes + 1:,} online probes of {timed.probe:.3g} s; "
-        f"start-up and writing {plural(saved, 'checkpoint')} are not counted",
-        f"disk          {_size(disk)} at most: {plural(at_once, 'checkpoint')} of {_size(timed.checkpoint)} (kept "
-        f"and the one being written) and the encoder, {_size(encoder)}",
-        f"free disk     {_free(out or Path(), disk)}",
+        f"hours         {in_hours(needs.hours)}: {steps:,} steps, and {probes + 1:,} online probes of "
+        f"{timed.probe:.3g} s; start-up and writing {plural(saved, 'checkpoint')} are not counted",
+        f"disk          {in_bytes(disk)} at most: {plural(at_once, 'checkpoint')} of {in_bytes(timed.checkpoint)} "
+        f"(kept and the one being written) and the encoder, {in_bytes(timed.encoder)}",
+        f"free disk     {free_disk(out or Path(), disk)}",
     ]
-    return DryRun(hours, disk, lines)
+    return DryRun(needs, disk, timed, lines)
 
 
 def print_dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resume: bool = False) -> None:
     """Prints the ten lines of `dry_run` to standard output; what a run says at its start goes to standard error."""
     with redirect_stdout(sys.stderr), no_process_lost():
-        needs = dry_run(store_folder, config, out=out, resume=resume)
+        found = dry_run(store_folder, config, out=out, resume=resume)
     if is_first_process():
-        print("\n".join(needs.lines), flush=True)
+        print("\n".join(found.lines), flush=True)
+
+
+def needs_like(timed: Timed, store_folder: Path, config: Config) -> Needs:
+    """What a run needs whose steps are those of another that was `timed`; only its images are looked up."""
+    data = load_training_data(Store.open(store_folder), config)
+    return Needs.of(config, len(data.rows), make_schedule(config.train, len(data.rows)).steps, timed)
 
 
 def _refuse(out: Path, config: Config, store: Store, *, resume: bool) -> None:
@@ -101,7 +137,7 @@ def _refuse(out: Path, config: Config, store: Store, *, resume: bool) -> None:
         pass  # another command that writes there is found; a real run holds the lock
 
 
-def _timed(built: Built, division: Division, config: Config, runtime: Runtime) -> Timed:
+def _timed(built: Built, division: Division, config: Config, runtime: Runtime, *, planned: int) -> Timed:
     """Real steps as `Loop.run` takes them, with the images of the run's first ones."""
     data, schedule, networks, optimizer, _ = built
     probe = OnlineProbe(data, config, runtime.device, runtime.autocast)
@@ -123,7 +159,10 @@ def _timed(built: Built, division: Division, config: Config, runtime: Runtime) -
             seconds.append(time.perf_counter() - began)
     began = time.perf_counter()
     probe.measure(networks)
-    return Timed(median(seconds[_NOT_TIMED:]), time.perf_counter() - began, checkpoint.size(networks, optimizer))
+    probing = time.perf_counter() - began
+    encoder = sum(value.nbytes for value in networks.target_encoder.state_dict().values())
+    memory, saved = division.measured or planned, checkpoint.size(networks, optimizer)
+    return Timed(median(seconds[_NOT_TIMED:]), probing, memory, saved, encoder)
 
 
 def _how_often(steps: int, config: Config) -> tuple[int, int]:
@@ -142,26 +181,28 @@ def _chart(built: Built) -> str:
     return "0: no chart" if chart is None else f"{chart.ehr_in}: {listed(chart.columns)}"
 
 
-def _memory(built: Built, division: Division, config: Config, runtime: Runtime, free: int | None) -> str:
-    needs = all_or_none(lambda: counted(built.networks, built.data, config, runtime), runtime.device)
+def _memory(needs: StepMemory, division: Division, free: int | None) -> str:
     parts = f"{plural(division.images, 'image')} in {plural(division.parts, 'part')}"
-    there = "the system does not say what is free" if free is None else f"{_size(free)} free"
-    measured = f", {_size(division.measured)} measured" if division.measured else ""
+    there = "the system does not say what is free" if free is None else f"{in_bytes(free)} free"
+    measured = f", {in_bytes(division.measured)} measured" if division.measured else ""
     return (
-        f"{_size(needs.needed(division.images, division.parts))} a step ({parts}){measured}, beside the networks' "
-        f"{_size(needs.weights)}; {there}"
+        f"{in_bytes(needs.needed(division.images, division.parts))} a step ({parts}){measured}, beside the networks' "
+        f"{in_bytes(needs.weights)}; {there}"
     )
 
 
-def _free(out: Path, needed: int) -> str:
+def free_disk(out: Path, needed: int) -> str:
+    """What is free where `out` is to be, and whether that is enough."""
     existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    return f"{_size(free)} in {existing}{'' if free > needed else ': NOT ENOUGH'}"
+    return f"{in_bytes(free)} in {existing}{'' if free > needed else ': NOT ENOUGH'}"
 
 
-def _hours(hours: float) -> str:
+def in_hours(hours: float) -> str:
+    """Hours, and seconds where they are few."""
     return f"{hours:,.1f}" if hours >= 1 else f"{hours:.3f} ({hours * 3600:.3g} s)"
 
 
-def _size(count: int) -> str:
+def in_bytes(count: int) -> str:
+    """Bytes, as people read them."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

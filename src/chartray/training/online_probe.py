@@ -20,7 +20,7 @@ from chartray.statistics.knn import knn_auroc
 from chartray.training.compilation import as_written
 from chartray.training.loader import split_rows
 from chartray.training.monitor import effective_rank, spread
-from chartray.training.runtime import is_first_process
+from chartray.training.processes import is_first_process
 from chartray.training.step import Autocast, Networks
 from chartray.training.training_data import TrainingData
 from chartray.truth import Policy, truth_of
