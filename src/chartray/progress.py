@@ -65,7 +65,7 @@ def _bar(console: Console, title: str, total: int, unit: str, done: int) -> Iter
 
 def _new_bar(console: Console) -> Progress:
     # What is being done is cut where the line ends; wrapped, the bars would move up and down.
-    note = Column(ratio=2, no_wrap=True, overflow="ellipsis")
+    note = Column(ratio=4, no_wrap=True, overflow="ellipsis")
     return Progress(
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),

@@ -80,7 +80,7 @@ def evaluate(
             for candidate in reversed(candidates):  # the encoder's own comes last: what it learnt stays in hand
 
                 def tell(what: str, of: str = f"{candidate.arm.title}, {share:.0%}") -> None:
-                    advance(0, f"{of}: {what}")
+                    advance(0, f"{what} ({of})")
 
                 learnings = []
                 for part, train, validate in parts[share]:
