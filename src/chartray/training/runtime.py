@@ -76,6 +76,8 @@ def refuse_missing_device(config: TrainConfig) -> None:
 
 def _meet(runtime: Runtime) -> None:
     """Joins the other processes of the run, at the address that torchrun's variables name."""
+    if dist.is_initialized():
+        return  # by an earlier launch in this process: a study measures several runs
     cuda = runtime.device.type == "cuda"
     try:
         dist.init_process_group(
