@@ -18,10 +18,9 @@ from chartray.training.division import Division, StepMemory, counted, divide, fr
 from chartray.training.manifest import MANIFEST_FILE, read_manifest
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.prefetch import Batch, batches_of
+from chartray.training.processes import is_first_process
 from chartray.training.runtime import Runtime, launch, placed
 from chartray.training.schedules import make_schedule, rates
-from chartray.training.step import Losses
-from chartray.training.training_data import load_training_data
 from chartray.training.step import Losses
 from chartray.training.training_data import load_training_data
 from chartray.wording import listed, plural
