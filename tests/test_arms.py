@@ -10,7 +10,7 @@ from benchmarks.evidence.baselines_and_draws import rate
 from benchmarks.evidence.seeds import SimulatedSet, rates, simulate, studies
 from chartray.errors import InputError
 from chartray.statistics import metrics
-from chartray.statistics.arms import ArmDifference, difference_of_arms
+from chartray.statistics.arms import ArmDifference, MeasuredArm, difference_of_arms, difference_of_measured
 from chartray.statistics.equivalence import equivalence
 from chartray.statistics.holm import holm
 
@@ -220,6 +220,32 @@ def test_a_difference_of_four_seed_sds_is_found_in_half_of_the_labels() -> None:
     apart = difference_of_arms([one.truth] * 3, chance, one.truth, one.patients, resamples=1000)
     assert (apart.value > 0.4).all()
     assert (apart.p_holm <= 0.05).all()
+
+
+def crossed(rng: np.random.Generator, spread: dict[str, float]) -> MeasuredArm:
+    """3 seeds, 5 draws and 200 resamples of a true value of 0: `spread` of seeds, draws, both, patients with each."""
+    sides = {"seed": (3, 1), "draw": (1, 5), "seed draw": (3, 5)}
+    values = sum(spread[name] * rng.normal(size=(*side, 1)) for name, side in sides.items())
+    drawn: Any = 0.0
+    for name, side in ({"": (1, 1)} | sides).items():
+        size = spread[f"patients {name}".strip()]
+        # What these patients add, and what each resample of them adds beside.
+        values = values + size * rng.normal(size=(*side, 1))
+        drawn = drawn + size * rng.normal(size=(*side, 200))
+    every = np.asarray(values) * np.ones((3, 5, 1))
+    return MeasuredArm(every, (every + drawn)[..., None])
+
+
+@pytest.mark.parametrize("large", ["seed", "draw", "patients", "patients seed", "patients seed draw"])
+def test_draws_and_seeds_together_keep_the_error_rate(large: str) -> None:
+    """300 arms that equal a fixed one, one component five times the others: 15 +- 3.8 may have p < .05."""
+    names = ("seed", "draw", "seed draw", "patients", "patients seed", "patients draw", "patients seed draw")
+    rng, found = np.random.default_rng(0), 0
+    nothing = MeasuredArm(np.zeros((1, 5, 1)), np.zeros((1, 5, 200, 1)), fixed=True)
+    for _ in range(300):
+        arm = crossed(rng, dict.fromkeys(names, 1.0) | {large: 5.0})
+        found += bool(difference_of_measured(arm, nothing, patients=10**6, bounded=False).p[0] < 0.05)
+    assert found <= 29, found
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import ttest_ind
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
 
@@ -123,6 +124,12 @@ def test_seeds_of_an_arm_are_compared_as_one_and_vary_in_its_interval() -> None:
     (row,) = corrected(difference_rows(*pairs[-1]))
     assert row.difference == pytest.approx(0.1)
     assert (row.seeds, row.levels, row.verdict, row.claim) == (3, "patients and seeds", "a higher", None)
+    # Welch's test of the seeds, as in every other comparison of arms; the patients move both alike.
+    welch = ttest_ind(values[:3], values[3:], equal_var=False)
+    assert row.p == pytest.approx(welch.pvalue, rel=0.02)
+    assert row.seed_se == pytest.approx(0.1 / welch.statistic)
+    (of_one,) = difference_rows(*pairs[2])
+    assert (of_one.run_seed, row.run_seed) == (0, None)
     mixed = [result(value) for value in (0.80, 0.84, 0.76, 0.74, 0.70, 0.80)]
     (row,) = corrected(difference_rows(*list(compared_sides(arms, mixed))[-1]))
     assert row.ci_low < 0 < row.ci_high

@@ -414,6 +414,10 @@ def test_whether_a_difference_differs_by_data_set_is_tested_over_whole_data_sets
         pytest.approx(one(rows, dataset=name, **MACRO)["difference"]) for name in row["datasets"]
     ]
     assert (row["seeds"], row["claim"]) == (3, None)
+    # Macro rows name their labels, both those of an interaction and those of a comparison.
+    assert {tuple(each["labels"]) for each in found if each["label"] == "macro"} == {tuple(LABELS[:2])}
+    assert {tuple(each["labels"]) for each in rows if each["label"] == "macro"} == {tuple(LABELS[:2])}
+    assert {each["labels"] for each in (*found, *rows) if each["label"] != "macro"} == {None}
     assert row["p"] == row["p_holm"] < 0.01
     assert one(found, label="Edema", metric="auroc")["p_holm"] >= one(found, label="Edema", metric="auroc")["p"]
     alike = [

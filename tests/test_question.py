@@ -28,7 +28,7 @@ from chartray.pixels.store import Store
 from chartray.results.folder import open_kind
 from chartray.results.ledger import LEDGER_FILE, LedgerEntry, note_scoring, read_ledger, scorings
 from chartray.results.manifest import ComparisonManifest
-from chartray.results.methods import look_sentences, question_sentences
+from chartray.results.methods import answer_of, look_sentences, question_sentences
 from chartray.results.question import answer
 from chartray.results.verdict import Verdict
 from chartray.statistics.dunnett import dunnett
@@ -220,6 +220,12 @@ def test_a_study_declares_answers_and_records_what_is_declared_too_late(
     assert "whether real (demographic-norm) differs from none (no chart) in AUROC (macro mean)" in told[0]
     assert told[1] == "No run of the study had been scored on test before."
     assert look_sentences([manifest], []) == ["The test split of drawn was scored 4 times by 4 runs."]
+    # An audit looks at the test split after the comparison: page and card count by the ledger of the day.
+    note_scoring([(small_store, before)], run="real-0", source=out / "runs" / "real-0")
+    again = ["The test split of drawn was scored 5 times by 4 runs."]
+    assert look_sentences([manifest], []) == answer_of(open_kind(folder, ComparisonManifest, ""))[-1:] == again
+    (small_store / LEDGER_FILE).write_text("".join((small_store / LEDGER_FILE).read_text().splitlines(True)[:-1]))
+    assert "; the family that is corrected together: demographic-norm against no chart." in told[0]
     scored_before = manifest.question.model_copy(update={"test_scored_by_others": 3})
     told = question_sentences([manifest.model_copy(update={"question": scored_before})])
     assert told[1] == "No run of the study had been scored on test before; other runs had been, 3 times."

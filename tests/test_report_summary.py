@@ -7,7 +7,7 @@ from chartray.report.disambiguate import names_of
 from chartray.report.statements import five_lines, verdicts
 from chartray.report.summary import at, chosen, outcome, over_seeds, reversed_comparison, selection
 from chartray.results.arm import Arm, arm_of, dataset_name
-from chartray.results.schema import MACRO, Comparison, Score
+from chartray.results.schema import MACRO, Comparison, Interaction, Score
 from chartray.results.verdict import verdict, verdict_of_interval
 
 POLICY = {"home": "mimic", "dataset": "mimic", "protocol": "linear", "split": "test"}
@@ -365,6 +365,16 @@ def test_shown_on_one_of_two_is_no_difference_between_data_sets() -> None:
     ]
     (said,) = [one for one in verdicts(*named(scores, pairs)) if one.topic == "chart"]
     assert (said.standing, said.outcome) == ("Shown on 1 of 2", "mixed")
+    asked = pairs[0]
+    shared = {name: getattr(asked, name) for name in ("arm_a", "arm_b", "a", "b", "home", "protocol", "split", "seeds")}
+    tested = Interaction(
+        **shared, label="macro", labels=("Edema",), metric="auroc", datasets=("mimic", "nih"), differences=(0.04, 0.02)
+    ).replaced(p=0.01, p_holm=0.01)
+    (said,) = [one for one in verdicts(*named(scores, pairs), [tested]) if one.topic == "chart"]
+    assert said.standing == "Differs by data set"
+    assert said.sentence.endswith(
+        "Test of interaction between data sets, over the 1 label that all of them count: p = 0.010."
+    )
     against = [pairs[0], pair(CHART, NONE, -0.06, -0.02, seeds=3, dataset="nih")]
     (said,) = [one for one in verdicts(*named(scores, against)) if one.topic == "chart"]
     assert said.standing == "Shown on 1, against on 1 of 2"

@@ -1,6 +1,6 @@
 """False positives of `statistics.arms` for baselines that no seed enters, and for fractions of the training patients.
 
-    python -m benchmarks.evidence.baselines_and_draws [--studies 400] [--resamples 100]
+    python -m benchmarks.evidence.baselines_and_draws [--studies 400] [--resamples 100] [--cell auroc,0,2 ...]
 
 As benchmarks.evidence.seeds simulates, AUROC .8 in both arms. A baseline that no seed enters is one encoder. Of a
 fraction, both arms learn from the same draws: a draw moves the true AUROC of all encoders by a common amount, of each
@@ -63,14 +63,22 @@ def _unit(metric: Metric) -> float:
 
 
 def rate(
-    metric: Metric, seeds: Sequence[int], draws: int, spread: float, *, studies: int, resamples: int, fixed_b: bool
+    metric: Metric,
+    seeds: Sequence[int],
+    draws: int,
+    spread: float,
+    *,
+    studies: int,
+    resamples: int,
+    fixed_b: bool,
+    stream: int = 0,
 ) -> str:
     """Share of labels with p < .05; `spread` is of the seeds for one draw, else of the draws."""
     unit = auroc_for(metric, _unit(metric), TEST.prevalence)
     of_seeds, of_draws = (spread * unit, 0.0) if draws == 1 else (unit, spread * unit)
     found = []
     for index in range(-(-studies // TEST.labels)):
-        rng = np.random.default_rng((index, draws, fixed_b, *seeds))
+        rng = np.random.default_rng((index, draws, fixed_b, *seeds, *[stream] * (stream > 0)))
         (a, b, *others), truth, patients = simulated(
             rng, seeds, draws, of_seeds=of_seeds, of_draws=of_draws, fixed_b=fixed_b
         )
@@ -85,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--resamples", type=int, default=100)
+    parser.add_argument("--cell", nargs="+", help="metric,SD,design from 0: these alone, with a stream of their own")
     arguments = parser.parse_args()
     designs = (
         ("3 seeds against a baseline that no seed enters", (3, 1), 1, True),
@@ -95,6 +104,22 @@ def main() -> None:
         ("5 draws, 3 seeds against a baseline that no seed enters", (3, 1), 5, True),
         ("5 draws, 3 seeds, pooled over 4 arms", (3,) * 4, 5, False),
     )
+    for cell in arguments.cell or ():
+        metric, spread, place = cell.split(",")
+        title, seeds, draws, fixed = designs[int(place)]
+        found = rate(
+            "auroc" if metric == "auroc" else "average_precision",
+            seeds,
+            draws,
+            float(spread),
+            studies=arguments.studies,
+            resamples=arguments.resamples,
+            fixed_b=fixed,
+            stream=1,
+        )
+        print(f"| {metric}, {title}, {spread} SE | {found} |", flush=True)
+    if arguments.cell:
+        return
     metrics: tuple[Metric, ...] = ("auroc", "average_precision")
     for metric in metrics:
         print(f"\n| {metric}: share with p < .05 | " + " | ".join(f"{spread:g} SE" for spread in SPREADS) + " |")

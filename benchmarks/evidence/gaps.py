@@ -1,6 +1,6 @@
 """False positives and coverage of gaps between groups of equal performance: a table of docs/statistics.md.
 
-    python -m benchmarks.evidence.gaps [--studies 1000] [--permutations 500]
+    python -m benchmarks.evidence.gaps [--studies 1000] [--permutations 500] [--design macro]
 
 Scores of images with the finding are normal with a mean that gives the AUROC, those of others have mean 0; half of the
 variance is the patient's where a patient has several images. Groups differ in prevalence and size alone. Studies in
@@ -81,9 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--permutations", type=int, default=500)
+    parser.add_argument("--design", default="", help="a word of the designs that are simulated; by default all are")
     arguments = parser.parse_args()
     print("| share with p <= .05 | " + " | ".join(METRICS) + " |\n|---" + "|---" * len(METRICS) + "|", flush=True)
     for place, (title, design) in enumerate(DESIGNS.items()):
+        if arguments.design not in title:
+            continue
         found: dict[str, list[bool]] = {metric: [] for metric in METRICS}
         for study in range(arguments.studies):
             drawn = influences(np.random.default_rng((place, study)), design)

@@ -29,8 +29,9 @@ from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.replacing import replaced_file, replaced_folder, reserved, settle
 from chartray.outputs.set_aside import set_aside
 from chartray.pixels.store import Store, read_index
-from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE, answer_of, open_kind
+from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE, open_kind
 from chartray.results.manifest import ComparisonManifest
+from chartray.results.methods import answer_of
 from chartray.results.question import declaration_line, question_line
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.training.early import check_chart

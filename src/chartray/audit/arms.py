@@ -38,8 +38,9 @@ NO_OTHER_CHART = "the chart has no other variable"
 class AuditArm(NamedTuple):
     """An encoder, or one of its baselines. `features` gives its features for an attribute, or why it has none.
 
-    `run` is the encoder's run, also of its baselines; `provenance` is None for a baseline. `without` names the
-    variables that were taken out of the chart of a baseline, since they give the attribute away.
+    `run` is the encoder's run and `run_seed` the seed of its pretraining, also of its baselines; `provenance` is None
+    for a baseline. `without` names the variables that were taken out of the chart of a baseline, since they give the
+    attribute away.
     """
 
     arm: Arm
@@ -47,6 +48,7 @@ class AuditArm(NamedTuple):
     features: Callable[[Attribute], Frozen | str]
     provenance: Provenance | None = None
     without: Callable[[Attribute], tuple[str, ...]] = lambda _: ()
+    run_seed: int | None = None
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ def encoder_arms(
             encoder, images, device=options.device, precision=options.precision, title=f"embed, {name}"
         )
         own = own or frozen
-        arms.append(AuditArm(entry.arm, name, _always(frozen), entry.provenance))
+        arms.append(AuditArm(entry.arm, name, _always(frozen), entry.provenance, run_seed=entry.provenance.seed))
     assert own is not None
     return arms, [entry for _, entry in named.values()], own
 
@@ -119,7 +121,8 @@ def baseline_arms(
         features: Callable[[Attribute], Frozen | str],
         without: Callable[[Attribute], tuple[str, ...]] = lambda _: (),
     ) -> AuditArm:
-        return AuditArm(arm_of(chart, control, base=own.arm), own.run, features, without=without)
+        base = arm_of(chart, control, base=own.arm)
+        return AuditArm(base, own.run, features, without=without, run_seed=own.run_seed)
 
     arms = [
         beside("none", UNTRAINED, _always(fresh)),

@@ -287,6 +287,7 @@ def _row(arm: AuditArm, truth: AttributeTruth) -> AttributeProbe:
     return AttributeProbe(
         arm=arm.arm,
         run=arm.run,
+        run_seed=arm.run_seed,
         dataset=truth.test.dataset,
         attribute=truth.attribute.name,
         unit=truth.attribute.unit,

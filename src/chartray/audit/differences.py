@@ -2,14 +2,13 @@
 
 The interval of a difference between two encoders holds both fixed: another seed of pretraining could have turned out
 otherwise, so it says nothing about the chart. Where both arms have several seeds among the runs, their means over seeds
-are compared too, and the interval lets seeds vary (`statistics.hierarchical_bootstrap`).
+are compared too, and the interval lets seeds vary, as in every comparison (`statistics.arms`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chartray.audit.arms import AuditArm
 from chartray.audit.attribute_probes import HOLDS_FIXED, AttributeResult
@@ -17,10 +16,8 @@ from chartray.audit.attributes import COIN
 from chartray.results.arm import disambiguated
 from chartray.results.audit_rows import AttributeDifference
 from chartray.results.verdict import why_no_claim
-from chartray.statistics import metrics
-from chartray.statistics.hierarchical_bootstrap import hierarchical_bootstrap
+from chartray.statistics.arms import MeasuredArm, difference_of_measured
 
-Floats = NDArray[np.float64]
 SEEDS_VARY = "the probes are held fixed; the scored patients and the seeds of pretraining vary"
 
 
@@ -35,6 +32,12 @@ class Side(NamedTuple):
     def seeds(self) -> list[int | None]:
         """The pretraining seeds of its runs."""
         return [arm.seed for arm in self.arms]
+
+    def measured(self, attribute: str, metric: str) -> MeasuredArm:
+        """What `statistics.arms` asks for."""
+        found = [results[attribute] for results in self.results]
+        values = np.array([one.value[metric] for one in found])
+        return MeasuredArm(values[:, None, None], np.stack([one.resampled[metric] for one in found])[:, None, :, None])
 
 
 def compared_sides(
@@ -103,13 +106,7 @@ def _row(a: Side, b: Side, name: str) -> AttributeDifference:
     first = a.results[0][name]
     truth, metric = first.truth, first.truth.metrics[0]
     reason = first.reason(metric)
-    ours, theirs = (np.stack([found[name].resampled[metric] for found in side.results]) for side in (a, b))  # (K, R)
-    values = [float(np.mean([found[name].value[metric] for found in side.results])) for side in (a, b)]
-    drawn, seeds = ours.mean(axis=0) - theirs.mean(axis=0), min(len(ours), len(theirs))
-    if seeds > 1 and reason is None:
-        paired = sorted(map(str, a.seeds)) == sorted(map(str, b.seeds))
-        varying = [_by_seed(a, ours) - _by_seed(b, theirs)] if paired else [ours, -theirs]
-        drawn = hierarchical_bootstrap(drawn, varying, seed=truth.resampling.seed)
+    seeds = min(len(a.arms), len(b.arms))
     row = AttributeDifference(
         arm_a=a.arms[0].arm,
         arm_b=b.arms[0].arm,
@@ -124,6 +121,7 @@ def _row(a: Side, b: Side, name: str) -> AttributeDifference:
         holds_fixed=SEEDS_VARY if seeds > 1 else HOLDS_FIXED,
         metric=metric,
         without=b.arms[0].without(truth.attribute),
+        run_seed=a.seeds[0] if seeds == 1 else None,
         seeds=seeds,
         levels="patients and seeds" if seeds > 1 else "patients",
         reason=reason,
@@ -131,16 +129,20 @@ def _row(a: Side, b: Side, name: str) -> AttributeDifference:
     )
     if reason is not None:
         return row
-    found = metrics.difference(values[0] - values[1], drawn, truth.resampling.level)
-    return row.replaced(
-        value_a=values[0],
-        value_b=values[1],
-        difference=float(found.value),
-        ci_low=float(found.low),
-        ci_high=float(found.high),
-        p=float(found.p),
+    ours, theirs = (side.measured(name, metric) for side in (a, b))
+    patients = len(np.unique(truth.test.image_set.patients[np.isfinite(truth.values).any(axis=1)]))
+    found = difference_of_measured(
+        ours, theirs, patients=patients, level=truth.resampling.level, bounded=metric == "auroc"
     )
-
-
-def _by_seed(side: Side, resampled: Floats) -> Floats:
-    return resampled[np.argsort([str(each) for each in side.seeds], kind="stable")]
+    value, low, high, p, _, freedom, patient_se, seed_se, *_ = (float(each[0]) for each in found)
+    return row.replaced(
+        value_a=float(ours.values.mean()),
+        value_b=float(theirs.values.mean()),
+        difference=value,
+        ci_low=low,
+        ci_high=high,
+        p=p,
+        patient_se=patient_se,
+        seed_se=seed_se,
+        degrees_of_freedom=freedom,
+    )

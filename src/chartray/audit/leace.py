@@ -129,6 +129,7 @@ def remove_attribute(arm: AuditArm, remover: Remover, found: AttributeResult) ->
     base = RemovalRow(
         arm=arm.arm,
         run=arm.run,
+        run_seed=arm.run_seed,
         dataset=disease.test.dataset,
         attribute=attribute.name,
         split=disease.test.image_set.split,

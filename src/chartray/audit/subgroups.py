@@ -96,6 +96,7 @@ def subgroup_rows(
     base = SubgroupRow(
         arm=arm.arm,
         run=arm.run,
+        run_seed=arm.run_seed,
         dataset=test.dataset,
         attribute=attribute.name,
         split=test.image_set.split,

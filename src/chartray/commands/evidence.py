@@ -80,8 +80,9 @@ def compare(
 
     need_inputs(folders=results, out=out)
     from chartray.evaluation.compare import compare as compare_arms
-    from chartray.results.folder import answer_of, open_kind
+    from chartray.results.folder import open_kind
     from chartray.results.manifest import ComparisonManifest
+    from chartray.results.methods import answer_of
 
     with reserved(out):
         rows = compare_arms(results, out, options)

@@ -96,6 +96,7 @@ def comparison_rows(
     rows: list[Comparison] = []
     about = about.replaced(levels=pair.levels, seeds=pair.seeds, claim=why_no_claim(pair.seeds))
     every = np.ones(len(labels), dtype=bool)
+    of_macro = tuple(np.array(labels)[counted].tolist())
     for metric in METRICS:
         found = pair.difference(metric, counted, about.level)
         values = [_values(one, metric, every).mean(axis=(0, 1)).tolist() for one in (pair.a, pair.b)]
@@ -104,7 +105,14 @@ def comparison_rows(
             reason = _reason(place, counted, values[0][place])
             a, b = values[0][place], values[1][place]
             row = about.replaced(
-                label=label, metric=metric, difference=a - b, value_a=a, value_b=b, reason=reason, **_said(found, place)
+                label=label,
+                labels=of_macro if label == MACRO else None,
+                metric=metric,
+                difference=a - b,
+                value_a=a,
+                value_b=b,
+                reason=reason,
+                **_said(found, place),
             )
             if delongs is not None and label != MACRO and reason is None:
                 row = row.replaced(delong_p=delongs[place])

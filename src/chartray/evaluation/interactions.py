@@ -79,9 +79,11 @@ def _rows(same: Sequence[_PairOnSet], labels: Sequence[str], metric: str) -> lis
     for place, label in ((-1, MACRO), *enumerate(labels)):
         there = np.flatnonzero(~np.isnan(values[:, place])).tolist()
         freedom = float(found.numerator[place]), float(found.denominator[place])
+        of_macro = tuple(np.array(on.sheet.labels)[on.counted].tolist()) if label == MACRO else None
         if len(there) > 1:
             row = about.replaced(
                 label=label,
+                labels=of_macro,
                 datasets=tuple(same[each].on.dataset for each in there),
                 differences=tuple(values[there, place].tolist()),
                 statistic=float(found.statistic[place]),

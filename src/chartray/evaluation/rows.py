@@ -127,6 +127,7 @@ def calibration_rows(test: EvaluationSet, scored: Scored, level: float, about: S
                 CalibrationBin(
                     arm=about.arm,
                     run=about.run,
+                    run_seed=about.run_seed,
                     home=about.home,
                     dataset=about.dataset,
                     protocol=about.protocol,

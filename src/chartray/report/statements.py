@@ -235,7 +235,8 @@ def _by_data_set(said: Statement, tested: Interaction | None) -> Statement:
     """What was shown on some data sets alone differs by data set only where a test of interaction says so."""
     if said.outcome != "mixed" or tested is None or tested.p_holm is None:
         return said
-    words = f" Test of interaction between data sets: p = {tested.p_holm:.3f}."
+    over = f", over the {plural(len(tested.labels), 'label')} that all of them count" if tested.labels else ""
+    words = f" Test of interaction between data sets{over}: p = {tested.p_holm:.3f}."
     standing = "Differs by data set" if tested.p_holm <= 1 - tested.level else said.standing
     return said._replace(standing=standing, sentence=said.sentence + words)
 

@@ -35,7 +35,6 @@ from chartray.results.manifest import (
     EvaluationManifest,
     Manifest,
 )
-from chartray.results.question import answer_lines, declaration_line, question_line, scored_line
 from chartray.results.schema import CalibrationBin, Comparison, Interaction, Record, Score
 from chartray.wording import plural
 
@@ -205,17 +204,6 @@ def open_kind(folder: Path, kind: type[ManifestT], what: str) -> ResultsFolder[M
             f"expected format {RESULTS_FORMAT} in {file}, found {content.get('format')}; make this folder again"
         )
     return ResultsFolder(parsed_record(kind, content, str(file)), files)
-
-
-def answer_of(compared: ResultsFolder[ComparisonManifest]) -> list[str]:
-    """The declared question of a comparison, its answer first, and how often test was scored; a line each."""
-    made = compared.manifest
-    scored = [scored_line(each) for each in made.scorings]
-    if made.question is None:
-        return ["No question was declared: all differences are exploratory.", *scored]
-    answers = answer_lines(compared.comparisons) or ["These evaluations are not those that the question is about."]
-    asked = question_line(made.question, {name: [each.run for each in members] for name, members in made.arms.items()})
-    return [asked, *answers, declaration_line(made.question, made.earlier_questions), *scored]
 
 
 def check_replaceable(out: Path, manifest: str) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from chartray.outputs.appending import Entries, append_line, read_lines
 from chartray.outputs.notices import notice
 from chartray.results.folder import command, now
+from chartray.results.manifest import ComparisonManifest
 from chartray.results.question import Scorings
 
 LEDGER_FILE = "test-scored.jsonl"
@@ -60,6 +61,21 @@ def read_ledger(folder: Path) -> tuple[list[LedgerEntry], int]:
         else:
             unreadable += 1
     return rows, unreadable
+
+
+def looks(compared: ComparisonManifest) -> list[Scorings]:
+    """How often each test split that was compared has been scored by now.
+
+    What is scored after a comparison, by an audit of its runs say, is in the ledgers alone. Where the stores are gone,
+    the comparison's own count stands.
+    """
+    runs = [(member.run, compared.when) for members in compared.arms.values() for member in members]
+    found = []
+    for recorded in compared.scorings:
+        folders = [Path(store.path) for store in compared.stores if store.hash == recorded.hash and store.path]
+        now_ = scorings(recorded.dataset, recorded.hash, folders, runs)
+        found.append(max(recorded, now_, key=lambda one: one.times))
+    return found
 
 
 def scorings(dataset: str, digest: str, folders: Sequence[Path], results: Sequence[tuple[str, str]]) -> Scorings:

@@ -7,8 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from chartray.results.arm import dataset_name
+from chartray.results.folder import ResultsFolder
+from chartray.results.ledger import looks
 from chartray.results.manifest import ComparisonManifest, EvaluationManifest, FractionEntry
-from chartray.results.question import METRIC_WORDS, Scorings, arm_titles, scored_line
+from chartray.results.question import (
+    METRIC_WORDS,
+    Scorings,
+    answer_lines,
+    arm_titles,
+    declaration_line,
+    question_line,
+    scored_line,
+)
 from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import rule
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
@@ -56,7 +66,7 @@ def question_sentences(manifests: Iterable[ComparisonManifest]) -> list[str]:
         question = declared.question
         titles = arm_titles(declared, {title: [run.run for run in runs] for title, runs in arms.items()})
         primary = [f"{name} ({titles[name]})" if name in titles else name for name in question.primary]
-        family = "; ".join(f"{a} against {b}" for a, b in question.family)
+        family = "; ".join(f"{titles.get(a, a)} against {titles.get(b, b)}" for a, b in question.family)
         what = "macro mean" if question.label == MACRO else question.label
         found.append(
             f"The primary question, declared {declared.when[:16].replace('T', ' ')} UTC "
@@ -78,10 +88,21 @@ def question_sentences(manifests: Iterable[ComparisonManifest]) -> list[str]:
     return [*found, *([f"The study had declared {plural(earlier, 'other question')} before."] if earlier else [])]
 
 
+def answer_of(compared: ResultsFolder[ComparisonManifest]) -> list[str]:
+    """The declared question of a comparison, its answer first, and how often test was scored; a line each."""
+    made = compared.manifest
+    scored = [scored_line(each) for each in looks(made)]
+    if made.question is None:
+        return ["No question was declared: all differences are exploratory.", *scored]
+    answers = answer_lines(compared.comparisons) or ["These evaluations are not those that the question is about."]
+    asked = question_line(made.question, {name: [each.run for each in members] for name, members in made.arms.items()})
+    return [asked, *answers, declaration_line(made.question, made.earlier_questions), *scored]
+
+
 def look_sentences(compared: Iterable[ComparisonManifest], evaluated: Iterable[EvaluationManifest]) -> list[str]:
     """How often each test split was scored, by its ledger."""
     found: dict[str, Scorings] = {}
-    for one in (scorings for each in compared for scorings in each.scorings):
+    for one in (scorings for each in compared for scorings in looks(each)):
         found[one.hash] = max(found.get(one.hash, one), one, key=lambda each: each.times)
     said = [scored_line(one) for one in found.values()]
     if said or not any(one.test_split_touched for one in evaluated):
@@ -288,17 +309,10 @@ def test_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     """How differences were tested: the model of the variance, sides, alpha, Holm's scope, and the rule of a verdict."""
     if not comparisons:
         return []
-    found = []
-    if any(one.degrees_of_freedom is not None for one in comparisons):
-        found.append(
-            "Differences between arms of several seeds were tested by Student's t on the same images. The variance "
-            "is that of the patients (paired bootstrap) plus that of the seeds; degrees of freedom by Satterthwaite."
-        )
-    others = [one for one in comparisons if one.degrees_of_freedom is None]
-    if others:
-        above = any("seeds" in one.levels for one in others)
-        how = "a hierarchical bootstrap of patients and seeds" if above else "a paired bootstrap of patients"
-        found.append(f"{'Other differences' if found else 'Differences between arms'} were tested by {how}.")
+    found = [
+        "Differences between arms were tested by Student's t on the same images. The variance is that of the patients "
+        "(paired bootstrap) plus, over several seeds, that of the seeds; degrees of freedom by Satterthwaite."
+    ]
     levels = sorted({one.level for one in comparisons})
     found.append(f"All tests are two-sided; alpha is {joined(f'{1 - level:.2g}' for level in levels)}.")
     if any(one.p_holm is not None for one in comparisons):

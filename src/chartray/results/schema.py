@@ -93,6 +93,7 @@ class ArmRow(Record):
 
     arm: Arm = Field(description="the arm")
     run: str = Field(description="the encoder's run; in rows of a baseline the run that it was scored with")
+    run_seed: int | None = Field(None, description="seed of its pretraining")
 
 
 class ArmPairRow(Record):
@@ -114,7 +115,12 @@ class ArmDifferenceRow(ArmPairRow, Interval):
     difference: Number = Field(None, description="value of a minus value of b, each a mean over seeds and draws")
     value_a: Number = Field(None, description="value of a")
     value_b: Number = Field(None, description="value of b")
-    p: Number = Field(None, description="two-sided p of Student's t (audit: of the resamples)")
+    p: Number = Field(None, description="two-sided p of Student's t")
+    patient_se: Number = Field(
+        None, description="standard error of the difference from the patients (docs/statistics.md)"
+    )
+    seed_se: Number = Field(None, description="two seeds or more: standard error from the seeds")
+    degrees_of_freedom: Number = Field(None, description="of the t interval")
     p_holm: Number = Field(
         None,
         description="Holm's p over the labels or attributes of this pair, data set, fraction and metric; of a macro p",
@@ -185,7 +191,6 @@ class Score(MeasuredRow, ArmRow, Interval):
     )
     draw: int | None = Field(None, description="draws.jsonl: which of them this row is of")
     seed: int | None = Field(None, description="--seed of the evaluation")
-    run_seed: int | None = Field(None, description="seed of the pretraining")
     holds_fixed: str | None = Field(None, description="what the interval holds fixed, in words")
     threshold: Number = Field(None, description="sensitivity, specificity: the threshold, chosen on validation")
     at_specificity: float | None = Field(None, description="the specificity on validation it was chosen for")
@@ -226,15 +231,11 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
     """A row of comparisons.jsonl: arm a minus arm b on the same patients, in one metric of one label or the macro."""
 
     label: str = Field(description="a label, or `macro`")
+    labels: Texts | None = Field(None, description="macro rows: the labels that the mean is over")
     metric: str = Field(description="auroc or average_precision")
     delong_p: Number = Field(None, description="auroc, one seed and one draw: DeLong's p, images clustered by patient")
     level: float = Field(0.95, description="coverage of the interval")
-    patient_se: Number = Field(
-        None, description="standard error of the difference from the patients (docs/statistics.md)"
-    )
-    seed_se: Number = Field(None, description="two seeds or more: standard error from the seeds")
     draw_se: Number = Field(None, description="two draws or more: standard error from the draws of training patients")
-    degrees_of_freedom: Number = Field(None, description="of the t interval")
     seed_correlation: Number = Field(None, description="paired seeds: correlation of the arms' values over seeds")
     by_seed: Numbers = Field((), description="the differences of the seeds that both arms have")
     note: str | None = Field(None, description="settings in which the pretraining of the two differs")
@@ -263,7 +264,8 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
 class Interaction(ArmPairRow):
     """A row of interactions.jsonl: whether a minus b, in one metric of one label or the macro, differs by data set.
 
-    The macro is over the labels that all data sets have. A part of a data set is no further data set.
+    The macro is over the labels that the macro means of all data sets have, so its differences may not be those of
+    comparisons.jsonl, each over the labels of its data set. A part of a data set is no further data set.
     """
 
     home: str = Field(description="the data set of STORE, whose training images everything was fitted on")
@@ -271,6 +273,9 @@ class Interaction(ArmPairRow):
     split: str = Field(description="the split that is scored: test or validate")
     fraction: float = Field(1.0, description="share of the training and validation patients that was learnt from")
     label: str = Field(description="a label, or `macro`")
+    labels: Texts | None = Field(
+        None, description="macro rows: the labels that the mean is over; those that all data sets count"
+    )
     metric: str = Field(description="auroc or average_precision")
     datasets: Texts = Field(description="the data sets that have the label")
     differences: Numbers = Field(description="a minus b on each")

@@ -164,11 +164,12 @@ def difference_of_measured(
     level: float = 0.95,
     others: Sequence[Floats] = (),
     pair_seeds: bool = False,
+    bounded: bool = True,
 ) -> ArmDifference:
     """`difference_of_arms` of arms whose metric and resamples are known; both were resampled alike.
 
     `patients` is their number, `others` are the values over seeds (K, L) of further arms. A label that is NaN has no
-    difference, and is in no family.
+    difference, and is in no family. `bounded`: the metric is in [0, 1], so that no end is beyond -1 or 1.
     """
     if not 0 < level < 1:
         raise InputError(f"expected a level between 0 and 1, found {level}")
@@ -190,8 +191,8 @@ def difference_of_measured(
     p, half = student_test(value, np.sqrt(variance), freedom, level)
     return ArmDifference(
         value=value,
-        low=np.maximum(value - half, -1),
-        high=np.minimum(value + half, 1),
+        low=np.maximum(value - half, -1) if bounded else value - half,
+        high=np.minimum(value + half, 1) if bounded else value + half,
         p=p,
         p_holm=np.append(holm(p[:-1]), p[-1]),
         degrees_of_freedom=freedom,
@@ -207,12 +208,13 @@ def patient_variance(a: MeasuredArm, b: MeasuredArm, patients: int, *, pair_seed
     resampled = found = (a.drawn.mean(axis=(0, 1)) - b.drawn.mean(axis=(0, 1))).var(axis=0, ddof=1)
     freedom = np.where(np.isnan(found), np.nan, 1 / (1 / max(patients - 1, 1) + 1 / (a.drawn.shape[2] - 1)))
     if a.drawn.shape[1] > 1:
-        found = found - _interaction((a.drawn.mean(axis=0) - b.drawn.mean(axis=0))[:, None]) / a.drawn.shape[1]
+        apart = (a.drawn.mean(axis=0) - b.drawn.mean(axis=0))[:, None]
+        found = found - interaction_variance(apart) / a.drawn.shape[1]
     if _seeds_vary(a, b):
         for each in [a.drawn - b.drawn] if pair_seeds else [one.drawn for one in (a, b) if not one.fixed]:
-            found = found - _interaction(each.mean(axis=1)[:, None]) / len(each)
+            found = found - interaction_variance(each.mean(axis=1)[:, None]) / len(each)
             if each.shape[1] > 1:
-                found = found + _interaction(each) / (each.shape[0] * each.shape[1])
+                found = found + interaction_variance(each) / (each.shape[0] * each.shape[1])
     return np.maximum(found, _SMALLEST_SHARE * resampled), freedom
 
 
@@ -220,8 +222,8 @@ def _seeds_vary(a: MeasuredArm, b: MeasuredArm) -> bool:
     return all(one.fixed or len(one.values) > 1 for one in (a, b)) and not (a.fixed and b.fixed)
 
 
-def _interaction(drawn: Floats) -> Floats:
-    """Variance, over members (K, D, R, L) of seeds and draws, of what patients add to one and not to another."""
+def interaction_variance(drawn: Floats) -> Floats:
+    """Variance (L,), over members (K, D, R, L) of seeds and draws, of what patients add to one and not to another."""
     apart = _centred(drawn)
     return np.asarray(apart.var(axis=2).sum(axis=(0, 1)) / _freedom(drawn))
 

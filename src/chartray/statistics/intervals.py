@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
-from chartray.statistics.arms import SeedVariance, satterthwaite
-from chartray.statistics.hierarchical_bootstrap import interaction_variance
+from chartray.statistics.arms import SeedVariance, interaction_variance, satterthwaite
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 
 Floats = NDArray[np.float64]
@@ -176,7 +175,7 @@ def spread(values: Floats, drawn: Floats, patients: int) -> Spread:
     if len(values) < 2:
         return Spread(variance, freedom, bias)
     # What patients add to one draw and not to another is in the spread of the draws too.
-    variance = max(variance - factor * float(interaction_variance(drawn)) / len(drawn), 0.0)
+    variance = max(variance - factor * float(interaction_variance(drawn[:, None, :, None])[0]) / len(drawn), 0.0)
     draws = _of_draws(values)
     together = satterthwaite(np.array([variance]), np.array([freedom]), draws)
     return Spread(variance + float(draws.variance[0]), float(together[0]), bias)
