@@ -254,3 +254,36 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     images(tmp_path)
     with pytest.raises(InputError, match=r"found 'kep' \(did you mean 'keep'\?\)"):
         made(tmp_path, MAPPING + "kep: {modality: [X-ray]}\n")
+
+
+def test_rows_are_kept_in_a_table_with_types(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "image": pa.array(["a", "b", "c"]).dictionary_encode(),
+            "mrn": [1.0, 2.0, 3.0],
+            "chest": [True, False, None],
+            "weight": pa.array([70, None, 80], pa.int32()),
+        }
+    )
+    pq.write_table(table, tmp_path / "images.parquet")
+    (tmp_path / "mapping.yaml").write_text(
+        "image_id: image\npatient_id: mrn\npath: image\nkeep: {chest: ['true', '']}\n"
+        "ehr: {weight: {column: weight, kind: numeric, range: [1, 300]}}\n"
+    )
+    cohort = table_cohort(tmp_path / "images.parquet", tmp_path / "mapping.yaml", tmp_path)
+    assert cohort.table["image_id"].to_pylist() == ["a", "c"]
+    assert cohort.table["ehr.weight"].to_pylist() == [70.0, 80.0]
+
+
+def test_the_training_patients_of_a_published_split_are_divided(tmp_path: Path) -> None:
+    rows = [{"image": f"i{at}", "mrn": at // 2, "fold": "test" if at < 10 else "train"} for at in range(200)]
+    write(tmp_path / "images.csv", rows)
+    mapping = "image_id: image\npatient_id: mrn\npath: image\nsplit: fold\n"
+    cohort = made(tmp_path, mapping + "split_shares: {train: 0.8, validate: 0.2, test: 0}\n")
+    splits = dict(zip(cohort.table["image_id"].to_pylist(), cohort.table["split"].to_pylist(), strict=True))
+    assert {name for name, split in splits.items() if split == "test"} == {f"i{at}" for at in range(10)}
+    assert 20 <= sum(split == "validate" for split in splits.values()) <= 60
+    assert all(splits[f"i{at}"] == splits[f"i{at + 1}"] for at in range(0, 200, 2))
+    assert "its training patients are divided by a hash, validate 20%" in describe(cohort)
+    with pytest.raises(InputError, match="or with 'split' the shares of its training patients"):
+        made(tmp_path, mapping + "split_shares: {train: 0.8, validate: 0.1, test: 0.1}\n")

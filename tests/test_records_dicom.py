@@ -385,3 +385,22 @@ def test_the_same_patient_in_two_spellings_is_refused_without_the_id(tmp_path: P
     with pytest.raises(InputError, match="'A9999' in data row 1 and 'a9999' in data row 2") as refusal:
         dicom_cohort(tmp_path)
     assert "0012" not in str(refusal.value).replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--modality", "CR,CT"], "expected --modality of CR, DX, RG, DR, RF, DF, SC, HC, OT, found 'CT'"),
+        (["--modality", ","], "expected --modality of CR, DX, RG, DR, RF, DF, SC, HC, OT, found 'none'"),
+        (["--charts", "chart.csv"], "expected 'charts' in a mapping (--mapping), which says how --charts is joined"),
+        (["--mapping", "absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_sentence(
+    tmp_path: Path, options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film(tmp_path / "export", "a")
+    out = tmp_path / "c.parquet"
+    assert run_command(["cohort", "dicom", str(tmp_path / "export"), "--out", str(out), *options]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not out.exists()

@@ -52,7 +52,7 @@ def read_headers(root: Path, keywords: Sequence[str], kept: Path | None, workers
     A header is read again only if its file's size or time of change is another one than in the folder `kept`.
     Raises InputError if there is no file, LostProcess if a process that reads ends.
     """
-    files, strange = _files(root, kept)
+    files, strange = _files(root, kept.resolve() if kept is not None else None)
     if not files and not strange:
         raise InputError(f"expected DICOM images in {root}, found no file; check the path")
     earlier = _earlier(kept, keywords)
