@@ -167,6 +167,17 @@ def load_training_data(store: Store, config: Config) -> TrainingData:
     return data
 
 
+# What all runs did before these knobs were there.
+_AS_BEFORE: dict[str, dict[str, object]] = {
+    "encoder": {"first_weights": "timm"},
+    "views": {"exposure": 0.0},
+    "objective": {"head_statistics": "together", "prior": "uniform"},
+    "train": {"freeze_steps": 0, "ramp_steps": 0},
+}
+# 2: the published EMA is not one step late, prototypes are not clipped, and a part of a patch is dropped.
+_MSN_METHOD = 2
+
+
 def settings_hash(config: Config) -> str:
     """12 hex digits that all seeds, charts and controls of one experiment share, and two experiments do not.
 
@@ -180,6 +191,14 @@ def settings_hash(config: Config) -> str:
     knobs["objective"] = first_names("objective", knobs["objective"])
     told = {"ehr", "use", "roles", "control", "films_of", "allow_after_film"}
     # Knobs that came later count where they are not as they were for all runs before.
+    if config.objective.name != "msn":
+        del knobs["objective"]["head_statistics"]  # no BatchNorm there
+    if config.objective.prior == "uniform":
+        del knobs["objective"]["prior_exponent"]
+    for section, before in _AS_BEFORE.items():
+        knobs[section] = {knob: value for knob, value in knobs[section].items() if before.get(knob, ...) != value}
+    if config.objective.name == "msn":
+        knobs["method"] = _MSN_METHOD
     knobs["chart"] = config.chart.model_dump(mode="json", exclude=told, exclude_defaults=True)
     knobs["chart"] |= {"width": config.chart.width, "weight": config.chart.weight}
     return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:12]
