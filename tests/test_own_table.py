@@ -17,7 +17,8 @@ from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.features import write_feature_csvs
 from chartray.records.cohort import Cohort, describe, flow_of, read_cohort
-from chartray.records.mapping import LabelMapping, Mapping, VariableMapping
+from chartray.records.mapping import Mapping
+from chartray.records.mapping_entries import LabelMapping, VariableMapping
 from chartray.records.mapping_keys import KEYS
 from chartray.records.parsing import years
 from chartray.records.table import table_cohort

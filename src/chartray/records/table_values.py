@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.records.identifiers import placeholders_among
-from chartray.records.mapping import Cells, LabelMapping, VariableMapping
+from chartray.records.mapping_entries import Cells, LabelMapping, VariableMapping
 from chartray.records.missing import count_missing
 from chartray.records.parsing import by_cell, formatted_moment, joined_moment, number, truth, years
 

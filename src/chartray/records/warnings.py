@@ -7,8 +7,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chartray.records.mapping import Cells, LabelMapping, VariableMapping
 from chartray.records.mapping import Mapping as TableMapping
+from chartray.records.mapping_entries import Cells, LabelMapping, VariableMapping
 from chartray.records.missing import ABSENT, UNREADABLE
 from chartray.records.parsing import by_cell, number
 from chartray.records.table_values import NO_OFFSET, OUTSIDE
