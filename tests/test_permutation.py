@@ -71,6 +71,28 @@ def test_values_are_those_of_each_group_and_their_variance_is_delongs() -> None:
         assert spread[group, group] == pytest.approx(variance, rel=0.15)
 
 
+def test_patients_whom_one_group_has_alone_change_places_with_others() -> None:
+    """Failed before: those with all three findings were nearly all in one group, and stayed there."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat([0, 1], [150, 450])
+    truth = (rng.random((600, 3)) < np.array([0.5, 0.1])[groups][:, None]).astype(float)
+    each = [auroc_influence(column, rng.normal(size=600), groups, 2) for column in truth.T]
+    mean = _cells(mean_influence(each), groups, np.arange(600))
+    assert all(np.bincount(groups[members], minlength=2).min() >= 20 for members in mean.alone)
+    # Of one label, patients with and without the finding stay apart.
+    assert len(_cells(each[0], groups, np.arange(600)).alone) == 2
+
+
+def test_a_permutation_in_which_a_group_loses_a_class_is_none_with_a_smaller_gap() -> None:
+    """Failed before: such permutations counted as gaps of 0, and p came out too small."""
+    groups = np.repeat([0, 1], [15, 600])
+    truth = np.zeros((615, 3))
+    truth[[*range(10), *range(15, 20)]] = 1  # ten positive patients of 15; permuted, the group has none or one
+    score = truth * np.where(groups == 0, 4, -4)[:, None] + np.random.default_rng(1).normal(size=truth.shape)
+    each = [auroc_influence(truth[:, place], score[:, place], groups, 2) for place in range(3)]
+    assert permuted_groups(mean_influence(each), groups, np.arange(615), most=500).p > 0.5
+
+
 def test_p_of_a_share_is_that_of_all_ways_to_divide_the_patients() -> None:
     """10 patients, 4 of them in group a: p is counted over all 210 divisions, ties half."""
     hits = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0], dtype=float)

@@ -11,8 +11,10 @@ performance differ in prevalence, size or spread, which a permutation of the pla
 Probability Letters 36, 1997; Pauly, Brunner and Konietschke, JRSS B 77, 2015).
 
 Patients are permuted among those with terms in the same denominators (of an AUROC: with the finding, without), so that
-no group loses all its positives. A patient who is in several groups receives the groups of another patient who is in as
-many, in random order.
+no group loses all its positives. For a mean over labels these are patients with the same findings. Where nearly all of
+them are in one group they could not change places, and their luck would be in every permutation; so they join others
+with terms in as many denominators. A patient who is in several groups receives the groups of another patient who is in
+as many, in random order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,6 +38,8 @@ _AT_A_TIME = 250
 _PRIOR_PATIENTS = 1.0
 _TIE = 1e-9
 _STRATUM = 20
+# The most ratios that a metric of one label has.
+_OF_ONE_LABEL = 2
 # Where no patient of any group differs from another there is no standard error; this keeps Q finite, and very large.
 _NO_SPREAD = 1e-14
 
@@ -142,9 +146,11 @@ def permuted_groups(
     larger = equal = 0
     while len(found) < most and larger + equal < ENOUGH:
         size = min(_AT_A_TIME, most - len(found))
-        sizes = _wald(*_moments(cells, _permuted(cells, generator, size), len(usable)))
-        ties = np.isclose(sizes, observed, rtol=_TIE, atol=_TIE)
-        larger, equal = larger + int((~ties & (sizes > observed)).sum()), equal + int(ties.sum())
+        values, spreads = _moments(cells, _permuted(cells, generator, size), len(usable))
+        sizes, lost = _wald(values, spreads), ~np.isfinite(values).all(axis=1)
+        # A group that lost all its patients of a class says nothing; it counts as a gap as large.
+        ties = np.isclose(sizes, observed, rtol=_TIE, atol=_TIE) & ~lost
+        larger, equal = larger + int((lost | ~ties & (sizes > observed)).sum()), equal + int(ties.sum())
         found = np.append(found, sizes)
     # Mid-p (Lancaster, JASA 56, 1961), the permutation that was observed among them: rates of few patients are tied.
     p = (larger + (equal + 1) / 2) / (len(found) + 1)
@@ -163,7 +169,7 @@ def _cells(influence: Influence, groups: Integers, patients: NDArray[np.generic]
     patient, group = keys // count, keys % count
     starts, times = np.unique(patient, return_index=True, return_counts=True)[1:]
     single = starts[times == 1]
-    stratum = _strata(sums[single, ratios:] > 0)
+    stratum = _strata(sums[single, ratios:] > 0, group[single])
     alone = [single[stratum == one] for one in np.unique(stratum)]
     sets = [starts[times == c][:, None] + np.arange(c) for c in np.unique(times[times > 1])]
     pairs = [each[:, [a, b]] for each in sets for b in range(each.shape[1]) for a in range(b)]
@@ -171,11 +177,17 @@ def _cells(influence: Influence, groups: Integers, patients: NDArray[np.generic]
     return _PatientGroups(sums, group, alone, sets, together)
 
 
-def _strata(terms: NDArray[np.bool_]) -> Integers:
-    """(P,): patients with terms in the same denominators (P, K); where these are few, with terms in as many."""
-    _, found, size = np.unique(terms, axis=0, return_inverse=True, return_counts=True)
+def _strata(terms: NDArray[np.bool_], group: Integers) -> Integers:
+    """(P,): patients with terms in the same denominators (P, K); where these are few, with terms in as many.
+
+    Of a mean over labels, those outside of the largest group are counted.
+    """
+    patterns, found = np.unique(terms, axis=0, return_inverse=True)
     found = found.reshape(-1)
-    strata: Integers = np.where(size[found] < _STRATUM, -terms.sum(axis=1), found + 1)
+    held = np.zeros((len(patterns), int(group.max(initial=0)) + 1), dtype=np.int64)
+    np.add.at(held, (found, group), 1)
+    exchanged = held.sum(axis=1) - (held.max(axis=1) if terms.shape[1] > _OF_ONE_LABEL else 0)
+    strata: Integers = np.where(exchanged[found] < _STRATUM, -terms.sum(axis=1), found + 1)
     return strata
 
 
