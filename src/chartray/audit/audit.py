@@ -32,6 +32,7 @@ from chartray.audit.leakage import find_leaks, pretrained
 from chartray.audit.splits import attributes_left_out, evaluation_splits, labels_left_out, labels_outside_chart
 from chartray.audit.subgroup_metrics import SPECIFICITY, own_thresholds
 from chartray.audit.subgroups import Diagnosis, subgroup_rows
+from chartray.audit.suppression import suppression_costs
 from chartray.config.audit import AuditOptions
 from chartray.evaluation.assemble import encoder_entry, store_entry
 from chartray.evaluation.baselines import Frozen, named_chart
@@ -151,6 +152,9 @@ def audit(
             note_scoring(((each.folder, each.hash) for each in stores), run=scored.run, source=path)
     probed, own_results = _attributes(arms, data)
     disease = _disease(arms[0], own, data, own_results)
+    costs = suppression_costs(
+        arms, data.train, data.validate, data.tests[0], data.attributes[0], resampling, options.device
+    )
     leaks, uncompared = find_leaks(runs, [(test.dataset, test.image_set.store) for test in data.tests])
     manifest = AuditManifest(
         command=results.command(),
@@ -166,7 +170,7 @@ def audit(
         left_out=left_out,
         test_split_touched=options.split == "test",
     )
-    manifest = manifest.replaced(notes=(*_notes(arms, manifest), *notes_on_seeds(arms), *uncompared))
+    manifest = manifest.replaced(notes=(*costs, *_notes(arms, manifest), *notes_on_seeds(arms), *uncompared))
     rows = corrected([*probed.rows, *disease.rows])
     with results.written_folder(out, results.AUDIT_FILE) as folder:
         results.write_rows(folder, results.AUDIT_ROWS_FILE, rows)

@@ -97,7 +97,7 @@ def _scorings(runs: Sequence[EvaluatedRun]) -> tuple[Scorings, ...]:
 
 
 def _member(run: EvaluatedRun) -> MemberEntry:
-    said = identity(run.made) | {"chart_use": run.made.chart_use, "objective": run.made.objective}
+    said = identity(run.made) | {"objective": run.made.objective}
     made = Provenance.model_validate(said)
     return MemberEntry(run=run.name, folder=str(run.folder), seed=run.seed, provenance=made)
 

@@ -12,7 +12,7 @@ from chartray.results.schema import Number, Numbers, Record, Texts, as_tuple
 # Raised whenever a field changes; other formats are refused.
 RESULTS_FORMAT: Final = 4
 # Of an encoder's provenance: two that agree in all of these are one encoder.
-IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "control")
+IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "chart_use", "control")
 
 Made = Annotated[Provenance, PlainSerializer(lambda made: made.model_dump(exclude_unset=True))]
 
