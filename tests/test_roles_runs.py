@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from chartray.config import pretrain as knobs
 from chartray.config.roles import ROLE_WORDS
 from chartray.errors import InputError
+from chartray.evaluation.baselines import baseline_chart
 from chartray.model_card.card import model_card
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
@@ -267,6 +268,20 @@ def test_roles_that_cannot_be_read_are_one_sentence(roles: Any, said: str) -> No
     with pytest.raises(InputError, match=said) as error:
         small(chart__roles=roles)
     assert "\n" not in str(error.value)
+
+
+def test_a_variable_in_two_encodings_has_two_roles_and_one_place_in_the_chart_baseline(small_store: Path) -> None:
+    store = Store.open(small_store)
+    data = load_training_data(store, small(chart__roles="age-norm=anchor,age-10=contrast,sex=suppress"))
+    assert data.chart is not None
+    assert [(each.variable, each.role) for each in data.chart.encodings] == [
+        ("age", "anchor"),
+        ("age", "contrast"),
+        ("sex", "suppress"),
+    ]
+    chart, left_out = baseline_chart(store.cohort, data.chart.ehr, [])
+    assert chart is not None
+    assert (chart.ehr, [*left_out]) == ("age-10,sex", ["age"])
 
 
 def test_baselines_and_roles() -> None:

@@ -296,7 +296,8 @@ def baseline_chart(
         for item in chart_items(wanted):
             try:
                 refuse_shared_columns(cohort, [variable_of(item)], labels)
-                fit_chart(cohort, item)
+                # With those before it: of two encodings of age, which have different roles, the first is read.
+                fit_chart(cohort, ",".join((*kept, item)))
                 kept.append(item)
             except InputError as error:
                 reasons[variable_of(item)] = str(error)
