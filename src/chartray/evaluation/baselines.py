@@ -292,7 +292,7 @@ def baseline_chart(
         return named_chart(cohort, named, labels), {}
     reasons: dict[str, str] = {}
     for wanted in (chart, DEFAULT_CHART):
-        kept = []
+        kept: list[str] = []
         for item in chart_items(wanted):
             try:
                 refuse_shared_columns(cohort, [variable_of(item)], labels)
