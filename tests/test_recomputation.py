@@ -7,7 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chartray.config import pretrain as knobs
 from chartray.networks import encoder as vit
+from chartray.networks.attention import GatheredAttention, set_ways
 from chartray.networks.recomputation import RecomputingBlock, recompute
+from chartray.networks.ways import Ways
 
 IMAGES, SIDE, DEPTH, WIDTH = 3, 96, 3, 192
 
@@ -74,3 +76,26 @@ def test_compiled_blocks_recompute_too() -> None:
     assert again[3] == plain[3]
     for name, value in eager[1].items():
         torch.testing.assert_close(again[1][name], value, rtol=0, atol=0.02 * float(value.abs().max()))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("ways", [Ways("gathered", "fused"), Ways("fused", "fused"), Ways("plain", "plain")])
+def test_every_way_of_attention_gives_the_plain_one(ways: Ways, bf16: bool) -> None:
+    """Class tokens with and without a gradient, and every weight's gradient, to rounding."""
+    plain = encoder(again=True, fused=False)
+    other = encoder(again=True)
+    set_ways(other, ways)
+    expected, found = learned(plain, bf16=bf16), learned(other, bf16=bf16)
+    tolerance = 2e-2 if bf16 else 1e-5
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=tolerance * float(expected[0].abs().max()))
+    for name, value in expected[1].items():
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=tolerance * float(value.abs().max()))
+    images = torch.randn(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        looked = [vit.class_token(model, images).float() for model in (plain, other)]
+    torch.testing.assert_close(looked[1], looked[0], rtol=0, atol=tolerance * float(looked[0].abs().max()))
+
+
+def test_the_gathered_gradient_is_that_of_differences() -> None:
+    projected = torch.randn(2, 5, 3 * 2 * 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: GatheredAttention.apply(x, 2, 0.5), (projected,))

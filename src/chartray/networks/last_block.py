@@ -9,7 +9,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 from torch.nn.functional import linear
 
-from chartray.networks.recomputation import RecomputingBlock, attended
+from chartray.networks.attention import attended
+from chartray.networks.recomputation import RecomputingBlock
 
 
 def only_class_is_read(model: VisionTransformer) -> bool:

@@ -10,8 +10,9 @@ import torch
 from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
+
+from chartray.networks.attention import again, attended_projections
 
 
 class RecomputingBlock(Block):  # type: ignore[misc]  # timm has no types
@@ -22,10 +23,8 @@ class RecomputingBlock(Block):  # type: ignore[misc]  # timm has no types
         if attn_mask is not None or is_causal:
             raise ValueError("expected attention over all tokens, found a mask")
         attention, mlp = self.attn, self.mlp
-        images, count, _ = x.shape
         _, projected = _linear_of(self.norm1, attention.qkv, x)
-        query, key, value = projected.view(images, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-        drawn = self.drop_path1(self.ls1(attended(attention, query, key, value)))
+        drawn = self.drop_path1(self.ls1(attended_projections(attention, projected)))
         x, hidden = _linear_of(self.norm2, mlp.fc1, x, drawn)
         _, hidden = _linear_of(mlp.act, mlp.fc2, hidden)
         joined: Tensor = x + self.drop_path2(self.ls2(hidden))
@@ -37,32 +36,6 @@ def recompute(networks: nn.Module) -> None:
     for block in networks.modules():
         if type(block) is Block and type(block.attn) is Attention and type(block.mlp) is Mlp and _is_plain(block):
             block.__class__ = RecomputingBlock
-
-
-def attended(attention: Attention, query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None = None) -> Tensor:
-    """An attention from its projections on: queries (B, heads, n, d), keys and values (B, heads, N, d) -> (B, n, D).
-
-    `gate`: what a gated attention multiplies with, (B, n, D) before the sigmoid.
-    """
-    query, key = attention.q_norm(query), attention.k_norm(key)
-    if attention.fused_attn:
-        drop = attention.attn_drop.p if attention.training else 0.0
-        drawn = scaled_dot_product_attention(query, key, value, dropout_p=drop)
-    else:
-        share = (query * attention.scale @ key.transpose(2, 3)).softmax(dim=-1)
-        drawn = attention.attn_drop(share) @ value
-    drawn = attention.norm(_flat(drawn))
-    if gate is not None:
-        drawn = drawn * gate.sigmoid()
-    projected: Tensor = attention.proj_drop(attention.proj(drawn))
-    return projected
-
-
-def _flat(drawn: Tensor) -> Tensor:
-    """(B, heads, n, d) -> (B, n, D). A compiled graph would keep both, where the product needs the second."""
-    if torch.is_grad_enabled() and torch.compiler.is_compiling():
-        return _again(lambda drawn: drawn.transpose(1, 2).flatten(2), drawn)
-    return drawn.transpose(1, 2).flatten(2)
 
 
 def _is_plain(block: Block) -> bool:
@@ -91,13 +64,7 @@ def _linear_of(
     if torch.compiler.is_compiling():
         # A compiled graph repeats all that stands inside: the product stays outside. Sums it repeats unasked.
         x = terms[0] if len(terms) == 1 else terms[0] + terms[1]
-        return x, linear(_again(in_precision, x))
+        return x, linear(again(in_precision, x))
     # Uncompiled, what a product keeps is made inside, and repeating stops before the product itself.
     made: tuple[Tensor, Tensor] = checkpoint(both, *terms, use_reentrant=False, preserve_rng_state=False)
     return made
-
-
-def _again(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function(x)`, computed again for the gradient; nothing here draws random numbers."""
-    repeated: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
-    return repeated

@@ -19,6 +19,8 @@ from chartray.networks.siamese import SelfDistillation, Siamese
 from chartray.pixels.store import Store
 from chartray.pixels.views import kept_count
 from chartray.training import compilation
+from chartray.training.fastest import Chosen, choose
+from chartray.training.manifest import RunManifest
 from chartray.training.monitor import Monitor
 from chartray.training.runtime import Runtime
 from chartray.training.schedules import Schedule, make_schedule
@@ -33,11 +35,13 @@ class Built(NamedTuple):
     schedule: Schedule
     networks: Networks
     optimizer: AdamW
-    compiled: bool
+    chosen: Chosen
 
 
-def build(store: Store, config: Config, runtime: Runtime) -> Built:
+def build(store: Store, config: Config, runtime: Runtime, before: RunManifest | None = None) -> Built:
     """Everything that a run needs before its first weights are trained; it writes nothing.
+
+    `before`: the manifest of a run that is continued.
 
     Raises InputError for settings that the store or the networks cannot have.
     """
@@ -48,12 +52,12 @@ def build(store: Store, config: Config, runtime: Runtime) -> Built:
     take_from_first(networks.state_dict().values())
     if config.train.recompute:
         recompute(networks)
-    compiled = compilation.wanted(config.train, schedule.steps, runtime.device)
-    if compiled:
+    chosen = choose(networks, data, config, schedule.steps, runtime, before)
+    if chosen.compiled:
         if runtime.is_first:
             print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
         compilation.compile_encoders(networks, whole=runtime.device.type == "cuda")
-    return Built(data, schedule, networks, build_optimizer(networks, config.train), compiled)
+    return Built(data, schedule, networks, build_optimizer(networks, config.train), chosen)
 
 
 def build_networks(data: TrainingData, config: Config) -> Networks:

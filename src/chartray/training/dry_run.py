@@ -85,7 +85,7 @@ def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resu
     if out is not None:
         first_decides(lambda: _refuse(out, config, store, resume=resume), runtime.device)
         before = read_manifest(out) if (out / MANIFEST_FILE).is_file() else None
-    built = build(store, config, runtime)
+    built = build(store, config, runtime, before)
     place = placed(train, runtime)
     division = divide(built.networks, built.data, config, runtime, before=before, device=place["device"])
     free = free_bytes(runtime.device)
@@ -103,7 +103,7 @@ def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resu
         f"{built.schedule.warmup_steps:,} of them warm-up",
         f"epochs        {steps / built.schedule.steps_per_epoch:.1f}",
         f"device        {place['device']}, {place['precision']}, processes {runtime.world_size}"
-        f"{', compiled' if built.compiled else ''}",
+        f"{', compiled' if built.chosen.compiled else ''}",
         f"memory        {_memory(counts, division, free)}",
         f"a step        {timed.step:.3g} s, {config.train.batch_size / timed.step:,.0f} images/s (median of {_TIMED} "
         f"real steps after {_NOT_TIMED} others)",

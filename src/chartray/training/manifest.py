@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 
 from chartray.flow import CohortFlow
 from chartray.networks.description import Provenance
+from chartray.networks.ways import Way
 from chartray.outputs.json_file import parsed_record, read_json, write_json
 
 MANIFEST_FILE = "manifest.json"
@@ -38,6 +39,9 @@ class RunManifest(Provenance):
     grey_mean: float | None = None
     grey_std: float | None = None
     compiled: bool | None = None
+    attention: Way | None = None  # where a gradient is asked for
+    attention_without_gradient: Way | None = None
+    seconds_of_choice: float | None = None  # processor time that choosing these three took; None: not measured
     accumulate: int | None = None  # parts of a step, as many as the last command needed
     device: str | None = None
     processes: int | None = None

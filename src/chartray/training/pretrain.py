@@ -84,8 +84,8 @@ def assemble(
     begun = None if claimed is None else Begun(*claimed)
     if begun is not None and begun.complete:
         return None
-    data, schedule, networks, optimizer, compiled = build(store, config, runtime)
     before = None if begun is None else read_manifest(out)
+    data, schedule, networks, optimizer, chosen = build(store, config, runtime, before)
     place = placed(run_folder.as_begun(out, config.train, resume=resume), runtime)
     division = divide(networks, data, config, runtime, before=before, device=place["device"])
     probe = OnlineProbe(data, config, runtime.device, runtime.autocast)
@@ -101,7 +101,7 @@ def assemble(
     else:
         rank, spread = probe.rank_and_spread(networks)
         monitor = build_monitor(config, schedule, rank=rank, spread=spread)
-    made = {"command": command, "out": str(out), "compiled": compiled} | place
+    made = {"command": command, "out": str(out)} | chosen.described() | place
     made |= {"accumulate": division.parts, "memory_planned": division.planned}
     manifest = data.manifest(config, schedule).model_copy(update=made)
     keys = data.patient_keys()
