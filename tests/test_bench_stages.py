@@ -180,7 +180,7 @@ def test_help_is_measured_as_a_process_of_its_own(tmp_path: Path) -> None:
 
 def test_operations_are_those_of_one_step_however_many_a_round_has() -> None:
     square = torch.ones(16, 16)
-    rounds = Rounds(lambda: float((square @ square)[0, 0]) * 0, films=4, steps=10, device="cuda")
+    rounds = Rounds(lambda: float((square @ square)[0, 0]) * 0, films=4, steps=10)
     assert _operations(lambda: rounds, 4)() == pytest.approx(2 * 16**3 / 4 / 1e9)
 
 

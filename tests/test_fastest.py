@@ -24,9 +24,11 @@ def test_a_long_run_measures_and_sets_what_its_manifest_says(
     loop = assemble(small_store, tmp_path / "run", small(train__steps=fastest.LONG, train__compile=False))
     assert loop is not None
     said = loop.manifest
-    assert said.attention is not None and said.attention_without_gradient is not None
+    assert said.attention is not None
+    assert said.attention_without_gradient is not None
     assert ways_in(loop.networks) == {Ways(said.attention, said.attention_without_gradient)}
-    assert said.seconds_of_choice is not None and said.seconds_of_choice < 60
+    assert said.seconds_of_choice is not None
+    assert said.seconds_of_choice < 60
     assert f"attention {said.attention} with a gradient" in capsys.readouterr().out
     assert all(parameter.grad is None for parameter in loop.networks.parameters())
 
@@ -37,8 +39,10 @@ def test_a_short_run_measures_nothing(
 ) -> None:
     monkeypatch.setattr(fastest, "_measured", None)
     loop = assemble(small_store, tmp_path / "run", small(objective__name=objective, views__mask_ratio=0.5))
-    assert loop is not None and ways_in(loop.networks) == {Ways()}
-    assert loop.manifest.attention == "gathered" and loop.manifest.seconds_of_choice is None
+    assert loop is not None
+    assert ways_in(loop.networks) == {Ways()}
+    assert loop.manifest.attention == "gathered"
+    assert loop.manifest.seconds_of_choice is None
 
 
 def test_a_slower_way_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, steps: int) -> Once:
         loop.measure_health(batch.step + 1, losses, numbers)
         return batches.waited - before
 
-    return Rounds(one, sizes.films, steps, sizes.device)
+    return Rounds(one, sizes.films, steps)
 
 
 def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> Once:
@@ -95,7 +95,7 @@ def prepare_reference(sizes: Sizes, store: Path, images: Path, steps: int) -> On
         step(*(part.to(device, non_blocking=True) for part in batch))
         return waited
 
-    return Rounds(one, sizes.films, steps, sizes.device)
+    return Rounds(one, sizes.films, steps)
 
 
 def loading_processes(sizes: Sizes, views: ViewsConfig) -> int:

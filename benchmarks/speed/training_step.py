@@ -17,6 +17,7 @@ from benchmarks.speed.reference import reference_step
 from benchmarks.speed.simulated_store import make_films
 from chartray.config import pretrain as knobs
 from chartray.config.pretrain import Config
+from chartray.memory import give_back_freed_memory
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
@@ -58,7 +59,7 @@ class Sizes(NamedTuple):
                 "train.batch_size": films or self.films,
                 "train.steps": 10_000,
                 "train.device": self.device,
-                "train.compile": compiled,
+                "train.compile": "auto" if compiled else False,
                 "health.every": 1_000_000,
                 "health.probe_films": 16,
             },
@@ -112,7 +113,7 @@ def prepare_ours(sizes: Sizes, store: Path, out: Path, films: int | None = None,
         loop.learn(batch)  # reads its loss, and so waits for the device
         return 0.0
 
-    return Rounds(step, loop.config.train.batch_size, _STEPS_A_ROUND[sizes.device], sizes.device)
+    return Rounds(step, loop.config.train.batch_size, _STEPS_A_ROUND[sizes.device])
 
 
 def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused_attention: bool = True) -> "Rounds":
@@ -134,29 +135,29 @@ def prepare_reference(sizes: Sizes, store: Path, films: int | None = None, fused
         theirs(views.target, views.random, views.focal, chart.rows)
         return 0.0
 
-    return Rounds(step, len(batch.rows), _STEPS_A_ROUND[sizes.device], sizes.device)
+    return Rounds(step, len(batch.rows), _STEPS_A_ROUND[sizes.device])
 
 
 class Rounds:
     """A way (measuring.py): rounds of `steps` steps of so many images, in images a second.
 
-    A step returns how many seconds it waited for its images; their share of the time is noted. On a GPU one that is not
-    counted comes first: it fetches the memory that was given back after the round before.
+    A step returns how many seconds it waited for its images; their share of the time is noted. One that is not counted
+    comes first: it fetches the memory that was given back after the round before, since the other ways need it.
     """
 
-    def __init__(self, step: Callable[[], float], films: int, steps: int, device: str) -> None:
+    def __init__(self, step: Callable[[], float], films: int, steps: int) -> None:
         self.notes = {"input_share": 0.0}
-        self.step, self._films, self._steps, self._device = step, films, steps, device
+        self.step, self._films, self._steps = step, films, steps
         self._shares: list[float] = []
 
     def __call__(self) -> float:
-        if self._device == "cuda":
-            self.step()
+        self.step()
         began = time.perf_counter()
         waited = sum(self.step() for _ in range(self._steps))
         seconds = time.perf_counter() - began
         self._shares.append(waited / seconds)
         self.notes["input_share"] = statistics.median_high(self._shares)
+        give_back_freed_memory()  # measuring.py gives back a GPU's
         return self._steps * self._films / seconds
 
 

@@ -29,6 +29,13 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
+def give_back_freed_memory() -> None:
+    """Returns to the kernel what this process has freed and glibc kept; with another C library it does nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def ran_out(error: BaseException) -> bool:
     """Whether Python, or torch on either device, could not get memory."""
     torch = sys.modules.get("torch")
