@@ -45,7 +45,7 @@ def test_two_processes_agree_on_parts_and_share_the_online_probe(small_store: Pa
         assert first["limited"][name] == pytest.approx(first["free"][name], rel=1e-4)
         assert first["limited"][name] == second["limited"][name]
     assert first["refused"] == second["refused"]
-    assert "train.accumulate to divide the 24 images of each of 2 processes, found 16" in first["refused"]
+    assert "train.accumulate to divide the 48 images of each of 2 processes, found 32" in first["refused"]
 
     # 128 training images are two chunks, 48 validation images one.
     assert (first["embedded"], second["embedded"]) == (64 + 48, 64)
@@ -55,21 +55,21 @@ def test_two_processes_agree_on_parts_and_share_the_online_probe(small_store: Pa
 
 
 def what_each_does(store: str, out: str) -> dict[str, Any]:
-    """A step with all the memory that it wants, and one for which the second process has half of it; the probe."""
+    """A step with all the memory that it wants, and one for which the second has 0.6 of it; the probe."""
     found: dict[str, Any] = {}
     for run in ("free", "limited"):
-        loop = assemble(Path(store), Path(out, run), small(train__batch_size=48, **WIDE))
+        loop = assemble(Path(store), Path(out, run), small(train__batch_size=96, **WIDE))
         assert isinstance(loop, Loop)
         batch = next(loop.batches(0, 1))
         loop.networks.train()
         assert loop.division.planned is not None
         found["before"] = loop.division.parts
-        room = (loop.division.planned - 2**27) // 2
+        room = (loop.division.planned - 2**27) * 3 // 5
         with only(room) if run == "limited" and process_rank() == 1 else nullcontext():
             found[run] = loop.learn(batch)[1]
     found["after"] = loop.division.parts
     with pytest.raises(InputError) as refused:
-        assemble(Path(store), Path(out, "refused"), small(train__batch_size=48, train__accumulate=16))
+        assemble(Path(store), Path(out, "refused"), small(train__batch_size=96, train__accumulate=32))
     embedded: list[int] = []
     found["probe"] = probed(Store.open(Path(store)), embedded.append)
     return found | {"refused": str(refused.value), "embedded": sum(embedded)}
