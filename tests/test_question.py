@@ -19,6 +19,7 @@ from chartray.cli import run_command
 from chartray.config.evaluate import CompareOptions, EvaluateOptions, PlanOptions
 from chartray.config.study import read_experiment
 from chartray.errors import InputError
+from chartray.evaluation.answer import Compared, answered
 from chartray.evaluation.declare import QUESTION_FILE, declare, question_of, read_questions
 from chartray.evaluation.evaluate import evaluate
 from chartray.evaluation.plan import plan_study, sentences
@@ -190,6 +191,19 @@ def test_a_question_has_sensible_defaults(small_store: Path, tmp_path: Path) -> 
     assert family("all") == ((("none", "real"), ("real", "other"), ("none", "other")), None)
     assert family("against none") == ((("none", "real"), ("other", "none")), "none")
     assert family([["other", "real"]]) == ((("none", "real"), ("other", "real")), "real")
+
+
+def test_no_equivalence_is_claimed_of_too_few_test_patients() -> None:
+    """Failed before: with 30 patients and 5 seeds it was shown in .10 of studies whose arms differ by the margin."""
+    rows = simulated_rows(np.random.default_rng(5), sets=1)
+    asked = declared(1)
+    asked = asked.replaced(question=asked.question.replaced(margin=0.1))
+    for patients, shown in ((50, True), (49, False)):
+        compared = Compared(asked.arms, dict.fromkeys(("mimic", "chexpert", "nih"), patients))
+        (primary,) = [row for row in answered(rows, compared, asked) if row.role == "primary"]
+        assert primary.margin == 0.1
+        assert (primary.p_equivalence is not None and primary.p_equivalence < 0.05) == shown
+        assert ("no difference larger than 0.1" in answer(primary)) == shown
 
 
 def test_a_study_declares_answers_and_records_what_is_declared_too_late(

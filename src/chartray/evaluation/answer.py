@@ -14,7 +14,7 @@ from chartray.results.schema import MACRO, Comparison
 from chartray.results.verdict import Verdict, verdict
 from chartray.statistics import power
 from chartray.statistics.dunnett import dunnett
-from chartray.statistics.equivalence import equivalence
+from chartray.statistics.equivalence import FEWEST_PATIENTS, equivalence
 from chartray.statistics.holm import holm
 from chartray.wording import joined
 
@@ -124,7 +124,7 @@ def _corrected(
         corrected = dunnett(raw, _correlation(rows, these), [row.degrees_of_freedom or math.nan for row in these])
     found = []
     equal = np.full(len(these), math.nan)
-    if asked.margin is not None:
+    if asked.margin is not None and compared.patients[asked.dataset] >= FEWEST_PATIENTS:
         equal = holm([_equivalence(row, asked.margin) for row in these])
     for pair, row, p, same in zip(family.values(), these, corrected.tolist(), equal.tolist(), strict=True):
         changed = _with_power(row, len(these)).replaced(

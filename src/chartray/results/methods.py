@@ -300,6 +300,7 @@ def interval_sentences(scores: Iterable[Score]) -> list[str]:
         f"Intervals of one encoder are {level} intervals by patient, from {resamples} bootstrap resamples of patients, "
         f"each with all their images{f' ({made})' if made else ''}; a label with fewer than {MINIMUM_PATIENTS} "
         f"positive or {MINIMUM_PATIENTS} negative patients has none.",
+        "Average precision and Brier score depend on prevalence: theirs hold at that of the test set.",
         f"The macro mean is over labels with at least {MINIMUM_PATIENTS} positive and {MINIMUM_PATIENTS} negative "
         "patients, the same for every arm.",
     ]

@@ -248,7 +248,9 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
     family_size: int | None = Field(None, description="primary, family: how many pairs p_family is corrected for")
     margin: Number = Field(None, description="primary, family: the declared margin of equivalence")
     p_equivalence: Number = Field(
-        None, description="primary, family: p of two one-sided tests against the margin, Holm's over the family"
+        None,
+        description="primary, family: p of two one-sided tests against the margin, Holm's over the family; null with "
+        "fewer than 50 test patients",
     )
     detectable: Number = Field(
         None, description="smallest true difference that this design would have shown with 80 % power"

@@ -5,6 +5,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
 
+# With fewer test patients it is shown too often (docs/statistics.md): there is no such test.
+FEWEST_PATIENTS = 50
+
 
 def equivalence(value: ArrayLike, error: ArrayLike, freedom: ArrayLike, margin: float) -> NDArray[np.float64]:
     """p of "the true difference is not within -margin and margin"; at most .05 shows that it is no larger.
