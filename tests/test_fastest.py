@@ -17,11 +17,16 @@ def ways_in(networks: torch.nn.Module) -> set[Ways]:
     return {module.ways for module in networks.modules() if isinstance(module, Attention)}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_long_run_measures_and_sets_what_its_manifest_says(
-    small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
 ) -> None:
     """Every way is tried on the shapes of the run, both networks' alike, and no gradient or mode is left behind."""
-    loop = assemble(small_store, tmp_path / "run", small(train__steps=fastest.LONG, train__compile=False))
+    loop = assemble(
+        small_store,
+        tmp_path / "run",
+        small(train__steps=fastest.LONG, train__compile=False, train__precision=precision),
+    )
     assert loop is not None
     said = loop.manifest
     assert said.attention is not None

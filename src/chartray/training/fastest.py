@@ -149,7 +149,9 @@ def _fastest(attentions: Projections, ways: Sequence[Way], *, learns: bool) -> W
 def _once(attention: Attention, way: Way, projected: Tensor) -> Callable[[], object]:
     def once() -> None:
         attention.ways = Ways(way, way)
-        with torch.set_grad_enabled(projected.requires_grad):
+        # What is projected is in bf16 where the run is, and so must be the product after it.
+        bf16 = projected.dtype == torch.bfloat16
+        with torch.set_grad_enabled(projected.requires_grad), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             made = attended_projections(attention, projected)
             if projected.requires_grad:
                 torch.autograd.grad(made.sum(), projected)
