@@ -1,13 +1,16 @@
 """The command line: commands, and sentences for what goes wrong. Everything heavy is imported inside its command."""
 
+import json
 import os
 import re
 import sys
+from contextlib import nullcontext, redirect_stdout
 
 from cyclopts import App, CycloptsError
 
-from chartray.commands import data, evidence, product, training
+from chartray.commands import data, evidence, product, project, training
 from chartray.config.renamed import renamed_tokens
+from chartray.console import Told, failed, telling
 from chartray.errors import InputError, LostProcess, OutputError, Stopped, UnhealthyRun
 from chartray.memory import ran_out
 from chartray.outputs.disk import of_the_machine
@@ -23,12 +26,15 @@ app = App(
     name="chartray",
     help="Chest X-ray encoders pretrained with the patient's chart, and a fair test of what the chart was worth.",
     help_format="plaintext",
+    help_epilogue="Every command takes --quiet (no progress, only results and warnings) and, but for bench, --json "
+    "(one object on standard output; docs/json.md).",
     version_flags=["--version"],
 )
 cohort = App(name="cohort", help="Makes cohort.parquet from records and images: one row per image, split by patient.")
 app.command(cohort)
 
 for command in (
+    project.doctor,
     product.demo,
     data.simulate,
     data.features,
@@ -66,12 +72,45 @@ def main() -> None:
 
 
 def run_command(tokens: list[str]) -> int:
-    """The exit code of a command; what went wrong is said in one sentence on standard error."""
-    with held() as notices:
-        code = _exit_code(tokens)
-    for line in dict.fromkeys(notices if code != UNUSABLE_INPUT else ()):
-        print(line, file=sys.stderr)
+    """The exit code of a command; what went wrong is said in one sentence on standard error.
+
+    With --json, one object is all that standard output gets, whatever happened.
+    """
+    words, quiet, as_json = _without_global(tokens)
+    with telling(quiet=quiet, as_json=as_json) as told, redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with held() as notices:
+            code = _exit_code(words)
+        remarks = list(dict.fromkeys(notices if code != UNUSABLE_INPUT else ()))
+        for line in remarks:
+            print(line, file=sys.stderr)
+    if as_json:
+        print(json.dumps(_object(words, code, told, remarks), ensure_ascii=False, allow_nan=False))
     return code
+
+
+def _without_global(tokens: list[str]) -> tuple[list[str], bool, bool]:
+    """A command line without the options that every command has, and which of them were given.
+
+    >>> _without_global(["check", "store", "--json", "--quiet"])
+    (['check', 'store'], True, True)
+    """
+    # The --json of bench is older: it takes a file.
+    own = {"--quiet", "-q"} if tokens[:1] == ["bench"] else {"--quiet", "-q", "--json"}
+    given = own & set(tokens)
+    return [token for token in tokens if token not in given], bool(given - {"--json"}), "--json" in given
+
+
+def _object(tokens: list[str], code: int, told: Told, notices: list[str]) -> dict[str, object]:
+    """What --json prints; docs/json.md describes it."""
+    named = tokens[: 2 if tokens[:1] == ["cohort"] else 1]
+    return {
+        "command": " ".join(named),
+        "exit_code": code,
+        "error": told.error,
+        "notices": notices,
+        "lines": told.lines,
+        "result": told.values,
+    }
 
 
 def _exit_code(tokens: list[str]) -> int:
@@ -144,5 +183,5 @@ def _of_the_disk(error: OSError) -> str:
 def _say(sentence: str, code: int) -> int:
     """Shortens very long words, such as a value of thousands of letters."""
     short = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:60]}... ({len(word[0])} characters)", sentence)
-    print(f"chartray: {short}", file=sys.stderr)
+    failed(short)
     return code

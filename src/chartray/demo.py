@@ -9,6 +9,7 @@ from pathlib import Path
 from chartray.config import pretrain as knobs
 from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.config.section import Knobs
+from chartray.console import status, tell
 from chartray.evaluation.compare import compare
 from chartray.evaluation.evaluate import evaluate
 from chartray.outputs.guard import refuse_other
@@ -64,14 +65,14 @@ def _mission(out: Path, seed: int, patients: int, steps: int | None) -> Path:
     with timed("report"):
         page = write_report(list(runs.values()), results, out / "report", stores=list(stores.values()))
     minutes = (time.monotonic() - began) / 60
-    print(f"\n{page.resolve()} ({minutes:.1f} minutes). It says:")
+    tell(f"\n{page.resolve()} ({minutes:.1f} minutes). It says:")
     opened = [
         open_results(folder, (MANIFEST_FILE, COMPARE_FILE), f"expected results in {folder}") for folder in results
     ]
     scores = [row for one in opened for row in one.scores]
     pairs = [row for one in opened for row in one.comparisons]
     for line in five_lines(scores, pairs):
-        print(f"  {line}")
+        tell(f"  {line}")
     return page
 
 
@@ -100,7 +101,7 @@ def make_stores(out: Path, seed: int, patients: int) -> dict[str, Path]:
     stores = {}
     for name, cohort in cohorts.items():
         write_cohort(cohort, out / f"{name}.parquet")
-        print(describe(cohort), flush=True)
+        status(describe(cohort))
         stores[name] = out / f"{name}.store"
         ingest(out / f"{name}.parquet", stores[name], size=STORE_SIZE)
     shutil.rmtree(hospital)
@@ -112,4 +113,4 @@ def timed(part: str) -> Iterator[None]:
     """Says how long a part of the demo took."""
     began = time.monotonic()
     yield
-    print(f"-- {part}: {time.monotonic() - began:.0f} s", flush=True)
+    status(f"-- {part}: {time.monotonic() - began:.0f} s")

@@ -17,6 +17,7 @@ from pathlib import Path
 from chartray.audit.attributes import chosen_attributes
 from chartray.config.evaluate import ScoringOptions
 from chartray.config.study import Experiment, placed, read_experiment
+from chartray.console import status
 from chartray.errors import InputError
 from chartray.evaluation.declare import QUESTION_FILE, declare, question_of, read_questions
 from chartray.evaluation.image_set import chosen_labels
@@ -252,4 +253,4 @@ def _claims(experiment: Experiment) -> str:
 
 
 def _say(line: str) -> None:
-    print(f"study: {line}", flush=True)
+    status(f"study: {line}")

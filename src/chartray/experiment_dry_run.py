@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from chartray.config.pretrain import NO_CHART, Config
 from chartray.config.study import Experiment, placed, read_experiment
+from chartray.console import status
 from chartray.experiment import checked, claim
 from chartray.training.dry_run import Needs, Timed, dry_run, free_disk, in_bytes, in_hours, needs_like
 from chartray.training.manifest import COMPLETE, MANIFEST_FILE, read_manifest
@@ -55,7 +56,7 @@ def _arms(experiment: Experiment, file: Path, out: Path) -> list[ArmNeeds]:
         kind = kind_of_step(config)
         with placed(f"arm {arm.name} of {file}"):
             if kind not in measured:
-                print(f"study: some real steps of arm {arm.name}", flush=True)
+                status(f"study: some real steps of arm {arm.name}")
                 measured[kind] = dry_run(experiment.store, config).timed
             needs = needs_like(measured[kind], experiment.store, config)
         runs = [out / "runs" / f"{arm.name}-{seed}" for seed in experiment.seeds]

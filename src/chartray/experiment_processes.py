@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from chartray.console import of_children
 from chartray.errors import InputError, OutputError, Stopped, UnhealthyRun
 from chartray.stopping import SIGNALS, asked_to_stop
 
@@ -60,6 +61,7 @@ def run_all(
     """
     waiting, failed = list(commands), dict[str, int]()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    options, stdout = of_children()
     free, held = list(_environments(jobs)), dict[str, dict[str, str]]()
     # Their own group: else Ctrl-C would reach them besides the SIGTERM from here, and end them unsaved.
     watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH], stdin=subprocess.PIPE, process_group=0)
@@ -71,7 +73,12 @@ def run_all(
                     name = waiting.pop(0)
                     begins(name)
                     held[name] = free.pop(0)
-                    process = subprocess.Popen(commands[name], process_group=watch.pid, env=os.environ | held[name])
+                    process = subprocess.Popen(
+                        [*commands[name], *options],
+                        process_group=watch.pid,
+                        env=os.environ | held[name],
+                        stdout=stdout,
+                    )
                     running[name] = process, time.monotonic()
                 if len(asked) > told:
                     told = len(asked)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from chartray.console import is_quiet
+
 _PLAIN_INTERVAL_SECONDS = 10.0
 # What is shown on the terminal: progress inside of other progress is one more line of it.
 _open: Progress | None = None
@@ -29,7 +31,7 @@ def progress(title: str, total: int, unit: str, *, done: int = 0, shown: bool = 
     written every ten seconds and one at the end. `shown` is false for all but one of several processes.
     """
     console = Console(stderr=True)
-    if not shown:
+    if not shown or is_quiet():
         yield lambda count=1, note="": None
     elif console.is_terminal:
         with _bar(console, title, total, unit, done) as advance:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from chartray.commands.options import CountIfGiven, Seed
+from chartray.console import tell
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
 from chartray.wording import plural
@@ -142,12 +143,13 @@ def features(cohort_file: Path, *, out: Path) -> None:
 
     with reserved(out):
         files = write_feature_csvs(read_cohort(cohort_file), out)
+    tell(out=out, written={name: rows for name, (rows, _) in files.written.items()}, wanting=files.wanting)
     for name, (rows, left_out) in files.written.items():
-        print(f"{name}: {rows} images" + (f", {left_out} left out for a missing value" if left_out else ""))
+        tell(f"{name}: {rows} images" + (f", {left_out} left out for a missing value" if left_out else ""))
     if files.lacking:
-        print(f"not written: {len(files.lacking)} of {len(files.written) + len(files.lacking)} sets; the cohort has")
+        tell(f"not written: {len(files.lacking)} of {len(files.written) + len(files.lacking)} sets; the cohort has")
     for absent, names in files.wanting.items():
-        print(f"  no {absent}: {', '.join(names)}")
+        tell(f"  no {absent}: {', '.join(names)}")
 
 
 def ingest(
@@ -194,9 +196,9 @@ def ingest(
         cluster=cluster,
         retry=retry,
     )
-    print(f"{made.store}: {made.images} images of {size} px, hash {made.hash[:12]}")
+    tell(f"{made.store}: {made.images} images of {size} px, hash {made.hash[:12]}", **made._asdict())
     for reason, count in made.quarantined.items():
-        print(f"  quarantine: {count} ({reason})")
+        tell(f"  quarantine: {count} ({reason})")
     for lost in made.lost:
         print(f"warning: {lost} are in quarantine; the others may not stand for them", file=sys.stderr)
 
@@ -215,9 +217,8 @@ def check(path: Path) -> None:
     cohort = path / "cohort.parquet" if path.is_dir() else path
 
     findings = check_data(path)
-    print(f"rows count from 1, in the order of {cohort}; identifiers are not printed, so look the row up there")
-    for line in spoken(findings):
-        print(line)
+    first = f"rows count from 1, in the order of {cohort}; identifiers are not printed, so look the row up there"
+    tell(first, *spoken(findings), findings=findings)
     wrong = sum(finding.severity == "error" for finding in findings)
     if wrong:
         raise InputError(f"found {plural(wrong, 'error')} in {path}; correct what is listed above")
@@ -230,14 +231,15 @@ def _files(tables: Iterable[str]) -> list[Path]:
 
 def _write_cohort(make: Callable[[], "Cohort"], out: Path, inputs: tuple[Path, ...] = ()) -> None:
     """Makes a cohort, where it may be written, and writes it with its flow, and prints the flow."""
-    from chartray.records.cohort import describe, warning_lines, write_cohort
+    from chartray.records.cohort import describe, flow_of, warning_lines, write_cohort
     from chartray.records.replaceable import check_cohort_out
 
     check_cohort_out(out, inputs)
     with reserved(out):
         made = make()
         write_cohort(made, out)
-    print(describe(made))
+    rows = made.table.num_rows
+    tell(*describe(made).splitlines(), out=out, images=rows, flow=flow_of(made).content(), warnings=warning_lines(made))
     if not sys.stdout.isatty():  # who sends the flow to a file still sees them
         for line in warning_lines(made):
             print(line, file=sys.stderr)

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from chartray.config.audit import AuditOptions
 from chartray.config.evaluate import CompareOptions, Device, EvaluateOptions, PlanOptions, Precision
 from chartray.config.public import PublicOptions
+from chartray.console import tell
 from chartray.wording import plural
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ def evaluate(
     with reserved(out):
         rows = evaluate_encoder(source, store, out, options, resume=resume)
         manifest = open_evaluation(out).manifest
-    for line in said_first(manifest, [row.arm for row in rows]):
-        print(line)
-    for row in rows:
-        own = not row.arm.is_baseline
-        if (row.label == "macro" and row.metric in HEADLINES) or (own and row.metric == "auroc"):
-            print(_score_line(row))
-    print(out)
+    told = [
+        row
+        for row in rows
+        if (row.label == "macro" and row.metric in HEADLINES) or (not row.arm.is_baseline and row.metric == "auroc")
+    ]
+    first = said_first(manifest, [row.arm for row in rows])
+    tell(*first, *map(_score_line, told), out, out=out, scores=told)
 
 
 def compare(
@@ -87,11 +88,8 @@ def compare(
     with reserved(out):
         rows = compare_arms(results, out, options)
         said = answer_of(open_kind(out, ComparisonManifest, f"expected the comparison in {out}"))
-    for line in said:
-        print(line)
-    for row in rows:
-        if row.label == "macro" and row.metric == "auroc":
-            print(_difference_line(row))
+    told = [row for row in rows if row.label == "macro" and row.metric == "auroc"]
+    tell(*said, *map(_difference_line, told), out=out, answer=said, comparisons=told)
 
 
 def plan(
@@ -111,7 +109,8 @@ def plan(
     from chartray.evaluation.plan import plan_study, sentences
 
     if out is None:
-        print("\n".join(sentences(plan_study(results, options))))
+        made = plan_study(results, options)
+        tell(*sentences(made), plan=made)
         return
     from chartray.commands.opening import need_inputs
     from chartray.report.plan_figure import check_plan_replaceable, write_plan
@@ -120,8 +119,7 @@ def plan(
     check_plan_replaceable(out)
     with reserved(out):
         made = plan_study(results, options)
-        print("\n".join(sentences(made)))
-        print(write_plan(made, out))
+        tell(*sentences(made), write_plan(made, out), out=out, plan=made)
 
 
 def audit(
@@ -152,9 +150,8 @@ def audit(
 
     with reserved(out):
         found = audit_encoder(source, store, out, options, against=against or [])
-    for line in audit_sentences(*found):
-        print(line)
-    print(out)
+    said = audit_sentences(*found)
+    tell(*said, out, out=out, sentences=said)
 
 
 def embed(
@@ -186,7 +183,7 @@ def embed(
     from chartray.evaluation.embed_store import embed_store
 
     with reserved(out):
-        print(embed_store(source, store, out, split=split, device=device, precision=precision, reading=reading))
+        tell(embed_store(source, store, out, split=split, device=device, precision=precision, reading=reading), out=out)
 
 
 def _score_line(row: "Score") -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from chartray.commands.options import Count, CountIfGiven, Seed
+from chartray.console import tell
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
 
@@ -42,11 +43,10 @@ def report(
     from chartray.report.write import write_report
 
     with reserved(out):
-        print(
-            write_report(
-                run or [], results or [], out, stores=store or [], audits=audit or [], title=title, films=films
-            )
+        page = write_report(
+            run or [], results or [], out, stores=store or [], audits=audit or [], title=title, films=films
         )
+    tell(page, page=page)
 
 
 def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps: CountIfGiven = None) -> None:
@@ -91,7 +91,7 @@ def export(
     with reserved(out):
         if out.exists():
             refuse_to_lose(out, made, results or [])
-        print(export_encoder(source, out, results=results or [], form=form))
+        tell(export_encoder(source, out, results=results or [], form=form), out=out, form=form)
 
 
 def bench(

@@ -11,6 +11,7 @@ from pydantic import PlainValidator
 from chartray.commands.options import Count
 from chartray.config.pretrain import Config, load, load_saved
 from chartray.config.section import Knobs, options_of
+from chartray.console import tell
 from chartray.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def pretrain(
     from chartray.training.pretrain import pretrain as pretrain_run
 
     pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume)
+    tell(out=out)
 
 
 def _nulls(given: Knobs) -> Knobs:
@@ -87,10 +89,12 @@ def knobs(recipe: str = "msn") -> None:
         recipe: msn, published, dino, mae or tiny-cpu.
     """
     values = load(recipe).model_dump()
+    settings = dict[str, object]()
     for name, field in options_of(Config):
         section, _, key = name.rpartition(".")
-        value = values[section][key] if section else values[key]
-        print(f"--{name:<36} {value!s:<28} {field.description}")
+        settings[name] = values[section][key] if section else values[key]
+        tell(f"--{name:<36} {settings[name]!s:<28} {field.description}")
+    tell(recipe=recipe, settings=settings)
 
 
 def study(
@@ -121,16 +125,15 @@ def study(
             raise InputError("expected --dry-run alone, found it with --plan or --declare; give one of them")
         from chartray.experiment_dry_run import experiment_needs
 
-        print("\n".join(experiment_needs(file, out, jobs=jobs)))
+        tell(*experiment_needs(file, out, jobs=jobs))
         return
     from chartray.experiment import declare_question, experiment_answer, experiment_plan, run_experiment, write_slurm
 
     if plan or declare:
-        print("\n".join(experiment_plan(file, out) if plan else declare_question(file, out)))
+        tell(*(experiment_plan(file, out) if plan else declare_question(file, out)))
         if slurm:
-            print(f"# bash {shlex.quote(str(write_slurm(file, out)))}")
+            tell(f"# bash {shlex.quote(str(write_slurm(file, out)))}")
         return
     page = run_experiment(file, out, jobs=jobs)
-    for line in experiment_answer(out):
-        print(line)
-    print(page)
+    answer = experiment_answer(out)
+    tell(*answer, page, answer=answer, page=page)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO
 
 from chartray.errors import InputError
@@ -49,6 +50,19 @@ def locked(file: Path, busy: str) -> Iterator[None]:
             file.unlink()
         if stream is not None:
             stream.close()
+
+
+def reason_without_locks(folder: Path) -> str | None:
+    """Why files in `folder` cannot be locked, None where they can; OSError where none can be written."""
+    supported()
+    with NamedTemporaryFile(dir=folder, prefix=".chartray-lock-") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return error.strerror
+    return None
 
 
 def names_of(file: Path) -> set[str]:

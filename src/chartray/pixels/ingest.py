@@ -6,7 +6,6 @@ whole, does the others again, and ends in the same bytes. Images are read in sep
 """
 
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor
@@ -15,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from chartray.console import status
 from chartray.errors import InputError
 from chartray.outputs.disk import writing
 from chartray.outputs.json_file import write_json
@@ -140,7 +140,7 @@ def _already_complete(out: Path, plan: IngestPlan) -> Ingested:
     # The process may have been killed between the last file and the cleaning up.
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     settle(out / LOCK_FILE)
-    print(f"ingest: {out} is complete, {len(store)} images; nothing to do", file=sys.stderr, flush=True)
+    status(f"ingest: {out} is complete, {len(store)} images; nothing to do", aside=True)
     return _made(store)
 
 
@@ -170,7 +170,7 @@ def _retry(
     earlier = _records(store, plan)
     images = {shard: len(record.quarantine) for shard, record in enumerate(earlier) if record.quarantine}
     if not images:
-        print(f"ingest: {out} has no image in quarantine; nothing to do", file=sys.stderr, flush=True)
+        status(f"ingest: {out} has no image in quarantine; nothing to do", aside=True)
         return _made(store)
     try:
         with (
@@ -183,10 +183,8 @@ def _retry(
             tasks = {shard: plan.task(shard, partial_out, EarlierShard(str(out), earlier[shard])) for shard in images}
             records = dict(enumerate(earlier)) | build(tasks, images, {}, found)
             came = sum(len(records[shard].kept) - len(earlier[shard].kept) for shard in images)
-            print(
-                f"ingest: {came} of {plural(sum(images.values()), 'image')} in quarantine can be read now",
-                file=sys.stderr,
-                flush=True,
+            status(
+                f"ingest: {came} of {plural(sum(images.values()), 'image')} in quarantine can be read now", aside=True
             )
             if list(records.values()) == earlier and not wider:
                 raise _Unchanged

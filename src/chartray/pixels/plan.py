@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Collection
 from concurrent.futures import Executor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import JsonValue
 
+from chartray.console import status
 from chartray.errors import InputError
 from chartray.outputs.seal import sha256
 from chartray.pixels.image_process import USUAL_LIMITS, Limits
@@ -134,12 +134,11 @@ def announce(plan: IngestPlan, done: Collection[int], out: Path, pool: Executor,
         raise InputError(no_image(plan, "no such file"))
     left = seconds / len(sample) * len(rows) / workers
     warning = f"; {unreadable} of them cannot be read" if unreadable else ""
-    print(
+    status(
         f"ingest: {len(rows)} images at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free in "
         f"{existing}; about {_duration(left)} with {workers} worker{'s' if workers > 1 else ''}, "
         f"estimated from {len(sample)} images{warning}",
-        file=sys.stderr,
-        flush=True,
+        aside=True,
     )
 
 

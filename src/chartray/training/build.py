@@ -9,6 +9,7 @@ from torch.optim import AdamW
 
 from chartray.collective import all_or_none, take_from_first
 from chartray.config.pretrain import Config, TrainConfig
+from chartray.console import status
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
@@ -55,7 +56,7 @@ def build(store: Store, config: Config, runtime: Runtime, before: RunManifest | 
     chosen = choose(networks, data, config, schedule.steps, runtime, before)
     if chosen.compiled:
         if runtime.is_first:
-            print("compiling the encoders' blocks: the first step takes up to a minute longer", flush=True)
+            status("compiling the encoders' blocks: the first step takes up to a minute longer")
         compilation.compile_encoders(networks, whole=runtime.device.type == "cuda")
     return Built(data, schedule, networks, build_optimizer(networks, config.train), chosen)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from chartray import memory
 from chartray.collective import all_or_none, largest, tried
 from chartray.config.pretrain import Config, ViewsConfig
+from chartray.console import status
 from chartray.errors import InputError
 from chartray.networks import encoder as vit
 from chartray.training.compilation import as_written
@@ -188,10 +189,9 @@ class Division:
             return
         low, high = sorted((self.planned, self.measured))
         if high > _MUCH * low and high - low > _WORTH_A_LINE:
-            print(
+            status(
                 f"a step's peak is {self.measured / 2**30:.1f} GiB beside the weights, and {self.planned / 2**30:.1f} "
-                "GiB were planned; where memory runs out, it is divided further",
-                flush=True,
+                "GiB were planned; where memory runs out, it is divided further"
             )
 
 
@@ -247,10 +247,9 @@ def divide(
         parts = max(parts, min(before.accumulate, images))
     parts = largest(parts, runtime.device)
     if parts > 1 and needed is not None and runtime.is_first:
-        print(
+        status(
             f"a step's {images} images are computed in {parts} parts, which need {needed / 2**30:.1f} GiB; the "
-            "gradient is that of the whole batch",
-            flush=True,
+            "gradient is that of the whole batch"
         )
     return Division(parts, images, planned=needed, before=taken)
 

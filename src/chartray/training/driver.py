@@ -14,6 +14,15 @@ _VERSION, _DEVICE = Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl")
 _HIDDEN = ("", "-1", "NoDevFiles")  # as SLURM says where a job has asked for none
 
 
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver of this machine or of its host; None without one."""
+    if not _VERSION.exists():
+        return None
+    # NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
+    found = re.match(r"NVRM version:.*?\s(\d+(?:\.\d+)+)\s", _VERSION.read_text(errors="replace"))
+    return found[1] if found else "of unknown version"
+
+
 def refuse_unusable_gpu(instead: str) -> None:
     """Raises InputError where this process was given a GPU that torch cannot use; `instead`: the option for the CPU."""
     if not torch.cuda.is_available() and (found := _in_the_way()):
@@ -27,14 +36,12 @@ def _in_the_way() -> str | None:
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in _HIDDEN or not (_VERSION.exists() and _DEVICE.exists()):
         return None
-    # NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
-    found = re.match(r"NVRM version:.*?\s(\d+(?:\.\d+)+)\s", _VERSION.read_text(errors="replace"))
-    driver = found[1] if found else "of unknown version"
+    driver = driver_version() or "of unknown version"
     cuda = torch.version.cuda
     if cuda is None:
         return f"NVIDIA driver {driver} and a torch without CUDA; install a torch with CUDA"
     needs = _NEEDS.get(int(cuda.partition(".")[0]))
-    if needs and found and _numbers(driver) < _numbers(needs):
+    if needs and driver[0].isdecimal() and _numbers(driver) < _numbers(needs):
         return (
             f"NVIDIA driver {driver}, and CUDA {cuda} of this torch needs {needs} or newer; update the driver, or "
             "install a torch for an older CUDA"

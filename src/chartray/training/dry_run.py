@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from chartray.collective import all_or_none, all_sum, first_decides, no_process_lost
 from chartray.config.pretrain import Config
+from chartray.console import tell
 from chartray.outputs.replacing import reserved
 from chartray.pixels.store import Store
 from chartray.training import checkpoint, run_folder, step
@@ -121,7 +122,7 @@ def print_dry_run(store_folder: Path, config: Config, *, out: Path | None = None
     with redirect_stdout(sys.stderr), no_process_lost():
         found = dry_run(store_folder, config, out=out, resume=resume)
     if is_first_process():
-        print("\n".join(found.lines), flush=True)
+        tell(*found.lines)
 
 
 def needs_like(timed: Timed, store_folder: Path, config: Config) -> Needs:

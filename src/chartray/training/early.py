@@ -1,11 +1,11 @@
 """What a run would be refused for, found before torch is imported."""
 
-import sys
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from chartray.config.pretrain import NO_CHART, ChartConfig, Config
+from chartray.console import status
 from chartray.errors import InputError
 from chartray.features import Chart, fit_chart
 from chartray.networks.description import encoder_folder, sealed_description
@@ -33,7 +33,7 @@ def check_run(store_folder: Path, out: Path | None, config: Config, *, resume: b
     if is_first_process():
         # torch takes seconds to import: whoever waits should know for what.
         chart = "no chart" if config.chart.ehr == NO_CHART else f"the chart {config.chart.ehr}"
-        print(f"{store.folder}: {images} training images, {config.encoder.name}, {chart}", file=sys.stderr, flush=True)
+        status(f"{store.folder}: {images} training images, {config.encoder.name}, {chart}", aside=True)
 
 
 def _check_start(config: Config) -> None:

@@ -12,6 +12,7 @@ from torch.optim import AdamW
 
 from chartray.collective import all_or_none, all_sum, any_of_all, first_decides, no_process_lost
 from chartray.config.pretrain import Config
+from chartray.console import status
 from chartray.errors import InputError, LostProcess, OutputError, Stopped, UnhealthyRun
 from chartray.networks import encoder as vit
 from chartray.networks.autoencoder import MaskedAutoencoder
@@ -50,7 +51,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
         loop = assemble(store_folder, out, config, command=command, resume=resume, runtime=runtime)
         if loop is None:
             if runtime.is_first:
-                print(f"{out} is complete: nothing left to do")
+                status(f"{out} is complete: nothing left to do")
             return
         try:
             with no_process_lost():
@@ -111,7 +112,7 @@ def assemble(
     manifest = manifest.model_copy(update={"config_sha256": digest})
     if begun is not None and runtime.is_first:
         where = f"continues after step {first_step}" if first_step else "has no checkpoint yet: it continues at step 0"
-        print(f"{out} {where} of {schedule.steps}{moved(before, place)}", flush=True)
+        status(f"{out} {where} of {schedule.steps}{moved(before, place)}")
     return Loop(
         runtime,
         out,

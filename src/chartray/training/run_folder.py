@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from chartray.config import pretrain as knobs
 from chartray.config.pretrain import Config, TrainConfig
+from chartray.console import status
 from chartray.errors import InputError
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from chartray.outputs.disk import writing
@@ -84,7 +85,7 @@ def claim(out: Path, config: Config, store_hash: str, *, resume: bool) -> Begun 
     if (out / MANIFEST_FILE).is_file():
         return _begun(out, read_manifest(out).status)
     if out.exists() and any(out.iterdir()):
-        print(f"{out}: an earlier command was killed before its run began; the run begins now", flush=True)
+        status(f"{out}: an earlier command was killed before its run began; the run begins now")
     return None
 
 

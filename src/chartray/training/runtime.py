@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from chartray.config.pretrain import TrainConfig
+from chartray.console import status
 from chartray.errors import InputError, LostProcess
 from chartray.memory import keep_freed_memory
 from chartray.training.driver import refuse_unusable_gpu
@@ -60,7 +61,7 @@ def launch(config: TrainConfig) -> Runtime:
     if world > 1:
         _meet(runtime)
     if runtime.is_first:
-        print(_where(runtime.device, world, runtime.bf16), flush=True)
+        status(_where(runtime.device, world, runtime.bf16))
         if config.device == "auto" and torch.backends.mps.is_available():
             print("Apple's GPU is not supported (only NVIDIA's are): training on the CPU", flush=True)
     return runtime

@@ -12,6 +12,7 @@ import torch
 
 from chartray.config.pretrain import Config
 from chartray.config.renamed import first_names
+from chartray.console import status
 from chartray.errors import InputError
 from chartray.features import Chart
 from chartray.networks.chart import ChartBatch
@@ -214,7 +215,10 @@ def _announce(data: TrainingData, config: Config) -> None:
         line += f", {data.unrepresentable} images dropped that {by} cannot represent"
     if data.chart and data.chart.after_film:
         line += f", KNOWN ONLY AFTER THE IMAGE: {', '.join(data.chart.after_film)}"
-    print(line, flush=True)
+    if data.chart and data.chart.after_film:
+        print(line, flush=True)  # a warning: --quiet leaves it
+    else:
+        status(line)
     sizes = image_sizes(data.store)[data.rows[:4096]]
     for view, times in median_enlargement(sizes, data.store.size, config.views, seed=config.seed).items():
         if times > _ENLARGEMENT_TO_WARN_OF:
