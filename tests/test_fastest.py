@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from timm.layers import Attention
+from timm.models.vision_transformer import Block
 
 from chartray.networks.ways import Ways
 from chartray.training import fastest, run_folder
@@ -48,6 +49,16 @@ def test_a_short_run_measures_nothing(
     assert ways_in(loop.networks) == {Ways()}
     assert loop.manifest.attention == "gathered"
     assert loop.manifest.seconds_of_choice is None
+
+
+@pytest.mark.slow
+def test_blocks_are_compiled_where_that_is_clearly_faster(small_store: Path, tmp_path: Path) -> None:
+    """In bf16, whichever is faster here: what is said is what the blocks are."""
+    config = small(train__steps=fastest.LONG, train__precision="bf16")
+    loop = assemble(small_store, tmp_path / "run", config)
+    assert loop is not None
+    blocks = [module for module in loop.networks.modules() if isinstance(module, Block)]
+    assert {block._compiled_call_impl is not None for block in blocks} == {loop.manifest.compiled}
 
 
 def test_a_slower_way_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

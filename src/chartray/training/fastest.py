@@ -86,7 +86,7 @@ def _measured(
         _fastest(looked or learned, ("fused", "plain"), learns=False),
     )
     set_ways(networks, ways)
-    if compiled and config.train.compile == "auto":
+    if compiled and learned and config.train.compile == "auto":
         compiled = _compiles_faster(networks, learned, runtime.autocast)
     seconds = time.process_time() - began
     print(
