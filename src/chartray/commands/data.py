@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from chartray.commands.options import CountIfGiven, Seed
+from chartray.commands.options import CountIfGiven, Positive, Seed
 from chartray.console import tell
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
@@ -44,7 +44,15 @@ def simulate(
     )
 
 
-def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Path, rules: Rules = "strict") -> None:
+def cohort_mimic(
+    *,
+    mimic_iv: str,
+    mimic_cxr: Path,
+    out: Path,
+    rules: Rules = "strict",
+    measured: str = "",
+    window_hours: Positive | None = None,
+) -> None:
     """Makes a cohort of MIMIC-IV tables and MIMIC-CXR-JPG images.
 
     Args:
@@ -52,10 +60,15 @@ def cohort_mimic(*, mimic_iv: str, mimic_cxr: Path, out: Path, rules: Rules = "s
         mimic_cxr: The folder of MIMIC-CXR-JPG.
         out: The cohort's Parquet file, with its flow file in the same folder; an earlier cohort is replaced.
         rules: How admissions are linked: by full timestamps (strict), or by dates as in the published code.
+        measured: Laboratory and vital values to add, separated by commas, such as creatinine,crp: each image has the
+            last one that was stored by then. Also laboratory, vital, body, or all of them.
+        window_hours: How old such a value may be; by default 72 (laboratory), 24 (vital) and 8760 (body).
     """
     from chartray.records.mimic import mimic_cohort
 
-    _write_cohort(lambda: mimic_cohort(mimic_iv, mimic_cxr, rules=rules), out)
+    names = [name.strip() for name in measured.split(",") if name.strip()]
+    made = partial(mimic_cohort, mimic_iv, mimic_cxr, rules=rules, measured=names, window_hours=window_hours)
+    _write_cohort(made, out)
 
 
 def cohort_chexpert(root: Path, *, out: Path) -> None:

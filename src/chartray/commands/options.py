@@ -9,3 +9,4 @@ ZeroOrMore = Annotated[int, Parameter(validator=Number(gte=0))]
 Seed = ZeroOrMore
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountIfGiven = Annotated[int | None, Parameter(validator=Number(gte=1))]
+Positive = Annotated[float, Parameter(validator=Number(gt=0))]

@@ -1,6 +1,6 @@
 """A second table, the chart, joined to the images: by equal ids, and by time where the mapping has one.
 
-With times it is the as-of join of `linking`: the last value at or before the image, for each column by itself.
+With times it is the as-of join of `as_of`: the last value at or before the image, for each column by itself.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.flow import FlowStep
+from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Window
 from chartray.records.identifiers import canonical_ids, refuse_other_spellings, spelling_keys
-from chartray.records.linking import NOBODY, ImageTimes, Links, Stays, link_strict
+from chartray.records.linking import NOBODY, ImageTimes
 from chartray.records.mapping import ChartMapping, Mapping
 from chartray.records.table_cells import OpenTable, text_cells
 from chartray.records.table_times import ReadTimes, read_times
@@ -26,7 +27,6 @@ from chartray.wording import plural
 # In a mapping, before the name of a column that both tables have.
 CHART_PREFIX = "charts."
 _STEP = "chart joined"
-_FOREVER = np.datetime64(np.iinfo(np.int64).max, "us")
 _DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
 _MICROSECONDS_A_DAY = 86_400_000_000
 _BETWEEN, _BLANK = "\x1f", "\x1e"
@@ -157,23 +157,22 @@ def _as_of(
     at = images.times.at.to_numpy(zero_copy_only=False)
     begins = times.at.to_numpy(zero_copy_only=False)
     begins = np.where(times.date_only.to_numpy(zero_copy_only=False), begins + _DAY - _INSTANT, begins)
-    lasts = np.full(len(begins), _FOREVER)
+    longest = None
     if joined.within_days is not None:
-        lasts = begins + np.timedelta64(round(joined.within_days * _MICROSECONDS_A_DAY), "us")
+        longest = np.timedelta64(-round(joined.within_days * _MICROSECONDS_A_DAY), "us")
+    index = ImageIndex(ImageTimes(ours, at))
+    # Of rows with the same time the last one is taken: its number is the largest.
+    numbers = np.arange(len(begins), dtype=np.float64)
     found = {}
     for column in columns:
-        rows = np.flatnonzero(pc.is_valid(texts[column]).to_numpy() & ~np.isnat(begins))
-        links = link_strict(ImageTimes(ours, at), Stays(theirs[rows], begins[rows], lasts[rows]))
-        found[column] = _taken(texts[column], rows, links)
+        last = AsOf(index, Window(longest))
+        filled = pc.is_valid(texts[column]).to_numpy()
+        last.add(DatedValues(theirs, begins, begins, np.where(filled, numbers, np.nan)))
+        found[column] = texts[column].combine_chunks().take(pa.array(last.value, from_pandas=True).cast(pa.int64()))
     unread = int((np.isnat(begins) & (theirs != NOBODY)).sum())
     window = "" if joined.within_days is None else f", at most {joined.within_days:g} days old"
     said = f"; of each column the last value at or before the image{window}"
     return found, said + (f"; {plural(unread, 'row')} of the chart without a readable time" if unread else "")
-
-
-def _taken(column: pa.ChunkedArray, rows: Codes, links: Links) -> pa.Array:
-    place = pa.array(np.where(links.found, links.stay, 0), mask=~links.found)
-    return column.combine_chunks().take(pa.array(rows)).take(place)
 
 
 def _at_once(

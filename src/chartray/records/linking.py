@@ -112,7 +112,7 @@ def _last_covering(images: ImageTimes, stays: Stays, order: Integers) -> Links:
     patients = stays.patient[order]
     first, end = (np.searchsorted(patients, images.patient, side=side) for side in ("left", "right"))
     count = np.where(images.patient == NOBODY, 0, end - first)
-    for part in _parts(count):
+    for part in parts_of_pairs(count):
         image = np.repeat(np.arange(part.start, part.stop), count[part])
         before = np.cumsum(count[part]) - count[part]
         place = np.arange(len(image)) + np.repeat(first[part] - before, count[part])
@@ -125,8 +125,8 @@ def _last_covering(images: ImageTimes, stays: Stays, order: Integers) -> Links:
     return links
 
 
-def _parts(count: Integers) -> Iterator[slice]:
-    """Slices of images with at most `_PAIRS_AT_ONCE` pairs, or of one image with more."""
+def parts_of_pairs(count: Integers) -> Iterator[slice]:
+    """Slices of rows with at most `_PAIRS_AT_ONCE` pairs, or of one row with more; `count` (N,): pairs of each row."""
     pairs, begin = np.cumsum(count), 0
     while begin < len(count):
         before = pairs[begin - 1] if begin else 0

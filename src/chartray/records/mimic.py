@@ -1,5 +1,6 @@
 """MIMIC-IV and MIMIC-CXR-JPG -> cohort: each image with its chart, linked by the strict or the published rule."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 from chartray.errors import InputError
 from chartray.flow import FlowStep
 from chartray.records import mimic_tables
+from chartray.records.catalogue import chosen
 from chartray.records.cohort import (
     Cohort,
     assemble,
@@ -20,7 +22,10 @@ from chartray.records.cohort import (
 from chartray.records.identifiers import placeholders_among, whole_numbers
 from chartray.records.labels import Labels, StudyCells, read_study_cells, study_labels
 from chartray.records.levels import position_level, view_level
+from chartray.records.linking import ImageTimes
+from chartray.records.measurements import MeasuredValues
 from chartray.records.mimic_chart import ImageCharts, chart_of_images
+from chartray.records.mimic_measured import measured_of_images
 from chartray.records.missing import count_missing, shown
 from chartray.records.parsing import by_cell
 from chartray.records.race import RACE_LEVELS, race_column, race_of_images
@@ -66,13 +71,23 @@ class _Files(NamedTuple):
     labels: Future[tuple[StudyCells, StudyCells | None]]
 
 
-def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> Cohort:
+def mimic_cohort(
+    mimic_iv: str,
+    mimic_cxr: Path,
+    *,
+    rules: Rules = "strict",
+    measured: Sequence[str] = (),
+    window_hours: float | None = None,
+) -> Cohort:
     """One row per image of MIMIC-CXR-JPG with sex, age, view, position, mortality, icu, race and its labels.
 
     `mimic_iv` is the folder of MIMIC-IV 1.0 (`core/`) or 2.x and 3.x (`hosp/`), or the URL of a database that
     holds its tables. Image files may be absent. `rules` are those of docs/method.md; only the strict ones leave a value
-    missing if there is no record. Raises InputError for a missing table or column.
+    missing if there is no record. `measured` names laboratory and vital values of `records.catalogue`: the last of each
+    at most `window_hours` before the image, by default 72 (laboratory), 24 (vital) or 8760 (body), and stored by then.
+    Raises InputError for a missing table or column.
     """
+    quantities = chosen(measured)
     root = need_folder(mimic_cxr, "MIMIC-CXR-JPG")
     # Each csv.gz is decompressed on one core.
     with ThreadPoolExecutor(2) as beside:
@@ -85,11 +100,33 @@ def mimic_cohort(mimic_iv: str, mimic_cxr: Path, *, rules: Rules = "strict") -> 
         source, cells = reading.hospital.result(), reading.images.result()
         charts = chart_of_images(cells, _need_cxr_csv(root, "metadata"), source, rules)
         charts = charts._replace(rows=_with_race(_rows(cells, charts.rows), source.tables["admissions"]))
-        return _assembled(charts, source, reading, root, rules)
+        if quantities:
+            images = ImageTimes(cells["subject_id"].to_numpy(), charts.rows["taken_at"].to_numpy())
+            charts = _with_measured(charts, measured_of_images(mimic_iv, images, quantities, window_hours))
+        variables = _variables(rules, race_column(source.tables["admissions"]))
+        variables |= {name: entry.variable() for name, entry in quantities.items()}
+        return _assembled(charts, variables, source, reading, root, rules)
+
+
+def _with_measured(charts: ImageCharts, found: MeasuredValues) -> ImageCharts:
+    rows = charts.rows
+    for name, values in found.columns.items():
+        rows = rows.append_column(EHR_PREFIX + name, values)
+    return charts._replace(
+        rows=rows,
+        missing=charts.missing | found.missing,
+        steps=charts.steps + found.steps,
+        warnings=charts.warnings + found.warnings,
+    )
 
 
 def _assembled(
-    charts: ImageCharts, source: mimic_tables.MimicTables, reading: _Files, root: Path, rules: Rules
+    charts: ImageCharts,
+    variables: dict[str, Variable],
+    source: mimic_tables.MimicTables,
+    reading: _Files,
+    root: Path,
+    rules: Rules,
 ) -> Cohort:
     """The cohort: exclusions, splits and labels."""
     rows = charts.rows
@@ -111,7 +148,7 @@ def _assembled(
         source="mimic",
         release=source.release,
         rules=rules,
-        variables=_variables(rules, race_column(source.tables["admissions"])),
+        variables=variables,
         labels=labels.sources,
         absent_labels=labels.absent,
         image_root=str(root),

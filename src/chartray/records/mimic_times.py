@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.linking import NOBODY, Stays, Times
+from chartray.records.linking import NOBODY, Integers, Stays, Times
 from chartray.records.parsing import CLOCK_NUMBER, RADIOGRAPH_YEARS, by_cell, calendar_date, time_of_day, written_moment
 
 MICROSECONDS = pa.timestamp("us")
@@ -124,16 +124,32 @@ def clocks(cells: pa.ChunkedArray, file: Path) -> npt.NDArray[np.timedelta64]:
 
 
 def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Moments:
-    """Local times of MIMIC-IV; raises InputError for a time with a zone, since StudyTime has none."""
+    """The local times of a whole column of MIMIC-IV: if all of many are midnights, they are dates.
+
+    Raises InputError as `moments_of_part`.
+    """
+    at, date_only = moments_of_part(cells, column, str(file), np.arange(1, len(cells) + 1))
+    written = at[~np.isnat(at)]
+    if len(written) >= _ENOUGH and (written == written.astype("datetime64[D]")).all():
+        date_only = ~np.isnat(at)
+    return Moments(at, date_only)
+
+
+def moments_of_part(cells: pa.ChunkedArray, column: str, where: str, rows: Integers | None) -> Moments:
+    """Local times of MIMIC-IV; raises InputError for a time with a zone, since StudyTime has none.
+
+    `rows` (N,): the data row of each cell, None for a database.
+    """
     texts = cells.combine_chunks().cast(pa.string())
     try:
         read = texts.cast(MICROSECONDS)
     except pa.ArrowInvalid:
         zoned = by_cell(texts, _has_zone, pa.bool_())
         if pc.any(zoned).as_py():
-            row = int(np.flatnonzero(zoned.fill_null(False).to_numpy(zero_copy_only=False))[0]) + 1
+            first = np.flatnonzero(zoned.fill_null(False).to_numpy(zero_copy_only=False))[0]
+            row = "" if rows is None else f" in data row {rows[first]}"
             raise InputError(
-                f"expected times without a time zone as {column} of {file}, found a time zone in data row {row}; "
+                f"expected times without a time zone as {column} of {where}, found a time zone{row}; "
                 "export them without, as StudyTime"
             ) from None
         read = by_cell(texts, written_moment, MICROSECONDS)
@@ -144,9 +160,6 @@ def moments(cells: pa.ChunkedArray, column: str, file: Path) -> Moments:
         # A date alone has at most eight digits.
         digits = pc.utf8_length(pc.replace_substring_regex(texts, r"\.0$|\D", ""))
         date_only = pc.less_equal(digits, 8).fill_null(False).to_numpy(zero_copy_only=False)
-    written = at[~np.isnat(at)]
-    if len(written) >= _ENOUGH and (written == written.astype("datetime64[D]")).all():
-        date_only = ~np.isnat(at)
     return Moments(at, date_only)
 
 

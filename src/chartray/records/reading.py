@@ -3,10 +3,13 @@
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pacsv
@@ -113,20 +116,53 @@ def read_cells(
 
     Raises InputError for a file that is not a csv table, and for a missing or repeated column.
     """
-    found = header(file)
-    for column in needed:
-        if column not in found:
-            raise InputError(f"expected a column {column!r} in {file}, found {columns_found(found, 40)}")
-    columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
-    refuse_same_names(columns, found, str(file))
+    columns = _needed(file, needed, optional)
     texts = dict.fromkeys(columns, pa.string()) | dict.fromkeys(repeating, pa.dictionary(pa.int32(), pa.string()))
     if types:
         try:
             return _read_csv(file, texts | {name: kind for name, kind in types.items() if name in texts})
         except (pa.ArrowException, OSError):
             pass  # a cell of another type: as text, the caller can tell which
-    try:
+    with _csv_errors(file):
         return _read_csv(file, texts)
+
+
+def read_parts(
+    file: Path, needed: Sequence[str], among: Mapping[str, Sequence[str]], optional: Sequence[str] = ()
+) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:
+    """As `read_cells`, but in parts, so that the table may be larger than the memory, and only some of the rows.
+
+    `among`: column -> the cells whose rows are wanted. Each part has the data rows (from 1) that its rows stand in.
+    """
+    columns = _needed(file, needed, optional)
+    wanted = {column: pa.array(cells, pa.string()) for column, cells in among.items()}
+    row = 1
+    with _csv_errors(file):
+        options = _options(file, dict.fromkeys(columns, pa.string()))
+        for part in pacsv.open_csv(file, *options):
+            masks = (pc.is_in(pc.utf8_trim_whitespace(part[column]), cells) for column, cells in wanted.items())
+            places = np.flatnonzero(reduce(pc.and_, masks).to_numpy(zero_copy_only=False))
+            if len(places):
+                cells = pa.Table.from_batches([part]).take(pa.array(places))
+                yield places + row, pa.table([_trimmed(column) for column in cells.columns], cells.column_names)
+            row += part.num_rows
+
+
+def _needed(file: Path, needed: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """The columns to read; raises InputError for a missing or repeated one."""
+    found = header(file)
+    for column in needed:
+        if column not in found:
+            raise InputError(f"expected a column {column!r} in {file}, found {columns_found(found, 40)}")
+    columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
+    refuse_same_names(columns, found, str(file))
+    return columns
+
+
+@contextmanager
+def _csv_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         # Arrow's message contains the row, and so may contain a patient.
         raise InputError(f"expected a csv table in {file}, found {_odd_row(file) or without_cells(error)}") from None
@@ -152,6 +188,13 @@ def _odd_row(file: Path) -> str | None:
 
 
 def _read_csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:
+    cells = pacsv.read_csv(file, *_options(file, types))
+    return pa.table([_trimmed(column) for column in cells.columns], cells.column_names)
+
+
+def _options(
+    file: Path, types: dict[str, pa.DataType]
+) -> tuple[pacsv.ReadOptions, pacsv.ParseOptions, pacsv.ConvertOptions]:
     convert = pacsv.ConvertOptions(
         include_columns=list(types),
         column_types=types,
@@ -160,8 +203,7 @@ def _read_csv(file: Path, types: dict[str, pa.DataType]) -> pa.Table:
         quoted_strings_can_be_null=True,
     )
     parse = pacsv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True)
-    cells = pacsv.read_csv(file, pacsv.ReadOptions(), parse, convert)
-    return pa.table([_trimmed(column) for column in cells.columns], cells.column_names)
+    return pacsv.ReadOptions(), parse, convert
 
 
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
