@@ -83,7 +83,7 @@ class AsOf:
         """Takes note of some rows."""
         first, last = self._window
         usable = ~np.isnan(rows.value) & ~np.isnat(rows.at) & ~np.isnat(rows.known)
-        rows = DatedValues(*(column[usable] for column in rows))
+        rows = DatedValues(rows.patient[usable], rows.at[usable], rows.known[usable], rows.value[usable])
         # A window that ends before the image still needs values that are known by the image, not by its end.
         begins = np.maximum(rows.at - last, rows.known - max(last, _NOW))
         ends = np.full(len(begins), _FOREVER) if first is None else rows.at - first
