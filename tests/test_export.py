@@ -22,7 +22,8 @@ from chartray.audit.sentences import audit_sentences
 from chartray.config.audit import AuditOptions
 from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
-from chartray.export import export_encoder, shareable
+from chartray.export.bundle import export_encoder
+from chartray.export.sharing import shareable
 from chartray.model_card.folders import read_folders
 from chartray.networks import encoder as vit
 from chartray.networks.description import Provenance
@@ -392,10 +393,12 @@ def test_an_export_goes_through_a_link_and_into_the_folder_one_stands_in(
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     for _ in range(2):  # new, and over an earlier export
-        export_encoder(exported["source"], tmp_path / "link", form="timm")
+        export_encoder(exported["source"], tmp_path / "link", to="timm")
         assert (tmp_path / "link").is_symlink()
         assert {path.name for path in (tmp_path / "disk").iterdir()} == {
+            "README.md",
             "SHA256SUMS",
+            "parity.json",
             "model.safetensors",
             "encoder.json",
             "config.json",
@@ -403,15 +406,14 @@ def test_an_export_goes_through_a_link_and_into_the_folder_one_stands_in(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for _ in range(2):
-        export_encoder(exported["source"], Path("."), form="timm")
+        export_encoder(exported["source"], Path("."), to="timm")
         assert Path("encoder.json").is_file()  # one still stands in it
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "here", "link"]
 
 
 def test_what_cannot_be_exported_is_refused(exported: dict[str, Path], tmp_path: Path) -> None:
     source = exported["source"]
-    assert export_encoder(source, tmp_path / "plain", form="timm") == tmp_path / "plain"
-    assert not (tmp_path / "plain" / "README.md").exists()
+    assert export_encoder(source, tmp_path / "plain", to="huggingface") == tmp_path / "plain"
     assert export_encoder(source, tmp_path / "plain") == tmp_path / "plain"  # an earlier export is replaced
     for folder in (exported["store"], exported["results"]):
         with pytest.raises(InputError, match="is not empty and holds other files than an earlier export"):
@@ -424,8 +426,8 @@ def test_what_cannot_be_exported_is_refused(exported: dict[str, Path], tmp_path:
             export_encoder(other, tmp_path / "no", results=[exported["root"] / folder])
     with pytest.raises(InputError, match="expected a folder of chartray evaluate, compare or audit"):
         export_encoder(source, tmp_path / "no", results=[exported["store"]])
-    with pytest.raises(InputError, match="only with the form huggingface"):
-        export_encoder(source, tmp_path / "no", results=[exported["results"]], form="timm")
+    with pytest.raises(InputError, match="expected --to timm, huggingface or onnx, found 'tf'"):
+        export_encoder(source, tmp_path / "no", to="tf")  # type: ignore[arg-type]  # as a notebook may
     broken = vit.load(source)
     broken.model.norm.weight.data[0] = float("nan")
     vit.save(tmp_path / "broken", broken)

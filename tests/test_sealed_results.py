@@ -25,7 +25,7 @@ from chartray.config.evaluate import CompareOptions, EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation.comparable import EvaluatedRun, read_sheets
 from chartray.evaluation.embed_store import embed_store
-from chartray.export import export_encoder
+from chartray.export.bundle import export_encoder
 from chartray.flow import CohortFlow
 from chartray.model_card.folders import read_folders
 from chartray.networks.description import Provenance

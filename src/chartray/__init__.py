@@ -8,7 +8,7 @@ height and width of an image.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chartray.export import load_encoder
+    from chartray.export.timm_form import load_encoder
 
     __version__: str
 
@@ -18,7 +18,7 @@ __all__ = ["__version__", "load_encoder"]
 def __getattr__(name: str) -> Any:
     """Imports `load_encoder`, and torch with it, when it is first asked for; looks up the installed version."""
     if name == "load_encoder":
-        from chartray.export import load_encoder
+        from chartray.export.timm_form import load_encoder
 
         return load_encoder
     if name == "__version__":

@@ -67,31 +67,45 @@ def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps
 
 
 def export(
-    source: Path, *, out: Path, results: Folders = None, form: Literal["huggingface", "timm"] = "huggingface"
+    source: Path,
+    *,
+    out: Path,
+    to: Literal["timm", "huggingface", "onnx"] = "timm",
+    results: Folders = None,
+    store: Path | None = None,
+    preprocessing: bool = False,
 ) -> None:
-    """Writes the encoder as a folder that timm and the Hugging Face Hub load, with its model card.
+    """Writes the encoder as a folder that timm, transformers or an ONNX runtime loads, with its model card.
+
+    Loaded by that library, it is compared with Chartray on 32 images: parity.json and the card hold the differences.
 
     Args:
         source: A run, or an encoder folder.
         out: A new folder; an earlier export of this encoder is replaced, but a card with numbers only by another.
+        to: timm and huggingface (transformers) are also what their Hub loads; onnx needs the extra onnx.
         results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
-        form: huggingface includes the model card; timm has weights and config only.
+        store: Store whose images are compared; by default that of the pretraining, or noise where it is gone.
+        preprocessing: With onnx, the graph resizes and standardises uint8 images of any size itself.
     """
     from chartray.commands.opening import need_inputs
+    from chartray.extras import need_extra
     from chartray.model_card.earlier import check_export_replaceable, refuse_to_lose
     from chartray.model_card.folders import read_folders
     from chartray.networks.description import encoder_folder, sealed_description
 
-    need_inputs(encoders=[source], folders=results or [], out=out)
+    if to == "onnx":
+        need_extra("onnx", "--to onnx")
+    need_inputs(encoders=[source], folders=results or [], stores=[store] if store else [], out=out)
     check_export_replaceable(out)
     made = sealed_description(encoder_folder(source)).provenance
     read_folders(results or [], made)
-    from chartray.export import export_encoder
+    from chartray.export.bundle import export_encoder
 
     with reserved(out):
         if out.exists():
             refuse_to_lose(out, made, results or [])
-        tell(export_encoder(source, out, results=results or [], form=form), out=out, form=form)
+        made_at = export_encoder(source, out, to=to, results=results or [], store=store, preprocessing=preprocessing)
+        tell(made_at, out=out, to=to)
 
 
 def bench(

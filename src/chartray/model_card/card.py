@@ -5,6 +5,7 @@ A fact that no file holds is said to be unknown. What was not measured is said n
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
@@ -37,13 +38,22 @@ from chartray.wording import joined
 _IN_HEAD = ("auroc", "average_precision")
 
 
-def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str) -> str:
+class Loading(NamedTuple):
+    """How the folder is loaded: by which library, with `preprocessing` in the graph or not; parity in a sentence."""
+
+    to: Literal["timm", "huggingface", "onnx"]
+    preprocessing: bool
+    parity: str
+
+
+def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str, loading: Loading) -> str:
     """The text of README.md.
 
     Args:
         encoder: what is exported; its provenance says how it was made.
         results: folders of `evaluate` (of this encoder), `compare` and `audit` (it is one of theirs).
         name: of the exported folder.
+        loading: how it is loaded.
 
     Raises:
         InputError: a folder holds none of these, or results of another encoder.
@@ -61,7 +71,10 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
     ).get_template("model_card.md.j2")
     return template.render(
         # Leaderboards read the head alone: a score that leaked is not for them.
-        head=_head(name, made, [] if leak else found.evaluations),
+        head=_head(name, made, [] if leak else found.evaluations, loading),
+        loading=loading,
+        pillow=encoder.interpolation.upper(),
+        prefix=encoder.model.num_prefix_tokens,
         leak=leak,
         unchecked=unchecked(audits, found.evaluations),
         late=_late(made),
@@ -86,7 +99,7 @@ def model_card(encoder: PretrainedEncoder, results: Sequence[Path], *, name: str
     )
 
 
-def _head(name: str, made: Provenance, evaluations: Sequence[CardEvaluation]) -> str:
+def _head(name: str, made: Provenance, evaluations: Sequence[CardEvaluation], loading: Loading) -> str:
     """The YAML head, without the lines of dashes; it names no licence, which is for the owner of the data to choose."""
     found = []
     for one in evaluations:
@@ -108,10 +121,11 @@ def _head(name: str, made: Provenance, evaluations: Sequence[CardEvaluation]) ->
                     metric_args={key: round(value, 4) for key, value in interval.items() if value is not None},
                 )
             )
-    tags = ["timm", "image-feature-extraction", "chest-x-ray", "self-supervised", "chartray"]
+    library = {"timm": "timm", "huggingface": "transformers", "onnx": "onnx"}[loading.to]
+    tags = [library, "image-feature-extraction", "chest-x-ray", "self-supervised", "chartray"]
     tags += ["simulated-data"] if _simulated(made, evaluations) else []
     head = ModelCardData(
-        library_name="timm",
+        library_name=library,
         pipeline_tag="image-feature-extraction",
         tags=tags,
         model_name=name,

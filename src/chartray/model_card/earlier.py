@@ -5,14 +5,15 @@ from pathlib import Path
 
 from chartray.errors import InputError
 from chartray.networks.description import DESCRIPTION_FILE, WEIGHTS_FILE, Provenance, checked
+from chartray.networks.public_folder import CONFIG_FILE, PREPARATION_FILE
 from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_object
 from chartray.outputs.replacing import settle
 from chartray.outputs.seal import SUMS_FILE
 from chartray.results.manifest import IDENTITY
 
-CARD_FILE, CONFIG_FILE = "README.md", "config.json"
-_FILES = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE}
+CARD_FILE, PARITY_FILE, ONNX_FILE = "README.md", "parity.json", "model.onnx"
+_FILES = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, PREPARATION_FILE, ONNX_FILE, PARITY_FILE, CARD_FILE, SUMS_FILE}
 # The card has headings of this level above numbers only.
 _NUMBERS = "\n### "
 

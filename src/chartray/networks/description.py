@@ -126,6 +126,8 @@ class Provenance(_OfWeights):
 
 
 Interpolation = Literal["bilinear", "bicubic"]
+# How the weights beside encoder.json are named.
+Names = Literal["timm", "vit_msn", "dinov2", "dinov2_with_registers"]
 
 
 class Description(_Strict):
@@ -136,6 +138,7 @@ class Description(_Strict):
     grey_mean: float = Field(ge=0, le=1)
     grey_std: float = Field(gt=0, le=1)
     interpolation: Interpolation = "bilinear"
+    names: Names = "timm"
     architecture: Architecture
     provenance: Provenance
 

@@ -27,14 +27,18 @@ from chartray.networks.description import (
     Architecture,
     Description,
     Interpolation,
+    Names,
     Provenance,
     checked,
     encoder_folder,
+    read_description,
     sealed_description,
 )
 from chartray.networks.first_weights import draw_encoder
 from chartray.networks.last_block import class_of_last_block, only_class_is_read
 from chartray.networks.patches import multiply_patches
+from chartray.networks.public_names import not_needed
+from chartray.networks.transformers_weights import UnknownWeights, as_timm, as_transformers
 from chartray.outputs.seal import seal, verify
 from chartray.pixels.resampling import whole_image
 
@@ -109,9 +113,14 @@ def build(architecture: Architecture, *, seed: int) -> VisionTransformer:
     return model
 
 
-def _outline(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+def _outline(architecture: Architecture, names: Names = "timm") -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights of an architecture, without allocating them; raises as `build`."""
-    return {name: tuple(value.shape) for name, value in outline_model(architecture).state_dict().items()}
+    weights = outline_model(architecture).state_dict()
+    try:
+        named = weights if names == "timm" else as_transformers(weights, names)
+    except (UnknownWeights, KeyError, RuntimeError):
+        raise InputError(f"expected names of weights that fit {architecture.model_name}, found {names}") from None
+    return {name: tuple(value.shape) for name, value in named.items()}
 
 
 def outline_model(architecture: Architecture) -> VisionTransformer | Eva:
@@ -246,10 +255,19 @@ def save(folder: Path, encoder: PretrainedEncoder) -> None:
     """Writes safetensors and JSON, and seals `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().float().cpu().contiguous() for name, value in encoder.model.state_dict().items()}
-    # save_file ignores the umask: its files can be read by their owner only.
-    (folder / WEIGHTS_FILE).write_bytes(safetensors_bytes(weights))
-    (folder / DESCRIPTION_FILE).write_text(json.dumps({"format": FORMAT} | encoder.described(), indent=2) + "\n")
+    write_encoder(folder, encoder, weights)
     seal(folder)
+
+
+def write_encoder(
+    folder: Path, encoder: PretrainedEncoder, weights: dict[str, Tensor] | None, names: Names = "timm"
+) -> None:
+    """Writes the description, and the `weights` as they are called in `names`; None: the folder has none."""
+    if weights is not None:
+        # save_file ignores the umask: its files can be read by their owner only.
+        (folder / WEIGHTS_FILE).write_bytes(safetensors_bytes(weights, {"format": "pt"}))
+    said = {"format": FORMAT} | encoder.described() | ({} if names == "timm" else {"names": names})
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(said, indent=2) + "\n")
 
 
 def load(path: Path) -> PretrainedEncoder:
@@ -285,7 +303,7 @@ def _described(model: VisionTransformer, description: Description) -> Pretrained
 def description_of(folder: Path) -> Description:
     """The description of an encoder; the shapes of its weights are checked before any memory is allocated."""
     description, file = sealed_description(folder), folder / WEIGHTS_FILE
-    wanted, found = _outline(description.architecture), shapes_of(file)
+    wanted, found = _outline(description.architecture, description.names), shapes_of(file)
     for name in wanted.keys() | found.keys():
         if wanted.get(name) != found.get(name):
             shapes = [str(each.get(name, "none")) for each in (wanted, found)]
@@ -297,9 +315,12 @@ def description_of(folder: Path) -> Description:
 
 
 def sealed_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of an encoder folder; raises InputError unless they are as they were written."""
+    """The weights of an encoder folder under timm's names; raises InputError unless they are as they were written."""
     verify(folder, [WEIGHTS_FILE])
-    return read_weights(folder / WEIGHTS_FILE)
+    weights = read_weights(folder / WEIGHTS_FILE)
+    if read_description(folder / DESCRIPTION_FILE).names == "timm":
+        return weights
+    return as_timm({name: value for name, value in weights.items() if not not_needed(name)})
 
 
 def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:

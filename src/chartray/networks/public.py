@@ -10,7 +10,6 @@ which holds exactly, since no patch reaches beyond the image. Where there is no 
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,12 +35,12 @@ from chartray.networks.public_folder import (
     read_public,
     timm_preparation,
 )
-from chartray.networks.public_names import differences, not_needed, prefix_of, timm_name
+from chartray.networks.public_names import differences, not_needed
+from chartray.networks.transformers_weights import UnknownWeights, as_timm
 from chartray.outputs.seal import sha256
 
 AS_PUBLISHED = PublicOptions()
 _POSITIONS, _PATCH = "pos_embed", "patch_embed.proj"
-_QUERY_KEY_VALUE = re.compile(r"(.+\.attn)\.([qkv])\.(weight|bias)")
 _WORDS = {"token": "class token", "avg": "mean of patches", "map": "attention pooling"}
 
 
@@ -110,51 +109,11 @@ def weights_of(said: PublicFiles) -> PublicWeights:
     kept = {name: value.float() for name, value in read.items() if name not in left}
     if said.family == "timm":
         return PublicWeights(kept, sorted(left))
-    before = prefix_of(kept)
-    names = {name: timm_name(name.removeprefix(before)) for name in kept}
-    unknown = sorted(name for name, ours in names.items() if ours is None)
-    if unknown or len(set(names.values())) < len(names):
-        twice = sorted(name for name in names if list(names.values()).count(names[name]) > 1)
-        found = differences({}, dict.fromkeys(unknown or twice, ()))
-        raise InputError(f"expected the weights of a {said.family} in {said.files[0].parent}, found {found}")
-    renamed = {str(ours): kept[name] for name, ours in names.items()}
-    joined = _joined(renamed, rotary=said.family == "dinov3_vit")
-    if said.family == "dinov2_with_registers":
-        _move_class_position(joined)
-    return PublicWeights(joined, sorted(left))
-
-
-def _joined(weights: Mapping[str, Tensor], *, rotary: bool) -> dict[str, Tensor]:
-    """Queries, keys and values in one matrix; `rotary`: under the names of timm's Eva."""
-    found: dict[str, Tensor] = {}
-    apart: dict[tuple[str, str], dict[str, Tensor]] = {}
-    for name, value in weights.items():
-        if split := _QUERY_KEY_VALUE.fullmatch(name):
-            apart.setdefault((split[1], split[3]), {})[split[2]] = value
-        else:
-            found[_rotary_name(name, weights) if rotary else name] = value
-    for (attention, kind), parts in apart.items():
-        if rotary and kind == "bias":
-            found |= {f"{attention}.{part}_bias": value for part, value in parts.items()}
-        elif len(parts) == 3 and len({value.shape for value in parts.values()}) == 1:
-            found[f"{attention}.qkv.{kind}"] = torch.cat([parts[part] for part in "qkv"])
-        else:  # the list of differences will name them
-            found |= {f"{attention}.{part}.{kind}": value for part, value in parts.items()}
-    return found
-
-
-def _rotary_name(name: str, weights: Mapping[str, Tensor]) -> str:
-    """A name of DINOv3's MLP and layer scale as timm's Eva has it."""
-    gated = any(".mlp.gate." in other for other in weights)
-    name = name.replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2")
-    return name.replace(".mlp.gate.", ".mlp.fc1_g.").replace(".mlp.up.", ".mlp.fc1_x." if gated else ".mlp.fc1.")
-
-
-def _move_class_position(weights: dict[str, Tensor]) -> None:
-    """Registers have no position, so timm keeps positions of patches alone: the class token's goes into the token."""
-    if _POSITIONS in weights and "cls_token" in weights and weights[_POSITIONS].ndim == 3:
-        weights["cls_token"] = weights["cls_token"] + weights[_POSITIONS][:, :1]
-        weights[_POSITIONS] = weights[_POSITIONS][:, 1:]
+    try:
+        return PublicWeights(as_timm(kept, rotary=said.family == "dinov3_vit"), sorted(left))
+    except UnknownWeights as unknown:
+        found = differences({}, dict.fromkeys(unknown.names, ()))
+        raise InputError(f"expected the weights of a {said.family} in {said.files[0].parent}, found {found}") from None
 
 
 def _pooled(said: PublicFiles, weights: Mapping[str, Tensor], reading: PublicOptions) -> Architecture:

@@ -35,8 +35,11 @@ _RESIZES: Mapping[Family, str | None] = {
     "dinov3_vit": "none, since its positions are rotations",
 }
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_RESAMPLING: Mapping[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
+RESAMPLE: Mapping[Interpolation, int] = {"bilinear": 2, "bicubic": 3}  # as Pillow numbers them
+_RESAMPLING: Mapping[int, Interpolation] = {number: name for name, number in RESAMPLE.items()}
 _ACTIVATIONS = {"gelu": None, "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+# What is written of the above, by timm's name.
+HIDDEN_ACT = {ours: theirs for theirs, ours in _ACTIVATIONS.items() if theirs != "gelu_new"}
 
 
 def _one_side(given: Any) -> Any:
@@ -359,11 +362,16 @@ def _rotary(config: _TransformersConfig, where: Path) -> Knobs:
 
 
 def _mlp_ratio(config: _TransformersConfig, hidden: int | None, where: Path) -> float:
-    """The ratio of which timm makes `hidden`: int(width * ratio)."""
+    """The ratio of which timm makes `hidden`."""
     if hidden is None:
         raise InputError(f"expected the width of the MLP (intermediate_size, or mlp_ratio) in {where}, found none")
-    ratio = hidden / config.hidden_size
-    return ratio if int(config.hidden_size * ratio) == hidden else (hidden + 0.5) / config.hidden_size
+    return mlp_ratio(config.hidden_size, hidden)
+
+
+def mlp_ratio(width: int, hidden: int) -> float:
+    """The ratio of which both libraries make the MLP's `hidden`: int(width * ratio)."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def _timm_architecture(config: Mapping[str, Any], preparation: Preparation, where: Path) -> Architecture:

@@ -44,6 +44,15 @@ _IN_BLOCK = {
     for spelling in (f"attention.{name}", name, f"{part}_proj")
 }
 
+# Of the spellings above, those that transformers writes in a folder, by family: of older and newer versions alike.
+_BEFORE_ATTENTION, _PATCHES = "attention.attention.", "embeddings.patch_embeddings.projection"
+_WRITTEN_AROUND = ("embeddings.cls_token", "embeddings.position_embeddings", "embeddings.register_tokens", _PATCHES)
+_WRITTEN = {
+    "vit_msn": ("layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"),
+    "dinov2": ("norm1", "norm2", "mlp.fc1", "mlp.fc2", "layer_scale1.lambda1", "layer_scale2.lambda1"),
+}
+_WRITTEN["dinov2_with_registers"] = _WRITTEN["dinov2"]
+
 
 def not_needed(name: str) -> bool:
     """Whether a weight is of a part that no embedding needs.
@@ -74,6 +83,24 @@ def timm_name(name: str) -> str | None:
     """
     block = _BLOCK.fullmatch(name)
     before, own, table = (f"blocks.{block[1]}.", block[2], _IN_BLOCK) if block else ("", name, _AROUND)
+    if own in table:
+        return before + table[own]
+    part, _, kind = own.rpartition(".")
+    return f"{before}{table[part]}.{kind}" if part in table and kind in ("weight", "bias") else None
+
+
+def transformers_name(name: str, family: str) -> str | None:
+    """The name that transformers writes for a weight of timm's; None for one that it lacks. q, k and v are apart.
+
+    >>> transformers_name("blocks.3.attn.q.bias", "vit_msn"), transformers_name("norm.bias", "dinov2")
+    ('encoder.layer.3.attention.attention.query.bias', 'layernorm.bias')
+    >>> transformers_name("blocks.0.attn.q_norm.weight", "vit_msn")
+    """
+    attention = ("attention.output.dense", *(f"{_BEFORE_ATTENTION}{part}" for part in ("query", "key", "value")))
+    inside = {_IN_BLOCK[spelling]: spelling for spelling in (*_WRITTEN[family], *attention)}
+    around = {_AROUND[spelling]: spelling for spelling in (*_WRITTEN_AROUND, "layernorm")}
+    block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    before, own, table = (f"encoder.layer.{block[1]}.", block[2], inside) if block else ("", name, around)
     if own in table:
         return before + table[own]
     part, _, kind = own.rpartition(".")

@@ -19,6 +19,7 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from chartray.errors import InputError, LostProcess
+from chartray.extras import how_to_install
 from chartray.outputs.json_file import read_object
 from chartray.pixels.shards import ShardRecord, ShardTask, find_or_build
 from chartray.pixels.store import UNFINISHED
@@ -122,8 +123,7 @@ def _connected(address: str) -> Any:
         distributed = import_module("distributed")
     except ImportError:
         raise InputError(
-            "expected Dask for --cluster, found that it is not installed; install Chartray with its extra: dask "
-            '(pip install "chartray[dask]")'
+            f"expected Dask for --cluster, found that it is not installed; {how_to_install('dask')}"
         ) from None
     _quiet()
     where = address

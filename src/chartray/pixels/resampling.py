@@ -119,7 +119,7 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
 
 
 def whole_image(images: Tensor, size: int, interpolation: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
-    """What evaluation and export see, the whole image: uint8 (B, S, S) -> float32 (B, 1, size, size) in [0, 1].
+    """What evaluation and export see, the whole image: uint8 (B, H, W) -> float32 (B, 1, size, size) in [0, 1].
 
     Antialiased, without rounding to whole grey levels. `bicubic` overshoots at edges; what leaves [0, 1] is cut off.
     """
@@ -127,8 +127,8 @@ def whole_image(images: Tensor, size: int, interpolation: Literal["bilinear", "b
         grey = to_grey(images)[:, None]
         return interpolate(grey, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     start = torch.zeros(1, device=images.device)
-    weights = resize_weights(start, start + images.shape[-1], images.shape[-1], size)
-    return (weights @ to_grey(images) @ weights.transpose(1, 2))[:, None]
+    down, along = (resize_weights(start, start + side, side, size) for side in images.shape[-2:])
+    return (down @ to_grey(images) @ along.transpose(1, 2))[:, None]
 
 
 def to_device(values: npt.NDArray[Any], device: torch.device) -> Tensor:
