@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,27 @@ def test_each_row_is_its_images_class_token(small_store: Path, tmp_path: Path) -
     for image, embedding in zip(part["image_id"].to_pylist(), part["embedding"].to_pylist(), strict=True):
         np.testing.assert_allclose(embedding, everything[image], atol=1e-5)
     assert [path.name for path in out.parent.iterdir()] == ["all.parquet"]
+
+
+def test_hashed_ids_stand_for_the_ids_and_name_no_folder(small_store: Path, tmp_path: Path) -> None:
+    source = vit(tmp_path / "vit", seed=1, run="first")
+
+    def embedded(name: str, **options: Any) -> Path:
+        return embed_store(source, small_store, tmp_path / name, device="cpu", **options)
+
+    plain, part = pq.read_table(embedded("plain")), pq.read_table(embedded("part", split="test"))
+    whole, test = embedded("hashed", hash_ids=True), pq.read_table(embedded("test", hash_ids=True, split="test"))
+    content, table = whole.read_bytes(), pq.read_table(whole)
+    assert str(small_store.parent).encode() not in content
+    assert json.loads(table.schema.metadata[EMBEDDINGS_KEY])["hashed_ids"] is True
+    for name in ("image_id", "patient_id", "study_id"):
+        ids, names = plain[name].to_pylist(), table[name].to_pylist()
+        # One name for one id, and another for each other one; the same in the file of one split.
+        assert len(set(zip(ids, names, strict=True))) == len(set(ids)) == len(set(names))
+        assert not set(ids) & set(names)
+        of = dict(zip(ids, names, strict=True))
+        assert test[name].to_pylist() == [of[each] for each in part[name].to_pylist()]
+    assert table["embedding"] == plain["embedding"]
 
 
 def test_what_cannot_be_embedded_is_refused_and_nothing_is_written(small_store: Path, tmp_path: Path) -> None:

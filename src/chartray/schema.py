@@ -150,11 +150,14 @@ def patient_key(source: str, patient_id: str) -> str:
     return hashlib.sha256(f"chartray/{source}/{patient_id}".encode()).hexdigest()[:16]
 
 
-def hashed(identifiers: Sequence[str]) -> list[str]:
-    """A short, reproducible name for each identifier, from which the identifier cannot be found by guessing.
+def hashed(identifiers: Sequence[str], *, size: int = 4) -> list[str]:
+    """A short, reproducible name of 2 x `size` hex digits for each identifier, which cannot be found by guessing.
 
-    The key of the hash is made of all identifiers together: the holder of the cohort can find an image again, but
-    others cannot test a guessed accession number.
+    The salt is made of all identifiers together, so each project has its own: the holder of the cohort can find an
+    image again, but others cannot test a guessed accession number.
+
+    >>> hashed(["a", "b", "a"])[0] == hashed(["a", "b", "a"])[2] != hashed(["a", "c", "a"])[0]
+    True
     """
-    key = hashlib.blake2b("\n".join(identifiers).encode(), digest_size=32).digest()
-    return [hashlib.blake2b(one.encode(), key=key, digest_size=4).hexdigest() for one in identifiers]
+    salt = hashlib.blake2b("\n".join(identifiers).encode(), digest_size=32).digest()
+    return [hashlib.blake2b(one.encode(), key=salt, digest_size=size).hexdigest() for one in identifiers]

@@ -162,6 +162,7 @@ def embed(
     split: Literal["train", "validate", "test"] | None = None,
     device: Device = "auto",
     precision: Precision = "fp32",
+    hash_ids: bool = False,
     reading: Annotated[PublicOptions, FLAT] = READING,
 ) -> None:
     """Writes the encoder's features of every image of a store as Parquet.
@@ -173,6 +174,7 @@ def embed(
         split: Split to embed; by default all.
         device: Device of the encoder.
         precision: Precision of the encoder.
+        hash_ids: Write hashed names instead of the ids of images, patients and studies.
         reading: How a public encoder is read.
     """
     from chartray.commands.opening import need_inputs
@@ -183,7 +185,10 @@ def embed(
     from chartray.evaluation.embed_store import embed_store
 
     with reserved(out):
-        tell(embed_store(source, store, out, split=split, device=device, precision=precision, reading=reading), out=out)
+        made = embed_store(
+            source, store, out, split=split, device=device, precision=precision, reading=reading, hash_ids=hash_ids
+        )
+    tell(made, out=made)
 
 
 def _score_line(row: "Score") -> str:

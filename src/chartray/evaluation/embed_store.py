@@ -25,9 +25,11 @@ from chartray.networks.public import AS_PUBLISHED, open_encoder
 from chartray.outputs.parquet_file import write_table
 from chartray.pixels.store import Store
 from chartray.results.folder import versions
+from chartray.schema import hashed
 
 FORMAT = 2
 _NAMES = ("image_id", "patient_id", "study_id", "split")
+_IDS = _NAMES[:3]
 
 
 def embed_store(
@@ -39,6 +41,7 @@ def embed_store(
     device: str = "auto",
     precision: str = "fp32",
     reading: PublicOptions = AS_PUBLISHED,
+    hash_ids: bool = False,
 ) -> Path:
     """Embeds the images of a store and writes `out`, whole or not at all; returns it.
 
@@ -50,6 +53,7 @@ def embed_store(
         device: auto, cpu or cuda.
         precision: fp32, or bf16 for autocast.
         reading: how a public encoder is read.
+        hash_ids: write hashed names instead of ids, and no folder's path; equal ids of this store have equal names.
 
     Raises:
         InputError: no such encoder, store or split, `out` is something else, or an embedding is not finite.
@@ -58,7 +62,8 @@ def embed_store(
     encoder, image_set = open_encoder(source, reading), Store.open(store)
     rows = _rows(image_set, split)
     features = embed(encoder, image_set, rows, device=device, precision=precision)
-    cohort = image_set.cohort.select(_NAMES).take(pa.array(rows))
+    named = image_set.cohort.select(_NAMES)
+    cohort = (_with_hashed_ids(named) if hash_ids else named).take(pa.array(rows))
     flat = pa.array(np.ascontiguousarray(features).ravel(), pa.float32())
     table = cohort.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, features.shape[1]))
     described = _description(source, encoder, image_set) | {
@@ -67,9 +72,35 @@ def embed_store(
         "dimensions": features.shape[1],
         "precision": precision,
     }
-    table = table.replace_schema_metadata({EMBEDDINGS_KEY: json.dumps(described).encode()})
+    shared = _without_folders(described | {"hashed_ids": True}) if hash_ids else described
+    table = table.replace_schema_metadata({EMBEDDINGS_KEY: json.dumps(shared).encode()})
     write_table(table, out)
     return out
+
+
+def _with_hashed_ids(named: pa.Table) -> pa.Table:
+    """Names of all the store's ids, whatever split is embedded: the same in every file of it."""
+    for name in _IDS:
+        ids = named[name].to_pylist()
+        names = dict(zip(ids, hashed([each or "" for each in ids], size=8), strict=True)) | {None: None}
+        column = pa.array([names[each] for each in ids], pa.string())
+        named = named.set_column(named.column_names.index(name), name, column)
+    return named
+
+
+def _without_folders(said: JsonValue) -> JsonValue:
+    """A description in which only the last part of each path is left: folders may be named after patients.
+
+    >>> _without_folders({"source": "/data/runs/a", "command": "chartray embed /data/b c"})
+    {'source': 'a', 'command': 'chartray embed b c'}
+    """
+    if isinstance(said, dict):
+        return {name: _without_folders(value) for name, value in said.items()}
+    if isinstance(said, list):
+        return [_without_folders(value) for value in said]
+    if isinstance(said, str):
+        return " ".join(Path(word).name if "/" in word else word for word in said.split(" "))
+    return said
 
 
 def _rows(store: Store, split: str | None) -> np.ndarray[Any, np.dtype[np.int64]]:
