@@ -187,7 +187,7 @@ def test_a_form_or_extra_that_is_not_there_is_one_sentence(
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert run_command([*arguments, "--to", "onnx"]) == 2
     said = capsys.readouterr().err
-    assert "expected onnxscript" in said
+    assert "onnxscript for --to onnx, found none" in said
     assert 'install Chartray with its extra: onnx (pip install "chartray[onnx]")' in said
     assert not (tmp_path / "out").exists()
 

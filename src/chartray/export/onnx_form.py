@@ -57,11 +57,12 @@ def write_onnx(folder: Path, encoder: PretrainedEncoder, *, preprocessing: bool)
         )
     assert program is not None
     given = "uint8, (batch, height, width), dark = air" if preprocessing else "float32, standardised"
-    program.model.metadata_props |= {
+    said = {
         "chartray.images": given,
         "chartray.size": str(size),
         "chartray.grey_mean": repr(encoder.grey_mean),
         "chartray.grey_std": repr(encoder.grey_std),
         "chartray.interpolation": encoder.interpolation,
     }
+    program.model.metadata_props.update(said)
     program.save(folder / ONNX_FILE, external_data=False)
