@@ -35,6 +35,7 @@ app.command(cohort)
 
 for command in (
     project.doctor,
+    project.init,
     product.demo,
     data.simulate,
     data.features,

@@ -1,4 +1,4 @@
-"""Commands around a project: doctor."""
+"""Commands around a project: doctor and init."""
 
 from pathlib import Path
 
@@ -23,3 +23,15 @@ def doctor(folder: Path = Path()) -> None:
     missing = sum(each.verdict == "missing" for each in examined)
     if missing:
         raise InputError(f"found {plural(missing, 'thing')} missing that Chartray needs; see the lines above")
+
+
+def init(folder: Path) -> None:
+    """Writes a new project: a commented mapping and study, a SLURM script, and a README with the commands in order.
+
+    Args:
+        folder: A new or empty folder.
+    """
+    from chartray.project_files import write_project
+
+    written = write_project(folder)
+    tell(*written, f"next: {folder / 'README.md'}", out=folder, files=written)
