@@ -40,7 +40,8 @@ report --audit other --out new | report --run nope --out other
 export nope --out new | export unsealed --out new | export encoder --out other | export encoder --out thesis.txt
 export encoder --out new --results other | export encoder --out new --form nope
 study nope --out new | study thesis.txt --out new | study thesis.txt --out new --jobs 0 | study thesis.txt --out other
-init other | init thesis.txt | knobs nope | demo other | demo thesis.txt | demo thesis.txt/new | demo new --steps 0 | bench nope | nope | --bogus
+init other | init thesis.txt | knobs nope | demo other | demo thesis.txt | demo thesis.txt/new | demo new --steps 0
+bench nope | nope | --bogus
 """
 
 PROGRAM = """
