@@ -12,9 +12,10 @@ from chartray.errors import InputError
 from chartray.records.catalogue import Quantity
 from chartray.records.linking import NOBODY, ImageTimes, Integers, Times
 from chartray.records.measurements import AsOfImages, DatedCells, MeasuredValues
+from chartray.records.mimic_tables import schemas_of
 from chartray.records.mimic_times import moments_of_part
 from chartray.records.parsing import by_cell, number
-from chartray.records.reading import need_csv, read_parts
+from chartray.records.reading import need_csv, no_secret, read_parts
 from chartray.wording import listed
 
 _DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
@@ -56,29 +57,39 @@ def measured_of_images(
 ) -> MeasuredValues:
     """The last value of each quantity for each image, inside its window and stored by then.
 
-    `where`: the folder of MIMIC-IV. Raises InputError for a missing table or column, and for ids and times in another
-    form.
+    `where`: the folder of MIMIC-IV, or the URL of a database. Raises InputError for a missing table or column, and for
+    ids and times in another form.
     """
     join = AsOfImages([entry.measurement(name, window_hours) for name, entry in quantities.items()], images)
     for table in dict.fromkeys(entry.table for entry in quantities.values()):
         items = [str(item) for entry in quantities.values() if entry.table == table for item in entry.items]
         layout, rows = _LAYOUTS[table], 0
-        for part in _from_files(Path(where), table, items):
+        read = _from_database if "://" in where else _from_files
+        for part in read(where, table, items):
             rows += part.cells.num_rows
             join.add(_dated(part, layout))
         if not rows:
             raise InputError(
-                f"expected rows of {layout.code} {listed(items)} in {table} of {where}, found none; download the table "
-                "again, or leave these variables out of --measured"
+                f"expected rows of {layout.code} {listed(items)} in {table} of {no_secret(where)}, found none; "
+                "download the table again, or leave these variables out of --measured"
             )
     return join.found()
 
 
-def _from_files(root: Path, table: str, items: Sequence[str]) -> Iterator[_Part]:
+def _from_files(root: str, table: str, items: Sequence[str]) -> Iterator[_Part]:
     layout = _LAYOUTS[table]
-    file = need_csv(root / layout.folder, table)
+    file = need_csv(Path(root) / layout.folder, table)
     for rows, cells in read_parts(file, layout.columns, {layout.code: items}):
         yield _Part(cells, str(file), rows)
+
+
+def _from_database(url: str, name: str, items: Sequence[str]) -> Iterator[_Part]:
+    from chartray.records.database import Database  # imports Ibis
+
+    server, layout = Database(url), _LAYOUTS[name]
+    table = server.table(name, schemas_of(name))
+    for cells in server.texts(table, layout.columns, {layout.code: items}):
+        yield _Part(cells, table.where, None)
 
 
 def _dated(part: _Part, layout: _Layout) -> DatedCells:

@@ -11,7 +11,6 @@ from chartray.errors import InputError
 from chartray.records.identifiers import whole_numbers
 from chartray.records.race import RACE_COLUMNS
 from chartray.records.reading import (
-    columns_found,
     folder_content,
     need_csv,
     no_secret,
@@ -32,12 +31,8 @@ _IDS = {"patients": ["subject_id"], "admissions": ["subject_id", "hadm_id"], "ic
 _TYPES = {name: dict.fromkeys(ids, pa.int64()) for name, ids in _IDS.items()}
 _TYPES["patients"] |= dict.fromkeys(("anchor_age", "anchor_year"), pa.float64())
 _OPTIONAL = {"patients": ["anchor_year_group"], "admissions": ["edregtime", *RACE_COLUMNS], "icustays": []}
-# Where PhysioNet's own scripts put the tables in a database, newest layout first.
-_SCHEMAS = {
-    "patients": ("mimiciv_hosp", "mimic_hosp", "mimiciv_core", "mimic_core", None),
-    "admissions": ("mimiciv_hosp", "mimic_hosp", "mimiciv_core", "mimic_core", None),
-    "icustays": ("mimiciv_icu", "mimic_icu", None),
-}
+_HOSPITAL = ("mimiciv_hosp", "mimic_hosp", "mimiciv_core", "mimic_core", None)
+_ICU = ("mimiciv_icu", "mimic_icu", None)
 _NAMED_RELEASE = re.compile(r"(?<![\d.])([23]\.[0-9])(?![\d.])")
 
 
@@ -65,7 +60,7 @@ def read_mimic_tables(where: str, *, ordered: bool) -> MimicTables:
                 f"expected a folder of csv files for the published rules, found the database {no_secret(where)}; they "
                 "choose the last admission in file order, which a database does not keep, so use --rules strict"
             )
-        tables = {name: _from_database(where, name) for name in _COLUMNS}
+        tables = _from_database(where)
         place, release = {name: Path(f"{name} of {no_secret(where)}") for name in tables}, "database"
         layout = ""
     else:
@@ -113,24 +108,17 @@ def _release(root: Path, layout: str, patients: pa.Table) -> str:
     return "3.x" if newest else "2.x"
 
 
-def _from_database(url: str, name: str) -> pa.Table:
-    from chartray.records.database import connect_database  # imports Ibis
+def _from_database(url: str) -> dict[str, pa.Table]:
+    from chartray.records.database import Database  # imports Ibis
 
-    server = connect_database(url)
-    for schema in _SCHEMAS[name]:
-        try:
-            table = server.table(name, database=schema)
-            break
-        except Exception:  # each backend has its own error for a missing table
-            continue
-    else:
-        raise InputError(
-            f"expected a table {name!r} in {no_secret(url)}, in schema {_SCHEMAS[name][0]} or without one, found none"
-        )
-    for column in _COLUMNS[name]:
-        if column not in table.columns:
-            found = columns_found(list(table.columns), 40)
-            raise InputError(f"expected a column {column!r} in {name} of {no_secret(url)}, found {found}")
-    names = [*_COLUMNS[name], *(column for column in _OPTIONAL[name] if column in table.columns)]
-    cells: pa.Table = table.select(**{column: table[column].cast("string").nullif("") for column in names}).to_pyarrow()
-    return cells
+    server, tables = Database(url), {}
+    for name, columns in _COLUMNS.items():
+        table = server.table(name, schemas_of(name))
+        optional = [column for column in _OPTIONAL[name] if column in table.columns]
+        tables[name] = server.text(table, [*columns, *optional])
+    return tables
+
+
+def schemas_of(table: str) -> tuple[str | None, ...]:
+    """Where PhysioNet's own scripts put a table in a database, newest layout first; None: without a schema."""
+    return _ICU if table in ("icustays", "chartevents") else _HOSPITAL

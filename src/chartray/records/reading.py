@@ -261,5 +261,12 @@ def refuse_empty(cells: pa.Table, file: Path) -> None:
 
 
 def no_secret(url: str) -> str:
-    """A database URL without user and password, for messages."""
-    return re.sub(r"//[^@/]*@", "//", url.split("?")[0])
+    """A database URL without user, password and query, for messages.
+
+    >>> no_secret("postgres://me:p@ss/w@host/base?sslmode=require"), no_secret("postgres://me:a?b@host/base")
+    ('postgres://host/base', 'postgres://...')
+    """
+    scheme, _, rest = url.partition("://")
+    before, _, query = rest.partition("?")
+    # Of a password with a question mark, what stands before it would be shown.
+    return f"{scheme}://..." if "@" in query else f"{scheme}://{before.rpartition('@')[2]}"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +20,9 @@ from chartray.records.reading import (
     without_cells,
 )
 from chartray.wording import nearest
+
+if TYPE_CHECKING:
+    from chartray.records.database import Database
 
 _PARQUET = (".parquet", ".pq")
 _WORKBOOK = (".xlsx", ".xls", ".xlsm", ".ods")
@@ -92,7 +95,7 @@ def _refuse_type(column: str, where: str, kind: object) -> NoReturn:
     ) from None
 
 
-def _read_database(table: Any, columns: list[str], where: str) -> pa.Table:
+def _read_database(server: "Database", table: Any, columns: list[str], where: str) -> pa.Table:
     kinds = {column: table[column].type() for column in columns}
     for column, kind in kinds.items():
         if kind.is_nested():
@@ -102,12 +105,9 @@ def _read_database(table: Any, columns: list[str], where: str) -> pa.Table:
     typed = {column for column, kind in kinds.items() if kind.is_numeric() or kind.is_boolean()}
     with suppress(Exception):
         return _selected(table, columns, typed)
-    try:
+    with server.errors("to read", where):
         return _selected(table, columns, set())
-    except Exception as error:  # each backend has its own error; its message may contain a row
-        raise InputError(
-            f"expected to read the table of {where}, found {type(error).__name__}; see the database's log"
-        ) from None
+    raise AssertionError("unreachable: the errors of a database are raised")
 
 
 def _selected(table: Any, needed: Iterable[str], typed: set[str]) -> pa.Table:
@@ -117,19 +117,16 @@ def _selected(table: Any, needed: Iterable[str], typed: set[str]) -> pa.Table:
 
 
 def _database_table(name: str) -> OpenTable:
-    from chartray.records.database import connect_database  # imports Ibis
+    from chartray.records.database import Database  # imports Ibis
 
-    url, _, table_name = name.partition("#")
-    if not table_name:
-        raise InputError(f"expected the URL of a table such as ...#images, found no # in {no_secret(url)}")
+    url, _, table_name = name.rpartition("#")
+    if not url or "@" in table_name:  # a # of the password
+        raise InputError(f"expected the URL of a table such as ...#images, found no # in {no_secret(name)}")
     schema, _, short = table_name.rpartition(".")
-    server = connect_database(url)
-    try:
-        table = server.table(short, database=schema or None)
-    except Exception:  # each backend has its own error for a missing table
-        raise InputError(f"expected a table {table_name!r} in {no_secret(url)}, found none") from None
+    server = Database(url)
+    table = server.table(short, [schema or None])
     where = no_secret(name)
-    return OpenTable(where, list(table.columns), lambda columns: _read_database(table, columns, where))
+    return OpenTable(where, table.columns, lambda columns: _read_database(server, table.table, columns, where))
 
 
 def refuse_absent(needed: Mapping[str, str], found: Sequence[str], where: str, mapping: Path | None) -> None:
