@@ -90,8 +90,15 @@ class Database:
             rows = rows.filter(rows[column].isin([int(cell) for cell in cells] if whole else list(cells)))
         rows = rows.select(**{name: rows[name].cast("string").nullif("") for name in columns})
         with self.errors("to read", table.where):
-            for part in rows.to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE):
+            for part in self._parts(rows):
                 yield pa.Table.from_batches([part])
+
+    def _parts(self, rows: Any) -> Iterator[pa.RecordBatch]:
+        if self._server.name != "duckdb":
+            yield from rows.to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE)
+            return
+        # Ibis 12 asks DuckDB 2 for `fetch_record_batch`, which its connections no longer have.
+        yield from self._server.raw_sql(rows.compile()).to_arrow_reader(_ROWS_AT_ONCE)
 
     def text(self, table: DatabaseTable, columns: Sequence[str]) -> pa.Table:
         """As `texts`, the whole table at once."""
