@@ -17,7 +17,7 @@ from chartray.config import pretrain as knobs
 from chartray.config.roles import ROLE_WORDS
 from chartray.errors import InputError
 from chartray.evaluation.baselines import baseline_chart
-from chartray.model_card.card import model_card
+from chartray.model_card.card import Loading, model_card
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.report.inputs import read_run
@@ -73,7 +73,7 @@ def test_roles_resume_bit_for_bit_and_stay_out_of_the_encoder(small_store: Path,
     assert (manifest.chart, manifest.chart_use) == ("age,sex", "age=anchor+suppress,sex=contrast+mmcl")
     assert manifest.chart_variables == ["age", "sex"]
     said = " ".join(pretraining([read_run(tmp_path / "whole")], []))
-    card = model_card(vit.load(tmp_path / "whole"), [], name="roles")
+    card = model_card(vit.load(tmp_path / "whole"), [], name="roles", loading=Loading("timm", False, ""))
     title = "age anchored + sex contrasted + sex matched (MMCL) + age suppressed"
     assert arm_of_run(manifest).title == title
     for role, name in (("anchor", "age"), ("contrast", "sex"), ("mmcl", "sex"), ("suppress", "age")):
