@@ -477,6 +477,21 @@ def test_patients_who_were_pretrained_on_are_counted_and_not_named(
         silent_on_patients(words, capfd)
 
 
+def test_the_files_that_hold_identifiers_are_those_of_the_list(given: Path) -> None:
+    """The list in SECURITY.md; of a store the pixels are no text."""
+
+    def holds(file: Path) -> bool:
+        text = str(pq.read_table(file).to_pylist()) if file.suffix == ".parquet" else file.read_text(errors="replace")
+        return any(secret in text for secret in SECRETS)
+
+    made = [file for name in ("store", "results", "audit", "encoder") for file in (given / name).rglob("*")]
+    made += [given / "c.parquet", given / "c.flow.json"]
+    found = {file.name for file in made if file.is_file() and file.suffix != ".arrow" and holds(file)}
+    assert found == {"c.parquet", "cohort.parquet", "predictions.parquet", "embeddings.parquet"}
+    listed = (Path(__file__).parents[1] / "SECURITY.md").read_text().partition("identifiers\n\n|")[2]
+    assert all(f"`{name}`" in listed for name in found - {"c.parquet"})
+
+
 def test_what_results_say_in_words_names_no_patient(given: Path) -> None:
     """Beside the tables that hold ids by design."""
     for folder in ("results", "audit", "store"):

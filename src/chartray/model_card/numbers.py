@@ -12,6 +12,7 @@ from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import Verdict, seen, why_no_claim
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS, counted
+from chartray.wording import part
 
 METRIC_NAMES = {
     "auroc": "AUROC",
@@ -101,7 +102,7 @@ def _beside_baselines(scores: Sequence[Score]) -> CardTable:
         there = [by.get((label, arm)) for arm in arms]
         first = next(row for row in there if row is not None)
         # The macro mean is over labels, each with its own positive images.
-        positive = "–" if first.n_positive is None else f"{first.n_positive:,} of {count(first.n)}"
+        positive = "–" if first.n_positive is None or first.n is None else part(first.n_positive, first.n)
         lines.append([_title(first), positive, *map(_value, there)])
     titles = [cell(arm.title) if arm.is_baseline else "**this encoder**" for arm in arms]
     return CardTable(["AUROC", "Positive images", *titles], lines)

@@ -16,12 +16,13 @@ from chartray.records.cohort import patients_in_two_splits
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
 from chartray.truth import blank_cells, meaning
+from chartray.wording import SMALLEST_TOLD, counts
 
 # Entries of the flow that are not the text of a cell: empty cells, and groups of cells that are not told.
 _RARE = "(rare values)"
 _TOLD = ("absent", "(unreadable)", "(dates, long numbers or long texts)")
 # A cell that could not be used may hold anything, also a name: it is on the page if that many images share it.
-IMAGES_TO_SHOW_A_VALUE = 10
+IMAGES_TO_SHOW_A_VALUE = SMALLEST_TOLD
 VALUES_SHOWN = 6
 
 
@@ -175,21 +176,21 @@ def without_identifiers(reason: str) -> str:
     return re.sub(r"\b\w*\d{4,}\w*\b", "…", reason).strip(" :,;")
 
 
-def common_values(counts: Mapping[str, int]) -> str:
+def common_values(cells: Mapping[str, int]) -> str:
     """Cells that could not be used, by value; a value of few images could identify one of them and is only counted.
 
     >>> common_values({"absent": 9, "?": 12, "Jane Doe 1.4.1950": 1, "(rare values)": 2})
-    'absent 9, “?” 12, rare values 3'
+    'absent < 10, “?” 12, rare values < 10'
     """
-    told = [(value, count) for value, count in counts.items() if value in _TOLD]
-    common = [one for one in counts.items() if one[0] not in (*_TOLD, _RARE) and one[1] >= IMAGES_TO_SHOW_A_VALUE]
+    told = [(value, count) for value, count in cells.items() if value in _TOLD]
+    common = [one for one in cells.items() if one[0] not in (*_TOLD, _RARE) and one[1] >= IMAGES_TO_SHOW_A_VALUE]
     common.sort(key=lambda one: -one[1])
-    texts = [f"{value.strip('()')} {count:,}" for value, count in told]
+    texts = [f"{value.strip('()')} {counts([count])[0]}" for value, count in told]
     texts += [f"“{value}” {count:,}" for value, count in common[:VALUES_SHOWN]]
     others = sum(count for _, count in common[VALUES_SHOWN:])
-    rare = sum(counts.values()) - sum(count for _, count in [*told, *common])
+    rare = sum(cells.values()) - sum(count for _, count in [*told, *common])
     texts += [f"other values {others:,}"] if others else []
-    texts += [f"rare values {rare:,}"] if rare else []
+    texts += [f"rare values {counts([rare])[0]}"] if rare else []
     return ", ".join(texts)
 
 

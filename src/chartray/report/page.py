@@ -29,7 +29,7 @@ from chartray.results.arm import Arm, dataset_name
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS
-from chartray.wording import joined, plural
+from chartray.wording import counts, joined, part, plural
 
 # The marks of figures.arm_styles in a 28 x 12 box, for the page's own legends.
 _MARKS = {
@@ -185,6 +185,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals |= {"counts": counts, "part": part}
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["shown"] = dataset_name
     environment.filters["breakable"] = breakable
