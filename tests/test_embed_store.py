@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,12 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import chartray
+from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.evaluation.embed_store import EMBEDDINGS_KEY, embed_store
+from chartray.outputs.parquet_file import verify_parquet
 from chartray.outputs.seal import seal
+from chartray.pixels.ingest import ingest
 from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 
+from .conftest import small_cohort
 from .evaluation_folders import vit
 
 
@@ -91,3 +96,81 @@ def test_what_cannot_be_embedded_is_refused_and_nothing_is_written(small_store: 
         with pytest.raises(InputError, match="expected a new file or earlier embeddings"):
             embed_store(source, small_store, thing)
         assert thing.stat().st_mtime_ns == before
+
+
+def test_patch_tokens_are_those_of_timm_and_duckdb_reads_them(small_store: Path, tmp_path: Path) -> None:
+    source = vit(tmp_path / "vit", seed=1, run="first")
+    both = embed_store(source, small_store, tmp_path / "both.parquet", split="test", tokens="both", device="cpu")
+    patches = embed_store(source, small_store, tmp_path / "p.parquet", split="test", tokens="patches", device="cpu")
+    table = pq.read_table(both)
+    assert table.schema.field("patch_tokens").type == pa.list_(pa.list_(pa.float32(), 32), 16)
+    assert pq.read_table(patches).column_names == [name for name in table.column_names if name != "embedding"]
+    store = Store.open(small_store)
+    row = store.cohort["split"].to_pylist().index("test")
+    image = whole_image(torch.from_numpy(store.images.gather(np.array([row]))), 32)
+    model = chartray.load_encoder(source)
+    with torch.inference_mode():
+        tokens = model.forward_features((image - 0.45) / 0.1)[0].numpy()
+    np.testing.assert_allclose(table["patch_tokens"][0].as_py(), tokens[1:], atol=1e-5)
+    np.testing.assert_allclose(table["embedding"][0].as_py(), tokens[0], atol=1e-5)
+    found = duckdb.sql(
+        f"select image_id, len(patch_tokens), patch_tokens[2][3], list_cosine_similarity(embedding, embedding) "
+        f"from '{both}' where image_id = '{table['image_id'][0]}'"
+    ).fetchall()
+    assert found == [(table["image_id"][0].as_py(), 16, pytest.approx(tokens[2][2], abs=1e-5), pytest.approx(1))]
+    assert verify_parquet(both, "embeddings") is None
+
+
+def test_a_folder_of_images_is_embedded_as_through_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nested, with a file that is no image: the same numbers as a store of the default size gives."""
+    deep = tmp_path / "films" / "deep"
+    deep.mkdir(parents=True)
+    table = small_cohort(deep).slice(0, 9)
+    for file in deep.iterdir():
+        if int(file.stem) > 8:
+            file.unlink()
+    pq.write_table(table, tmp_path / "cohort.parquet")
+    ingest(tmp_path / "cohort.parquet", tmp_path / "store", workers=1)
+    (tmp_path / "films" / "notes.txt").write_text("of no patient")
+    (tmp_path / "films" / ".DS_Store").write_bytes(b"1")
+    source = vit(tmp_path / "vit", seed=1, run="first")
+    capsys.readouterr()
+    arguments = [
+        "embed",
+        str(source),
+        str(tmp_path / "films"),
+        "--out",
+        str(tmp_path / "f.parquet"),
+        "--tokens",
+        "both",
+    ]
+    assert run_command([*arguments, "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert "1 of 10 files could not be read and have no embedding" in said
+    assert "notes" not in said
+    found = pq.read_table(tmp_path / "f.parquet")
+    assert found["file"].to_pylist() == [*(f"deep/{number}.png" for number in range(9)), "notes.txt"]
+    assert found["embedding"].null_count == found["patch_tokens"].null_count == 1
+    assert found["reason"].to_pylist()[:9] == [None] * 9
+    assert found["embedding"].to_pylist()[9] is None
+    assert found["reason"].to_pylist()[9]
+    stored = embed_store(source, tmp_path / "store", tmp_path / "s.parquet", device="cpu")
+    wanted = np.array(pq.read_table(stored)["embedding"].to_pylist())
+    np.testing.assert_allclose(np.array(found["embedding"].to_pylist()[:9]), wanted, atol=1e-5)
+    # Names of files may be ids.
+    hidden = embed_store(source, tmp_path / "films", tmp_path / "h.parquet", device="cpu", hash_ids=True)
+    assert not set(pq.read_table(hidden)["file"].to_pylist()) & set(found["file"].to_pylist())
+    assert str(tmp_path) not in str(pq.read_schema(hidden).metadata)
+
+
+def test_a_folder_without_images_is_one_sentence(tmp_path: Path) -> None:
+    source = vit(tmp_path / "vit", seed=1, run="first")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"expected images in .*empty or below it, found no files"):
+        embed_store(source, tmp_path / "empty", tmp_path / "out.parquet")
+    (tmp_path / "empty" / "a.csv").write_text("a,b\n")
+    with pytest.raises(InputError, match=r"expected images in .*empty, found 1 files of which none could be read"):
+        embed_store(source, tmp_path / "empty", tmp_path / "out.parquet", device="cpu")
+    with pytest.raises(InputError, match="expected --split only with a store"):
+        embed_store(source, tmp_path / "empty", tmp_path / "out.parquet", split="test")
+    assert not (tmp_path / "out.parquet").exists()

@@ -156,37 +156,50 @@ def audit(
 
 def embed(
     source: Path,
-    store: Path,
+    images: Path,
     *,
     out: Path,
     split: Literal["train", "validate", "test"] | None = None,
+    tokens: Literal["class", "patches", "both"] = "class",
     device: Device = "auto",
     precision: Precision = "fp32",
     hash_ids: bool = False,
     reading: Annotated[PublicOptions, FLAT] = READING,
 ) -> None:
-    """Writes the encoder's features of every image of a store as Parquet.
+    """Writes the encoder's features of every image of a store, or of any folder of images, as Parquet.
 
     Args:
         source: A run, an encoder folder, or a public encoder: a folder of timm or transformers, a .safetensors file.
-        store: The store.
+        images: A store, or a folder of JPEG, PNG and DICOM files; files that cannot be read are counted and said.
         out: The Parquet file.
-        split: Split to embed; by default all.
+        split: Split of the store to embed; by default all.
+        tokens: The class token of each image (its embedding), the tokens of its patches, or both.
         device: Device of the encoder.
         precision: Precision of the encoder.
-        hash_ids: Write hashed names instead of the ids of images, patients and studies.
+        hash_ids: Write hashed names instead of the ids of images, patients and studies, or of the names of files.
         reading: How a public encoder is read.
     """
     from chartray.commands.opening import need_inputs
     from chartray.evaluation.embed_file import check_embeddings_replaceable
+    from chartray.evaluation.image_folder import image_files, is_store
 
-    need_inputs(encoders=[source], stores=[store], out=out, public=reading)
+    need_inputs(encoders=[source], stores=[images] if is_store(images) else [], out=out, public=reading)
     check_embeddings_replaceable(out)
+    if not is_store(images):
+        image_files(images)
     from chartray.evaluation.embed_store import embed_store
 
     with reserved(out):
         made = embed_store(
-            source, store, out, split=split, device=device, precision=precision, reading=reading, hash_ids=hash_ids
+            source,
+            images,
+            out,
+            split=split,
+            tokens=tokens,
+            device=device,
+            precision=precision,
+            reading=reading,
+            hash_ids=hash_ids,
         )
     tell(made, out=made)
 

@@ -1,7 +1,8 @@
 """Frozen features, computed once: the encoder's class token of the whole image, and plain pixels as a floor."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from chartray.errors import InputError
 from chartray.evaluation.kept import PIECE, KeptFeatures, made_of_encoder
-from chartray.networks.encoder import PretrainedEncoder, class_token, on_device
+from chartray.networks.encoder import PretrainedEncoder, class_token, on_device, tokens_of
 from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 from chartray.progress import progress
@@ -55,21 +56,73 @@ def embed(
         InputError: an embedding is not finite; the run and the row are named.
     """
     where = device_of(device)
-    model = on_device(encoder.model, torch.device(where)).eval()
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"expected precision fp32 or bf16, found {precision!r}")
-    at_a_time = batch_size or (_BATCH if where == "cuda" else _BATCH_ON_CPU)
+    forward = _forward(encoder, where, precision, with_patches=False)
 
     def features(images: Tensor, of: Integers) -> Features:
-        grey = encoder.standardised(encoder.resized(images))  # (B, 1, size, size)
-        with torch.autocast(where, torch.bfloat16) if precision == "bf16" else nullcontext():
-            tokens = class_token(model, grey)  # (B, D)
         # Batch by batch: a damaged encoder is known at once, not after a million images.
-        return _finite(tokens.float().cpu().numpy(), encoder, store, of)
+        return _finite(forward(images).embedding, encoder, f"row {{}} of {store.folder}", of)
 
     if kept is not None:
         kept = kept.of(store, rows, device=where, precision=precision, **made_of_encoder(encoder))
-    return _in_pieces(store, rows, features, at_a_time, where, title, kept)
+    return _in_pieces(store, rows, features, batch_size or images_at_once(where), where, title, kept)
+
+
+class Tokens(NamedTuple):
+    """Of B images: the embedding (B, D), and the patch tokens (B, N, D) where they were asked for."""
+
+    embedding: Features
+    patches: Features | None
+
+
+def tokens_in_batches(
+    encoder: PretrainedEncoder,
+    images: Iterable[tuple[Tensor, Integers]],
+    *,
+    place: str,
+    device: str,
+    precision: str,
+    with_patches: bool,
+) -> Iterator[Tokens]:
+    """The tokens of batches of whole images, uint8 (B, S, S), and their numbers (B,).
+
+    Raises InputError where they are not finite; `place` says where an image is, with {} for its number.
+    """
+    where = device_of(device)
+    forward = _forward(encoder, where, precision, with_patches=with_patches)
+    for batch, numbers in images:
+        shown = batch if len(batch) else batch.new_zeros(1, *batch.shape[1:])  # no ViT reads none
+        with torch.inference_mode():
+            made = forward(shown.to(where))
+        found = Tokens(made.embedding[: len(batch)], None if made.patches is None else made.patches[: len(batch)])
+        for each in found:
+            if each is not None and len(each):
+                _finite(each.reshape(len(each), -1), encoder, place, numbers)
+        yield found
+
+
+def images_at_once(device: str) -> int:
+    """How many images a device embeds at a time."""
+    return _BATCH if device == "cuda" else _BATCH_ON_CPU
+
+
+def _forward(
+    encoder: PretrainedEncoder, device: str, precision: str, *, with_patches: bool
+) -> Callable[[Tensor], Tokens]:
+    """From uint8 (B, S, S) on `device` to tokens."""
+    model = on_device(encoder.model, torch.device(device)).eval()
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"expected precision fp32 or bf16, found {precision!r}")
+
+    def forward(images: Tensor) -> Tokens:
+        grey = encoder.standardised(encoder.resized(images))  # (B, 1, size, size)
+        with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
+            if not with_patches:
+                return Tokens(class_token(model, grey).float().cpu().numpy(), None)
+            tokens = tokens_of(model, grey)
+            pooled, patches = model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
+        return Tokens(pooled.float().cpu().numpy(), patches.float().cpu().numpy())
+
+    return forward
 
 
 def pixels(
@@ -134,12 +187,13 @@ def device_of(device: str) -> str:
     return device
 
 
-def _finite(features: Features, encoder: PretrainedEncoder, store: Store, rows: Integers) -> Features:
+def _finite(features: Features, encoder: PretrainedEncoder, place: str, rows: Integers) -> Features:
+    """`place` says where a row is, with {} for its number."""
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         run = encoder.provenance.run or "the encoder"
         raise InputError(
-            f"expected finite embeddings from {run}, found {len(bad)} of {len(rows)} that are not, the first in row "
-            f"{rows[bad[0]]} of {store.folder}; the weights are damaged or training diverged"
+            f"expected finite embeddings from {run}, found {len(bad)} of {len(rows)} that are not, the first in "
+            f"{place.format(rows[bad[0]])}; the weights are damaged or training diverged"
         )
     return features

@@ -1,8 +1,8 @@
 """The encoder as a timm model in memory, and as timm's loader of folders and of the Hub describes one."""
 
 from pathlib import Path
-from typing import Any
 
+from pydantic import JsonValue
 from timm.models.vision_transformer import VisionTransformer
 
 from chartray.networks import encoder
@@ -24,13 +24,13 @@ def load_encoder(path: str | Path) -> VisionTransformer:
         "grey_std": loaded.grey_std,
     }
     # Else timm would prepare images as it prepares photographs for the architecture's own weights.
-    preparation = timm_config(loaded)["pretrained_cfg"]
+    preparation = _preparation(loaded)
     sequences = {key: tuple(value) if isinstance(value, list) else value for key, value in preparation.items()}
     loaded.model.pretrained_cfg = loaded.model.default_cfg = sequences
     return loaded.model
 
 
-def timm_config(loaded: PretrainedEncoder) -> dict[str, Any]:
+def timm_config(loaded: PretrainedEncoder) -> dict[str, JsonValue]:
     """What timm's loader of folders and of the Hub reads: the architecture, and how an image is prepared.
 
     `squash` and bilinear: the whole image, stretched to the square, as in pretraining; no pixel is cropped away.
@@ -42,18 +42,22 @@ def timm_config(loaded: PretrainedEncoder) -> dict[str, Any]:
         "num_features": loaded.model.num_features,
         "global_pool": loaded.model.global_pool,
         "model_args": arguments | {"in_chans": 1, "num_classes": 0, "dynamic_img_size": True},
-        "pretrained_cfg": {
-            "input_size": [1, loaded.size, loaded.size],
-            "fixed_input_size": False,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "squash",
-            "mean": [loaded.grey_mean],
-            "std": [loaded.grey_std],
-            "num_classes": 0,
-            "pool_size": None,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-            "custom_load": False,
-        },
+        "pretrained_cfg": _preparation(loaded),
+    }
+
+
+def _preparation(loaded: PretrainedEncoder) -> dict[str, JsonValue]:
+    return {
+        "input_size": [1, loaded.size, loaded.size],
+        "fixed_input_size": False,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+        "mean": [loaded.grey_mean],
+        "std": [loaded.grey_std],
+        "num_classes": 0,
+        "pool_size": None,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "custom_load": False,
     }

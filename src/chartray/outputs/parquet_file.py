@@ -9,6 +9,8 @@ import base64
 import hashlib
 import mmap
 import re
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,22 @@ def write_table(table: pa.Table, file: Path, **options: Any) -> None:
 
 def write_sealed(table: pa.Table, file: Path, **options: Any) -> None:
     """Writes `table` with its SHA-256 to `file` itself, for a caller that renames it or seals the folder afterwards."""
-    carried = table.schema.metadata or {}
-    table = table.replace_schema_metadata({key: value for key, value in carried.items() if key != _KEY} or None)
-    with pq.ParquetWriter(file, table.schema, **({"compression": "zstd"} | options)) as writer:
-        writer.write_table(table)
+    write_parts([table], file, **options)
+
+
+def write_parts(parts: Iterable[pa.Table], file: Path, **options: Any) -> None:
+    """`write_sealed` of a table in `parts`, at least one, with one schema: it need not fit in memory."""
+    waiting = iter(parts)
+    first = next(waiting)
+    kept = {key: value for key, value in (first.schema.metadata or {}).items() if key != _KEY}
+    schema = first.schema.with_metadata(kept or None)
+    with pq.ParquetWriter(file, schema, **({"compression": "zstd"} | options)) as writer:
+        for part in chain([first], waiting):
+            writer.write_table(part.replace_schema_metadata(kept or None))
         writer.add_key_value_metadata({_KEY.decode(): _BLANK.decode()})
-    with file.open("r+b") as stream:
-        content = stream.read()
-        place = content.rindex(_MARK) + len(_MARK)
-        stream.seek(place)
-        stream.write(hashlib.sha256(content).hexdigest().encode())
+    with file.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as content:
+        place = content.rfind(_MARK) + len(_MARK)
+        content[place : place + 64] = hashlib.sha256(content).hexdigest().encode()
 
 
 def read_table(file: Path, what: str, columns: list[str] | None = None) -> pa.Table:
