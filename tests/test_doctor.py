@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from chartray import doctor
 from chartray.cli import run_command
 from chartray.outputs import lock
 from chartray.pixels import decoders, dicom_frame
+from chartray.report.embedding_map import neighbourhoods
 
 
 def told(capsys: pytest.CaptureFixture[str], *tokens: str) -> tuple[int, dict[str, doctor.Examined]]:
@@ -91,3 +93,11 @@ def test_without_torch_it_still_examines_the_rest(tmp_path: Path) -> None:
     assert "missing  torch: cannot be imported" in done.stdout
     assert "DICOM, JPEG 2000: read" in done.stdout
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_opentsne_a_page_has_no_such_map_and_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openTSNE", None)
+    assert neighbourhoods(np.random.default_rng(0).normal(size=(40, 3))) is None
+    assert "openTSNE is not installed" in capsys.readouterr().err

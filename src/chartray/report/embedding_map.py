@@ -15,6 +15,8 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from chartray.outputs.notices import notice
+
 THUMBNAIL_SIDE = 88
 _JPEG_QUALITY = 70
 _PERPLEXITY = 30.0
@@ -105,13 +107,18 @@ def principal_components(embeddings: NDArray[Any]) -> Projection:
 def neighbourhoods(embeddings: NDArray[Any]) -> NDArray[np.float64] | None:
     """t-SNE (van der Maaten and Hinton 2008) of (N, D) embeddings, begun at their principal components; (N, 2).
 
-    The same embeddings give the same points. None for fewer than `_FEWEST_FOR_TSNE`. 350 steps: of a few hundred
+    The same embeddings give the same points. None for fewer than `_FEWEST_FOR_TSNE`, and where openTSNE is away: it has
+    no wheel for aarch64. 350 steps: of a few hundred
     points the divergence is then within 2 % of that of the usual 750.
     """
     if len(embeddings) < _FEWEST_FOR_TSNE:
         return None
     # It brings scikit-learn and scipy, seconds that only a page with a map should wait for.
-    from openTSNE import TSNE
+    try:
+        from openTSNE import TSNE
+    except ImportError:
+        notice("chartray: openTSNE is not installed, so maps show principal components alone; pip install opentsne")
+        return None
 
     found = TSNE(
         perplexity=min(_PERPLEXITY, len(embeddings) / 4),
