@@ -1,6 +1,6 @@
 """Which keys of a mapping apply to each kind of entry, and the error sentences for an invalid mapping."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -53,7 +53,7 @@ def _kind(entry: Any) -> str:
 
 
 def sentence(
-    error: ValidationError, tree: dict[str, Any], keys: Sequence[str], sections: dict[str, Sequence[str]]
+    error: ValidationError, tree: Mapping[str, Any], keys: Sequence[str], sections: dict[str, Sequence[str]]
 ) -> str:
     """The first problem of the mapping `tree`, whose valid `keys` are given, and those of its `sections`."""
     # In a section, a key in another spelling is named before the one that it stands for is missed.

@@ -49,7 +49,7 @@ class Statement(NamedTuple):
     arms: str = ""
 
 
-class _Told(NamedTuple):
+class _SeededComparison(NamedTuple):
     """A comparison at one place, over how many seeds it speaks, and over which (empty: not known)."""
 
     one: Comparison
@@ -168,7 +168,7 @@ def _declared(comparisons: Sequence[Comparison]) -> list[Statement]:
     """The rows of the declared question, the primary one first, whatever they measure."""
     asked = [one for role in ("primary", "family") for one in comparisons if one.role == role]
     return [
-        _statement(one.arm_a.title, one.arm_b.title, [_Told(one, one.seeds, ())], "declared", _measure(one))
+        _statement(one.arm_a.title, one.arm_b.title, [_SeededComparison(one, one.seeds, ())], "declared", _measure(one))
         for one in asked
     ]
 
@@ -203,7 +203,7 @@ def _between(
         # Of a comparison of two pretrained arms every seed must have been scored.
         count = min([one.seeds, *(len(each) for each in names if each and len(sides) > 1)])
         numbers = tuple(sorted(each for each in known if each is not None))
-        told.append(_Told(one, count, numbers if len(numbers) == count else ()))
+        told.append(_SeededComparison(one, count, numbers if len(numbers) == count else ()))
     here, fewest = _title(a, topic, told, rows), plural(SEEDS_FOR_A_CLAIM, "seed")
     if not told:
         few = min(seeds_of(rows, arm) for arm in sides) < SEEDS_FOR_A_CLAIM
@@ -218,7 +218,7 @@ def _between(
     return said
 
 
-def _title(arm: Arm, topic: Topic, told: Sequence[_Told], rows: Sequence[Score]) -> str:
+def _title(arm: Arm, topic: Topic, told: Sequence[_SeededComparison], rows: Sequence[Score]) -> str:
     """The first arm of a sentence, and of how many of its seeds it speaks."""
     behind, scored = max((one.seeds for one in told), default=0), seeds_of(rows, arm)
     some = f", {behind} of {scored} seeds" if 1 < behind < scored else ""
@@ -241,12 +241,14 @@ def _by_data_set(said: Statement, tested: Interaction | None) -> Statement:
     return said._replace(standing=standing, sentence=said.sentence + words)
 
 
-def _statement(a: str, b: str, told: Sequence[_Told], topic: Topic, measure: str = "macro AUROC") -> Statement:
+def _statement(
+    a: str, b: str, told: Sequence[_SeededComparison], topic: Topic, measure: str = "macro AUROC"
+) -> Statement:
     """One sentence over all places, those over enough seeds first; every place with its difference and interval."""
     enough = [each for each in told if each.seeds >= SEEDS_FOR_A_CLAIM]
     first = _texts(a, b, [(each.kind, each.one) for each in enough], measure, "shown")
     sentences = ["; ".join(first)] if first else []
-    few: dict[tuple[int, tuple[int, ...]], list[_Told]] = {}
+    few: dict[tuple[int, tuple[int, ...]], list[_SeededComparison]] = {}
     for each in told:
         if each.seeds < SEEDS_FOR_A_CLAIM:
             few.setdefault((each.seeds, each.names), []).append(each)
@@ -301,7 +303,7 @@ def _part(one: Comparison, kind: Standing) -> str:
     return f"{text} (80 % power for {one.detectable:.3f}{wanted})"
 
 
-def _standing(told: Sequence[_Told]) -> tuple[Standing, str]:
+def _standing(told: Sequence[_SeededComparison]) -> tuple[Standing, str]:
     """The kind and the words: shown everywhere, or on how many data sets; a part of a data set is no further one."""
     whole = [each for each in told if not each.one.dataset.endswith(RADIOLOGISTS)] or list(told)
     few = [each for each in whole if each.seeds < SEEDS_FOR_A_CLAIM]

@@ -20,7 +20,7 @@ from chartray.networks.siamese import SelfDistillation, Siamese
 from chartray.pixels.store import Store
 from chartray.pixels.views import kept_count
 from chartray.training import compilation
-from chartray.training.fastest import Chosen, choose
+from chartray.training.fastest import ChosenWay, choose
 from chartray.training.manifest import RunManifest
 from chartray.training.monitor import Monitor
 from chartray.training.runtime import Runtime
@@ -36,7 +36,7 @@ class Built(NamedTuple):
     schedule: Schedule
     networks: Networks
     optimizer: AdamW
-    chosen: Chosen
+    chosen: ChosenWay
 
 
 def build(store: Store, config: Config, runtime: Runtime, before: RunManifest | None = None) -> Built:

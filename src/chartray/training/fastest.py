@@ -36,16 +36,16 @@ _IMAGES = 4
 _GAIN = 0.05  # of its time that another way must save: less is noise
 
 
-class Chosen(NamedTuple):
+class ChosenWay(NamedTuple):
     """How a run computes; `seconds` of processor time went into choosing, none where nothing was measured."""
 
     attention: Ways
     compiled: bool
     seconds: float | None = None
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
         """As the manifest says it."""
-        said: dict[str, Any] = {
+        said: dict[str, object] = {
             "compiled": self.compiled,
             "attention": self.attention.with_gradient,
             "attention_without_gradient": self.attention.without_gradient,
@@ -55,23 +55,23 @@ class Chosen(NamedTuple):
 
 def choose(
     networks: nn.Module, data: TrainingData, config: Config, steps: int, runtime: Runtime, before: RunManifest | None
-) -> Chosen:
+) -> ChosenWay:
     """The way of a run of this many steps, of which attention is set; the first process measures for all.
 
     `before`: the manifest of a run that is continued. Raises InputError where train.compile is true and cannot be.
     """
     compiled = compilation.wanted(config.train, steps, runtime.device)
     if runtime.device.type == "cuda":
-        chosen = Chosen(Ways("fused", "fused"), compiled)
+        chosen = ChosenWay(Ways("fused", "fused"), compiled)
     elif before is not None and before.attention is not None and before.device == runtime.device.type:
         ways = Ways(before.attention, before.attention_without_gradient or Ways().without_gradient)
         kept = compiled if before.compiled is None or config.train.compile != "auto" else before.compiled
-        chosen = Chosen(ways, compiled and kept, before.seconds_of_choice)
+        chosen = ChosenWay(ways, compiled and kept, before.seconds_of_choice)
     elif steps < LONG:
-        chosen = Chosen(Ways(), compiled)
+        chosen = ChosenWay(Ways(), compiled)
     else:
         said = first_decides(lambda: _measured(networks, data, config, runtime, compiled), runtime.device)
-        chosen = Chosen(Ways(*said[0]), *said[1:])
+        chosen = ChosenWay(Ways(*said[0]), *said[1:])
     set_ways(networks, chosen.attention)
     return chosen
 
