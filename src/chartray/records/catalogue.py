@@ -43,7 +43,7 @@ class Quantity(NamedTuple):
         """What is read of it; `window_hours` None: the group's own."""
         window = Window(-hours(_WINDOW_HOURS[self.group] if window_hours is None else window_hours))
         units = {same_unit(unit): conversion for unit, conversion in self.units.items()}
-        return Measurement(name, tuple(map(str, self.items)), units, self.range, window)
+        return Measurement(name, {str(item): 1.0 for item in self.items}, units, self.range, window)
 
     def variable(self) -> Variable:
         """Its entry in the cohort's metadata."""

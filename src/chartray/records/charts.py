@@ -69,6 +69,7 @@ class Joined(NamedTuple):
     columns: dict[str, pa.Array]
     step: FlowStep
     warnings: list[DataWarning]
+    notes: tuple[FlowStep, ...] = ()
 
 
 def read_chart(tables: Sequence[OpenTable], joined: ChartMapping, columns: Sequence[str], plan: Mapping) -> SecondTable:

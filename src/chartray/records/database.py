@@ -98,7 +98,7 @@ class Database:
             yield from rows.to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE)
             return
         # Ibis 12 asks DuckDB 2 for `fetch_record_batch`, which its connections no longer have.
-        yield from self._server.raw_sql(rows.compile()).to_arrow_reader(_ROWS_AT_ONCE)
+        yield from self._server.con.sql(rows.compile()).to_arrow_reader(_ROWS_AT_ONCE)
 
     def text(self, table: DatabaseTable, columns: Sequence[str]) -> pa.Table:
         """As `texts`, the whole table at once."""

@@ -25,17 +25,24 @@ from chartray.records.same_patient import SPELLING, Same, checked_same
 from chartray.schema import SPLIT_SHARES, SPLITS
 from chartray.yaml_file import read_yaml
 
+# The columns of a chart of events that name the patient.
+PATIENT_KEYS = {"meds": ("subject_id",), "omop": ("person_id", "person_source_value")}
+
 
 class ChartMapping(BaseModel):
     """How rows of a second table, the chart, belong to the images: by equal ids, and by time if `time` is given.
 
     `on`: column of the table -> column of the chart. With `time` each column has its last value at or before the image,
     at most `within_days` old. Without it an id has one row, or the `majority` of the values of several rows.
+    `model`: the chart is a MEDS data set or an OMOP base, and each entry of `ehr` names its codes; `stored` is the
+    column with the time since which a value was known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     on: dict[Column, Column]
+    model: Literal["meds", "omop"] | None = None
+    stored: Column | None = None
     time: Column | None = None
     time_format: tuple[str, ...] = ()
     within_days: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -62,6 +69,15 @@ class ChartMapping(BaseModel):
         timed = [key for key in ("time_format", "within_days") if getattr(self, key)]
         if timed and self.time is None:
             raise ValueError(f"{timed[0]!r} needs 'time', the column with the times of the chart")
+        if self.model is not None:
+            other = next((key for key in ("time", "within_days", "several", "same_id") if getattr(self, key)), None)
+            if other:
+                raise ValueError(f"{other!r} does not apply to a chart of events: each entry has its window_days")
+            keys = PATIENT_KEYS[self.model]
+            if len(self.on) != 1 or next(iter(self.on.values())) not in keys:
+                raise ValueError(f"needs the column of the patient under 'on', {{column: {' or '.join(keys)}}}")
+        elif self.stored is not None:
+            raise ValueError("'stored' needs 'model', a chart of events")
         if self.several is not None and self.time is not None:
             raise ValueError("expected 'several' or 'time', which chooses one of several values, found both")
         return self
@@ -136,6 +152,11 @@ class Mapping(BaseModel):
             )
         if self.same_patient == SPELLING and "patient_id" in self.exact_ids:
             raise ValueError("expected 'same_patient: spelling' or patient_id in 'exact_ids', found both")
+        coded = next((name for name, entry in self.ehr.items() if entry.codes), None)
+        if coded is not None and (self.charts is None or self.charts.model is None):
+            raise ValueError(f"'codes' of {coded!r} needs charts: {{model: meds}} or {{model: omop}}")
+        if self.charts is not None and self.charts.model is not None and self.taken_at is None:
+            raise ValueError("a chart of events needs 'taken_at', the time of the image")
         if self.taken_at_format and self.taken_at is None:
             raise ValueError("'taken_at_format' needs 'taken_at', the column with these times")
         return self

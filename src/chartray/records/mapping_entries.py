@@ -97,6 +97,12 @@ class VariableMapping(Cells):
     range: tuple[Number, Number] | None = None
     unit: str | None = None
     group: str | None = None
+    # Of a chart of events (`charts: model`): the codes, or patterns such as LAB//50912//*, and what their values are
+    # multiplied by; the same for the `units` of their rows.
+    codes: dict[str, float] = Field(default_factory=dict)
+    units: dict[str, float] = Field(default_factory=dict)
+    during: bool = False
+    years_since: bool = False
     days_from_film: Column | None = None
     window_days: tuple[Number | None, Number | None] = (None, 0)
     known_at_film: bool | None = None
@@ -111,6 +117,18 @@ class VariableMapping(Cells):
             return {_text(cell): _text(level, "level") for cell, level in levels.items()}
         words = ", ".join(re.findall(r"[^\s,;/|]+", str(levels)))
         raise ValueError(f"needs a list of levels, [{words}], or a level for each cell, {{cell: level}}")
+
+    @field_validator("codes", "units", mode="before")
+    @classmethod
+    def _factors(cls, listed: Any, info: ValidationInfo) -> Any:
+        """A list, whose values stay as they are, or factors by code or unit."""
+        if isinstance(listed, list) and listed:
+            return dict.fromkeys((str(each) for each in listed), 1.0)
+        if isinstance(listed, dict) and listed:
+            return {str(each): factor for each, factor in listed.items()}
+        raise ValueError(
+            f"needs a list of {info.field_name}, or the factor of each, {{{info.field_name[:-1]}: factor}}"
+        )
 
     @field_validator("range", "window_days", mode="before")
     @classmethod
@@ -131,7 +149,15 @@ class VariableMapping(Cells):
     @classmethod
     def _of_its_kind(cls, entry: Any) -> Any:
         """Checked first, so that errors are not about the value of a key that does not apply."""
-        return refuse_other_keys(entry, "ehr")
+        entry = refuse_other_keys(entry, "ehr")
+        if isinstance(entry, dict) and entry.get("codes") and not entry.get("column"):
+            # A column of this name is made, one for each window.
+            window = f" {entry['window_days']}" if "window_days" in entry else ""
+            made = {"column": " | ".join(map(str, entry["codes"])) + window}
+            if entry.get("kind") == "boolean":  # its cells are made, too
+                made |= {"true": ["1"], "false": ["0"]} if entry.get("during") else {"present_means": True}
+            return made | entry
+        return entry
 
     @model_validator(mode="after")
     def _fitting(self) -> "VariableMapping":
@@ -149,7 +175,12 @@ class VariableMapping(Cells):
         elif not self.read_by_spelling:
             _check_meanings(self)
             _check_blank(self)
-        if "window_days" in self.model_fields_set and self.days_from_film is None:
+        wanting = [key for key in ("units", "during", "years_since") if getattr(self, key)]
+        if wanting and not self.codes:
+            raise ValueError(f"{wanting[0]!r} needs 'codes', those of the events it is about")
+        if self.codes and self.days_from_film is not None:
+            raise ValueError("expected 'codes' or 'days_from_film', found both")
+        if "window_days" in self.model_fields_set and self.days_from_film is None and not self.codes:
             raise ValueError("'window_days' needs 'days_from_film', the column that it limits")
         first, last = self.window_days
         if first is not None and last is not None and first > last:
@@ -166,7 +197,7 @@ class VariableMapping(Cells):
     @property
     def reaches_past_image(self) -> bool:
         """Whether it includes values from after the image."""
-        return self.days_from_film is not None and (self.window_days[1] is None or self.window_days[1] > 0)
+        return bool(self.days_from_film or self.codes) and (self.window_days[1] is None or self.window_days[1] > 0)
 
     @property
     def known(self) -> bool:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from chartray.wording import nearest
 
 _OF_VARIABLES = {"kind", "group", "unit", "known_at_film"}
-_TIMED = {"column", "days_from_film", "window_days"}
+_TIMED = {"column", "days_from_film", "window_days", "codes"}
 _MEANINGS = {"true", "false", "separator", "others_mean", "present_means", "absent_means"}
 _INTERVAL = {"starts", "ends", "absent_means"}
 _LABEL = {"kind", "column", "uncertain", "unknown", "blank"} | _MEANINGS
@@ -17,8 +17,8 @@ KEYS = {
     "ehr": {
         "interval": _OF_VARIABLES | _INTERVAL,
         "categorical": _OF_VARIABLES | _TIMED | {"levels"},
-        "numeric": _OF_VARIABLES | _TIMED | {"range"},
-        "boolean": _OF_VARIABLES | _TIMED | _MEANINGS,
+        "numeric": _OF_VARIABLES | _TIMED | {"range", "units", "years_since"},
+        "boolean": _OF_VARIABLES | _TIMED | _MEANINGS | {"during"},
     },
     "labels": {"label": _LABEL, "boolean": _LABEL, "interval": {"kind"} | _INTERVAL},
 }

@@ -6,6 +6,8 @@ Every source hands its rows over in parts; units are harmonised, and the join is
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from chartray.flow import FlowStep
 from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Numbers, Window
 from chartray.records.linking import NOBODY, ImageTimes, Integers, Times
 from chartray.records.missing import told
+from chartray.records.parsing import by_cell
 from chartray.records.warnings import DataWarning
 from chartray.wording import plural
 
@@ -36,14 +39,15 @@ class Conversion(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """A numeric variable: the `codes` it is measured under, its `range` in its own unit, and the window.
+    """A numeric variable: the `codes` it is measured under (or patterns of them), its `range`, and the window.
 
+    A value is multiplied by the factor of its code.
     `units`: how a value in another unit is brought to it, by the unit's name (see `same_unit`); '' is a blank cell.
     A value in any other unit is not used.
     """
 
     name: str
-    codes: tuple[str, ...]
+    codes: Mapping[str, float]
     units: Mapping[str, Conversion]
     range: tuple[float, float]
     window: Window
@@ -123,7 +127,7 @@ class _VariableAsOf:
 
     def __init__(self, wanted: Measurement, index: ImageIndex) -> None:
         self.wanted, self.last = wanted, AsOf(index, wanted.window)
-        self._codes = pa.array(wanted.codes, pa.string())
+        self._factor = cache(lambda code: factor_of(code, wanted.codes))
         self._reasons = list(_FIXED)
         self._counts: Counter[str] = Counter()
         self._rows = 0
@@ -131,12 +135,14 @@ class _VariableAsOf:
 
     def add(self, cells: DatedCells) -> None:
         """Takes note of the rows of its codes."""
-        rows = np.flatnonzero(pc.is_in(cells.code, value_set=self._codes).to_numpy(zero_copy_only=False))
+        factors = by_cell(cells.code, self._factor, pa.float64())
+        rows = np.flatnonzero(pc.is_valid(factors).to_numpy(zero_copy_only=False))
         if not len(rows):
             return
         self._rows += len(rows)
         place = pa.array(rows)
-        value, reason = self._harmonised(cells.value.take(place), cells.unit.take(place))
+        raw = pc.multiply(cells.value.take(place).cast(pa.float64()), factors.take(place))
+        value, reason = self._harmonised(raw, cells.unit.take(place))
         patient, at, known = cells.patient[rows], cells.at[rows], cells.known[rows]
         for times, said in ((at, NO_TIME), (known, NOT_STORED)):
             lacking = np.isnat(times) & (reason < 0)
@@ -151,7 +157,7 @@ class _VariableAsOf:
 
     def _harmonised(self, cells: pa.Array, units: pa.Array) -> tuple[Numbers, Integers]:
         """The values in the variable's unit, NaN if not usable, and the number of the reason, -1 if usable."""
-        values: Numbers = cells.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False).copy()
+        values: Numbers = cells.fill_null(np.nan).to_numpy(zero_copy_only=False).copy()
         encoded = units.fill_null("").dictionary_encode()
         scale, shift, reason = (np.empty(len(encoded.dictionary)) for _ in range(3))
         for number, unit in enumerate(encoded.dictionary.to_pylist()):
@@ -197,6 +203,15 @@ class _VariableAsOf:
             return [DataWarning(name, what, images, "say under units how theirs is brought to the variable's")]
         what = f"no image has a value among {plural(self._rows, 'row')} of the patients with images"
         return [DataWarning(name, what, images, "check the codes, the window and the patients' ids")]
+
+
+def factor_of(code: str, patterns: Mapping[str, float]) -> float | None:
+    """The factor of the first pattern that the code matches: a code itself, or with * and ?; None if none does.
+
+    >>> factor_of("LAB//50912//mg/dL", {"LAB//50912//*": 1.0}), factor_of("BMI (kg/m2)", {"BMI (kg/m2)": 1.0})
+    (1.0, 1.0)
+    """
+    return next((factor for each, factor in patterns.items() if code == each or fnmatchcase(code, each)), None)
 
 
 def hours(count: float) -> np.timedelta64:

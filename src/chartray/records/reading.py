@@ -140,8 +140,10 @@ def read_parts(
     with _csv_errors(file):
         options = _options(file, dict.fromkeys(columns, pa.string()))
         for part in pacsv.open_csv(file, *options):
-            masks = (pc.is_in(pc.utf8_trim_whitespace(part[column]), cells) for column, cells in wanted.items())
-            places = np.flatnonzero(reduce(pc.and_, masks).to_numpy(zero_copy_only=False))
+            masks = [pc.is_in(pc.utf8_trim_whitespace(part[column]), cells) for column, cells in wanted.items()]
+            places = np.arange(part.num_rows)
+            if masks:
+                places = np.flatnonzero(reduce(pc.and_, masks).to_numpy(zero_copy_only=False))
             if len(places):
                 cells = pa.Table.from_batches([part]).take(pa.array(places))
                 yield places + row, pa.table([_trimmed(column) for column in cells.columns], cells.column_names)

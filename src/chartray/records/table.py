@@ -13,6 +13,7 @@ from chartray.errors import InputError
 from chartray.flow import FlowStep
 from chartray.records.charts import CHART_PREFIX, ImageTable, Joined, join, read_chart
 from chartray.records.cohort import Cohort, assemble
+from chartray.records.events import join_events
 from chartray.records.labels import blank_column
 from chartray.records.mapping import Mapping, read_mapping
 from chartray.records.missing import count_unreadable, shown
@@ -67,10 +68,13 @@ def cohort_of(source: Source, plan: Mapping, mapping: Path | None, charts: Seque
     if plan.taken_at is not None:
         times = read_times(texts, plan.taken_at, plan.taken_at_format, plan, where)
     joined = None
-    if plan.charts is not None and tables:
+    if plan.charts is not None and plan.charts.model is not None:
+        joined = join_events(ImageTable(cells, times, where), charts, plan)
+    elif plan.charts is not None and tables:
         names = list(dict.fromkeys(name.removeprefix(CHART_PREFIX) for name in of_chart))
         chart = read_chart(tables, plan.charts, names, plan)
         joined = join(ImageTable(cells, times, where), chart, names, plan)
+    if joined is not None:
         for name in of_chart:
             column = joined.columns[name.removeprefix(CHART_PREFIX)]
             cells, texts = cells.append_column(name, column), texts.append_column(name, column)
@@ -114,7 +118,7 @@ def _assembled(
     notes = [FlowStep(step, rows.num_rows, rows.num_rows, note) for step, note in undecided(rows, plan).items()]
     warnings = unread(rows, None if times is None else times.cells.take(ids.places), plan, missing)
     if joined is not None:
-        notes = [joined.step, *notes]
+        notes = [joined.step, *joined.notes, *notes]
         warnings += joined.warnings
     return Cohort(assemble(columns, metadata), ids.flow + notes, {}, missing, warnings=warnings)
 
@@ -125,6 +129,8 @@ def _charts(files: Sequence[str], plan: Mapping, mapping: Path | None) -> list[O
         raise InputError(f"expected 'charts' in {where}, which says how --charts is joined, found none; add it")
     if plan.charts is not None and not files:
         raise InputError(f"expected the chart of {mapping} (charts) as --charts, found none; give the table")
+    if plan.charts is not None and plan.charts.model is not None:
+        return []
     return [open_table(file) for file in files]
 
 
@@ -149,7 +155,8 @@ def _columns(
                 needed.setdefault(column, f"{section}.{key}")
     of_chart: dict[str, str] = {}
     if plan.charts is not None:
-        of_chart = {name: key for name, key in needed.items() if _of_chart(name, table, charts)}
+        coded = {entry.column for entry in plan.ehr.values() if entry.codes}
+        of_chart = {name: key for name, key in needed.items() if name in coded or _of_chart(name, table, charts)}
         for column in plan.charts.on:
             own.setdefault(column, "charts.on")
         theirs = {name.removeprefix(CHART_PREFIX): key for name, key in of_chart.items()}

@@ -50,18 +50,19 @@ def open_table(name: str) -> OpenTable:
         raise InputError(f"expected a csv or Parquet table, found the workbook {file}; save its sheet as CSV UTF-8")
     if file.suffix.lower() not in _PARQUET:
         return OpenTable(name, header(file), lambda columns: read_cells(file, columns).select(columns))
-    with _parquet_errors(file):
+    with parquet_errors(file):
         parquet = pq.ParquetFile(file)
 
     def read(columns: list[str]) -> pa.Table:
-        with _parquet_errors(file):
+        with parquet_errors(file):
             return parquet.read(columns=columns).select(columns)
 
     return OpenTable(name, parquet.schema_arrow.names, read)
 
 
 @contextmanager
-def _parquet_errors(file: Path) -> Iterator[None]:
+def parquet_errors(file: Path) -> Iterator[None]:
+    """Turns what PyArrow says of a Parquet file into an InputError."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError) as error:

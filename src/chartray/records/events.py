@@ -1,0 +1,189 @@
+"""A chart of events, a MEDS data set or an OMOP base, joined to the images: each variable by its codes and window.
+
+The join is that of `as_of`, for numbers through `measurements`; the events are read in parts.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chartray.errors import InputError
+from chartray.flow import FlowStep
+from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Window
+from chartray.records.charts import ImageTable, Joined
+from chartray.records.identifiers import canonical_ids
+from chartray.records.linking import NOBODY, ImageTimes, Integers, Stays, Times, link_strict
+from chartray.records.mapping import ChartMapping, Mapping
+from chartray.records.mapping_entries import VariableMapping
+from chartray.records.measurements import AsOfImages, Conversion, DatedCells, Measurement, factor_of, hours, same_unit
+from chartray.records.parsing import by_cell
+from chartray.records.warnings import DataWarning
+from chartray.wording import plural
+
+# The time of an event without one, which is a fact that always holds.
+ALWAYS = np.datetime64("0001-01-01", "us")
+_YEAR = np.timedelta64(round(365.2425 * 86_400_000_000), "us")
+_OTHER = "(a code in no level)"
+_HALF = 0.5
+
+
+class EventPart(NamedTuple):
+    """Some events: their `cells`, and when each ends (M,), NaT where it is a moment."""
+
+    cells: DatedCells
+    ends: Times
+
+
+class EventSource(Protocol):
+    """A data set of events: its name in messages, and the number of each patient in it."""
+
+    where: str
+
+    def patients(self, ids: pa.StringArray) -> Integers:
+        """The number of each id's patient (N,), NOBODY without one."""
+
+    def parts(self, patterns: Sequence[str]) -> Iterator[EventPart]:
+        """The events whose codes match a pattern; others may be among them."""
+
+
+def join_events(images: ImageTable, places: Sequence[str], plan: Mapping) -> Joined:
+    """The column of each variable that has codes, as text for each image (N,), null where it has no event by then.
+
+    Raises InputError if the data set cannot be read, or has no patient of the images.
+    """
+    joined = plan.charts
+    assert joined is not None
+    assert images.times is not None
+    if len(places) != 1:
+        raise InputError(f"expected one --charts for a chart of events, found {len(places)}; give one")
+    if images.times.zoned:
+        raise InputError(f"expected times without a time zone in {images.where}, as the events have; export them so")
+    source = _opened(places[0], joined)
+    column = next(iter(joined.on))
+    patient = source.patients(canonical_ids(images.cells[column], f"column {column!r}", images.where))
+    taken = ImageTimes(patient, images.times.at.to_numpy(zero_copy_only=False))
+    entries = {entry.column: entry for entry in plan.ehr.values() if entry.codes and entry.column}
+    readers = _Readers(entries, taken)
+    seen: set[int] = set()
+    for part in source.parts([code for entry in entries.values() for code in entry.codes]):
+        seen.update(np.unique(part.cells.patient).tolist())
+        readers.add(part)
+    held = int(np.isin(patient, np.array(sorted(seen), np.int64)).sum()) if seen else 0
+    total = len(patient)
+    if not held:
+        raise InputError(
+            f"expected images of {images.where} in {source.where} by {column} = {joined.on[column]}, found none of "
+            f"{plural(total, 'image')} with an event of these codes; check the column and the codes"
+        )
+    known = f"stored ({joined.stored}) by then" if joined.stored else "dated by then: no stored time is given"
+    why = f"{held} of {total} have events in {source.where} by {column} = {joined.on[column]}; {known}"
+    warnings = []
+    if held < _HALF * total:
+        what = f"only {held} of {plural(total, 'image')} have events in {source.where}"
+        warnings.append(DataWarning("charts", what, total - held, "check the column under charts: on"))
+    columns, notes = readers.found()
+    return Joined(columns, FlowStep("chart joined", total, total, why), warnings + readers.warnings, notes)
+
+
+def _opened(place: str, joined: ChartMapping) -> EventSource:
+    if joined.model == "meds":
+        from chartray.records.meds import MedsEvents
+
+        return MedsEvents(place, joined.stored)
+    from chartray.records.omop import OmopEvents
+
+    return OmopEvents(place, joined.stored, next(iter(joined.on.values())))
+
+
+class _Readers:
+    """One reader for each variable, by the name of its column."""
+
+    def __init__(self, entries: dict[str, VariableMapping], images: ImageTimes) -> None:
+        self._images, self._entries = images, entries
+        self.warnings: list[DataWarning] = []
+        numeric = {name: e for name, e in entries.items() if e.kind == "numeric" and not e.years_since}
+        self._numbers = AsOfImages([_measurement(name, entry) for name, entry in numeric.items()], images)
+        index = ImageIndex(images)
+        self._last = {n: AsOf(index, _window(e)) for n, e in entries.items() if n not in numeric and not e.during}
+        self._stays: dict[str, list[Stays]] = {name: [] for name, entry in entries.items() if entry.during}
+        self._place = {name: cache(_placing(entry)) for name, entry in entries.items()}
+
+    def add(self, part: EventPart) -> None:
+        cells = part.cells
+        self._numbers.add(cells)
+        for name in (*self._last, *self._stays):
+            place = by_cell(cells.code, self._place[name], pa.float64())
+            value = place.fill_null(np.nan).to_numpy(zero_copy_only=False)
+            if name in self._stays:
+                mine = ~np.isnan(value)
+                self._stays[name].append(Stays(cells.patient[mine], cells.at[mine], part.ends[mine]))
+                continue
+            if self._entries[name].years_since:
+                value = np.where(np.isnan(value) | np.isnat(cells.at), np.nan, cells.at.astype(np.int64))
+            known = np.maximum(cells.at, cells.known)
+            self._last[name].add(DatedValues(cells.patient, cells.at, known, value))
+
+    def found(self) -> tuple[dict[str, pa.Array], tuple[FlowStep, ...]]:
+        """The columns as text, and the notes on numbers."""
+        numbers = self._numbers.found()
+        self.warnings = numbers.warnings
+        columns = {}
+        for name, values in numbers.columns.items():
+            columns[name] = values.cast(pa.string())
+        for name, last in self._last.items():
+            entry = self._entries[name]
+            if entry.years_since:
+                age = (self._images.at.astype(np.int64) - last.value) / _YEAR.astype(np.int64)
+                columns[name] = pa.array(age, from_pandas=True).cast(pa.string())
+                continue
+            words = pa.array([*entry.levels, _OTHER] if entry.kind == "categorical" else ["1"])
+            columns[name] = words.take(pa.array(last.value, from_pandas=True).cast(pa.int64()))
+        for name, stays in self._stays.items():
+            columns[name] = self._during(stays)
+        return columns, tuple(numbers.steps)
+
+    def _during(self, parts: Iterable[Stays]) -> pa.Array:
+        """Whether a stay covers the image; null for patients without any, and without a time."""
+        stays = Stays(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        inside = link_strict(self._images, stays).found
+        asked = np.isin(self._images.patient, stays.patient[~np.isnat(stays.begins)]) & ~np.isnat(self._images.at)
+        return pa.array(np.where(inside, "1", "0"), mask=~(asked & (self._images.patient != NOBODY)))
+
+
+def _placing(entry: VariableMapping):  # type: ignore[no-untyped-def]  # str -> float | None, for `cache`
+    """The place of a code among the levels of a variable, 0 if it has none, None if it is not the variable's."""
+    levels = {pattern: float(place) for place, pattern in enumerate(entry.levels)}
+
+    def place(code: str) -> float | None:
+        if factor_of(code, entry.codes) is None:
+            return None
+        if entry.kind != "categorical":
+            return 0.0
+        found = factor_of(code, levels)
+        return float(len(levels)) if found is None else found
+
+    return place
+
+
+def _window(entry: VariableMapping) -> Window:
+    first, last = entry.window_days
+    whole = hours(24 * last) if last is not None else hours(24 * 365 * 200)
+    return Window(None if first is None or np.isinf(first) else hours(24 * first), whole)
+
+
+def _measurement(name: str, entry: VariableMapping) -> Measurement:
+    assert entry.range is not None
+    units = {same_unit(unit): Conversion(factor) for unit, factor in entry.units.items()}
+    if not units:
+        units = {same_unit(entry.unit or ""): Conversion(1.0), "": Conversion(1.0)}
+    return Measurement(name, entry.codes, units, (float(entry.range[0]), float(entry.range[1])), _window(entry))
+
+
+def dated(times: pa.Array) -> Times:
+    """Timestamps of any unit as microseconds, NaT if null."""
+    found: Times = pc.cast(times, pa.timestamp("us"), safe=False).to_numpy(zero_copy_only=False)
+    return found

@@ -1,0 +1,253 @@
+"""MEDS and OMOP written from the MIMIC-IV demo: the same cells as `cohort mimic` from its files, and plain loops."""
+
+import csv
+from datetime import datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from chartray.errors import InputError
+from chartray.records.catalogue import CATALOGUE
+from chartray.records.cohort import Cohort, flow_of
+from chartray.records.mimic import mimic_cohort
+from chartray.records.table import table_cohort
+from tests.test_measured import hospital, images  # noqa: F401  # fixtures
+from tests.test_records_mimic import image_time, needs_demo, rows_of, when, write_cxr, write_rows
+
+pytestmark = needs_demo
+# °F needs more than a factor, which is all that a mapping can give.
+NAMES = [name for name in CATALOGUE if name != "temperature"]
+HOURS = {"laboratory": 72, "vital": 24, "body": 8760}
+CONCEPTS = {"Weight (Lbs)": "9001", "Height (Inches)": "9002", "BMI (kg/m2)": "9003"}
+TABLES = (("hosp/labevents", "LAB"), ("icu/chartevents", "VITAL"))
+PREFIX = {"laboratory": "LAB", "vital": "VITAL", "body": "OMR"}
+
+
+def write_meds(hospital: Path, folder: Path) -> Path:  # noqa: F811
+    """A MEDS data set in two shards of shuffled rows, with the extension column `stored`."""
+    rows: list[tuple[int, datetime | None, str, float | None, datetime | None]] = []
+    for table, prefix in TABLES:
+        for row in rows_of(hospital / f"{table}.csv.gz"):
+            value = float(row["valuenum"]) if row["valuenum"] else None
+            code = f"{prefix}//{row['itemid']}//{row['valueuom'].strip()}"
+            rows.append((int(row["subject_id"]), when(row["charttime"]), code, value, when(row["storetime"])))
+    for row in rows_of(hospital / "hosp" / "omr.csv.gz"):
+        at = datetime.combine(when(row["chartdate"]).date(), time.max)
+        try:
+            value = float(row["result_value"])
+        except ValueError:
+            value = None
+        rows.append((int(row["subject_id"]), at, f"OMR//{row['result_name']}", value, at))
+    for row in rows_of(hospital / "hosp" / "patients.csv.gz"):
+        rows.append((int(row["subject_id"]), None, f"GENDER//{row['gender']}", None, None))
+        born = datetime(int(row["anchor_year"]) - int(row["anchor_age"]), 1, 1)
+        rows.append((int(row["subject_id"]), born, "MEDS_BIRTH", None, born))
+    order = np.random.default_rng(1).permutation(len(rows))
+    types = (pa.int64(), pa.timestamp("us"), pa.string(), pa.float32(), pa.timestamp("us"))
+    types = (*types[:3], pa.float64(), types[4])
+    names = ("subject_id", "time", "code", "numeric_value", "stored")
+    for shard, part in enumerate(np.array_split(order, 2)):
+        columns = zip(*(rows[at] for at in part), strict=True)
+        table = pa.table({n: pa.array(c, t) for n, c, t in zip(names, columns, types, strict=True)})
+        file = folder / "data" / ("train" if shard else "held_out") / f"{shard}.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(table, file)
+    return folder
+
+
+def write_omop(hospital: Path, folder: Path) -> Path:  # noqa: F811
+    """An OMOP base in csv files; the items are their own concepts."""
+    known = {str(item) for entry in CATALOGUE.values() for item in entry.items}
+    measured = [
+        {"person_id": row["subject_id"], "measurement_concept_id": row["itemid"], "measurement_source_value": "x"}
+        | {"measurement_datetime": row["charttime"], "measurement_date": row["charttime"][:10]}
+        | {"value_as_number": row["valuenum"], "unit_source_value": row["valueuom"].strip(), "stored": row["storetime"]}
+        for table, _ in TABLES
+        for row in rows_of(hospital / f"{table}.csv.gz")
+        if row["itemid"] in known
+    ]
+    measured += [
+        {"person_id": row["subject_id"], "measurement_concept_id": CONCEPTS.get(row["result_name"], "0")}
+        | {"measurement_date": row["chartdate"], "value_as_number": row["result_value"], "stored": row["chartdate"]}
+        | {"unit_source_value": row["result_name"].partition("(")[2].rstrip(")")}
+        for row in rows_of(hospital / "hosp" / "omr.csv.gz")
+    ]
+    write_rows(folder / "measurement.csv.gz", list(measured[0]), measured)
+    patients = rows_of(hospital / "hosp" / "patients.csv.gz")
+    persons = [
+        {"person_id": row["subject_id"], "gender_concept_id": {"M": 8507, "F": 8532}[row["gender"]]}
+        | {"year_of_birth": int(row["anchor_year"]) - int(row["anchor_age"]), "month_of_birth": 1, "day_of_birth": 1}
+        | {"person_source_value": f"MRN-{row['subject_id']}"}
+        for row in patients
+    ]
+    write_rows(folder / "person.csv", list(persons[0]), persons)
+    died = [{"person_id": row["subject_id"], "death_date": row["dod"]} for row in patients if row["dod"]]
+    write_rows(folder / "death.csv", list(died[0]), died)
+    visits = [
+        {"person_id": row["subject_id"], "visit_concept_id": 9201, "visit_start_datetime": row["admittime"]}
+        | {"visit_end_datetime": row["dischtime"]}
+        for row in rows_of(hospital / "hosp" / "admissions.csv.gz")
+    ]
+    write_rows(folder / "visit_occurrence.csv", list(visits[0]), visits)
+    return folder
+
+
+def entry_of(name: str, model: str) -> dict[str, Any]:
+    """A variable of the catalogue as an entry of a mapping."""
+    entry = CATALOGUE[name]
+    made: dict[str, Any] = {"kind": "numeric", "range": list(entry.range), "unit": entry.unit, "group": entry.group}
+    made["window_days"] = [-HOURS[entry.group] / 24, 0]
+    units = {unit: conversion.scale for unit, conversion in entry.units.items()}
+    if model == "omop":
+        codes = [f"measurement/{CONCEPTS.get(str(item), item)}" for item in entry.items]
+        return made | {"codes": codes, "units": units}
+    prefix = PREFIX[entry.group]
+    if entry.group == "body":
+        return made | {"codes": {f"OMR//{entry.items[0]}": next(iter(units.values()))}}
+    return made | {
+        "codes": {f"{prefix}//{item}//{unit}": scale for item in entry.items for unit, scale in units.items()}
+    }
+
+
+def mapping_of(folder: Path, model: str, ehr: dict[str, Any], charts: dict[str, Any]) -> Path:
+    tree = {"image_id": "dicom_id", "patient_id": "subject_id", "path": "{dicom_id}.jpg", "taken_at": "taken"}
+    tree |= {"charts": {"model": model, **charts}, "ehr": ehr}
+    file = folder / f"{model}.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    return file
+
+
+def table_of(folder: Path, images: list[dict[str, Any]]) -> Path:  # noqa: F811
+    with (folder / "images.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["dicom_id", "subject_id", "mrn", "taken"])
+        for each in images:
+            subject = each["subject_id"]
+            writer.writerow([each["dicom_id"], subject, f"MRN-{subject}", image_time(each)])
+    return folder / "images.csv"
+
+
+def cells(cohort: Cohort, name: str) -> dict[str, Any]:
+    return dict(zip(cohort.table["image_id"].to_pylist(), cohort.table[f"ehr.{name}"].to_pylist(), strict=True))
+
+
+MEDS_MORE = {
+    "sex": {"kind": "categorical", "codes": ["GENDER//*"], "levels": {"GENDER//M": "male", "GENDER//F": "female"}},
+    "age": {"kind": "numeric", "codes": ["MEDS_BIRTH"], "years_since": True, "range": [0, 110], "unit": "years"},
+}
+OMOP_MORE = {
+    "sex": {"kind": "categorical", "codes": ["gender/*"], "levels": {"gender/8507": "male", "gender/8532": "female"}},
+    "age": {"kind": "numeric", "codes": ["birth"], "years_since": True, "range": [0, 110], "unit": "years"},
+    "inpatient": {"kind": "boolean", "codes": ["visit/9201"], "during": True, "group": "stay", "known_at_film": True},
+    "died": {"kind": "boolean", "codes": ["death"], "window_days": [0, 365], "absent_means": False},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def from_files(hospital: Path, images: Any, tmp_path_factory: pytest.TempPathFactory) -> Cohort:  # noqa: F811
+    return mimic_cohort(str(hospital), write_cxr(tmp_path_factory.mktemp("cxr"), images), measured=NAMES)
+
+
+@pytest.fixture(scope="module")
+def meds(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    return write_meds(hospital, tmp_path_factory.mktemp("meds"))
+
+
+@pytest.fixture(scope="module")
+def omop(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    return write_omop(hospital, tmp_path_factory.mktemp("omop"))
+
+
+def same(cohort: Cohort, expected: Cohort, images: Any) -> None:  # noqa: F811
+    for name in (*NAMES, "sex"):
+        assert cells(cohort, name) == pytest.approx(cells(expected, name)), name
+    birth = {each["dicom_id"]: image_time(each) for each in images}
+    for image, age in cells(expected, "age").items():
+        found = cells(cohort, "age")[image]
+        assert (found is None) == (age is None)
+        if age is not None and age < 89:  # MIMIC counts years of the calendar
+            assert found == pytest.approx(age + birth[image].timetuple().tm_yday / 365.25, abs=0.02)
+
+
+def test_a_meds_data_set_gives_the_same_cells(meds: Path, images: Any, from_files: Cohort, tmp_path: Path) -> None:  # noqa: F811
+    ehr = {name: entry_of(name, "meds") for name in NAMES} | MEDS_MORE
+    mapping = mapping_of(tmp_path, "meds", ehr, {"on": {"subject_id": "subject_id"}, "stored": "stored"})
+    cohort = table_cohort(table_of(tmp_path, images), mapping, tmp_path, [str(meds)])
+    same(cohort, from_files, images)
+    assert all(variable.known_at_film for variable in cohort.metadata.variables.values())
+    (step,) = (step for step in flow_of(cohort).steps if step.step == "chart joined")
+    assert "stored (stored) by then" in step.why
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "database"])
+def test_an_omop_base_gives_the_same_cells(
+    omop: Path, form: str, images: Any, from_files: Cohort, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    place = str(omop)
+    for file in omop.iterdir() if form != "csv" else ():
+        table = file.name.partition(".")[0]
+        with duckdb.connect(str(tmp_path / "omop.db")) as base:
+            source = f"read_csv('{file}', sample_size=-1)"
+            if form == "parquet":
+                base.execute(f"copy (from {source}) to '{tmp_path / table}.parquet'")
+                place = str(tmp_path)
+            else:
+                base.execute("create schema if not exists cdm")
+                base.execute(f"create table cdm.{table} as from {source}")
+                place = f"duckdb://{tmp_path / 'omop.db'}#cdm"
+    ehr = {name: entry_of(name, "omop") for name in NAMES} | OMOP_MORE
+    mapping = mapping_of(tmp_path, "omop", ehr, {"on": {"mrn": "person_source_value"}, "stored": "stored"})
+    cohort = table_cohort(table_of(tmp_path, images), mapping, tmp_path, [place])
+    same(cohort, from_files, images)
+    visits, died = (
+        rows_of(omop / "visit_occurrence.csv"),
+        {row["person_id"]: row for row in rows_of(omop / "death.csv")},
+    )
+    for each in images:
+        subject, at = str(each["subject_id"]), image_time(each)
+        mine = [row for row in visits if row["person_id"] == subject]
+        inside = any(when(r["visit_start_datetime"]) <= at <= when(r["visit_end_datetime"]) for r in mine)
+        assert cells(cohort, "inpatient")[each["dicom_id"]] == (inside if mine else None)
+        death = datetime.combine(when(died[subject]["death_date"]), time.max) if subject in died else None
+        soon = death is not None and at <= death <= at + timedelta(days=365)
+        assert cells(cohort, "died")[each["dicom_id"]] == soon
+    assert not cohort.metadata.variables["died"].known_at_film
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "sentence"),
+    [
+        ("meds", "timeless", r"expected times in the column 'time' of .*, found none in 1 rows; without them no value"),
+        ("meds", "empty", r"expected a MEDS data set with data/\*\*/\*.parquet in .*, found"),
+        ("meds", "untyped", r"expected times without a time zone as 'time' of .*, found string"),
+        ("meds", "stranger", r"expected images of .* in .* by subject_id = subject_id, found none of"),
+        ("omop", "nobody", r"expected persons in the table person of .*, found none; check the base"),
+        ("omop", "empty", r"expected person.csv\[.gz\] or person.parquet of OMOP in .*, found"),
+        ("omop", "code", r"expected codes that begin with gender, birth, .*, found 'LAB//50912'"),
+    ],
+)
+def test_a_chart_of_events_that_cannot_be_read_is_refused(
+    model: str, change: str, sentence: str, images: Any, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    place = tmp_path / "chart"
+    (place / "data").mkdir(parents=True)
+    if model == "meds" and change != "empty":
+        time_ = pa.array(["2150-01-01"]) if change == "untyped" else pa.array([None], pa.timestamp("us"))
+        if change == "stranger":
+            time_ = pa.array([datetime(2150, 1, 1)], pa.timestamp("us"))
+        row = {"subject_id": pa.array([7]), "time": time_, "code": pa.array(["LAB//50912"])}
+        pq.write_table(pa.table(row | {"numeric_value": pa.array([1.5])}), place / "data" / "0.parquet")
+    if model == "omop" and change != "empty":
+        person = "" if change == "nobody" else f"{images[0]['subject_id']},8507\n"
+        (place / "person.csv").write_text(f"person_id,gender_concept_id\n{person}")
+    entry = {"kind": "numeric", "codes": ["LAB//50912"], "range": [0, 50]}
+    key = "subject_id" if model == "meds" else "person_id"
+    mapping = mapping_of(tmp_path, model, {"creatinine": entry}, {"on": {"subject_id": key}})
+    with pytest.raises(InputError, match=sentence):
+        table_cohort(table_of(tmp_path, images[:9]), mapping, tmp_path, [str(place)])
