@@ -127,7 +127,7 @@ class VariableMapping(Cells):
         if isinstance(listed, dict) and listed:
             return {str(each): factor for each, factor in listed.items()}
         raise ValueError(
-            f"needs a list of {info.field_name}, or the factor of each, {{{info.field_name[:-1]}: factor}}"
+            f"needs a list of {info.field_name}, or the factor of each, {{{str(info.field_name)[:-1]}: factor}}"
         )
 
     @field_validator("range", "window_days", mode="before")
@@ -153,7 +153,7 @@ class VariableMapping(Cells):
         if isinstance(entry, dict) and entry.get("codes") and not entry.get("column"):
             # A column of this name is made, one for each window.
             window = f" {entry['window_days']}" if "window_days" in entry else ""
-            made = {"column": " | ".join(map(str, entry["codes"])) + window}
+            made: dict[str, object] = {"column": " | ".join(map(str, entry["codes"])) + window}
             if entry.get("kind") == "boolean":  # its cells are made, too
                 made |= {"true": ["1"], "false": ["0"]} if entry.get("during") else {"present_means": True}
             return made | entry

@@ -66,14 +66,16 @@ class OmopEvents:
         self.where, self._place, self._stored, self._key = no_secret(place), place, stored, key
 
     def patients(self, ids: pa.StringArray) -> Integers:
-        persons = pa.concat_tables(list(self._rows("person", list(dict.fromkeys(["person_id", self._key])), [])))
-        if not persons.num_rows:
+        parts = list(self._rows("person", list(dict.fromkeys(["person_id", self._key])), []))
+        if not any(part.num_rows for part in parts):
             raise InputError(f"expected persons in the table person of {self.where}, found none; check the base")
+        persons = pa.concat_tables(parts)
         numbers = _numbers(persons, self.where)
         keys = canonical_ids(persons[self._key], f"column {self._key!r}", self.where)
         place = pc.index_in(ids, value_set=keys.drop_null())
-        found: Integers = pa.array(numbers[pc.is_valid(keys).to_numpy(zero_copy_only=False)]).take(place)
-        return found.fill_null(NOBODY).to_numpy()
+        known = pa.array(numbers[pc.is_valid(keys).to_numpy(zero_copy_only=False)])
+        found: Integers = known.take(place).fill_null(NOBODY).to_numpy()
+        return found
 
     def parts(self, patterns: Sequence[str]) -> Iterator[EventPart]:
         """The events of every kind that a pattern names."""
