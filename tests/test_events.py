@@ -251,3 +251,16 @@ def test_a_chart_of_events_that_cannot_be_read_is_refused(
     mapping = mapping_of(tmp_path, model, {"creatinine": entry}, {"on": {"subject_id": key}})
     with pytest.raises(InputError, match=sentence):
         table_cohort(table_of(tmp_path, images[:9]), mapping, tmp_path, [str(place)])
+
+
+def test_a_unit_that_is_not_listed_is_missing_and_said(omop: Path, images: Any, tmp_path: Path) -> None:  # noqa: F811
+    """The demo has D-dimers in ng/mL, which may be either of two units."""
+    entry = entry_of("d_dimer", "omop") | {"window_days": [None, 0]}
+    mapping = mapping_of(tmp_path, "omop", {"d_dimer": entry}, {"on": {"subject_id": "person_id"}})
+    cohort = table_cohort(table_of(tmp_path, images), mapping, tmp_path, [str(omop)])
+    content = flow_of(cohort)
+    lost = sum(value is None for value in cells(cohort, "d_dimer").values())
+    assert 0 < content.missing["d_dimer"]["in ng/mL"] < lost == sum(content.missing["d_dimer"].values())
+    steps = {step.step: step.why for step in content.steps}
+    assert "rows left out: in ng/mL 4" in steps["d_dimer as of the image"]
+    assert "no stored time is given" in steps["chart joined"]

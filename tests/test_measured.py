@@ -158,7 +158,7 @@ def test_every_measured_cell_equals_a_plain_row_loop(hospital: Path, images: Any
             assert sum(missing.values()) == sum(value is None for value in expected[name].values()), name
     assert {"no unit", "in furlongs", "(no stored time)"} <= content.missing["heart_rate"].keys()
     (said,) = (line for line in describe(cohort).splitlines() if "d_dimer as of the image" in line)
-    assert "at most 72 hours old, stored by then; rows left out: in ng/mL " in said
+    assert "at most 72 hours old, known by then; rows left out: in ng/mL " in said
 
 
 @needs_demo

@@ -14,6 +14,7 @@ from chartray.records.catalogue import CATALOGUE
 from chartray.records.mimic import mimic_cohort
 from chartray.records.table import table_cohort
 from tests.postgres_server import ADMIN_PASSWORD, READER_PASSWORD, server
+from tests.test_events import NAMES, OMOP_MORE, entry_of, mapping_of, table_of, write_omop
 from tests.test_measured import hospital, images  # noqa: F401  # fixtures
 from tests.test_records_mimic import needs_demo, rows_of, write_cxr
 
@@ -140,3 +141,34 @@ def test_a_chart_in_a_schema_is_joined_and_its_rights_and_names_are_checked(port
         made(f"{url(port)}#bare.chart")
     with pytest.raises(InputError, match=r"expected to read .*#bare.charts, found a user without the right to read it"):
         made(f"{url(port, 'stranger')}#bare.charts")
+
+
+def test_an_omop_base_gives_the_cells_of_its_files(port: int, hospital: Path, images: Any, tmp_path: Path) -> None:  # noqa: F811
+    import psycopg
+
+    types = {"measurement_date": "date", "death_date": "date", "value_as_number": "numeric", "stored": "timestamp"}
+    write_omop(hospital, tmp_path / "omop")
+    with psycopg.connect(host="127.0.0.1", port=port, user="admin", password=ADMIN_PASSWORD, dbname="mimic") as base:
+        base.execute("create schema cdm")
+        for file in (tmp_path / "omop").iterdir():
+            table, rows = file.name.partition(".")[0], rows_of(file)
+            typed = {name: types.get(name, "text") for name in rows[0]}
+            typed |= {name: "integer" for name in rows[0] if name.endswith(("person_id", "_concept_id"))}
+            typed |= {name: "timestamp" for name in rows[0] if name.endswith("_datetime")}
+            base.execute(f"create table cdm.{table} ({', '.join(f'{name} {kind}' for name, kind in typed.items())})")
+            with base.cursor().copy(f"copy cdm.{table} from stdin") as copy:
+                for row in rows:
+                    bare = row.get("value_as_number", "").replace(".", "", 1).isdigit()
+                    copy.write_row(
+                        [cell if cell and (name != "value_as_number" or bare) else None for name, cell in row.items()]
+                    )
+        base.execute("grant usage on schema cdm to reader")
+        base.execute("grant select on all tables in schema cdm to reader")
+    ehr = {name: entry_of(name, "omop") for name in NAMES if CATALOGUE[name].group != "body"} | OMOP_MORE
+    mapping = mapping_of(tmp_path, "omop", ehr, {"on": {"subject_id": "person_id"}, "stored": "stored"})
+    table = table_of(tmp_path, images)
+    from_files = table_cohort(table, mapping, tmp_path, [str(tmp_path / "omop")])
+    cohort = table_cohort(table, mapping, tmp_path, [f"{url(port)}#cdm"])
+    assert cohort.table.equals(from_files.table)
+    with pytest.raises(InputError, match=r"expected a table 'person' in .*, in schema 'cmd', found none"):
+        table_cohort(table, mapping, tmp_path, [f"{url(port)}#cmd"])

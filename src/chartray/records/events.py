@@ -66,7 +66,7 @@ def join_events(images: ImageTable, places: Sequence[str], plan: Mapping) -> Joi
     column = next(iter(joined.on))
     patient = source.patients(canonical_ids(images.cells[column], f"column {column!r}", images.where))
     taken = ImageTimes(patient, images.times.at.to_numpy(zero_copy_only=False))
-    entries = {entry.column: entry for entry in plan.ehr.values() if entry.codes and entry.column}
+    entries = {name: entry for name, entry in plan.ehr.items() if entry.codes}
     readers = _Readers(entries, taken)
     seen: set[int] = set()
     for part in source.parts([code for entry in entries.values() for code in entry.codes]):
@@ -85,7 +85,8 @@ def join_events(images: ImageTable, places: Sequence[str], plan: Mapping) -> Joi
     if held < _HALF * total:
         what = f"only {held} of {plural(total, 'image')} have events in {source.where}"
         warnings.append(DataWarning("charts", what, total - held, "check the column under charts: on"))
-    columns, notes = readers.found()
+    found, notes = readers.found()
+    columns = {str(entry.column): found[name] for name, entry in entries.items()}
     return Joined(columns, FlowStep("chart joined", total, total, why), warnings + readers.warnings, notes)
 
 
@@ -100,7 +101,7 @@ def _opened(place: str, joined: ChartMapping) -> EventSource:
 
 
 class _Readers:
-    """One reader for each variable, by the name of its column."""
+    """One reader for each variable, by its name."""
 
     def __init__(self, entries: dict[str, VariableMapping], images: ImageTimes) -> None:
         self._images, self._entries = images, entries
@@ -128,12 +129,12 @@ class _Readers:
             self._last[name].add(DatedValues(cells.patient, cells.at, known, value))
 
     def found(self) -> tuple[dict[str, pa.Array], tuple[FlowStep, ...]]:
-        """The columns as text, and the notes on numbers."""
+        """Each variable as text, or why it has no number; and the notes on numbers."""
         numbers = self._numbers.found()
         self.warnings = numbers.warnings
         columns = {}
         for name, values in numbers.columns.items():
-            columns[name] = values.cast(pa.string())
+            columns[name] = pc.coalesce(values.cast(pa.string()), numbers.reasons[name])
         for name, last in self._last.items():
             entry = self._entries[name]
             if entry.years_since:

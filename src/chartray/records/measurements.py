@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from chartray.flow import FlowStep
 from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Numbers, Window
 from chartray.records.linking import NOBODY, ImageTimes, Integers, Times
-from chartray.records.missing import told
+from chartray.records.missing import count_missing, told
 from chartray.records.parsing import by_cell
 from chartray.records.warnings import DataWarning
 from chartray.wording import plural
@@ -68,9 +68,13 @@ class DatedCells(NamedTuple):
 
 
 class MeasuredValues(NamedTuple):
-    """Of each variable the value of each image (N,), counts of the missing ones, notes of the flow, and warnings."""
+    """Of each variable the value of each image (N,), counts of the missing ones, notes of the flow, and warnings.
+
+    `reasons` (N,): why the last row in the window could not be used, where there is no value; null without a row.
+    """
 
     columns: dict[str, pa.Array]
+    reasons: dict[str, pa.Array]
     missing: dict[str, dict[str, int]]
     steps: list[FlowStep]
     warnings: list[DataWarning]
@@ -107,12 +111,13 @@ class AsOfImages:
 
     def found(self) -> MeasuredValues:
         """What each image has, once all rows were added."""
-        made = MeasuredValues({}, {}, [], [])
+        made = MeasuredValues({}, {}, {}, [], [])
         for each in self._variables:
             values = pa.array(each.last.value, from_pandas=True)
             images, having = len(values), len(values) - values.null_count
             made.columns[each.wanted.name] = values
-            made.missing[each.wanted.name] = each.missing()
+            made.reasons[each.wanted.name] = reasons = each.reasons()
+            made.missing[each.wanted.name] = count_missing(reasons, values)
             why = f"{having} of {plural(images, 'image')} have a value{_window_said(each.wanted.window)}"
             unused = told(each.unused())
             if unused:
@@ -185,12 +190,10 @@ class _VariableAsOf:
         """Rows of patients with images that could not be used, by the reason."""
         return dict(self._counts)
 
-    def missing(self) -> dict[str, int]:
-        """Images without a value, by why the last row inside the window could not be used."""
-        without = np.isnan(self.last.value)
-        why = self._unused.value[without]
-        counts = Counter(self._reasons[int(number)] for number in why[~np.isnan(why)])
-        return told(counts, absent=int(np.isnan(why).sum()))
+    def reasons(self) -> pa.Array:
+        """Why the last row inside the window could not be used, for images without a value (N,)."""
+        why = np.where(np.isnan(self.last.value), self._unused.value, np.nan)
+        return pa.array(self._reasons).take(pa.array(why, from_pandas=True).cast(pa.int64()))
 
     def warnings(self) -> list[DataWarning]:
         """One if no image has a value, one if no row could be brought to the unit."""
@@ -221,6 +224,6 @@ def hours(count: float) -> np.timedelta64:
 
 def _window_said(window: Window) -> str:
     if window.first is None:
-        return " by then"
+        return " known by then"
     span = -window.first / np.timedelta64(1, "h")
-    return f" at most {span:g} hours old, stored by then"
+    return f" at most {span:g} hours old, known by then"

@@ -150,7 +150,7 @@ def moments_of_part(cells: pa.ChunkedArray, column: str, where: str, rows: Integ
             row = "" if rows is None else f" in data row {rows[first]}"
             raise InputError(
                 f"expected times without a time zone as {column} of {where}, found a time zone{row}; "
-                "export them without, as StudyTime"
+                "export them without one"
             ) from None
         read = by_cell(texts, written_moment, MICROSECONDS)
     read = pc.if_else(_of_an_image(read), read, pa.scalar(None, MICROSECONDS))
