@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -95,9 +94,10 @@ def test_the_wheel_works_where_the_checkout_is_not(wheel: Path, tmp_path: Path) 
     """In an environment with this wheel and the packages of this one, but not the checkout."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    ours = sysconfig.get_path("purelib")
     zipfile.ZipFile(wheel).extractall(site)
-    (site / "ours.pth").write_text(f"{ours}\n")  # a path; the .pth files in it, such as an editable one, are not read
+    # As paths: the .pth files in these folders, such as that of an editable checkout, are not read.
+    ours = [folder for folder in sys.path if folder.endswith("-packages")]
+    (site / "ours.pth").write_text("\n".join(ours))
     python = tmp_path / "env" / "bin" / "python"
     code = """
 import sys
@@ -146,3 +146,22 @@ def test_what_has_no_wheel_is_not_asked_for(python: str, machine: str) -> None:
     assert wanted <= locked
     assert ("opentsne" in wanted, "opentsne" in locked) == (machine == "x86_64",) * 2
     assert ("pyjpegls" in wanted, "pyjpegls" in locked) == (python != "3.14",) * 2
+
+
+def test_containers_install_what_the_lock_says_from_nowhere_else() -> None:
+    docker, apptainer = ((ROOT / name).read_text() for name in ("Dockerfile", "apptainer.def"))
+    for text in (docker, apptainer):
+        assert not re.search(r"https?://|index-url|find-links", text)
+        assert text.count("--require-hashes") == 2
+    # Both do the same to the same files, which the one's ignore file lets in.
+    for pattern in (r"pip install --no-cache[^\n&\\]+", r"uv pip [^\n&\\]+", r"g\+\+"):
+        of_one, of_other = (
+            {part.strip() for part in re.findall(pattern, text.replace("/opt/chartray/bin/", ""))}
+            for text in (docker, apptainer)
+        )
+        assert of_one == of_other
+    let_in = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    copied = {name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", docker, re.MULTILINE) for name in line.split()}
+    listed = set(re.findall(r"^    (\S+) /chartray/", apptainer, re.MULTILINE))
+    assert let_in == copied == listed
+    assert all((ROOT / name).exists() for name in listed)
