@@ -7,6 +7,8 @@ from chartray.errors import InputError
 _PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "huggingface": ("transformers",),
+    "mlflow": ("mlflow",),
+    "wandb": ("wandb",),
 }
 
 

@@ -13,6 +13,7 @@ from chartray.config.pretrain import Config, load, load_saved
 from chartray.config.section import Knobs, options_of
 from chartray.console import tell
 from chartray.errors import InputError
+from chartray.training.trackers import Tracked, TrackerName, check_trackers
 
 if TYPE_CHECKING:
     Given = Knobs | None
@@ -32,6 +33,8 @@ def pretrain(
     config: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    tracker: Annotated[list[TrackerName] | None, Parameter(negative=())] = None,
+    tracker_uri: str | None = None,
     given: Given = None,
 ) -> None:
     """Pretrains a Vision Transformer on the training split of a store.
@@ -44,8 +47,12 @@ def pretrain(
         config: A YAML file of settings, between the recipe and the command line.
         resume: Continue the run in OUT from its last checkpoint; start it if there is none.
         dry_run: Print what the run needs (memory, hours, disk) from a few real steps, and write nothing.
+        tracker: Where numbers go besides metrics.jsonl; may be repeated. tensorboard, always written, is RUN/events.
+        tracker_uri: MLflow's server or database; by default MLFLOW_TRACKING_URI, else RUN/mlflow.db.
         given: Settings.
     """
+    tracked = Tracked(tracker or (), tracker_uri)
+    check_trackers(tracked)
     if out is None and not dry_run:
         raise InputError("expected --out, the run's folder, found none; only --dry-run needs no folder")
     settings = dict(given or {})
@@ -70,7 +77,7 @@ def pretrain(
         return
     from chartray.training.pretrain import pretrain as pretrain_run
 
-    pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume)
+    pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume, tracked=tracked)
     tell(out=out)
 
 

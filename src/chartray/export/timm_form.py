@@ -5,8 +5,11 @@ from pathlib import Path
 from pydantic import JsonValue
 from timm.models.vision_transformer import VisionTransformer
 
+from chartray.errors import InputError
 from chartray.networks import encoder
 from chartray.networks.encoder import PretrainedEncoder
+
+_TIMM_EPS = 1e-6  # of its Vision Transformers' norms
 
 
 def load_encoder(path: str | Path) -> VisionTransformer:
@@ -33,9 +36,14 @@ def load_encoder(path: str | Path) -> VisionTransformer:
 def timm_config(loaded: PretrainedEncoder) -> dict[str, JsonValue]:
     """What timm's loader of folders and of the Hub reads: the architecture, and how an image is prepared.
 
-    `squash` and bilinear: the whole image, stretched to the square, as in pretraining; no pixel is cropped away.
+    `squash`: the whole image, stretched to the square, as in pretraining; no pixel is cropped away.
     """
     arguments = loaded.architecture.arguments()
+    if arguments.pop("norm_eps", _TIMM_EPS) != _TIMM_EPS:
+        raise InputError(
+            f"expected norms with an eps of {_TIMM_EPS:g} for --to timm, found {loaded.architecture.norm_eps:g}, which "
+            "timm's config.json cannot say; use --to huggingface or --to onnx"
+        )
     return {
         "architecture": arguments.pop("model_name"),
         "num_classes": 0,
@@ -50,7 +58,7 @@ def _preparation(loaded: PretrainedEncoder) -> dict[str, JsonValue]:
     return {
         "input_size": [1, loaded.size, loaded.size],
         "fixed_input_size": False,
-        "interpolation": "bilinear",
+        "interpolation": loaded.interpolation,
         "crop_pct": 1.0,
         "crop_mode": "squash",
         "mean": [loaded.grey_mean],

@@ -1,4 +1,4 @@
-"""The numbers of every step: one line of JSON in metrics.jsonl, and the same as TensorBoard events."""
+"""The numbers of every step: one line of JSON in metrics.jsonl, the same as TensorBoard events, and in trackers."""
 
 import hashlib
 import json
@@ -18,6 +18,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from chartray.errors import InputError
 from chartray.outputs.disk import writing
 from chartray.outputs.replacing import sync
+from chartray.training.trackers import Trackers
 
 METRICS_FILE, EVENTS = "metrics.jsonl", "events"
 
@@ -36,7 +37,10 @@ class Metrics:
     writes each step before the next. Raises OutputError where the machine cannot write.
     """
 
-    def __init__(self, out: Path, *, first_step: int, written: MetricsWritten) -> None:
+    def __init__(
+        self, out: Path, *, first_step: int, written: MetricsWritten, trackers: Trackers | None = None
+    ) -> None:
+        self._trackers = trackers or Trackers({})
         self._out, self._file = out, out / METRICS_FILE
         with writing(out):
             kept = _kept(self._file, written)
@@ -63,6 +67,7 @@ class Metrics:
             self._event(Event(step=step, summary=Summary(value=numbers)))
         self._digest.update(line)
         self._bytes += len(line)
+        self._trackers.write(step, values)
 
     def written(self) -> MetricsWritten:
         """How much is on the disk, flushed to it."""
@@ -82,6 +87,7 @@ class Metrics:
     ) -> None:
         self._stream.close()
         self._events.close()
+        self._trackers.end(error)
 
 
 def _kept(file: Path, written: MetricsWritten) -> bytes:

@@ -32,12 +32,21 @@ from chartray.training.run_folder import CHECKPOINTS, ENCODER, Begun
 from chartray.training.runtime import Runtime, launch, placed
 from chartray.training.schedules import Rates, Schedule, chart_ramp, rates
 from chartray.training.step import Losses, Networks
+from chartray.training.trackers import NOT_TRACKED, Tracked, open_trackers
 from chartray.training.training_data import TrainingData
 
 _STOPPED = "stopped: "  # the status of an unhealthy run, before its evidence
 
 
-def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = "", resume: bool = False) -> None:
+def pretrain(
+    store_folder: Path,
+    out: Path,
+    config: Config,
+    *,
+    command: str = "",
+    resume: bool = False,
+    tracked: Tracked = NOT_TRACKED,
+) -> None:
     """Pretrains on the train split of a store and writes RUN `out`, ending with its `encoder/`.
 
     Raises InputError for unusable input, and where another command writes to `out`; UnhealthyRun for a collapsed or
@@ -53,6 +62,7 @@ def pretrain(store_folder: Path, out: Path, config: Config, *, command: str = ""
             if runtime.is_first:
                 status(f"{out} is complete: nothing left to do")
             return
+        loop.tracked = tracked
         try:
             with no_process_lost():
                 loop.run()
@@ -147,12 +157,13 @@ class Loop:
     manifest: RunManifest
     first_step: int = 0
     written: MetricsWritten = field(default_factory=MetricsWritten)
+    tracked: Tracked = NOT_TRACKED
 
     def run(self) -> None:
         """Every step learns, measures its health, writes its numbers, and may save a checkpoint."""
         config, first, steps = self.config, self.first_step, self.schedule.steps
         shown = self.runtime.is_first
-        metrics = first_opens(lambda: Metrics(self.out, first_step=first, written=self.written), self.runtime)
+        metrics = first_opens(self.opened_metrics, self.runtime)
         self.networks.train()
         with (
             metrics or nullcontext(),
@@ -177,6 +188,14 @@ class Loop:
                 self.check_health(done, numbers.get("health.effective_rank"), numbers.get("health.spread"))
                 if asks is not None and stop:
                     raise Stopped(f"stopped after step {done} of {steps} as asked; continue with --resume", asks)
+
+    def opened_metrics(self) -> Metrics:
+        """Where the numbers of the steps to come go."""
+        told = run_folder.resolved(self.config) | {"store_hash": self.data.store.hash}
+        if isinstance(init := told.get("encoder.init"), str):
+            told["encoder.init"] = Path(init).name
+        trackers = open_trackers(self.out, self.tracked, told)
+        return Metrics(self.out, first_step=self.first_step, written=self.written, trackers=trackers)
 
     def batches(self, first_step: int, last_step: int) -> Prefetcher:
         """This process's share of steps [first_step, last_step)."""
