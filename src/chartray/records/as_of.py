@@ -52,7 +52,11 @@ class ImageIndex:
 
     def has(self, patient: Integers) -> npt.NDArray[np.bool_]:
         """Which rows belong to a patient who has an image with a time (M,)."""
-        return np.isin(patient, self._patients)
+        if not len(self._patients):
+            return np.zeros(len(patient), dtype=np.bool_)
+        place = np.searchsorted(self._patients, patient)
+        found: npt.NDArray[np.bool_] = self._patients[np.minimum(place, len(self._patients) - 1)] == patient
+        return found
 
     def pairs(self, patient: Integers, begins: Times, ends: Times) -> Iterator[tuple[Integers, Integers]]:
         """Image and row of every image with begins <= time <= ends of its patient, some millions at once."""

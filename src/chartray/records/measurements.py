@@ -105,6 +105,8 @@ class AsOfImages:
             return
         place = pa.array(here)
         code, value, unit = (column.take(place) for column in (cells.code, cells.value, cells.unit))
+        # Encoded once for all variables.
+        code, unit = code.dictionary_encode(), unit.fill_null("").dictionary_encode()
         mine = DatedCells(cells.patient[here], code, value, unit, cells.at[here], cells.known[here])
         for variable in self._variables:
             variable.add(mine)
@@ -163,7 +165,7 @@ class _VariableAsOf:
     def _harmonised(self, cells: pa.Array, units: pa.Array) -> tuple[Numbers, Integers]:
         """The values in the variable's unit, NaN if not usable, and the number of the reason, -1 if usable."""
         values: Numbers = cells.fill_null(np.nan).to_numpy(zero_copy_only=False).copy()
-        encoded = units.fill_null("").dictionary_encode()
+        encoded = units.dictionary_encode()
         scale, shift, reason = (np.empty(len(encoded.dictionary)) for _ in range(3))
         for number, unit in enumerate(encoded.dictionary.to_pylist()):
             conversion = self.wanted.units.get(same_unit(unit))

@@ -21,6 +21,8 @@ from chartray.wording import listed
 
 _TABLES = (".csv", ".gz", ".txt", ".json", ".parquet", ".zip")
 _LONGEST = 40
+# Of a table that is read in parts.
+_PART_BYTES = 4_000_000
 
 
 def find_csv(folder: Path, stem: str) -> Path | None:
@@ -138,8 +140,8 @@ def read_parts(
     wanted = {column: pa.array(cells, pa.string()) for column, cells in among.items()}
     row = 1
     with _csv_errors(file):
-        options = _options(file, dict.fromkeys(columns, pa.string()))
-        for part in pacsv.open_csv(file, *options):
+        _, *options = _options(file, dict.fromkeys(columns, pa.string()))
+        for part in pacsv.open_csv(file, pacsv.ReadOptions(block_size=_PART_BYTES), *options):
             masks = [pc.is_in(pc.utf8_trim_whitespace(part[column]), cells) for column, cells in wanted.items()]
             places = np.arange(part.num_rows)
             if masks:
