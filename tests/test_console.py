@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,10 @@ def test_colour_is_for_terminals_that_want_it() -> None:
 def test_completion_knows_every_command(shell: str) -> None:
     made = app.generate_completion(shell=shell)  # type: ignore[arg-type]
     assert all(name in made for name in ("pretrain", "doctor", "cohort", "--out"))
+
+
+def test_the_page_on_json_has_every_command() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "json.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"`([a-z]+)(?: \.\.\.)?`", " ".join(re.findall(r"^\| (`[^|]+)\|", page, re.MULTILINE))))
+    commands = {name for name in app if not name.startswith("-")} - {"bench"}
+    assert commands - described == set()
