@@ -135,6 +135,13 @@ def test_what_transformers_lacks_is_refused_by_name(more: dict[str, Any], part: 
     assert json.loads((out / "parity.json").read_text())["embedding"]["largest_difference"] < 1e-3
 
 
+def test_an_eps_that_timms_config_cannot_say_is_refused(tmp_path: Path) -> None:
+    """Failed before: timm's `create_model` raised a TypeError on the folder."""
+    written(tmp_path / "encoder", norm_eps=1e-3)
+    with pytest.raises(InputError, match=r"eps of 1e-06 for --to timm, found 0\.001, .*; use --to huggingface"):
+        export_encoder(tmp_path / "encoder", tmp_path / "out")
+
+
 def test_the_huggingface_folder_is_evaluated_as_the_run_it_is_of(tmp_path: Path) -> None:
     store = hospital(tmp_path / "hospital")
     written(tmp_path / "encoder", store)

@@ -113,7 +113,7 @@ def test_weights_and_biases_is_offline_and_continued(small_store: Path, tmp_path
     files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     steps: list[tuple[int, float]] = []
-    ids, content = set(), b""
+    ids, hosts, content = set(), set(), b""
     for file in files:
         content += file.read_bytes()
         for data in records(file.read_bytes()):
@@ -121,12 +121,14 @@ def test_weights_and_biases_is_offline_and_continued(small_store: Path, tmp_path
             record.ParseFromString(data)
             if record.WhichOneof("record_type") == "run":
                 ids.add(record.run.run_id)
+                hosts.add(record.run.host)
             if record.WhichOneof("record_type") == "history":
                 found = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
                 steps.append((record.history.step.num, float(found["loss"])))
     assert len(ids) == 1
     assert [value for _, value in sorted(steps)] == losses(tmp_path / "run")
     text = content.decode("latin-1")
+    assert hosts == {"not told"}
     assert no_ids(small_store, text)
     assert str(small_store) not in text
 

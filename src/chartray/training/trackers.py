@@ -214,7 +214,13 @@ def _wandb(
         config=dict(settings),
         # Neither host, command, code nor commit.
         settings=wandb.Settings(
-            console="off", silent=True, disable_git=True, save_code=False, x_disable_meta=True, x_disable_stats=True
+            console="off",
+            silent=True,
+            host="not told",
+            disable_git=True,
+            save_code=False,
+            x_disable_meta=True,
+            x_disable_stats=True,
         ),
     )
     return _Wandb(made), {"run": run}
