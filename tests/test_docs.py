@@ -117,6 +117,7 @@ OTHERS = {
     *("--universal", "--generate-hashes", "--no-emit-index-url"),  # uv
     *("--compile-bytecode", "--torch-backend", "--find-links"),  # uv
     *("--scheduler-file", "--nthreads"),  # dask
+    "--network",  # docker
     *("--cases", "--only", "--out"),  # python -m tests.faults
     "--section.name",  # any setting of pretraining
 }
