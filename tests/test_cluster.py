@@ -103,7 +103,8 @@ def test_two_workers_give_the_bytes_of_the_local_pool(
         said = capsys.readouterr().err
         assert "with 2 workers" in said
         assert "39/39 images" in said
-        assert len(said.splitlines()) == 3  # and that the cohort is not of our writing
+        other = [line for line in said.splitlines() if not line.startswith("ingest: ")]
+        assert len(other) == 2, said  # many in quarantine; the cohort is not of our writing
 
 
 def test_the_guards_of_an_image_hold_on_a_worker(two: Cluster, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ No GPU is needed: the emulated second device counts.
 """
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from chartray.training import checkpoint
 from chartray.training.build import build_monitor, build_networks
 from chartray.training.division import Division
 from chartray.training.loader import ImageLoader
+from chartray.training.manifest import RunManifest
 from chartray.training.pretrain import Loop
 from chartray.training.runtime import Runtime
 from chartray.training.schedules import make_schedule
@@ -44,7 +44,7 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     schedule = make_schedule(settings.train, len(data.rows))
     monitor = build_monitor(settings, schedule, rank=0.0, spread=0.0)
     probe: Any = None
-    manifest: Any = SimpleNamespace(accumulate=1)  # no checkpoint is written
+    manifest: Any = RunManifest.model_construct(accumulate=1)  # no checkpoint is written
     division = Division(1, len(data.rows), fixed=True)
     loop = Loop(
         Runtime(ELSEWHERE), tmp_path, settings, schedule, data, networks, optimizer, probe, monitor, division, manifest

@@ -300,7 +300,7 @@ def test_times_in_the_format_that_the_mapping_names(made):
         ("{patient_id:>999999999}", "only have a fill, an alignment and a width"),
         ("{patient_id!r}", "only have a fill, an alignment and a width"),
         ("{patient_id:{image_id}}", "only have a fill, an alignment and a width"),
-        ("{patient_id", "expected a path template"),
+        ("{patient_id", "expected a template such as {image_id}.jpg"),
     ],
 )
 def test_a_path_template_only_fills_in_cells(template, message, made):

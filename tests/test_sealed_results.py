@@ -278,7 +278,7 @@ def test_a_kill_while_results_are_replaced_leaves_one_whole(made: dict[str, Path
     both = [made["root"] / "chart", made["root"] / "none"]
     does: dict[str, Callable[[], object]] = {
         "chart": lambda: evaluate(
-            made["run"], made["store"], out, EvaluateOptions(saliency=0, **QUICK | {"resamples": 4})
+            made["run"], made["store"], out, EvaluateOptions(saliency=0, **QUICK | {"resamples": 4}), resume=True
         ),
         "arms": lambda: compare(both, out, CompareOptions(resamples=4)),
         "bundle": lambda: export_encoder(made["run"], out, results=both[:1]),
@@ -290,7 +290,8 @@ def test_a_kill_while_results_are_replaced_leaves_one_whole(made: dict[str, Path
         settle(out)
         verify(out)
         seen.append(held(out) == before)
-        assert [path.name for path in place.iterdir() if path.name != f".{kind}.lock"] == [kind]
+        # Features that an evaluation has made stay for `--resume`.
+        assert {path.name for path in place.iterdir()} - {f".{kind}.lock", ".chart.unfinished"} == {kind}
         shutil.rmtree(out)
         shutil.copytree(made["root"] / kind, out)
     assert True in seen
@@ -342,6 +343,7 @@ def test_a_disk_that_is_full_is_a_sentence_and_what_was_there_stays(
         lines = capsys.readouterr().err.splitlines()
         assert sum("the limit on the size of a file (ulimit -f) is reached" in line for line in lines) == 1, lines
         assert held(tmp_path) == before, name
+        shutil.rmtree(tmp_path / ".chart.unfinished", ignore_errors=True)  # what an evaluation keeps for `--resume`
         assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")], name
 
 
@@ -357,7 +359,14 @@ def test_a_bundle_says_whether_it_is_whole_and_loads(made: dict[str, Path], tmp_
     bundle = made["root"] / "bundle"
     verify(bundle)
     assert "sha256sum -c SHA256SUMS" in (bundle / "README.md").read_text()
-    assert {*held(bundle)} == {"model.safetensors", "config.json", "encoder.json", "README.md", SUMS_FILE}
+    assert {*held(bundle)} == {
+        "model.safetensors",
+        "config.json",
+        "encoder.json",
+        "parity.json",
+        "README.md",
+        SUMS_FILE,
+    }
     assert chartray.load_encoder(bundle).num_features == 32
 
 

@@ -108,7 +108,9 @@ def _process(pid: int) -> _Holder:
     started = ""
     try:
         # The name of the program comes in brackets, and may hold blanks; the start is field 22.
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # One that was killed has its number until its parent asks for it.
+        started = "" if state in ("Z", "X") else fields[18]
     except OSError:
         if not os.path.isdir("/proc/self"):  # macOS: a number used again is taken for the holder
             with suppress(ProcessLookupError):

@@ -296,11 +296,13 @@ def interval_sentences(scores: Iterable[Score]) -> list[str]:
             metrics = ways.setdefault(one.interval, [])
             metrics += [one.metric.replace("_", " ")] if one.metric not in ways[one.interval] else []
     made = "; ".join(f"{way}: {', '.join(dict.fromkeys(metrics))}" for way, metrics in ways.items())
+    depends = [name for name in ("average precision", "brier") if any(name in each for each in ways.values())]
+    at_test = "The interval of {} holds at the prevalence of the test set."
     return [
         f"Intervals of one encoder are {level} intervals by patient, from {resamples} bootstrap resamples of patients, "
         f"each with all their images{f' ({made})' if made else ''}; a label with fewer than {MINIMUM_PATIENTS} "
         f"positive or {MINIMUM_PATIENTS} negative patients has none.",
-        "Average precision and Brier score depend on prevalence: theirs hold at that of the test set.",
+        *(at_test.format(name.replace("brier", "a Brier score")) for name in depends),
         f"The macro mean is over labels with at least {MINIMUM_PATIENTS} positive and {MINIMUM_PATIENTS} negative "
         "patients, the same for every arm.",
     ]
