@@ -4,13 +4,12 @@ BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv
 
 # `make test CPU=1`: torch and torchvision without CUDA, at the versions of the lock. They are other files than those
-# whose hashes the lock has: they come from PyTorch's own index (uv knows it), or from what TORCH_FROM says.
-TORCH_FROM ?= --torch-backend cpu
+# whose hashes the lock has: they come from PyTorch's own index, which uv knows.
 LEFT_OUT := ^$$
 INSTALL_TORCH := true
 ifdef CPU
 LEFT_OUT := ^(torch|torchvision|triton)==|^(nvidia|cuda)-
-INSTALL_TORCH := $(UV) pip install --quiet --no-deps --compile-bytecode $(TORCH_FROM) $$(sed -nE 's/^((torch|torchvision)==[^ ]+).*/\1/p' requirements.lock)
+INSTALL_TORCH := $(UV) pip install --quiet --no-deps --compile-bytecode --torch-backend cpu $$(sed -nE 's/^((torch|torchvision)==[^ ]+).*/\1/p' requirements.lock)
 endif
 
 .PHONY: install bytecode demo test docs format lock lowest clean

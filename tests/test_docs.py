@@ -115,7 +115,7 @@ OTHERS = {
     *("--nproc-per-node", "--kill-on-bad-exit"),  # torchrun, srun
     *("--partition", "--nodes", "--array", "--signal", "--gpus-per-node", "--ntasks-per-node"),  # sbatch
     *("--universal", "--generate-hashes", "--no-emit-index-url"),  # uv
-    *("--compile-bytecode", "--torch-backend", "--find-links"),  # uv
+    *("--compile-bytecode", "--torch-backend"),  # uv
     *("--scheduler-file", "--nthreads"),  # dask
     "--network",  # docker
     *("--cases", "--only", "--out"),  # python -m tests.faults
