@@ -20,8 +20,8 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from benchmarks.speed.measuring import Once, Row, side_by_side
 from benchmarks.speed.options import Options
 from benchmarks.speed.processor import Counted
+from chartray.cores import available_cores
 from chartray.memory import keep_freed_memory
-from chartray.pixels.building import available_cores
 from chartray.pixels.image_process import Limits
 from chartray.pixels.shards import ShardTask, build_shard
 from chartray.pixels.store import UNFINISHED

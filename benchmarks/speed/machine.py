@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from chartray.cores import available_cores
 from chartray.errors import InputError
 
 
@@ -45,7 +46,7 @@ def describe_machine(device: str) -> Machine:
     return Machine(
         device=device,
         processor=_processor(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=available_cores(),
         accelerator=torch.cuda.get_device_name() if device == "cuda" else None,
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         torch=torch.__version__,

@@ -1,7 +1,6 @@
 """Pretraining end to end: ours from a store, against JPEG files, PIL views in a DataLoader and lightly's networks."""
 
 import math
-import os
 import shutil
 import time
 from functools import partial
@@ -16,6 +15,7 @@ from benchmarks.speed.reference import reference_step
 from benchmarks.speed.simulated_store import make_films
 from benchmarks.speed.training_step import TARGETS, Rounds, Sizes, sizes_of, work_done
 from chartray.config.pretrain import ViewsConfig
+from chartray.cores import available_cores
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.training.pretrain import Loop, assemble
@@ -102,4 +102,4 @@ def loading_processes(sizes: Sizes, views: ViewsConfig) -> int:
     """As many as cores, or as the shared memory (a container's is small) has room for: each keeps two batches ready."""
     batch = sizes.films * (2 * views.size**2 + views.focal_count * views.focal_size**2) * torch.float32.itemsize
     room = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else math.inf
-    return int(max(min(len(os.sched_getaffinity(0)), room // (3 * batch)), 1))
+    return int(max(min(available_cores(), room // (3 * batch)), 1))

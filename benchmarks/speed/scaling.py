@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.speed.measuring import NotHere, Row, side_by_side
 from benchmarks.speed.options import Options
 from benchmarks.speed.starting import make_store
-from chartray.pixels.building import available_cores
+from chartray.cores import available_cores
 
 GOAL = 0.9
 _STORE_SIZE = 448

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
+from chartray.cores import available_cores
 from chartray.errors import InputError
 from chartray.memory import available
 from chartray.outputs.lock import reason_without_locks
@@ -142,7 +143,7 @@ def _torch() -> Iterator[Examined]:
 
 
 def _processors() -> Examined:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = available_cores()
     set_to = os.environ.get("OMP_NUM_THREADS")
     told = f", OMP_NUM_THREADS={set_to}" if set_to else ""
     return Examined("cores", "ok", f"{usable} of {os.cpu_count()} for this process{told}")

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from chartray.cores import available_cores
 from chartray.errors import InputError
 from chartray.pixels.grey import UnreadableImage
 from chartray.pixels.image_process import USUAL_LIMITS, read_apart
@@ -59,7 +59,7 @@ def read_files(folder: Path, files: list[str], at_once: int, size: int = STORED_
             return str(unreadable)
         return image
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         for start in range(0, len(files), at_once):
             some = files[start : start + at_once]
             found = list(pool.map(read, some))

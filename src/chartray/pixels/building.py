@@ -14,6 +14,7 @@ from threading import Event
 import numpy as np
 import pyarrow as pa
 
+from chartray.cores import available_cores
 from chartray.errors import InputError
 from chartray.pixels.cluster import SeenFile, Workers, on_cluster
 from chartray.pixels.image_process import release
@@ -147,8 +148,3 @@ def _seen_here(plan: IngestPlan) -> list[SeenFile]:
         with suppress(OSError, ValueError):
             found.append(SeenFile(f"the image in row {row + 1} of the cohort", path, os.stat(path).st_size))
     return found
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

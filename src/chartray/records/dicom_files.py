@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from chartray.cores import available_cores
 from chartray.errors import InputError, LostProcess
 from chartray.outputs.parquet_file import read_table, write_table
 from chartray.pixels.dicom_header import NoImage, read_header
@@ -107,7 +108,7 @@ def _is_text(path: str) -> bool:
 def _done(tasks: list[_ToRead], workers: int | None) -> Iterator[tuple[pa.Table, int]]:
     """The freshly read rows of each task, and how many files it was about."""
     files = sum(len(task.files) for task in tasks)
-    workers = min(workers or len(os.sched_getaffinity(0)), max(len(tasks), 1))
+    workers = min(workers or available_cores(), max(len(tasks), 1))
     if workers == 1 or files < _FEW:
         for task in tasks:
             yield _read_all(task), len(task.files)

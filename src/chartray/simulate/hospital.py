@@ -1,6 +1,5 @@
 """`simulate`: draws the patients, writes the tables, and draws the images in several processes."""
 
-import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from chartray.cores import available_cores
 from chartray.errors import InputError
 from chartray.outputs.guard import refuse_other
 from chartray.outputs.replacing import reserved
@@ -109,7 +109,7 @@ def _check(patients: int, release: str, seed: int, chart_effect: float, size: in
 
 def _draw_all(jobs: list[tuple[Path, Radiograph]], workers: int | None) -> None:
     chunks = [jobs[n : n + _CHUNK] for n in range(0, len(jobs), _CHUNK)]
-    workers = min(workers or _cores(), len(chunks))
+    workers = min(workers or available_cores(), len(chunks))
     with progress("drawing images", len(jobs), "images") as advance:
         if workers == 1:
             for chunk in chunks:
@@ -120,10 +120,6 @@ def _draw_all(jobs: list[tuple[Path, Radiograph]], workers: int | None) -> None:
             waiting = [pool.submit(_draw_chunk, chunk) for chunk in chunks]
             for done in as_completed(waiting):
                 advance(done.result())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _draw_chunk(jobs: list[tuple[Path, Radiograph]]) -> int:

@@ -4,13 +4,13 @@ The scores of a label are sorted once for all resamples. A resample is a vector 
 drawn; both metrics are sums over the distinct scores that a positive image has.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chartray.cores import available_cores
 from chartray.errors import InputError
 from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, resample_patients
 
@@ -181,7 +181,7 @@ def resample_in(truth: ArrayLike, score: ArrayLike, sampled: PatientBootstrap) -
             return np.full((2, len(sampled.counts)), np.nan)
         return _resampled(_steps(values[:, label], scores[:, label], sampled.codes), sampled.counts)
 
-    with ThreadPoolExecutor(max_workers=_cores()) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         area, precision = np.stack(list(pool.map(one, range(values.shape[1]))), axis=-1)  # (draws, C) each
     return Resamples(
         auroc=sampled.of_labels(area),
@@ -287,7 +287,3 @@ def _resampled(steps: _Steps, draws: NDArray[np.int32]) -> Floats:
         found[0, start : start + height] = np.where(both, area, np.nan)
         found[1, start : start + height] = np.where(both, precise, np.nan)
     return found
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
