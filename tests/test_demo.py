@@ -35,4 +35,4 @@ def test_the_demo_goes_from_raw_folders_to_a_report(tmp_path: Path, capsys: pyte
     assert (out / "mimic.store" / "store.json").exists()  # the stores stay, the drawn images do not
     assert not (out / "hospital").exists()
     assert run_command(["demo", str(out)]) == 2
-    assert "is not empty; choose another --out" in capsys.readouterr().err
+    assert "is not empty; choose another folder" in capsys.readouterr().err

@@ -354,7 +354,7 @@ def test_a_folder_of_other_files_is_refused_without_their_names(cohort: Path, tm
     out = tmp_path / "store"
     out.mkdir()
     (out / "A1234567.dcm").touch()
-    refuse(rf"^{out} is not empty and holds no store; choose another --out$", cohort, out)
+    refuse(rf"^{out} is not empty and holds no store; choose another folder$", cohort, out)
     assert [file.name for file in out.iterdir()] == ["A1234567.dcm"]
 
 
@@ -377,7 +377,7 @@ def test_a_damaged_store_says_what_to_do_and_a_strange_one_is_not_to_be_removed(
 def test_a_folder_that_holds_something_else_is_refused(cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    refuse(r"is not empty and holds no store; choose another --out$", cohort, tmp_path / "mine")
+    refuse(r"is not empty and holds no store; choose another folder$", cohort, tmp_path / "mine")
     refuse("found the file", cohort, cohort)
     assert content(tmp_path / "mine") == {"thesis.tex": b"x"}
 

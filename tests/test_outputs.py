@@ -228,7 +228,7 @@ def test_only_an_earlier_result_of_the_same_kind_is_replaced(tmp_path: Path) -> 
     refuse_other(out)
     (out / "mine").touch()
     refuse_other(out, foreign)
-    with pytest.raises(InputError, match="out is not empty; choose another --out"):
+    with pytest.raises(InputError, match="out is not empty; choose another folder"):
         refuse_other(out)
     (out / "mine").rename(out / "theirs")
     with pytest.raises(InputError, match="out is not empty and holds no result; choose another --out"):

@@ -259,7 +259,7 @@ def test_the_release_changes_the_chart_alone(tmp_path: Path) -> None:
 
 def test_what_cannot_be_simulated_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "A1234567.dcm").touch()
-    with pytest.raises(InputError, match=r"is not empty; choose another --out$"):
+    with pytest.raises(InputError, match=r"is not empty; choose another folder$"):
         simulate(tmp_path, patients=8, workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["A1234567.dcm"]
     with pytest.raises(InputError, match="--patients of at least 8, found 3"):

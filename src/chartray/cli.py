@@ -1,5 +1,6 @@
 """The command line: commands, and sentences for what goes wrong. Everything heavy is imported inside its command."""
 
+import inspect
 import json
 import os
 import re
@@ -30,10 +31,22 @@ app = App(
     "(one object on standard output; docs/json.md).",
     version_flags=["--version"],
 )
+
+
+def _in_paragraphs(text: str) -> str:
+    """A docstring with one line for each paragraph and each argument: help is wrapped at the terminal's width.
+
+    >>> _in_paragraphs("Does it.\\n\\n    Args:\\n        out: A new\\n            folder.\\n        size: Pixels.")
+    'Does it.\\n\\nArgs:\\n    out: A new folder.\\n    size: Pixels.'
+    """
+    text = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(text))
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+
+
 cohort = App(name="cohort", help="Makes cohort.parquet from records and images: one row per image, split by patient.")
 app.command(cohort)
 
-for command in (
+_COMMANDS = (
     project.doctor,
     project.init,
     product.demo,
@@ -52,9 +65,13 @@ for command in (
     product.report,
     product.export,
     product.bench,
-):
+)
+_SOURCES = (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.cohort_dicom, data.cohort_table)
+for command in (*_COMMANDS, *_SOURCES):
+    command.__doc__ = _in_paragraphs(command.__doc__ or "")
+for command in _COMMANDS:
     app.command(command)
-for source in (data.cohort_mimic, data.cohort_chexpert, data.cohort_nih, data.cohort_dicom, data.cohort_table):
+for source in _SOURCES:
     cohort.command(source, name=source.__name__.removeprefix("cohort_"))
 
 app.register_install_completion_command(add_to_startup=False)

@@ -4,7 +4,9 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from chartray.commands.options import CountIfGiven, Positive, Seed
 from chartray.console import tell
@@ -15,6 +17,7 @@ from chartray.wording import plural
 if TYPE_CHECKING:
     from chartray.records.cohort import Cohort
 
+Charts = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 Rules = Literal["strict", "published"]
 
 
@@ -100,7 +103,7 @@ def cohort_dicom(
     *,
     out: Path,
     mapping: Path | None = None,
-    charts: tuple[str, ...] = (),
+    charts: Charts = (),
     modality: str = "CR,DX",
     laterals: bool = True,
     workers: CountIfGiven = None,
@@ -111,12 +114,12 @@ def cohort_dicom(
     another mapping needs no reading.
 
     Args:
-        folder: Folder with DICOM files, also in folders inside it, whatever their names.
+        folder: Folder with DICOM files of any name, also in folders inside it.
         out: The cohort's Parquet file.
         mapping: YAML file that adds variables and labels, from tags or from the chart.
         charts: A table joined to the images as `charts` in the mapping says: CSV, Parquet or a database (URL#table).
-        modality: Modality of the images to keep, separated by commas.
-        laterals: Keep lateral views; without them, --no-laterals.
+        modality: Modalities of the images to keep, separated by commas.
+        laterals: Keep lateral views.
         workers: Number of processes; by default one per core.
     """
     from chartray.records.dicom import dicom_cohort
@@ -127,7 +130,7 @@ def cohort_dicom(
     _write_cohort(lambda: made(headers=out.absolute().with_name(f"{out.stem}.headers")), out, inputs)
 
 
-def cohort_table(file: str, *, mapping: Path, images: Path, out: Path, charts: tuple[str, ...] = ()) -> None:
+def cohort_table(file: str, *, mapping: Path, images: Path, out: Path, charts: Charts = ()) -> None:
     """Makes a cohort of your own table (CSV, Parquet or a database), described by a mapping file.
 
     Args:
@@ -189,10 +192,10 @@ def ingest(
         max_megapixels: Maximum size of an image; larger ones go to quarantine without being decoded.
         max_seconds: Maximum processor seconds per image; slower ones go to quarantine.
         allow_outside: Allow paths and links that lead out of the image folder.
-        cluster: Address of a Dask scheduler (tcp://HOST:PORT) or its file: its workers, on any number of machines that
-            share the folders, read the images.
-        retry: Try the images in quarantine of a finished store again, once a decoder or files have come; what could be
-            read is not read again. Higher limits may be given with it.
+        cluster: Address of a Dask scheduler (tcp://HOST:PORT), or its scheduler file. Its workers read the images; they
+            need the same folders.
+        retry: Read only the quarantined images of a finished store again, for instance with a new decoder, restored
+            files or higher limits.
     """
     from chartray.pixels.image_process import Limits
     from chartray.pixels.ingest import ingest as ingest_films

@@ -81,11 +81,12 @@ def export(
 
     Args:
         source: A run, or an encoder folder.
-        out: A new folder; an earlier export of this encoder is replaced, but a card with numbers only by another.
-        to: timm and huggingface (transformers) are also what their Hub loads; onnx needs the extra onnx.
+        out: A new folder, or an earlier export of this encoder, which is replaced. A card with results is replaced only
+            by another with results.
+        to: The library that is to load the encoder; huggingface is transformers, onnx needs the extra onnx.
         results: Folders that `evaluate`, `compare` or `audit` wrote, whose numbers go on the card; may be repeated.
-        store: Store whose images are compared; by default that of the pretraining, or noise where it is gone.
-        preprocessing: With onnx, the graph resizes and standardises uint8 images of any size itself.
+        store: The store of the 32 images; by default that of the pretraining, or random noise if it is gone.
+        preprocessing: With onnx: the graph itself resizes and standardises uint8 images of any size.
     """
     from chartray.commands.opening import need_inputs
     from chartray.extras import need_extra

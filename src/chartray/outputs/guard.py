@@ -27,7 +27,7 @@ def refuse_other(out: Path, foreign: Callable[[set[str]], str] | None = None) ->
     holds = foreign(names) if foreign is not None else ""
     if names and (holds or foreign is None):
         also = f" and holds {holds}" if holds else ""
-        raise InputError(f"{out} is not empty{also}; choose another --out")
+        raise InputError(f"{out} is not empty{also}; choose another folder")
 
 
 def refuse_other_file(out: Path, kind: str, is_earlier: Callable[[Path], bool]) -> None:
