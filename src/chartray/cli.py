@@ -34,10 +34,10 @@ app = App(
 
 
 def _in_paragraphs(text: str) -> str:
-    """A docstring with one line for each paragraph and each argument: help is wrapped at the terminal's width.
+    r"""A docstring with one line for each paragraph and each argument: help is wrapped at the terminal's width.
 
-    >>> _in_paragraphs("Does it.\\n\\n    Args:\\n        out: A new\\n            folder.\\n        size: Pixels.")
-    'Does it.\\n\\nArgs:\\n    out: A new folder.\\n    size: Pixels.'
+    >>> _in_paragraphs("Does it,\n    at once.\n\n    Args:\n        out: A new\n            folder.")
+    'Does it, at once.\n\nArgs:\n    out: A new folder.'
     """
     text = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(text))
     return re.sub(r"(?<=\S)\n(?=\S)", " ", text)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chartray.errors import InputError
+from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_json, write_json
 from chartray.outputs.lock import names_of
 from chartray.outputs.replacing import replaced_file
@@ -157,15 +158,10 @@ def begun_shards(out: Path, marker: Mapping[str, Any], shards: int) -> dict[int,
 
     `marker` is what must not change between two runs of one ingest, as `plan.json` has it.
     """
-    if not out.exists():
-        return {}
-    if not out.is_dir():
-        raise InputError(f"expected a folder as --out, found the file {out}; choose another --out")
-    marker_file = out / UNFINISHED / PLAN_FILE
+    marker_file, ours = out / UNFINISHED / PLAN_FILE, {UNFINISHED, *names_of(out / LOCK_FILE)}
     if not marker_file.exists():
         # A foreign file's name is not printed: it can be an accession number.
-        if any(entry.name not in {UNFINISHED, *names_of(out / LOCK_FILE)} for entry in out.iterdir()):
-            raise InputError(f"{out} is not empty and holds no store; choose another --out")
+        refuse_other(out, lambda names: "no store" if names - ours else "")
         return {}
     try:
         begun = read_json(marker_file, "the plan of an unfinished ingest")
