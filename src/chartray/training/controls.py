@@ -12,7 +12,7 @@ from chartray.errors import InputError
 from chartray.randomness import permutation, uniform
 
 Control = Literal["none", "shuffled", "constant", "mask-only"]
-_SHUFFLE, _CORRUPTED, _DONOR = 7_001, 7_003, 7_004  # set these uses of the seed apart
+_SHUFFLE, _CORRUPTED, _DONOR = 7_001, 7_004, 7_005  # set these uses of the seed apart
 
 
 class ChartTable(NamedTuple):

@@ -25,7 +25,7 @@ from chartray.training.step import Autocast, Networks
 from chartray.training.training_data import TrainingData
 from chartray.truth import Policy, truth_of
 
-_SAMPLE = 7_003
+_SAMPLE = 7_003  # sets this use of the seed apart
 _NEIGHBOURS = 20
 _IMAGES_AT_ONCE = 64  # whatever the processes: each image is embedded among the same others
 
