@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,9 +26,11 @@ from chartray.report.methods_pretraining import pretraining
 from chartray.results.manifest import arm_of_run
 from chartray.training import run_folder
 from chartray.training.controls import ChartTable, corrupted
+from chartray.training.early import check_run
 from chartray.training.loader import ImageLoader
 from chartray.training.pretrain import pretrain
 from chartray.training.training_data import load_training_data, settings_hash
+from tests.stores import replace_cohort
 from tests.test_pretrain import RUN, command, gradients, losses, small, weights
 
 ALL = "sex=anchor+predict,age=contrast"
@@ -250,6 +253,31 @@ def test_roles_that_cannot_be_are_one_sentence(
         pretrain(small_store, tmp_path / "run", small(**settings))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("role", ["contrast", "suppress-contrast", "predict"])
+@pytest.mark.parametrize(("name", "value", "what"), [("sex", "female", "levels"), ("age", 61.0, "values")])
+def test_a_variable_of_one_level_has_no_role(
+    small_store: Path, tmp_path: Path, role: str, name: str, value: object, what: str
+) -> None:
+    """Nothing could be told apart: the loss would be 0, and its gradient too."""
+    store = tmp_path / "store"
+    shutil.copytree(small_store, store)
+    cohort = Store.open(store).cohort
+    place = cohort.schema.get_field_index(f"ehr.{name}")
+    same = pa.array([value] * cohort.num_rows, cohort.schema.field(place).type)
+    replace_cohort(store, cohort.set_column(place, cohort.schema.field(place), same))
+    said = f"at least two observed {what} of '{name}' in the training split, found 1 in 144 images"
+    with pytest.raises(InputError, match=said):
+        pretrain(store, tmp_path / "run", small(chart__roles=f"{name}={role}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_run_will_do_is_said_with_the_chart_of_its_roles(
+    small_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_run(small_store, None, small(chart__roles="sex=predict,age=anchor"), resume=False)
+    assert "the chart age,sex" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

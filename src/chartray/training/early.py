@@ -32,7 +32,7 @@ def check_run(store_folder: Path, out: Path | None, config: Config, *, resume: b
     _check_start(config)
     if is_first_process():
         # torch takes seconds to import: whoever waits should know for what.
-        chart = "no chart" if config.chart.ehr == NO_CHART else f"the chart {config.chart.ehr}"
+        chart = "no chart" if config.chart.name == NO_CHART else f"the chart {config.chart.name}"
         status(f"{store.folder}: {images} training images, {config.encoder.name}, {chart}", aside=True)
 
 
