@@ -55,3 +55,11 @@ def test_a_seed_a_control_and_a_chart_change_no_step() -> None:
     assert kind_of_step(small(seed=1, chart__control="shuffled")) == kind_of_step(small(chart__ehr="sex"))
     for changed in ({"chart__ehr": "none"}, {"encoder__width": 96}, {"train__batch_size": 48}):
         assert kind_of_step(small(**changed)) != kind_of_step(small())
+
+
+def test_the_roles_of_a_chart_change_a_step_and_their_variables_do_not() -> None:
+    predicted = kind_of_step(small(chart__roles="age=predict,sex=predict"))
+    assert predicted == kind_of_step(small(chart__ehr="sex", chart__use="predict"))
+    others = [{"chart__ehr": "none"}, {"chart__roles": "sex=none"}, {"chart__roles": "sex=mmcl"}, {}]
+    assert all(kind_of_step(small(**other)) != predicted for other in others)
+    assert kind_of_step(small(chart__roles="sex=none")) == kind_of_step(small(chart__ehr="none"))

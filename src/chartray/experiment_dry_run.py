@@ -15,8 +15,8 @@ from chartray.training.dry_run import Needs, Timed, dry_run, free_disk, in_bytes
 from chartray.training.manifest import COMPLETE, MANIFEST_FILE, read_manifest
 from chartray.wording import plural
 
-# Of an arm: what its steps cost nothing more or less for. Of the chart only whether there is one counts.
-_ALIKE = ("ehr", "control", "films_of", "allow_after_film", "roles")
+# Settings of a chart that change no step's cost; its roles count, and the variables of each do not.
+_ALIKE = ("ehr", "use", "roles", "control", "films_of", "allow_after_film")
 
 
 class ArmNeeds(NamedTuple):
@@ -69,7 +69,8 @@ def kind_of_step(config: Config) -> str:
     """Runs with the same kind take the same time, memory and disk a step, as far as their settings tell."""
     settings = config.model_dump(mode="json", exclude={"seed", "recipe"})
     chart = {name: value for name, value in settings["chart"].items() if name not in _ALIKE}
-    settings["chart"] = chart if config.chart.ehr != NO_CHART else None
+    roles = {role for each in config.chart.by_name.values() for role in each} - {"none"}
+    settings["chart"] = chart | {"roles": sorted(roles)} if config.chart.name != NO_CHART else None
     return json.dumps(settings, sort_keys=True)
 
 
