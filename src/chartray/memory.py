@@ -46,8 +46,7 @@ def ran_out(error: BaseException) -> bool:
 
 def begin_peak() -> int | None:
     """Begins to measure `peak`; the bytes that this process has taken and not freed, None where Linux does not say."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # what glibc keeps of freed memory would count as taken
+    give_back_freed_memory()  # it would count as taken
     try:
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is taken now
     except OSError:
