@@ -46,7 +46,7 @@ def test_a_short_run_measures_nothing(
     monkeypatch.setattr(fastest, "_measured", None)
     loop = assemble(small_store, tmp_path / "run", small(objective__name=objective, views__mask_ratio=0.5))
     assert loop is not None
-    assert ways_in(loop.networks) == {Ways()}
+    assert ways_in(loop.networks) == {fastest.UNMEASURED}
     assert loop.manifest.attention == "gathered"
     assert loop.manifest.seconds_of_choice is None
 

@@ -8,5 +8,5 @@ Way = Literal["plain", "fused", "gathered"]
 class Ways(NamedTuple):
     """How attention is computed, where a gradient is asked for and where none is."""
 
-    with_gradient: Way = "gathered"
-    without_gradient: Way = "fused"
+    with_gradient: Way
+    without_gradient: Way

@@ -1,7 +1,7 @@
 """How a long run computes on a CPU: the fastest of several exact ways, by processor time on this machine.
 
-It takes about as long as one step, so that only runs of `LONG` steps measure; shorter ones take the ways that were
-fastest on every kind of processor so far. What was chosen is written to the manifest, and a run that is continued on
+It takes about as long as one step, so that only runs of `LONG` steps measure; shorter ones take those of `UNMEASURED`.
+What was chosen is written to the manifest, and a run that is continued on
 the same device keeps it: its numbers stay the same to the last bit.
 """
 
@@ -27,10 +27,11 @@ from chartray.training.loader import ImageLoader
 from chartray.training.manifest import RunManifest
 from chartray.training.prefetch import prepared
 from chartray.training.runtime import Runtime
-from chartray.training.step import forward
+from chartray.training.step import Networks, forward
 from chartray.training.training_data import TrainingData
 
 LONG = 1_000  # steps
+UNMEASURED = Ways("gathered", "fused")  # fastest on every kind of processor so far
 _ROUNDS = 5
 _IMAGES = 4
 _GAIN = 0.05  # of its time that another way must save: less is noise
@@ -54,7 +55,7 @@ class ChosenWay(NamedTuple):
 
 
 def choose(
-    networks: nn.Module, data: TrainingData, config: Config, steps: int, runtime: Runtime, before: RunManifest | None
+    networks: Networks, data: TrainingData, config: Config, steps: int, runtime: Runtime, before: RunManifest | None
 ) -> ChosenWay:
     """The way of a run of this many steps, of which attention is set; the first process measures for all.
 
@@ -64,11 +65,11 @@ def choose(
     if runtime.device.type == "cuda":
         chosen = ChosenWay(Ways("fused", "fused"), compiled)
     elif before is not None and before.attention is not None and before.device == runtime.device.type:
-        ways = Ways(before.attention, before.attention_without_gradient or Ways().without_gradient)
+        ways = Ways(before.attention, before.attention_without_gradient or UNMEASURED.without_gradient)
         kept = compiled if before.compiled is None or config.train.compile != "auto" else before.compiled
         chosen = ChosenWay(ways, compiled and kept, before.seconds_of_choice)
     elif steps < LONG:
-        chosen = ChosenWay(Ways(), compiled)
+        chosen = ChosenWay(UNMEASURED, compiled)
     else:
         said = first_decides(lambda: _measured(networks, data, config, runtime, compiled), runtime.device)
         chosen = ChosenWay(Ways(*said[0]), *said[1:])
@@ -77,7 +78,7 @@ def choose(
 
 
 def _measured(
-    networks: nn.Module, data: TrainingData, config: Config, runtime: Runtime, compiled: bool
+    networks: Networks, data: TrainingData, config: Config, runtime: Runtime, compiled: bool
 ) -> tuple[Ways, bool, float]:
     began = time.process_time()
     learned, looked = _attentions(networks, data, config, runtime)
@@ -100,7 +101,7 @@ def _measured(
 Projections = Counter[tuple[Attention, tuple[int, ...], torch.dtype]]
 
 
-def _attentions(networks: nn.Module, data: TrainingData, config: Config, runtime: Runtime) -> tuple[Projections, ...]:
+def _attentions(networks: Networks, data: TrainingData, config: Config, runtime: Runtime) -> tuple[Projections, ...]:
     """How often a step computes an attention of which projections, (B, N, 3 D): with a gradient, and without.
 
     One block's stands for all of equal shape.
@@ -125,7 +126,7 @@ def _attentions(networks: nn.Module, data: TrainingData, config: Config, runtime
     training = networks.training
     networks.eval()  # so that no running mean moves
     with torch.no_grad():
-        forward(networks, batch.views, batch.chart, config.objective, runtime.autocast)  # type: ignore[arg-type]
+        forward(networks, batch.views, batch.chart, config.objective, runtime.autocast)
     networks.train(training)
     for hook in hooks:
         hook.remove()
