@@ -18,7 +18,7 @@ from chartray.training import checkpoint
 from chartray.training.build import build_monitor, build_networks
 from chartray.training.division import Division
 from chartray.training.loader import ImageLoader
-from chartray.training.manifest import RunManifest
+from chartray.training.online_probe import OnlineProbe
 from chartray.training.pretrain import Loop
 from chartray.training.runtime import Runtime
 from chartray.training.schedules import make_schedule
@@ -43,12 +43,11 @@ def test_a_step_waits_for_its_loss_its_gradient_and_its_numbers(
     )
     schedule = make_schedule(settings.train, len(data.rows))
     monitor = build_monitor(settings, schedule, rank=0.0, spread=0.0)
-    probe: Any = None
-    manifest: Any = RunManifest.model_construct(accumulate=1)  # no checkpoint is written
+    runtime = Runtime(ELSEWHERE)
+    probe = OnlineProbe(data, settings, runtime.device, runtime.autocast)
+    manifest = data.manifest(settings, schedule).model_copy(update={"accumulate": 1})
     division = Division(1, len(data.rows), fixed=True)
-    loop = Loop(
-        Runtime(ELSEWHERE), tmp_path, settings, schedule, data, networks, optimizer, probe, monitor, division, manifest
-    )
+    loop = Loop(runtime, tmp_path, settings, schedule, data, networks, optimizer, probe, monitor, division, manifest)
     waited: list[int] = []
     with loop.batches(0, 3) as batches:
         with Elsewhere():
