@@ -189,7 +189,7 @@ def _sums_of_views(where: Setting, steps: int, *, own_stream: bool) -> list[floa
         for batch in batches:
             if where.on_gpu:
                 # Some 10 ms in which this step's views must not be overwritten; torch has not typed it.
-                torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]
+                torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]  # torch has no types for it
             batches.prepare_next()
             total = sum(part.double().sum() for part in batch.views if part is not None)
             sums.append(float(total))
