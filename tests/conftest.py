@@ -12,6 +12,8 @@ from PIL import Image
 from chartray.pixels.ingest import ingest
 from chartray.schema import CohortMetadata, LabelSource, Variable, to_metadata
 
+# Fixtures of several test modules.
+pytest_plugins = ("tests.ingest_folders", "tests.mimic_demo")
 # Two cores are shared with whatever else runs; small tensors are faster on one thread.
 torch.set_num_threads(1)
 

@@ -23,7 +23,7 @@ from chartray.pixels import cluster as room
 from chartray.pixels.image_process import Limits
 from chartray.pixels.ingest import ingest
 from chartray.pixels.plan import make_plan
-from tests.test_ingest import content, films, png, shards_of, wait_for, write_cohort  # noqa: F401  # a fixture
+from tests.ingest_folders import content, many_images, png, shards_of, wait_for, write_cohort
 
 SIZE = 16
 
@@ -86,11 +86,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def cohort(films: Path, tmp_path: Path) -> Path:  # noqa: F811
-    return write_cohort(tmp_path / "cohort.parquet", [*sorted(films.iterdir()), films / "gone.png"], films)
-
-
 def test_two_workers_give_the_bytes_of_the_local_pool(
     two: Cluster, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,15 +117,6 @@ def test_the_guards_of_an_image_hold_on_a_worker(two: Cluster, tmp_path: Path) -
         assert made.images == 6
         (found,) = made.quarantined
         assert reason in found, found
-
-
-def many_images(folder: Path) -> Path:
-    """A cohort of 320 images, 20 shards: some seconds of work."""
-    random = np.random.default_rng(3)
-    pictures = [folder / f"{number}.png" for number in range(5)]
-    for picture in pictures:
-        Image.fromarray(random.integers(0, 256, (600, 500), dtype=np.uint8)).save(picture, compress_level=1)
-    return write_cohort(folder / "cohort.parquet", [pictures[row % 5] for row in range(320)], folder)
 
 
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
@@ -186,7 +172,7 @@ def test_a_cluster_that_is_not_there_is_a_sentence(
 
 def test_a_worker_that_is_not_as_this_machine_is_refused(
     cohort: Path,
-    films: Path,  # noqa: F811
+    films: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

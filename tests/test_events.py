@@ -17,8 +17,7 @@ from chartray.records.catalogue import CATALOGUE
 from chartray.records.cohort import Cohort, flow_of
 from chartray.records.mimic import mimic_cohort
 from chartray.records.table import table_cohort
-from tests.test_measured import hospital, images  # noqa: F401  # fixtures
-from tests.test_records_mimic import image_time, needs_demo, rows_of, when, write_cxr, write_rows
+from tests.mimic_demo import cells, image_time, needs_demo, rows_of, when, write_cxr, write_rows
 
 pytestmark = needs_demo
 # °F needs more than a factor, which is all that a mapping can give.
@@ -29,7 +28,7 @@ TABLES = (("hosp/labevents", "LAB"), ("icu/chartevents", "VITAL"))
 PREFIX = {"laboratory": "LAB", "vital": "VITAL", "body": "OMR"}
 
 
-def write_meds(hospital: Path, folder: Path) -> Path:  # noqa: F811
+def write_meds(hospital: Path, folder: Path) -> Path:
     """A MEDS data set in two shards of shuffled rows, with the extension column `stored`."""
     rows: list[tuple[int, datetime | None, str, float | None, datetime | None]] = []
     for table, prefix in TABLES:
@@ -49,8 +48,7 @@ def write_meds(hospital: Path, folder: Path) -> Path:  # noqa: F811
         born = datetime(int(row["anchor_year"]) - int(row["anchor_age"]), 1, 1)
         rows.append((int(row["subject_id"]), born, "MEDS_BIRTH", None, born))
     order = np.random.default_rng(1).permutation(len(rows))
-    types = (pa.int64(), pa.timestamp("us"), pa.string(), pa.float32(), pa.timestamp("us"))
-    types = (*types[:3], pa.float64(), types[4])
+    types = (pa.int64(), pa.timestamp("us"), pa.string(), pa.float64(), pa.timestamp("us"))
     names = ("subject_id", "time", "code", "numeric_value", "stored")
     for shard, part in enumerate(np.array_split(order, 2)):
         columns = zip(*(rows[at] for at in part), strict=True)
@@ -61,7 +59,7 @@ def write_meds(hospital: Path, folder: Path) -> Path:  # noqa: F811
     return folder
 
 
-def write_omop(hospital: Path, folder: Path) -> Path:  # noqa: F811
+def write_omop(hospital: Path, folder: Path) -> Path:
     """An OMOP base in csv files; the items are their own concepts."""
     known = {str(item) for entry in CATALOGUE.values() for item in entry.items}
     measured = [
@@ -123,7 +121,7 @@ def mapping_of(folder: Path, model: str, ehr: dict[str, Any], charts: dict[str, 
     return file
 
 
-def table_of(folder: Path, images: list[dict[str, Any]]) -> Path:  # noqa: F811
+def table_of(folder: Path, images: list[dict[str, Any]]) -> Path:
     with (folder / "images.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["dicom_id", "subject_id", "mrn", "taken"])
@@ -131,10 +129,6 @@ def table_of(folder: Path, images: list[dict[str, Any]]) -> Path:  # noqa: F811
             subject = each["subject_id"]
             writer.writerow([each["dicom_id"], subject, f"MRN-{subject}", image_time(each)])
     return folder / "images.csv"
-
-
-def cells(cohort: Cohort, name: str) -> dict[str, Any]:
-    return dict(zip(cohort.table["image_id"].to_pylist(), cohort.table[f"ehr.{name}"].to_pylist(), strict=True))
 
 
 MEDS_MORE = {
@@ -150,21 +144,21 @@ OMOP_MORE = {
 
 
 @pytest.fixture(scope="module")
-def from_files(hospital: Path, images: Any, tmp_path_factory: pytest.TempPathFactory) -> Cohort:  # noqa: F811
+def from_files(hospital: Path, images: Any, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return mimic_cohort(str(hospital), write_cxr(tmp_path_factory.mktemp("cxr"), images), measured=NAMES)
 
 
 @pytest.fixture(scope="module")
-def meds(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def meds(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_meds(hospital, tmp_path_factory.mktemp("meds"))
 
 
 @pytest.fixture(scope="module")
-def omop(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def omop(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_omop(hospital, tmp_path_factory.mktemp("omop"))
 
 
-def same(cohort: Cohort, expected: Cohort, images: Any) -> None:  # noqa: F811
+def same(cohort: Cohort, expected: Cohort, images: Any) -> None:
     for name in (*NAMES, "sex"):
         assert cells(cohort, name) == pytest.approx(cells(expected, name)), name
     birth = {each["dicom_id"]: image_time(each) for each in images}
@@ -175,7 +169,7 @@ def same(cohort: Cohort, expected: Cohort, images: Any) -> None:  # noqa: F811
             assert found == pytest.approx(age + birth[image].timetuple().tm_yday / 365.25, abs=0.02)
 
 
-def test_a_meds_data_set_gives_the_same_cells(meds: Path, images: Any, from_files: Cohort, tmp_path: Path) -> None:  # noqa: F811
+def test_a_meds_data_set_gives_the_same_cells(meds: Path, images: Any, from_files: Cohort, tmp_path: Path) -> None:
     ehr = {name: entry_of(name, "meds") for name in NAMES} | MEDS_MORE
     mapping = mapping_of(tmp_path, "meds", ehr, {"on": {"subject_id": "subject_id"}, "stored": "stored"})
     cohort = table_cohort(table_of(tmp_path, images), mapping, tmp_path, [str(meds)])
@@ -187,8 +181,8 @@ def test_a_meds_data_set_gives_the_same_cells(meds: Path, images: Any, from_file
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "database"])
 def test_an_omop_base_gives_the_same_cells(
-    omop: Path, form: str, images: Any, from_files: Cohort, tmp_path: Path  # noqa: F811
-) -> None:  # fmt: skip
+    omop: Path, form: str, images: Any, from_files: Cohort, tmp_path: Path
+) -> None:
     place = str(omop)
     for file in omop.iterdir() if form != "csv" else ():
         table = file.name.partition(".")[0]
@@ -233,8 +227,8 @@ def test_an_omop_base_gives_the_same_cells(
     ],
 )
 def test_a_chart_of_events_that_cannot_be_read_is_refused(
-    model: str, change: str, sentence: str, images: Any, tmp_path: Path  # noqa: F811
-) -> None:  # fmt: skip
+    model: str, change: str, sentence: str, images: Any, tmp_path: Path
+) -> None:
     place = tmp_path / "chart"
     (place / "data").mkdir(parents=True)
     if model == "meds" and change != "empty":
@@ -253,7 +247,7 @@ def test_a_chart_of_events_that_cannot_be_read_is_refused(
         table_cohort(table_of(tmp_path, images[:9]), mapping, tmp_path, [str(place)])
 
 
-def test_a_unit_that_is_not_listed_is_missing_and_said(omop: Path, images: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_unit_that_is_not_listed_is_missing_and_said(omop: Path, images: Any, tmp_path: Path) -> None:
     """The demo has D-dimers in ng/mL, which may be either of two units."""
     entry = entry_of("d_dimer", "omop") | {"window_days": [None, 0]}
     mapping = mapping_of(tmp_path, "omop", {"d_dimer": entry}, {"on": {"subject_id": "person_id"}})

@@ -9,9 +9,8 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
 from chartray.errors import InputError
-from chartray.outputs import json_file, parquet_file
 from chartray.outputs.lock import locked
-from chartray.outputs.replacing import replaced_file
 from chartray.pixels import image_process
 from chartray.pixels import ingest as driver
 from chartray.pixels import shards as room
@@ -34,52 +31,10 @@ from chartray.pixels.image_process import Limits
 from chartray.pixels.ingest import Ingested, ingest
 from chartray.pixels.store import Store
 from chartray.schema import CohortMetadata, to_metadata
+from tests.ingest_folders import Killed, content, killed_at, many_images, png, shards_of, wait_for, write_cohort
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZE = 16
-
-
-def write_cohort(
-    file: Path, paths: list[Path | str], root: Path | str = "", ids: list[str | None] | None = None
-) -> Path:
-    rows = len(paths)
-    cohort = pa.table(
-        {
-            "image_id": pa.array(ids or [f"image-{row}" for row in range(rows)], pa.string()),
-            "patient_id": [f"patient-{row // 2}" for row in range(rows)],
-            "path": [str(path) for path in paths],
-            "split": ["train"] * rows,
-            "ehr.sex": [("male", None, "female")[row % 3] for row in range(rows)],
-        }
-    )
-    metadata = CohortMetadata(source="table", image_root=str(root))
-    pq.write_table(cohort.replace_schema_metadata(to_metadata(metadata)), file)
-    return file
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """38 images, of which four cannot be read: empty, cut short, no picture, constant."""
-    folder = tmp_path_factory.mktemp("films")
-    random = np.random.default_rng(2)
-    for row in range(38):
-        pixels = random.integers(0, 256, (30 + row, 40), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{row:02d}.{'png' if row % 2 else 'jpg'}")
-    (folder / "03.png").write_bytes(b"")
-    (folder / "10.jpg").write_bytes((folder / "10.jpg").read_bytes()[:-400])
-    (folder / "17.png").write_text("<html>404</html>")
-    Image.new("L", (9, 9), 3).save(folder / "25.png")
-    return folder
-
-
-@pytest.fixture
-def cohort(films: Path, tmp_path: Path) -> Path:
-    paths: list[Path | str] = [*sorted(films.iterdir()), films / "gone.png"]
-    return write_cohort(tmp_path / "cohort.parquet", paths, films)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 def build(cohort: Path, out: Path, **options: object) -> Ingested:
@@ -159,10 +114,6 @@ def test_images_that_moved_are_found_under_images_root(films: Path, tmp_path: Pa
 # ---- killed
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL at one exact place."""
-
-
 @pytest.mark.parametrize("renamed", [False, True], ids=["before the rename", "after the rename"])
 def test_stopped_at_every_write_it_ends_in_the_same_bytes(
     renamed: bool, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,22 +121,9 @@ def test_stopped_at_every_write_it_ends_in_the_same_bytes(
     build(cohort, tmp_path / "undisturbed")
     expected = content(tmp_path / "undisturbed")
     for stop in range(100):
-        calls = iter(range(1000))
-
-        @contextmanager
-        def stopping(file: Path, stop: int = stop, calls: object = calls, **shared: Path | None) -> object:
-            last = next(calls) == stop
-            with replaced_file(file, **shared) as partial:
-                yield partial
-                if last and not renamed:
-                    raise Killed
-            if last:
-                raise Killed
-
         out = tmp_path / f"stopped-{stop}"
         with monkeypatch.context() as patch:
-            for module in (room, json_file, parquet_file):
-                patch.setattr(module, "replaced_file", stopping)
+            killed_at(stop, renamed, patch)
             try:
                 build(cohort, out)
             except Killed:
@@ -207,12 +145,7 @@ if __name__ == "__main__":
 
 
 def test_kill_9_twice_and_resume_with_other_workers(tmp_path: Path) -> None:
-    random = np.random.default_rng(3)
-    pictures = []
-    for number in range(5):
-        pictures.append(tmp_path / f"{number}.png")
-        Image.fromarray(random.integers(0, 256, (600, 500), dtype=np.uint8)).save(pictures[-1], compress_level=1)
-    cohort = write_cohort(tmp_path / "cohort.parquet", [pictures[row % 5] for row in range(320)], tmp_path)
+    cohort = many_images(tmp_path)
     build(cohort, tmp_path / "undisturbed", size=64)
     (tmp_path / "program.py").write_text(PROGRAM)
     out = tmp_path / "killed"
@@ -234,17 +167,6 @@ def test_kill_9_twice_and_resume_with_other_workers(tmp_path: Path) -> None:
     ingest(cohort, out, size=64, workers=3)
     assert content(out) == content(tmp_path / "undisturbed")
     assert sum(file.stat().st_mtime_ns == at for file, at in written.items()) >= finished[1]
-
-
-def shards_of(out: Path) -> int:
-    return len(list((out / "unfinished").glob("shard-*.json")))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.002)
 
 
 def test_another_cohort_or_size_cannot_continue(
@@ -479,17 +401,6 @@ def test_an_image_that_crashes_or_hangs_its_decoder_costs_itself_alone(films: Pa
         "leaving": "the decoder crashed (exit code 3)",
     }
     assert [Path(path).stem for path in store.cohort["path"].to_pylist()] == ["a", "b", "c", "d", "once", "e"]
-
-
-def png(width: int, height: int, lines: int) -> bytes:
-    """A PNG of zeros that declares its size and holds so many lines of it."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    squeezed, line = zlib.compressobj(9), bytes(width + 1)
-    data = b"".join(squeezed.compress(line) for _ in range(lines)) + squeezed.flush()
-    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
 
 
 def dicom(rows: int, columns: int, frame: bytes) -> pydicom.Dataset:

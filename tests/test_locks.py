@@ -13,7 +13,7 @@ import pytest
 
 from chartray.outputs.appending import read_lines
 from tests.faults.processes import compiled
-from tests.test_ingest import content, wait_for
+from tests.ingest_folders import content, many_images, wait_for
 
 Started = Callable[..., "subprocess.Popen[str]"]
 
@@ -158,7 +158,6 @@ def test_lines_appended_at_once_are_all_there(started: Started, tmp_path: Path) 
 
 
 def test_an_ingest_that_was_killed_without_locks_continues(started: Started, tmp_path: Path) -> None:
-    from tests.test_cluster import many_images  # 20 shards
 
     program = """
 import sys

@@ -1,8 +1,7 @@
 """Laboratory and vital values of MIMIC-IV as of each image, against a plain loop over the demo's rows."""
 
-import random
 from collections.abc import Iterable
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -18,79 +17,14 @@ from chartray.records.catalogue import CATALOGUE
 from chartray.records.cohort import describe, flow_of
 from chartray.records.linking import NOBODY, ImageTimes
 from chartray.records.mimic import mimic_cohort
-from tests.test_records_mimic import DEMO, image, image_time, needs_demo, rows_of, when, write_cxr, write_rows
+from tests.mimic_demo import DEMO, HOUR, cells, image_time, needs_demo, rows_of, when, write_cxr, write_rows
 
-HOUR = timedelta(hours=1)
-VITALS = {
-    220045: ("bpm", 40, 160),
-    220210: ("insp/min", 8, 40),
-    220277: ("%", 70, 104),
-    220179: ("mmHg", 60, 220),
-    220050: ("mmHg", 60, 220),
-    220180: ("mmHg", 30, 120),
-    220051: ("mmHg", 30, 120),
-    223761: ("°F", 92, 106),
-    223762: ("°C", 33, 42),
-}
-CHARTED = ["subject_id", "hadm_id", "stay_id", "charttime", "storetime", "itemid", "value", "valuenum", "valueuom"]
 # What the demo's tables have of units, one by one: to the variable's own.
 TO_UNIT = {
     "temperature": {"°F": lambda value: (value - 32) / 1.8, "°C": float},
     "weight": {"Lbs": lambda value: value * 0.45359237},
     "height": {"Inches": lambda value: value * 2.54},
 }
-
-
-@pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The MIMIC-IV demo with the table of vital signs that its open edition lacks, of the same columns."""
-    root = tmp_path_factory.mktemp("hospital")
-    for name in ("hosp", "icu"):
-        (root / name).mkdir()
-        for file in (DEMO / name).iterdir():
-            (root / name / file.name).symlink_to(file)
-    draw = random.Random(3)
-    charted = []
-    for stay in rows_of(DEMO / "icu" / "icustays.csv.gz"):
-        begins = when(stay["intime"])
-        for _ in range(60):
-            item = draw.choice(list(VITALS))
-            unit, low, high = VITALS[item]
-            at = begins + timedelta(minutes=draw.randrange(0, 4000, 30))
-            stored = "" if draw.random() < 0.05 else at + timedelta(minutes=draw.choice((0, 7, 45, 600)))
-            value = "" if draw.random() < 0.05 else draw.randint(low, high)
-            unit = draw.choice((unit, unit, unit, "", "furlongs")) if draw.random() < 0.2 else unit
-            charted.append(
-                stay
-                | {"charttime": at, "storetime": stored, "itemid": item, "value": value, "valuenum": value}
-                | {"valueuom": unit}
-            )
-    write_rows(root / "icu" / "chartevents.csv.gz", CHARTED, charted)
-    return root
-
-
-def images_near(values: Iterable[dict[str, Any]], count: int = 500) -> list[dict[str, Any]]:
-    """Images at, shortly before and hours after times at which values were drawn or stored, and of a stranger."""
-    draw = random.Random(5)
-    moments = []
-    for row in values:
-        at = draw.choice([row["charttime"], row["storetime"] or row["charttime"]])
-        shift = draw.choice(
-            [timedelta(0), timedelta(seconds=-1), draw.uniform(0, 100) * HOUR, draw.uniform(0, 9) * HOUR]
-        )
-        moments.append((row["subject_id"], (when(str(at)) + shift).replace(microsecond=0)))
-    chosen = [*draw.sample(moments, count), ("19999000", datetime(2150, 1, 1, 0, 0, 7))]
-    return [image(number, subject, at) for number, (subject, at) in enumerate(chosen)]
-
-
-@pytest.fixture(scope="module")
-def images(hospital: Path) -> list[dict[str, Any]]:
-    known = {str(item) for entry in CATALOGUE.values() for item in entry.items}
-    drawn = [row for row in rows_of(hospital / "hosp" / "labevents.csv.gz") if row["itemid"] in known]
-    return images_near(drawn) + [
-        each | {"dicom_id": f"v{number}", "study_id": 60_000_000 + number}
-        for number, each in enumerate(images_near(rows_of(hospital / "icu" / "chartevents.csv.gz")))
-    ]
 
 
 def rows_by_hand(hospital: Path) -> list[tuple[str, str, datetime | None, datetime | None, str, str]]:
@@ -136,10 +70,6 @@ def by_loop(hospital: Path, images: list[dict[str, Any]], names: Iterable[str]) 
                     best = row
             expected[name][each["dicom_id"]] = None if best is None else best[2]
     return expected
-
-
-def cells(cohort: Any, name: str) -> dict[str, float | None]:
-    return dict(zip(cohort.table["image_id"].to_pylist(), cohort.table[f"ehr.{name}"].to_pylist(), strict=True))
 
 
 @needs_demo

@@ -11,7 +11,8 @@ from chartray.features import fit_chart
 from chartray.records.cohort import describe, flow_of
 from chartray.records.mimic import mimic_cohort
 from chartray.simulate import mimic_layout
-from tests.test_records_mimic import DEMO, METADATA, POSITION, MimicTables, by_loop, image, rows_of, when, write_rows
+from tests.mimic_demo import DEMO, METADATA, POSITION, image, rows_of, when, write_rows
+from tests.test_records_mimic import MimicTables, by_loop
 
 TABLES = {
     "patients": ("hosp", ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group"]),

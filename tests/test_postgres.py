@@ -13,10 +13,9 @@ from chartray.errors import InputError
 from chartray.records.catalogue import CATALOGUE
 from chartray.records.mimic import mimic_cohort
 from chartray.records.table import table_cohort
+from tests.mimic_demo import needs_demo, rows_of, write_cxr
 from tests.postgres_server import ADMIN_PASSWORD, READER_PASSWORD, server
 from tests.test_events import NAMES, OMOP_MORE, entry_of, mapping_of, table_of, write_omop
-from tests.test_measured import hospital, images  # noqa: F401  # fixtures
-from tests.test_records_mimic import needs_demo, rows_of, write_cxr
 
 pytestmark = [
     needs_demo,
@@ -42,7 +41,7 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def port(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:  # noqa: F811
+def port(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     import psycopg
 
     with server(tmp_path_factory.mktemp("postgres")) as port:
@@ -78,7 +77,7 @@ def url(port: int, user: str = "reader", password: str = READER_PASSWORD, base: 
     return f"postgres://{user}:{quote(password, safe='')}@127.0.0.1:{port}/{base}"
 
 
-def test_every_cell_is_that_of_the_files(hospital: Path, images: Any, port: int, tmp_path: Path) -> None:  # noqa: F811
+def test_every_cell_is_that_of_the_files(hospital: Path, images: Any, port: int, tmp_path: Path) -> None:
     cxr = write_cxr(tmp_path, images)
     from_files = mimic_cohort(str(hospital), cxr, measured=["all"])
     cohort = mimic_cohort(url(port), cxr, measured=["all"])
@@ -100,8 +99,8 @@ def test_every_cell_is_that_of_the_files(hospital: Path, images: Any, port: int,
     ],
 )  # fmt: skip
 def test_a_base_that_cannot_be_read_is_one_sentence_without_the_password(
-    port: int, tmp_path: Path, given: dict[str, str], measured: list[str], sentence: str, images: Any  # noqa: F811
-) -> None:  # fmt: skip
+    port: int, tmp_path: Path, given: dict[str, str], measured: list[str], sentence: str, images: Any
+) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         mimic_cohort(url(port, **given), write_cxr(tmp_path, images[:5]), measured=measured)
     said = str(caught.value)
@@ -109,14 +108,12 @@ def test_a_base_that_cannot_be_read_is_one_sentence_without_the_password(
     assert not any(secret in said for secret in ("wr0ng", "@word", READER_PASSWORD, ADMIN_PASSWORD))
 
 
-def test_no_server_at_the_port(tmp_path: Path, images: Any) -> None:  # noqa: F811
+def test_no_server_at_the_port(tmp_path: Path, images: Any) -> None:
     with pytest.raises(InputError, match=r"expected a database at postgres://127.0.0.1:1/mimic, found no server; ch"):
         mimic_cohort(url(1), write_cxr(tmp_path, images[:5]))
 
 
-def test_without_the_driver_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Any  # noqa: F811
-) -> None:  # fmt: skip
+def test_without_the_driver_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Any) -> None:
     for name in [each for each in sys.modules if each.startswith(("psycopg", "ibis.backends.postgres"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
@@ -143,7 +140,7 @@ def test_a_chart_in_a_schema_is_joined_and_its_rights_and_names_are_checked(port
         made(f"{url(port, 'stranger')}#bare.charts")
 
 
-def test_an_omop_base_gives_the_cells_of_its_files(port: int, hospital: Path, images: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_an_omop_base_gives_the_cells_of_its_files(port: int, hospital: Path, images: Any, tmp_path: Path) -> None:
     import psycopg
 
     types = {"measurement_date": "date", "death_date": "date", "value_as_number": "numeric", "stored": "timestamp"}

@@ -1,11 +1,8 @@
 """MIMIC cohorts against plain row loops over the open MIMIC-IV demo tables, with image metadata made here."""
 
-import csv
-import gzip
 import json
 import shutil
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -16,53 +13,7 @@ from chartray.features import FEATURE_SETS, fit_chart
 from chartray.records.cohort import describe, flow_of, read_cohort, write_cohort
 from chartray.records.mimic import mimic_cohort
 from chartray.truth import Policy, truth_of
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-DEMO = SHARED / "mimic-iv-demo"
-needs_demo = pytest.mark.skipif(not DEMO.exists(), reason="the MIMIC-IV demo tables are not in ../shared/data")
-
-POSITION = "PatientOrientationCodeSequence_CodeMeaning"
-METADATA = ["dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns", "StudyDate", "StudyTime", POSITION]
-HOUR = timedelta(hours=1)
-
-
-def rows_of(file):
-    with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def write_rows(file, columns, rows):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(file, "wt", newline="") if file.suffix == ".gz" else file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def when(text):
-    return datetime.fromisoformat(text) if text else None
-
-
-def image(number, subject, at, view="AP", position="Erect"):
-    clock = int(at.strftime("%H%M%S")) + at.microsecond / 1e6
-    return {
-        "dicom_id": f"d{number:06d}",
-        "subject_id": subject,
-        "study_id": 50_000_000 + number,
-        "ViewPosition": view,
-        "StudyDate": at.strftime("%Y%m%d"),
-        "StudyTime": f"{clock:g}" if clock else "0",
-        POSITION: position,
-    }
-
-
-def write_cxr(root, images, labels=None, split=None):
-    write_rows(root / "mimic-cxr-2.0.0-metadata.csv.gz", METADATA, images)
-    labels = labels or [{"study_id": each["study_id"], "Edema": "1.0"} for each in images]
-    write_rows(root / "mimic-cxr-2.0.0-chexpert.csv", ["subject_id", *labels[0]], labels)
-    if split:
-        write_rows(root / "mimic-cxr-2.0.0-split.csv", ["dicom_id", "study_id", "subject_id", "split"], split)
-    return root
+from tests.mimic_demo import DEMO, HOUR, POSITION, image, image_time, needs_demo, rows_of, when, write_cxr, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +36,6 @@ def demo_images():
     images += [image(len(images) + k, 19_999_000 + k, datetime(2150, 1, 1, 0, 0, 7)) for k in range(3)]
     order = rng.permutation(len(images))
     return [images[index] for index in order]
-
-
-def image_time(each):
-    clock, _, fraction = each["StudyTime"].partition(".")
-    whole = datetime.strptime(each["StudyDate"] + clock.zfill(6), "%Y%m%d%H%M%S")
-    return whole + timedelta(seconds=float(f"0.{fraction or 0}"))
 
 
 def age_by_hand(patient, year, rules):

@@ -1,8 +1,6 @@
 """`ingest --retry`: once files or decoders have come, a store becomes what a new ingest would make of it."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,11 @@ from PIL import Image
 from chartray.check import check
 from chartray.cli import run_command
 from chartray.errors import InputError
-from chartray.outputs import json_file, parquet_file
-from chartray.outputs.replacing import replaced_file
-from chartray.pixels import shards as room
 from chartray.pixels.image_process import Limits
 from chartray.pixels.ingest import ingest
 from chartray.pixels.store import Store
 from chartray.schema import CohortMetadata, LabelSource, to_metadata
-from tests.test_ingest import Killed, content
+from tests.ingest_folders import Killed, content, killed_at
 
 SIZE, FILMS = 16, 70
 # The second shard (rows 16 to 31) is empty at first, the third is whole; of the first and the last some are missing.
@@ -130,25 +125,10 @@ def test_stopped_at_every_write_the_store_is_the_earlier_one(
     expected = content(ingest(cohort, tmp_path / "fresh", size=SIZE, workers=1).store)
     out = tmp_path / "out"
     for stop in range(100):
-        calls = iter(range(1000))
-
-        @contextmanager
-        def stopping(
-            file: Path, stop: int = stop, calls: Iterator[int] = calls, **shared: Path | None
-        ) -> Iterator[Path]:
-            last = next(calls) == stop
-            with replaced_file(file, **shared) as partial:
-                yield partial
-                if last and not renamed:
-                    raise Killed
-            if last:
-                raise Killed
-
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(tmp_path / "earlier", out)
         with monkeypatch.context() as patch:
-            for module in (room, json_file, parquet_file):
-                patch.setattr(module, "replaced_file", stopping)
+            killed_at(stop, renamed, patch)
             try:
                 ingest(cohort, out, size=SIZE, workers=1, retry=True)
             except Killed:
