@@ -11,7 +11,7 @@ from chartray.config.evaluate import Blank, Uncertain
 from chartray.errors import InputError
 from chartray.flow import BlankCells
 from chartray.schema import BLANK_PREFIX, LABEL_PREFIX, CohortMetadata, from_metadata
-from chartray.wording import listed
+from chartray.wording import counts, listed
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -145,13 +145,13 @@ def blanks_said(found: Mapping[str, BlankCells]) -> list[str]:
     return lines
 
 
-def counted(counts: Mapping[str, int]) -> str:
-    """Labels with their counts.
+def counted(found: Mapping[str, int], *, masked: bool = False) -> str:
+    """Labels with their counts; `masked` for what leaves the house: small counts are not told.
 
-    >>> counted({"Edema": 1200, "Mass": 0, "Hernia": 3})
-    'Edema 1,200, Hernia 3'
+    >>> counted({"Edema": 1200, "Mass": 0, "Hernia": 3}), counted({"Edema": 1200, "Hernia": 3}, masked=True)
+    ('Edema 1,200, Hernia 3', 'Edema 1,200, Hernia < 10')
     """
-    some = [f"{label} {count:,}" for label, count in counts.items() if count]
+    some = [f"{label} {counts([count])[0] if masked else f'{count:,}'}" for label, count in found.items() if count]
     return listed(some, 14) if some else ""
 
 

@@ -69,4 +69,7 @@ def blanks_counted(blank: str, stores: Iterable[StoreEntry], learnt_from: Mappin
     ]
     if learnt_from is not None:
         places.insert(0, ("in training", dict(learnt_from)))
-    return [f"blank labels counted as negative {where}{asked}: {counted(found) or 'none'}" for where, found in places]
+    return [
+        f"blank labels counted as negative {where}{asked}: {counted(found, masked=True) or 'none'}"
+        for where, found in places
+    ]

@@ -80,7 +80,7 @@ def _blank(store: StoreEntry) -> str:
     if store.blank_negatives is None:
         return " (the number that counts as negative is unknown)"
     said = {cell(label): blanks for label, blanks in store.blank_negatives.items()}
-    return f" (counted as negative: {counted(said) or 'none'})"
+    return f" (counted as negative: {counted(said, masked=True) or 'none'})"
 
 
 def _threshold(scores: Sequence[Score]) -> list[str]:

@@ -55,6 +55,12 @@ class MissingCells(NamedTuple):
     after_image: bool
     values: str
 
+    @property
+    def share(self) -> str:
+        """How large a part is missing; nothing where that would give away a small count."""
+        small = any(0 < count < SMALLEST_TOLD for count in (self.observed, self.missing))
+        return "" if small else f"{self.percent:.1f} %"
+
 
 class LabelCounts(NamedTuple):
     """A label over all splits: images where it is present, absent, uncertain; `blank` in the source, and what that

@@ -93,10 +93,12 @@ def missing_values(data: Sequence[DataSection], runs: Sequence[PretrainingRun]) 
     found = []
     pretrained = {run.manifest.source for run in runs}
     for part in data:
-        lacking = [f"{one.name} {one.percent:.1f} %" for one in part.missing if one.missing]
+        lacking = [
+            f"{one.name} {one.share or '(not told: a count is below 10)'}" for one in part.missing if one.missing
+        ]
         if part.missing and (part.name in pretrained or not runs):
-            words = f"missing for {', '.join(lacking)} of images" if lacking else "never missing"
-            found.append(f"Chart variables of {dataset_name(part.name)}: {words}.")
+            words = f"missing for these shares of images: {', '.join(lacking)}" if lacking else "never missing"
+            found.append(f"Chart variables of {dataset_name(part.name)} are {words}.")
     rules = dict.fromkeys(run.manifest.rules or "strict" for run in runs if run.arm.chart != "none")
     found += [f"Under the {one} rules, {_MISSING[one]}." for one in rules if one in _MISSING]
     dropped = max((run.manifest.films_without_representable_chart or 0 for run in runs), default=0)

@@ -23,7 +23,7 @@ from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import rule
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS
-from chartray.wording import joined, plural
+from chartray.wording import counts, joined, plural
 
 # What a probe's strength (or number of neighbours) was chosen on, as `chosen_by` in results.jsonl names it.
 _CHOSEN = {
@@ -160,8 +160,8 @@ def fraction_sentences(evaluations: Sequence[EvaluationManifest]) -> list[str]:
 
 
 def _patients(entry: FractionEntry) -> str:
-    counts = sorted({draw.train.patients for draw in entry.draws})
-    return plural(counts[-1], "training patient") if counts else "no patient"
+    sizes = sorted({draw.train.patients for draw in entry.draws})
+    return plural(sizes[-1], "training patient") if sizes else "no patient"
 
 
 def probe_words(folders: Sequence[ScoredFolder]) -> str:
@@ -205,9 +205,9 @@ def chosen_words(folders: Sequence[ScoredFolder]) -> str:
     ways = [" or ".join(_CHOSEN.get(one, one) for one in by.split(" or ")) for by in probes]
     if len(ways) > 1:
         every = len(set().union(*probes.values()))
-        counts = [f"{len(there)} of {every}" for there in probes.values()]
-        counts[0] += " probes"
-        ways = [f"{way} ({count})" for way, count in zip(ways, counts, strict=True)]
+        parts = [f"{len(there)} of {every}" for there in probes.values()]
+        parts[0] += " probes"
+        ways = [f"{way} ({part})" for way, part in zip(ways, parts, strict=True)]
     what = "number of neighbours" if folders[0].scores[0].protocol == "knn" else "strength"
     return f"its {what} was chosen {joined(ways)}"
 
@@ -273,9 +273,9 @@ def sample_sentences(manifests: Iterable[EvaluationManifest], scores: Iterable[S
     found = [f"Scored were {joined(sizes.values())}."] if sizes else []
     few: dict[str, list[str]] = {}
     for one in scores:
-        if one.few_positives and one.metric == "auroc":
+        if one.few_positives and one.metric == "auroc" and one.n_positive_patients is not None:
             there = few.setdefault(one.dataset, [])
-            text = f"{one.label} ({one.n_positive_patients})"
+            text = f"{one.label} ({counts([one.n_positive_patients])[0]})"
             there += [text] if text not in there else []
     if few:
         places = "; ".join(f"{dataset_name(place)}: {', '.join(labels)}" for place, labels in few.items())
