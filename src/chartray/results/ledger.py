@@ -67,14 +67,15 @@ def looks(compared: ComparisonManifest) -> list[Scorings]:
     """How often each test split that was compared has been scored by now.
 
     What is scored after a comparison, by an audit of its runs say, is in the ledgers alone. Where the stores are gone,
-    the comparison's own count stands.
+    the comparison's own count stands. Lines that were changed since then are told.
     """
     runs = [(member.run, compared.when) for members in compared.arms.values() for member in members]
     found = []
     for recorded in compared.scorings:
         folders = [Path(store.path) for store in compared.stores if store.hash == recorded.hash and store.path]
-        now_ = scorings(recorded.dataset, recorded.hash, folders, runs)
-        found.append(max(recorded, now_, key=lambda one: one.times))
+        today = scorings(recorded.dataset, recorded.hash, folders, runs)
+        most = max(recorded, today, key=lambda one: one.times)
+        found.append(most.replaced(unreadable=max(recorded.unreadable, today.unreadable)))
     return found
 
 
