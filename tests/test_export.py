@@ -285,7 +285,7 @@ def test_a_card_says_that_no_audit_looked_for_leaks(exported: dict[str, Path], t
 
 def test_what_is_known_only_after_the_image_opens_the_card(exported: dict[str, Path], tmp_path: Path) -> None:
     """Failed before: it stood among the limits, below all numbers; that of weights it started from nowhere."""
-    said = "> **Known only after the image: pretraining used mortality. A gain from that is not possible"
+    said = "> **Known only after the image: pretraining used mortality. A gain from that says nothing"
     text = (exported["out"] / "README.md").read_text()
     assert text.index(said) < text.index("A Vision Transformer")
     older = {"source": "a", "after_film": ["discharge"], "init": {"source": "b", "after_film": ["stay"]}}

@@ -232,17 +232,29 @@ def test_a_study_declares_answers_and_records_what_is_declared_too_late(
     assert (manifest.scorings[0].times, manifest.scorings[0].runs) == (4, 4)
     told = question_sentences([manifest])
     assert "whether real (demographic-norm) differs from none (no chart) in AUROC (macro mean)" in told[0]
-    assert told[1] == "No run of the study had been scored on test before."
+    assert told[1].startswith("The question was declared on 2")
+    assert told[1].endswith("), before any run of this study was scored on test.")
     assert look_sentences([manifest], []) == ["The test split of drawn was scored 4 times by 4 runs."]
     # An audit looks at the test split after the comparison: page and card count by the ledger of the day.
     note_scoring([(small_store, before)], run="real-0", source=out / "runs" / "real-0")
     again = ["The test split of drawn was scored 5 times by 4 runs."]
     assert look_sentences([manifest], []) == answer_of(open_kind(folder, ComparisonManifest, ""))[-1:] == again
-    (small_store / LEDGER_FILE).write_text("".join((small_store / LEDGER_FILE).read_text().splitlines(True)[:-1]))
-    assert "; the family that is corrected together: demographic-norm against no chart." in told[0]
+    # Lines that are lost or changed after the comparison make the count no smaller, and are told.
+    noted = (small_store / LEDGER_FILE).read_text().splitlines(True)
+    (small_store / LEDGER_FILE).write_text("".join([noted[0].replace("real-0", "fake-0"), *noted[2:4]]))
+    (changed,) = look_sentences([manifest], [])
+    assert changed.startswith("The test split of drawn was scored 4 times by 4 runs; ")
+    assert "cannot be read or" in changed
+    (small_store / LEDGER_FILE).write_text("".join(noted[:-1]))
+    assert told[2] == (
+        "Pairs corrected together: demographic-norm against no chart. Every other comparison is exploratory."
+    )
     scored_before = manifest.question.model_copy(update={"test_scored_by_others": 3})
     told = question_sentences([manifest.model_copy(update={"question": scored_before})])
-    assert told[1] == "No run of the study had been scored on test before; other runs had been, 3 times."
+    assert told[1].endswith("was scored on test; other runs had been scored on it 3 times.")
+    # Two comparisons of one question declare it once, and count what came before it once.
+    earlier = manifest.model_copy(update={"earlier_questions": (scored_before,)})
+    assert [each.count("1 other question") for each in question_sentences([earlier, earlier])] == [0, 1, 0]
     primary = one(read(folder, "comparisons.jsonl"), role="primary")
     assert (primary["label"], primary["metric"], primary["margin"]) == ("macro", "auroc", 0.05)
     assert primary["p_family"] == primary["p"]

@@ -547,9 +547,7 @@ def test_whether_scored_patients_were_pretrained_on_is_said_as_it_was_checked(
     def said() -> str:
         return " ".join(seen_in_pretraining(under_names([], [read_results(folder)])[1]))
 
-    assert said().startswith(
-        "Not checked whether scored patients were in the pretraining data: the encoder came without"
-    )
+    assert said().startswith("Not checked: the encoder came without")
     (store_entry,) = json.loads((folder / "evaluation.json").read_text())["stores"]
     edited(folder / "evaluation.json", stores=[store_entry | {"patients_seen_in_pretraining": 0}])
     assert said() == "Checked by patient: none was in the pretraining data."

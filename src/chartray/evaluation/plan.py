@@ -15,8 +15,7 @@ from chartray.evaluation.differences import Pair
 from chartray.evaluation.scoring import Scored, judged
 from chartray.results.arm import Arm
 from chartray.results.folder import open_evaluation
-from chartray.results.question import METRIC_WORDS
-from chartray.results.schema import MACRO
+from chartray.results.schema import MACRO, METRIC_WORDS
 from chartray.statistics.metrics import eligible
 from chartray.statistics.power import POWER, Design, patients_needed, seeds_needed
 from chartray.wording import plural

@@ -14,7 +14,6 @@ from chartray.config.roles import ROLE_WORDS, roles_in
 from chartray.model_card.folders import CardAudit, CardEvaluation, CardResults, audits_beside, read_folders
 from chartray.model_card.leakage import leaked, unchecked
 from chartray.model_card.numbers import (
-    METRIC_NAMES,
     beside_baselines,
     better_baselines,
     cell,
@@ -30,7 +29,7 @@ from chartray.results import methods as said
 from chartray.results.arm import dataset_name
 from chartray.results.audit_rows import SubgroupRow
 from chartray.results.methods import author
-from chartray.results.schema import MACRO
+from chartray.results.schema import MACRO, METRIC_WORDS
 from chartray.results.verdict import why_no_claim
 from chartray.wording import joined
 
@@ -116,7 +115,7 @@ def _head(name: str, made: Provenance, evaluations: Sequence[CardEvaluation], lo
                     dataset_name=dataset_of(one.manifest, row.dataset),
                     dataset_split=row.split,
                     metric_type={"auroc": "roc_auc"}.get(row.metric, row.metric),
-                    metric_name=f"{label}, {METRIC_NAMES[row.metric]}",
+                    metric_name=f"{label}, {METRIC_WORDS[row.metric]}",
                     metric_value=round(row.value, 4),
                     metric_args={key: round(value, 4) for key, value in interval.items() if value is not None},
                 )
@@ -159,8 +158,8 @@ def _late(made: Provenance) -> str:
     if not names:
         return ""
     return (
-        f"Known only after the image: pretraining used {cell(joined(dict.fromkeys(names)))}. A gain from that is not "
-        "possible with what is known when the image is taken."
+        f"Known only after the image: pretraining used {cell(joined(dict.fromkeys(names)))}. A gain from that says "
+        "nothing about charts that are known when the image is taken."
     )
 
 

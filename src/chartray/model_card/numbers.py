@@ -8,20 +8,11 @@ from chartray.networks.description import Provenance
 from chartray.results.arm import CHART_ONLY, PIXELS, UNTRAINED, dataset_name, disambiguated
 from chartray.results.audit_rows import AttributeProbe
 from chartray.results.manifest import EvaluationManifest, StoreEntry, identity
-from chartray.results.schema import MACRO, Comparison, Score
+from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Score
 from chartray.results.verdict import Verdict, seen, why_no_claim
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS, counted
 from chartray.wording import part
-
-METRIC_NAMES = {
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-}
 
 
 class CardTable(NamedTuple):
@@ -61,8 +52,8 @@ def _how(manifest: EvaluationManifest, store: StoreEntry, scores: Sequence[Score
         f"({share:g} % of the patients).",
         f"Blank labels: {BLANK_WORDS.get(settings.blank, settings.blank)}{_blank(store)}.",
         f"Uncertain labels: {UNCERTAIN_WORDS.get(settings.uncertain, settings.uncertain)}.",
-        f"Intervals: {100 * settings.level:g} %, {settings.resamples:,} resamples of the patients"
-        + (f"; {'; '.join(fixed)}." if fixed else "."),
+        f"Intervals: {100 * settings.level:g} %, {settings.resamples:,} resamples of the patients.",
+        *(f"An interval of AUROC {one}." for one in fixed),
         "Whether the encoder was pretrained on scored patients is unknown."
         if seen is None
         else f"The encoder was pretrained on {seen:,} of the scored patients.",
@@ -87,7 +78,7 @@ def _threshold(scores: Sequence[Score]) -> list[str]:
     chosen = {row.at_specificity for row in scores if row.at_specificity is not None}
     return [
         f"Sensitivity and specificity are at the threshold with a specificity of {value:g} on the validation images. "
-        "Where all patients fall on one side of it, the interval is exact (Clopper and Pearson, by patient)."
+        "Their intervals are exact (Clopper and Pearson)."
         for value in sorted(chosen)
     ]
 
@@ -110,13 +101,13 @@ def _beside_baselines(scores: Sequence[Score]) -> CardTable:
 
 def _own(scores: Sequence[Score]) -> CardTable:
     """The encoder's other metrics."""
-    metrics = [name for name in METRIC_NAMES if name != "auroc" and any(row.metric == name for row in scores)]
+    metrics = [name for name in METRIC_WORDS if name != "auroc" and any(row.metric == name for row in scores)]
     by = {(row.label, row.metric): row for row in scores}
     firsts = {row.label: row for row in scores}
     lines = [
         [_title(firsts[label]), *(_value(by.get((label, metric))) for metric in metrics)] for label in _labels(scores)
     ]
-    return CardTable(["This encoder", *(METRIC_NAMES[metric] for metric in metrics)], lines)
+    return CardTable(["This encoder", *(METRIC_WORDS[metric] for metric in metrics)], lines)
 
 
 def _labels(scores: Sequence[Score]) -> list[str]:

@@ -20,9 +20,9 @@ from chartray.report.plots import (
     training_panel,
 )
 from chartray.report.summary import Selection, chosen
-from chartray.report.tables import METRICS, arms_of, intervals
+from chartray.report.tables import arms_of, intervals
 from chartray.results.arm import Arm
-from chartray.results.schema import MACRO, CalibrationBin, Score
+from chartray.results.schema import MACRO, METRIC_WORDS, CalibrationBin, Score
 
 # What is drawn of metrics.jsonl: the field, its title, its unit, and what a reader should styles for.
 QUANTITIES = (
@@ -150,7 +150,7 @@ class Shares(NamedTuple):
 def share_figures(
     scores: Sequence[Score], place: str, which: Selection, styles: Mapping[Arm, Style], out: Path
 ) -> Shares | None:
-    """Macro AUROC and AUPRC over the share of the training patients; None where only one share was scored."""
+    """Macro AUROC and average precision over the share of the training patients; None for only one share."""
     shares = sorted({one.fraction for one in scores if which == which_of(one, which) and one.place == place})
     if len(shares) < 2:
         return None
@@ -165,7 +165,7 @@ def share_figures(
                 points.setdefault(arm, []).extend((share, mark) for mark in intervals(here, [arm]))
         points = {arm: found for arm, found in points.items() if found}
         if points:
-            name = METRICS[metric].title
+            name = METRIC_WORDS[metric]
             panels.append(shares_panel(f"Macro {name}", points, styles, f"macro {name}"))
     if not panels:
         return None

@@ -232,8 +232,8 @@ def _seen(count: int | None) -> str:
     if count is not None:
         return f"{count:,} of the scored patients were in the pretraining data"
     return (
-        "Not checked whether scored patients were in the pretraining data: the encoder came without the list of its "
-        "patients, started from other weights, or was pretrained on another source"
+        "Not checked: the encoder came without the list of its patients, started from other weights, or was "
+        "pretrained on another source"
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from chartray.report.inputs import AuditResults, Results
+from chartray.results.schema import METRIC_WORDS
 from chartray.wording import joined
 
 _ATTRIBUTE_METRICS = {
@@ -16,14 +17,12 @@ def measured(results: Sequence[Results]) -> list[str]:
     """Sentences on the metrics that these folders hold."""
     scores = [score for one in results for score in one.scores]
     metrics = {one.metric for one in scores}
-    titles = {"auroc": "AUROC", "average_precision": "average precision"}
-    found = [
-        f"Measured were {joined(there)}." for there in [[titles[one] for one in titles if one in metrics]] if there
-    ]
+    ranked = [METRIC_WORDS[one] for one in ("auroc", "average_precision") if one in metrics]
+    found = [f"Measured were {joined(ranked)}."] if ranked else []
     if metrics & {"brier", "ece"}:
         found.append(
             "Calibration was measured by the Brier score and the expected calibration error over bins of equally many "
-            "images; the interval of the latter is its upper percentile, mirrored at the value."
+            "images."
         )
     wanted = next((one.at_specificity for one in scores if one.at_specificity is not None), None)
     if wanted is not None:

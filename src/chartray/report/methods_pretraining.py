@@ -140,7 +140,8 @@ def _chart_sentences(runs: Sequence[PretrainingRun]) -> list[str]:
     for role, way in ROLE_WORDS.items():
         there = list(dict.fromkeys(", ".join(one[role]) for one in each if role in one))
         if there:
-            found.append(f"The chart ({'; '.join(there)}) {way}; the target branch and inference used the image alone.")
+            found.append(f"The chart ({'; '.join(there)}) {way}.")
+    found += ["The target branch and inference used the image alone."] if charts else []
     if controls:
         found.append(f"Controls: {', '.join(controls)} chart rows.")
     after = sorted({name for run in runs for name in run.manifest.after_film})

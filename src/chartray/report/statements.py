@@ -19,7 +19,7 @@ from chartray.report.summary import (
     signed,
 )
 from chartray.results.arm import CHART_ONLY, IMAGE_CHART, PIXELS, RADIOLOGISTS, UNTRAINED, Arm, dataset_name
-from chartray.results.schema import MACRO, Comparison, Interaction, Score
+from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Interaction, Score
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM, encoders, seen
 from chartray.wording import plural
 
@@ -34,7 +34,6 @@ QUESTIONS: dict[Topic, str] = {
     "pixels": "Does pretraining beat plain pixels?",
     "public": "Against public encoders",
 }
-_METRICS = {"auroc": "AUROC", "average_precision": "average precision"}
 _NOWHERE: Mapping[tuple[Arm, Arm], set[str]] = {}
 Standing = Literal["better", "worse", "mixed", "equal", "open", "no claim", "unknown"]
 
@@ -174,7 +173,7 @@ def _declared(comparisons: Sequence[Comparison]) -> list[Statement]:
 
 
 def _measure(one: Comparison) -> str:
-    metric = _METRICS.get(one.metric, one.metric)
+    metric = METRIC_WORDS.get(one.metric, one.metric)
     return f"macro {metric}" if one.label == MACRO else f"{metric} of {one.label}"
 
 

@@ -19,17 +19,19 @@ class MetricTitle(NamedTuple):
     is_open: bool = False
 
 
-# How evaluation and audit make the interval of a share of 0 or 1.
-ONE_SIDED = "Where the value is 0 or 1, the interval is exact by patient (Clopper and Pearson)."
+# How evaluation makes the interval of a share.
+EXACT_SHARE = (
+    "Intervals are exact (Clopper and Pearson), for the effective number of images; at 0 or 1, for that of patients."
+)
 # In the order of the page; "{}" is the specificity that thresholds were chosen for, in per cent.
 METRICS = {
     "auroc": MetricTitle("AUROC", "0.5 is chance, 1 is perfect.", is_open=True),
-    "average_precision": MetricTitle("AUPRC", "Chance is the share of positive images."),
+    "average_precision": MetricTitle("Average precision", "Chance is the share of positive images."),
     "sensitivity": MetricTitle(
         "Sensitivity at {} % specificity",
-        f"At the threshold that reaches {{}} % specificity on the validation images. {ONE_SIDED}",
+        f"At the threshold that reaches {{}} % specificity on the validation images. {EXACT_SHARE}",
     ),
-    "specificity": MetricTitle("Specificity reached", f"At the same threshold, chosen for {{}} %. {ONE_SIDED}"),
+    "specificity": MetricTitle("Specificity reached", f"At the same threshold, chosen for {{}} %. {EXACT_SHARE}"),
     "brier": MetricTitle("Brier score", "Mean squared error of the scores as probabilities; lower is better."),
     "ece": MetricTitle(
         "Calibration error",

@@ -11,7 +11,6 @@ from chartray.results.folder import ResultsFolder
 from chartray.results.ledger import looks
 from chartray.results.manifest import ComparisonManifest, EvaluationManifest, FractionEntry
 from chartray.results.question import (
-    METRIC_WORDS,
     Scorings,
     answer_lines,
     arm_titles,
@@ -19,7 +18,7 @@ from chartray.results.question import (
     question_line,
     scored_line,
 )
-from chartray.results.schema import MACRO, Comparison, Score
+from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Score
 from chartray.results.verdict import rule
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS
@@ -33,6 +32,8 @@ _CHOSEN = {
     "cross-validation of all labels together": "by cross-validation by patient of all labels together",
     "nothing": "on no image (the middle of the list)",
 }
+# Metrics that change with the share of positive images.
+_OF_PREVALENCE = ("average_precision", "brier")
 
 
 class ScoredFolder(NamedTuple):
@@ -54,7 +55,7 @@ def author(what: str) -> str:
 def question_sentences(manifests: Iterable[ComparisonManifest]) -> list[str]:
     """The declared question, when it was declared, and what a reader must know where there is none."""
     manifests = list(manifests)
-    asked = {one.question.sha256: (one.question, one.arms) for one in manifests if one.question is not None}
+    asked = {one.question.sha256: (one.question, one) for one in manifests if one.question is not None}
     if not asked:
         return (
             ["No question was declared before the test split was scored: every comparison is exploratory."]
@@ -62,30 +63,20 @@ def question_sentences(manifests: Iterable[ComparisonManifest]) -> list[str]:
             else []
         )
     found = []
-    for declared, arms in asked.values():
+    for declared, compared in asked.values():
         question = declared.question
-        titles = arm_titles(declared, {title: [run.run for run in runs] for title, runs in arms.items()})
+        titles = arm_titles(declared, {title: [run.run for run in runs] for title, runs in compared.arms.items()})
         primary = [f"{name} ({titles[name]})" if name in titles else name for name in question.primary]
         family = "; ".join(f"{titles.get(a, a)} against {titles.get(b, b)}" for a, b in question.family)
         what = "macro mean" if question.label == MACRO else question.label
-        found.append(
-            f"The primary question, declared {declared.when[:16].replace('T', ' ')} UTC "
-            f"(SHA-256 {declared.sha256[:12]}), is whether "
-            f"{primary[0]} differs from {primary[1]} in {METRIC_WORDS[question.metric]} ({what}) on "
-            f"{dataset_name(question.dataset)}"
-            + (f", with a margin of equivalence of {question.margin:g}" if question.margin is not None else "")
-            + f"; the family that is corrected together: {family}. Every other comparison is exploratory."
-        )
-        before = (
-            "No run of the study had been scored on test before"
-            if declared.before_test
-            else f"Runs of the study had been scored on test {plural(declared.test_scored, 'time')} before"
-        )
-        others = declared.test_scored_by_others
-        before += f"; other runs had been, {plural(others, 'time')}" if others else ""
-        found.append(f"{before}.")
-    earlier = sum(len(one.earlier_questions) for one in manifests if one.question is not None)
-    return [*found, *([f"The study had declared {plural(earlier, 'other question')} before."] if earlier else [])]
+        margin = "" if question.margin is None else f", with a margin of equivalence of {question.margin:g}"
+        found += [
+            f"The primary question is whether {primary[0]} differs from {primary[1]} in "
+            f"{METRIC_WORDS[question.metric]} ({what}) on {dataset_name(question.dataset)}{margin}.",
+            declaration_line(declared, compared.earlier_questions),
+            f"Pairs corrected together: {family}. Every other comparison is exploratory.",
+        ]
+    return found
 
 
 def answer_of(compared: ResultsFolder[ComparisonManifest]) -> list[str]:
@@ -285,24 +276,24 @@ def sample_sentences(manifests: Iterable[EvaluationManifest], scores: Iterable[S
 
 def interval_sentences(scores: Iterable[Score]) -> list[str]:
     """How the interval of one value was made."""
-    scores = [one for one in scores if one.resamples]
+    scores = [one for one in scores if one.resamples and one.level is not None]
     if not scores:
         return []
-    level = joined(sorted({f"{100 * (one.level or 0.95):g} %" for one in scores}))
+    level = joined(f"{100 * each:g} %" for each in sorted({one.level for one in scores if one.level is not None}))
     resamples = " or ".join(sorted({f"{one.resamples:,}" for one in scores}))
-    ways: dict[str, list[str]] = {}
-    for one in scores:
-        if one.interval and one.label != MACRO:
-            metrics = ways.setdefault(one.interval, [])
-            metrics += [one.metric.replace("_", " ")] if one.metric not in ways[one.interval] else []
-    made = "; ".join(f"{way}: {', '.join(dict.fromkeys(metrics))}" for way, metrics in ways.items())
-    depends = [name for name in ("average precision", "brier") if any(name in each for each in ways.values())]
-    at_test = "The interval of {} holds at the prevalence of the test set."
+    made = dict.fromkeys((one.interval, one.metric) for one in scores if one.interval and one.label != MACRO)
+    ways = {
+        way: [name for metric, name in METRIC_WORDS.items() if (way, metric) in made]
+        for way in dict.fromkeys(way for way, _ in made)
+    }
+    methods = "; ".join(f"{way} ({', '.join(names)})" for way, names in ways.items())
+    of_prevalence = [METRIC_WORDS[one] for one in _OF_PREVALENCE if any(metric == one for _, metric in made)]
     return [
         f"Intervals of one encoder are {level} intervals by patient, from {resamples} bootstrap resamples of patients, "
-        f"each with all their images{f' ({made})' if made else ''}; a label with fewer than {MINIMUM_PATIENTS} "
-        f"positive or {MINIMUM_PATIENTS} negative patients has none.",
-        *(at_test.format(name.replace("brier", "a Brier score")) for name in depends),
+        f"each with all their images. A label with fewer than {MINIMUM_PATIENTS} positive or {MINIMUM_PATIENTS} "
+        "negative patients has none.",
+        *([f"Methods of the intervals: {methods}."] if methods else []),
+        *([f"Intervals of {joined(of_prevalence)} hold at the prevalence of the test set."] if of_prevalence else []),
         f"The macro mean is over labels with at least {MINIMUM_PATIENTS} positive and {MINIMUM_PATIENTS} negative "
         "patients, the same for every arm.",
     ]

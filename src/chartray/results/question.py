@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from chartray.outputs.json_file import digest
 from chartray.results.arm import BASELINES, dataset_name
-from chartray.results.schema import MACRO, Comparison, Record, as_tuple
+from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Record, as_tuple
 from chartray.results.verdict import Verdict
 from chartray.wording import plural
 
@@ -98,9 +98,6 @@ class Scorings(Record):
     note: str | None = Field(None, description="why the number may be too small")
 
 
-METRIC_WORDS = {"auroc": "AUROC", "average_precision": "average precision"}
-
-
 def arm_titles(declared: DeclaredQuestion, runs: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """What the comparison calls each declared arm, where that is another name; `runs` as for `question_line`."""
     return {
@@ -125,14 +122,14 @@ def question_line(declared: DeclaredQuestion, runs: Mapping[str, Iterable[str]])
 
 def declaration_line(declared: DeclaredQuestion, earlier: Sequence[DeclaredQuestion] = ()) -> str:
     """When it was declared, and what had been seen of the test split by then."""
-    when = f"{declared.when[:16].replace('T', ' ')} UTC, SHA-256 {declared.sha256[:12]}"
+    said = f"The question was declared on {declared.when[:16].replace('T', ' ')} UTC (SHA-256 {declared.sha256[:12]}), "
     others = declared.test_scored_by_others
     if declared.before_test:
-        said = f"Declared {when}, before any run of this study was scored on test"
+        said += "before any run of this study was scored on test"
         said += f"; other runs had been scored on it {_times(others)}" if others else ""
     else:
-        said = (
-            f"Declared {when}, after runs of this study had been scored on test {_times(declared.test_scored)} "
+        said += (
+            f"after runs of this study had been scored on test {_times(declared.test_scored)} "
             f"({plural(declared.test_scored_by, 'run')}): the answer is exploratory"
         )
     if earlier:

@@ -14,6 +14,15 @@ from chartray.results.verdict import Verdict, seen_in_few, why_no_claim
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 
 MACRO = "macro"
+# The metrics in sentences, in their order.
+METRIC_WORDS = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
 
 
 def _finite(value: Any) -> Any:
