@@ -4,13 +4,16 @@ import errno
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from chartray import doctor
 from chartray.cli import run_command
+from chartray.extras import PACKAGES
 from chartray.outputs import lock
 from chartray.pixels import decoders, dicom_frame
 from chartray.report.embedding_map import neighbourhoods
@@ -101,3 +104,14 @@ def test_without_opentsne_a_page_has_no_such_map_and_says_why(
     monkeypatch.setitem(sys.modules, "openTSNE", None)
     assert neighbourhoods(np.random.default_rng(0).normal(size=(40, 3))) is None
     assert "openTSNE is not installed" in capsys.readouterr().err
+
+
+def test_every_extra_that_a_sentence_names_is_declared_with_its_packages() -> None:
+    """Failed before: `--tracker mlflow` asked for an extra of Chartray that there was not."""
+    asked = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    declared = {
+        extra: sorted(Requirement(each).name for each in packages)
+        for extra, packages in asked["optional-dependencies"].items()
+        if extra not in doctor._FOR_DEVELOPERS
+    }
+    assert declared == {extra: sorted(packages) for extra, packages in PACKAGES.items()}

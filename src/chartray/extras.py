@@ -4,17 +4,20 @@ from importlib.util import find_spec
 
 from chartray.errors import InputError
 
-_PACKAGES = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+# Those that pyproject.toml declares, by the names that Python imports.
+PACKAGES = {
+    "dask": ("distributed",),
     "huggingface": ("transformers",),
     "mlflow": ("mlflow",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "postgres": ("psycopg",),
     "wandb": ("wandb",),
 }
 
 
 def missing(extra: str) -> list[str]:
     """The packages of an extra that are not installed; none is imported."""
-    return [name for name in _PACKAGES[extra] if find_spec(name) is None]
+    return [name for name in PACKAGES[extra] if find_spec(name) is None]
 
 
 def how_to_install(extra: str) -> str:

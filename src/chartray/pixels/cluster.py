@@ -19,7 +19,7 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from chartray.errors import InputError, LostProcess
-from chartray.extras import how_to_install
+from chartray.extras import need_extra
 from chartray.outputs.json_file import read_object
 from chartray.pixels.shards import ShardRecord, ShardTask, find_or_build
 from chartray.pixels.store import UNFINISHED
@@ -119,12 +119,8 @@ class _Presence:
 
 def _connected(address: str) -> Any:
     """A client of the scheduler, which has a worker."""
-    try:
-        distributed = import_module("distributed")
-    except ImportError:
-        raise InputError(
-            f"expected Dask for --cluster, found that it is not installed; {how_to_install('dask')}"
-        ) from None
+    need_extra("dask", "--cluster")
+    distributed = import_module("distributed")
     _quiet()
     where = address
     if "://" not in address:

@@ -12,10 +12,10 @@ import pyarrow as pa
 from ibis.common.exceptions import TableNotFound
 
 from chartray.errors import InputError
+from chartray.extras import need_extra
 from chartray.records.reading import columns_found, no_secret
 from chartray.wording import listed
 
-_EXTRAS = {"postgres": "postgres", "postgresql": "postgres"}
 # Rows that are in memory at once while a table is read in parts: PostgreSQL's driver has each cell as an object.
 _ROWS_AT_ONCE = 50_000
 # What PostgreSQL says -> what was found, and what to do. Its own text may contain a password, a user or a row.
@@ -48,12 +48,13 @@ class Database:
     def __init__(self, url: str) -> None:
         self.name = no_secret(url)
         scheme = url.partition("://")[0]
+        if scheme in ("postgres", "postgresql"):
+            need_extra("postgres", self.name)
         try:
             with self.errors("a database", self.name):
                 self._server = ibis.connect(url)
         except ImportError:
-            extra = _EXTRAS.get(scheme)
-            how = f"pip install 'chartray[{extra}]'" if extra else f"pip install 'ibis-framework[{scheme}]'"
+            how = f'pip install "ibis-framework[{scheme}]"'
             raise InputError(f"expected the driver of {self.name}, found it not installed; {how}") from None
 
     def table(self, name: str, schemas: Sequence[str | None]) -> DatabaseTable:
