@@ -18,6 +18,7 @@ from chartray.outputs.disk import of_the_machine
 from chartray.outputs.lock import supported
 from chartray.outputs.notices import held
 from chartray.without_pandas import settle_pyarrow
+from chartray.wording import first_line
 
 DONE, MACHINE_FAILED, UNUSABLE_INPUT, UNHEALTHY, INTERRUPTED, NOBODY_READS = 0, 1, 2, 3, 130, 141
 
@@ -184,10 +185,9 @@ def _with_values(tokens: list[str]) -> list[str]:
 
 
 def _of_memory(error: Exception) -> str:
-    said = next(iter(str(error).splitlines()), type(error).__name__)
     return (
-        f"expected more memory for this command, found none left ({said}); a run of pretraining continues with "
-        "--resume and a higher --train.accumulate; a new one needs less with a lower train.batch_size or "
+        f"expected more memory for this command, found none left ({first_line(error)}); a run of pretraining continues "
+        "with --resume and a higher --train.accumulate; a new one needs less with a lower train.batch_size or "
         "views.focal_count"
     )
 

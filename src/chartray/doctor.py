@@ -17,7 +17,7 @@ from chartray.cores import available_cores
 from chartray.errors import InputError
 from chartray.memory import available
 from chartray.outputs.lock import reason_without_locks
-from chartray.wording import plural
+from chartray.wording import first_line, plural
 
 Verdict = Literal["ok", "note", "missing"]
 _GIB = 2**30
@@ -118,7 +118,7 @@ def _torch() -> Iterator[Examined]:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:
-        yield Examined("torch", "missing", f"cannot be imported ({_line(error)})", "install torch again")
+        yield Examined("torch", "missing", f"cannot be imported ({first_line(error)})", "install torch again")
         return
     from chartray.training.driver import driver_version, refuse_unusable_gpu
 
@@ -181,7 +181,7 @@ def _decoders() -> Iterator[Examined]:
     try:
         from chartray.pixels.decoders import unread
     except (ImportError, OSError) as error:
-        yield Examined("decoders", "missing", f"cannot be imported ({_line(error)})", "install Chartray again")
+        yield Examined("decoders", "missing", f"cannot be imported ({first_line(error)})", "install Chartray again")
         return
     for name, reason in unread().items():
         if reason is None:
@@ -199,7 +199,3 @@ def _extras(package: str = "chartray") -> Iterator[Examined]:
             yield Examined(f"extra {extra}", "note", ", ".join(wanting), f"pip install '{package}[{extra}]'")
         else:
             yield Examined(f"extra {extra}", "ok", "installed")
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Parts of sentences: a suggested spelling, a shortened list, words in a row, a plural."""
+"""Parts of sentences: a suggested spelling, a shortened list, words in a row, a plural, what an error says."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -31,6 +31,15 @@ def plural(count: int, noun: str) -> str:
     ('1 label', '1,200 images')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def first_line(error: BaseException) -> str:
+    r"""What an error of any library says, in one line.
+
+    >>> first_line(ValueError("no such codec\nat 0x7f")), first_line(MemoryError())
+    ('no such codec', 'MemoryError')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 # A count of 1 to 9 images or patients could point at one of them: pages that leave the house do not tell it.

@@ -25,6 +25,7 @@ from pydicom.uid import (
 
 from chartray.pixels.grey import Integers, UnreadableImage
 from chartray.pixels.read import read_image
+from chartray.wording import first_line
 
 _SIDE = 16
 _NEAR = 0.05  # grey, what a lossy codec may be off
@@ -44,7 +45,7 @@ def _reason(name: str, make: Callable[[Integers], bytes], grey: Integers, file: 
     except UnreadableImage as error:
         return str(error)
     except Exception as error:  # each library has its own
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error)
     wrong = image.shape != grey.shape or float(np.abs(image - grey / 4095).max()) > _NEAR
     return "its pixels come back changed" if wrong else None
 
