@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client
@@ -157,7 +158,11 @@ def test_a_cluster_that_is_not_there_is_a_sentence(
         refused(nobody, cohort, out, f"expected a Dask scheduler at {nobody}, found none that answers within 1 s")
         silent.listen()  # accepts, and says nothing
         refused(nobody, cohort, out, f"expected a Dask scheduler at {nobody}, found none that answers within 1 s")
-    refused("nonsense://a:1", cohort, out, "expected a Dask scheduler at nonsense://a:1")
+    for files in ({}, {"distributed.comm.tls.ca-file": "gone.pem", "distributed.comm.tls.client.cert": "gone.pem"}):
+        with dask.config.set(files):
+            refused("tls://127.0.0.1:1", cohort, out, "expected certificates for tls://127.0.0.1:1 in Dask's config")
+    for other in ("nonsense://a:1", "ucx://a:1"):
+        refused(other, cohort, out, f"expected a Dask scheduler at tcp://HOST:PORT or tls://HOST:PORT, found {other}")
     refused("gone.json", cohort, out, "expected --cluster tcp://HOST:PORT or a scheduler file, found gone.json")
     (tmp_path / "s.json").write_text('{"address": 3}')
     refused(str(tmp_path / "s.json"), cohort, out, "expected a Dask scheduler file with an address in")

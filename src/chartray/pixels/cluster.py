@@ -122,22 +122,18 @@ def _connected(address: str) -> Any:
     need_extra("dask", "--cluster")
     distributed = import_module("distributed")
     _quiet()
-    where = address
-    if "://" not in address:
-        file = Path(address)
-        if not file.is_file():
-            raise InputError(
-                f"expected --cluster tcp://HOST:PORT or a scheduler file, found {address}, which is neither"
-            )
-        where = str(read_object(file, "a Dask scheduler file").get("address", ""))
-        if "://" not in where:
-            raise InputError(f"expected a Dask scheduler file with an address in {file}, found none")
+    where = _scheduler(address)
+    if where.startswith("tls://") and not _has_certificates():
+        raise InputError(
+            f"expected certificates for {where} in Dask's configuration (distributed.comm.tls), found none that can be "
+            "read; give their files there, or correct --cluster"
+        )
     connected: Future[Any] = Future()
 
     def connect() -> None:
         try:
             connected.set_result(distributed.Client(where, timeout=_ANSWERS_WITHIN, set_as_default=False))
-        except Exception as error:
+        except Exception as error:  # raised again below, in the thread that waits
             connected.set_exception(error)
 
     # Dask itself waits without end for a server of another kind, which accepts and says nothing.
@@ -158,6 +154,29 @@ def _connected(address: str) -> Any:
             f"(`dask worker {where}`)"
         ) from None
     return client
+
+
+def _scheduler(address: str) -> str:
+    """The address of the scheduler, which may be given as the file that it writes."""
+    where = address
+    if "://" not in address:
+        file = Path(address)
+        if not file.is_file():
+            raise InputError(
+                f"expected --cluster tcp://HOST:PORT or a scheduler file, found {address}, which is neither"
+            )
+        where = str(read_object(file, "a Dask scheduler file").get("address", ""))
+        if "://" not in where:
+            raise InputError(f"expected a Dask scheduler file with an address in {file}, found none")
+    if not where.startswith(("tcp://", "tls://")):
+        raise InputError(f"expected a Dask scheduler at tcp://HOST:PORT or tls://HOST:PORT, found {where}")
+    return where
+
+
+def _has_certificates() -> bool:
+    with suppress(OSError, ValueError):
+        return import_module("distributed").Security().get_connection_args("client")["ssl_context"] is not None
+    return False
 
 
 def _quiet() -> None:
