@@ -90,6 +90,9 @@ def test_what_cannot_be_embedded_is_refused_and_nothing_is_written(small_store: 
     seal(source)
     with pytest.raises(InputError, match=r"finite embeddings from first, found \d+ .* in row 0 of .*store"):
         embed_store(source, small_store, out, device="cpu")
+    (tmp_path / "{store}").symlink_to(small_store)
+    with pytest.raises(InputError, match=r"in row 0 of .*/\{store\};"):
+        embed_store(source, tmp_path / "{store}", out, device="cpu")
     assert not list(tmp_path.glob("*.parquet*"))
     for thing in (small_store / "cohort.parquet", small_store, source / "encoder.json"):
         before = thing.stat().st_mtime_ns

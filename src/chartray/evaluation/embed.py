@@ -60,7 +60,7 @@ def embed(
 
     def features(images: Tensor, of: Integers) -> Features:
         # Batch by batch: a damaged encoder is known at once, not after a million images.
-        return _finite(forward(images).embedding, encoder, f"row {{}} of {store.folder}", of)
+        return _finite(forward(images).embedding, encoder, lambda row: f"row {row} of {store.folder}", of)
 
     if kept is not None:
         kept = kept.of(store, rows, device=where, precision=precision, **made_of_encoder(encoder))
@@ -78,14 +78,14 @@ def tokens_in_batches(
     encoder: PretrainedEncoder,
     images: Iterable[tuple[Tensor, Integers]],
     *,
-    place: str,
+    place: Callable[[int], str],
     device: str,
     precision: str,
     with_patches: bool,
 ) -> Iterator[Tokens]:
     """The tokens of batches of whole images, uint8 (B, S, S), and their numbers (B,).
 
-    Raises InputError where they are not finite; `place` says where an image is, with {} for its number.
+    Raises InputError where they are not finite; `place` says where the image with a number is.
     """
     where = device_of(device)
     forward = _forward(encoder, where, precision, with_patches=with_patches)
@@ -187,13 +187,12 @@ def device_of(device: str) -> str:
     return device
 
 
-def _finite(features: Features, encoder: PretrainedEncoder, place: str, rows: Integers) -> Features:
-    """`place` says where a row is, with {} for its number."""
+def _finite(features: Features, encoder: PretrainedEncoder, place: Callable[[int], str], rows: Integers) -> Features:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         run = encoder.provenance.run or "the encoder"
         raise InputError(
             f"expected finite embeddings from {run}, found {len(bad)} of {len(rows)} that are not, the first in "
-            f"{place.format(rows[bad[0]])}; the weights are damaged or training diverged"
+            f"{place(int(rows[bad[0]]))}; the weights are damaged or training diverged"
         )
     return features

@@ -11,7 +11,7 @@ when. The file carries its own SHA-256 (`outputs.parquet_file`).
 import json
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -102,7 +102,10 @@ def embed_store(
     }
     shared = _without_folders(described | {"hashed_ids": True}) if hash_ids else described
     about = {EMBEDDINGS_KEY: json.dumps(shared).encode()}
-    place = f"row {{}} of {images}" if is_store(images) else f"file {{}} of {images}, by name from 0"
+
+    def place(number: int) -> str:
+        return f"row {number} of {images}" if "store" in of else f"file {number} of {images}, by name from 0"
+
     found = _embedded(encoder, parts, count, tokens, place=place, device=device, precision=precision)
     with replaced_file(out) as partial:
         write_parts((part.replace_schema_metadata(about) for part in found), partial)
@@ -157,7 +160,7 @@ def _embedded(
     count: int,
     tokens: WhichTokens,
     *,
-    place: str,
+    place: Callable[[int], str],
     device: str,
     precision: str,
 ) -> Iterator[pa.Table]:
