@@ -18,8 +18,8 @@ from chartray.training import checkpoint
 from chartray.training.build import build_monitor, build_networks
 from chartray.training.division import Division
 from chartray.training.loader import ImageLoader
+from chartray.training.loop import Loop
 from chartray.training.online_probe import OnlineProbe
-from chartray.training.pretrain import Loop
 from chartray.training.runtime import Runtime
 from chartray.training.schedules import make_schedule
 from chartray.training.training_data import load_training_data

@@ -15,7 +15,8 @@ from chartray.errors import InputError
 from chartray.training import division, run_folder
 from chartray.training.division import StepMemory, kept_bytes, parts_that_fit, step_memory
 from chartray.training.gradient_cache import of_images
-from chartray.training.pretrain import Loop, assemble, pretrain
+from chartray.training.loop import Loop
+from chartray.training.pretrain import assemble, pretrain
 from chartray.training.step import forward
 from chartray.training.training_data import settings_hash
 from tests.test_pretrain import losses, small

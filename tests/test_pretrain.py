@@ -26,8 +26,9 @@ from chartray.schema import patient_key
 from chartray.training import checkpoint, compilation, loader, run_folder
 from chartray.training.build import build_networks
 from chartray.training.controls import ChartTable, controlled
+from chartray.training.loop import Loop
 from chartray.training.prefetch import Batch, Prefetcher
-from chartray.training.pretrain import Loop, pretrain
+from chartray.training.pretrain import pretrain
 from chartray.training.processes import processes
 from chartray.training.step import forward
 from chartray.training.training_data import load_training_data, settings_hash

@@ -15,8 +15,9 @@ from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.training import run_folder
 from chartray.training.build import build
+from chartray.training.loop import Loop
 from chartray.training.online_probe import OnlineProbe
-from chartray.training.pretrain import Loop, assemble
+from chartray.training.pretrain import assemble
 from chartray.training.runtime import launch
 from tests.test_division import WIDE, only
 from tests.test_pretrain import small

@@ -14,8 +14,9 @@ from benchmarks.speed.simulated_store import make_films
 from chartray.config import pretrain as knobs
 from chartray.networks.chart import ChartBatch
 from chartray.pixels.store import Store
+from chartray.training.loop import Loop
 from chartray.training.prefetch import Batch
-from chartray.training.pretrain import Loop, assemble
+from chartray.training.pretrain import assemble
 
 _RUNS = itertools.count()
 

@@ -11,8 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.setting import Finding, Setting
 from benchmarks.speed.training_step import GOALS_ON_AN_H200
+from chartray.training.loop import Loop
 from chartray.training.prefetch import Batch, Prefetcher
-from chartray.training.pretrain import Loop
 
 _STEPS_TRACED = 6
 _KERNELS_SHOWN = 24

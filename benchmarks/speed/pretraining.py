@@ -18,7 +18,8 @@ from chartray.config.pretrain import ViewsConfig
 from chartray.cores import available_cores
 from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
-from chartray.training.pretrain import Loop, assemble
+from chartray.training.loop import Loop
+from chartray.training.pretrain import assemble
 from chartray.training.runtime import uses_bf16
 from chartray.training.training_data import load_training_data
 

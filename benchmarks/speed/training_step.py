@@ -22,8 +22,9 @@ from chartray.networks import encoder as vit
 from chartray.pixels.store import Store
 from chartray.pixels.views import cut_views
 from chartray.training.loader import ImageLoader
+from chartray.training.loop import Loop
 from chartray.training.prefetch import Batch
-from chartray.training.pretrain import Loop, assemble
+from chartray.training.pretrain import assemble
 from chartray.training.runtime import uses_bf16
 from chartray.training.training_data import load_training_data
 

@@ -79,15 +79,14 @@ def dry_run(store_folder: Path, config: Config, *, out: Path | None = None, resu
 
     Raises InputError and UnhealthyRun as `pretrain` does.
     """
-    train = config.train if out is None else run_folder.as_begun(out, config.train, resume=resume)
-    runtime = launch(train)
+    runtime = launch(config.train if out is None else run_folder.as_begun(out, config.train, resume=resume))
     store = all_or_none(lambda: Store.open(store_folder), runtime.device)
     before = None
     if out is not None:
         first_decides(lambda: _refuse(out, config, store, resume=resume), runtime.device)
         before = read_manifest(out) if (out / MANIFEST_FILE).is_file() else None
     built = build(store, config, runtime, before)
-    place = placed(train, runtime)
+    place = placed(runtime)
     division = divide(built.networks, built.data, config, runtime, before=before, device=place["device"])
     free = free_bytes(runtime.device)
     counts = all_or_none(lambda: counted(built.networks, built.data, config, runtime), runtime.device)

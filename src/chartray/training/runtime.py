@@ -129,8 +129,7 @@ def uses_bf16(config: TrainConfig) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def placed(train: TrainConfig, runtime: Runtime) -> dict[str, object]:
+def placed(runtime: Runtime) -> dict[str, object]:
     """Where a run computes, as its manifest says it: device, processes, precision."""
     device = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else runtime.device.type
-    precision = "bf16" if uses_bf16(train) else "fp32"
-    return {"device": device, "processes": runtime.world_size, "precision": precision}
+    return {"device": device, "processes": runtime.world_size, "precision": "bf16" if runtime.bf16 else "fp32"}
