@@ -9,8 +9,6 @@ from typing import NamedTuple, TypeVar
 import timm
 import torch
 from pydantic import JsonValue
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from timm.layers import Attention, LayerNorm, set_fused_attn
 from timm.models.eva import Eva, EvaAttention
@@ -39,6 +37,7 @@ from chartray.networks.last_block import class_of_last_block, only_class_is_read
 from chartray.networks.patches import multiply_patches
 from chartray.networks.public_names import not_needed
 from chartray.networks.transformers_weights import UnknownWeights, as_timm, as_transformers
+from chartray.networks.weight_file import read_weights, shapes_of
 from chartray.outputs.seal import seal, verify
 from chartray.pixels.resampling import whole_image
 
@@ -321,25 +320,3 @@ def sealed_weights(folder: Path) -> dict[str, Tensor]:
     if read_description(folder / DESCRIPTION_FILE).names == "timm":
         return weights
     return as_timm({name: value for name, value in weights.items() if not not_needed(name)})
-
-
-def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights in a file, without reading the weights."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118  # no mapping
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected weights in {file}, found {' '.join(str(error).split())[:200]}") from None
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The weights in a .safetensors file, by name; raises InputError for any other file."""
-    if file.suffix != ".safetensors":
-        raise InputError(
-            f"expected a .safetensors file, found {file}; pickled weights are not loaded, convert them first"
-        )
-    try:
-        return load_file(file)
-    # The last three: a dtype that this torch lacks.
-    except (OSError, SafetensorError, LookupError, AttributeError, ValueError) as error:
-        raise InputError(f"expected weights in {file}, found {' '.join(str(error).split())[:200]}") from None

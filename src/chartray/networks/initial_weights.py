@@ -9,10 +9,11 @@ from torch import Tensor
 
 from chartray.errors import InputError
 from chartray.networks.description import Init, encoder_folder
-from chartray.networks.encoder import copy_weights, description_of, read_weights, sealed_weights, shapes_of
+from chartray.networks.encoder import copy_weights, description_of, sealed_weights
 from chartray.networks.public import weights_of
 from chartray.networks.public_folder import is_public, read_public, weight_files
 from chartray.networks.public_names import differences, not_needed
+from chartray.networks.weight_file import read_weights, shapes_of
 
 
 def initialise(model: VisionTransformer | Eva, source: Path) -> None:

@@ -37,6 +37,7 @@ from chartray.networks.public_folder import (
 )
 from chartray.networks.public_names import differences, not_needed
 from chartray.networks.transformers_weights import UnknownWeights, as_timm
+from chartray.networks.weight_file import read_weights
 from chartray.outputs.seal import sha256
 
 AS_PUBLISHED = PublicOptions()
@@ -104,7 +105,7 @@ def weights_of(said: PublicFiles) -> PublicWeights:
     """The weights under timm's names; raises InputError for names that the architecture does not have."""
     read: dict[str, Tensor] = {}
     for file in said.files:
-        read |= own.read_weights(file)
+        read |= read_weights(file)
     left = [name for name in read if not_needed(name)]
     kept = {name: value.float() for name, value in read.items() if name not in left}
     if said.family == "timm":
