@@ -1,6 +1,7 @@
 """MEDS and OMOP written from the MIMIC-IV demo: the same cells as `cohort mimic` from its files, and plain loops."""
 
 import csv
+import math
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,9 @@ def test_an_omop_base_gives_the_same_cells(
         ("meds", "timeless", r"expected times in the column 'time' of .*, found none in 1 rows; without them no value"),
         ("meds", "empty", r"expected a MEDS data set with data/\*\*/\*.parquet in .*, found"),
         ("meds", "untyped", r"expected times without a time zone as 'time' of .*, found string"),
-        ("meds", "stranger", r"expected images of .* in .* by subject_id = subject_id, found none of"),
+        ("meds", "stranger", r"expected images of .* in .* by subject_id, found none of .* with an event"),
         ("omop", "nobody", r"expected persons in the table person of .*, found none; check the base"),
+        ("omop", "headless", r"expected a column 'person_id' in .*, found 2 columns whose names look like cells"),
         ("omop", "empty", r"expected person.csv\[.gz\] or person.parquet of OMOP in .*, found"),
         ("omop", "code", r"expected codes that begin with gender, birth, .*, found 'LAB//50912'"),
     ],
@@ -239,12 +241,25 @@ def test_a_chart_of_events_that_cannot_be_read_is_refused(
         pq.write_table(pa.table(row | {"numeric_value": pa.array([1.5])}), place / "data" / "0.parquet")
     if model == "omop" and change != "empty":
         person = "" if change == "nobody" else f"{images[0]['subject_id']},8507\n"
-        (place / "person.csv").write_text(f"person_id,gender_concept_id\n{person}")
+        header = "10000032,Doe^Jane" if change == "headless" else "person_id,gender_concept_id"
+        (place / "person.csv").write_text(f"{header}\n{person}")
     entry = {"kind": "numeric", "codes": ["LAB//50912"], "range": [0, 50]}
     key = "subject_id" if model == "meds" else "person_id"
     mapping = mapping_of(tmp_path, model, {"creatinine": entry}, {"on": {"subject_id": key}})
     with pytest.raises(InputError, match=sentence):
         table_cohort(table_of(tmp_path, images[:9]), mapping, tmp_path, [str(place)])
+
+
+def test_a_window_without_an_end_in_days_is_all_of_the_chart(omop: Path, images: Any, tmp_path: Path) -> None:
+    """`.inf`, and more days than microseconds can count."""
+    found = []
+    for window in ([None, None], [-math.inf, math.inf], [-1e15, 1e15]):
+        entry = entry_of("creatinine", "omop") | {"window_days": window}
+        mapping = mapping_of(tmp_path, "omop", {"creatinine": entry}, {"on": {"subject_id": "person_id"}})
+        cohort = table_cohort(table_of(tmp_path, images), mapping, tmp_path, [str(omop)])
+        found.append(cells(cohort, "creatinine"))
+    assert found[0] == found[1] == found[2]
+    assert any(value is not None for value in found[0].values())
 
 
 def test_a_unit_that_is_not_listed_is_missing_and_said(omop: Path, images: Any, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_several_rows_of_one_id(tmp_path: Path) -> None:
         ("{on: {mrn: patient}}", [{"patient": "0100", "crp": 1}], "'999' in data row 1 of column 'mrn' .* '9999' in "
          "data row 1 of .*leading zeros; write both alike, or say same_id: spelling"),
         ("{on: {mrn: patient}}", [{"patient": "7", "crp": 1}], "expected images of .* by mrn = patient, found none of "
-         "6 images; name the columns"),
+         "6 images with a row; name the columns"),
         ("{on: {mrn: pation}}", [{"patient": "100"}], r"expected a column 'pation' .*\(charts.on of .*mean 'patient'"),
         ("{on: {mrm: patient}}", [{"patient": "100"}], r"expected a column 'mrm' .*\(charts.on of .*mean 'mrn'"),
         ("{onn: {mrn: patient}}", [{"patient": "100"}], r"found 'charts.onn' \(did you mean 'on'\?\)"),

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chartray.records.linking import NOBODY, ImageTimes, Integers, Times, parts_of_pairs
+from chartray.records.linking import NOBODY, ImageTimes, Integers, Times, pairs_of_ranges
 
 Numbers = npt.NDArray[np.float64]
 _FOREVER = np.datetime64(np.iinfo(np.int64).max, "us")
 _NEVER = np.datetime64("NaT", "us")
 _NOW = np.timedelta64(0, "us")
+_LONGEST = 24 * 365.25 * 200  # hours
 
 
 class Window(NamedTuple):
@@ -23,6 +24,15 @@ class Window(NamedTuple):
 
     first: np.timedelta64 | None
     last: np.timedelta64 = _NOW
+
+
+def hours(count: float) -> np.timedelta64:
+    """A number of hours in microseconds; more than two centuries, also infinity, are two centuries.
+
+    >>> [str(hours(count)) for count in (1.5, float("-inf"))]
+    ['5400000000 microseconds', '-6311520000000000 microseconds']
+    """
+    return np.timedelta64(round(float(np.clip(count, -_LONGEST, _LONGEST)) * 3_600_000_000), "us")
 
 
 class DatedValues(NamedTuple):
@@ -64,10 +74,7 @@ class ImageIndex:
         first = np.searchsorted(self._keys, owner + np.searchsorted(self._times, begins, side="left"))
         end = np.searchsorted(self._keys, owner + np.searchsorted(self._times, ends, side="right"))
         count = np.where(self.has(patient) & ~np.isnat(begins) & ~np.isnat(ends), np.maximum(end - first, 0), 0)
-        for part in parts_of_pairs(count):
-            row = np.repeat(np.arange(part.start, part.stop), count[part])
-            before = np.cumsum(count[part]) - count[part]
-            place = np.arange(len(row)) + np.repeat(first[part] - before, count[part])
+        for _, row, place in pairs_of_ranges(first, count):
             yield self._rows[place], row
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from chartray.errors import InputError
-from chartray.records.as_of import Window
-from chartray.records.measurements import Conversion, Measurement, hours, same_unit
+from chartray.records.as_of import Window, hours
+from chartray.records.measurements import Conversion, Measurement, same_unit
 from chartray.schema import Variable
 from chartray.wording import nearest
 

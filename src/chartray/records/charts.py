@@ -4,6 +4,7 @@ With times it is the as-of join of `as_of`: the last value at or before the imag
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -14,9 +15,9 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.flow import FlowStep
-from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Window
+from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Window, hours
 from chartray.records.identifiers import canonical_ids, refuse_other_spellings, spelling_keys
-from chartray.records.linking import NOBODY, ImageTimes
+from chartray.records.linking import NOBODY, ImageTimes, Integers, from_end_of_day
 from chartray.records.mapping import ChartMapping, Mapping
 from chartray.records.table_cells import OpenTable, text_cells
 from chartray.records.table_times import ReadTimes, read_times
@@ -26,14 +27,9 @@ from chartray.wording import plural
 
 # In a mapping, before the name of a column that both tables have.
 CHART_PREFIX = "charts."
-_STEP = "chart joined"
-_DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
-_MICROSECONDS_A_DAY = 86_400_000_000
-_BETWEEN, _BLANK = "\x1f", "\x1e"
+_BETWEEN = "\x1f"
 # If fewer images have a row, the ids may be those of something else.
 _HALF = 0.5
-
-Codes = npt.NDArray[np.int64]
 
 
 class ImageTable(NamedTuple):
@@ -92,29 +88,38 @@ def join(images: ImageTable, chart: SecondTable, columns: Sequence[str], plan: M
     ours, theirs = _codes(images, chart)
     texts = text_cells(chart.cells, chart.where)
     held = np.isin(ours, theirs[theirs != NOBODY])
-    count, total = int(held.sum()), len(ours)
-    if not count:
-        raise InputError(
-            f"expected images of {images.where} in {chart.where} by {_named(chart.joined)}, found none of "
-            f"{plural(total, 'image')}; name the columns that hold the same id under charts: on"
-        )
+    remedy = "name the columns that hold the same id under charts: on"
+    step, warnings = joined_images(held, images.where, chart.where, chart.joined, "a row", remedy)
     if chart.joined.time is not None:
         found, said = _as_of(images, ours, theirs, chart, texts, columns, plan)
     else:
         found, said = _at_once(ours, theirs, chart, texts, columns), ""
-    why = f"{count} of {total} have a row in {chart.where} by {_named(chart.joined)}{said}"
+    return Joined(found, replace(step, why=step.why + said), warnings)
+
+
+def joined_images(
+    held: npt.NDArray[np.bool_], images: str, chart: str, joined: ChartMapping, what: str, remedy: str
+) -> tuple[FlowStep, list[DataWarning]]:
+    """The step of the flow, which says how many images have `what` in the chart, and a warning if fewer than half have.
+
+    `held` (N,): which images have it. `images` and `chart` name the tables. Raises InputError, which ends with
+    `remedy`, if none has.
+    """
+    count, total = int(held.sum()), len(held)
+    by = ", ".join(ours if ours == theirs else f"{ours} = {theirs}" for ours, theirs in joined.on.items())
+    if not count:
+        raise InputError(
+            f"expected images of {images} in {chart} by {by}, found none of {plural(total, 'image')} with {what}; "
+            f"{remedy}"
+        )
     warnings = []
     if count < _HALF * total:
-        what = f"only {count} of {plural(total, 'image')} have a row in {chart.where}"
-        warnings.append(DataWarning("charts", what, total - count, "check the columns under charts: on"))
-    return Joined(found, FlowStep(_STEP, total, total, why), warnings)
+        said = f"only {count} of {plural(total, 'image')} have {what} in {chart}"
+        warnings.append(DataWarning("charts", said, total - count, "check the columns under charts: on"))
+    return FlowStep("chart joined", total, total, f"{count} of {total} have {what} in {chart} by {by}"), warnings
 
 
-def _named(joined: ChartMapping) -> str:
-    return ", ".join(ours if ours == theirs else f"{ours} = {theirs}" for ours, theirs in joined.on.items())
-
-
-def _codes(images: ImageTable, chart: SecondTable) -> tuple[Codes, Codes]:
+def _codes(images: ImageTable, chart: SecondTable) -> tuple[Integers, Integers]:
     """A number for the id of each image and of each row of the chart, equal for equal ids; NOBODY without an id."""
     ours, theirs = [], []
     for column, other in chart.joined.on.items():
@@ -130,14 +135,14 @@ def _codes(images: ImageTable, chart: SecondTable) -> tuple[Codes, Codes]:
         theirs.append(other_ids)
     keys, others = (pc.binary_join_element_wise(*parts, _BETWEEN) for parts in (ours, theirs))
     known = pc.unique(others).drop_null()
-    numbers = [pc.index_in(each, value_set=known).fill_null(-1).to_numpy().astype(np.int64) for each in (keys, others)]
-    return numbers[0] + np.where(numbers[0] < 0, NOBODY + 1, 0), numbers[1] + np.where(numbers[1] < 0, NOBODY + 1, 0)
+    ours_of, theirs_of = (pc.index_in(each, value_set=known).cast(pa.int64()) for each in (keys, others))
+    return ours_of.fill_null(NOBODY).to_numpy(), theirs_of.fill_null(NOBODY).to_numpy()
 
 
 def _as_of(
     images: ImageTable,
-    ours: Codes,
-    theirs: Codes,
+    ours: Integers,
+    theirs: Integers,
     chart: SecondTable,
     texts: pa.Table,
     columns: Sequence[str],
@@ -156,11 +161,8 @@ def _as_of(
             f"zone and the chart's {second}; write all in the same way"
         )
     at = images.times.at.to_numpy(zero_copy_only=False)
-    begins = times.at.to_numpy(zero_copy_only=False)
-    begins = np.where(times.date_only.to_numpy(zero_copy_only=False), begins + _DAY - _INSTANT, begins)
-    longest = None
-    if joined.within_days is not None:
-        longest = np.timedelta64(-round(joined.within_days * _MICROSECONDS_A_DAY), "us")
+    begins = from_end_of_day(*(column.to_numpy(zero_copy_only=False) for column in (times.at, times.date_only)))
+    longest = None if joined.within_days is None else -hours(24 * joined.within_days)
     index = ImageIndex(ImageTimes(ours, at))
     # Of rows with the same time the last one is taken: its number is the largest.
     numbers = np.arange(len(begins), dtype=np.float64)
@@ -177,7 +179,7 @@ def _as_of(
 
 
 def _at_once(
-    ours: Codes, theirs: Codes, chart: SecondTable, texts: pa.Table, columns: Sequence[str]
+    ours: Integers, theirs: Integers, chart: SecondTable, texts: pa.Table, columns: Sequence[str]
 ) -> dict[str, pa.Array]:
     """The only row of each id, or, of each column, the value that most of its rows have."""
     used = np.flatnonzero(np.isin(theirs, ours) & (theirs != NOBODY))
@@ -197,7 +199,7 @@ def _at_once(
     return found
 
 
-def _refuse_different(codes: Codes, cells: pa.Array, used: Codes, chart: SecondTable, column: str) -> None:
+def _refuse_different(codes: Integers, cells: pa.Array, used: Integers, chart: SecondTable, column: str) -> None:
     """Raises InputError if two rows of one id have different cells; equal rows are one."""
     encoded = cells.dictionary_encode().indices.fill_null(-1).to_numpy()
     order = np.argsort(codes, kind="stable")
@@ -211,7 +213,7 @@ def _refuse_different(codes: Codes, cells: pa.Array, used: Codes, chart: SecondT
         )
 
 
-def _majority(codes: Codes, cells: pa.Array) -> tuple[Codes, pa.Array]:
+def _majority(codes: Integers, cells: pa.Array) -> tuple[Integers, pa.Array]:
     """The ids and the most frequent value of each, blanks not counted; null if two are equally frequent."""
     counts = pa.table({"id": codes, "cell": cells}).group_by(["id", "cell"]).aggregate([([], "count_all")])
     counts = counts.filter(pc.is_valid(counts["cell"])).sort_by([("id", "ascending"), ("count_all", "descending")])

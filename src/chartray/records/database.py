@@ -13,7 +13,7 @@ from ibis.common.exceptions import TableNotFound
 
 from chartray.errors import InputError
 from chartray.extras import need_extra
-from chartray.records.reading import columns_found, no_secret
+from chartray.records.reading import need_columns, no_secret
 from chartray.wording import listed
 
 # Rows that are in memory at once while a table is read in parts: PostgreSQL's driver has each cell as an object.
@@ -80,10 +80,7 @@ class Database:
         self, table: DatabaseTable, columns: Sequence[str], among: Mapping[str, Sequence[str]] | None = None
     ) -> Iterator[pa.Table]:
         """The `columns` as text, null if blank, in parts; `among`: column -> the cells whose rows are wanted."""
-        absent = next((column for column in columns if column not in table.columns), None)
-        if absent is not None:
-            found = columns_found(table.columns, 40)
-            raise InputError(f"expected a column {absent!r} in {table.where}, found {found}")
+        need_columns(columns, table.columns, table.where)
         rows = table.table
         for column, cells in (among or {}).items():
             # Compared in the column's own type, so that the database can use its index.

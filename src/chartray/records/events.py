@@ -3,7 +3,8 @@
 The join is that of `as_of`, for numbers through `measurements`; the events are read in parts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple, Protocol
 
@@ -13,22 +14,20 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.flow import FlowStep
-from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Window
-from chartray.records.charts import ImageTable, Joined
+from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Window, hours
+from chartray.records.charts import ImageTable, Joined, joined_images
 from chartray.records.identifiers import canonical_ids
 from chartray.records.linking import NOBODY, ImageTimes, Integers, Stays, Times, link_strict
 from chartray.records.mapping import ChartMapping, Mapping
 from chartray.records.mapping_entries import VariableMapping
-from chartray.records.measurements import AsOfImages, Conversion, DatedCells, Measurement, factor_of, hours, same_unit
+from chartray.records.measurements import AsOfImages, Conversion, DatedCells, Measurement, factor_of, same_unit
 from chartray.records.parsing import by_cell
 from chartray.records.warnings import DataWarning
-from chartray.wording import plural
 
 # The time of an event without one, which is a fact that always holds.
 ALWAYS = np.datetime64("0001-01-01", "us")
 _YEAR = np.timedelta64(round(365.2425 * 86_400_000_000), "us")
 _OTHER = "(a code in no level)"
-_HALF = 0.5
 
 
 class EventPart(NamedTuple):
@@ -72,22 +71,13 @@ def join_events(images: ImageTable, places: Sequence[str], plan: Mapping) -> Joi
     for part in source.parts([code for entry in entries.values() for code in entry.codes]):
         seen.update(np.unique(part.cells.patient).tolist())
         readers.add(part)
-    held = int(np.isin(patient, np.array(sorted(seen), np.int64)).sum()) if seen else 0
-    total = len(patient)
-    if not held:
-        raise InputError(
-            f"expected images of {images.where} in {source.where} by {column} = {joined.on[column]}, found none of "
-            f"{plural(total, 'image')} with an event of these codes; check the column and the codes"
-        )
+    held = np.isin(patient, np.array(sorted(seen - {NOBODY}), np.int64))
+    remedy = "check the column and the codes"
+    step, warnings = joined_images(held, images.where, source.where, joined, "an event of these codes", remedy)
     known = f"stored ({joined.stored}) by then" if joined.stored else "dated by then: no stored time is given"
-    why = f"{held} of {total} have events in {source.where} by {column} = {joined.on[column]}; {known}"
-    warnings = []
-    if held < _HALF * total:
-        what = f"only {held} of {plural(total, 'image')} have events in {source.where}"
-        warnings.append(DataWarning("charts", what, total - held, "check the column under charts: on"))
-    found, notes = readers.found()
-    columns = {str(entry.column): found[name] for name, entry in entries.items()}
-    return Joined(columns, FlowStep("chart joined", total, total, why), warnings + readers.warnings, notes)
+    found = readers.found()
+    columns = {str(entry.column): found.columns[name] for name, entry in entries.items()}
+    return Joined(columns, replace(step, why=f"{step.why}; {known}"), warnings + found.warnings, found.notes)
 
 
 def _opened(place: str, joined: ChartMapping) -> EventSource:
@@ -100,17 +90,25 @@ def _opened(place: str, joined: ChartMapping) -> EventSource:
     return OmopEvents(place, joined.stored, next(iter(joined.on.values())))
 
 
+class _EventValues(NamedTuple):
+    """Each variable as text, or why it has no number (N,); notes of the flow and warnings on numbers."""
+
+    columns: dict[str, pa.Array]
+    notes: tuple[FlowStep, ...]
+    warnings: list[DataWarning]
+
+
 class _Readers:
     """One reader for each variable, by its name."""
 
     def __init__(self, entries: dict[str, VariableMapping], images: ImageTimes) -> None:
         self._images, self._entries = images, entries
-        self.warnings: list[DataWarning] = []
-        numeric = {name: e for name, e in entries.items() if e.kind == "numeric" and not e.years_since}
+        numeric = {name: each for name, each in entries.items() if each.kind == "numeric" and not each.years_since}
         self._numbers = AsOfImages([_measurement(name, entry) for name, entry in numeric.items()], images)
         index = ImageIndex(images)
-        self._last = {n: AsOf(index, _window(e)) for n, e in entries.items() if n not in numeric and not e.during}
-        self._stays: dict[str, list[Stays]] = {name: [] for name, entry in entries.items() if entry.during}
+        others = {name: entry for name, entry in entries.items() if name not in numeric}
+        self._last = {name: AsOf(index, _window(entry)) for name, entry in others.items() if not entry.during}
+        self._stays: dict[str, list[Stays]] = {name: [] for name, entry in others.items() if entry.during}
         self._place = {name: cache(_placing(entry)) for name, entry in entries.items()}
 
     def add(self, part: EventPart) -> None:
@@ -128,10 +126,9 @@ class _Readers:
             known = np.maximum(cells.at, cells.known)
             self._last[name].add(DatedValues(cells.patient, cells.at, known, value))
 
-    def found(self) -> tuple[dict[str, pa.Array], tuple[FlowStep, ...]]:
-        """Each variable as text, or why it has no number; and the notes on numbers."""
+    def found(self) -> _EventValues:
+        """What each image has, once all events were added."""
         numbers = self._numbers.found()
-        self.warnings = numbers.warnings
         columns = {}
         for name, values in numbers.columns.items():
             columns[name] = pc.coalesce(values.cast(pa.string()), numbers.reasons[name])
@@ -145,7 +142,7 @@ class _Readers:
             columns[name] = words.take(pa.array(last.value, from_pandas=True).cast(pa.int64()))
         for name, stays in self._stays.items():
             columns[name] = self._during(stays)
-        return columns, tuple(numbers.steps)
+        return _EventValues(columns, tuple(numbers.steps), numbers.warnings)
 
     def _during(self, parts: Iterable[Stays]) -> pa.Array:
         """Whether a stay covers the image; null for patients without any, and without a time."""
@@ -155,8 +152,8 @@ class _Readers:
         return pa.array(np.where(inside, "1", "0"), mask=~(asked & (self._images.patient != NOBODY)))
 
 
-def _placing(entry: VariableMapping):  # type: ignore[no-untyped-def]  # str -> float | None, for `cache`
-    """The place of a code among the levels of a variable, 0 if it has none, None if it is not the variable's."""
+def _placing(entry: VariableMapping) -> Callable[[str], float | None]:
+    """Finds the place of a code among the levels of a variable, 0 if it has none, None if it is not the variable's."""
     levels = {pattern: float(place) for place, pattern in enumerate(entry.levels)}
 
     def place(code: str) -> float | None:
@@ -172,8 +169,8 @@ def _placing(entry: VariableMapping):  # type: ignore[no-untyped-def]  # str -> 
 
 def _window(entry: VariableMapping) -> Window:
     first, last = entry.window_days
-    whole = hours(24 * last) if last is not None else hours(24 * 365 * 200)
-    return Window(None if first is None or np.isinf(first) else hours(24 * first), whole)
+    begins = None if first is None or first == -np.inf else hours(24 * first)
+    return Window(begins, hours(24 * (np.inf if last is None else last)))
 
 
 def _measurement(name: str, entry: VariableMapping) -> Measurement:

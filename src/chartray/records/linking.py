@@ -21,6 +21,7 @@ NO_STAY = -1
 UNLINKED = ("before_admission", "after_discharge", "no_admission", "no_record", "no_time")
 # Pairs of an image and a stay that are compared at once, at about 100 bytes each.
 _PAIRS_AT_ONCE = 4_000_000
+_DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
 
 
 class ImageTimes(NamedTuple):
@@ -106,16 +107,30 @@ def encounter_begins(admitted: Times, registered: Times) -> Times:
     return begins
 
 
+def from_end_of_day(at: Times, date_only: npt.NDArray[np.bool_]) -> Times:
+    """The times `at` in microseconds; a date alone (N,) stands for the last instant of its day: by then it holds."""
+    ends: Times = np.where(date_only, at + _DAY - _INSTANT, at)
+    return ends
+
+
+def pairs_of_ranges(first: Integers, count: Integers) -> Iterator[tuple[slice, Integers, Integers]]:
+    """Each row paired with `count` places from `first` on, as (rows, row, place), some millions of pairs at once.
+
+    `rows`: the rows of which these are all pairs.
+    """
+    for rows in _parts(count):
+        row = np.repeat(np.arange(rows.start, rows.stop), count[rows])
+        before = np.cumsum(count[rows]) - count[rows]
+        yield rows, row, np.arange(len(row)) + np.repeat(first[rows] - before, count[rows])
+
+
 def _last_covering(images: ImageTimes, stays: Stays, order: Integers) -> Links:
     """The last stay that covers each image in `order`, which sorts the stays by patient."""
     links = Links(np.full(len(images.at), NO_STAY), np.zeros(len(images.at), dtype=np.int64))
     patients = stays.patient[order]
     first, end = (np.searchsorted(patients, images.patient, side=side) for side in ("left", "right"))
     count = np.where(images.patient == NOBODY, 0, end - first)
-    for part in parts_of_pairs(count):
-        image = np.repeat(np.arange(part.start, part.stop), count[part])
-        before = np.cumsum(count[part]) - count[part]
-        place = np.arange(len(image)) + np.repeat(first[part] - before, count[part])
+    for part, image, place in pairs_of_ranges(first, count):
         stay = order[place]
         covers = (stays.begins[stay] <= images.at[image]) & (images.at[image] <= stays.ends[stay])
         image, stay = image[covers], stay[covers]
@@ -125,7 +140,7 @@ def _last_covering(images: ImageTimes, stays: Stays, order: Integers) -> Links:
     return links
 
 
-def parts_of_pairs(count: Integers) -> Iterator[slice]:
+def _parts(count: Integers) -> Iterator[slice]:
     """Slices of rows with at most `_PAIRS_AT_ONCE` pairs, or of one row with more; `count` (N,): pairs of each row."""
     pairs, begin = np.cumsum(count), 0
     while begin < len(count):

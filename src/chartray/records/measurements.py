@@ -219,11 +219,6 @@ def factor_of(code: str, patterns: Mapping[str, float]) -> float | None:
     return next((factor for each, factor in patterns.items() if code == each or fnmatchcase(code, each)), None)
 
 
-def hours(count: float) -> np.timedelta64:
-    """A number of hours, in microseconds."""
-    return np.timedelta64(round(count * 3_600_000_000), "us")
-
-
 def _window_said(window: Window) -> str:
     if window.first is None:
         return " known by then"

@@ -13,7 +13,8 @@ from chartray.records.events import ALWAYS, EventPart, dated
 from chartray.records.identifiers import whole_numbers
 from chartray.records.linking import NOBODY, Integers
 from chartray.records.measurements import DatedCells, factor_of
-from chartray.records.reading import columns_found, folder_content, without_cells
+from chartray.records.reading import folder_content, need_columns, refuse_same_names
+from chartray.records.table_cells import parquet_errors
 
 _COLUMNS = ("subject_id", "time", "code", "numeric_value")
 
@@ -23,6 +24,7 @@ class MedsEvents:
 
     def __init__(self, place: str, stored: str | None) -> None:
         self.where, self._stored = place, stored
+        self._columns = [*_COLUMNS, *([stored] if stored else [])]
         self._files = sorted(Path(place, "data").rglob("*.parquet"))
         if not self._files:
             found = folder_content(Path(place))
@@ -39,18 +41,14 @@ class MedsEvents:
         wanted = dict.fromkeys(patterns, 1.0)
         rows, timed = 0, 0
         for file in self._files:
-            try:
-                with pq.ParquetFile(file) as table:
-                    self._check(file, table.schema_arrow)
-                    columns = [*_COLUMNS, *([self._stored] if self._stored else [])]
-                    for batch in table.iter_batches(columns=columns):
-                        rows, timed = rows + batch.num_rows, timed + batch.num_rows - batch["time"].null_count
-                        codes = pc.cast(batch["code"], pa.string()).dictionary_encode()
-                        mine = [factor_of(code, wanted) is not None for code in codes.dictionary.to_pylist()]
-                        chosen = pa.array(mine, pa.bool_()).take(codes.indices)
-                        yield _part(batch.filter(chosen), self._stored)
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"expected a MEDS table in {file}, found {without_cells(error)}") from None
+            with parquet_errors(file), pq.ParquetFile(file) as table:
+                self._check(file, table.schema_arrow)
+                for batch in table.iter_batches(columns=self._columns):
+                    rows, timed = rows + batch.num_rows, timed + batch.num_rows - batch["time"].null_count
+                    codes = pc.cast(batch["code"], pa.string()).dictionary_encode()
+                    mine = [factor_of(code, wanted) is not None for code in codes.dictionary.to_pylist()]
+                    chosen = pa.array(mine, pa.bool_()).take(codes.indices)
+                    yield _part(batch.filter(chosen), self._stored)
         if rows and not timed:
             raise InputError(
                 f"expected times in the column 'time' of {self.where}, found none in {rows} rows; without them no "
@@ -58,10 +56,9 @@ class MedsEvents:
             )
 
     def _check(self, file: Path, schema: pa.Schema) -> None:
-        for column in (*_COLUMNS, *([self._stored] if self._stored else [])):
-            if column not in schema.names:
-                raise InputError(f"expected a column {column!r} in {file}, found {columns_found(schema.names, 40)}")
-        for column in ("time", *([self._stored] if self._stored else [])):
+        need_columns(self._columns, schema.names, str(file))
+        refuse_same_names(self._columns, schema.names, str(file))
+        for column in ("time", *self._columns[len(_COLUMNS) :]):
             kind = schema.field(column).type
             if not pa.types.is_timestamp(kind) or kind.tz is not None:
                 raise InputError(f"expected times without a time zone as {column!r} of {file}, found {kind}")

@@ -10,15 +10,13 @@ import pyarrow.compute as pc
 
 from chartray.errors import InputError
 from chartray.records.catalogue import Quantity
-from chartray.records.linking import NOBODY, ImageTimes, Integers, Times
+from chartray.records.linking import NOBODY, ImageTimes, Integers, Times, from_end_of_day
 from chartray.records.measurements import AsOfImages, DatedCells, MeasuredValues
 from chartray.records.mimic_tables import schemas_of
 from chartray.records.mimic_times import moments_of_part
 from chartray.records.parsing import by_cell, number
 from chartray.records.reading import need_csv, no_secret, read_parts
 from chartray.wording import listed
-
-_DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
 
 
 class _Layout(NamedTuple):
@@ -107,8 +105,7 @@ def _dated(part: _Part, layout: _Layout) -> DatedCells:
 
 
 def _times(part: _Part, column: str) -> Times:
-    at, date_only = moments_of_part(part.cells[column], column, part.where, part.rows)
-    return np.where(date_only, at + _DAY - _INSTANT, at)
+    return from_end_of_day(*moments_of_part(part.cells[column], column, part.where, part.rows))
 
 
 def _patients(part: _Part) -> Integers:

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chartray.errors import InputError
-from chartray.records.linking import NOBODY, Integers, Stays, Times
+from chartray.records.linking import NOBODY, Integers, Stays, Times, from_end_of_day
 from chartray.records.parsing import CLOCK_NUMBER, RADIOGRAPH_YEARS, by_cell, calendar_date, time_of_day, written_moment
 
 MICROSECONDS = pa.timestamp("us")
-_DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
 _ALWAYS = (np.datetime64(NOBODY + 1, "us"), np.datetime64(np.iinfo(np.int64).max, "us"))
 # A date without a time is shorter than MIMIC-IV's own format.
 _WITH_SECONDS = len("2150-03-01 14:30:00")
@@ -47,7 +46,7 @@ class Spans(NamedTuple):
     def certain(self) -> Stays:
         """The time that each stay certainly covers: from the second day on if it begins on a date alone."""
         begins = self.stays.begins
-        return self.forwards(np.where(self.begun_on_a_date, begins + _DAY - _INSTANT, begins))
+        return self.forwards(from_end_of_day(begins, self.begun_on_a_date))
 
     def possible(self, *, by_date: bool) -> Stays:
         """The time that stays with incomplete times may cover; the others have no patient.
@@ -77,7 +76,7 @@ def spans(cells: pa.Table, begins: str, ends: str, file: Path) -> Spans:
                 "write them as 2150-03-01 14:30:00"
             )
     (begin, begun_on_a_date), (end, ended_on_a_date) = written.values()
-    end = np.where(ended_on_a_date, end + _DAY - _INSTANT, end)
+    end = from_end_of_day(end, ended_on_a_date)
     patient = cells["subject_id"].combine_chunks().fill_null(NOBODY).to_numpy()
     return Spans(Stays(patient, begin, end), end < begin, begun_on_a_date)
 

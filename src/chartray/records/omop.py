@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 from chartray.errors import InputError
 from chartray.records.events import ALWAYS, EventPart
 from chartray.records.identifiers import canonical_ids, whole_numbers
-from chartray.records.linking import NOBODY, Integers, Times
+from chartray.records.linking import NOBODY, Integers, Times, from_end_of_day
 from chartray.records.measurements import DatedCells
 from chartray.records.mimic_times import moments_of_part
 from chartray.records.parsing import by_cell, number
-from chartray.records.reading import find_csv, folder_content, no_secret, read_parts
+from chartray.records.reading import find_csv, folder_content, need_columns, no_secret, read_parts
 from chartray.records.table_cells import open_table, parquet_errors, text_cells
 
-_DAY, _INSTANT = np.timedelta64(1, "D"), np.timedelta64(1, "us")
 _NEVER = np.datetime64("NaT", "us")
 
 
@@ -117,8 +116,7 @@ class OmopEvents:
         found = np.full(cells.num_rows, _NEVER)
         for column in columns:
             at, date_only = moments_of_part(cells[column], column, where, None)
-            at = np.where(date_only, at + _DAY - _INSTANT, at)
-            found = np.where(np.isnat(found), at, found)
+            found = np.where(np.isnat(found), from_end_of_day(at, date_only), found)
         return found
 
     def _rows(self, table: str, columns: list[str], concepts: Sequence[str]) -> Iterator[pa.Table]:
@@ -152,10 +150,9 @@ class OmopEvents:
 
     def _there(self, columns: list[str], found: Sequence[str], where: str) -> list[str]:
         """The columns that the table has; times and units are optional, the ids and the concept are not."""
-        for column in columns:
-            needed = column in ("person_id", self._key, self._stored) or column.endswith("_concept_id")
-            if needed and column not in found and column != "unit_concept_id":
-                raise InputError(f"expected a column {column!r} in {where}, found {', '.join(found)}")
+        ids = ("person_id", self._key, self._stored)
+        concepts = {name for name in columns if name.endswith("_concept_id")} - {"unit_concept_id"}
+        need_columns([name for name in columns if name in ids or name in concepts], found, where)
         return [column for column in columns if column in found]
 
 

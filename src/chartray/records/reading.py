@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -56,6 +56,13 @@ def columns_found(names: Sequence[str], most: int) -> str:
     if any(number(name) is not None or "^" in name for name in names):
         return f"{len(names)} columns whose names look like cells; is the header missing?"
     return listed([name if name in likely_names(names) else masked(name) for name in names], most)
+
+
+def need_columns(needed: Iterable[str], found: Sequence[str], where: str) -> None:
+    """Raises InputError for the first needed column that the table does not have."""
+    for column in needed:
+        if column not in found:
+            raise InputError(f"expected a column {column!r} in {where}, found {columns_found(found, 40)}")
 
 
 def likely_names(names: Sequence[str]) -> list[str]:
@@ -155,9 +162,7 @@ def read_parts(
 def _needed(file: Path, needed: Sequence[str], optional: Sequence[str]) -> list[str]:
     """The columns to read; raises InputError for a missing or repeated one."""
     found = header(file)
-    for column in needed:
-        if column not in found:
-            raise InputError(f"expected a column {column!r} in {file}, found {columns_found(found, 40)}")
+    need_columns(needed, found, str(file))
     columns = list(dict.fromkeys([*needed, *(name for name in optional if name in found)]))
     refuse_same_names(columns, found, str(file))
     return columns
