@@ -48,8 +48,10 @@ def port(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[i
         address = {"host": "127.0.0.1", "port": port, "user": "admin", "password": ADMIN_PASSWORD}
         with psycopg.connect(**address, dbname="postgres", autocommit=True) as base:
             base.execute("create database mimic")
-            for user in ("reader", "stranger"):
+            for user in ("reader", "stranger", "hurried"):
                 base.execute(f"create role {user} login password '{READER_PASSWORD}'")
+            base.execute("grant reader to hurried")
+            base.execute("alter role hurried set statement_timeout = '1ms'")
         with psycopg.connect(**address, dbname="mimic") as base:
             for name, columns in TABLES.items():
                 schema, _, table = name.partition(".")
@@ -95,6 +97,7 @@ def test_every_cell_is_that_of_the_files(hospital: Path, images: Any, port: int,
         ({"base": "mimik"}, [], r"expected a database at postgres://127.0.0.1:\d+/mimik, found no base of this name"),
         ({"user": "nobody"}, [], r"expected a database at .*, found (a refused password|no user of this name)"),
         ({"user": "stranger"}, [], r"expected to read admissions of .*, found a user without the right to read it"),
+        ({"user": "hurried"}, ["all"], r"expected .*, found a query that the server ended; ask who runs it for a long"),
         ({"base": "postgres"}, [], r"expected a table 'patients' in .*/postgres, in schema 'mimiciv_hosp', .*found"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import ibis
 import pyarrow as pa
-from ibis.common.exceptions import TableNotFound
+from ibis.common.exceptions import IbisError, TableNotFound
 
 from chartray.errors import InputError
 from chartray.extras import need_extra
@@ -26,9 +26,9 @@ _SAID = {
     "connection refused": ("no server", "check host and port"),
     "could not translate host name": ("no such host", "check the host"),
     "failed to resolve host": ("no such host", "check the host"),
-    "timeout": ("no answer in time", "check host and port"),
     "permission denied": ("a user without the right to read it", "ask who runs the database for SELECT (and USAGE)"),
     "statement timeout": ("a query that the server ended", "ask who runs it for a longer statement_timeout"),
+    "timeout": ("no answer in time", "check host and port"),
     "terminating connection": ("a connection that the server ended", "run the command again"),
     "server closed the connection": ("a connection that the server ended", "run the command again"),
 }
@@ -64,7 +64,7 @@ class Database:
             with self.errors(f"the table {name!r}", self.name):
                 try:
                     found = self._server.table(name, database=schema)
-                except (TableNotFound, ibis.common.exceptions.IbisError):
+                except (IbisError, TableNotFound):
                     continue
                 except Exception as error:
                     if _says(error) or isinstance(error, ImportError):
