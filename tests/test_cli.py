@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from chartray.cli import run_command
+from chartray.commands.training import knobs
 from chartray.config.pretrain import Config, load, recipe_names
 from chartray.config.section import options_of
 from chartray.memory import ran_out
@@ -239,9 +240,12 @@ def test_an_out_below_a_file_is_refused_before_the_work(
 
 
 def test_every_recipe_resolves_and_every_knob_is_described() -> None:
-    assert {"msn", "published", "tiny-cpu"} <= set(recipe_names())
+    assert {"msn", "published", "small-cpu", "small-gpu", "tiny-cpu"} <= set(recipe_names())
     for recipe in recipe_names():
         assert load(recipe).recipe == recipe
+        assert recipe in str(Config.model_fields["recipe"].description)
+        assert recipe in str(knobs.__doc__)
+        assert f"`{recipe}`" in (Path(__file__).parent.parent / "docs" / "method.md").read_text()
     assert all(option.field.description for option in options_of(Config))
 
 

@@ -200,7 +200,7 @@ def test_first_weights_are_drawn_as_in_the_official_code() -> None:
     assert spreads["encoder.patch_embed.proj.weight"] == pytest.approx(3**0.5 * (2 / 768) ** 0.5)
 
 
-@pytest.mark.parametrize("recipe", ["published", "dino", "mae", "tiny-cpu"])
+@pytest.mark.parametrize("recipe", ["published", "dino", "mae", "small-cpu", "tiny-cpu"])
 def test_other_recipes_keep_timms_first_weights(recipe: str) -> None:
     config = load(recipe)
     shape = vit.architecture(config.encoder, config.views.size)

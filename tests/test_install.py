@@ -102,7 +102,7 @@ import chartray
 from chartray.cli import run_command
 from chartray.config.pretrain import recipe_names
 assert Path(chartray.__file__).is_relative_to(sys.prefix), chartray.__file__
-assert {"msn", "published", "tiny-cpu"} <= set(recipe_names())
+assert {"msn", "published", "small-cpu", "small-gpu", "tiny-cpu"} <= set(recipe_names())
 assert run_command(["init", "new"]) == 0
 assert run_command(["simulate", "hospital", "--patients", "24", "--workers", "1"]) == 0
 assert run_command(["cohort", "nih", "hospital/nih", "--out", "c.parquet"]) == 0

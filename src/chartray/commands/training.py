@@ -93,7 +93,7 @@ def knobs(recipe: str = "msn") -> None:
     """Lists every setting of pretraining with its value in a recipe.
 
     Args:
-        recipe: msn, published, dino, mae or tiny-cpu.
+        recipe: msn, published, dino, mae, small-gpu, small-cpu or tiny-cpu.
     """
     values = load(recipe).model_dump()
     settings = dict[str, object]()

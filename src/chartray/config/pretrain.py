@@ -275,7 +275,9 @@ class HealthConfig(Section):
 class Config(Options):
     """All settings of one pretraining run."""
 
-    recipe: str = Field("msn", description="Recipe to start from: msn, published, dino, mae or tiny-cpu")
+    recipe: str = Field(
+        "msn", description="Recipe to start from: msn, published, dino, mae, small-gpu, small-cpu or tiny-cpu"
+    )
     seed: int = Field(0, ge=0, description="Seed of initial weights, order, crops, flips and masks")
     encoder: Annotated[EncoderConfig, Parameter(group=Group("Encoder", sort_key=1))] = Field(
         default_factory=EncoderConfig
