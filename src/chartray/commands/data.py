@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from chartray.commands.options import CountIfGiven, Positive, Seed
+from chartray.commands.options import Count, CountIfGiven, Positive, Seed
 from chartray.console import tell
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
@@ -28,6 +28,9 @@ def simulate(
     mimic_iv_release: Literal["1.0", "2.2", "3.1"] = "2.2",
     seed: Seed = 0,
     chart_effect: float = 1.0,
+    planted_effect: float | None = None,
+    data_sets: str = "mimic,chexpert,nih",
+    size: Count = 512,
     workers: CountIfGiven = None,
 ) -> None:
     """Simulates a hospital in the layouts of MIMIC-IV, MIMIC-CXR-JPG, CheXpert and NIH ChestX-ray14.
@@ -38,12 +41,24 @@ def simulate(
         mimic_iv_release: Release whose layout and column names the tables have.
         seed: Random seed; the same seed gives the same bytes.
         chart_effect: Strength of the link between chart and findings: 1 as documented, 0 none.
+        planted_effect: Plants a finding, Edema, that can only be told where sex and age are explained away; strength 0
+            to 3, of which 0 is the negative control. By default nothing is planted.
+        data_sets: Data sets to write, separated by commas; each is the same whichever others are written.
+        size: Longer side of the images in pixels; those of CheXpert and NIH have three quarters of it.
         workers: Number of processes; by default one per core.
     """
     from chartray.simulate.hospital import simulate as simulate_hospital
 
     simulate_hospital(
-        out, patients=patients, mimic_iv_release=mimic_iv_release, seed=seed, chart_effect=chart_effect, workers=workers
+        out,
+        patients=patients,
+        mimic_iv_release=mimic_iv_release,
+        seed=seed,
+        chart_effect=chart_effect,
+        planted_effect=planted_effect,
+        data_sets=[name.strip() for name in data_sets.split(",") if name.strip()],
+        size=size,
+        workers=workers,
     )
 
 

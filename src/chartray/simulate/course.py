@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chartray.simulate import population
+from chartray.simulate.planted import plant
 from chartray.simulate.population import LATENTS, OF_PATIENT, Columns
 from chartray.simulate.radiograph import Radiograph
 
@@ -39,7 +40,9 @@ class Course(NamedTuple):
     anchor_year: list[int]
 
 
-def course(patients: int, rng: np.random.Generator, *, chart_effect: float) -> Course:
+def course(
+    patients: int, rng: np.random.Generator, *, chart_effect: float, planted_effect: float | None = None
+) -> Course:
     """`patients` patients of one hospital, each with one to three visits."""
     person = population.draw(OF_PATIENT, {}, patients, rng, chart_effect=chart_effect)
     visits = 1 + (rng.random(patients) < 0.30).astype(np.int64) + (rng.random(patients) < 0.10)
@@ -47,6 +50,8 @@ def course(patients: int, rng: np.random.Generator, *, chart_effect: float) -> C
     known = {name: column[owner] for name, column in person.items()}
     known = population.illness(known, len(owner), rng, chart_effect=chart_effect)
     latents = population.draw(tuple(LATENTS), known, len(owner), rng, chart_effect=chart_effect)
+    if planted_effect is not None:
+        latents = plant(latents, planted_effect, rng.spawn(1)[0])
 
     studies: list[SimulatedStudy] = []
     stays: list[list[Stay]] = [[] for _ in range(patients)]

@@ -1,11 +1,12 @@
 """`simulate`: draws the patients, writes the tables, and draws the images in several processes."""
 
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,9 +17,12 @@ from chartray.outputs.replacing import reserved
 from chartray.progress import progress
 from chartray.schema import SIMULATED_FILE
 from chartray.simulate import mimic_layout, other_layouts, radiograph
+from chartray.simulate.planted import STRONGEST
 from chartray.simulate.radiograph import Radiograph
+from chartray.wording import nearest
 
 FOLDERS = ("mimic-iv", "mimic-cxr-jpg", "chexpert", "nih")
+DATA_SETS = {"mimic": ("mimic-iv", "mimic-cxr-jpg"), "chexpert": ("chexpert",), "nih": ("nih",)}
 # About 2,850 images: half a minute on two cores.
 DEFAULT_PATIENTS = 800
 SMALLEST_SIZE = 64
@@ -33,53 +37,78 @@ def simulate(
     mimic_iv_release: Literal["1.0", "2.2", "3.1"] = "2.2",
     seed: int = 0,
     chart_effect: float = 1.0,
+    planted_effect: float | None = None,
+    data_sets: Sequence[str] = tuple(DATA_SETS),
     size: int = 512,
     workers: int | None = None,
 ) -> None:
     """Writes a simulated hospital: OUT/mimic-iv, OUT/mimic-cxr-jpg, OUT/chexpert, OUT/nih.
 
     `patients` is the number of MIMIC-CXR patients (about two images each); CheXpert and NIH have half as many each.
-    `chart_effect` multiplies the dependence of findings on the chart (the table in population.py). `size` is the longer
-    side of an image in pixels. The files are identical for the same arguments and any number of `workers`.
+    `chart_effect` multiplies the dependence of findings on the chart (the table in population.py). `planted_effect`, 0
+    to 3, plants a finding that needs the chart to be told (planted.py); None plants nothing. `data_sets` are written
+    alone, as they are with the others. `size` is the longer side of an image in pixels. The files are identical for the
+    same arguments and any number of `workers`.
     Raises InputError for arguments out of range, and unless `out` is new or empty.
     """
     with reserved(out):
         _clean(out)
-        _check(patients, mimic_iv_release, seed, chart_effect, size, workers)
+        _check(patients, mimic_iv_release, seed, size, workers)
+        _check_effects(chart_effect, planted_effect)
+        _check_data_sets(data_sets)
         refuse_other(out)
         new = not out.exists()
+        drawn = Drawn(
+            mimic_layout.draw(patients, seed, chart_effect=chart_effect, planted_effect=planted_effect, size=size),
+            *(
+                draw(max(8, patients // 2), seed, chart_effect=chart_effect, planted_effect=planted_effect, size=size)
+                for draw in (other_layouts.draw_chexpert, other_layouts.draw_nih)
+            ),
+        )
         try:
-            _simulate(out, patients, mimic_iv_release, seed, chart_effect, size, workers)
+            _write(out, drawn, mimic_iv_release, seed, chart_effect, data_sets, workers)
         finally:
             if new:
                 with suppress(OSError):  # it stays where something is in it
                     out.rmdir()
 
 
-def _simulate(
-    out: Path, patients: int, release: str, seed: int, chart_effect: float, size: int, workers: int | None
+class Drawn(NamedTuple):
+    """The three data sets, not yet written."""
+
+    mimic: mimic_layout.Mimic
+    chexpert: other_layouts.Elsewhere
+    nih: other_layouts.Elsewhere
+
+
+def _write(
+    out: Path,
+    drawn: Drawn,
+    release: str,
+    seed: int,
+    chart_effect: float,
+    data_sets: Sequence[str],
+    workers: int | None,
 ) -> None:
-    others = max(8, patients // 2)
-    mimic = mimic_layout.draw(patients, seed, chart_effect=chart_effect, size=size)
-    chexpert = other_layouts.draw_chexpert(others, seed, chart_effect=chart_effect, size=size)
-    nih = other_layouts.draw_nih(others, seed, chart_effect=chart_effect, size=size)
     # Written here first, so that a folder with its final name is complete.
     partial = out / _PARTIAL
+    wanted = [folder for name in DATA_SETS if name in data_sets for folder in DATA_SETS[name]]
     try:
         for name in FOLDERS:
             (partial / name).mkdir(parents=True)
             (partial / name / SIMULATED_FILE).write_text("Drawn by chartray simulate: nothing here is real.\n")
         tables = np.random.default_rng((seed, 0))
-        mimic_layout.write_iv(partial / "mimic-iv", mimic, release, tables, chart_effect=chart_effect)
-        # Its own generator, so that labels do not depend on the release of MIMIC-IV.
+        mimic_layout.write_iv(partial / "mimic-iv", drawn.mimic, release, tables, chart_effect=chart_effect)
+        # Its own generator, so that labels do not depend on the release of MIMIC-IV; all tables draw from it in turn.
         reports = np.random.default_rng((seed, 4))
-        mimic_layout.write_cxr(partial / "mimic-cxr-jpg", mimic, reports)
-        other_layouts.write_chexpert(partial / "chexpert", chexpert, reports)
-        other_layouts.write_nih(partial / "nih", nih, reports)
-        jobs = zip(FOLDERS[1:], (mimic.images, chexpert.images, nih.images), strict=True)
+        mimic_layout.write_cxr(partial / "mimic-cxr-jpg", drawn.mimic, reports)
+        other_layouts.write_chexpert(partial / "chexpert", drawn.chexpert, reports)
+        other_layouts.write_nih(partial / "nih", drawn.nih, reports)
+        images = (drawn.mimic.images, drawn.chexpert.images, drawn.nih.images)
+        jobs = [each for each in zip(FOLDERS[1:], images, strict=True) if each[0] in wanted]
         _draw_all([(partial / name, image) for name, group in jobs for image in group], workers)
         (partial / _MOVING).touch()
-        for name in FOLDERS:
+        for name in wanted:
             (partial / name).rename(out / name)
         (partial / _MOVING).unlink()
     finally:
@@ -96,15 +125,30 @@ def _clean(out: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check(patients: int, release: str, seed: int, chart_effect: float, size: int, workers: int | None) -> None:
+def _check(patients: int, release: str, seed: int, size: int, workers: int | None) -> None:
     if release not in mimic_layout.CORE:
         raise InputError(f"expected a MIMIC-IV release of {', '.join(mimic_layout.CORE)}, found {release!r}")
     least_of = {"patients": (patients, 8), "seed": (seed, 0), "size": (size, SMALLEST_SIZE), "workers": (workers, 1)}
     for name, (value, least) in least_of.items():
         if value is not None and value < least:
             raise InputError(f"expected --{name} of at least {least}, found {value}")
+
+
+def _check_effects(chart_effect: float, planted_effect: float | None) -> None:
     if not 0.0 <= chart_effect <= 10.0:
         raise InputError(f"expected --chart-effect from 0 to 10, found {chart_effect}")
+    if planted_effect is not None and not 0.0 <= planted_effect <= STRONGEST:
+        raise InputError(f"expected --planted-effect from 0 to {STRONGEST:g}, found {planted_effect}")
+
+
+def _check_data_sets(data_sets: Sequence[str]) -> None:
+    for name in data_sets:
+        if name not in DATA_SETS:
+            raise InputError(
+                f"expected --data-sets of {', '.join(DATA_SETS)}, found {name!r}{nearest(name, list(DATA_SETS))}"
+            )
+    if not data_sets:
+        raise InputError(f"expected --data-sets of {', '.join(DATA_SETS)}, found none; name at least one")
 
 
 def _draw_all(jobs: list[tuple[Path, Radiograph]], workers: int | None) -> None:

@@ -41,10 +41,12 @@ class Mimic(NamedTuple):
     splits: list[str]
 
 
-def draw(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Mimic:
+def draw(
+    patients: int, seed: int, *, chart_effect: float = 1.0, planted_effect: float | None = None, size: int = 512
+) -> Mimic:
     """Draws the MIMIC-like hospital without writing it; a pure function."""
     rng = np.random.default_rng((seed, DATA_SET))
-    drawn = course(patients, rng, chart_effect=chart_effect)
+    drawn = course(patients, rng, chart_effect=chart_effect, planted_effect=planted_effect)
     subjects = np.sort(rng.choice(np.arange(10_000_000, 20_000_000, 37), patients, replace=False)).tolist()
     study_ids = rng.choice(np.arange(50_000_000, 60_000_000, 7), len(drawn.studies), replace=False).tolist()
     recorded = (rng.random(patients) >= 0.08).tolist()

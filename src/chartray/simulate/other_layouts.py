@@ -8,6 +8,7 @@ import numpy as np
 from chartray.schema import CHEXPERT_LABELS
 from chartray.simulate import labels, population
 from chartray.simulate.course import radiographs
+from chartray.simulate.planted import plant
 from chartray.simulate.population import LATENTS, OF_PATIENT, Columns, years
 from chartray.simulate.radiograph import Radiograph, shape
 from chartray.simulate.tables import Row, write_csv
@@ -39,10 +40,12 @@ class Elsewhere(NamedTuple):
     splits: list[str]
 
 
-def draw_chexpert(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Elsewhere:
+def draw_chexpert(
+    patients: int, seed: int, *, chart_effect: float = 1.0, planted_effect: float | None = None, size: int = 512
+) -> Elsewhere:
     """The CheXpert-like hospital; its images have three quarters of `size`, as in the small release."""
     rng = np.random.default_rng((seed, CHEXPERT))
-    latents, owner = _people(patients, rng, CHEXPERT, chart_effect)
+    latents, owner = _people(patients, rng, CHEXPERT, chart_effect, planted_effect)
     splits = _splits(patients, (("test", 0.40), ("valid", 0.10)), "train", rng)
     every: list[Radiograph] = []
     study_of_image: list[int] = []
@@ -57,10 +60,12 @@ def draw_chexpert(patients: int, seed: int, *, chart_effect: float = 1.0, size: 
     return Elsewhere(latents, every, study_of_image, owner, splits)
 
 
-def draw_nih(patients: int, seed: int, *, chart_effect: float = 1.0, size: int = 512) -> Elsewhere:
+def draw_nih(
+    patients: int, seed: int, *, chart_effect: float = 1.0, planted_effect: float | None = None, size: int = 512
+) -> Elsewhere:
     """The NIH-like hospital: frontal square PNG images of three quarters of `size`, a few of them RGBA."""
     rng = np.random.default_rng((seed, NIH))
-    latents, owner = _people(patients, rng, NIH, chart_effect)
+    latents, owner = _people(patients, rng, NIH, chart_effect, planted_effect)
     splits = _splits(patients, (("test", 0.25),), "train_val", rng)
     every: list[Radiograph] = []
     for n, patient in enumerate(owner):
@@ -74,15 +79,18 @@ def draw_nih(patients: int, seed: int, *, chart_effect: float = 1.0, size: int =
     return Elsewhere(latents, every, list(range(len(owner))), owner, splits)
 
 
-def _people(patients: int, rng: np.random.Generator, data_set: int, chart_effect: float) -> tuple[Columns, list[int]]:
+def _people(
+    patients: int, rng: np.random.Generator, data_set: int, chart_effect: float, planted_effect: float | None
+) -> tuple[Columns, list[int]]:
     shift = SHIFTS[data_set]
     person = population.draw(OF_PATIENT, {}, patients, rng, chart_effect=chart_effect, shift=shift)
     owner = np.repeat(np.arange(patients), 1 + (rng.random(patients) < 0.25).astype(np.int64))
     known = {name: column[owner] for name, column in person.items()}
     known = population.illness(known, len(owner), rng, chart_effect=chart_effect, shift=shift)
-    return population.draw(
-        tuple(LATENTS), known, len(owner), rng, chart_effect=chart_effect, shift=shift
-    ), owner.tolist()
+    latents = population.draw(tuple(LATENTS), known, len(owner), rng, chart_effect=chart_effect, shift=shift)
+    if planted_effect is not None:
+        latents = plant(latents, planted_effect, rng.spawn(1)[0], mean_age=shift["age"])
+    return latents, owner.tolist()
 
 
 def _splits(patients: int, parts: tuple[tuple[str, float], ...], rest: str, rng: np.random.Generator) -> list[str]:

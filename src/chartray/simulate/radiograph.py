@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from chartray.simulate import anatomy, devices, findings
+from chartray.simulate import anatomy, devices, findings, planted
 from chartray.simulate.anatomy import Array
 
 # Anatomy has no edge sharper than this many pixels: a grid coarser by this factor takes a ninth of the time.
@@ -91,7 +91,8 @@ def draw(image: Radiograph) -> NDArray[np.uint8]:
     rng = np.random.default_rng(image.image_key)
     look = STYLES[image.look]
     from_side = image.view in ("LATERAL", "LL")
-    values = findings.traits(image.values, patient(0))
+    is_planted = planted.MARKER in image.values
+    values = findings.traits(planted.without_signs(image.values) if is_planted else image.values, patient(0))
     values["portable"], values["recumbent"] = float(image.view == "AP"), float(image.recumbent)
     pose = _pose(image, look, rng)
     x, y = pose.grid()
@@ -106,6 +107,8 @@ def draw(image: Radiograph) -> NDArray[np.uint8]:
     attenuation += (
         0.24 * vessels * np.clip(lungs.markings, -0.5, 2.5) * thorax.air * (1 - 0.8 * np.clip(lungs.opacity, 0, 1))
     )
+    if is_planted:
+        attenuation += planted.signs(thorax, image.values)
     shown = devices.draw(image.view, values, pose.pixels, (pose.width, pose.height), patient(2))
     return _expose(attenuation, shown, image, values, look, pose, rng)
 
