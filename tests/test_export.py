@@ -253,7 +253,7 @@ def test_a_leak_stands_first_on_the_card(exported: dict[str, Path], tmp_path: Pa
     body = text.partition("---\n")[2].partition("---\n")[2]
     first, second = [line for line in body.splitlines() if line][:2]
     assert first == "# out"
-    leak = "3 patients are in pretraining and in mimic:test"
+    leak = "fewer than 10 patients are in pretraining and in mimic:test"
     assert second == f"> **The audit found leakage. No score on this card can be trusted: {leak}.**"
     # A leaderboard reads the head alone.
     assert not ModelCard(text).data.eval_results

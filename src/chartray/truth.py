@@ -11,7 +11,8 @@ from chartray.config.evaluate import Blank, Uncertain
 from chartray.errors import InputError
 from chartray.flow import BlankCells
 from chartray.schema import BLANK_PREFIX, LABEL_PREFIX, CohortMetadata, from_metadata
-from chartray.wording import counts, listed
+from chartray.small_counts import counts
+from chartray.wording import listed
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]

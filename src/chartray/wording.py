@@ -42,44 +42,6 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-# A count of 1 to 9 images or patients could point at one of them: pages that leave the house do not tell it.
-SMALLEST_TOLD = 10
-
-
-def counts(numbers: Sequence[int]) -> list[str]:
-    """Counts of parts of a whole that is told elsewhere, without small ones, and without what would give them away.
-
-    Where one is small, the smallest of the others is rounded to tens: else the whole minus the others would be known.
-
-    >>> counts([1200, 340, 0]), counts([1203, 343, 3, 0])
-    (['1,200', '340', '0'], ['1,203', 'about 340', '< 10', '0'])
-    """
-    small = {place for place, number in enumerate(numbers) if 0 < number < SMALLEST_TOLD}
-    others = [place for place, number in enumerate(numbers) if number >= SMALLEST_TOLD]
-    rounded = min(others, key=lambda place: numbers[place]) if small and others else None
-    return [
-        f"< {SMALLEST_TOLD}"
-        if place in small
-        else f"about {round(number, -1):,}"
-        if place == rounded
-        else f"{number:,}"
-        for place, number in enumerate(numbers)
-    ]
-
-
-def part(number: int, whole: int) -> str:
-    """A count of a whole; one that is small, or that leaves few others, is not told.
-
-    >>> part(340, 1200), part(3, 1200), part(1195, 1200)
-    ('340 of 1,200', '< 10 of 1,200', '> 1,190 of 1,200')
-    """
-    if 0 < number < SMALLEST_TOLD:
-        return f"< {SMALLEST_TOLD} of {whole:,}"
-    if 0 < whole - number < SMALLEST_TOLD:
-        return f"> {max(whole - SMALLEST_TOLD, 0):,} of {whole:,}"
-    return f"{number:,} of {whole:,}"
-
-
 def joined(words: Iterable[str]) -> str:
     """Words in a row.
 

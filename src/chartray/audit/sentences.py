@@ -7,6 +7,7 @@ from chartray.audit.families import control_failed, control_tests, readable
 from chartray.results.audit_rows import AttributeDifference, AttributeProbe, AuditRow, Leak, RemovalRow, SubgroupRow
 from chartray.results.schema import MACRO, Interval
 from chartray.results.verdict import after_correction
+from chartray.small_counts import told
 from chartray.wording import plural
 
 _METRICS = {"auroc": "AUROC", "r2": "R2"}
@@ -142,22 +143,24 @@ def _no_leakage(leaks: Sequence[Leak]) -> list[str]:
     return [f"no leakage found: {', '.join(said)}"]
 
 
-def leak_sentences(leaks: Sequence[Leak]) -> list[str]:
-    """Rows of leaks.jsonl that share something, in words.
+def leak_sentences(leaks: Sequence[Leak], *, masked: bool = False) -> list[str]:
+    """Rows of leaks.jsonl that share something, in words; `masked` for what leaves the house, without
+    small counts.
 
     >>> leak_sentences([Leak(kind="patient", between=("pretraining", "mimic:test"), count=1)])
     ['1 patient is in pretraining and in mimic:test']
     """
     lines = []
     for leak in leaks:
-        (first, second), one = leak.between, leak.count == 1
+        (first, second), one = leak.between, leak.count == 1 and not masked
+        count = told if masked else plural
         if leak.kind == "variable":
             lines.append(f"{first} used {', '.join(map(str, leak.examples))}, known only after the image")
         elif leak.kind == "patient":
-            lines.append(f"{leak.count} patient{' is' if one else 's are'} in {first} and in {second}")
+            lines.append(f"{count(leak.count, 'patient')} {'is' if one else 'are'} in {first} and in {second}")
         else:
             alike = f"{'is' if one else 'are'} {_IMAGES[leak.kind]} {'one' if one else 'some'} of {first}"
-            lines.append(f"{leak.count} image{'' if one else 's'} of {second} {alike}")
+            lines.append(f"{count(leak.count, 'image')} of {second} {alike}")
     return lines
 
 

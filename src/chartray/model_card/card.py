@@ -18,10 +18,10 @@ from chartray.model_card.numbers import (
     better_baselines,
     cell,
     compared,
-    count,
     dataset_of,
     datasets_of,
     readable,
+    size,
 )
 from chartray.networks.description import Provenance
 from chartray.networks.encoder import PretrainedEncoder
@@ -31,6 +31,7 @@ from chartray.results.audit_rows import SubgroupRow
 from chartray.results.methods import author
 from chartray.results.schema import MACRO, METRIC_WORDS
 from chartray.results.verdict import why_no_claim
+from chartray.small_counts import is_small, nearly
 from chartray.wording import joined
 
 # What leaderboards know; the other metrics are in the text.
@@ -102,10 +103,17 @@ def _head(name: str, made: Provenance, evaluations: Sequence[CardEvaluation], lo
     """The YAML head, without the lines of dashes; it names no licence, which is for the owner of the data to choose."""
     found = []
     for one in evaluations:
+        whole: dict[str, int] = {}
+        for row in one.scores:
+            whole[row.dataset] = max(whole.get(row.dataset, 0), row.n or 0)
         for row in one.scores:
             if row.arm.is_baseline or row.value is None or row.metric not in _IN_HEAD:
                 continue
-            interval = {"ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n, "n_patients": row.n_patients}
+            interval = {"ci_low": row.ci_low, "ci_high": row.ci_high}
+            # A count that is small, or that few images of the others lack, is not told.
+            exact = row.n is not None and nearly(row.n, whole[row.dataset]) == f"{row.n:,}"
+            interval |= {"n": row.n} if exact else {}
+            interval |= {"n_patients": row.n_patients} if exact and not is_small(row.n_patients or 0) else {}
             label = "macro mean" if row.label == MACRO else row.label
             found.append(
                 EvalResult(
@@ -206,10 +214,10 @@ def _pretraining(made: Provenance) -> list[tuple[str, str]]:
     data = dataset_name(made.source) + (", **simulated**" if made.simulated else "") if made.source else "unknown"
     return [
         ("Data", data),
-        ("Images and patients", f"{count(made.films)} images of {count(made.patients)} patients (training split)"),
+        ("Images and patients", f"{size(made.films, made.patients)} (training split)"),
         ("Linking rules", made.rules or "unknown"),
         ("Objective", f"{(made.objective or 'unknown').upper()}, recipe {made.recipe or 'none'}"),
-        ("Optimizer steps", count(made.steps)),
+        ("Optimizer steps", "unknown" if made.steps is None else f"{made.steps:,}"),
         ("Chart", made.chart or "none"),
         ("Control", made.control or "none"),
         ("Variables known only after the image", ", ".join(made.after_film) or "none"),

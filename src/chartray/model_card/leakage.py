@@ -13,7 +13,7 @@ from chartray.results.audit_rows import Leak
 def leaked(audits: Sequence[CardAudit], made: Provenance) -> str:
     """One sentence that says what leaked, with this encoder or between the stores; empty where nothing did."""
     rows = [row for audit in audits for row in audit.leaks or () if row.count and _concerns(row, made)]
-    found = list(dict.fromkeys(cell(line) for line in leak_sentences(rows)))
+    found = list(dict.fromkeys(cell(line) for line in leak_sentences(rows, masked=True)))
     if not found:
         return ""
     return f"The audit found leakage. No score on this card can be trusted: {'; '.join(found)}."

@@ -10,9 +10,9 @@ from chartray.results.audit_rows import AttributeProbe
 from chartray.results.manifest import EvaluationManifest, StoreEntry, identity
 from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Score
 from chartray.results.verdict import Verdict, seen, why_no_claim
+from chartray.small_counts import nearly, told
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS, counted
-from chartray.wording import part
 
 
 class CardTable(NamedTuple):
@@ -47,7 +47,7 @@ def _how(manifest: EvaluationManifest, store: StoreEntry, scores: Sequence[Score
     share = 100 * max(settings.data_percent)
     fixed = sorted({row.holds_fixed for row in scores if row.metric == "auroc" and row.holds_fixed})
     return [
-        f"{count(store.films)} images of {count(store.patients)} patients ({store.split} split).",
+        f"{size(store.films, store.patients)} ({store.split} split).",
         f"Protocol: {settings.protocol}, fitted on the training images of {dataset_name(manifest.home)} "
         f"({share:g} % of the patients).",
         f"Blank labels: {BLANK_WORDS.get(settings.blank, settings.blank)}{_blank(store)}.",
@@ -56,7 +56,7 @@ def _how(manifest: EvaluationManifest, store: StoreEntry, scores: Sequence[Score
         *(f"An interval of AUROC {one}." for one in fixed),
         "Whether the encoder was pretrained on scored patients is unknown."
         if seen is None
-        else f"The encoder was pretrained on {seen:,} of the scored patients.",
+        else f"The encoder was pretrained on {told(seen, 'patient')} of those scored.",
         *_threshold(scores),
         *(
             [f"† Fewer than {FEW_POSITIVE_PATIENTS} positive patients: the value leans on single patients."]
@@ -89,11 +89,16 @@ def _beside_baselines(scores: Sequence[Score]) -> CardTable:
     arms = sorted({row.arm for row in aurocs}, key=lambda arm: (arm.is_baseline, arm.order))
     by = {(row.label, row.arm): row for row in aurocs}
     lines = []
+    whole = max((row.n for row in aurocs if row.n is not None), default=0)
     for label in _labels(aurocs):
         there = [by.get((label, arm)) for arm in arms]
         first = next(row for row in there if row is not None)
         # The macro mean is over labels, each with its own positive images.
-        positive = "–" if first.n_positive is None or first.n is None else part(first.n_positive, first.n)
+        positive = (
+            "–"
+            if first.n_positive is None or first.n is None
+            else f"{nearly(first.n_positive, first.n)} of {nearly(first.n, whole)}"
+        )
         lines.append([_title(first), positive, *map(_value, there)])
     titles = [cell(arm.title) if arm.is_baseline else "**this encoder**" for arm in arms]
     return CardTable(["AUROC", "Positive images", *titles], lines)
@@ -209,9 +214,10 @@ def dataset_of(manifest: EvaluationManifest, dataset: str) -> str:
     return dataset_name(dataset) + (" (simulated)" if simulated else "")
 
 
-def count(number: int | None) -> str:
-    """A number of images, patients or steps."""
-    return "unknown" if number is None else f"{number:,}"
+def size(images: int | None, patients: int | None) -> str:
+    """So many images of so many patients."""
+    named = {"image": images, "patient": patients}
+    return " of ".join(f"unknown {noun}s" if number is None else told(number, noun) for noun, number in named.items())
 
 
 def cell(text: str) -> str:

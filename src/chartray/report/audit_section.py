@@ -16,12 +16,15 @@ from chartray.report.audit_tables import (
     RemovalLine,
     Row,
     SubgroupLine,
+    SubgroupSizes,
     difference_line,
     gap_lines,
     probe_lines,
     removal_line,
     short_metric,
+    subgroup,
     subgroup_lines,
+    subgroup_sizes,
 )
 from chartray.report.figures import DrawnPanel, Panel, Style, drawn, only, save_grid, slug
 from chartray.report.inputs import AuditResults
@@ -31,6 +34,7 @@ from chartray.results.audit_rows import SUPPRESSED, AttributeDifference, Attribu
 from chartray.results.schema import MACRO
 from chartray.results.verdict import why_no_claim
 from chartray.schema import SPLITS
+from chartray.small_counts import counts
 
 # What is drawn; the rates at each subgroup's own threshold, and those of false alarms, are in the table.
 _DRAWN = ("auroc", "calibration", "false_negative_rate")
@@ -107,6 +111,7 @@ def _data_set(name: str, audits: Sequence[AuditResults], styles: Mapping[Arm, St
     tested = [[row for row in (*one.probes, *one.subgroups, *one.removals) if row.dataset == name] for one in audits]
     values = [row for row in subgroups if row.metric != "gap"]
     small = _suppressed(values)
+    sizes = subgroup_sizes(values)
     shown = [row for row in values if (row.attribute, row.group) not in small]
     return DataSetAudit(
         name=name,
@@ -115,9 +120,9 @@ def _data_set(name: str, audits: Sequence[AuditResults], styles: Mapping[Arm, St
         probes=probe_lines(probes, arms),
         differences=[difference_line(row) for row in differences if row.difference is not None],
         not_measured=_not_measured(differences),
-        subgroup_figures=_subgroup_figures(shown, styles, out, name),
+        subgroup_figures=_subgroup_figures(shown, sizes, styles, out, name),
         subgroup_arms=of_subgroups,
-        subgroups=subgroup_lines(shown, of_subgroups),
+        subgroups=subgroup_lines(shown, sizes, of_subgroups),
         gaps=gap_lines([row for row in subgroups if row.metric == "gap"], of_subgroups),
         suppressed=[f"{attribute} {group}" for attribute, group in small],
         removals=[removal_line(row) for row in sorted(removals, key=lambda row: row.label != MACRO)],
@@ -158,7 +163,7 @@ def _probe_figures(
 
 
 def _subgroup_figures(
-    groups: Sequence[SubgroupRow], styles: Mapping[Arm, Style], out: Path, name: str
+    groups: Sequence[SubgroupRow], sizes: SubgroupSizes, styles: Mapping[Arm, Style], out: Path, name: str
 ) -> list[DrawnPanel]:
     """A forest for each attribute and metric, macro over labels where there is one, else of the first label."""
     panels: list[Panel] = []
@@ -167,7 +172,7 @@ def _subgroup_figures(
     for attribute, metric in keys:
         rows = [row for row in groups if (row.attribute, row.metric) == (attribute, metric) and row.value is not None]
         label = MACRO if any(row.label == MACRO for row in rows) else next((row.label for row in rows), MACRO)
-        lines = _lines([row for row in rows if row.label == label], _group_name)
+        lines = _lines([row for row in rows if row.label == label], lambda row: _group_name(row, sizes))
         # One subgroup alone compares nothing; its value is in the table.
         if len(lines) > 1:
             what = "macro" if label == MACRO else label
@@ -177,8 +182,9 @@ def _subgroup_figures(
     return _saved(panels, f"groups-{slug(name)}", styles, {row.arm for row in groups}, out)
 
 
-def _group_name(row: SubgroupRow) -> str:
-    return f"{row.group}" + (f" ({row.n_patients:,} patients)" if row.n_patients is not None else "")
+def _group_name(row: SubgroupRow, sizes: SubgroupSizes) -> str:
+    size = sizes.get(subgroup(row))
+    return f"{row.group}" + (f" ({size} patients)" if size else "")
 
 
 def _saved(
@@ -248,6 +254,6 @@ def place_words(place: str) -> str:
 def _leak_words(leak: Leak) -> str:
     if leak.kind == "variable" and leak.note:
         return leak.note
-    count = f"{leak.count:,} "
+    count = counts([leak.count])[0] if leak.kind != "variable" else str(leak.count)
     places = " and ".join(map(place_words, leak.between))
-    return f"{count}{_KINDS.get(leak.kind, leak.kind)} shared by {places}"
+    return f"{count} {_KINDS.get(leak.kind, leak.kind)} shared by {places}"

@@ -1,7 +1,7 @@
 """The lines of the audit's tables: attributes read, differences of arms, subgroups, gaps, attributes removed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from chartray.audit.attributes import COIN
@@ -13,6 +13,7 @@ from chartray.results.arm import Arm
 from chartray.results.audit_rows import SUPPRESSED, AttributeDifference, AttributeProbe, RemovalRow, SubgroupRow
 from chartray.results.schema import MACRO
 from chartray.results.verdict import after_correction
+from chartray.small_counts import counts, nearly
 
 METRICS = {"auroc": "AUROC", "r2": "R²", "mae": "mean absolute error"}
 SUBGROUP_METRICS = {
@@ -33,7 +34,7 @@ class ProbeLine(NamedTuple):
     attribute: str
     level: str
     metric: str
-    images: int | None
+    images: str
     cells: tuple[str, ...]
 
 
@@ -55,7 +56,7 @@ class SubgroupLine(NamedTuple):
     group: str
     label: str
     metric: str
-    patients: int | None
+    patients: str
     cells: tuple[str, ...]
 
 
@@ -103,9 +104,10 @@ def _cells(rows: Sequence[Row], arms: Sequence[Arm]) -> tuple[str, ...]:
 def probe_lines(probes: Sequence[AttributeProbe], arms: Sequence[Arm]) -> list[ProbeLine]:
     """A line for each attribute, level and metric."""
     found = []
+    whole = max((row.n for row in probes), default=0)
     for attribute, level, metric in dict.fromkeys((row.attribute, row.level, row.metric) for row in probes):
         rows = [row for row in probes if (row.attribute, row.level, row.metric) == (attribute, level, metric)]
-        images = None if all(row.reason == "too few patients" for row in rows) else rows[0].n
+        images = "" if all(row.reason == "too few patients" for row in rows) else nearly(rows[0].n, whole)
         said = [row.replaced(reason=f"not available ({row.reason})") if row.reason else row for row in rows]
         cells = tuple(
             cell + _beside(next((row for row in rows if row.arm == arm), None))
@@ -125,14 +127,46 @@ def _beside(row: AttributeProbe | None) -> str:
     return said
 
 
-def subgroup_lines(groups: Sequence[SubgroupRow], arms: Sequence[Arm]) -> list[SubgroupLine]:
+# A subgroup's metric: attribute, subgroup, label, metric, threshold; and how many patients are told of each.
+SubgroupKey = tuple[str, str | None, str, str, str | None]
+SubgroupSizes = Mapping[SubgroupKey, str]
+
+
+def subgroup(row: SubgroupRow) -> SubgroupKey:
+    """What a row is about, whatever the arm."""
+    return row.attribute, row.group, row.label, row.metric, row.threshold
+
+
+def subgroup_sizes(groups: Sequence[SubgroupRow]) -> SubgroupSizes:
+    """The patients of each subgroup as they are told, those that are shown and those that are not.
+
+    One that is small could be had from the others, and from all patients, whom another attribute may divide too.
+    """
+    patients: dict[SubgroupKey, int] = {}
+    for row in groups:
+        if row.n_patients is not None:
+            patients[subgroup(row)] = row.n_patients
+    together: dict[tuple[str, ...], list[SubgroupKey]] = {}
+    for key in patients:
+        together.setdefault((key[0], *map(str, key[2:])), []).append(key)
+    whole: dict[tuple[str, ...], int] = {}
+    for about, keys in together.items():
+        whole[about[1:]] = max(whole.get(about[1:], 0), sum(patients[key] for key in keys))
+    told: dict[SubgroupKey, str] = {}
+    for about, keys in together.items():
+        sizes = [patients[key] for key in keys]
+        told |= zip(keys, counts([*sizes, whole[about[1:]] - sum(sizes)]), strict=False)
+    return told
+
+
+def subgroup_lines(groups: Sequence[SubgroupRow], sizes: SubgroupSizes, arms: Sequence[Arm]) -> list[SubgroupLine]:
     """A line for each value of each subgroup."""
     found = []
-    for key in dict.fromkeys((row.attribute, row.group, row.label, row.metric, row.threshold) for row in groups):
-        rows = [row for row in groups if (row.attribute, row.group, row.label, row.metric, row.threshold) == key]
+    for key in dict.fromkeys(map(subgroup, groups)):
+        rows = [row for row in groups if subgroup(row) == key]
         attribute, group, label, metric, threshold = key
-        patients = next((row.n_patients for row in rows if row.n_patients is not None), None)
-        patients = None if any((row.reason or "").startswith(SUPPRESSED) for row in rows) else patients
+        patients = sizes.get(key, "")
+        patients = "" if any((row.reason or "").startswith(SUPPRESSED) for row in rows) else patients
         found.append(
             SubgroupLine(attribute, group or "", label, at_threshold(metric, threshold), patients, _cells(rows, arms))
         )

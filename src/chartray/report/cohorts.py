@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chartray.flow import CohortFlow
+from chartray.flow import CohortFlow, FlowStep
 from chartray.pixels.store import Store, read_store_flow
 from chartray.records.cohort import patients_in_two_splits
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
+from chartray.small_counts import SMALLEST_TOLD, counts, is_small, steps_told, told, without_small_counts
 from chartray.truth import blank_cells, meaning
-from chartray.wording import SMALLEST_TOLD, counts
 
 # Entries of the flow that are not the text of a cell: empty cells, and groups of cells that are not told.
 _RARE = "(rare values)"
@@ -27,11 +27,14 @@ VALUES_SHOWN = 6
 
 
 class FlowRow(NamedTuple):
-    """One step of the flow; `percent` is what is left of the first step's rows."""
+    """One step of the flow: rows as they are told, and `percent`, what is left of the first step's rows; nothing is
+    `left_out` where all rows were kept.
+    """
 
     step: str
-    rows_in: int
-    rows_out: int
+    rows_in: str
+    rows_out: str
+    left_out: str
     why: str
     percent: float
 
@@ -58,8 +61,7 @@ class MissingCells(NamedTuple):
     @property
     def share(self) -> str:
         """How large a part is missing; nothing where that would give away a small count."""
-        small = any(0 < count < SMALLEST_TOLD for count in (self.observed, self.missing))
-        return "" if small else f"{self.percent:.1f} %"
+        return "" if is_small(self.observed) or is_small(self.missing) else f"{self.percent:.1f} %"
 
 
 class LabelCounts(NamedTuple):
@@ -121,7 +123,9 @@ def parts_of_stores(results: Sequence[Results]) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in (entry for one in results for entry in one.stores if entry.part_of):
         known = entry.films is not None and entry.patients is not None
-        found.setdefault(entry.dataset, f"{entry.films:,} images of {entry.patients:,} patients" if known else "")
+        found.setdefault(
+            entry.dataset, f"{told(entry.films, 'image')} of {told(entry.patients, 'patient')}" if known else ""
+        )
     return found
 
 
@@ -147,16 +151,17 @@ def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Pre
     """Everything known about data set `name`, from its store and from the runs that were pretrained on it."""
     flow = _flow(name, store[0] if store else None, runs)
     cohort = store[1].cohort if store else None
+    splits = _splits(cohort) if cohort is not None else []
     metadata = from_metadata(cohort.schema.metadata) if cohort is not None else CohortMetadata(source=name)
     quarantine = _quarantine(store[1]) if store else Counter()
     return DataSection(
         name=name,
         release=flow.release or metadata.release or "",
         rules=flow.rules or (metadata.rules if cohort is not None else ""),
-        steps=_steps(flow),
-        notes=[f"{each.of}: {each.what}" for each in flow.cautions],
+        steps=_steps(flow, splits),
+        notes=[f"{each.of}: {without_small_counts(each.what)}" for each in flow.cautions],
         links=[(name.replace("films", "images"), count) for name, count in flow.links.items()],
-        splits=_splits(cohort) if cohort is not None else [],
+        splits=splits,
         patients_in_two_splits=patients_in_two_splits(cohort["patient_id"], cohort["split"])
         if cohort is not None
         else 0,
@@ -188,13 +193,13 @@ def common_values(cells: Mapping[str, int]) -> str:
     >>> common_values({"absent": 9, "?": 12, "Jane Doe 1.4.1950": 1, "(rare values)": 2})
     'absent < 10, “?” 12, rare values < 10'
     """
-    told = [(value, count) for value, count in cells.items() if value in _TOLD]
+    always = [(value, count) for value, count in cells.items() if value in _TOLD]
     common = [one for one in cells.items() if one[0] not in (*_TOLD, _RARE) and one[1] >= IMAGES_TO_SHOW_A_VALUE]
     common.sort(key=lambda one: -one[1])
-    texts = [f"{value.strip('()')} {counts([count])[0]}" for value, count in told]
+    texts = [f"{value.strip('()')} {counts([count])[0]}" for value, count in always]
     texts += [f"“{value}” {count:,}" for value, count in common[:VALUES_SHOWN]]
     others = sum(count for _, count in common[VALUES_SHOWN:])
-    rare = sum(cells.values()) - sum(count for _, count in [*told, *common])
+    rare = sum(cells.values()) - sum(count for _, count in [*always, *common])
     texts += [f"other values {others:,}"] if others else []
     texts += [f"rare values {counts([rare])[0]}"] if rare else []
     return ", ".join(texts)
@@ -207,11 +212,26 @@ def _flow(name: str, folder: Path | None, runs: Sequence[PretrainingRun]) -> Coh
     return (None if folder is None else read_store_flow(folder)) or CohortFlow(source=name)
 
 
-def _steps(flow: CohortFlow) -> list[FlowRow]:
-    most = max([rows for step in flow.steps for rows in (step.rows_in, step.rows_out)] + [1])
-    return [
-        FlowRow(step.step, step.rows_in, step.rows_out, step.why, 100 * step.rows_out / most) for step in flow.steps
-    ]
+def _steps(flow: CohortFlow, splits: Sequence[SplitRow]) -> list[FlowRow]:
+    """The flow as it is told; the images of each split, which the page tells exactly, are its end."""
+    chains: list[list[FlowStep]] = []
+    for step in flow.steps:
+        if not chains or step.step in SPLITS or step.rows_in != chains[-1][-1].rows_out:
+            chains.append([])
+        chains[-1].append(step)
+    stored = {one.split: one.images for one in splits}
+    stored |= {chains[-1][-1].step: sum(stored.values())} if chains and chains[-1][-1].step not in SPLITS else {}
+    found = []
+    for chain in chains:
+        rows = [chain[0].rows_in, *(step.rows_out for step in chain)]
+        last = stored.get(chain[-1].step, rows[-1]) if splits else rows[-1]
+        left = steps_told([*rows, min(last, rows[-1])])
+        for step, before, after in zip(chain, left, left[1:], strict=False):
+            lost = after.fewer if step.rows_in > step.rows_out else ""
+            why = without_small_counts(step.why)
+            found.append((step.step, before.text, after.text, lost, why, before.most, after.most))
+    most = max([rows for row in found for rows in row[5:]] + [1])
+    return [FlowRow(*row[:5], percent=100 * row[6] / most) for row in found]
 
 
 def _splits(cohort: pa.Table) -> list[SplitRow]:

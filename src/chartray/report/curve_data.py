@@ -21,6 +21,7 @@ from chartray.report.embedding_map import (
     principal_components,
     thumbnails,
     truth_colouring,
+    with_large_classes,
 )
 from chartray.report.inputs import Results
 from chartray.report.plots import Curve
@@ -224,6 +225,7 @@ def _colourings(store: Store, rows: Sequence[int]) -> list[Colouring]:
             numeric = variable is not None and variable.kind == "numeric"
             unit = (variable.unit if variable else None) or ""
             charts.append(numeric_colouring(name, values, unit) if numeric else category_colouring(name, values))
+    findings, charts = ([large for one in group if (large := with_large_classes(one))] for group in (findings, charts))
     findings.sort(key=lambda one: (abs(_share(one.words) - 0.5), one.name))
     return findings[:1] + charts + sorted(findings[1:], key=lambda one: one.name)
 

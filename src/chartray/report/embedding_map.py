@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from chartray.outputs.notices import notice
+from chartray.small_counts import is_small
 
 THUMBNAIL_SIDE = 88
 _JPEG_QUALITY = 70
@@ -23,6 +25,7 @@ _PERPLEXITY = 30.0
 _FEWEST_FOR_TSNE = 12
 _MISSING = "not observed"
 _MISSING_COLOUR = "#a3abb5"
+_NOT_TOLD = "not observed or rare"
 _CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#332288")
 _TRUTH_COLOURS = {"present": "#d55e00", "uncertain": "#cc79a7", "absent": "#0072b2", "not mentioned": _MISSING_COLOUR}
 # The page's style sheet does not reach into Bokeh's tooltips.
@@ -169,6 +172,27 @@ def numeric_colouring(name: str, values: Sequence[float | None], unit: str = "")
     ]
     palette = {one: colour for one, colour in palette.items() if one in words}
     return _colouring(name, "chart", words, palette | {_MISSING: _MISSING_COLOUR} if _MISSING in words else palette)
+
+
+def with_large_classes(colouring: Colouring) -> Colouring | None:
+    """The colouring without classes of 1 to 9 images, which anybody could count on the map: they become one class, with
+    those that are not known and, if that is too small, the smallest other. None where a finding is so rare, or where
+    one class is left.
+    """
+    sizes = Counter(colouring.words)
+    merged = {word for word, size in sizes.items() if is_small(size)}
+    if not merged:
+        return colouring
+    unknown = {_MISSING, "not mentioned"} & set(sizes)
+    others = sorted(set(sizes) - merged - unknown, key=lambda word: sizes[word])
+    merged |= unknown
+    if is_small(sum(sizes[word] for word in merged)):
+        merged |= set(others[:1])
+    if (colouring.group == "finding" and "present" in merged) or len(set(sizes) - merged) < 2 - bool(merged):
+        return None
+    words = [_NOT_TOLD if word in merged else word for word in colouring.words]
+    palette = {word: colour for word, colour in colouring.legend if word not in merged} | {_NOT_TOLD: _MISSING_COLOUR}
+    return _colouring(colouring.name, colouring.group, words, palette)
 
 
 def thumbnails(

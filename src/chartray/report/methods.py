@@ -9,13 +9,15 @@ from chartray.report.cohorts import DataSection
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.report.methods_data import eligibility, missing_values, reference_standard, split
 from chartray.report.methods_evidence import audited, measured
-from chartray.report.methods_pretraining import pretraining
+from chartray.report.methods_pretraining import images_told, pretraining
 from chartray.report.summary import Selection, selection_of
 from chartray.results import methods as said
 from chartray.results.arm import dataset_name
 from chartray.results.manifest import ComparisonManifest, EvaluationManifest, StoreEntry
 from chartray.results.methods import ScoredFolder, author
 from chartray.results.schema import MACRO, Score
+from chartray.small_counts import counts, told
+from chartray.training.manifest import RunManifest
 
 _FACTS = {
     "chartray": "Chartray",
@@ -117,7 +119,7 @@ def facts(runs: Sequence[PretrainingRun]) -> Facts:
     shared, differing = [], []
     for key, title in _FACTS.items():
         in_words = command_words if key == "command" else text
-        values = [in_words(getattr(run.manifest, key)) for run in runs]
+        values = [in_words(_shown(run.manifest, key)) for run in runs]
         if not any(values):
             continue
         if (len(set(values)) == 1 and len(runs) > 1) or len(runs) == 1:
@@ -230,7 +232,7 @@ def _seen(count: int | None) -> str:
     if count == 0:
         return "Checked by patient: none was in the pretraining data"
     if count is not None:
-        return f"{count:,} of the scored patients were in the pretraining data"
+        return f"{told(count, 'patient')} of those scored were in the pretraining data"
     return (
         "Not checked: the encoder came without the list of its patients, started from other weights, or was "
         "pretrained on another source"
@@ -306,6 +308,14 @@ def _endings(places: Sequence[str]) -> dict[str, str]:
 
 def _of_a_machine(parts: tuple[str, ...]) -> bool:
     return parts[:1] == ("/",) or ".." in parts or parts[:1] == ("~",)
+
+
+def _shown(made: RunManifest, key: str) -> object:
+    """A fact of a run; a small number of images or patients is not told, nor one that gives it away."""
+    value = getattr(made, key)
+    if key == "films":
+        return images_told(made)
+    return counts([value])[0] if key == "patients" and value is not None else value
 
 
 def text(value: object) -> str:

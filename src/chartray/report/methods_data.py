@@ -7,7 +7,8 @@ from chartray.report.inputs import PretrainingRun, Results
 from chartray.results.arm import dataset_name
 from chartray.results.methods import author
 from chartray.schema import SPLITS
-from chartray.wording import joined, plural
+from chartray.small_counts import counts, told
+from chartray.wording import joined
 
 _MISSING = {
     "strict": "a missing chart value entered as the mean of the training patients, with a flag that it was missing",
@@ -22,16 +23,20 @@ def eligibility(data: Sequence[DataSection], simulated: Sequence[str]) -> list[s
         found.append(f"Images, charts and findings of {', '.join(map(dataset_name, simulated))} were simulated.")
     for part in data:
         name = dataset_name(part.name) + (f" {part.release}" if part.release else "")
-        left = [_left_out(step) for step in part.steps if step.rows_in > step.rows_out]
-        left += [f"{count:,} that could not be read ({reason})" for reason, count in part.quarantine]
+        left = [_left_out(step) for step in part.steps if step.left_out]
+        unread = counts([count for _, count in part.quarantine])
+        left += [
+            f"{count} that could not be read ({reason})"
+            for count, (reason, _) in zip(unread, part.quarantine, strict=True)
+        ]
         images = sum(one.images for one in part.splits)
         if not part.steps and not images:
             continue
-        kept = f"{images:,} images" if images else f"{part.steps[-1].rows_out:,} images"
-        start = f" of {part.steps[0].rows_in:,} {part.steps[0].step}" if part.steps else ""
+        kept = told(images, "image") if images else f"{part.steps[-1].rows_out} images"
+        start = f" of {part.steps[0].rows_in} {part.steps[0].step}" if part.steps else ""
         # Of a source with a file for each split every file is a step.
         files = [step for step in part.steps if step.step in SPLITS]
-        start = f" of {sum(step.rows_in for step in files):,} rows of its files" if files else start
+        start = f" of {joined(step.rows_in for step in files)} rows of its files" if files else start
         out = f"; left out were {joined(left)}" if left else "; none was left out"
         found.append(f"From {name}, {kept}{start} were used{out}.")
     asked = (
@@ -41,15 +46,17 @@ def eligibility(data: Sequence[DataSection], simulated: Sequence[str]) -> list[s
 
 
 def _left_out(step: FlowRow) -> str:
-    return f"{step.rows_in - step.rows_out:,} at “{step.step}”{f' ({step.why})' if step.why else ''}"
+    return f"{step.left_out} at “{step.step}”{f' ({step.why})' if step.why else ''}"
 
 
 def split(data: Sequence[DataSection]) -> list[str]:
     """How images came into parts, how large these are, and whether a patient is in two."""
     found = []
     for part in data:
+        images, patients = (counts([one[place] for one in part.splits]) for place in (1, 2))
         sizes = [
-            f"{one.split} {plural(one.images, 'image')} of {plural(one.patients, 'patient')}" for one in part.splits
+            f"{one.split} {image} images of {patient} patients"
+            for one, image, patient in zip(part.splits, images, patients, strict=True)
         ]
         if not sizes:
             continue
@@ -57,7 +64,7 @@ def split(data: Sequence[DataSection]) -> list[str]:
         by += [f"{step.step}: {step.why}" for step in part.steps if step.step in SPLITS and step.why]
         how = f" ({'; '.join(by)})" if by else ""
         shared = (
-            f"{plural(part.patients_in_two_splits, 'patient')} in two parts"
+            f"{told(part.patients_in_two_splits, 'patient')} in two parts"
             if part.patients_in_two_splits
             else "no patient in two parts"
         )
@@ -81,7 +88,7 @@ def reference_standard(data: Sequence[DataSection], results: Sequence[Results]) 
         if store.films_read_by_radiologists and not store.part_of
     }
     found += [
-        f"Radiologists themselves labelled {count:,} of the scored images of {dataset_name(name)}."
+        f"Radiologists themselves labelled {told(count, 'image')} of the scored ones of {dataset_name(name)}."
         for name, count in read.items()
     ]
     asked = "how, from what, by whom and with which agreement the labels were made, and why they are the reference"
@@ -102,4 +109,4 @@ def missing_values(data: Sequence[DataSection], runs: Sequence[PretrainingRun]) 
     rules = dict.fromkeys(run.manifest.rules or "strict" for run in runs if run.arm.chart != "none")
     found += [f"Under the {one} rules, {_MISSING[one]}." for one in rules if one in _MISSING]
     dropped = max((run.manifest.films_without_representable_chart or 0 for run in runs), default=0)
-    return [*found, *([f"That was so for {plural(dropped, 'image')}."] if dropped else [])]
+    return [*found, *([f"That was so for {told(dropped, 'image')}."] if dropped else [])]

@@ -7,6 +7,8 @@ from chartray.config.roles import ROLE_WORDS, roles_in
 from chartray.networks.description import Init
 from chartray.report.inputs import PretrainingRun, Results
 from chartray.results.arm import dataset_name
+from chartray.small_counts import counts, told
+from chartray.training.manifest import RunManifest
 from chartray.wording import plural
 
 _SOFTWARE = {"chartray": "Chartray", "torch": "PyTorch", "timm": "timm"}
@@ -102,9 +104,15 @@ def _trained_how(run: PretrainingRun, who: str) -> str:
     said = f"Encoders ({encoder.name}{f': {sizes}' if sizes else ''})"
     said += f" of the arms {who}" if who else ""
     said += f" were pretrained with {run.arm.objective.upper()} for {made.steps:,} optimizer steps"
-    said += f" of {run.config.train.batch_size} images on {made.films:,} images"
-    said += f" of {made.patients:,} patients" if made.patients is not None else ""
+    said += f" of {run.config.train.batch_size} images on {images_told(made)} images"
+    said += f" of {told(made.patients, 'patient')}" if made.patients is not None else ""
     return f"{said} of {dataset_name(made.source)}, the training split only."
+
+
+def images_told(made: RunManifest) -> str:
+    """The images of a pretraining, without what few images it left out would show beside those of the split."""
+    left_out = made.films_without_representable_chart or 0
+    return counts([left_out, made.films])[1]
 
 
 def _views(run: PretrainingRun, who: str) -> str:

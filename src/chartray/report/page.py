@@ -27,9 +27,10 @@ from chartray.report.data_set_section import data_set_section, main_rows, maps_o
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.results.arm import Arm, dataset_name
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
+from chartray.small_counts import counts, told
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS
-from chartray.wording import counts, joined, part, plural
+from chartray.wording import joined, plural
 
 # The marks of figures.arm_styles in a 28 x 12 box, for the page's own legends.
 _MARKS = {
@@ -141,7 +142,7 @@ def _lead(runs: Sequence[PretrainingRun], names: Sequence[str], how: methods.Sco
 
 def _size(part: cohorts.DataSection, split: str) -> str:
     there = [one for one in part.splits if one.split == split]
-    return f"{there[0].images:,} images of {there[0].patients:,} patients" if there else ""
+    return f"{told(there[0].images, 'image')} of {told(there[0].patients, 'patient')}" if there else ""
 
 
 def _after_image(runs: Sequence[PretrainingRun], results: Sequence[Results]) -> list[str]:
@@ -185,8 +186,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals |= {"counts": counts, "part": part}
-    environment.filters["thousands"] = lambda value: f"{value:,}"
+    environment.globals |= {"counts": counts}
     environment.filters["shown"] = dataset_name
     environment.filters["breakable"] = breakable
     environment.filters["authored"] = authored

@@ -36,6 +36,7 @@ from chartray.results.saliency import (
     SaliencyMaps,
     ShownImage,
 )
+from chartray.small_counts import counts, is_small, told
 
 # Each encoder's images and maps take about 0.2 MB.
 MOST_ENCODERS = 3
@@ -293,8 +294,8 @@ def _agreement(row: LabelAgreement) -> AgreementRow:
         label=row.label,
         neighbours=_percent(row.neighbours),
         interval=f"[{_percent(row.ci_low)}, {_percent(row.ci_high)}]" if known else _FEW,
-        images=_percent(row.films),
-        n=f"{row.n:,} of {row.n_patients:,} patients",
+        images="–" if is_small(row.n) else _percent(row.films),
+        n=f"{counts([row.n])[0]} of {told(row.n_patients, 'patient')}",
         more=row.ci_low is not None and known and row.ci_low > row.films,
     )
 
@@ -316,8 +317,8 @@ def _says_alike(gallery: Gallery) -> list[str]:
         known = same.ci_low is not None and same.ci_high is not None
         interval = f" [{_percent(same.ci_low)}, {_percent(same.ci_high)}]" if known else ""
         found.append(
-            f"Of {same.n:,} images whose patient has another image here, {_percent(same.first)}{interval} have an "
-            f"image of the same patient as their nearest; by chance {_percent(same.chance)} would."
+            f"Of {told(same.n, 'image')} whose patient has another image here, {_percent(same.first)}{interval} have "
+            f"an image of the same patient as their nearest; by chance {_percent(same.chance)} would."
         )
     return found
 

@@ -9,6 +9,7 @@ from chartray.report.summary import chosen, mean, over_seeds, selection, selecti
 from chartray.results.arm import Arm
 from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import after_correction
+from chartray.small_counts import nearly
 
 
 class MetricTitle(NamedTuple):
@@ -51,12 +52,13 @@ class Cell(NamedTuple):
 
 
 class LabelRow(NamedTuple):
-    """One label: its images and a cell for each arm (None where it was not scored); `few` positive patients."""
+    """One label: its positive images of its images, as they are told, and a cell for each arm (None where it was not
+    scored); `few` positive patients.
+    """
 
     label: str
     few: bool
-    images: int | None
-    positives: int | None
+    images: str
     cells: tuple[Cell | None, ...]
 
 
@@ -106,15 +108,25 @@ def score_table(scores: Sequence[Score], place: str, metric: str) -> ScoreTable:
     arms = arms_of(there)
     labels = sorted({one.label for one in there}, key=lambda label: (label != MACRO, label))
     rows = []
+    whole = max((one.n for one in there if one.n is not None), default=0)
     for label in labels:
         of_label = [one for one in there if one.label == label]
         counted = next((one for one in of_label if one.n is not None), of_label[0])
         cells = tuple(cell([one for one in of_label if one.arm == arm]) for arm in arms)
         few = any(one.few_positives for one in of_label)
-        rows.append(LabelRow(label, few, counted.n, counted.n_positive if label != MACRO else None, cells))
+        positive = counted.n_positive if label != MACRO else None
+        rows.append(LabelRow(label, few, _images(positive, counted.n, whole), cells))
     percent = next((f"{100 * one.at_specificity:g}" for one in there if one.at_specificity is not None), "fixed")
     title, note, is_open = METRICS[metric]
     return ScoreTable(title.format(percent), note.format(percent), is_open, tuple(arms), tuple(rows))
+
+
+def _images(positive: int | None, images: int | None, whole: int) -> str:
+    """Positive images of the images of a label; `whole` are those of all labels."""
+    if images is None:
+        return ""
+    told = nearly(images, whole)
+    return told if positive is None else f"{nearly(positive, images)} of {told}"
 
 
 def cell(scores: Sequence[Score]) -> Cell | None:

@@ -20,9 +20,10 @@ from chartray.results.question import (
 )
 from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Score
 from chartray.results.verdict import rule
+from chartray.small_counts import counts, told
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS
-from chartray.wording import counts, joined, plural
+from chartray.wording import joined
 
 # What a probe's strength (or number of neighbours) was chosen on, as `chosen_by` in results.jsonl names it.
 _CHOSEN = {
@@ -122,9 +123,9 @@ def learnt_from_sentences(evaluations: Sequence[EvaluationManifest], fraction: f
         for entry in (one for one in each.fractions if one.fraction == fraction and one.draws):
             part = entry.draws[0]
             text = (
-                f"learnt from {plural(part.train.films, 'training image')} of "
-                f"{plural(part.train.patients, 'patient')}, hyperparameters chosen on "
-                f"{plural(part.validate_.films, 'validation image')} of {plural(part.validate_.patients, 'patient')}"
+                f"learnt from {told(part.train.films, 'training image')} of "
+                f"{told(part.train.patients, 'patient')}, hyperparameters chosen on "
+                f"{told(part.validate_.films, 'validation image')} of {told(part.validate_.patients, 'patient')}"
             )
             there = sizes.setdefault(dataset_name(each.home), [])
             there += [text] if text not in there else []
@@ -152,7 +153,7 @@ def fraction_sentences(evaluations: Sequence[EvaluationManifest]) -> list[str]:
 
 def _patients(entry: FractionEntry) -> str:
     sizes = sorted({draw.train.patients for draw in entry.draws})
-    return plural(sizes[-1], "training patient") if sizes else "no patient"
+    return told(sizes[-1], "training patient") if sizes else "no patient"
 
 
 def probe_words(folders: Sequence[ScoredFolder]) -> str:
@@ -258,7 +259,7 @@ def sample_sentences(manifests: Iterable[EvaluationManifest], scores: Iterable[S
         if store.films is not None and store.patients is not None:
             part = f" (a part of {dataset_name(store.part_of)})" if store.part_of else ""
             sizes[store.dataset] = (
-                f"{plural(store.films, 'image')} of {plural(store.patients, 'patient')} of "
+                f"{told(store.films, 'image')} of {told(store.patients, 'patient')} of "
                 f"{dataset_name(store.dataset)}{part}"
             )
     found = [f"Scored were {joined(sizes.values())}."] if sizes else []
