@@ -789,7 +789,8 @@ def test_the_methods_fill_what_files_hold_and_ask_the_author_for_the_rest(outlin
     text = re.sub(r"\s+", " ", " ".join(outline.texts))
     methods_said = text[text.index("Methods and reproduction") :]
     for words in (
-        "Eligibility. From MIMIC-CXR 2.2, 240 images of 300 images in the metadata were used; left out were about 50 at",
+        "Eligibility. From MIMIC-CXR 2.2, 240 images of 300 images in the metadata were used; left out were about",
+        "about 50 at “known view”",
         "was split by patient: train 60 images of 30 patients; validate 60 images of 30 patients; test 120 images of",
         "no patient in two parts",
         "a missing chart value entered as the mean of the training patients, with a flag that it was missing",

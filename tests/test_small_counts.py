@@ -1,4 +1,4 @@
-"""No page tells a count of 1 to 9, and none can be had from the others: seen from whoever has all the page's numbers."""
+"""No page tells a count of 1 to 9, and none can be had from the other numbers."""
 
 import itertools
 import re
