@@ -122,10 +122,10 @@ def parts_of_stores(results: Sequence[Results]) -> dict[str, str]:
     """The data sets that are a part of a store, and their sizes in words, as the evaluation counted them."""
     found: dict[str, str] = {}
     for entry in (entry for one in results for entry in one.stores if entry.part_of):
-        known = entry.films is not None and entry.patients is not None
-        found.setdefault(
-            entry.dataset, f"{told(entry.films, 'image')} of {told(entry.patients, 'patient')}" if known else ""
-        )
+        size = ""
+        if entry.films is not None and entry.patients is not None:
+            size = f"{told(entry.films, 'image')} of {told(entry.patients, 'patient')}"
+        found.setdefault(entry.dataset, size)
     return found
 
 

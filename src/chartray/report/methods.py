@@ -118,8 +118,7 @@ def facts(runs: Sequence[PretrainingRun]) -> Facts:
     names = [f"{run.arm.title}, seed {run.manifest.seed}" for run in runs]
     shared, differing = [], []
     for key, title in _FACTS.items():
-        in_words = command_words if key == "command" else text
-        values = [in_words(_shown(run.manifest, key)) for run in runs]
+        values = [_fact(run.manifest, key) for run in runs]
         if not any(values):
             continue
         if (len(set(values)) == 1 and len(runs) > 1) or len(runs) == 1:
@@ -310,12 +309,13 @@ def _of_a_machine(parts: tuple[str, ...]) -> bool:
     return parts[:1] == ("/",) or ".." in parts or parts[:1] == ("~",)
 
 
-def _shown(made: RunManifest, key: str) -> object:
+def _fact(made: RunManifest, key: str) -> str:
     """A fact of a run; a small number of images or patients is not told, nor one that gives it away."""
-    value = getattr(made, key)
     if key == "films":
         return images_told(made)
-    return counts([value])[0] if key == "patients" and value is not None else value
+    if key == "patients" and made.patients is not None:
+        return counts([made.patients])[0]
+    return command_words(made.command) if key == "command" else text(getattr(made, key))
 
 
 def text(value: object) -> str:

@@ -53,7 +53,7 @@ def split(data: Sequence[DataSection]) -> list[str]:
     """How images came into parts, how large these are, and whether a patient is in two."""
     found = []
     for part in data:
-        images, patients = (counts([one[place] for one in part.splits]) for place in (1, 2))
+        images, patients = counts([one.images for one in part.splits]), counts([one.patients for one in part.splits])
         sizes = [
             f"{one.split} {image} images of {patient} patients"
             for one, image, patient in zip(part.splits, images, patients, strict=True)
