@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 
 from chartray.cli import run_command
+from chartray.config.study import read_experiment
 from chartray.errors import InputError, Stopped
+from chartray.experiment import checked
+from chartray.experiment_steps import steps_of
 from chartray.pixels.store import Store
 from chartray.training.pretrain import pretrain
 from chartray.training.trackers import TRACKERS_FILE, Tracked, Trackers
 
+from .test_experiment import tiny
 from .test_pretrain import losses, small
 
 
@@ -105,15 +109,74 @@ def records(content: bytes) -> Iterator[bytes]:
             part = b""
 
 
+def stopped_study(store: Path, folder: Path, tracked: Tracked) -> list[str]:
+    """The pretrainings of a study of two arms and two seeds, the first stopped after a step and begun anew; names."""
+    small_study = tiny(folder, store, seeds=[0, 1])
+    steps = list(steps_of(read_experiment(small_study), small_study, folder / "out", lambda: None, tracked))
+    pretrainings = [step for step in steps if step.stage == "pretraining"]
+    true = Trackers.write
+
+    def write(self: Trackers, step: int, values: Any) -> None:
+        true(self, step, values)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trackers, "write", write)
+        with pytest.raises(Stopped):
+            pretrainings[0].does()
+    for step in pretrainings:
+        step.does()
+    return [step.product.parent.name for step in pretrainings]
+
+
+def test_a_study_has_one_run_of_mlflow_for_each_pretraining_by_arm_and_seed(
+    small_store: Path, tmp_path: Path, on_loopback: list[Any]
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    uri = f"sqlite:///{tmp_path / 'all.db'}"
+    names = stopped_study(small_store, tmp_path, Tracked(["mlflow"], uri))
+    assert names == ["real-0", "none-0", "real-1", "none-1"]
+    client = mlflow.MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("chartray").experiment_id])
+    assert sorted((run.info.run_name, run.data.tags["group"], run.data.tags["seed"]) for run in runs) == sorted(
+        (name, *name.split("-")) for name in names
+    )
+    for run in runs:
+        steps = [each.step for each in client.get_metric_history(run.info.run_id, "loss")]
+        assert sorted(steps) == [1, 2, 3, 4]
+    assert on_loopback == []
+
+
+def test_the_commands_of_a_study_carry_its_trackers_and_a_finished_run_stays_finished(
+    small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tiny(tmp_path, small_store), tmp_path / "out"
+    plan = ["study", str(file), "--out", str(out), "--plan", "--slurm"]
+    keys = [checked(read_experiment(file), file, out)[1]]
+    assert run_command([*plan, "--tracker", "tensorboard"]) == 0
+    (real, none) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("chartray pretrain"))
+    assert real.endswith("--resume --tracker tensorboard --tracker-group real")
+    assert none.endswith("--resume --tracker tensorboard --tracker-group none")
+    assert real in (out / "slurm" / "pretrain-real-0.sbatch").read_text()
+    assert "--tracker" not in (out / "slurm" / "evaluate-real-0-small.sbatch").read_text()
+    # A tracker decides no outcome: what was done without one is not done again.
+    keys.append(checked(read_experiment(file), file, out, Tracked(["tensorboard"]))[1])
+    assert keys[0] == keys[1]
+    assert run_command([*plan, "--tracker-uri", "http://127.0.0.1:1"]) == 2
+    assert "expected --tracker-uri only with --tracker mlflow" in capsys.readouterr().err
+    assert run_command(["pretrain", str(small_store), "--out", str(out), "--tracker-group", "real"]) == 2
+    assert "expected --tracker-group only with --tracker" in capsys.readouterr().err
+
+
 def test_weights_and_biases_is_offline_and_continued(small_store: Path, tmp_path: Path, on_loopback: list[Any]) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     from wandb.proto import wandb_internal_pb2
 
-    stopped_then_continued(small_store, tmp_path / "run", Tracked(["wandb"]))
+    stopped_then_continued(small_store, tmp_path / "run", Tracked(["wandb"], group="real"))
     files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     steps: list[tuple[int, float]] = []
-    ids, hosts, content = set(), set(), b""
+    ids, hosts, groups, content = set(), set(), set(), b""
     for file in files:
         content += file.read_bytes()
         for data in records(file.read_bytes()):
@@ -122,10 +185,12 @@ def test_weights_and_biases_is_offline_and_continued(small_store: Path, tmp_path
             if record.WhichOneof("record_type") == "run":
                 ids.add(record.run.run_id)
                 hosts.add(record.run.host)
+                groups.add(record.run.run_group)
             if record.WhichOneof("record_type") == "history":
                 found = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
                 steps.append((record.history.step.num, float(found["loss"])))
     assert len(ids) == 1
+    assert groups == {"real"}
     assert [value for _, value in sorted(steps)] == losses(tmp_path / "run")
     text = content.decode("latin-1")
     assert hosts == {"not told"}

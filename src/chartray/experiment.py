@@ -36,16 +36,17 @@ from chartray.results.methods import answer_of
 from chartray.results.question import declaration_line, question_line
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.training.early import check_chart
+from chartray.training.trackers import NOT_TRACKED, Tracked
 from chartray.wording import plural
 
 _CHARTRAY = (sys.executable, "-m", "chartray")
 _RESULTS = (MANIFEST_FILE, COMPARE_FILE, AUDIT_FILE)
 
 
-def run_experiment(file: Path, out: Path, *, jobs: int = 1) -> Path:
+def run_experiment(file: Path, out: Path, *, jobs: int = 1, tracked: Tracked = NOT_TRACKED) -> Path:
     """Runs the experiment of `file` in `out` and returns the report; after a kill the same call continues.
 
-    `jobs`: steps that run at the same time, each in its own process. Raises, before anything is written, InputError for
+    `jobs`: steps that run at the same time, each in its own process. `tracked`: trackers of the runs. Raises, before anything is written, InputError for
     a file that describes no experiment, a missing store, a chart, label or attribute that its store lacks, or an `out`
     that holds other files or is in use; then UnhealthyRun for an arm that collapsed,
     Stopped where several jobs were asked to stop.
@@ -54,13 +55,13 @@ def run_experiment(file: Path, out: Path, *, jobs: int = 1) -> Path:
         raise InputError(f"expected at least 1 of --jobs, found {jobs}; 1 does one step after the other")
     out = Path(out).resolve()
     with reserved(out):
-        return _run(Path(file), out, jobs=jobs)
+        return _run(Path(file), out, jobs=jobs, tracked=tracked)
 
 
-def _run(file: Path, out: Path, *, jobs: int) -> Path:
+def _run(file: Path, out: Path, *, jobs: int, tracked: Tracked) -> Path:
     claim(out)
     experiment = read_experiment(file)
-    steps, keys = checked(experiment, file, out)
+    steps, keys = checked(experiment, file, out, tracked)
     _say(_claims(experiment))
     _keep(file, out)
     (out / "steps").mkdir(exist_ok=True)
@@ -76,7 +77,7 @@ def _run(file: Path, out: Path, *, jobs: int) -> Path:
 
         with set_aside(_made_before(waiting.values(), out)):
             if jobs > 1:
-                commands = {name: [*_CHARTRAY, *step.tokens] for name, step in waiting.items()}
+                commands = {name: [*_CHARTRAY, *step.arguments] for name, step in waiting.items()}
                 run_all(commands, jobs, begins=_say, done=done)
                 continue
             for name, step in waiting.items():
@@ -121,7 +122,7 @@ def experiment_answer(out: Path) -> list[str]:
     return answer_of(made)
 
 
-def experiment_plan(file: Path, out: Path) -> list[str]:
+def experiment_plan(file: Path, out: Path, tracked: Tracked = NOT_TRACKED) -> list[str]:
     """The commands that the experiment consists of, a line each, to be put behind `srun` or into a queue.
 
     Lines that begin with # say what may run at once: a stage needs the ones before it. Each line may be given again.
@@ -129,7 +130,7 @@ def experiment_plan(file: Path, out: Path) -> list[str]:
     """
     experiment = read_experiment(Path(file))
     lines = [f"# {_claims(experiment)}"]
-    stages = groupby(checked(experiment, file, Path(out).resolve())[0], key=lambda step: step.stage)
+    stages = groupby(checked(experiment, file, Path(out).resolve(), tracked)[0], key=lambda step: step.stage)
     for number, (stage, group) in enumerate(stages, start=1):
         steps = list(group)
         after = "" if number == 1 else f", after stage {number - 1}"
@@ -138,18 +139,18 @@ def experiment_plan(file: Path, out: Path) -> list[str]:
     return lines
 
 
-def write_slurm(file: Path, out: Path) -> Path:
+def write_slurm(file: Path, out: Path, tracked: Tracked = NOT_TRACKED) -> Path:
     """Writes OUT/slurm: a script of SLURM for each command, and submit.sh, which queues them; returns the latter.
 
     Raises InputError as `run_experiment` does.
     """
     out = Path(out).resolve()
     claim(out)
-    steps, _ = checked(read_experiment(Path(file)), file, out)
+    steps, _ = checked(read_experiment(Path(file)), file, out, tracked)
     declared = [step.name for step in steps if step.stage == "question"]
     # Nothing begins before the question is fixed.
     jobs = [
-        Job(step.name, step.tokens, step.needs or [name for name in declared if name != step.name]) for step in steps
+        Job(step.name, step.arguments, step.needs or [name for name in declared if name != step.name]) for step in steps
     ]
     _keep(Path(file), out)
     with replaced_folder(out / "slurm", lasting=False) as partial:
@@ -158,14 +159,16 @@ def write_slurm(file: Path, out: Path) -> Path:
     return out / "slurm" / SUBMIT
 
 
-def checked(experiment: Experiment, file: Path, out: Path) -> tuple[list[ExperimentStep], dict[str, str]]:
+def checked(
+    experiment: Experiment, file: Path, out: Path, tracked: Tracked = NOT_TRACKED
+) -> tuple[list[ExperimentStep], dict[str, str]]:
     """The steps and their keys: every store is there, and gives every arm its chart, and what is scored."""
 
     def declares() -> None:
         for line in declare_question(file, out):
             _say(line)
 
-    steps, keys = list(steps_of(experiment, file, out, declares)), dict[str, str]()
+    steps, keys = list(steps_of(experiment, file, out, declares, tracked)), dict[str, str]()
     for step in steps:
         keys[step.name] = _key(step, keys)
     store = Store.open(experiment.store)

@@ -11,6 +11,7 @@ from chartray.config.study import ArmSpec, Experiment
 from chartray.errors import UnhealthyRun
 from chartray.evaluation.declare import QUESTION_FILE
 from chartray.results.folder import AUDIT_FILE, COMPARE_FILE, MANIFEST_FILE
+from chartray.training.trackers import NOT_TRACKED, Tracked
 
 # What does the work is imported by the step that needs it: a misspelt key is found without waiting for torch.
 
@@ -22,7 +23,7 @@ class ExperimentStep(NamedTuple):
     """One command: `tokens` after `chartray`, what it `does` in this process, and the file that it ends with.
 
     `stage`: steps of one stage do not need each other. `needs`: names of steps. `settings`: what else decides its
-    outcome; `stores` whose content does.
+    outcome; `stores` whose content does. `tracking`: tokens that do not.
     """
 
     stage: str
@@ -33,20 +34,28 @@ class ExperimentStep(NamedTuple):
     needs: tuple[str, ...]
     stores: tuple[Path, ...]
     settings: Mapping[str, Any]
+    tracking: Sequence[str] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        """All that stands after `chartray`."""
+        return [*self.tokens, *self.tracking]
 
     @property
     def command(self) -> str:
-        return shlex.join(["chartray", *self.tokens])
+        return shlex.join(["chartray", *self.arguments])
 
 
-def steps_of(experiment: Experiment, file: Path, out: Path, declares: Callable[[], object]) -> Iterator[ExperimentStep]:
+def steps_of(
+    experiment: Experiment, file: Path, out: Path, declares: Callable[[], object], tracked: Tracked = NOT_TRACKED
+) -> Iterator[ExperimentStep]:
     """Every step of an experiment, each after those that it needs; `declares` is what fixes its question."""
     question = [_question(experiment, file, out, declares)] if experiment.question is not None else []
     yield from question
     runs = {f"{arm.name}-{seed}": (arm, seed) for seed in experiment.seeds for arm in experiment.arms}
     folders = {name: out / "runs" / name for name in runs}
     for name, (arm, seed) in runs.items():
-        yield _pretraining(name, arm, seed, experiment.store, folders[name])
+        yield _pretraining(name, arm, seed, experiment.store, folders[name], tracked)
     results, compared = [], []
     for name in runs:
         for evaluation in experiment.evaluations:
@@ -82,8 +91,9 @@ def _question(experiment: Experiment, file: Path, out: Path, declares: Callable[
     )
 
 
-def _pretraining(name: str, arm: ArmSpec, seed: int, store: Path, out: Path) -> ExperimentStep:
+def _pretraining(name: str, arm: ArmSpec, seed: int, store: Path, out: Path, trackers: Tracked) -> ExperimentStep:
     config = arm.config(seed)
+    tracked = trackers._replace(group=arm.name) if trackers.names else trackers
     tokens = ["pretrain", str(store), "--out", str(out), "--recipe", arm.recipe]
     tokens += ["--config", str(arm.file)] if arm.file is not None else []
     for knob, value in (arm.overrides | {"seed": seed}).items():
@@ -96,12 +106,22 @@ def _pretraining(name: str, arm: ArmSpec, seed: int, store: Path, out: Path) -> 
         from chartray.training.pretrain import pretrain
 
         try:
-            pretrain(store, out, config, command=command, resume=True)
+            pretrain(store, out, config, command=command, resume=True, tracked=tracked)
         except UnhealthyRun as error:
             raise UnhealthyRun(f"{name}: {error}; change this arm, or leave it out of the experiment") from None
 
     settings = config.model_dump(mode="json")
-    return ExperimentStep("pretraining", f"pretrain-{name}", tokens, does, out / "encoder", (), (store,), settings)
+    return ExperimentStep(
+        stage="pretraining",
+        name=f"pretrain-{name}",
+        tokens=tokens,
+        does=does,
+        product=out / "encoder",
+        needs=(),
+        stores=(store,),
+        settings=settings,
+        tracking=tracked.tokens(),
+    )
 
 
 def _evaluation(name: str, evaluation: str, experiment: Experiment, run: Path, out: Path) -> ExperimentStep:

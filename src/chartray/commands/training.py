@@ -35,6 +35,7 @@ def pretrain(
     dry_run: bool = False,
     tracker: Annotated[list[TrackerName] | None, Parameter(negative=())] = None,
     tracker_uri: str | None = None,
+    tracker_group: str | None = None,
     given: Given = None,
 ) -> None:
     """Pretrains a Vision Transformer on the training split of a store.
@@ -49,9 +50,10 @@ def pretrain(
         dry_run: Print what the run needs (memory, hours, disk) from a few real steps, and write nothing.
         tracker: Where numbers go besides metrics.jsonl; may be repeated. tensorboard, always written, is RUN/events.
         tracker_uri: MLflow's server or database; by default MLFLOW_TRACKING_URI, else RUN/mlflow.db.
+        tracker_group: What runs that differ in their seed share in MLflow (a tag) and W&B; study gives the arm.
         given: Settings.
     """
-    tracked = Tracked(tracker or (), tracker_uri)
+    tracked = Tracked(tracker or (), tracker_uri, tracker_group)
     check_trackers(tracked)
     if out is None and not dry_run:
         raise InputError("expected --out, the run's folder, found none; only --dry-run needs no folder")
@@ -113,6 +115,8 @@ def study(
     declare: bool = False,
     dry_run: bool = False,
     jobs: Count = 1,
+    tracker: Annotated[list[TrackerName] | None, Parameter(negative=())] = None,
+    tracker_uri: str | None = None,
 ) -> None:
     """Runs an experiment of arms x seeds: pretrains, evaluates, compares, audits, reports; finished steps are kept.
 
@@ -124,7 +128,11 @@ def study(
         declare: Only fix the file's question in OUT/question.json, before anything is scored on test.
         dry_run: Only print what pretraining its runs needs (memory, hours, disk) from a few real steps of each recipe.
         jobs: Steps to run at the same time, each in its own process, and on its own GPU if there are several.
+        tracker: Where the numbers of its runs go besides metrics.jsonl, grouped by arm and seed; may be repeated.
+        tracker_uri: MLflow's server or database; by default MLFLOW_TRACKING_URI, else each run's own RUN/mlflow.db.
     """
+    tracked = Tracked(tracker or (), tracker_uri)
+    check_trackers(tracked)
     if slurm and not plan:
         raise InputError("expected --plan with --slurm, found --slurm alone; add --plan, and nothing is run here")
     if dry_run:
@@ -137,10 +145,10 @@ def study(
     from chartray.experiment import declare_question, experiment_answer, experiment_plan, run_experiment, write_slurm
 
     if plan or declare:
-        tell(*(experiment_plan(file, out) if plan else declare_question(file, out)))
+        tell(*(experiment_plan(file, out, tracked) if plan else declare_question(file, out)))
         if slurm:
-            tell(f"# bash {shlex.quote(str(write_slurm(file, out)))}")
+            tell(f"# bash {shlex.quote(str(write_slurm(file, out, tracked)))}")
         return
-    page = run_experiment(file, out, jobs=jobs)
+    page = run_experiment(file, out, jobs=jobs, tracked=tracked)
     answer = experiment_answer(out)
     tell(*answer, page, answer=answer, page=page)

@@ -36,10 +36,17 @@ _QUIET = {
 
 
 class Tracked(NamedTuple):
-    """Which trackers a run has; `uri`: MLflow's server or database."""
+    """Which trackers a run has; `uri`: MLflow's server or database; `group`: what seeds share, such as an arm."""
 
     names: Sequence[TrackerName] = ()
     uri: str | None = None
+    group: str | None = None
+
+    def tokens(self) -> list[str]:
+        """As options of `chartray pretrain`."""
+        options = {"--tracker-uri": self.uri, "--tracker-group": self.group}
+        named = [token for name in self.names for token in ("--tracker", name)]
+        return named + [token for option, value in options.items() if value is not None for token in (option, value)]
 
 
 NOT_TRACKED = Tracked()
@@ -95,6 +102,8 @@ def check_trackers(tracked: Tracked) -> None:
     for name in tracked.names:
         if name != "tensorboard":
             need_extra(name, f"--tracker {name}")
+    if tracked.group is not None and not tracked.names:
+        raise InputError("expected --tracker-group only with --tracker; add it, or leave the group out")
     if tracked.uri is not None and "mlflow" not in tracked.names:
         raise InputError("expected --tracker-uri only with --tracker mlflow; add it, or leave the URI out")
 
@@ -180,7 +189,8 @@ def _mlflow(
             where = {} if given else {"artifact_location": (out / "mlflow-artifacts").resolve().as_uri()}
             client.create_experiment(_PROJECT, **where)
         experiment = client.get_experiment_by_name(_PROJECT)
-    made = client.create_run(experiment.experiment_id, run_name=out.resolve().name)
+    tags = {} if tracked.group is None else {"group": tracked.group, "seed": str(settings.get("seed"))}
+    made = client.create_run(experiment.experiment_id, run_name=out.resolve().name, tags=tags)
     run = str(made.info.run_id)
     for name, value in settings.items():
         client.log_param(run, name, str(value)[:500])
@@ -204,9 +214,12 @@ def _wandb(
     import wandb
 
     run = (before or {}).get("run") or uuid4().hex[:12]
+    group = tracked.group or (before or {}).get("group")
     made = wandb.init(
         project=_PROJECT,
         name=out.resolve().name,
+        group=group,
+        job_type=None if group is None else f"seed {settings.get('seed')}",
         id=run,
         resume="allow",
         mode=os.environ.get("WANDB_MODE", "offline"),
@@ -223,4 +236,4 @@ def _wandb(
             x_disable_stats=True,
         ),
     )
-    return _Wandb(made), {"run": run}
+    return _Wandb(made), {"run": run} | ({} if group is None else {"group": group})
