@@ -46,7 +46,8 @@ _RESULTS = (MANIFEST_FILE, COMPARE_FILE, AUDIT_FILE)
 def run_experiment(file: Path, out: Path, *, jobs: int = 1, tracked: Tracked = NOT_TRACKED) -> Path:
     """Runs the experiment of `file` in `out` and returns the report; after a kill the same call continues.
 
-    `jobs`: steps that run at the same time, each in its own process. `tracked`: trackers of the runs. Raises, before anything is written, InputError for
+    `jobs`: steps that run at the same time, each in its own process. `tracked`: trackers of the runs.
+    Raises, before anything is written, InputError for
     a file that describes no experiment, a missing store, a chart, label or attribute that its store lacks, or an `out`
     that holds other files or is in use; then UnhealthyRun for an arm that collapsed,
     Stopped where several jobs were asked to stop.
