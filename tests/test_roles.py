@@ -218,6 +218,22 @@ def test_what_is_missing_has_no_loss_whatever_stands_there(role: str) -> None:
     assert found[0][0] > 0
 
 
+@pytest.mark.parametrize("role", ["predict", "contrast", "mmcl", "suppress", "suppress-contrast"])
+def test_losses_and_gradients_of_the_heads_are_float32_in_a_step_in_bf16(role: str) -> None:
+    """What masks an unknown level or a missing chart is no number of bf16: contrast and mmcl stopped a run there."""
+    chart = chart_of(f"sex={role}", f"age={role}")
+    found = []
+    for bf16 in (False, True):
+        module, tokens = built(chart), drawn(V * B, D).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            _, losses = with_chart(module, tokens, batch_of(chart))
+        losses.total.backward()
+        found.append((losses.total, tokens.grad))
+    assert found[1][0].dtype == torch.float32
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_before_the_ramp_the_heads_learn_and_the_encoder_is_left_alone() -> None:
     chart = chart_of("sex=predict", "age=contrast")
     module, tokens = built(chart), drawn(V * B, D).requires_grad_()

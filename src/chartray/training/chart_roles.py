@@ -32,8 +32,9 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
     heads, config = chart.each_head(), chart.config
     if not heads:
         return joined, ChartLosses(embeddings.new_zeros(()), {})
-    with torch.enable_grad():
-        tokens = embeddings.detach().requires_grad_()
+    # The heads and their losses are float32, as the loss of the views is: bf16 cannot even hold what masks a level.
+    with torch.enable_grad(), torch.autocast(embeddings.device.type, enabled=False):
+        tokens = embeddings.detach().float().requires_grad_()
         losses = [_loss(head, tokens, batch, config) for head in heads]
         gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in losses]
     weights = [config.weight * (config.suppress_weight if head.suppresses else 1.0) for head in heads]
