@@ -16,13 +16,14 @@ import yaml
 from chartray.errors import InputError
 from chartray.records.catalogue import CATALOGUE
 from chartray.records.cohort import Cohort, flow_of
+from chartray.records.mapping import PATIENT_KEYS, read_mapping
 from chartray.records.mimic import mimic_cohort
 from chartray.records.table import table_cohort
 from tests.mimic_demo import cells, image_time, needs_demo, rows_of, when, write_cxr, write_rows
 
 pytestmark = needs_demo
 # °F needs more than a factor, which is all that a mapping can give.
-NAMES = [name for name in CATALOGUE if name != "temperature"]
+NAMES = list(CATALOGUE)
 HOURS = {"laboratory": 72, "vital": 24, "body": 8760}
 CONCEPTS = {"Weight (Lbs)": "9001", "Height (Inches)": "9002", "BMI (kg/m2)": "9003"}
 TABLES = (("hosp/labevents", "LAB"), ("icu/chartevents", "VITAL"))
@@ -102,16 +103,14 @@ def entry_of(name: str, model: str) -> dict[str, Any]:
     entry = CATALOGUE[name]
     made: dict[str, Any] = {"kind": "numeric", "range": list(entry.range), "unit": entry.unit, "group": entry.group}
     made["window_days"] = [-HOURS[entry.group] / 24, 0]
-    units = {unit: conversion.scale for unit, conversion in entry.units.items()}
+    units = {unit: {"factor": each.scale, "offset": each.shift} for unit, each in entry.units.items()}
     if model == "omop":
         codes = [f"measurement/{CONCEPTS.get(str(item), item)}" for item in entry.items]
         return made | {"codes": codes, "units": units}
     prefix = PREFIX[entry.group]
     if entry.group == "body":
         return made | {"codes": {f"OMR//{entry.items[0]}": next(iter(units.values()))}}
-    return made | {
-        "codes": {f"{prefix}//{item}//{unit}": scale for item in entry.items for unit, scale in units.items()}
-    }
+    return made | {"codes": {f"{prefix}//{item}//{unit}": way for item in entry.items for unit, way in units.items()}}
 
 
 def mapping_of(folder: Path, model: str, ehr: dict[str, Any], charts: dict[str, Any]) -> Path:
@@ -248,6 +247,53 @@ def test_a_chart_of_events_that_cannot_be_read_is_refused(
     mapping = mapping_of(tmp_path, model, {"creatinine": entry}, {"on": {"subject_id": key}})
     with pytest.raises(InputError, match=sentence):
         table_cohort(table_of(tmp_path, images[:9]), mapping, tmp_path, [str(place)])
+
+
+@pytest.mark.parametrize("way", ["fahrenheit", {"factor": 5 / 9, "offset": -160 / 9}])
+@pytest.mark.parametrize("model", ["meds", "omop"])
+def test_degrees_fahrenheit_are_brought_to_celsius(model: str, way: Any, images: Any, tmp_path: Path) -> None:
+    """As by --measured. 98.6 °F is 37 °C; of two values the last counts, and 37.5 C is not taken for °F."""
+    chart, subject, at = tmp_path / "chart", images[0]["subject_id"], image_time(images[0])
+    (chart / "data").mkdir(parents=True)
+    rows = [(at - timedelta(hours=3), "C", 37.5), (at - timedelta(hours=2), "degF", 98.6)]
+    if model == "meds":
+        table = {"subject_id": pa.array([subject] * 2), "time": pa.array([row[0] for row in rows], pa.timestamp("us"))}
+        table |= {"code": pa.array([f"TEMP//{row[1]}" for row in rows]), "numeric_value": [row[2] for row in rows]}
+        pq.write_table(pa.table(table), chart / "data" / "0.parquet")
+        told = {"codes": {"TEMP//C": 1, "TEMP//degF": way}}
+    else:
+        names = ["person_id", "measurement_concept_id", "measurement_source_value"]
+        names += ["measurement_datetime", "value_as_number", "unit_source_value"]
+        cells_ = [[subject, 3020891, "x", f"{when_:%Y-%m-%d %H:%M:%S}", value, unit] for when_, unit, value in rows]
+        write_rows(chart / "measurement.csv", names, [dict(zip(names, each, strict=True)) for each in cells_])
+        (chart / "person.csv").write_text(f"person_id\n{subject}\n")
+        told = {"codes": ["measurement/3020891"], "units": {"C": 1, "degF": way}}
+    entry = {"kind": "numeric", "range": [20, 45], "unit": "C", "window_days": [-1, 0]} | told
+    mapping = mapping_of(tmp_path, model, {"temperature": entry}, {"on": {"subject_id": PATIENT_KEYS[model][0]}})
+    cohort = table_cohort(table_of(tmp_path, images[:9]), mapping, tmp_path, [str(chart)])
+    assert cells(cohort, "temperature")[images[0]["dicom_id"]] == pytest.approx(37.0)
+
+
+@pytest.mark.parametrize(
+    ("units", "unit", "sentence"),
+    [
+        (
+            {"degF": "rankine"},
+            "C",
+            r"needs a factor other than 0, .* or fahrenheit or kelvin \(to °C\), found 'rankine'",
+        ),
+        ({"degF": {"factor": 0, "offset": 1}}, "C", r"needs a factor other than 0, .* found"),
+        ({"degF": {"factor": 1, "shift": 1}}, "C", r"needs a factor other than 0, .* found"),
+        ({"degF": {"factor": 1, "offset": ".nan"}}, "C", r"needs a factor other than 0, .* found"),
+        ({"degF": True}, "C", r"needs a factor other than 0, .* found True"),
+        ({"degF": "fahrenheit"}, "K", r"fahrenheit and kelvin lead to 'unit' C, found 'K'"),
+    ],
+)
+def test_a_unit_that_says_no_conversion_is_refused(units: Any, unit: str, sentence: str, tmp_path: Path) -> None:
+    entry = {"kind": "numeric", "range": [20, 45], "unit": unit, "codes": ["measurement/1"], "units": units}
+    mapping = mapping_of(tmp_path, "omop", {"temperature": entry}, {"on": {"subject_id": "person_id"}})
+    with pytest.raises(InputError, match=sentence):
+        read_mapping(mapping)
 
 
 def test_a_window_without_an_end_in_days_is_all_of_the_chart(omop: Path, images: Any, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 from chartray.errors import InputError
 from chartray.records.as_of import Window, hours
-from chartray.records.measurements import Conversion, Measurement, same_unit
+from chartray.records.measurements import Measurement
+from chartray.records.units import TO_CELSIUS, Conversion, same_unit
 from chartray.schema import Variable
 from chartray.wording import nearest
 
@@ -43,7 +44,7 @@ class Quantity(NamedTuple):
         """What is read of it; `window_hours` None: the group's own."""
         window = Window(-hours(_WINDOW_HOURS[self.group] if window_hours is None else window_hours))
         units = {same_unit(unit): conversion for unit, conversion in self.units.items()}
-        return Measurement(name, {str(item): 1.0 for item in self.items}, units, self.range, window)
+        return Measurement(name, {str(item): _SAME for item in self.items}, units, self.range, window)
 
     def variable(self) -> Variable:
         """Its entry in the cohort's metadata."""
@@ -88,9 +89,7 @@ CATALOGUE: dict[str, Quantity] = {
     "oxygen_saturation": Quantity("vital", (220277,), "%", (1, 100), {"%": _SAME}),
     "systolic_pressure": Quantity("vital", (220179, 220050), "mmHg", (20, 350), _PRESSURE),
     "diastolic_pressure": Quantity("vital", (220180, 220051), "mmHg", (5, 250), _PRESSURE),
-    "temperature": Quantity(
-        "vital", (223761, 223762), "C", (20, 45), {"C": _SAME, "F": Conversion(1 / 1.8, -32 / 1.8)}
-    ),
+    "temperature": Quantity("vital", (223761, 223762), "C", (20, 45), {"C": _SAME, "F": TO_CELSIUS["fahrenheit"]}),
     "weight": Quantity("body", ("Weight (Lbs)",), "kg", (1, 500), {"Lbs": Conversion(0.45359237), "kg": _SAME}),
     "height": Quantity("body", ("Height (Inches)",), "cm", (30, 250), {"Inches": Conversion(2.54), "cm": _SAME}),
     "bmi": Quantity("body", ("BMI (kg/m2)",), "kg/m2", (5, 150), {"kg/m2": _SAME}),

@@ -20,8 +20,9 @@ from chartray.records.identifiers import canonical_ids
 from chartray.records.linking import NOBODY, ImageTimes, Integers, Stays, Times, link_strict
 from chartray.records.mapping import ChartMapping, Mapping
 from chartray.records.mapping_entries import VariableMapping
-from chartray.records.measurements import AsOfImages, Conversion, DatedCells, Measurement, factor_of, same_unit
+from chartray.records.measurements import AsOfImages, DatedCells, Measurement
 from chartray.records.parsing import by_cell
+from chartray.records.units import Conversion, of_code, same_unit
 from chartray.records.warnings import DataWarning
 
 # The time of an event without one, which is a fact that always holds.
@@ -157,11 +158,11 @@ def _placing(entry: VariableMapping) -> Callable[[str], float | None]:
     levels = {pattern: float(place) for place, pattern in enumerate(entry.levels)}
 
     def place(code: str) -> float | None:
-        if factor_of(code, entry.codes) is None:
+        if of_code(code, entry.codes) is None:
             return None
         if entry.kind != "categorical":
             return 0.0
-        found = factor_of(code, levels)
+        found = of_code(code, levels)
         return float(len(levels)) if found is None else found
 
     return place
@@ -175,7 +176,7 @@ def _window(entry: VariableMapping) -> Window:
 
 def _measurement(name: str, entry: VariableMapping) -> Measurement:
     assert entry.range is not None
-    units = {same_unit(unit): Conversion(factor) for unit, factor in entry.units.items()}
+    units = {same_unit(unit): conversion for unit, conversion in entry.units.items()}
     if not units:
         units = {same_unit(entry.unit or ""): Conversion(1.0), "": Conversion(1.0)}
     return Measurement(name, entry.codes, units, (float(entry.range[0]), float(entry.range[1])), _window(entry))

@@ -16,6 +16,7 @@ from pydantic import (
 
 from chartray.records.mapping_keys import refuse_other_keys
 from chartray.records.parsing import number
+from chartray.records.units import TO_CELSIUS, Conversion, conversion_of, is_celsius
 from chartray.schema import Variable
 
 Number = int | float
@@ -97,10 +98,10 @@ class VariableMapping(Cells):
     range: tuple[Number, Number] | None = None
     unit: str | None = None
     group: str | None = None
-    # Of a chart of events (`charts: model`): the codes, or patterns such as LAB//50912//*, and what their values are
-    # multiplied by; the same for the `units` of their rows.
-    codes: dict[str, float] = Field(default_factory=dict)
-    units: dict[str, float] = Field(default_factory=dict)
+    # Of a chart of events (`charts: model`): the codes, or patterns such as LAB//50912//*, and how their values are
+    # brought to the unit of the variable; the same for the `units` of their rows.
+    codes: dict[str, Conversion] = Field(default_factory=dict)
+    units: dict[str, Conversion] = Field(default_factory=dict)
     during: bool = False
     years_since: bool = False
     days_from_film: Column | None = None
@@ -123,9 +124,9 @@ class VariableMapping(Cells):
     def _factors(cls, listed: Any, info: ValidationInfo) -> Any:
         """A list, whose values stay as they are, or factors by code or unit."""
         if isinstance(listed, list) and listed:
-            return dict.fromkeys((str(each) for each in listed), 1.0)
+            return dict.fromkeys((str(each) for each in listed), Conversion(1.0))
         if isinstance(listed, dict) and listed:
-            return {str(each): factor for each, factor in listed.items()}
+            return {str(each): conversion_of(given) for each, given in listed.items()}
         raise ValueError(
             f"needs a list of {info.field_name}, or the factor of each, {{{str(info.field_name)[:-1]}: factor}}"
         )
@@ -182,6 +183,9 @@ class VariableMapping(Cells):
             raise ValueError("expected 'codes' or 'days_from_film', found both")
         if "window_days" in self.model_fields_set and self.days_from_film is None and not self.codes:
             raise ValueError("'window_days' needs 'days_from_film', the column that it limits")
+        scales = any(each in TO_CELSIUS.values() for each in (*self.codes.values(), *self.units.values()))
+        if scales and self.unit is not None and not is_celsius(self.unit):
+            raise ValueError(f"{' and '.join(TO_CELSIUS)} lead to 'unit' C, found {self.unit!r}")
         first, last = self.window_days
         if first is not None and last is not None and first > last:
             raise ValueError(f"'window_days' needs its earlier day first, found {first} and {last}")

@@ -3,11 +3,9 @@
 Every source hands its rows over in parts; units are harmonised, and the join is that of `as_of`.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +18,7 @@ from chartray.records.as_of import AsOf, DatedValues, ImageIndex, Numbers, Windo
 from chartray.records.linking import NOBODY, ImageTimes, Integers, Times
 from chartray.records.missing import count_missing, told
 from chartray.records.parsing import by_cell
+from chartray.records.units import Conversion, of_code, same_unit
 from chartray.records.warnings import DataWarning
 from chartray.wording import plural
 
@@ -31,23 +30,16 @@ _FIXED = (NO_NUMBER, OUT_OF_RANGE, NOT_STORED, NO_TIME)
 _NO_UNIT = "no unit"
 
 
-class Conversion(NamedTuple):
-    """A unit's way to the variable's: value * `scale` + `shift`."""
-
-    scale: float
-    shift: float = 0.0
-
-
 class Measurement(NamedTuple):
     """A numeric variable: the `codes` it is measured under (or patterns of them), its `range`, and the window.
 
-    A value is multiplied by the factor of its code.
+    A value is brought from the unit of its code, if that names one, to that of its row.
     `units`: how a value in another unit is brought to it, by the unit's name (see `same_unit`); '' is a blank cell.
     A value in any other unit is not used.
     """
 
     name: str
-    codes: Mapping[str, float]
+    codes: Mapping[str, Conversion]
     units: Mapping[str, Conversion]
     range: tuple[float, float]
     window: Window
@@ -78,15 +70,6 @@ class MeasuredValues(NamedTuple):
     missing: dict[str, dict[str, int]]
     steps: list[FlowStep]
     warnings: list[DataWarning]
-
-
-def same_unit(unit: str) -> str:
-    """A unit in one spelling.
-
-    >>> [same_unit(unit) for unit in ("mg/dL", "MG / DL", "µmol/L", "mm Hg", "°F")]
-    ['mg/dl', 'mg/dl', 'umol/l', 'mmhg', 'f']
-    """
-    return re.sub(r"[\s°º]", "", unit).translate(str.maketrans("µμ", "uu")).lower()
 
 
 class AsOfImages:
@@ -134,7 +117,7 @@ class _VariableAsOf:
 
     def __init__(self, wanted: Measurement, index: ImageIndex) -> None:
         self.wanted, self.last = wanted, AsOf(index, wanted.window)
-        self._factor = cache(lambda code: factor_of(code, wanted.codes))
+        self._of_code = cache(lambda code: of_code(code, wanted.codes))
         self._reasons = list(_FIXED)
         self._counts: Counter[str] = Counter()
         self._rows = 0
@@ -142,13 +125,13 @@ class _VariableAsOf:
 
     def add(self, cells: DatedCells) -> None:
         """Takes note of the rows of its codes."""
-        factors = by_cell(cells.code, self._factor, pa.float64())
-        rows = np.flatnonzero(pc.is_valid(factors).to_numpy(zero_copy_only=False))
+        scale, shift = (by_cell(cells.code, partial(self._part, place), pa.float64()) for place in (0, 1))
+        rows = np.flatnonzero(pc.is_valid(scale).to_numpy(zero_copy_only=False))
         if not len(rows):
             return
         self._rows += len(rows)
         place = pa.array(rows)
-        raw = pc.multiply(cells.value.take(place).cast(pa.float64()), factors.take(place))
+        raw = pc.add(pc.multiply(cells.value.take(place).cast(pa.float64()), scale.take(place)), shift.take(place))
         value, reason = self._harmonised(raw, cells.unit.take(place))
         patient, at, known = cells.patient[rows], cells.at[rows], cells.known[rows]
         for times, said in ((at, NO_TIME), (known, NOT_STORED)):
@@ -161,6 +144,10 @@ class _VariableAsOf:
             self._unused.add(DatedValues(patient[wrong], at[wrong], at[wrong], reason[wrong].astype(np.float64)))
             for number, count in zip(*np.unique(reason[wrong], return_counts=True), strict=True):
                 self._counts[self._reasons[number]] += int(count)
+
+    def _part(self, place: int, code: str) -> float | None:
+        found = self._of_code(code)
+        return None if found is None else found[place]
 
     def _harmonised(self, cells: pa.Array, units: pa.Array) -> tuple[Numbers, Integers]:
         """The values in the variable's unit, NaN if not usable, and the number of the reason, -1 if usable."""
@@ -208,15 +195,6 @@ class _VariableAsOf:
             return [DataWarning(name, what, images, "say under units how theirs is brought to the variable's")]
         what = f"no image has a value among {plural(self._rows, 'row')} of the patients with images"
         return [DataWarning(name, what, images, "check the codes, the window and the patients' ids")]
-
-
-def factor_of(code: str, patterns: Mapping[str, float]) -> float | None:
-    """The factor of the first pattern that the code matches: a code itself, or with * and ?; None if none does.
-
-    >>> factor_of("LAB//50912//mg/dL", {"LAB//50912//*": 1.0}), factor_of("BMI (kg/m2)", {"BMI (kg/m2)": 1.0})
-    (1.0, 1.0)
-    """
-    return next((factor for each, factor in patterns.items() if code == each or fnmatchcase(code, each)), None)
 
 
 def _window_said(window: Window) -> str:

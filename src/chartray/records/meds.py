@@ -12,9 +12,10 @@ from chartray.errors import InputError
 from chartray.records.events import ALWAYS, EventPart, dated
 from chartray.records.identifiers import whole_numbers
 from chartray.records.linking import NOBODY, Integers
-from chartray.records.measurements import DatedCells, factor_of
+from chartray.records.measurements import DatedCells
 from chartray.records.reading import folder_content, need_columns, refuse_same_names
 from chartray.records.table_cells import parquet_errors
+from chartray.records.units import of_code
 
 _COLUMNS = ("subject_id", "time", "code", "numeric_value")
 
@@ -46,7 +47,7 @@ class MedsEvents:
                 for batch in table.iter_batches(columns=self._columns):
                     rows, timed = rows + batch.num_rows, timed + batch.num_rows - batch["time"].null_count
                     codes = pc.cast(batch["code"], pa.string()).dictionary_encode()
-                    mine = [factor_of(code, wanted) is not None for code in codes.dictionary.to_pylist()]
+                    mine = [of_code(code, wanted) is not None for code in codes.dictionary.to_pylist()]
                     chosen = pa.array(mine, pa.bool_()).take(codes.indices)
                     yield _part(batch.filter(chosen), self._stored)
         if rows and not timed:
