@@ -231,7 +231,7 @@ def test_only_an_earlier_result_of_the_same_kind_is_replaced(tmp_path: Path) -> 
     with pytest.raises(InputError, match="out is not empty; choose another folder"):
         refuse_other(out)
     (out / "mine").rename(out / "theirs")
-    with pytest.raises(InputError, match="out is not empty and holds no result; choose another --out"):
+    with pytest.raises(InputError, match="out is not empty and holds no result; choose another folder"):
         refuse_other(out, foreign)
     with pytest.raises(InputError, match="expected a folder as --out, found the file"):
         refuse_other(out / "theirs", foreign)
