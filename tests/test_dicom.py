@@ -26,6 +26,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from chartray.pixels import read
+from chartray.pixels.dicom_header import read_header
 from chartray.pixels.grey import UnreadableImage
 from chartray.pixels.read import decode_image, read_image
 from tests.test_read import dicom, encapsulated, read_bytes, read_dicom
@@ -560,6 +562,20 @@ def test_a_deflated_bomb_is_refused_before_it_is_kept(real: np.ndarray, tmp_path
     (tmp_path / "film.dcm").write_bytes(content[:start] + body)
     with pytest.raises(UnreadableImage, match="deflated data are larger"):
         decode_image(tmp_path / "film.dcm", largest=1 << 21)
+
+
+def test_the_header_of_a_deflated_file_is_read_within_the_bounds_of_an_image(
+    real: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of such a file has to be read: failed before, when that had no bound."""
+    data = dicom(of_bits(real, 8))
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file = tmp_path / "image.dcm"
+    data.save_as(file, enforce_file_format=True)
+    assert read_header(str(file), ["Rows"], "").texts == {"Rows": str(data.Rows)}
+    monkeypatch.setattr(read, "_LARGEST_FILE", file.stat().st_size - 1)
+    with pytest.raises(UnreadableImage, match="the file has more than"):
+        read_header(str(file), ["Rows"], "")
 
 
 # ---- compressed signs and colours, padding, odd headers

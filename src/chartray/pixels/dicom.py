@@ -55,7 +55,7 @@ from chartray.pixels.grey import (
 )
 
 DICM = b"DICM"
-_META_LENGTH, _META_WITHIN = b"\x02\x00\x00\x00UL\x04\x00", 1024
+_META_LENGTH, META_WITHIN = b"\x02\x00\x00\x00UL\x04\x00", 1024
 RADIOGRAPHS = ("CR", "DX", "RG", "DR", "RF", "DF", "SC", "HC", "OT")
 # Storage classes that hold pixels but no radiograph, whatever their Modality says.
 _OTHER_CLASSES = re.compile(
@@ -143,9 +143,14 @@ def _dataset(content: bytes, largest: int) -> pydicom.Dataset:
     return data
 
 
+def is_deflated(content: bytes) -> bool:
+    """Whether the file that begins with `content` holds a deflated data set."""
+    return str(DeflatedExplicitVRLittleEndian).encode() in content[:META_WITHIN]
+
+
 def refuse_a_bomb(content: bytes, largest: int) -> None:
     """A deflated data set must be inflated before its size can be read: first without keeping it."""
-    if str(DeflatedExplicitVRLittleEndian).encode() not in content[:_META_WITHIN]:
+    if not is_deflated(content):
         return
     if content[132:140] != _META_LENGTH:
         raise UnreadableImage("its deflated data cannot be located: the length of its file meta information is missing")

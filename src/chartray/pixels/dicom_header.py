@@ -14,11 +14,19 @@ from typing import BinaryIO, NamedTuple
 import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.multival import MultiValue
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import MediaStorageDirectoryStorage
 
-from chartray.pixels.dicom import BYTES_PER_PIXEL, DICM, refuse_a_bomb, refuse_no_radiograph, turns_of
+from chartray.pixels.dicom import (
+    BYTES_PER_PIXEL,
+    DICM,
+    META_WITHIN,
+    is_deflated,
+    refuse_a_bomb,
+    refuse_no_radiograph,
+    turns_of,
+)
 from chartray.pixels.grey import LARGEST_IMAGE, UnreadableImage
-from chartray.pixels.read import opened
+from chartray.pixels.read import content_of, opened
 
 # What decides whether the reader takes the image, and how it turns it.
 _READER = (
@@ -38,7 +46,6 @@ _READER = (
 )
 # The first group of a file without the 128 bytes and `DICM`, in either order of bytes.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-_BEGIN, _META_WITHIN = 132, 1024
 _LONGEST = 1024
 _NO_TEXT = ("SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "AT")
 _CODE_PARTS = ("CodeValue", "CodeMeaning")
@@ -87,15 +94,16 @@ def read_header(path: str, keywords: Sequence[str], within: str) -> Header:
 
 
 def _dataset(stream: BinaryIO, tags: list[str]) -> pydicom.Dataset:
-    begin = stream.read(_META_WITHIN)
-    preamble = begin[128:_BEGIN] == DICM
+    begin = stream.read(META_WITHIN)
+    preamble = begin[128:132] == DICM
     if not preamble and begin[:2] not in _FIRST_GROUPS:
         raise NoImage("an empty file" if not begin else "no DICOM")
     stream.seek(0)
     source: BinaryIO = stream
-    if str(DeflatedExplicitVRLittleEndian).encode() in begin:
-        source = io.BytesIO(stream.read())
-        refuse_a_bomb(source.getvalue(), BYTES_PER_PIXEL * LARGEST_IMAGE)
+    if is_deflated(begin):
+        content = content_of(stream)
+        refuse_a_bomb(content, BYTES_PER_PIXEL * LARGEST_IMAGE)
+        source = io.BytesIO(content)
     try:
         data = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=tags, force=not preamble)
     except Exception:

@@ -82,7 +82,8 @@ def decode_image(
     `largest`: maximum of rows x columns, checked before decoding; `within`: the folder that the file must be in once
     links are resolved, "" for any.
     """
-    content = _content(str(path), within)
+    with opened(str(path), within) as stream:
+        content = content_of(stream)
     try:
         with warnings.catch_warnings():
             # Warnings about odd headers and large images are not useful; unusable images raise.
@@ -99,12 +100,12 @@ def decode_image(
     return decoded
 
 
-def _content(path: str, within: str) -> bytes:
-    with opened(path, within) as stream:
-        try:
-            content = stream.read(_LARGEST_FILE + 1)
-        except OSError as error:
-            raise UnreadableImage(f"the file cannot be read: {error.strerror}") from None
+def content_of(stream: BinaryIO) -> bytes:
+    """The bytes of an open file; UnreadableImage where it has none, or more than an image may have."""
+    try:
+        content = stream.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise UnreadableImage(f"the file cannot be read: {error.strerror}") from None
     if not content:
         raise UnreadableImage("the file is empty")
     if len(content) > _LARGEST_FILE:
@@ -124,7 +125,7 @@ def opened(path: str, within: str) -> BinaryIO:
             raise UnreadableImage(_NO_FILE)
         if within and not _lies_in(path, within):
             raise UnreadableImage("its link leads out of the image folder; --allow-outside follows such links")
-        stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+        stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115  # the caller closes it
     except FileNotFoundError:
         raise UnreadableImage("no such file") from None
     except OSError as error:
