@@ -172,7 +172,7 @@ def test_a_folder_without_images_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected images in .*empty or below it, found no files"):
         embed_store(source, tmp_path / "empty", tmp_path / "out.parquet")
     (tmp_path / "empty" / "a.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match=r"expected images in .*empty, found 1 files of which none could be read"):
+    with pytest.raises(InputError, match=r"expected images in .*empty, found 1 file, none of which could be read"):
         embed_store(source, tmp_path / "empty", tmp_path / "out.parquet", device="cpu")
     with pytest.raises(InputError, match="expected --split only with a store"):
         embed_store(source, tmp_path / "empty", tmp_path / "out.parquet", split="test")

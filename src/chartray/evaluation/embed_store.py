@@ -9,7 +9,6 @@ when. The file carries its own SHA-256 (`outputs.parquet_file`).
 """
 
 import json
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -31,12 +30,14 @@ from chartray.evaluation.image_folder import image_files, is_store, read_files
 from chartray.evaluation.image_set import metadata_of
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.networks.public import AS_PUBLISHED, open_encoder
+from chartray.outputs.notices import notice
 from chartray.outputs.parquet_file import write_parts
 from chartray.outputs.replacing import replaced_file
 from chartray.pixels.store import Store
 from chartray.progress import progress
 from chartray.results.folder import versions
 from chartray.schema import hashed
+from chartray.wording import plural
 
 FORMAT = 2
 _NAMES = ("image_id", "patient_id", "study_id", "split")
@@ -146,11 +147,9 @@ def _files(folder: Path, files: list[str], device: str, hash_ids: bool) -> Itera
         done += len(some.files)
     if left_out:
         why = "; ".join(f"{count}: {reason}" for reason, count in left_out.most_common(3))
-        print(
-            f"chartray: {left_out.total()} of {len(files)} files could not be read and have no embedding ({why}); the "
-            "column reason says which",
-            file=sys.stderr,
-            flush=True,
+        notice(
+            f"chartray: {left_out.total()} of {plural(len(files), 'file')} could not be read and have no embedding "
+            f"({why}); the column reason says which"
         )
 
 

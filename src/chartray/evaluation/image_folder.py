@@ -14,6 +14,7 @@ from chartray.errors import InputError
 from chartray.pixels.grey import UnreadableImage
 from chartray.pixels.image_process import USUAL_LIMITS, read_apart
 from chartray.pixels.store import INDEX_FILE, UNFINISHED
+from chartray.wording import plural
 
 # As ingest stores an image by default: an embedding is then the same on both ways.
 STORED_SIZE = 448
@@ -70,6 +71,6 @@ def read_files(folder: Path, files: list[str], at_once: int, size: int = STORED_
     if reasons.total() == len(files):
         reason, count = reasons.most_common(1)[0]
         raise InputError(
-            f"expected images in {folder}, found {len(files)} files of which none could be read ({count}: {reason}); "
-            "give a folder of JPEG, PNG or DICOM"
+            f"expected images in {folder}, found {plural(len(files), 'file')}, none of which could be read ({count}: "
+            f"{reason}); give a folder of JPEG, PNG or DICOM"
         )
