@@ -63,9 +63,9 @@ def failed(sentence: str) -> None:
 
 def of_children() -> tuple[list[str], int | None]:
     """Options for the commands that this one starts, and the file descriptor that their standard output goes to."""
-    return [
-        "--quiet"
-    ] if is_quiet() else [], sys.__stderr__.fileno() if _now and _now.as_json and sys.__stderr__ else None
+    options = ["--quiet"] if is_quiet() else []
+    only_json = _now is not None and _now.as_json and sys.__stderr__ is not None
+    return options, sys.__stderr__.fileno() if only_json else None
 
 
 def plain(value: object) -> JsonValue:

@@ -140,7 +140,7 @@ def _already_complete(out: Path, plan: IngestPlan) -> Ingested:
     # The process may have been killed between the last file and the cleaning up.
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     settle(out / LOCK_FILE)
-    status(f"ingest: {out} is complete, {len(store)} images; nothing to do", aside=True)
+    status(f"ingest: {out} is complete, {plural(len(store), 'image')}; nothing to do", aside=True)
     return _made(store)
 
 

@@ -20,6 +20,7 @@ from chartray.pixels.store import STORE_FORMAT
 from chartray.records.cohort import refuse_shared_patients
 from chartray.records.cohort_files import read_cohort_table
 from chartray.schema import COHORT_FORMAT, from_metadata
+from chartray.wording import plural
 
 _SAMPLE_IMAGES = 64
 _SMALLEST_SHARD, _LARGEST_SHARD, _SHARDS_AT_LEAST = 16, 1024, 64
@@ -135,9 +136,9 @@ def announce(plan: IngestPlan, done: Collection[int], out: Path, pool: Executor,
     left = seconds / len(sample) * len(rows) / workers
     warning = f"; {unreadable} of them cannot be read" if unreadable else ""
     status(
-        f"ingest: {len(rows)} images at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free in "
-        f"{existing}; about {_duration(left)} with {workers} worker{'s' if workers > 1 else ''}, "
-        f"estimated from {len(sample)} images{warning}",
+        f"ingest: {plural(len(rows), 'image')} at {plan.size} px need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are "
+        f"free in {existing}; about {_duration(left)} with {plural(workers, 'worker')}, estimated from "
+        f"{plural(len(sample), 'image')}{warning}",
         aside=True,
     )
 
