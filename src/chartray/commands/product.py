@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from chartray.commands.options import Count, CountIfGiven, Seed
+from chartray.config.export import Form, check_form
 from chartray.console import tell
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
@@ -70,7 +71,7 @@ def export(
     source: Path,
     *,
     out: Path,
-    to: Literal["timm", "huggingface", "onnx"] = "timm",
+    to: Form = "timm",
     results: Folders = None,
     store: Path | None = None,
     preprocessing: bool = False,
@@ -89,13 +90,11 @@ def export(
         preprocessing: With onnx: the graph itself resizes and standardises uint8 images of any size.
     """
     from chartray.commands.opening import need_inputs
-    from chartray.extras import need_extra
     from chartray.model_card.earlier import check_export_replaceable, refuse_to_lose
     from chartray.model_card.folders import read_folders
     from chartray.networks.description import encoder_folder, sealed_description
 
-    if to == "onnx":
-        need_extra("onnx", "--to onnx")
+    check_form(to, preprocessing=preprocessing)
     need_inputs(encoders=[source], folders=results or [], stores=[store] if store else [], out=out)
     check_export_replaceable(out)
     made = sealed_description(encoder_folder(source)).provenance

@@ -19,30 +19,22 @@ onnx                 model.onnx, for any number of images at once
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from pydantic import JsonValue
 
+from chartray.config.export import Form, check_form
 from chartray.console import status
-from chartray.errors import InputError
 from chartray.export.onnx_form import write_onnx
-from chartray.export.parity import Parity, measured, shown_images
+from chartray.export.parity import measured, shown_images
 from chartray.export.sharing import shareable
 from chartray.export.timm_form import timm_config
-from chartray.extras import need_extra
 from chartray.model_card.card import Loading, model_card
-from chartray.model_card.earlier import (
-    CARD_FILE,
-    PARITY_FILE,
-    check_export_replaceable,
-)
+from chartray.model_card.earlier import CARD_FILE, PARITY_FILE, check_export_replaceable
 from chartray.networks import encoder
 from chartray.networks.encoder import PretrainedEncoder
 from chartray.networks.public_folder import CONFIG_FILE, PREPARATION_FILE
 from chartray.networks.transformers_form import transformers_folder
 from chartray.outputs.replacing import replaced_folder
-
-Form = Literal["timm", "huggingface", "onnx"]
 
 
 def export_encoder(
@@ -68,7 +60,7 @@ def export_encoder(
         InputError: no encoder at `source`, weights that are not finite or that the form lacks a place for, results of
             another encoder, an extra that is not installed, `out` holds other things.
     """
-    check_form(to, preprocessing)
+    check_form(to, preprocessing=preprocessing)
     check_export_replaceable(out)
     loaded = encoder.load(source)
     images = shown_images(loaded, store)
@@ -77,20 +69,11 @@ def export_encoder(
         _write(partial, shared, to, preprocessing)
         parity = measured(partial, loaded, images, to, preprocessing=preprocessing)
         _write_json(partial / PARITY_FILE, parity.model_dump(exclude_none=True))
-        card = model_card(shared, [Path(one) for one in results], name=out.resolve().name, loading=_loading(parity))
+        loading = Loading(to, preprocessing, parity.sentence)
+        card = model_card(shared, [Path(one) for one in results], name=out.resolve().name, loading=loading)
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
     status(parity.sentence, aside=True)
     return out
-
-
-def check_form(to: str, preprocessing: bool) -> None:
-    """Raises InputError for an unknown form, options that do not belong to it, or an extra that it lacks."""
-    if to not in ("timm", "huggingface", "onnx"):
-        raise InputError(f"expected --to timm, huggingface or onnx, found {to!r:.40}")
-    if preprocessing and to != "onnx":
-        raise InputError(f"expected --preprocessing only with --to onnx, found --to {to}; leave it out")
-    if to == "onnx":
-        need_extra("onnx", "--to onnx")
 
 
 def _write(folder: Path, shared: PretrainedEncoder, to: Form, preprocessing: bool) -> None:
@@ -109,7 +92,3 @@ def _write(folder: Path, shared: PretrainedEncoder, to: Form, preprocessing: boo
 
 def _write_json(file: Path, content: dict[str, JsonValue]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _loading(parity: Parity) -> Loading:
-    return Loading(to=parity.to, preprocessing=parity.preprocessing, parity=parity.sentence)

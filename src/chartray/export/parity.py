@@ -1,6 +1,5 @@
 """Parity: what the library of an exported form computes beside what Chartray does, on the same 32 images."""
 
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,17 +11,18 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from chartray.config.export import Form
 from chartray.errors import InputError
 from chartray.export.onnx_form import EMBEDDING, INPUT, PATCH_TOKENS
-from chartray.extras import how_to_install, missing
+from chartray.extras import PACKAGES, how_to_install, missing
 from chartray.model_card.earlier import ONNX_FILE
 from chartray.networks.encoder import PretrainedEncoder, tokens_of
+from chartray.outputs.notices import notice
 from chartray.pixels.store import Store
 
 IMAGES = 32
 # Of the largest value: rounding in float32 stays far below, a part in the wrong place far above.
 _TOLERANCE = 1e-3
-_LIBRARIES = {"timm": ("timm",), "huggingface": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
 class ShownImages(NamedTuple):
@@ -46,7 +46,7 @@ class Parity(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     format: Literal[1] = 1
-    to: Literal["timm", "huggingface", "onnx"]
+    to: Form
     preprocessing: bool = Field(False, description="onnx: whether the graph prepares images")
     images: int
     images_of: str
@@ -101,13 +101,13 @@ def measured(
     folder: Path,
     encoder: PretrainedEncoder,
     shown: ShownImages,
-    to: Literal["timm", "huggingface", "onnx"],
+    to: Form,
     *,
     preprocessing: bool,
 ) -> Parity:
     """Loads `folder` with its library and compares; raises InputError where it computes something else."""
     absent = missing("huggingface") if to == "huggingface" else []
-    names = ("chartray", "torch", *(name for name in _LIBRARIES[to] if name not in absent))
+    names = ("chartray", "torch", *(name for name in PACKAGES.get(to, (to,)) if name not in absent))
     parity = Parity(
         to=to,
         preprocessing=preprocessing,
@@ -118,16 +118,15 @@ def measured(
     )
     if absent:
         why = f"{' and '.join(absent)} is not installed"
-        print(f"chartray: parity is not measured: {why}; {how_to_install('huggingface')}", file=sys.stderr, flush=True)
+        notice(f"chartray: parity is not measured: {why}; {how_to_install('huggingface')}")
         return parity.model_copy(update={"not_measured": why})
     with torch.inference_mode():
         prepared = encoder.standardised(encoder.resized(shown.images))
         tokens = tokens_of(encoder.model, prepared)
         wanted = (encoder.model.forward_head(tokens), tokens[:, encoder.model.num_prefix_tokens :])
         compute = {"timm": _by_timm, "huggingface": _by_transformers, "onnx": _by_onnx}[to]
-        found = compute(folder, encoder, shown.images if preprocessing else prepared)
-        own = None if to == "onnx" else {"timm": _timms, "huggingface": _transformers}[to](folder, shown.images)
-    embedding, patches = (_difference(theirs, ours) for theirs, ours in zip(found, wanted, strict=True))
+        found = compute(folder, encoder, shown.images if preprocessing else prepared, shown.images)
+    embedding, patches = (_difference(theirs, ours) for theirs, ours in zip(found[:2], wanted, strict=True))
     for name, each in (("embedding", embedding), ("patch tokens", patches)):
         if not each.largest_difference <= _TOLERANCE * each.largest_value:
             raise InputError(
@@ -135,6 +134,7 @@ def measured(
                 f"{each.largest_difference:.2g} beside values up to {each.largest_value:.2g}; nothing was written: "
                 "please report it with the versions of these libraries"
             )
+    own = found.prepared
     grey = None if own is None else float((own - prepared).abs().max()) * encoder.grey_std * 255
     return parity.model_copy(update={"embedding": embedding, "patch_tokens": patches, "grey_levels": grey})
 
@@ -147,39 +147,39 @@ def _difference(theirs: Tensor, ours: Tensor) -> Difference:
     )
 
 
-def _by_timm(folder: Path, encoder: PretrainedEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
+class _Computed(NamedTuple):
+    """What a library computes of images: embedding (B, D), patch tokens (B, N, D), and the images as it prepares them
+    itself, (B, 1, size, size).
+    """
+
+    embedding: Tensor
+    patch_tokens: Tensor
+    prepared: Tensor | None = None
+
+
+def _by_timm(folder: Path, encoder: PretrainedEncoder, images: Tensor, shown: Tensor) -> _Computed:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     tokens = model.forward_features(images)
-    return model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
-
-
-def _timms(folder: Path, images: Tensor) -> Tensor:
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    return torch.stack([prepare(Image.fromarray(image.numpy())) for image in images])
+    prepared = torch.stack([prepare(Image.fromarray(image.numpy())) for image in shown])
+    return _Computed(model.forward_head(tokens), tokens[:, model.num_prefix_tokens :], prepared)
 
 
-def _by_transformers(folder: Path, encoder: PretrainedEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    from transformers import AutoModel
+def _by_transformers(folder: Path, encoder: PretrainedEncoder, images: Tensor, shown: Tensor) -> _Computed:
+    from transformers import AutoImageProcessor, AutoModel
 
     model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     tokens: Tensor = model(pixel_values=images).last_hidden_state
     patches = tokens[:, encoder.model.num_prefix_tokens :]
-    return tokens[:, 0] if encoder.model.global_pool == "token" else patches.mean(dim=1), patches
-
-
-def _transformers(folder: Path, images: Tensor) -> Tensor:
-    from transformers import AutoImageProcessor
-
+    embedding = tokens[:, 0] if encoder.model.global_pool == "token" else patches.mean(dim=1)
     prepare = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    prepared: Tensor = prepare([Image.fromarray(image.numpy()) for image in images], return_tensors="pt").pixel_values
-    return prepared
+    prepared = prepare([Image.fromarray(image.numpy()) for image in shown], return_tensors="pt").pixel_values
+    return _Computed(embedding, patches, prepared)
 
 
-def _by_onnx(folder: Path, encoder: PretrainedEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
+def _by_onnx(folder: Path, encoder: PretrainedEncoder, images: Tensor, shown: Tensor) -> _Computed:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / ONNX_FILE, providers=["CPUExecutionProvider"])
     found = session.run([EMBEDDING, PATCH_TOKENS], {INPUT: images.numpy()})
-    embedding, patches = (torch.from_numpy(np.asarray(each)) for each in found)
-    return embedding, patches
+    return _Computed(*(torch.from_numpy(np.asarray(each)) for each in found))

@@ -5,11 +5,12 @@ A fact that no file holds is said to be unknown. What was not measured is said n
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from chartray.config.export import Form
 from chartray.config.roles import ROLE_WORDS, roles_in
 from chartray.model_card.folders import CardAudit, CardEvaluation, CardResults, audits_beside, read_folders
 from chartray.model_card.leakage import leaked, unchecked
@@ -41,7 +42,7 @@ _IN_HEAD = ("auroc", "average_precision")
 class Loading(NamedTuple):
     """How the folder is loaded: by which library, with `preprocessing` in the graph or not; parity in a sentence."""
 
-    to: Literal["timm", "huggingface", "onnx"]
+    to: Form
     preprocessing: bool
     parity: str
 
