@@ -323,11 +323,11 @@ def test_nothing_of_the_machine_or_of_patients_is_in_an_export(exported: dict[st
         assert place not in said
     assert "chartray pretrain mimic.store --out first" in said
     deep = {"store": None, "init": {"source": "/a/b", "init": {"source": "/c/d"}}, "chart_sources": {"sex": ["a/b"]}}
-    shared = shareable(Provenance.model_validate(deep | {"out": "/e/f", "command": "x /g/h"}))
+    shared = shareable(Provenance.model_validate(deep | {"out": "/e/f", "command": "x '/Doe John/g h' /i"}))
     assert shared.model_dump(exclude_unset=True) == deep | {
         "init": {"source": "b", "init": {"source": "d"}},
         "out": "f",
-        "command": "x h",
+        "command": "x 'g h' i",
     }
 
 

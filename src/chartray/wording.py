@@ -1,7 +1,9 @@
 """Parts of sentences: a suggested spelling, a shortened list, words in a row, a plural, what an error says."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def nearest(word: str, words: Sequence[str], likeness: float = 0.5) -> str:
@@ -40,6 +42,19 @@ def first_line(error: BaseException) -> str:
     ('no such codec', 'MemoryError')
     """
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def without_folders(command: str) -> str:
+    """A command line in which only the last part of each path is left: folders may be named after patients.
+
+    >>> without_folders("chartray pretrain '/data/Doe John/a.store' --out /b/c")
+    'chartray pretrain a.store --out c'
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # not as a shell takes it, so not written by Chartray
+        words = command.split()
+    return shlex.join(Path(word).name if "/" in word else word for word in words)
 
 
 def joined(words: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ from chartray.pixels.store import Store
 from chartray.progress import progress
 from chartray.results.folder import versions
 from chartray.schema import hashed
-from chartray.wording import plural
+from chartray.wording import plural, without_folders
 
 FORMAT = 2
 _NAMES = ("image_id", "patient_id", "study_id", "split")
@@ -215,15 +215,18 @@ def _with_hashed_ids(named: pa.Table) -> pa.Table:
 def _without_folders(said: JsonValue) -> JsonValue:
     """A description in which only the last part of each path is left: folders may be named after patients.
 
-    >>> _without_folders({"source": "/data/runs/a", "command": "chartray embed /data/b c"})
+    >>> _without_folders({"source": "/data/Doe John/a", "command": "chartray embed /data/b c"})
     {'source': 'a', 'command': 'chartray embed b c'}
     """
     if isinstance(said, dict):
-        return {name: _without_folders(value) for name, value in said.items()}
+        return {
+            name: without_folders(value) if name == "command" and isinstance(value, str) else _without_folders(value)
+            for name, value in said.items()
+        }
     if isinstance(said, list):
         return [_without_folders(value) for value in said]
     if isinstance(said, str):
-        return " ".join(Path(word).name if "/" in word else word for word in said.split(" "))
+        return Path(said).name if "/" in said else said
     return said
 
 

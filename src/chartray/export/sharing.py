@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from chartray.networks.description import Init, Provenance
+from chartray.wording import without_folders
 
 # Folders of the machine in a provenance: of each only the last part is shared.
 _PLACES = ("store", "out", "source")
@@ -13,7 +14,7 @@ def shareable(made: Provenance) -> Provenance:
     said = made.model_dump(include=set(_PLACES), exclude_unset=True)
     changes: dict[str, object] = {name: Path(place).name for name, place in said.items() if isinstance(place, str)}
     if made.command is not None:
-        changes["command"] = " ".join(Path(word).name if "/" in word else word for word in made.command.split())
+        changes["command"] = without_folders(made.command)
     if made.init is not None:
         changes["init"] = _shareable_init(made.init)
     return made.model_copy(update=changes)
