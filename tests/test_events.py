@@ -221,6 +221,7 @@ def test_an_omop_base_gives_the_same_cells(
         ("meds", "empty", r"expected a MEDS data set with data/\*\*/\*.parquet in .*, found"),
         ("meds", "untyped", r"expected times without a time zone as 'time' of .*, found string"),
         ("meds", "stranger", r"expected images of .* in .* by subject_id, found none of .* with an event"),
+        ("meds", "during", r"'during' of 'creatinine' needs visits with an end, which MEDS does not have; give the"),
         ("omop", "nobody", r"expected persons in the table person of .*, found none; check the base"),
         ("omop", "headless", r"expected a column 'person_id' in .*, found 2 columns whose names look like cells"),
         ("omop", "empty", r"expected person.csv\[.gz\] or person.parquet of OMOP in .*, found"),
@@ -243,6 +244,8 @@ def test_a_chart_of_events_that_cannot_be_read_is_refused(
         header = "10000032,Doe^Jane" if change == "headless" else "person_id,gender_concept_id"
         (place / "person.csv").write_text(f"{header}\n{person}")
     entry = {"kind": "numeric", "codes": ["LAB//50912"], "range": [0, 50]}
+    if change == "during":
+        entry = {"kind": "boolean", "codes": ["VISIT//*"], "during": True}
     key = "subject_id" if model == "meds" else "person_id"
     mapping = mapping_of(tmp_path, model, {"creatinine": entry}, {"on": {"subject_id": key}})
     with pytest.raises(InputError, match=sentence):

@@ -281,7 +281,7 @@ def test_check_names_what_the_images_show(tmp_path: Path) -> None:
             "note: body part: CHEST 3, not stated 1 [",
             "note: view: AP 1, LATERAL 1, PA 1, not stated 1 [",
             "note: 1 lateral view among frontal views [",
-            "note: burned-in text: 1 image of 4 without a word on it in the header [",
+            "note: burned-in text: the header of 1 of 4 images does not say whether there is any [",
             "note: 1 image turned or mirrored, as their headers say; `ingest` makes them upright [",
         ):
             assert line in lines
@@ -303,8 +303,8 @@ def test_check_names_what_the_images_show(tmp_path: Path) -> None:
     ]
     assert run_command(["cohort", "table", str(tmp_path / "own.csv"), *arguments]) == 0
     lines = "\n".join(spoken(check(tmp_path / "own.parquet")))
-    assert "warning: 1 image of another Modality than CR or DX or X-ray or RG or DR [own.parquet, row 2]" in lines
-    assert "warning: 1 image of another body part than CHEST [own.parquet, row 2]" in lines
+    assert "warning: 1 image whose Modality is not CR or DX or X-ray or RG or DR [own.parquet, row 2]" in lines
+    assert "warning: 1 image whose body part is not CHEST [own.parquet, row 2]" in lines
     assert "warning: 1 image with burned-in text, which may name a patient [own.parquet, row 2]" in lines
 
 

@@ -196,7 +196,7 @@ def test_many_of_a_split_or_a_label_are_a_warning(
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     positive = [row for row in range(FILMS) if row % 3 == 0]
     lost = len([row for row in positive if row in MISSING])
-    end = "are in quarantine; the others may not stand for them"
+    end = "are in quarantine; the others may not represent them"
     expected = [
         f"20.0% of the images of split test (2 of 10 images) {end}",
         f"36.0% of the images of split train (18 of 50 images) {end}",

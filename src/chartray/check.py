@@ -85,8 +85,7 @@ def _store(folder: Path) -> Iterator[Finding]:
         remedy = "fetch them again, then `ingest --retry`"
         yield Finding("note", f"{plural(lost, 'image')} in quarantine: {told}", where, lost, remedy)
         for group in overrepresented(table, store.quarantine):
-            what = f"{group} are in quarantine; the others may not stand for them"
-            yield Finding("warning", what, where, group.lost, remedy)
+            yield Finding("warning", str(group), where, group.lost, remedy)
     if not any(name.endswith(".arrow") for name in damaged):
         yield from images(store, where)
     yield from _enlargement(store, where)

@@ -30,8 +30,8 @@ def scans(table: pa.Table, where: str) -> Iterator[Finding]:
         yield Finding("note", f"{said}: {named.replace(ABSENT, 'not stated')}", where, len(column), "nothing")
         others = _others(name, column)
         if len(others):
-            what = f"{plural(len(others), 'image')} of another {said} than {' or '.join(_EXPECTED[name])}"
-            remedy = "leave them out of the cohort, if they are no radiographs of the chest"
+            what = f"{plural(len(others), 'image')} whose {said} is not {' or '.join(_EXPECTED[name])}"
+            remedy = "leave them out of the cohort unless they are chest radiographs"
             yield Finding("warning", what, f"{where}, {rows(others)}", len(others), remedy)
     yield from _laterals(table, where)
     yield from _burned(table, where)
@@ -39,7 +39,9 @@ def scans(table: pa.Table, where: str) -> Iterator[Finding]:
     if turned is not None and pc.any(turned).as_py():
         count = int(pc.sum(turned).as_py())
         what = f"{plural(count, 'image')} turned or mirrored, as their headers say; `ingest` makes them upright"
-        yield Finding("note", what, where, count, "look at some of them, since a wrong header mirrors the heart")
+        yield Finding(
+            "note", what, where, count, "look at some of them: with a wrong header, left and right are exchanged"
+        )
 
 
 def _known(table: pa.Table, name: str) -> pa.Array | None:
@@ -84,5 +86,5 @@ def _burned(table: pa.Table, where: str) -> Iterator[Finding]:
         yield Finding("warning", what, f"{where}, {rows(with_text)}", len(with_text), remedy)
     unsaid = int(column.null_count)
     if unsaid:
-        what = f"burned-in text: {plural(unsaid, 'image')} of {len(column):,} without a word on it in the header"
+        what = f"burned-in text: the header of {unsaid:,} of {plural(len(column), 'image')} does not say whether there is any"
         yield Finding("note", what, where, unsaid, "look at some before you share images: text may name a patient")

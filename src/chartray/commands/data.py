@@ -231,7 +231,7 @@ def ingest(
     for reason, count in made.quarantined.items():
         tell(f"  quarantine: {count} ({reason})")
     for lost in made.lost:
-        print(f"warning: {lost} are in quarantine; the others may not stand for them", file=sys.stderr)
+        print(f"warning: {lost}", file=sys.stderr)
 
 
 def check(path: Path) -> None:

@@ -170,7 +170,7 @@ class ChartConfig(Section):
         if self.roles and self.ehr == NO_CHART and self.use != "anchor":
             raise ValueError(
                 f"expected chart.use with --ehr, found chart.use {self.use} with chart.roles alone; give the role "
-                f"there, such as NAME={self.use}"
+                f"in chart.roles, such as NAME={self.use}"
             )
         return self
 
@@ -295,7 +295,7 @@ class Config(Options):
         if self.train.in_two_stages and self.encoder.init is None:
             raise ValueError(
                 "expected encoder.init with train.freeze_steps or train.ramp_steps, found none: a random encoder has "
-                "nothing to keep; give initial weights, or leave them out"
+                "nothing to keep; give initial weights, or leave both out"
             )
         return self
 

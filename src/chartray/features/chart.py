@@ -240,8 +240,8 @@ def _refuse_suppressed_label(variable: str, metadata: CohortMetadata) -> None:
         shared = sorted(set(source.columns) & set(metadata.variables[variable].columns))
         if shared:
             raise InputError(
-                f"expected no label behind the role suppress, found the variable {variable!r}, made from the column "
-                f"{shared[0]!r} as the label {label!r} is; leave it out of chart.roles"
+                f"expected suppressed variables and labels from different columns, found the variable {variable!r} and "
+                f"the label {label!r} both made from {shared[0]!r}; leave the variable out of chart.roles"
             )
 
 

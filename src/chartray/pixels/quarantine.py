@@ -19,7 +19,8 @@ class Lost(NamedTuple):
     images: int
 
     def __str__(self) -> str:
-        return f"{self.lost / self.images:.1%} of {self.group} ({self.lost:,} of {plural(self.images, 'image')})"
+        share = f"{self.lost / self.images:.1%} of {self.group} ({self.lost:,} of {plural(self.images, 'image')})"
+        return f"{share} are in quarantine; the others may not represent them"
 
 
 def table_of(cohort: pa.Table, rows: list[int], paths: list[str], reasons: list[str]) -> pa.Table:

@@ -136,7 +136,7 @@ class Mapping(BaseModel):
         return checked_same(same)
 
     @model_validator(mode="after")
-    def _one_way_to_split(self) -> "Mapping":
+    def _fitting(self) -> "Mapping":
         shares = self.split_shares
         if set(shares) != set(SPLITS) or min(shares.values()) < 0 or not 0 < sum(shares.values()) < math.inf:
             raise ValueError(f"'split_shares' needs a share of at least 0 for each of {', '.join(SPLITS)}")
@@ -155,6 +155,12 @@ class Mapping(BaseModel):
         coded = next((name for name, entry in self.ehr.items() if entry.codes), None)
         if coded is not None and (self.charts is None or self.charts.model is None):
             raise ValueError(f"'codes' of {coded!r} needs charts: {{model: meds}} or {{model: omop}}")
+        during = next((name for name, entry in self.ehr.items() if entry.during), None)
+        if during is not None and self.charts is not None and self.charts.model == "meds":
+            raise ValueError(
+                f"'during' of {during!r} needs visits with an end, which MEDS does not have; give the codes that begin a "
+                "visit and a window_days"
+            )
         if self.charts is not None and self.charts.model is not None and self.taken_at is None:
             raise ValueError("a chart of events needs 'taken_at', the time of the image")
         if self.taken_at_format and self.taken_at is None:
