@@ -10,9 +10,10 @@ from benchmarks.evidence.baselines_and_draws import rate
 from benchmarks.evidence.seeds import SimulatedSet, rates, simulate, studies
 from chartray.errors import InputError
 from chartray.statistics import metrics
-from chartray.statistics.arms import ArmDifference, MeasuredArm, difference_of_arms, difference_of_measured
+from chartray.statistics.arms import ArmDifference, difference_of_arms, difference_of_measured
 from chartray.statistics.equivalence import equivalence
 from chartray.statistics.holm import holm
+from chartray.statistics.variance import MeasuredArm
 
 
 def alike(ranks: list[list[int]]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:

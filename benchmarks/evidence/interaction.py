@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chartray.statistics.arms import MeasuredArm
 from chartray.statistics.interaction import DifferenceInSet, interaction
+from chartray.statistics.variance import MeasuredArm
 
 Floats = NDArray[np.float64]
 MULTIPLES, CORRELATIONS = (0.0, 0.3, 1.0, 4.0, 16.0), (0.0, 0.5, 0.9)

@@ -5,7 +5,8 @@
 24 arms of one recipe, equal in truth: 23 feature sets and plain MSN, 3 seeds each, on 3 data sets. A macro AUROC is
 normal: an error from the patients of each data set, independent between arms given what they share, and one from the
 seed, of which half of the variance is shared by the data sets. The variance from the patients is known (the bootstrap
-estimates it well, see `seeds`), that from the seeds is estimated as in `statistics.arms`, pooled over the arms or not.
+estimates it well, see `seeds`), that from the seeds is estimated as in
+`statistics.variance`, pooled over the arms or not.
 Every row goes through `evaluation.answer`, as in `chartray compare`.
 """
 
@@ -23,7 +24,7 @@ from chartray.results.arm import Arm
 from chartray.results.question import DeclaredQuestion, Question
 from chartray.results.schema import MACRO, Comparison
 from chartray.results.verdict import Verdict, verdict
-from chartray.statistics.arms import SeedVariance, satterthwaite
+from chartray.statistics.variance import SeedVariance, satterthwaite
 
 Floats = NDArray[np.float64]
 SETS, SEEDS, DATA_SETS, PATIENTS = 23, 3, ("mimic", "chexpert", "nih"), 500

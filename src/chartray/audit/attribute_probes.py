@@ -20,11 +20,11 @@ from chartray.evaluation.rows import ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.results.audit_rows import AttributeProbe
 from chartray.statistics import metrics
-from chartray.statistics.arms import student_test
 from chartray.statistics.intervals import Bounds, LabelPatients, interval, of_labels
 from chartray.statistics.patient_bootstrap import PatientBootstrap, patient_codes, patient_counts
 from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
+from chartray.statistics.variance import student_test
 
 Floats = NDArray[np.float64]
 

@@ -27,7 +27,7 @@ from chartray.audit.attribute_probes import (
 from chartray.audit.attributes import Attribute, chosen_attributes, subgroup_codes, why_not_available
 from chartray.audit.differences import compared_sides, difference_rows, notes_on_seeds
 from chartray.audit.families import corrected
-from chartray.audit.leace import Remover, disease_scores, remove_attribute
+from chartray.audit.leace import DiseaseScores, Remover, disease_probe, disease_scores, remove_attribute
 from chartray.audit.leakage import find_leaks, pretrained
 from chartray.audit.splits import attributes_left_out, evaluation_splits, labels_left_out, labels_outside_chart
 from chartray.audit.subgroup_metrics import SPECIFICITY, own_thresholds
@@ -36,7 +36,6 @@ from chartray.audit.suppression import suppression_costs
 from chartray.config.audit import AuditOptions
 from chartray.evaluation.assemble import encoder_entry, store_entry
 from chartray.evaluation.baselines import Frozen, named_chart
-from chartray.evaluation.embed import device_of
 from chartray.evaluation.image_set import ImageSet, Match, blank_entry, chosen_labels, image_set_of
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.evaluation.sentences import blanks_counted, chart_baselines_said
@@ -48,7 +47,6 @@ from chartray.results.audit_rows import AuditRow, Leak
 from chartray.results.ledger import note_scoring
 from chartray.results.manifest import AttributeEntry, AuditManifest, Settings
 from chartray.statistics.operating_point import threshold_at_specificity
-from chartray.statistics.probe import fit_probe
 from chartray.truth import Policy
 from chartray.wording import plural
 
@@ -151,10 +149,8 @@ def audit(
         for path, scored in zip((source, *against), entries, strict=True):
             note_scoring(((each.folder, each.hash) for each in stores), run=scored.run, source=path)
     probed, own_results = _attributes(arms, data)
-    disease = _disease(arms[0], own, data, own_results)
-    costs = suppression_costs(
-        arms, data.train, data.validate, data.tests[0], data.attributes[0], resampling, options.device
-    )
+    disease, scored = _disease(arms[0], own, data, own_results)
+    costs = suppression_costs(arms, scored, data.train, data.validate, data.attributes[0], resampling, options.device)
     leaks, uncompared = find_leaks(runs, [(test.dataset, test.image_set.store) for test in data.tests])
     manifest = AuditManifest(
         command=results.command(),
@@ -228,18 +224,12 @@ def _attributes(arms: Sequence[AuditArm], data: _Data) -> tuple[_Found, dict[str
     return _Found(rows, tables), by_arm[0][data.tests[0].dataset]
 
 
-def _disease(arm: AuditArm, frozen: Frozen, data: _Data, own: dict[str, AttributeResult]) -> _Found:
-    """Rows of the parts group (every split) and removed (STORE), and predictions of disease."""
+def _disease(
+    arm: AuditArm, frozen: Frozen, data: _Data, own: dict[str, AttributeResult]
+) -> tuple[_Found, DiseaseScores]:
+    """Rows of the parts group (every split) and removed (STORE), and predictions of disease; the scores of STORE."""
     checked = frozen.needed(data.validate)
-    probe = fit_probe(
-        frozen.needed(data.train),
-        data.train.truth,
-        checked,
-        data.validate.truth,
-        patients=data.train.patients,
-        validation_patients=data.validate.patients,
-        device=device_of(data.device),
-    )
+    probe = disease_probe(frozen.needed(data.train), checked, data.train, data.validate, data.device)
     validated = probe.scores(checked)
     thresholds = threshold_at_specificity(data.validate.truth, validated, SPECIFICITY)
     own_cuts = {
@@ -269,7 +259,7 @@ def _disease(arm: AuditArm, frozen: Frozen, data: _Data, own: dict[str, Attribut
         found = remove_attribute(arm, remover, own[attribute.name])
         rows += found.rows
         tables.append(_table("removed", arm, home, attribute.name, home.labels, home.image_set.truth, found.scores))
-    return _Found(rows, tables)
+    return _Found(rows, tables), whole
 
 
 def _table(

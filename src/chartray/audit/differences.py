@@ -16,7 +16,8 @@ from chartray.audit.attributes import COIN
 from chartray.results.arm import disambiguated
 from chartray.results.audit_rows import AttributeDifference
 from chartray.results.verdict import why_no_claim
-from chartray.statistics.arms import MeasuredArm, difference_of_measured
+from chartray.statistics.arms import difference_of_measured
+from chartray.statistics.variance import MeasuredArm
 
 SEEDS_VARY = "the probes are held fixed; the scored patients and the seeds of pretraining vary"
 

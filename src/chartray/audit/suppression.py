@@ -7,29 +7,29 @@ import numpy as np
 from chartray.audit.arms import AuditArm
 from chartray.audit.attribute_probes import Resampling
 from chartray.audit.attributes import Attribute
-from chartray.audit.leace import DiseaseScores, disease_scores
+from chartray.audit.leace import DiseaseScores, disease_probe, disease_scores
 from chartray.config.roles import SUPPRESSING, roles_in
 from chartray.evaluation.baselines import Frozen
-from chartray.evaluation.embed import device_of
 from chartray.evaluation.image_set import ImageSet
-from chartray.evaluation.scoring import EvaluationSet
 from chartray.statistics import metrics
-from chartray.statistics.probe import fit_probe
+from chartray.statistics.arms import difference_of_measured
+from chartray.statistics.variance import MeasuredArm
 from chartray.wording import joined
 
 
 def suppression_costs(
     arms: Sequence[AuditArm],
+    mine: DiseaseScores,
     train: ImageSet,
     validate: ImageSet,
-    test: EvaluationSet,
     any_attribute: Attribute,
     resampling: Resampling,
     device: str,
 ) -> list[str]:
     """A sentence for each other run that did not suppress what the first did; none where the first suppressed nothing.
 
-    Both encoders are scored on the same resampled patients by linear probes of the labels.
+    `mine` are the disease scores of the first. Both encoders are scored on the same resampled patients, by linear
+    probes of the labels, and compared as any two arms are (`statistics.arms`).
     """
     own, names = arms[0], suppressed(arms[0])
     if not names:
@@ -42,20 +42,11 @@ def suppression_costs(
     def disease(arm: AuditArm) -> DiseaseScores:
         features = arm.features(any_attribute)
         assert isinstance(features, Frozen)  # of a run, whatever the attribute
-        probe = fit_probe(
-            features.needed(train),
-            train.truth,
-            features.needed(validate),
-            validate.truth,
-            patients=train.patients,
-            validation_patients=validate.patients,
-            device=device_of(device),
-        )
-        return disease_scores(test, probe.scores(features.needed(test.image_set)), resampling)
+        probe = disease_probe(features.needed(train), features.needed(validate), train, validate, device)
+        return disease_scores(mine.test, probe.scores(features.needed(mine.test.image_set)), resampling)
 
-    if not test.counted.any():
+    if not mine.test.counted.any():
         return [f"{said}; no label has enough patients to say what it cost"]
-    mine = disease(own)
     return [f"{said}: {_cost(own, mine, arm, disease(arm), resampling.level)}" for arm in others]
 
 
@@ -66,13 +57,17 @@ def suppressed(arm: AuditArm) -> list[str]:
 
 
 def _cost(own: AuditArm, mine: DiseaseScores, other: AuditArm, theirs: DiseaseScores, level: float) -> str:
-    a, b = (
-        float(metrics.auroc(each.test.image_set.truth, each.scores)[each.test.counted].mean())
-        for each in (mine, theirs)
-    )
-    drawn = mine.resampled.macro_auroc - theirs.resampled.macro_auroc
-    found = metrics.difference(np.array(a - b), drawn, level)
+    a, b = (_measured(each) for each in (mine, theirs))
+    patients = len(np.unique(mine.test.image_set.patients))
+    found = difference_of_measured(a, b, patients=patients, level=level)
     return (
-        f"disease AUROC (mean of the labels) is {a:.3f} instead of {b:.3f} of {other.run}, difference {a - b:+.3f} "
-        f"[{float(found.low):+.3f}, {float(found.high):+.3f}] (one run each; patients vary)"
+        f"disease AUROC (mean of the labels) is {a.values.item():.3f}, that of {other.run} {b.values.item():.3f}: "
+        f"difference {found.value.item():+.3f} [{found.low.item():+.3f}, {found.high.item():+.3f}] (one run each; only "
+        "the patients vary)"
     )
+
+
+def _measured(found: DiseaseScores) -> MeasuredArm:
+    """The mean AUROC of the labels, of one seed and one draw."""
+    value = metrics.auroc(found.test.image_set.truth, found.scores)[found.test.counted].mean()
+    return MeasuredArm(value.reshape(1, 1, 1), found.resampled.macro_auroc.reshape(1, 1, -1, 1))

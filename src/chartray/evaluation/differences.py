@@ -11,9 +11,10 @@ from chartray.evaluation.rows import NO_MACRO, ONE_CLASS, TOO_FEW
 from chartray.evaluation.scoring import METRICS, Scored
 from chartray.results.schema import MACRO, Comparison
 from chartray.results.verdict import verdict, why_no_claim
-from chartray.statistics.arms import ArmDifference, MeasuredArm, difference_of_measured
+from chartray.statistics.arms import ArmDifference, difference_of_measured
 from chartray.statistics.delong import delong_difference
 from chartray.statistics.interaction import DifferenceInSet
+from chartray.statistics.variance import MeasuredArm
 
 Floats = NDArray[np.float64]
 # What one arm reached on one test set: K seeds of D draws of training patients each.

@@ -11,9 +11,9 @@ from chartray.evaluation.pairs import ComparedPair, ComparedSet, pairs_of
 from chartray.evaluation.scoring import METRICS
 from chartray.results.schema import MACRO, Interaction
 from chartray.results.verdict import why_no_claim
-from chartray.statistics.arms import MeasuredArm
 from chartray.statistics.holm import holm
 from chartray.statistics.interaction import DifferenceInSet, interaction
+from chartray.statistics.variance import MeasuredArm
 
 Floats = NDArray[np.float64]
 

@@ -166,10 +166,7 @@ def _late(made: Provenance) -> str:
         names, init = [*names, *init.after_film], init.init
     if not names:
         return ""
-    return (
-        f"Known only after the image: pretraining used {cell(joined(dict.fromkeys(names)))}. A gain from that says "
-        "nothing about charts that are known when the image is taken."
-    )
+    return f"Known only after the image: pretraining used {cell(joined(dict.fromkeys(names)))}. {said.LATE_CHART}"
 
 
 def _methods(found: CardResults) -> list[str]:

@@ -26,6 +26,7 @@ from chartray.report import (
 from chartray.report.data_set_section import data_set_section, main_rows, maps_of
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.results.arm import Arm, dataset_name
+from chartray.results.methods import LATE_CHART
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM
 from chartray.small_counts import counts, told
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS, MINIMUM_PATIENTS
@@ -98,6 +99,7 @@ def page_content(
         ),
         "asked": methods.asked(results),
         "after_image": _after_image(runs, results),
+        "gain_from_late_chart": LATE_CHART,
         "simulated": simulated,
         "all_simulated": set(names) - set(parts) <= set(simulated),
         "started_from": methods_pretraining.started_from(runs, results),

@@ -33,6 +33,8 @@ _CHOSEN = {
     "cross-validation of all labels together": "by cross-validation by patient of all labels together",
     "nothing": "on no image (the middle of the list)",
 }
+# After the names of chart variables that are known only after the image.
+LATE_CHART = "A gain from that says nothing about charts that are known when the image is taken."
 # Metrics that change with the share of positive images.
 _OF_PREVALENCE = ("average_precision", "brier")
 

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
-from chartray.statistics.arms import SeedVariance, interaction_variance, satterthwaite
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
+from chartray.statistics.variance import SeedVariance, interaction_variance, satterthwaite
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chartray.errors import InputError
-from chartray.statistics.arms import SeedVariance, satterthwaite
+from chartray.statistics.variance import SeedVariance, satterthwaite
 
 Floats = NDArray[np.float64]
 POWER = 0.8
