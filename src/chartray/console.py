@@ -64,8 +64,9 @@ def failed(sentence: str) -> None:
 def of_children() -> tuple[list[str], int | None]:
     """Options for the commands that this one starts, and the file descriptor that their standard output goes to."""
     options = ["--quiet"] if is_quiet() else []
-    only_json = _now is not None and _now.as_json and sys.__stderr__ is not None
-    return options, sys.__stderr__.fileno() if only_json else None
+    if _now is None or not _now.as_json or sys.__stderr__ is None:
+        return options, None
+    return options, sys.__stderr__.fileno()
 
 
 def plain(value: object) -> JsonValue:

@@ -149,8 +149,10 @@ def audit(
         for path, scored in zip((source, *against), entries, strict=True):
             note_scoring(((each.folder, each.hash) for each in stores), run=scored.run, source=path)
     probed, own_results = _attributes(arms, data)
-    disease, scored = _disease(arms[0], own, data, own_results)
-    costs = suppression_costs(arms, scored, data.train, data.validate, data.attributes[0], resampling, options.device)
+    disease, disease_scored = _disease(arms[0], own, data, own_results)
+    costs = suppression_costs(
+        arms, disease_scored, data.train, data.validate, data.attributes[0], resampling, options.device
+    )
     leaks, uncompared = find_leaks(runs, [(test.dataset, test.image_set.store) for test in data.tests])
     manifest = AuditManifest(
         command=results.command(),

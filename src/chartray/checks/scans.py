@@ -86,5 +86,6 @@ def _burned(table: pa.Table, where: str) -> Iterator[Finding]:
         yield Finding("warning", what, f"{where}, {rows(with_text)}", len(with_text), remedy)
     unsaid = int(column.null_count)
     if unsaid:
-        what = f"burned-in text: the header of {unsaid:,} of {plural(len(column), 'image')} does not say whether there is any"
+        of = f"{unsaid:,} of {plural(len(column), 'image')}"
+        what = f"burned-in text: the header of {of} does not say whether there is any"
         yield Finding("note", what, where, unsaid, "look at some before you share images: text may name a patient")

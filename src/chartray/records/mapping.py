@@ -158,8 +158,8 @@ class Mapping(BaseModel):
         during = next((name for name, entry in self.ehr.items() if entry.during), None)
         if during is not None and self.charts is not None and self.charts.model == "meds":
             raise ValueError(
-                f"'during' of {during!r} needs visits with an end, which MEDS does not have; give the codes that begin a "
-                "visit and a window_days"
+                f"'during' of {during!r} needs visits with an end, which MEDS does not have; give the codes that begin "
+                "a visit and a window_days"
             )
         if self.charts is not None and self.charts.model is not None and self.taken_at is None:
             raise ValueError("a chart of events needs 'taken_at', the time of the image")

@@ -3,8 +3,8 @@
 D_1 ... D_G are the differences on G data sets, V their covariance. Patients of different data sets are independent;
 the seeds are not, since the same encoders are scored on all:
 
-    V = diag(P_1 ... P_G) + sum S_j               S_j (G, G) is the covariance of the seeds, as `statistics.variance` has it
-    Q = sum w_g (D_g - mean)^2,   w_g = 1 / B_g   mean weighted by w (Cochran's Q), B as `statistics.variance` has it
+    V = diag(P_1 ... P_G) + sum S_j               S_j (G, G) is the covariance of the seeds, as in `statistics.variance`
+    Q = sum w_g (D_g - mean)^2,   w_g = 1 / B_g   mean weighted by w (Cochran's Q), B as in `statistics.variance`
     F = Q / tr(M V),   M = diag(w) - w w' / sum w
 
 Under equal differences F has about tr(M V)^2 / tr(M V M V) degrees of freedom (Box 1954) over Satterthwaite's of
