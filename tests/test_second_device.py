@@ -26,7 +26,7 @@ from tests.elsewhere import ELSEWHERE, Elsewhere, There
 from tests.evaluation_folders import evaluate, hospital, vit
 from tests.test_pretrain import small
 
-_CHOOSING_A_DEVICE: tuple[ModuleType, ...] = (embed, baselines, saliency, audits, attribute_probes, leace, finetuning)
+_CHOOSING_A_DEVICE: tuple[ModuleType, ...] = (embed, baselines, saliency, attribute_probes, leace, finetuning)
 
 
 def test_the_second_device_refuses_what_a_gpu_refuses() -> None:
