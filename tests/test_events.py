@@ -110,7 +110,9 @@ def entry_of(name: str, model: str) -> dict[str, Any]:
     prefix = PREFIX[entry.group]
     if entry.group == "body":
         return made | {"codes": {f"OMR//{entry.items[0]}": next(iter(units.values()))}}
-    return made | {"codes": {f"{prefix}//{item}//{unit}": way for item in entry.items for unit, way in units.items()}}
+    # The data set has the unit in the code as MIMIC writes it, °F too.
+    spelled = {f"{sign}{unit}": way for unit, way in units.items() for sign in ("", "°")}
+    return made | {"codes": {f"{prefix}//{item}//{unit}": way for item in entry.items for unit, way in spelled.items()}}
 
 
 def mapping_of(folder: Path, model: str, ehr: dict[str, Any], charts: dict[str, Any]) -> Path:
@@ -250,6 +252,101 @@ def test_a_chart_of_events_that_cannot_be_read_is_refused(
     mapping = mapping_of(tmp_path, model, {"creatinine": entry}, {"on": {"subject_id": key}})
     with pytest.raises(InputError, match=sentence):
         table_cohort(table_of(tmp_path, images[:9]), mapping, tmp_path, [str(place)])
+
+
+def occurrences(omop: Path, images: Any, folder: Path) -> Path:
+    """The base with image_occurrence, which alone says whose a study is and on which day; a study has two series."""
+    for file in omop.iterdir():
+        (folder / file.name).symlink_to(file)
+    rows = [
+        {"image_occurrence_id": 2 * place + series, "person_id": each["subject_id"], "image_study_uid": f"1.2.{place}"}
+        | {"image_occurrence_date": f"{image_time(each):%Y-%m-%d}", "image_series_uid": f"1.2.{place}.{series}"}
+        | {"modality_concept_id": 2128000005 if place % 5 else 4013636, "anatomic_site_concept_id": 4000 + series}
+        for place, each in enumerate(images)
+        for series in (0, 1)
+    ]
+    write_rows(folder / "image_occurrence.csv", list(rows[0]), rows)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["csv", "database"])
+def test_images_with_a_study_uid_alone_are_linked_by_image_occurrence(
+    omop: Path, form: str, images: Any, tmp_path: Path
+) -> None:
+    """The same cells as from a table that has the patient and the day itself."""
+    images = images[:200]
+    (tmp_path / "base").mkdir()
+    base = occurrences(omop, images, tmp_path / "base")
+    place = str(base)
+    if form == "database":
+        with duckdb.connect(str(tmp_path / "omop.db")) as server:
+            for file in base.iterdir():
+                server.execute(f"create table {file.name.partition('.')[0]} as from read_csv('{file}', sample_size=-1)")
+        place = f"duckdb://{tmp_path / 'omop.db'}"
+    ehr = {name: entry_of(name, "omop") for name in ("creatinine", "weight")} | OMOP_MORE
+    days = [[each["dicom_id"], f"1.2.{at}", f"{image_time(each):%Y-%m-%d}"] for at, each in enumerate(images)]
+    days.append(["stranger", "1.9", "2150-01-01"])
+    rows = [dict(zip(("file", "study", "day"), row, strict=True)) for row in days]
+    subjects = [each["subject_id"] for each in images] + ["0"]
+    rows = [row | {"subject": subject} for row, subject in zip(rows, subjects, strict=True)]
+    write_rows(tmp_path / "uid.csv", ["file", "study"], rows)
+    write_rows(tmp_path / "known.csv", ["file", "subject", "day"], rows[:-1])
+    common = {"image_id": "file", "path": "{file}.jpg"}
+    told = {"patient_id": "charts.person_id", "taken_at": "charts.image_occurrence_date", "study_id": "study"}
+    told |= {"keep": {"charts.modality_concept_id": ["2128000005"]}}
+    by_uid = {"study": "image_study_uid"}
+    mappings = {
+        "uid": common | told | {"charts": {"model": "omop", "on": by_uid}},
+        "known": common | {"patient_id": "subject", "taken_at": "day"}
+        | {"charts": {"model": "omop", "on": {"subject": "person_id"}}},
+    }  # fmt: skip
+    found = {}
+    for name, tree in mappings.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(tree | {"ehr": ehr}))
+        found[name] = table_cohort(tmp_path / f"{name}.csv", tmp_path / f"{name}.yaml", tmp_path, [place])
+    kept = {each["dicom_id"] for at, each in enumerate(images) if at % 5}
+    assert set(found["uid"].table["image_id"].to_pylist()) == kept
+    for column in ("ehr.creatinine", "ehr.weight", "ehr.age", "ehr.inpatient", "ehr.died", "taken_at", "patient_id"):
+        there = {
+            name: dict(zip(one.table["image_id"].to_pylist(), one.table[column].to_pylist(), strict=True))
+            for name, one in found.items()
+        }
+        assert there["uid"] == {image: there["known"][image] for image in kept}, column
+    (kept_step,) = (step for step in flow_of(found["uid"]).steps if step.step.startswith("charts.modality_concept_id"))
+    assert (kept_step.rows_in, kept_step.rows_out) == (201, 160)
+    assert "blank 1" in kept_step.why
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("none", r"expected images of .* by study = image_study_uid in image_occurrence of .*, found none of 9 images"),
+        ("two", r"expected one person for each image_study_uid of .*, found two, among data rows 1 to 2; correct"),
+        ("column", r"expected a column 'image_occurrence_date' in .*image_occurrence.csv, found"),
+        ("absent", r"expected image_occurrence.csv\[.gz\] or image_occurrence.parquet of OMOP in .*, found"),
+        ("key", r"needs the column of the patient under 'on', .* or image_study_uid or image_series_uid"),
+    ],
+)
+def test_an_image_occurrence_that_does_not_fit_is_refused(
+    change: str, sentence: str, images: Any, tmp_path: Path
+) -> None:
+    rows = [
+        {"person_id": 7, "image_study_uid": "1.2.0", "image_occurrence_date": "2150-01-01"},
+        {"person_id": 8, "image_study_uid": "1.2.0", "image_occurrence_date": "2150-01-01"},
+    ]
+    columns = [name for name in rows[0] if change != "column" or name != "image_occurrence_date"]
+    if change != "absent":
+        write_rows(tmp_path / "image_occurrence.csv", columns, rows if change == "two" else rows[:1])
+    (tmp_path / "person.csv").write_text("person_id,gender_concept_id\n7,8507\n")
+    study = "9.9" if change == "none" else "1.2.0"
+    write_rows(tmp_path / "images.csv", ["file", "study"], [{"file": n, "study": study} for n in range(9)])
+    tree = {"image_id": "file", "path": "{file}.jpg", "patient_id": "charts.person_id"}
+    tree |= {"taken_at": "charts.image_occurrence_date"}
+    tree["charts"] = {"model": "omop", "on": {"study": "image_uid" if change == "key" else "image_study_uid"}}
+    tree["ehr"] = {"sex": OMOP_MORE["sex"]}
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(InputError, match=sentence):
+        table_cohort(tmp_path / "images.csv", tmp_path / "m.yaml", tmp_path, [str(tmp_path)])
 
 
 @pytest.mark.parametrize("way", ["fahrenheit", {"factor": 5 / 9, "offset": -160 / 9}])

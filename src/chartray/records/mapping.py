@@ -27,6 +27,8 @@ from chartray.yaml_file import read_yaml
 
 # The columns of a chart of events that name the patient.
 PATIENT_KEYS = {"meds": ("subject_id",), "omop": ("person_id", "person_source_value")}
+# Those of OMOP's image_occurrence that name the image instead.
+IMAGE_KEYS = ("image_study_uid", "image_series_uid")
 
 
 class ChartMapping(BaseModel):
@@ -73,7 +75,7 @@ class ChartMapping(BaseModel):
             other = next((key for key in ("time", "within_days", "several", "same_id") if getattr(self, key)), None)
             if other:
                 raise ValueError(f"{other!r} does not apply to a chart of events: each entry has its window_days")
-            keys = PATIENT_KEYS[self.model]
+            keys = PATIENT_KEYS[self.model] + (IMAGE_KEYS if self.model == "omop" else ())
             if len(self.on) != 1 or next(iter(self.on.values())) not in keys:
                 raise ValueError(f"needs the column of the patient under 'on', {{column: {' or '.join(keys)}}}")
         elif self.stored is not None:

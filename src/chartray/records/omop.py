@@ -4,7 +4,7 @@ Codes: `gender/8507` and `birth` of person, `death`, `visit/9201` of visit_occur
 `measurement/3016723` (its source value where the concept is 0).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -120,40 +120,52 @@ class OmopEvents:
         return found
 
     def _rows(self, table: str, columns: list[str], concepts: Sequence[str]) -> Iterator[pa.Table]:
-        """The columns of a table as text, null where the base has none of the optional ones; also other concepts."""
+        """The columns of a table; times and units are optional, the ids and the concept are not."""
         exact = bool(concepts) and table == "measurement" and all(each.isdigit() for each in concepts)
         among = {"measurement_concept_id": concepts} if exact else {}
-        if "://" in self._place:
-            from chartray.records.database import Database  # imports Ibis
-
-            url, _, schema = self._place.rpartition("#") if "#" in self._place else (self._place, "", "")
-            server = Database(url)
-            found = server.table(table, [schema or None])
-            there = self._there(columns, found.columns, found.where)
-            for part in server.texts(found, there, among):
-                yield _with_all(part, columns)
-            return
-        root = Path(self._place)
-        parquet = root / f"{table}.parquet"
-        file = parquet if parquet.is_file() else find_csv(root, table)
-        if file is None:
-            found_there = folder_content(root)
-            raise InputError(f"expected {table}.csv[.gz] or {table}.parquet of OMOP in {root}, found {found_there}")
-        there = self._there(columns, open_table(str(file)).columns, str(file))
-        if file == parquet:
-            with parquet_errors(file), pq.ParquetFile(file) as stream:
-                for batch in stream.iter_batches(columns=there):
-                    yield _with_all(text_cells(pa.Table.from_batches([batch]), str(file)), columns)
-            return
-        for _, part in read_parts(file, there, among):
-            yield _with_all(part, columns)
-
-    def _there(self, columns: list[str], found: Sequence[str], where: str) -> list[str]:
-        """The columns that the table has; times and units are optional, the ids and the concept are not."""
         ids = ("person_id", self._key, self._stored)
-        concepts = {name for name in columns if name.endswith("_concept_id")} - {"unit_concept_id"}
-        need_columns([name for name in columns if name in ids or name in concepts], found, where)
-        return [column for column in columns if column in found]
+        needed = [name for name in columns if name in ids or name.endswith("_concept_id")]
+        return read_rows(self._place, table, columns, [name for name in needed if name != "unit_concept_id"], among)
+
+
+def read_rows(
+    place: str,
+    table: str,
+    columns: Sequence[str],
+    needed: Sequence[str],
+    among: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[pa.Table]:
+    """The columns of a table of a base as text, in parts, null where it has none that is not `needed`.
+
+    `among`: cells of a column that rows are wanted of; others may be there too.
+    """
+    if "://" in place:
+        from chartray.records.database import Database  # imports Ibis
+
+        url, _, schema = place.rpartition("#") if "#" in place else (place, "", "")
+        server = Database(url)
+        found = server.table(table, [schema or None])
+        need_columns(needed, found.columns, found.where)
+        there = [column for column in columns if column in found.columns]
+        for part in server.texts(found, there, among or {}):
+            yield _with_all(part, columns)
+        return
+    root = Path(place)
+    parquet = root / f"{table}.parquet"
+    file = parquet if parquet.is_file() else find_csv(root, table)
+    if file is None:
+        found_there = folder_content(root)
+        raise InputError(f"expected {table}.csv[.gz] or {table}.parquet of OMOP in {root}, found {found_there}")
+    names = open_table(str(file)).columns
+    need_columns(needed, names, str(file))
+    there = [column for column in columns if column in names]
+    if file == parquet:
+        with parquet_errors(file), pq.ParquetFile(file) as stream:
+            for batch in stream.iter_batches(columns=there):
+                yield _with_all(text_cells(pa.Table.from_batches([batch]), str(file)), columns)
+        return
+    for _, part in read_parts(file, there, among or {}):
+        yield _with_all(part, columns)
 
 
 def _with_all(part: pa.Table, columns: Sequence[str]) -> pa.Table:

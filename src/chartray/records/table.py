@@ -17,6 +17,7 @@ from chartray.records.events import join_events
 from chartray.records.labels import blank_column
 from chartray.records.mapping import Mapping, read_mapping
 from chartray.records.missing import count_unreadable, shown
+from chartray.records.omop_images import with_occurrences
 from chartray.records.reading import need_folder, no_secret
 from chartray.records.table_cells import OpenTable, open_table, refuse_absent, text_cells
 from chartray.records.table_ids import Exclusion, identified
@@ -57,7 +58,8 @@ def table_cohort(file: Path | str, mapping: Path, images: Path, charts: Sequence
 
 def cohort_of(source: Source, plan: Mapping, mapping: Path | None, charts: Sequence[str] = ()) -> Cohort:
     """The cohort of the images of a source, as the `plan` of the file `mapping` says."""
-    table, where = source.table, source.table.where
+    table, plan = with_occurrences(source.table, plan, charts)
+    where = table.where
     tables = _charts(charts, plan, mapping)
     own, of_chart = _columns(plan, table, tables, mapping)
     cells = table.read(list(own))
