@@ -1,5 +1,6 @@
 """Embeddings of a store as Parquet: the encoder's own numbers, beside the image they are of."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import chartray
@@ -17,7 +19,7 @@ from chartray.cli import run_command
 from chartray.errors import InputError
 from chartray.evaluation.embed_store import EMBEDDINGS_KEY, embed_store
 from chartray.outputs.parquet_file import verify_parquet
-from chartray.outputs.seal import seal
+from chartray.outputs.seal import seal, verify
 from chartray.pixels.ingest import ingest
 from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
@@ -177,3 +179,71 @@ def test_a_folder_without_images_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected --split only with a store"):
         embed_store(source, tmp_path / "empty", tmp_path / "out.parquet", split="test")
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_numpy_and_the_embedding_projector_read_what_is_in_the_parquet(small_store: Path, tmp_path: Path) -> None:
+    """Names of the store's own or hashed ones, row by row; TensorBoard's projector reads its folder by itself."""
+    source = vit(tmp_path / "vit", seed=1, run="first")
+    plain = pq.read_table(embed_store(source, small_store, tmp_path / "all", device="cpu", tokens="both"))
+    arrays = embed_store(source, small_store, tmp_path / "npy", device="cpu", tokens="both", to="npy")
+    np.testing.assert_array_equal(np.load(arrays / "embeddings.npy"), np.array(plain["embedding"].to_pylist(), "f4"))
+    patches = np.array(plain["patch_tokens"].to_pylist(), "f4")
+    np.testing.assert_array_equal(np.load(arrays / "patch_tokens.npy"), patches)
+    with (arrays / "metadata.tsv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    for name in ("image_id", "patient_id", "study_id", "split"):
+        assert [row[name] or None for row in rows] == plain[name].to_pylist()
+    assert [row["row"] for row in rows] == [str(row) for row in range(plain.num_rows)]
+    assert json.loads((arrays / "embeddings.json").read_text())["dimensions"] == 32
+    verify(arrays)
+
+    def projected(**options: Any) -> Path:
+        out = tmp_path / "projector"  # replaced the second time
+        return embed_store(source, small_store, out, device="cpu", hash_ids=True, to="projector", **options)
+
+    projected()
+    folder = projected(split="test")
+    text = "".join(file.read_text() for file in folder.iterdir())
+    assert str(small_store.parent) not in text
+    plugin = pytest.importorskip("tensorboard.plugins.projector.projector_plugin")
+    config = plugin.ProjectorConfig()
+    plugin.text_format.Parse((folder / "projector_config.pbtxt").read_text(), config)
+    (entry,) = config.embeddings
+    vectors = plugin._read_tensor_tsv_file(str(folder / entry.tensor_path))
+    test = np.array([split == "test" for split in plain["split"].to_pylist()])
+    np.testing.assert_allclose(vectors, np.array(plain["embedding"].to_pylist())[test], rtol=1e-5, atol=1e-6)
+    lines = (folder / entry.metadata_path).read_text().splitlines()
+    assert lines[0].split("\t") == ["row", "image_id", "patient_id", "study_id", "split"]
+    assert len(lines) == 1 + len(vectors)
+    assert not {line.split("\t")[1] for line in lines[1:]} & set(plain["image_id"].to_pylist())
+
+
+def test_an_image_of_a_folder_that_cannot_be_read_is_nan_or_no_point(tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    drawn = np.random.default_rng(0).integers(0, 255, (2, 40, 40), np.uint8)
+    for name, pixels in zip(("=a.png", "c.png"), drawn, strict=True):
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "b.png").write_bytes(b"no picture")
+    source = vit(tmp_path / "vit", seed=1, run="first")
+    arrays = embed_store(source, folder, tmp_path / "npy", device="cpu", to="npy")
+    assert np.isnan(np.load(arrays / "embeddings.npy")).all(axis=1).tolist() == [False, True, False]
+    names = (arrays / "metadata.tsv").read_text().splitlines()
+    assert names[0] == "row\tfile\treason"
+    assert names[1].startswith("0\t'=a.png\t")
+    shown = embed_store(source, folder, tmp_path / "shown", device="cpu", to="projector")
+    assert np.loadtxt(shown / "vectors.tsv").shape == (2, 32)
+    assert [line.split("\t")[0] for line in (shown / "metadata.tsv").read_text().splitlines()[1:]] == ["0", "2"]
+
+
+def test_a_form_that_cannot_hold_patch_tokens_or_other_files_is_refused(
+    small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = vit(tmp_path / "vit", seed=1, run="first")
+    command = ["embed", str(source), str(small_store), "--out"]
+    assert run_command([*command, str(tmp_path / "x"), "--to", "projector", "--tokens", "both"]) == 2
+    assert "expected --tokens class with --to projector, a point an image, found both" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    assert run_command([*command, str(tmp_path / "mine"), "--to", "npy"]) == 2
+    assert "mine is not empty and holds no earlier embeddings" in capsys.readouterr().err

@@ -164,19 +164,21 @@ def embed(
     device: Device = "auto",
     precision: Precision = "fp32",
     hash_ids: bool = False,
+    to: Literal["parquet", "npy", "projector"] = "parquet",
     reading: Annotated[PublicOptions, FLAT] = READING,
 ) -> None:
-    """Writes the encoder's features of every image of a store, or of any folder of images, as Parquet.
+    """Writes the encoder's features of every image of a store, or of any folder of images.
 
     Args:
         source: A run, an encoder folder, or a public encoder: a folder of timm or transformers, a .safetensors file.
         images: A store, or a folder of JPEG, PNG and DICOM files; files that cannot be read are counted and said.
-        out: The Parquet file.
+        out: The Parquet file; with --to npy or projector a folder.
         split: Split of the store to embed; by default all.
         tokens: The class token of each image (its embedding), the tokens of its patches, or both.
         device: Device of the encoder.
         precision: Precision of the encoder.
         hash_ids: Write hashed names instead of the ids of images, patients and studies, or of the names of files.
+        to: Parquet, arrays of numpy, or the files of TensorBoard's Embedding Projector.
         reading: How a public encoder is read.
     """
     from chartray.commands.opening import need_inputs
@@ -184,7 +186,7 @@ def embed(
     from chartray.evaluation.image_folder import image_files, is_store
 
     need_inputs(encoders=[source], stores=[images] if is_store(images) else [], out=out, public=reading)
-    check_embeddings_replaceable(out)
+    check_embeddings_replaceable(out, to, tokens)
     if not is_store(images):
         image_files(images)
     from chartray.evaluation.embed_store import embed_store
@@ -200,6 +202,7 @@ def embed(
             precision=precision,
             reading=reading,
             hash_ids=hash_ids,
+            to=to,
         )
     tell(made, out=made)
 

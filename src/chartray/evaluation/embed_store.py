@@ -1,4 +1,4 @@
-"""`chartray embed`: the embedding of every image of a store or folder, as one Parquet file to work with elsewhere.
+"""`chartray embed`: the embedding of every image of a store or folder, to work with elsewhere (or `embed_forms`).
 
 One row an image, in the order of the store: `image_id`, `patient_id`, `study_id` (may be null), `split`; of a folder,
 one row a file, by name: `file` (its path in the folder) and `reason` (why it could not be read, else null). Then
@@ -25,7 +25,8 @@ from torch import Tensor
 from chartray.config.public import PublicOptions
 from chartray.errors import InputError
 from chartray.evaluation.embed import batches, device_of, images_at_once, tokens_in_batches
-from chartray.evaluation.embed_file import EMBEDDINGS_KEY, check_embeddings_replaceable
+from chartray.evaluation.embed_file import EMBEDDINGS_KEY, EmbeddingForm, check_embeddings_replaceable
+from chartray.evaluation.embed_forms import write_form
 from chartray.evaluation.image_folder import image_files, is_store, read_files
 from chartray.evaluation.image_set import metadata_of
 from chartray.networks.encoder import PretrainedEncoder
@@ -57,24 +58,26 @@ def embed_store(
     precision: str = "fp32",
     reading: PublicOptions = AS_PUBLISHED,
     hash_ids: bool = False,
+    to: EmbeddingForm = "parquet",
 ) -> Path:
     """Embeds the images of a store, or of any folder, and writes `out`, whole or not at all; returns it.
 
     Args:
         source: RUN, encoder folder or public encoder.
         images: a STORE, or a folder of images, whose subfolders are read too.
-        out: the Parquet file to write; earlier embeddings are replaced, anything else is not.
+        out: the Parquet file, or folder, to write; earlier embeddings are replaced, anything else is not.
         split: of a store, train, validate or test; default all images. No label is read.
         tokens: class: the embedding; patches: the patch tokens; both.
         device: auto, cpu or cuda.
         precision: fp32, or bf16 for autocast.
         reading: how a public encoder is read.
         hash_ids: write hashed names instead of ids, and no folder's path; equal ids of this store have equal names.
+        to: parquet, or what `embed_forms` writes: npy, projector.
 
     Raises:
         InputError: no such encoder, images or split, `out` is something else, or an embedding is not finite.
     """
-    check_embeddings_replaceable(out)
+    check_embeddings_replaceable(out, to, tokens)
     encoder = open_encoder(source, reading)
     of: dict[str, JsonValue]
     if is_store(images):
@@ -102,12 +105,15 @@ def embed_store(
         "precision": precision,
     }
     shared = _without_folders(described | {"hashed_ids": True}) if hash_ids else described
-    about = {EMBEDDINGS_KEY: json.dumps(shared).encode()}
 
     def place(number: int) -> str:
         return f"row {number} of {images}" if "store" in of else f"file {number} of {images}, by name from 0"
 
     found = _embedded(encoder, parts, count, tokens, place=place, device=device, precision=precision)
+    if to != "parquet":
+        write_form(found, out, to, count, shared)
+        return out
+    about = {EMBEDDINGS_KEY: json.dumps(shared).encode()}
     with replaced_file(out) as partial:
         write_parts((part.replace_schema_metadata(about) for part in found), partial)
     return out
@@ -212,7 +218,7 @@ def _with_hashed_ids(named: pa.Table) -> pa.Table:
     return named
 
 
-def _without_folders(said: JsonValue) -> JsonValue:
+def _without_folders(said: Any) -> Any:
     """A description in which only the last part of each path is left: folders may be named after patients.
 
     >>> _without_folders({"source": "/data/Doe John/a", "command": "chartray embed /data/b c"})
