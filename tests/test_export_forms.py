@@ -30,6 +30,7 @@ from .evaluation_folders import evaluate, hospital
 from .test_public import filled
 
 PLAIN = {"model_name": "vit_tiny_patch16_224", "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2}
+DINOV3 = {"num_heads": 2, "global_pool": "token", "rope_temperature": 50.0, "mlp_ratio": 3.0, "norm_eps": 1e-4}
 # name -> (architecture, model of transformers)
 FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "plain": ({"num_heads": 2}, "ViTMSNModel"),
@@ -40,6 +41,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
         {"num_heads": 2, "init_values": 0.5, "reg_tokens": 4, "no_embed_class": True},
         "Dinov2WithRegistersModel",
     ),
+    "rotations": (DINOV3 | {"model_name": "vit_small_patch16_dinov3", "num_reg_tokens": 2}, "DINOv3ViTModel"),
+    "rotations, biases, gates": (DINOV3 | {"model_name": "vit_small_plus_patch16_dinov3_qkvb"}, "DINOv3ViTModel"),
 }
 
 

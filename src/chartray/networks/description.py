@@ -127,7 +127,7 @@ class Provenance(_OfWeights):
 
 Interpolation = Literal["bilinear", "bicubic"]
 # How the weights beside encoder.json are named.
-Names = Literal["timm", "vit_msn", "dinov2", "dinov2_with_registers"]
+Names = Literal["timm", "vit_msn", "dinov2", "dinov2_with_registers", "dinov3_vit"]
 
 
 class Description(_Strict):

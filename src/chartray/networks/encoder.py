@@ -317,6 +317,8 @@ def sealed_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of an encoder folder under timm's names; raises InputError unless they are as they were written."""
     verify(folder, [WEIGHTS_FILE])
     weights = read_weights(folder / WEIGHTS_FILE)
-    if read_description(folder / DESCRIPTION_FILE).names == "timm":
+    names = read_description(folder / DESCRIPTION_FILE).names
+    if names == "timm":
         return weights
-    return as_timm({name: value for name, value in weights.items() if not not_needed(name)})
+    kept = {name: value for name, value in weights.items() if not not_needed(name)}
+    return as_timm(kept, rotary=names == "dinov3_vit")

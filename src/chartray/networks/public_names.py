@@ -52,6 +52,10 @@ _WRITTEN = {
     "dinov2": ("norm1", "norm2", "mlp.fc1", "mlp.fc2", "layer_scale1.lambda1", "layer_scale2.lambda1"),
 }
 _WRITTEN["dinov2_with_registers"] = _WRITTEN["dinov2"]
+_WRITTEN_AROUND_OF = dict.fromkeys(_WRITTEN, (*_WRITTEN_AROUND, "layernorm"))
+_WRITTEN["dinov3_vit"] = ("norm1", "norm2", "layer_scale1.lambda1", "layer_scale2.lambda1", "mlp.down_proj")
+_WRITTEN["dinov3_vit"] += ("mlp.gate_proj", "mlp.up_proj", "attention.o_proj")
+_WRITTEN_AROUND_OF["dinov3_vit"] = (_CLASS_TOKEN, "embeddings.register_tokens", "embeddings.patch_embeddings", "norm")
 
 
 def not_needed(name: str) -> bool:
@@ -95,12 +99,17 @@ def transformers_name(name: str, family: str) -> str | None:
     >>> transformers_name("blocks.3.attn.q.bias", "vit_msn"), transformers_name("norm.bias", "dinov2")
     ('encoder.layer.3.attention.attention.query.bias', 'layernorm.bias')
     >>> transformers_name("blocks.0.attn.q_norm.weight", "vit_msn")
+    >>> transformers_name("blocks.0.attn.v.bias", "dinov3_vit")
+    'layer.0.attention.v_proj.bias'
     """
+    rotary = family == "dinov3_vit"
     attention = ("attention.output.dense", *(f"{_BEFORE_ATTENTION}{part}" for part in ("query", "key", "value")))
+    attention = tuple(f"attention.{part}_proj" for part in "qkv") if rotary else attention
     inside = {_IN_BLOCK[spelling]: spelling for spelling in (*_WRITTEN[family], *attention)}
-    around = {_AROUND[spelling]: spelling for spelling in (*_WRITTEN_AROUND, "layernorm")}
+    around = {_AROUND[spelling]: spelling for spelling in _WRITTEN_AROUND_OF[family]}
     block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    before, own, table = (f"encoder.layer.{block[1]}.", block[2], inside) if block else ("", name, around)
+    layers = "layer" if rotary else "encoder.layer"
+    before, own, table = (f"{layers}.{block[1]}.", block[2], inside) if block else ("", name, around)
     if own in table:
         return before + table[own]
     part, _, kind = own.rpartition(".")

@@ -39,12 +39,12 @@ def as_timm(weights: Mapping[str, Tensor], *, rotary: bool = False) -> dict[str,
 
 
 def as_transformers(weights: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Weights as timm names them -> as transformers writes a `family`: vit_msn, dinov2 or dinov2_with_registers.
+    """Weights as timm names them -> as transformers writes a `family` of `transformers_form`.
 
     Raises UnknownWeights.
     """
     apart: dict[str, Tensor] = {}
-    for name, value in weights.items():
+    for name, value in (_without_rotary_names(weights) if family == "dinov3_vit" else weights).items():
         if together := _TOGETHER.fullmatch(name):
             parts = zip("qkv", value.chunk(3), strict=True)
             apart |= {f"{together[1]}.{part}.{together[2]}": each for part, each in parts}
@@ -59,6 +59,20 @@ def as_transformers(weights: Mapping[str, Tensor], family: str) -> dict[str, Ten
     found = {str(theirs): apart[name].contiguous() for name, theirs in names.items()}
     if family == "dinov2_with_registers":  # transformers draws it where it is missing, and says so each time
         found["embeddings.mask_token"] = apart["cls_token"].new_zeros(1, apart["cls_token"].shape[-1])
+    if family == "dinov3_vit":
+        found["embeddings.mask_token"] = apart["cls_token"].new_zeros(1, 1, apart["cls_token"].shape[-1])
+    return found
+
+
+def _without_rotary_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of timm's Eva -> those that `_rotary_name` makes them from, the biases of q, k and v apart."""
+    ours = {".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma", ".mlp.fc1_g.": ".mlp.gate.", ".mlp.fc1_x.": ".mlp.up."}
+    ours |= {".mlp.fc1.": ".mlp.up."} | {f".attn.{part}_bias": f".attn.{part}.bias" for part in "qkv"}
+    found = {}
+    for name, value in weights.items():
+        for theirs, plain in ours.items():
+            name = name.replace(theirs, plain)
+        found[name] = value
     return found
 
 
