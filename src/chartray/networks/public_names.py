@@ -52,7 +52,7 @@ _WRITTEN = {
     "dinov2": ("norm1", "norm2", "mlp.fc1", "mlp.fc2", "layer_scale1.lambda1", "layer_scale2.lambda1"),
 }
 _WRITTEN["dinov2_with_registers"] = _WRITTEN["dinov2"]
-_WRITTEN_AROUND_OF = dict.fromkeys(_WRITTEN, (*_WRITTEN_AROUND, "layernorm"))
+_WRITTEN_AROUND_OF: dict[str, tuple[str, ...]] = dict.fromkeys(_WRITTEN, (*_WRITTEN_AROUND, "layernorm"))
 _WRITTEN["dinov3_vit"] = ("norm1", "norm2", "layer_scale1.lambda1", "layer_scale2.lambda1", "mlp.down_proj")
 _WRITTEN["dinov3_vit"] += ("mlp.gate_proj", "mlp.up_proj", "attention.o_proj")
 _WRITTEN_AROUND_OF["dinov3_vit"] = (_CLASS_TOKEN, "embeddings.register_tokens", "embeddings.patch_embeddings", "norm")
