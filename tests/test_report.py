@@ -22,7 +22,7 @@ from chartray.report.methods import command_words, methods, seen_in_pretraining
 from chartray.report.methods_pretraining import seeds_by_arm
 from chartray.report.summary import selection
 from chartray.report.write import write_report
-from chartray.results.arm import arm_of
+from chartray.results.arm import arm_of, dataset_name
 from chartray.results.schema import Comparison
 from chartray.results.verdict import Verdict
 from tests.report_folders import (
@@ -198,6 +198,26 @@ def test_no_cell_of_the_page_is_a_count_below_ten(page: Path) -> None:
     assert not re.findall(r'<td class="(?:n|count)">[1-9]</td>', html)
     assert '<td class="n">≤ 249</td><td class="n">240</td><td class="n">&lt; 10</td>' in data
     assert '<tr><th scope="row">truncated file …</th><td class="n">&lt; 10</td></tr>' in data
+
+
+def test_blank_labels_are_a_table_that_opens(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    """Fourteen labels of three places were a wall of text; each is a row, and a small count is not told."""
+    folder = Path(shutil.copytree(folders["results"][0], tmp_path / "results"))
+    labels = [f"Finding {number}" for number in range(14)]
+    stores = json.loads((folder / "evaluation.json").read_text())["stores"]
+    stores = [entry | {"blank_negatives": dict.fromkeys(labels, 1200)} for entry in stores]
+    edited(folder / "evaluation.json", stores=stores, blank_negatives_learnt_from=dict.fromkeys(labels, 34) | {"R": 3})
+    seal(folder)
+    html = write_report([], [folder], tmp_path / "out", films=False).read_text()
+    findings = html[html.index('<section id="findings"') : html.index('<section id="data-set-')]
+    said = findings[findings.index("<dt>Blank labels</dt>") : findings.index("<dt>Uncertain labels</dt>")]
+    assert "<summary>Counted as negative, 15 labels</summary>" in said
+    heads = ["training", *(dataset_name(entry["dataset"]) for entry in stores)]
+    assert re.findall(r'<th scope="col" class="n">([^<]+)</th>', said) == heads
+    row = re.search(r'<th scope="row">Finding 7</th>(.*?)</tr>', said)
+    assert row is not None
+    assert re.findall(r'<td class="n">([^<]+)</td>', row[1]) == ["34", *["1,200"] * len(stores)]
+    assert '<th scope="row">R</th><td class="n">&lt; 10</td><td class="n">0</td>' in said
 
 
 def test_leakage_is_listed_or_denied(outline: Outline, folders: dict[str, list[Path]], tmp_path: Path) -> None:

@@ -62,14 +62,19 @@ def blanks_counted(blank: str, stores: Iterable[StoreEntry], learnt_from: Mappin
     ['blank labels counted as negative in mimic: Edema 12']
     """
     asked = "" if blank == "source" else f" (--blank {blank})"
-    places = [
-        (f"in {one.dataset}", one.blank_negatives)
+    return [
+        f"blank labels counted as negative in {where}{asked}: {counted(found, masked=True) or 'none'}"
+        for where, found in blanks_by_place(stores, learnt_from)
+    ]
+
+
+def blanks_by_place(
+    stores: Iterable[StoreEntry], learnt_from: Mapping[str, int] | None
+) -> list[tuple[str, dict[str, int]]]:
+    """The same as numbers: training and each data set that was counted, each with labels -> blanks."""
+    places = [] if learnt_from is None else [("training", dict(learnt_from))]
+    return places + [
+        (one.dataset, dict(one.blank_negatives))
         for one in stores
         if one.blank_negatives is not None and not one.part_of
-    ]
-    if learnt_from is not None:
-        places.insert(0, ("in training", dict(learnt_from)))
-    return [
-        f"blank labels counted as negative {where}{asked}: {counted(found, masked=True) or 'none'}"
-        for where, found in places
     ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from chartray.evaluation.sentences import blanks_counted
+from chartray.evaluation.sentences import blanks_by_place
 from chartray.report.cohorts import DataSection
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.report.methods_data import eligibility, missing_values, reference_standard, split
@@ -49,7 +49,7 @@ class ScoringFacts(NamedTuple):
     split: str
     fraction: str
     blank: str
-    blanks: list[str]
+    blanks: "BlanksTable | None"
     uncertain: str
     resamples: str
     macro_labels: dict[str, list[str]]
@@ -61,6 +61,13 @@ class ScoringFacts(NamedTuple):
     seen: list[str]
     holds_fixed: str
     chosen: str
+
+
+class BlanksTable(NamedTuple):
+    """Blank labels that count as negative: a row for each label with any, a count for each place, as it is told."""
+
+    places: list[str]
+    rows: list[tuple[str, list[str]]]
 
 
 class Facts(NamedTuple):
@@ -79,7 +86,7 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
         split=which.split,
         fraction=f"{100 * which.fraction:g} %",
         blank=_one({one.blank for one in scores if one.blank}),
-        blanks=list(dict.fromkeys(line for one in evaluations for line in _blanks(one))),
+        blanks=_blanks(evaluations),
         uncertain=_one({one.uncertain for one in scores if one.uncertain}),
         resamples=_one({f"{one.resamples:,}" for one in scores if one.resamples}),
         macro_labels=macro_labels(scores),
@@ -94,8 +101,17 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
     )
 
 
-def _blanks(evaluation: EvaluationManifest) -> list[str]:
-    return blanks_counted(evaluation.settings.blank, evaluation.stores, evaluation.blank_negatives_learnt_from)
+def _blanks(evaluations: Sequence[EvaluationManifest]) -> BlanksTable | None:
+    """None where no evaluation counted them."""
+    found: list[tuple[str, dict[str, int]]] = []
+    for one in evaluations:
+        for where, counted in blanks_by_place(one.stores, one.blank_negatives_learnt_from):
+            found += [(where, counted)] if (where, counted) not in found else []
+    if not found:
+        return None
+    labels = dict.fromkeys(label for _, counted in found for label, count in counted.items() if count)
+    rows = [(label, [counts([counted.get(label, 0)])[0] for _, counted in found]) for label in labels]
+    return BlanksTable([where for where, _ in found], rows)
 
 
 def _holds_fixed(scores: Sequence[Score]) -> str:
