@@ -25,9 +25,7 @@ class ReferenceMSN(nn.Module):
 
     def __init__(self, architecture: Architecture, config: Config, chart_features: int) -> None:
         super().__init__()
-        vit = timm.create_model(
-            **architecture.model_dump(exclude_none=True), num_classes=0, in_chans=1, dynamic_img_size=True
-        )
+        vit = timm.create_model(**architecture.arguments(), num_classes=0, in_chans=1, dynamic_img_size=True)
         width = vit.embed_dim
         hidden, out = config.objective.head_hidden or 4 * width, config.objective.head_out or width
         self.target = MaskedVisionTransformerTIMM(vit=vit)

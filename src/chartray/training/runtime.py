@@ -12,7 +12,7 @@ import torch.distributed as dist
 from chartray.config.pretrain import TrainConfig
 from chartray.console import status
 from chartray.errors import InputError, LostProcess
-from chartray.memory import keep_freed_memory
+from chartray.memory import keep_freed_memory, prefer_huge_pages
 from chartray.training.driver import refuse_unusable_gpu
 from chartray.training.processes import place_of_process, processes, refuse_uneven
 
@@ -48,6 +48,7 @@ def launch(config: TrainConfig) -> Runtime:
     cuda = config.device != "cpu" and torch.cuda.is_available()
     if not cuda:
         keep_freed_memory()
+        prefer_huge_pages()
     world, here = processes()
     refuse_uneven(config.batch_size)
     devices = _devices(here, torch.cuda.device_count()) if cuda else [torch.device("cpu")] * here
