@@ -670,9 +670,12 @@ def test_few_seeds_claim_nothing_anywhere_on_the_page(folders: dict[str, list[Pa
 
 def test_a_cell_of_few_images_is_counted_and_not_shown() -> None:
     counts = {"absent": 3, "?": 10, "Jane Doe": 9, "MRN 12": 1}
-    assert common_values(counts) == "absent < 10, “?” 10, rare values 10"
+    assert common_values(counts, 500) == "absent < 20, “?” < 20, rare values 10"
+    # Of 500 images 29 are missing, which is told: the rare ones are not what is left.
+    assert common_values({"absent": 26, "Jane Doe": 3}, 500) == "absent about 20, rare values < 10"
+    assert common_values({"absent": 495}, 500) == "absent > 490"
     many = {f"value {place}": 20 - place for place in range(8)}
-    assert common_values(many).endswith("“value 5” 15, other values 27")
+    assert common_values(many, 500).endswith("“value 5” 15, other values 27")
 
 
 def test_simulated_data_are_called_so_first_and_in_the_methods(

@@ -7,6 +7,7 @@ from collections import defaultdict
 import pytest
 
 from chartray.report.audit_tables import subgroup_sizes
+from chartray.report.cohorts import _links
 from chartray.report.embedding_map import category_colouring, truth_colouring, with_large_classes
 from chartray.results.arm import Arm
 from chartray.results.audit_rows import SubgroupRow
@@ -48,11 +49,24 @@ def test_the_steps_of_a_flow_do_not_tell_by_subtraction_either() -> None:
         ("1196 of 1200 have a row", "> 1,190 of 1,200 have a row"),
         ("of each column the last value, at most 2 days old", "of each column the last value, at most 2 days old"),
         ("blank, or a placeholder ('0' 3)", "blank, or a placeholder ('0' < 10)"),
+        ("2 images of patients over 89 have the age 91", "< 10 images of patients over 89 have the age 91"),
         ("MIMIC-IV 2.2, rows of v2.csv since 2023-01-07", "MIMIC-IV 2.2, rows of v2.csv since 2023-01-07"),
     ],
 )
 def test_what_a_cohort_notes_of_a_step_is_told_without_small_counts(note: str, told: str) -> None:
     assert without_small_counts(note) == told
+
+
+def test_the_reason_of_few_unlinked_images_is_not_what_the_others_leave() -> None:
+    links = {"images": 160, "linked": 131, "ties": 0, "before_admission": 26, "after_discharge": 3, "icu_linked": 62}
+    assert dict(_links(links)) == {
+        "images": "160",
+        "linked": "about 130",
+        "ties": "0",
+        "before_admission": "26",
+        "after_discharge": "< 10",
+        "icu_linked": "62",
+    }
 
 
 def test_a_suppressed_subgroup_is_not_all_patients_minus_the_others() -> None:

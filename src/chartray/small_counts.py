@@ -11,9 +11,10 @@ from chartray.wording import plural
 SMALLEST_TOLD = 10
 _MOST_HIDDEN = SMALLEST_TOLD - 1
 _OF = re.compile(r"(?<![\w.,:/%'-])(\d+) of (\d+)(?![\w%']|[.,:/-]\d)")
-# A number that counts something: no part of a word, date, time, decimal or quoted cell, and no length of time.
+# A number that counts: no part of a word, date, time, decimal or quoted cell, no age and no length of time.
 _COUNT = re.compile(
-    r"(?<![\w.,:/%'’“-])(?<!at most )(?<!< )(?<!> )(?<!of )([\d,]*\d)(?![\w%']|[.,:/-]\d| (?:days?|hours?|years?|px)\b)"
+    r"(?<![\w.,:/%'’“-])(?<!at most )(?<!over )(?<!age )(?<!< )(?<!> )(?<!of )([\d,]*\d)"
+    r"(?![\w%']|[.,:/-]\d| (?:days?|hours?|years?|px)\b)"
 )
 
 

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from chartray.flow import CohortFlow, FlowStep
 from chartray.pixels.store import Store, read_store_flow
 from chartray.records.cohort import patients_in_two_splits
+from chartray.records.linking import UNLINKED
 from chartray.report.inputs import AuditResults, PretrainingRun, Results
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, SPLITS, CohortMetadata, from_metadata
-from chartray.small_counts import SMALLEST_TOLD, counts, is_small, steps_told, told, without_small_counts
+from chartray.small_counts import SMALLEST_TOLD, counts, is_small, nearly, steps_told, told, without_small_counts
 from chartray.truth import blank_cells, meaning
 
 # Entries of the flow that are not the text of a cell: empty cells, and groups of cells that are not told.
@@ -86,7 +87,7 @@ class DataSection(NamedTuple):
     rules: str
     steps: list[FlowRow]
     notes: list[str]
-    links: list[tuple[str, int]]
+    links: list[tuple[str, str]]
     splits: list[SplitRow]
     patients_in_two_splits: int
     missing: list[MissingCells]
@@ -160,7 +161,7 @@ def data_section(name: str, store: tuple[Path, Store] | None, runs: Sequence[Pre
         rules=flow.rules or (metadata.rules if cohort is not None else ""),
         steps=_steps(flow, splits),
         notes=[f"{each.of}: {without_small_counts(each.what)}" for each in flow.cautions],
-        links=[(name.replace("films", "images"), count) for name, count in flow.links.items()],
+        links=_links(flow.links),
         splits=splits,
         patients_in_two_splits=patients_in_two_splits(cohort["patient_id"], cohort["split"])
         if cohort is not None
@@ -187,22 +188,37 @@ def without_identifiers(reason: str) -> str:
     return re.sub(r"\b\w*\d{4,}\w*\b", "…", reason).strip(" :,;")
 
 
-def common_values(cells: Mapping[str, int]) -> str:
-    """Cells that could not be used, by value; a value of few images could identify one of them and is only counted.
+def common_values(cells: Mapping[str, int], images: int) -> str:
+    """Cells that could not be used, by value, of so many images; a value of few images could identify one of them and
+    is only counted. Their sum, the missing ones, is told too.
 
-    >>> common_values({"absent": 9, "?": 12, "Jane Doe 1.4.1950": 1, "(rare values)": 2})
-    'absent < 10, “?” 12, rare values < 10'
+    >>> common_values({"absent": 90, "?": 12, "Jane Doe 1.4.1950": 1, "(rare values)": 2}, 500)
+    'absent about 90, “?” 12, rare values < 10'
+    >>> common_values({"absent": 495}, 500)
+    'absent > 490'
     """
     always = [(value, count) for value, count in cells.items() if value in _TOLD]
     common = [one for one in cells.items() if one[0] not in (*_TOLD, _RARE) and one[1] >= IMAGES_TO_SHOW_A_VALUE]
     common.sort(key=lambda one: -one[1])
-    texts = [f"{value.strip('()')} {counts([count])[0]}" for value, count in always]
-    texts += [f"“{value}” {count:,}" for value, count in common[:VALUES_SHOWN]]
+    found = {value.strip("()"): count for value, count in always}
+    found |= {f"“{value}”": count for value, count in common[:VALUES_SHOWN]}
     others = sum(count for _, count in common[VALUES_SHOWN:])
     rare = sum(cells.values()) - sum(count for _, count in [*always, *common])
-    texts += [f"other values {others:,}"] if others else []
-    texts += [f"rare values {counts([rare])[0]}"] if rare else []
-    return ", ".join(texts)
+    found |= {name: count for name, count in (("other values", others), ("rare values", rare)) if count}
+    told = [
+        nearly(count, images) if is_small(images - count) else words
+        for count, words in zip(found.values(), counts(list(found.values())), strict=True)
+    ]
+    return ", ".join(f"{name} {words}" for name, words in zip(found, told, strict=True))
+
+
+def _links(found: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Links as they are told: images that are linked and those that are not for one reason are all images."""
+    parts = [name for name in ("linked", *UNLINKED) if name in found]
+    told = dict(zip(parts, counts([found[name] for name in parts]), strict=True))
+    others = {name: count for name, count in found.items() if name not in told}
+    told |= {name: nearly(count, found.get("linked", count)) for name, count in others.items()}
+    return [(name.replace("films", "images"), told[name]) for name in found]
 
 
 def _flow(name: str, folder: Path | None, runs: Sequence[PretrainingRun]) -> CohortFlow:
@@ -248,7 +264,7 @@ def _missing(cohort: pa.Table, metadata: CohortMetadata, values: Mapping[str, Ma
         column = cohort[EHR_PREFIX + name]
         missing = column.null_count
         unusable = values.get(name) or values.get(EHR_PREFIX + name) or {}
-        text = common_values(unusable)
+        text = common_values(unusable, len(column))
         percent = 100 * missing / max(len(column), 1)
         found.append(
             MissingCells(name, variable.kind, len(column) - missing, missing, percent, not variable.known_at_film, text)
