@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from chartray.errors import InputError
 from chartray.simulate import labels, mimic_layout, other_layouts, radiograph
 from chartray.simulate.hospital import simulate
-from chartray.simulate.planted import CHART_PART, CUE, FINDING, LABEL, MARKER, NOISE
+from chartray.simulate.planted import AGE_CUE, CHART_PART, FINDING, LABEL, MARKER, NOISE, SEX_CUE, of_chart
 from chartray.simulate.population import LATENTS, Columns
 from tests.test_simulate_layouts import digest
 
@@ -34,9 +34,9 @@ def probe(features: NDArray, truth: NDArray) -> float:
 @pytest.mark.parametrize("strength", [0.0, 1.0, 2.0, 3.0])
 def test_an_oracle_gains_by_the_cue_as_much_as_was_planted_and_nothing_at_0(strength: float) -> None:
     drawn = people(strength)
-    marker, cue, truth = drawn[MARKER], drawn[CUE], drawn[FINDING] > 0
+    marker, chart_part, truth = drawn[MARKER], of_chart(drawn), drawn[FINDING] > 0
     alone = probe(marker[:, None], truth)
-    both = probe(np.stack([marker, cue], axis=1), truth)
+    both = probe(np.stack([marker, chart_part], axis=1), truth)
     # The chart alone, exact, tells nothing at any strength. 4,000 studies: the standard error of 0.5 is 0.009.
     chart = np.stack([drawn["age"], drawn["male"], drawn["portable"]], axis=1)
     assert probe(chart, truth) == pytest.approx(0.5, abs=0.03)
@@ -55,7 +55,7 @@ def test_a_linear_probe_of_pixels_lies_between_chance_and_the_oracle() -> None:
     truth = hospital.latents[FINDING] > 0
     grey = np.stack([_small(radiograph.draw(image)) for image in hospital.images])
     pixels = probe(grey.reshape(len(grey), -1), truth)
-    chart = hospital.latents[CUE][:, None]
+    chart = of_chart(hospital.latents)[:, None]
     with_chart = probe(np.hstack([grey.reshape(len(grey), -1), 8 * chart]), truth)
     oracle = probe(np.hstack([hospital.latents[MARKER][:, None], chart]), truth)
     assert 0.55 < pixels < with_chart < oracle
@@ -82,10 +82,10 @@ def test_strengths_differ_in_the_marker_alone_and_planting_in_the_finding_alone(
     none, zero, three = (people(strength, patients=200) for strength in (None, 0.0, 3.0))
     assert [name for name in zero if not np.array_equal(zero[name], three[name])] == [MARKER]
     assert [name for name in none if not np.array_equal(none[name], zero[name])] == [FINDING]
-    assert np.allclose(three[MARKER] - zero[MARKER], 3 * CHART_PART * zero[CUE])
-    assert three[CUE].mean() == pytest.approx(0, abs=0.2)
+    assert np.allclose(three[MARKER] - zero[MARKER], 3 * CHART_PART * of_chart(zero))
+    assert of_chart(three).mean() == pytest.approx(0, abs=0.2)
     mimic = mimic_layout.draw(200, 3, planted_effect=3.0, size=64).course.latents
-    assert mimic[CUE].std() == pytest.approx(1, abs=0.15)
+    assert of_chart(mimic).std() == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("view", ["PA", "AP", "LATERAL"])
@@ -105,15 +105,14 @@ def test_the_image_shows_sex_and_age_in_the_cue_alone(view: str) -> None:
     same = drawn()
     assert np.abs(drawn(**other) - same).max() <= 1  # to rounding
     assert np.array_equal(drawn(**{FINDING: 1.0}), drawn(**{FINDING: 0.0})), "the finding is in the marker alone"
-    cue, marker = (
-        np.abs(drawn(**{CUE: 2.0}) - drawn(**{CUE: -2.0})),
-        np.abs(drawn(**{MARKER: 1.0}) - drawn(**{MARKER: -1.0})),
-    )
-    assert cue.max() > 15
-    assert marker.max() > 15
-    assert (cue > 5).mean() < 0.25
-    assert (cue > 5).mean() < (marker > 5).mean()
-    assert ((cue > 5) & (marker > 5)).mean() < 0.1 * (marker > 5).mean()
+    changed = [np.abs(drawn(**{name: high}) - drawn(**{name: low})) > 5 for name, low, high in RANGES]
+    for name, where in zip((AGE_CUE, SEX_CUE), changed[1:], strict=True):
+        assert 0.005 < where.mean() < 0.2, name
+        assert (where & changed[0]).mean() < 0.4 * where.mean(), "most of a cue is outside the lungs"
+    assert changed[0].mean() > 0.15
+
+
+RANGES = ((MARKER, -1.0, 1.0), (AGE_CUE, -2.0, 2.0), (SEX_CUE, -1.0, 1.0))
 
 
 def _strength(cause: str, effect: str) -> float:

@@ -89,12 +89,12 @@ def draw(image: Radiograph) -> NDArray[np.uint8]:
         return np.random.default_rng((*image.patient_key, part))
 
     rng = np.random.default_rng(image.image_key)
-    look = STYLES[image.look]
+    look, wobble = _style(image)
     from_side = image.view in ("LATERAL", "LL")
     is_planted = planted.MARKER in image.values
     values = findings.traits(planted.without_signs(image.values) if is_planted else image.values, patient(0))
     values["portable"], values["recumbent"] = float(image.view == "AP"), float(image.recumbent)
-    pose = _pose(image, look, rng)
+    pose = _pose(image, look, wobble, rng)
     x, y = pose.grid()
     thorax = anatomy.lateral(x, y, values) if from_side else anatomy.frontal(x, y, values)
     lungs = findings.Lungs(thorax, patient(0))
@@ -110,21 +110,35 @@ def draw(image: Radiograph) -> NDArray[np.uint8]:
     if is_planted:
         attenuation += planted.signs(thorax, image.values)
     shown = devices.draw(image.view, values, pose.pixels, (pose.width, pose.height), patient(2))
-    return _expose(attenuation, shown, image, values, look, pose, rng)
+    return _expose(attenuation, shown, image, values, look, wobble, pose, rng)
 
 
-def _pose(image: Radiograph, look: Acquisition, rng: np.random.Generator) -> Pose:
+def _style(image: Radiograph) -> tuple[Acquisition, float]:
+    """The style of the hospital, and how much else varies between images: less with a planted effect."""
+    look = STYLES[image.look]
+    if planted.MARKER not in image.values:
+        return look, 1.0
+    steady = look._replace(
+        contrast=planted.narrowed(*look.contrast),
+        gamma=planted.narrowed(*look.gamma),
+        noise=planted.narrowed(*look.noise),
+        scale=planted.narrowed(*look.scale),
+    )
+    return steady, planted.WOBBLE
+
+
+def _pose(image: Radiograph, look: Acquisition, wobble: float, rng: np.random.Generator) -> Pose:
     shape = float(rng.choice(look.shapes))
     width, height = (image.size, round(image.size / shape)) if shape >= 1 else (round(image.size * shape), image.size)
     portable = image.view == "AP"
-    turn = np.deg2rad(rng.normal(0, 7.0 if portable else 3.5))
+    turn = np.deg2rad(rng.normal(0, wobble * (7.0 if portable else 3.5)))
     scale = rng.uniform(*look.scale)
-    squeeze, shear = rng.normal(1, 0.05), rng.normal(0, 0.05 if portable else 0.02)
+    squeeze, shear = rng.normal(1, 0.05 * wobble), rng.normal(0, wobble * (0.05 if portable else 0.02))
     matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     matrix = matrix @ np.array([[squeeze, shear], [0, 1 / squeeze]])
     if image.view == "LL":
         matrix = matrix @ np.diag((-1.0, 1.0))
-    shift = rng.normal(0, (0.09, 0.08)) + np.array((0.0, 0.05))
+    shift = wobble * rng.normal(0, (0.09, 0.08)) + np.array((0.0, 0.05))
     return Pose(matrix, shift, width // 2 * 2, height // 2 * 2)
 
 
@@ -162,6 +176,7 @@ def _expose(
     image: Radiograph,
     values: dict[str, float],
     look: Acquisition,
+    wobble: float,
     pose: Pose,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
@@ -171,9 +186,9 @@ def _expose(
     # Window: black and white levels vary more between images than between patients.
     under = min(2.0, max(0.0, values["underexposure"]))
     contrast = np.float32(1.15 * rng.uniform(*look.contrast) * (1 - 0.08 * under))
-    middle = 0.47 + rng.normal(0, 0.06) - 0.03 * under
+    middle = 0.47 + rng.normal(0, 0.06 * wobble) - 0.03 * under
     h, w = attenuation.shape
-    slope_x, slope_y = rng.normal(0, 0.06, 2)
+    slope_x, slope_y = rng.normal(0, 0.06 * wobble, 2)
     coarse = (attenuation - np.float32(middle)) * contrast
     coarse += np.linspace(-slope_x, slope_x, w, dtype=np.float32)[None, :]
     coarse += np.linspace(-slope_y, slope_y, h, dtype=np.float32)[:, None]
@@ -185,7 +200,7 @@ def _expose(
     # Characteristic curve: a soft toe and shoulder, then gamma.
     curve = 0.5 + 0.5 * np.tanh(1.7 * np.linspace(-1.5, 1.5, 1536))
     gamma = np.exp(rng.uniform(np.log(look.gamma[0]), np.log(look.gamma[1])))
-    low, high = rng.uniform(0, 0.10), rng.uniform(0.86, 1.0)
+    low, high = rng.uniform(0, 0.10 * wobble), rng.uniform(1.0 - 0.14 * wobble, 1.0)
     table = (255 * (low + (high - low) * curve**gamma)).astype(np.uint8)
     grey += np.float32(1.5)
     grey *= np.float32(512)
@@ -232,7 +247,7 @@ def _grain_field() -> Array:
 
 def shape(image: Radiograph) -> tuple[int, int]:
     """The (height, width) that `draw` returns."""
-    pose = _pose(image, STYLES[image.look], np.random.default_rng(image.image_key))
+    pose = _pose(image, *_style(image), np.random.default_rng(image.image_key))
     return pose.height, pose.width
 
 
