@@ -322,6 +322,7 @@ def test_the_chart_in_a_database_is_joined_by_patient_and_time(tmp_path: Path) -
     for name, clock in (("a", "080000"), ("b", "120000"), ("c", None)):
         film(tmp_path / "export", name, PatientID="0017", StudyDate="20200302", StudyTime=clock, KVP="125")
     film(tmp_path / "export", "d", PatientID="0018", StudyDate="20200302", StudyTime="120000")
+    film(tmp_path / "export", "slice", Modality="CT")
     with duckdb.connect(str(tmp_path / "base.duckdb")) as base:
         base.execute("create table laboratory (mrn text, drawn timestamp, crp double, pneumonia integer)")
         base.execute(
@@ -334,6 +335,10 @@ def test_the_chart_in_a_database_is_joined_by_patient_and_time(tmp_path: Path) -
     assert [row["ehr.crp"] for row in said.values()] == [5.0, 8.0, 5.0, None]
     assert [row["label.Pneumonia"] for row in said.values()] == [1.0, 1.0, 1.0, None]
     assert [row["ehr.tube"] for row in said.values()] == [125.0, 125.0, 125.0, None]
+    # Failed before: the slice that was left out was among the images that the chart was joined to.
+    (joined,) = (step for step in cohort.flow if step.step == "chart joined")
+    assert (joined.rows_in, joined.rows_out) == (4, 4)
+    assert joined.why.startswith("3 of 4 have a row in ")
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,14 @@ _HALF = 0.5
 
 
 class ImageTable(NamedTuple):
-    """The images' own table: typed `cells`, their `times` (None without), and `where` it is."""
+    """The images' own table: typed `cells`, their `times` (None without), `where` it is, and how many of its rows are
+    `left_out`, whose cells are blank.
+    """
 
     cells: pa.Table
     times: ReadTimes | None
     where: str
+    left_out: int = 0
 
 
 class SecondTable(NamedTuple):
@@ -89,7 +92,7 @@ def join(images: ImageTable, chart: SecondTable, columns: Sequence[str], plan: M
     texts = text_cells(chart.cells, chart.where)
     held = np.isin(ours, theirs[theirs != NOBODY])
     remedy = "name the columns that hold the same id under charts: on"
-    step, warnings = joined_images(held, images.where, chart.where, chart.joined, "a row", remedy)
+    step, warnings = joined_images(held, images, chart.where, chart.joined, "a row", remedy)
     if chart.joined.time is not None:
         found, said = _as_of(images, ours, theirs, chart, texts, columns, plan)
     else:
@@ -98,19 +101,19 @@ def join(images: ImageTable, chart: SecondTable, columns: Sequence[str], plan: M
 
 
 def joined_images(
-    held: npt.NDArray[np.bool_], images: str, chart: str, joined: ChartMapping, what: str, remedy: str
+    held: npt.NDArray[np.bool_], images: ImageTable, chart: str, joined: ChartMapping, what: str, remedy: str
 ) -> tuple[FlowStep, list[DataWarning]]:
     """The step of the flow, which says how many images have `what` in the chart, and a warning if fewer than half have.
 
-    `held` (N,): which images have it. `images` and `chart` name the tables. Raises InputError, which ends with
-    `remedy`, if none has.
+    `held` (N,): which images have it. `chart` names its table. Raises InputError, which ends with `remedy`, if none
+    has.
     """
-    count, total = int(held.sum()), len(held)
+    count, total = int(held.sum()), len(held) - images.left_out
     by = ", ".join(ours if ours == theirs else f"{ours} = {theirs}" for ours, theirs in joined.on.items())
     if not count:
         raise InputError(
-            f"expected images of {images} in {chart} by {by}, found none of {plural(total, 'image')} with {what}; "
-            f"{remedy}"
+            f"expected images of {images.where} in {chart} by {by}, found none of {plural(total, 'image')} with "
+            f"{what}; {remedy}"
         )
     warnings = []
     if count < _HALF * total:

@@ -74,7 +74,7 @@ def join_events(images: ImageTable, places: Sequence[str], plan: Mapping) -> Joi
         readers.add(part)
     held = np.isin(patient, np.array(sorted(seen - {NOBODY}), np.int64))
     remedy = "check the column and the codes"
-    step, warnings = joined_images(held, images.where, source.where, joined, "an event of these codes", remedy)
+    step, warnings = joined_images(held, images, source.where, joined, "an event of these codes", remedy)
     known = f"stored ({joined.stored}) by then" if joined.stored else "dated by then: no stored time is given"
     found = readers.found()
     columns = {str(entry.column): found.columns[name] for name, entry in entries.items()}

@@ -64,18 +64,20 @@ def cohort_of(source: Source, plan: Mapping, mapping: Path | None, charts: Seque
     own, of_chart = _columns(plan, table, tables, mapping)
     cells = table.read(list(own))
     left_out = [*source.left_out, *_kept(text_cells(cells, where), plan)]
-    cells = _without(cells, left_out)
+    stays = _staying(left_out)
+    cells = _without(cells, stays)
     texts = text_cells(cells, where)
     times = None
     if plan.taken_at is not None:
         times = read_times(texts, plan.taken_at, plan.taken_at_format, plan, where)
     joined = None
+    images = ImageTable(cells, times, where, 0 if stays is None else pc.sum(pc.invert(stays)).as_py() or 0)
     if plan.charts is not None and plan.charts.model is not None:
-        joined = join_events(ImageTable(cells, times, where), charts, plan)
+        joined = join_events(images, charts, plan)
     elif plan.charts is not None and tables:
         names = list(dict.fromkeys(name.removeprefix(CHART_PREFIX) for name in of_chart))
         chart = read_chart(tables, plan.charts, names, plan)
-        joined = join(ImageTable(cells, times, where), chart, names, plan)
+        joined = join(images, chart, names, plan)
     if joined is not None:
         for name in of_chart:
             column = joined.columns[name.removeprefix(CHART_PREFIX)]
@@ -195,10 +197,14 @@ def _kept(texts: pa.Table, plan: Mapping) -> list[Exclusion]:
     return found
 
 
-def _without(cells: pa.Table, left_out: Sequence[Exclusion]) -> pa.Table:
+def _staying(left_out: Sequence[Exclusion]) -> pa.Array | None:
+    """Which rows are not left out; None: all."""
+    return reduce(pc.and_, (pc.is_null(each.reasons) for each in left_out)) if left_out else None
+
+
+def _without(cells: pa.Table, stays: pa.Array | None) -> pa.Table:
     """The cells, blank in rows that are left out: what stands in those is not to be refused."""
-    if not left_out:
+    if stays is None:
         return cells
-    stays = reduce(pc.and_, (pc.is_null(each.reasons) for each in left_out))
     columns = [pc.if_else(stays, cells[name], pa.scalar(None, cells[name].type)) for name in cells.column_names]
     return pa.table(columns, cells.column_names)
