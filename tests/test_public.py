@@ -375,6 +375,15 @@ def test_registers_and_rotations_can_be_started_from(name: str, tmp_path: Path) 
     assert model.global_pool == "token"
 
 
+def test_weights_of_another_width_say_which_setting_is_to_be_theirs(tmp_path: Path) -> None:
+    of_timm(tmp_path / "public", "vit_tiny_patch16_224")
+    made_of = vit.architecture(EncoderConfig(name="vit_tiny_patch16_224", width=48, depth=2, heads=2), 48)
+    with pytest.raises(
+        InputError, match=r"position embeddings \(1, 1 \+ side \* side, 48\) .* or --encoder.width, that"
+    ):
+        initialise(vit.build(made_of, seed=0), tmp_path / "public")
+
+
 @torch.inference_mode()
 def test_dropped_patches_of_a_rotary_encoder_keep_their_rotations(tmp_path: Path) -> None:
     """All patches in another order are the same tokens in that order; a part of them is what attention sees alone."""
