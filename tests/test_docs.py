@@ -118,6 +118,7 @@ OTHERS = {
     *("--compile-bytecode", "--torch-backend"),  # uv
     *("--scheduler-file", "--nthreads"),  # dask
     "--network",  # docker
+    "--logdir",  # tensorboard
     *("--cases", "--only", "--out"),  # python -m tests.faults
     "--section.name",  # any setting of pretraining
 }
