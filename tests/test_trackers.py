@@ -22,6 +22,7 @@ from chartray.errors import InputError, Stopped
 from chartray.experiment import checked
 from chartray.experiment_steps import steps_of
 from chartray.pixels.store import Store
+from chartray.results.folder import command
 from chartray.training.pretrain import pretrain
 from chartray.training.trackers import TRACKERS_FILE, Tracked, Trackers
 
@@ -268,3 +269,20 @@ def test_without_a_tracker_no_file_of_one_is_written(small_store: Path, tmp_path
     assert not (tmp_path / "run" / TRACKERS_FILE).exists()
     assert list((tmp_path / "run" / "events").iterdir())
     assert on_loopback == []
+
+
+def test_a_password_in_the_uri_of_a_tracker_is_refused(
+    small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", str(small_store), "--out", str(tmp_path / "run"), "--tracker", "mlflow"]
+    assert run_command([*words, "--tracker-uri", "http://me:pa55word@127.0.0.1:1"]) == 2
+    said = capsys.readouterr().err
+    assert "found one for http://127.0.0.1:1; set MLFLOW_TRACKING_USERNAME" in said
+    assert "pa55word" not in said
+
+
+def test_the_command_of_a_manifest_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["chartray", "x", "--charts", "postgres://me:pa55word@host/base#a", "--b=s3://c/d"]
+    )
+    assert command() == ("chartray", "x", "--charts", "postgres://host/base#a", "--b=s3://c/d")

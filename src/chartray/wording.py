@@ -57,6 +57,18 @@ def without_folders(command: str) -> str:
     return shlex.join(Path(word).name if "/" in word else word for word in words)
 
 
+def no_secret(url: str) -> str:
+    """A database URL without user, password and query, for messages and records of a command.
+
+    >>> no_secret("postgres://me:p@ss/w@host/base?sslmode=require"), no_secret("postgres://me:a?b@host/base")
+    ('postgres://host/base', 'postgres://...')
+    """
+    scheme, _, rest = url.partition("://")
+    before, _, query = rest.partition("?")
+    # Of a password with a question mark, what stands before it would be shown.
+    return f"{scheme}://..." if "@" in query else f"{scheme}://{before.rpartition('@')[2]}"
+
+
 def joined(words: Iterable[str]) -> str:
     """Words in a row.
 

@@ -1,7 +1,6 @@
 """Commands of pretraining: pretrain, knobs and study."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,9 +76,10 @@ def pretrain(
 
         print_dry_run(store, resolved, out=out, resume=resume)
         return
+    from chartray.results.folder import command
     from chartray.training.pretrain import pretrain as pretrain_run
 
-    pretrain_run(store, out, resolved, command=shlex.join(["chartray", *sys.argv[1:]]), resume=resume, tracked=tracked)
+    pretrain_run(store, out, resolved, command=shlex.join(["chartray", *command()[1:]]), resume=resume, tracked=tracked)
     tell(out=out)
 
 

@@ -13,8 +13,8 @@ from ibis.common.exceptions import IbisError, TableNotFound
 
 from chartray.errors import InputError
 from chartray.extras import need_extra
-from chartray.records.reading import need_columns, no_secret
-from chartray.wording import listed
+from chartray.records.reading import need_columns
+from chartray.wording import listed, no_secret
 
 # Rows that are in memory at once while a table is read in parts: PostgreSQL's driver has each cell as an object.
 _ROWS_AT_ONCE = 50_000

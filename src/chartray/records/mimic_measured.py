@@ -15,8 +15,8 @@ from chartray.records.measurements import AsOfImages, DatedCells, MeasuredValues
 from chartray.records.mimic_tables import schemas_of
 from chartray.records.mimic_times import moments_of_part
 from chartray.records.parsing import by_cell, number
-from chartray.records.reading import need_csv, no_secret, read_parts
-from chartray.wording import listed
+from chartray.records.reading import need_csv, read_parts
+from chartray.wording import listed, no_secret
 
 
 class _Layout(NamedTuple):

@@ -13,11 +13,11 @@ from chartray.records.race import RACE_COLUMNS
 from chartray.records.reading import (
     folder_content,
     need_csv,
-    no_secret,
     read_cells,
     refuse_empty,
     refuse_repeated,
 )
+from chartray.wording import no_secret
 
 _COLUMNS = {
     "patients": ["subject_id", "gender", "anchor_age", "anchor_year"],

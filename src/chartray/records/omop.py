@@ -21,8 +21,9 @@ from chartray.records.linking import NOBODY, Integers, Times, from_end_of_day
 from chartray.records.measurements import DatedCells
 from chartray.records.mimic_times import moments_of_part
 from chartray.records.parsing import by_cell, number
-from chartray.records.reading import find_csv, folder_content, need_columns, no_secret, read_parts
+from chartray.records.reading import find_csv, folder_content, need_columns, read_parts
 from chartray.records.table_cells import open_table, parquet_errors, text_cells
+from chartray.wording import no_secret
 
 _NEVER = np.datetime64("NaT", "us")
 

@@ -12,9 +12,8 @@ from chartray.errors import InputError
 from chartray.records.charts import CHART_PREFIX
 from chartray.records.mapping import IMAGE_KEYS, Mapping
 from chartray.records.omop import read_rows
-from chartray.records.reading import no_secret
 from chartray.records.table_cells import OpenTable, text_cells
-from chartray.wording import plural
+from chartray.wording import no_secret, plural
 
 TABLE = "image_occurrence"
 # As the extension publishes them for CDM 5.4, without the addresses of the files.

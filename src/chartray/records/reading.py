@@ -267,15 +267,3 @@ def refuse_empty(cells: pa.Table, file: Path) -> None:
     """Raises InputError if the table has no rows, as after an incomplete download."""
     if not cells.num_rows:
         raise InputError(f"expected rows in {file}, found only a header; download the file again")
-
-
-def no_secret(url: str) -> str:
-    """A database URL without user, password and query, for messages.
-
-    >>> no_secret("postgres://me:p@ss/w@host/base?sslmode=require"), no_secret("postgres://me:a?b@host/base")
-    ('postgres://host/base', 'postgres://...')
-    """
-    scheme, _, rest = url.partition("://")
-    before, _, query = rest.partition("?")
-    # Of a password with a question mark, what stands before it would be shown.
-    return f"{scheme}://..." if "@" in query else f"{scheme}://{before.rpartition('@')[2]}"

@@ -18,7 +18,7 @@ from chartray.records.labels import blank_column
 from chartray.records.mapping import Mapping, read_mapping
 from chartray.records.missing import count_unreadable, shown
 from chartray.records.omop_images import with_occurrences
-from chartray.records.reading import need_folder, no_secret
+from chartray.records.reading import need_folder
 from chartray.records.table_cells import OpenTable, open_table, refuse_absent, text_cells
 from chartray.records.table_ids import Exclusion, identified
 from chartray.records.table_times import ReadTimes, read_times
@@ -26,6 +26,7 @@ from chartray.records.table_values import label_cells, variable_cells
 from chartray.records.templates import template_columns
 from chartray.records.warnings import undecided, unread
 from chartray.schema import EHR_PREFIX, LABEL_PREFIX, CohortMetadata, LabelSource
+from chartray.wording import no_secret
 
 _NAMED = ("image_id", "patient_id", "study_id", "split")
 

@@ -14,12 +14,11 @@ from chartray.records.reading import (
     columns_found,
     header,
     likely_names,
-    no_secret,
     read_cells,
     refuse_same_names,
     without_cells,
 )
-from chartray.wording import nearest
+from chartray.wording import nearest, no_secret
 
 if TYPE_CHECKING:
     from chartray.records.database import Database

@@ -36,7 +36,7 @@ from chartray.results.manifest import (
     Manifest,
 )
 from chartray.results.schema import CalibrationBin, Comparison, Interaction, Record, Score
-from chartray.wording import plural
+from chartray.wording import no_secret, plural
 
 RESULTS_FILE = "results.jsonl"
 STUDIES_FILE = "studies.jsonl"
@@ -302,8 +302,8 @@ def now() -> str:
 
 
 def command() -> tuple[str, ...]:
-    """The command line, as manifests have it."""
-    return tuple(sys.argv)
+    """The command line, as manifests have it: without the passwords of its URLs."""
+    return tuple(no_secret(word) if "://" in word else word for word in sys.argv)
 
 
 def versions() -> dict[str, str]:

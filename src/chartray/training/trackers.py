@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from pydantic import JsonValue
@@ -20,6 +21,7 @@ from pydantic import JsonValue
 from chartray.errors import InputError, Stopped
 from chartray.extras import need_extra
 from chartray.outputs.json_file import read_json, write_json
+from chartray.wording import no_secret
 
 TRACKERS_FILE = "trackers.json"
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
@@ -98,7 +100,12 @@ class Trackers:
 
 
 def check_trackers(tracked: Tracked) -> None:
-    """Raises InputError for a tracker whose extra is not installed, or a URI without MLflow; imports none."""
+    """Raises InputError for an extra that is not installed, a URI without MLflow or with a password; imports none."""
+    if tracked.uri is not None and _has_password(tracked.uri):
+        raise InputError(
+            f"expected --tracker-uri without a password, which would be written down, found one for "
+            f"{no_secret(tracked.uri)}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
+        )
     for name in tracked.names:
         if name != "tensorboard":
             need_extra(name, f"--tracker {name}")
@@ -106,6 +113,13 @@ def check_trackers(tracked: Tracked) -> None:
         raise InputError("expected --tracker-group only with --tracker; add it, or leave the group out")
     if tracked.uri is not None and "mlflow" not in tracked.names:
         raise InputError("expected --tracker-uri only with --tracker mlflow; add it, or leave the URI out")
+
+
+def _has_password(uri: str) -> bool:
+    try:
+        return urlsplit(uri).password is not None
+    except ValueError:  # no URL: MLflow says so
+        return False
 
 
 def open_trackers(out: Path, tracked: Tracked, settings: Mapping[str, JsonValue]) -> Trackers:
@@ -177,8 +191,8 @@ def _mlflow(
     given = tracked.uri or os.environ.get("MLFLOW_TRACKING_URI")
     uri = given or (before or {}).get("uri") or f"sqlite:///{(out / 'mlflow.db').resolve()}"
     client = MlflowClient(tracking_uri=uri)
-    # Whoever moves a RUN moves its database.
-    kept = {} if not given and "uri" not in (before or {}) else {"uri": uri}
+    # Whoever moves a RUN moves its database. A password, from the environment, is not written down.
+    kept = {} if (not given and "uri" not in (before or {})) or _has_password(uri) else {"uri": uri}
     if before is not None:
         client.update_run(before["run"], status="RUNNING")
         known = client.get_metric_history(before["run"], "loss")
