@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from chartray.config.pretrain import Config
 from chartray.errors import InputError
 from chartray.training import division, run_folder, runtime
 from chartray.training.division import StepMemory, kept_bytes, parts_that_fit, step_memory
@@ -197,11 +198,7 @@ def limited(small_store: Path, tmp_path: Path) -> None:
     """What that process does: a step with all the memory that it wants, and one without."""
     numbers = {}
     for run in ("free", "limited"):
-        with pytest.MonkeyPatch.context() as patched:
-            # `only` fills whatever the heap holds: pages of 2 MiB that it would otherwise not touch.
-            patched.setattr(runtime, "prefer_huge_pages", lambda: None)
-            loop = assemble(small_store, tmp_path / run, small(**WIDE))
-        assert isinstance(loop, Loop)
+        loop = in_small_pages(small_store, tmp_path / run, small(**WIDE))
         batch = next(loop.batches(0, 1))
         loop.networks.train()
         needs = loop.division.planned
@@ -213,6 +210,15 @@ def limited(small_store: Path, tmp_path: Path) -> None:
     assert run_folder.read_manifest(tmp_path / "limited").accumulate == loop.division.parts
     for name in ("loss", "gradient_norm"):
         assert numbers["limited"][name] == pytest.approx(numbers["free"][name], rel=1e-4)
+
+
+def in_small_pages(store: Path, out: Path, config: Config) -> Loop:
+    """A run whose heap is not grown at once: `only` fills whatever it holds, pages of 2 MiB that it never touches."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runtime, "prefer_huge_pages", lambda: None)
+        loop = assemble(store, out, config)
+    assert isinstance(loop, Loop)
+    return loop
 
 
 @contextmanager

@@ -15,11 +15,10 @@ from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.training import run_folder
 from chartray.training.build import build
-from chartray.training.loop import Loop
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.pretrain import assemble
 from chartray.training.runtime import launch
-from tests.test_division import WIDE, only
+from tests.test_division import WIDE, in_small_pages, only
 from tests.test_pretrain import small
 from tests.test_srun import step_of_two, two_tasks
 
@@ -59,8 +58,7 @@ def what_each_does(store: str, out: str) -> dict[str, Any]:
     """A step with all the memory that it wants, and one for which the second has 0.6 of it; the probe."""
     found: dict[str, Any] = {}
     for run in ("free", "limited"):
-        loop = assemble(Path(store), Path(out, run), small(train__batch_size=96, **WIDE))
-        assert isinstance(loop, Loop)
+        loop = in_small_pages(Path(store), Path(out, run), small(train__batch_size=96, train__recompute=True, **WIDE))
         batch = next(loop.batches(0, 1))
         loop.networks.train()
         assert loop.division.planned is not None

@@ -1,5 +1,6 @@
 """What the chart does at a step: it joins the anchor, and its heads give the class token their gradient."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,9 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
     if not heads:
         return joined, ChartLosses(embeddings.new_zeros(()), {})
     # The heads and their losses are float32, as the loss of the views is: bf16 cannot even hold what masks a level.
-    with torch.enable_grad(), torch.autocast(embeddings.device.type, enabled=False):
+    of = embeddings.device.type
+    exact = torch.autocast(of, enabled=False) if torch.amp.is_autocast_available(of) else nullcontext()
+    with torch.enable_grad(), exact:
         tokens = embeddings.detach().float().requires_grad_()
         losses = [_loss(head, tokens, batch, config) for head in heads]
         gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in losses]
