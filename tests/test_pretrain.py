@@ -422,7 +422,14 @@ def test_settings_are_told_apart_by_what_is_not_told_by_name() -> None:
         assert settings_hash(small(**other)) != one
 
 
-@pytest.mark.parametrize(("objective", "as_one"), [("msn", False), ("msn", True), ("mae", False)])
+@pytest.mark.parametrize(
+    ("objective", "as_one"),
+    [
+        ("msn", False),
+        pytest.param("msn", True, marks=pytest.mark.slow),
+        pytest.param("mae", False, marks=pytest.mark.slow),
+    ],
+)
 def test_compiled_blocks_give_the_losses_of_blocks_as_written(
     small_store: Path, tmp_path: Path, objective: str, as_one: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ def _compiler(tmp_path: Path) -> None:
 
 def test_a_sample_of_faults_ends_in_the_same_bytes_or_one_sentence(tmp_path: Path) -> None:
     some = ("cohort.*", "ingest.*", "read.cohort", "read.store", "picture.*", "yaml.mapping", "cells.table")
-    harness(tmp_path, "--seconds", "30", "--cases", "400", *(word for kind in some for word in ("--only", kind)))
+    harness(tmp_path, "--seconds", "20", "--cases", "400", *(word for kind in some for word in ("--only", kind)))
 
 
 @pytest.mark.slow
