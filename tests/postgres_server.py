@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -22,8 +23,11 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """Starts a server whose superuser is `admin`, and gives its port; PostgreSQL refuses to run as root."""
+def server() -> Iterator[int]:
+    """Starts a server whose superuser is `admin`, and gives its port; PostgreSQL refuses to run as root.
+
+    Its folder is none of pytest's: another pytest that starts meanwhile closes those to other users.
+    """
     programs = binaries()
     if programs is None:
         pytest.skip("no PostgreSQL server here: apt-get install postgresql")
@@ -34,10 +38,15 @@ def server(folder: Path) -> Iterator[int]:
         if not any(entry.pw_name == "postgres" for entry in pwd.getpwall()):
             pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
         as_user = {"user": "postgres", "group": "postgres"}
-        for part in (folder, *folder.parents):  # the server's user must reach its folder
-            if part.is_relative_to("/tmp") and part != Path("/tmp"):
-                part.chmod(part.stat().st_mode | 0o011)
-        shutil.chown(folder, "postgres", "postgres")
+    with TemporaryDirectory(prefix="chartray-postgres-", ignore_cleanup_errors=True) as folder:
+        if as_user:
+            shutil.chown(folder, "postgres", "postgres")
+        with _started(programs, Path(folder), as_user) as port:
+            yield port
+
+
+@contextmanager
+def _started(programs: Path, folder: Path, as_user: dict[str, str]) -> Iterator[int]:
     secret, data = folder / "secret", folder / "data"
     secret.write_text(ADMIN_PASSWORD + "\n")
     secret.chmod(0o644)

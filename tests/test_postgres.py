@@ -41,10 +41,10 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def port(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(hospital: Path) -> Iterator[int]:
     import psycopg
 
-    with server(tmp_path_factory.mktemp("postgres")) as port:
+    with server() as port:
         address = {"host": "127.0.0.1", "port": port, "user": "admin", "password": ADMIN_PASSWORD}
         with psycopg.connect(**address, dbname="postgres", autocommit=True) as base:
             base.execute("create database mimic")
