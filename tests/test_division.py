@@ -17,8 +17,9 @@ from chartray.training import division, run_folder, runtime
 from chartray.training.division import StepMemory, kept_bytes, parts_that_fit, step_memory
 from chartray.training.gradient_cache import of_images
 from chartray.training.loop import Loop
+from chartray.training.prefetch import Batch
 from chartray.training.pretrain import assemble, pretrain
-from chartray.training.step import forward
+from chartray.training.step import forward, gradient
 from chartray.training.training_data import settings_hash
 from tests.test_pretrain import losses, small
 
@@ -219,6 +220,17 @@ def in_small_pages(store: Path, out: Path, config: Config) -> Loop:
         loop = assemble(store, out, config)
     assert isinstance(loop, Loop)
     return loop
+
+
+def compile_kernels(loop: Loop, batch: Batch) -> None:
+    """oneDNN compiles code for each size of part, and not into the heap that `only` leaves free: here, before it."""
+    parts = 1
+    while parts <= loop.division.images:
+        gradient(loop.networks, batch, loop.config, loop.runtime.autocast, parts)
+        parts *= 2
+    gradient(loop.networks, batch, loop.config, loop.runtime.autocast, loop.division.images)
+    for parameter in loop.networks.parameters():
+        parameter.grad = None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from chartray.training.build import build
 from chartray.training.online_probe import OnlineProbe
 from chartray.training.pretrain import assemble
 from chartray.training.runtime import launch
-from tests.test_division import WIDE, in_small_pages, only
+from tests.test_division import WIDE, compile_kernels, in_small_pages, only
 from tests.test_pretrain import small
 from tests.test_srun import step_of_two, two_tasks
 
@@ -58,9 +58,10 @@ def what_each_does(store: str, out: str) -> dict[str, Any]:
     """A step with all the memory that it wants, and one for which the second has 0.6 of it; the probe."""
     found: dict[str, Any] = {}
     for run in ("free", "limited"):
-        loop = in_small_pages(Path(store), Path(out, run), small(train__batch_size=96, train__recompute=True, **WIDE))
+        loop = in_small_pages(Path(store), Path(out, run), small(train__batch_size=96, **WIDE))
         batch = next(loop.batches(0, 1))
         loop.networks.train()
+        compile_kernels(loop, batch)
         assert loop.division.planned is not None
         found["before"] = loop.division.parts
         room = (loop.division.planned - 2**27) * 3 // 5
