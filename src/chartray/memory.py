@@ -56,7 +56,6 @@ def prefer_huge_pages() -> None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return
-    _huge_pages = True
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -66,6 +65,7 @@ def prefer_huge_pages() -> None:
     first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
     libc.madvise(first, (start + room - first) // _HUGE_PAGE * _HUGE_PAGE, mmap.MADV_HUGEPAGE)
     libc.free(start)
+    _huge_pages = True
 
 
 def ran_out(error: BaseException) -> bool:

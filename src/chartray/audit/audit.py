@@ -27,7 +27,7 @@ from chartray.audit.attribute_probes import (
 from chartray.audit.attributes import Attribute, chosen_attributes, subgroup_codes, why_not_available
 from chartray.audit.differences import compared_sides, difference_rows, notes_on_seeds
 from chartray.audit.families import corrected
-from chartray.audit.leace import DiseaseScores, Remover, disease_probe, disease_scores, remove_attribute
+from chartray.audit.leace import DiseaseScores, Remover, disease_scores, remove_attribute
 from chartray.audit.leakage import find_leaks, pretrained
 from chartray.audit.splits import attributes_left_out, evaluation_splits, labels_left_out, labels_outside_chart
 from chartray.audit.subgroup_metrics import SPECIFICITY, own_thresholds
@@ -35,7 +35,7 @@ from chartray.audit.subgroups import Diagnosis, subgroup_rows
 from chartray.audit.suppression import suppression_costs
 from chartray.config.audit import AuditOptions
 from chartray.evaluation.assemble import encoder_entry, store_entry
-from chartray.evaluation.baselines import Frozen, named_chart
+from chartray.evaluation.baselines import Frozen, fitted_probe, named_chart
 from chartray.evaluation.image_set import ImageSet, Match, blank_entry, chosen_labels, image_set_of
 from chartray.evaluation.scoring import EvaluationSet
 from chartray.evaluation.sentences import blanks_counted, chart_baselines_said
@@ -231,7 +231,7 @@ def _disease(
 ) -> tuple[_Found, DiseaseScores]:
     """Rows of the parts group (every split) and removed (STORE), and predictions of disease; the scores of STORE."""
     checked = frozen.needed(data.validate)
-    probe = disease_probe(frozen.needed(data.train), checked, data.train, data.validate, data.device)
+    probe = fitted_probe(frozen.needed(data.train), checked, data.train, data.validate, data.device)
     validated = probe.scores(checked)
     thresholds = threshold_at_specificity(data.validate.truth, validated, SPECIFICITY)
     own_cuts = {

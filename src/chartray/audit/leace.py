@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from chartray.audit.arms import AuditArm
 from chartray.audit.attribute_probes import AttributeResult, AttributeTruth, Resampling, attribute_result
 from chartray.audit.attributes import Attribute, attribute_values, subgroup_codes
-from chartray.evaluation.baselines import Features, Frozen
+from chartray.evaluation.baselines import Features, Frozen, fitted_probe
 from chartray.evaluation.embed import device_of
 from chartray.evaluation.image_set import ImageSet
 from chartray.evaluation.rows import NO_MACRO, ONE_CLASS, TOO_FEW
@@ -29,7 +29,7 @@ from chartray.statistics import metrics
 from chartray.statistics.knn import knn_scores
 from chartray.statistics.leace import LeaceEraser, fit_leace, random_erasers
 from chartray.statistics.patient_bootstrap import PatientBootstrap
-from chartray.statistics.probe import Probe, fit_probe
+from chartray.statistics.probe import fit_probe
 from chartray.statistics.ridge import fit_ridge
 from chartray.statistics.variance import SeedVariance, satterthwaite, student_test
 
@@ -77,7 +77,7 @@ class Remover:
     def without(self, eraser: LeaceEraser) -> Erased:
         """After the removal of an eraser's directions."""
         x, checked, tested = (eraser.erase(each) for each in self.whole)
-        scores = disease_probe(x, checked, self.train, self.validate, self.device).scores(tested)
+        scores = fitted_probe(x, checked, self.train, self.validate, self.device).scores(tested)
         test, sampled = self.disease.test, self.disease.sampled
         drawn = metrics.resample_in(test.image_set.truth, scores, sampled)
         each = metrics.auroc(test.image_set.truth, scores)
@@ -98,19 +98,6 @@ class RemovalResult(NamedTuple):
 
     rows: list[RemovalRow]
     scores: Floats
-
-
-def disease_probe(x: ArrayLike, checked: ArrayLike, train: ImageSet, validate: ImageSet, device: str) -> Probe:
-    """The probe of the disease labels on features of the training (x) and of the validation images (checked)."""
-    return fit_probe(
-        x,
-        train.truth,
-        checked,
-        validate.truth,
-        patients=train.patients,
-        validation_patients=validate.patients,
-        device=device_of(device),
-    )
 
 
 def disease_scores(test: EvaluationSet, scores: Floats, resampling: Resampling) -> DiseaseScores:

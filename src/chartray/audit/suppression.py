@@ -7,9 +7,9 @@ import numpy as np
 from chartray.audit.arms import AuditArm
 from chartray.audit.attribute_probes import Resampling
 from chartray.audit.attributes import Attribute
-from chartray.audit.leace import DiseaseScores, disease_probe, disease_scores
+from chartray.audit.leace import DiseaseScores, disease_scores
 from chartray.config.roles import SUPPRESSING, roles_in
-from chartray.evaluation.baselines import Frozen
+from chartray.evaluation.baselines import Frozen, fitted_probe
 from chartray.evaluation.image_set import ImageSet
 from chartray.statistics import metrics
 from chartray.statistics.arms import difference_of_measured
@@ -42,7 +42,7 @@ def suppression_costs(
     def disease(arm: AuditArm) -> DiseaseScores:
         features = arm.features(any_attribute)
         assert isinstance(features, Frozen)  # of a run, whatever the attribute
-        probe = disease_probe(features.needed(train), features.needed(validate), train, validate, device)
+        probe = fitted_probe(features.needed(train), features.needed(validate), train, validate, device)
         return disease_scores(mine.test, probe.scores(features.needed(mine.test.image_set)), resampling)
 
     if not mine.test.counted.any():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from chartray.commands.options import Count, CountIfGiven, Positive, Seed
+from chartray.config.section import separated
 from chartray.console import tell
 from chartray.errors import InputError
 from chartray.outputs.replacing import reserved
@@ -41,9 +42,9 @@ def simulate(
         mimic_iv_release: Release whose layout and column names the tables have.
         seed: Random seed; the same seed gives the same bytes.
         chart_effect: Strength of the link between chart and findings: 1 as documented, 0 none.
-        planted_effect: Plants a finding, Edema, that can only be told where sex and age are explained away; strength 0
-            to 3, of which 0 is the negative control. By default nothing is planted.
-        data_sets: Data sets to write, separated by commas; each is the same whichever others are written.
+        planted_effect: Plants a finding, Edema, that the image shows only once sex and age are accounted for; strength
+            from 0, the negative control, to 3. By default nothing is planted.
+        data_sets: Data sets to write, separated by commas. Each has the same files whichever others are written.
         size: Longer side of the images in pixels; those of CheXpert and NIH have three quarters of it.
         workers: Number of processes; by default one per core.
     """
@@ -56,7 +57,7 @@ def simulate(
         seed=seed,
         chart_effect=chart_effect,
         planted_effect=planted_effect,
-        data_sets=[name.strip() for name in data_sets.split(",") if name.strip()],
+        data_sets=separated(data_sets),
         size=size,
         workers=workers,
     )

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from chartray.config.audit import AuditOptions
 from chartray.config.evaluate import CompareOptions, Device, EvaluateOptions, PlanOptions, Precision
+from chartray.config.export import EmbeddingForm
 from chartray.config.public import PublicOptions
 from chartray.console import tell
 from chartray.wording import plural
@@ -164,7 +165,7 @@ def embed(
     device: Device = "auto",
     precision: Precision = "fp32",
     hash_ids: bool = False,
-    to: Literal["parquet", "npy", "projector"] = "parquet",
+    to: EmbeddingForm = "parquet",
     reading: Annotated[PublicOptions, FLAT] = READING,
 ) -> None:
     """Writes the encoder's features of every image of a store, or of any folder of images.

@@ -49,7 +49,7 @@ def pretrain(
         dry_run: Print what the run needs (memory, hours, disk) from a few real steps, and write nothing.
         tracker: Where numbers go besides metrics.jsonl; may be repeated. tensorboard, always written, is RUN/events.
         tracker_uri: MLflow's server or database; by default MLFLOW_TRACKING_URI, else RUN/mlflow.db.
-        tracker_group: What runs that differ in their seed share in MLflow (a tag) and W&B; study gives the arm.
+        tracker_group: Group of the run in MLflow (a tag) and W&B, shared by runs that differ in their seed alone.
         given: Settings.
     """
     tracked = Tracked(tracker or (), tracker_uri, tracker_group)

@@ -1,4 +1,4 @@
-"""The forms that an encoder is exported in, and what each needs; checked before torch is imported."""
+"""The forms that an encoder and its embeddings are written in, and what each needs, without torch."""
 
 from typing import Literal, get_args
 
@@ -6,6 +6,7 @@ from chartray.errors import InputError
 from chartray.extras import need_extra
 
 Form = Literal["timm", "huggingface", "onnx"]
+EmbeddingForm = Literal["parquet", "npy", "projector"]
 
 
 def check_form(to: str, *, preprocessing: bool) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
 from chartray.evaluation.embed import device_of, embed, pixels
@@ -113,6 +113,27 @@ class Frozen:
         return both
 
 
+def fitted_probe(
+    x: ArrayLike,
+    checked: ArrayLike,
+    train: ImageSet,
+    validate: ImageSet,
+    device: str,
+    told: Callable[[str, Sequence[int]], object] = lambda *_: None,
+) -> Probe:
+    """The probe of the labels on features of the training (x) and of the validation images (checked)."""
+    return fit_probe(
+        x,
+        train.truth,
+        checked,
+        validate.truth,
+        patients=train.patients,
+        validation_patients=validate.patients,
+        device=device_of(device),
+        told=told,
+    )
+
+
 def linear(features: Frozen, device: str, labels: Sequence[str]) -> Learner:
     """An L2-regularised logistic probe per label, its strength chosen on images of other patients."""
 
@@ -123,16 +144,7 @@ def linear(features: Frozen, device: str, labels: Sequence[str]) -> Learner:
             tell(f"{what} {listed([labels[column] for column in columns], 3)}, {len(STRENGTHS)} strengths each")
 
         checked = features.needed(validate)
-        probe = fit_probe(
-            features.needed(train),
-            train.truth,
-            checked,
-            validate.truth,
-            patients=train.patients,
-            validation_patients=validate.patients,
-            device=device_of(device),
-            told=told,
-        )
+        probe = fitted_probe(features.needed(train), checked, train, validate, device, told)
         found = [features.of(test) for test in tests]
         columns = (probe.strength.tolist(), probe.validation_auroc.tolist(), probe.chosen_by)
         fits = [

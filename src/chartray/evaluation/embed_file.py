@@ -1,15 +1,14 @@
 """What `chartray embed` writes: what tells it from other files and folders, known without importing torch."""
 
 from pathlib import Path
-from typing import Literal
 
+from chartray.config.export import EmbeddingForm
 from chartray.errors import InputError
 from chartray.outputs.guard import refuse_other, refuse_other_file
 from chartray.outputs.parquet_file import metadata_of_parquet
 
 EMBEDDINGS_KEY = b"chartray.embeddings"
 DESCRIPTION_FILE = "embeddings.json"
-EmbeddingForm = Literal["parquet", "npy", "projector"]
 
 
 def check_embeddings_replaceable(out: Path, to: EmbeddingForm = "parquet", tokens: str = "class") -> None:

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from chartray.config.export import EmbeddingForm
 from chartray.csv_cells import harmless
-from chartray.evaluation.embed_file import DESCRIPTION_FILE, EmbeddingForm
+from chartray.evaluation.embed_file import DESCRIPTION_FILE
 from chartray.outputs.json_file import write_json
 from chartray.outputs.replacing import replaced_folder
 

@@ -10,7 +10,7 @@ when. The file carries its own SHA-256 (`outputs.parquet_file`).
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor
 
+from chartray.config.export import EmbeddingForm
 from chartray.config.public import PublicOptions
 from chartray.errors import InputError
 from chartray.evaluation.embed import batches, device_of, images_at_once, tokens_in_batches
-from chartray.evaluation.embed_file import EMBEDDINGS_KEY, EmbeddingForm, check_embeddings_replaceable
+from chartray.evaluation.embed_file import EMBEDDINGS_KEY, check_embeddings_replaceable
 from chartray.evaluation.embed_forms import write_form
 from chartray.evaluation.image_folder import image_files, is_store, read_files
 from chartray.evaluation.image_set import metadata_of
@@ -104,7 +105,7 @@ def embed_store(
         "tokens": tokens,
         "precision": precision,
     }
-    shared = _without_folders(described | {"hashed_ids": True}) if hash_ids else described
+    shared = _shared(described | {"hashed_ids": True}) if hash_ids else described
 
     def place(number: int) -> str:
         return f"row {number} of {images}" if "store" in of else f"file {number} of {images}, by name from 0"
@@ -218,19 +219,23 @@ def _with_hashed_ids(named: pa.Table) -> pa.Table:
     return named
 
 
-def _without_folders(said: Any) -> Any:
+def _shared(described: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """A description in which only the last part of each path is left: folders may be named after patients.
 
-    >>> _without_folders({"source": "/data/Doe John/a", "command": "chartray embed /data/b c"})
+    >>> _shared({"source": "/data/Doe John/a", "command": "chartray embed /data/b c"})
     {'source': 'a', 'command': 'chartray embed b c'}
     """
+    return {
+        name: without_folders(value) if name == "command" and isinstance(value, str) else _last_part(value)
+        for name, value in described.items()
+    }
+
+
+def _last_part(said: JsonValue) -> JsonValue:
     if isinstance(said, dict):
-        return {
-            name: without_folders(value) if name == "command" and isinstance(value, str) else _without_folders(value)
-            for name, value in said.items()
-        }
+        return {**_shared(said)}
     if isinstance(said, list):
-        return [_without_folders(value) for value in said]
+        return [_last_part(value) for value in said]
     if isinstance(said, str):
         return Path(said).name if "/" in said else said
     return said

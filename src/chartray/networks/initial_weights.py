@@ -80,8 +80,8 @@ def _resampled(position: Tensor, model: VisionTransformer | Eva, source: Path) -
     if not side or tuple(position.shape) != (1, prefix + side**2, model.embed_dim):
         raise InputError(
             f"expected position embeddings (1, {prefix} + side * side, {model.embed_dim}) in {source}, found "
-            f"{tuple(position.shape)}; these are the weights of another ViT: give --encoder.name, or --encoder.width, "
-            "that are theirs"
+            f"{tuple(position.shape)}; these are the weights of another ViT; set --encoder.name or "
+            "--encoder.width to theirs"
         )
     resampled: Tensor = resample_abs_pos_embed(position, list(model.patch_embed.grid_size), num_prefix_tokens=prefix)
     return resampled

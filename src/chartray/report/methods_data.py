@@ -88,7 +88,7 @@ def reference_standard(data: Sequence[DataSection], results: Sequence[Results]) 
         if store.films_read_by_radiologists and not store.part_of
     }
     found += [
-        f"Radiologists themselves labelled {told(count, 'image')} of the scored ones of {dataset_name(name)}."
+        f"Radiologists themselves labelled {told(count, 'image')} of those scored in {dataset_name(name)}."
         for name, count in read.items()
     ]
     asked = "how, from what, by whom and with which agreement the labels were made, and why they are the reference"
