@@ -26,6 +26,7 @@ from chartray.evaluation.plan import plan_study, sentences
 from chartray.experiment import experiment_answer, experiment_plan, run_experiment
 from chartray.outputs.appending import append_line, read_lines
 from chartray.pixels.store import Store
+from chartray.report.statements import verdicts
 from chartray.results.folder import open_kind
 from chartray.results.ledger import LEDGER_FILE, LedgerEntry, note_scoring, read_ledger, scorings
 from chartray.results.manifest import ComparisonManifest
@@ -140,6 +141,19 @@ def test_equal_sets_give_few_false_verdicts_with_a_declared_question() -> None:
     corrected = holm([row.p for row in family])
     assert all(row.p <= row.p_family <= by_holm + 1e-9 for row, by_holm in zip(family, corrected, strict=True))
     assert all(row.family_size == 8 for row in family)
+
+
+def test_an_answer_is_the_first_declared_arm_minus_the_second_whatever_the_comparison_calls_a() -> None:
+    """Else the page calls an effect in the declared direction "shown, against"."""
+    rows, asked = simulated_rows(np.random.default_rng(1), sets=8, effect=0.06), declared(8)
+    turned = [row.reversed for row in rows]
+    (found,) = (row for row in answers(turned, asked) if row.role == "primary")
+    (wanted,) = (row for row in answers(rows, asked) if row.role == "primary")
+    assert found == wanted
+    assert (found.b, found.verdict) == ("none", Verdict.A_HIGHER)
+    assert [one.outcome for one in verdicts([], [found])] == ["better"]
+    # The other rows of a declared pair stand the same way round.
+    assert not [row for row in answers(turned, asked) if row.a == "none"]
 
 
 def experiment(folder: Path, store: Path, question: Any, **changed: Any) -> Path:

@@ -5,7 +5,7 @@ import pytest
 from chartray.errors import InputError
 from chartray.report.disambiguate import names_of
 from chartray.report.statements import five_lines, verdicts
-from chartray.report.summary import at, chosen, outcome, over_seeds, reversed_comparison, selection
+from chartray.report.summary import at, chosen, outcome, over_seeds, selection
 from chartray.results.arm import Arm, arm_of, dataset_name
 from chartray.results.schema import MACRO, Comparison, Interaction, Score
 from chartray.results.verdict import verdict, verdict_of_interval
@@ -347,7 +347,7 @@ def test_one_difference_gets_one_verdict_from_every_mouth() -> None:
         assert verdict(0.02, 0.001, seeds) == wanted == verdict_of_interval(0.01, 0.03, seeds)
         one = pair(CHART, NONE, 0.01, 0.03, seeds=seeds, verdict=verdict(0.02, 0.001, seeds))
         assert outcome(one) == {"no claim": "no claim", "a higher": "better"}[wanted]
-        assert outcome(reversed_comparison(one)) == {"no claim": "no claim", "a higher": "worse"}[wanted]
+        assert outcome(one.reversed) == {"no claim": "no claim", "a higher": "worse"}[wanted]
 
 
 CHART_ONLY, BOTH = ("sex", "chart-only"), ("sex", "image+chart")

@@ -51,7 +51,9 @@ def answered(
         return seen
     family: dict[int, tuple[str, str]] = {}
     if evaluation in (None, declared.question.evaluation):
-        family = _family_rows(seen, declared, _names(compared.runs, declared))
+        named = _Named(declared, _names(compared.runs, declared))
+        seen = [row.reversed if named.pair(row)[::-1] in declared.question.family else row for row in seen]
+        family = _family_rows(seen, named)
     exploratory = {"role": "exploratory", "claim": EXPLORATORY, "verdict": Verdict.NO_CLAIM}
     found = [
         row if place in family else row.replaced(**exploratory | ({"claim": row.claim} if row.claim else {}))
@@ -83,26 +85,34 @@ def _names(runs: Mapping[str, Sequence[str]], declared: DeclaredQuestion) -> dic
     return found
 
 
-def _family_rows(
-    rows: Sequence[Comparison], declared: DeclaredQuestion, names: Mapping[str, str]
-) -> dict[int, tuple[str, str]]:
-    """Place of each row of the family -> its pair as declared."""
-    asked = declared.question
-    pairs = {frozenset(pair): pair for pair in asked.family}
+class _Named(NamedTuple):
+    """A declared question, and the name in the study of each arm of the comparison, by its title there."""
 
-    def name(title: str, arm: Arm) -> str:
-        return arm.control if arm.is_baseline and arm.control not in declared.arms else names.get(title, "")
+    declared: DeclaredQuestion
+    names: Mapping[str, str]
 
+    def pair(self, row: Comparison) -> tuple[str, str]:
+        """The two arms of a row as the question names them, a and b."""
+        return self._name(row.a, row.arm_a), self._name(row.b, row.arm_b)
+
+    def _name(self, title: str, arm: Arm) -> str:
+        own = arm.control in self.declared.arms
+        return arm.control if arm.is_baseline and not own else self.names.get(title, "")
+
+
+def _family_rows(rows: Sequence[Comparison], named: _Named) -> dict[int, tuple[str, str]]:
+    """Place of each row of the family, a minus b as declared -> its pair."""
+    asked = named.declared.question
     about = [
-        (place, frozenset((name(row.a, row.arm_a), name(row.b, row.arm_b))))
+        (place, named.pair(row))
         for place, row in enumerate(rows)
         if (row.dataset, row.metric, row.label, row.fraction)
         == (asked.dataset, asked.metric, asked.label, asked.fraction)
     ]
     found: dict[int, tuple[str, str]] = {}
     for place, pair in about:
-        if pair in pairs and pairs[pair] not in found.values():  # a baseline may read several charts: the first counts
-            found[place] = pairs[pair]
+        if pair in asked.family and pair not in found.values():  # a baseline may read several charts: the first counts
+            found[place] = pair
     absent = [pair for pair in asked.family if pair not in found.values()]
     if absent:
         raise InputError(
@@ -186,11 +196,13 @@ def _with_needs(row: Comparison, compared: Compared, tests: int) -> Comparison:
     """How many seeds or patients would show a difference as large as the margin."""
     if row.margin is None or row.patient_se is None or row.seed_se is None:
         return row
-    pooled = sum(len(runs) == row.seeds for runs in compared.runs.values()) if row.arm_b.control not in BASELINES else 2
+    arms = (row.arm_a, row.arm_b)
+    baseline = any(arm.control in BASELINES for arm in arms)
+    pooled = 2 if baseline else sum(len(runs) == row.seeds for runs in compared.runs.values())
     design = power.Design(
         patient_variance=row.patient_se**2,
         patients=compared.patients[row.dataset],
-        seed_variance=row.seed_se**2 * row.seeds / (1 if row.arm_b.is_fixed else 2),
+        seed_variance=row.seed_se**2 * row.seeds / (1 if any(arm.is_fixed for arm in arms) else 2),
         seeds=row.seeds,
         arms=pooled,
     )

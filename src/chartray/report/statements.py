@@ -13,7 +13,6 @@ from chartray.report.summary import (
     outcome,
     over_seeds,
     plain,
-    reversed_comparison,
     seeds_of,
     selection,
     signed,
@@ -339,7 +338,7 @@ def _macro_pairs(comparisons: Iterable[Comparison]) -> dict[tuple[Arm, Arm], lis
     found: dict[tuple[Arm, Arm], dict[str, list[Comparison]]] = {}
     for one in comparisons:
         if one.label == MACRO and one.metric == "auroc":
-            for way in (one, reversed_comparison(one)):
+            for way in (one, one.reversed):
                 found.setdefault((way.arm_a, way.arm_b), {}).setdefault(way.place, []).append(way)
     return {pair: [over_seeds(same) for same in by.values()] for pair, by in found.items()}
 

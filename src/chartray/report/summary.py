@@ -118,24 +118,6 @@ def verdict_of(one: Comparison | AttributeDifference) -> Verdict | None:
     return one.verdict
 
 
-def reversed_comparison(one: Comparison) -> Comparison:
-    """b - a."""
-    difference, low, high = (None if value is None else -value for value in (one.difference, one.ci_high, one.ci_low))
-    return one.replaced(
-        arm_a=one.arm_b,
-        arm_b=one.arm_a,
-        a=one.b,
-        b=one.a,
-        value_a=one.value_b,
-        value_b=one.value_a,
-        difference=difference,
-        ci_low=low,
-        ci_high=high,
-        verdict=None if one.verdict is None else one.verdict.reversed,
-        by_seed=tuple(-value for value in one.by_seed),
-    )
-
-
 def at(comparisons: Iterable[Comparison], which: Selection) -> list[Comparison]:
     """The comparisons of a selection."""
     return [one for one in comparisons if selection_of(one) == which]

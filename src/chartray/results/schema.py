@@ -271,6 +271,24 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
         None, description="test patients that show the margin with 80 % power and these seeds; null: no number does"
     )
 
+    @property
+    def reversed(self) -> Self:
+        """b minus a."""
+        low, high = (None if value is None else -value for value in (self.ci_high, self.ci_low))
+        return self.replaced(
+            arm_a=self.arm_b,
+            arm_b=self.arm_a,
+            a=self.b,
+            b=self.a,
+            value_a=self.value_b,
+            value_b=self.value_a,
+            difference=None if self.difference is None else -self.difference,
+            ci_low=low,
+            ci_high=high,
+            verdict=None if self.verdict is None else self.verdict.reversed,
+            by_seed=tuple(-value for value in self.by_seed),
+        )
+
 
 class Interaction(ArmPairRow):
     """A row of interactions.jsonl: whether a minus b, in one metric of one label or the macro, differs by data set.
