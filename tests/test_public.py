@@ -379,7 +379,7 @@ def test_weights_of_another_width_say_which_setting_is_to_be_theirs(tmp_path: Pa
     of_timm(tmp_path / "public", "vit_tiny_patch16_224")
     made_of = vit.architecture(EncoderConfig(name="vit_tiny_patch16_224", width=48, depth=2, heads=2), 48)
     with pytest.raises(
-        InputError, match=r"position embeddings \(1, 1 \+ side \* side, 48\) .* or --encoder.width, that"
+        InputError, match=r"position embeddings \(1, 1 \+ side \* side, 48\) .* or --encoder.width to theirs"
     ):
         initialise(vit.build(made_of, seed=0), tmp_path / "public")
 

@@ -114,6 +114,8 @@ for given in ("sex=mmcl age=mmcl sex=contrast age=predict", "sex=suppress-contra
     found |= {f"{given} {name}": value.clone() for name, value in module.named_buffers()}
 if rank == 0:
     save_file({name: value.clone() for name, value in found.items()}, sys.argv[1])
+if world > 1:
+    dist.destroy_process_group()  # a process that ends first aborts one that still listens to it
 """
 
 

@@ -173,6 +173,9 @@ def test_a_perfect_ranking_has_an_interval_with_width(flip: int) -> None:
         assert 0.02 < away < 0.2
         assert row["ci_low" if flip == -1 else "ci_high"] == pytest.approx(row["value"])
         assert np.ptp([one(rows, label=label, metric="average_precision")[end] for end in ("ci_low", "ci_high")]) > 0.05
+    if flip == -1:  # every image is off by as much, so no label's calibration error varies: nor does their mean's
+        always = one(rows, label="macro", metric="ece")
+        assert always["ci_low"] == always["value"] == always["ci_high"]
 
 
 def test_classes_that_are_perfectly_apart_have_no_delong_interval() -> None:

@@ -114,7 +114,8 @@ def resample_calibration(truth: ArrayLike, score: ArrayLike, sampled: PatientBoo
         whole = _per_bin(members, scores - values).sum(axis=0) / known.sum(axis=0)[:, None]  # (C, BINS)
         chance = np.abs(gaps - whole).sum(axis=2) * _widened(values, sampled.codes)
         # Of nearly sure probabilities, few images have an error to resample: what their own variance says counts too.
-        chance *= np.fmax(ece_by_chance(values, scores) / np.nanmean(chance, axis=0), 1)
+        seen = np.nansum(chance, axis=0) / (~np.isnan(chance)).sum(axis=0)
+        chance *= np.fmax(ece_by_chance(values, scores) / seen, 1)
         observed = positive / images  # (D, C BINS)
     columns = observed.reshape(-1, labels, BINS)
     return Calibrated(

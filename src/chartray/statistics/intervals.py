@@ -135,7 +135,8 @@ def of_labels(
     halves = np.array([(one.high - one.low) / 2 for one in labels])
     half = math.sqrt(halves @ _correlations(labels, error) @ halves) / len(labels)
     skew = float(np.mean([(one.high + one.low) / 2 - one.centre for one in labels]))
-    middle = centre + skew * min(half / halves.mean(), 1.0) ** 2
+    narrower = min(half / halves.mean(), 1.0) if halves.any() else 1.0
+    middle = centre + skew * narrower**2
     low = 0.0 if by_chance is not None and _is_chance(centre, by_chance, level) else max(middle - half, 0.0)
     return Bounds(low, min(middle + half, 1.0), OF_LABELS, centre, error)
 
