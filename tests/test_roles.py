@@ -106,6 +106,94 @@ def test_the_image_table_contrast_is_symmetrical_info_nce() -> None:
     assert found.item() == pytest.approx(np.mean(wanted), rel=1e-5)
 
 
+def readings(levels_of: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Class tokens (V*N, D), a variable (N, C) that part of them shows, and what of it was observed (N,)."""
+    count = 200
+    tokens = drawn(count, D, seed=seed).repeat(V, 1) + 0.5 * drawn(V * count, D, seed=seed + 1) + 3
+    if levels_of == 1:
+        truth = tokens[:count, :1] + drawn(count, 1, seed=seed + 2)
+    else:
+        truth = torch.nn.functional.one_hot((tokens[:count, 0] - 3 > 0).long() + (tokens[:count, 1] > 3), levels_of)
+    return tokens, truth.float(), torch.arange(count) % 3 > 0
+
+
+def r2_of_least_squares(tokens: Tensor, truth: Tensor, observed: Tensor, columns: slice) -> float:
+    """The mean of R2 over whitened directions is that over the canonical ones: here by least squares and QR."""
+    seen = observed.repeat(V).numpy()
+    x, y = (each.double().numpy()[seen] for each in (tokens, truth.repeat(V, 1)[:, columns]))
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    return float(np.square(np.linalg.qr(x)[0].T @ np.linalg.qr(y)[0]).sum() / y.shape[1])
+
+
+@pytest.mark.parametrize("levels_of", [1, 3])
+def test_the_readable_share_is_r2_of_least_squares(levels_of: int) -> None:
+    tokens, truth, observed = readings(levels_of)
+    nothing = roles.Moments(torch.zeros(D, D), torch.zeros(D, levels_of), torch.zeros(levels_of, levels_of))
+    moments = roles.moved_moments(nothing, tokens, truth, observed)
+    # Of one-hot columns one says nothing more.
+    wanted = r2_of_least_squares(tokens, truth, observed, slice(max(levels_of - 1, 1)))
+    assert 0.1 < wanted < 0.9
+    found = roles.readable_share(tokens, truth, observed, moments, ridge=0.0)
+    assert found.item() == pytest.approx(wanted, rel=1e-4)
+    assert 0.95 * wanted < roles.readable_share(tokens, truth, observed, moments).item() < wanted
+
+
+def test_moments_move_by_their_momentum_and_stay_where_nothing_is_observed() -> None:
+    tokens, truth, observed = readings(1)
+    nothing = roles.Moments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
+    first = roles.moved_moments(nothing, tokens, truth, observed)
+    seen = observed.repeat(V).numpy()
+    joint = np.hstack([tokens.double().numpy(), truth.repeat(V, 1).double().numpy()])[seen]
+    wanted = np.cov(joint.T, bias=True)
+    for mine, other in zip(first, (wanted[:D, :D], wanted[:D, D:], wanted[D:, D:]), strict=True):
+        assert np.allclose(mine, other, atol=1e-4)
+    other = roles.moved_moments(nothing, *readings(1, seed=5))
+    moved = roles.moved_moments(first, *readings(1, seed=5), momentum=0.75)
+    assert all(torch.allclose(c, 0.75 * a + 0.25 * b, atol=1e-5) for a, b, c in zip(first, other, moved, strict=True))
+    still = roles.moved_moments(first, tokens, truth, torch.zeros_like(observed))
+    assert all(torch.equal(a, b) for a, b in zip(first, still, strict=True))
+
+
+def test_the_gradient_of_the_readable_share_is_that_of_its_covariance() -> None:
+    """With the scales of tokens and variable held, as they are in `moments`: by autograd in float64."""
+    tokens, truth, observed = readings(1)
+    nothing = roles.Moments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
+    moments = roles.moved_moments(nothing, tokens, truth, observed)
+    tokens.requires_grad_()
+    (found,) = torch.autograd.grad(roles.readable_share(tokens, truth, observed, moments, ridge=0.0), tokens)
+    exact = tokens.detach().double().requires_grad_()
+    seen, rows = observed.repeat(V), truth.repeat(V, 1).double()
+    joint = exact[seen].T @ (rows[seen] - rows[seen].mean(dim=0)) / seen.sum()
+    share = (joint.T @ torch.linalg.inv(moments.tokens.double()) @ joint / moments.variable.double()).sum()
+    (wanted,) = torch.autograd.grad(share, exact)
+    assert torch.allclose(found.double(), wanted, rtol=1e-3, atol=1e-7)
+    assert not found[~seen].any()
+
+
+def test_a_descent_of_the_readable_share_leaves_less_to_read() -> None:
+    """Batch after batch, of one linear map of the tokens: less can be read from it by fresh least squares."""
+    torch.manual_seed(0)
+    layer, width = torch.nn.Linear(D, D), slice(1)
+    moments = roles.Moments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for step in range(400):
+        tokens, truth, observed = readings(1, seed=3 * step)
+        tokens = layer(tokens)
+        moments = roles.moved_moments(moments, tokens, truth, observed)
+        optimizer.zero_grad()
+        roles.readable_share(tokens, truth, observed, moments).backward()
+        optimizer.step()
+        decay.step()
+    fresh, truth, observed = readings(1, seed=10_000)
+    assert r2_of_least_squares(fresh, truth, observed, width) > 0.4
+    with torch.no_grad():
+        made = layer(fresh)
+    # A linear map can only make a direction small, which least squares without a ridge would still read.
+    made += 0.03 * made.std() * drawn(*made.shape, seed=10_003)
+    assert r2_of_least_squares(made, truth, observed, width) < 0.3
+
+
 def test_nothing_observed_is_no_loss_and_no_gradient() -> None:
     none = torch.zeros(B, dtype=torch.bool)
     tokens = drawn(V * B, P).requires_grad_()
@@ -113,6 +201,7 @@ def test_nothing_observed_is_no_loss_and_no_gradient() -> None:
         roles.prediction(tokens[:, :L], levels(), none, None),
         roles.prototypical_contrast(tokens, drawn(L, P, seed=2), levels(), none),
         roles.image_table_contrast(tokens, drawn(B, P, seed=3), none),
+        roles.readable_share(tokens, levels(), none, roles.Moments(torch.eye(P), torch.zeros(P, L), torch.eye(L))),
     ]
     for loss in found:
         assert loss.item() == 0
@@ -199,7 +288,7 @@ def test_a_head_that_informs_and_one_that_is_deceived_pull_as_their_weights_say(
     assert torch.allclose(tokens.grad.double(), wanted, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("role", ["predict", "contrast", "mmcl", "suppress", "suppress-contrast"])
+@pytest.mark.parametrize("role", ["predict", "contrast", "mmcl", "suppress", "suppress-contrast", "decorrelate"])
 def test_what_is_missing_has_no_loss_whatever_stands_there(role: str) -> None:
     """Not a zero: another value in a missing cell changes neither loss nor gradient. MMCL reads the flag beside it."""
     chart = chart_of(f"sex={role}") if role == "mmcl" else chart_of(f"sex={role}", f"age={role}")
@@ -218,7 +307,7 @@ def test_what_is_missing_has_no_loss_whatever_stands_there(role: str) -> None:
     assert found[0][0] > 0
 
 
-@pytest.mark.parametrize("role", ["predict", "contrast", "mmcl", "suppress", "suppress-contrast"])
+@pytest.mark.parametrize("role", ["predict", "contrast", "mmcl", "suppress", "suppress-contrast", "decorrelate"])
 def test_losses_and_gradients_of_the_heads_are_float32_in_a_step_in_bf16(role: str) -> None:
     """What masks an unknown level or a missing chart is no number of bf16: contrast and mmcl stopped a run there."""
     chart = chart_of(f"sex={role}", f"age={role}")

@@ -99,7 +99,8 @@ if world > 1:
     dist.init_process_group("gloo")
 torch.manual_seed(0)
 layer, found = torch.nn.Linear(roles.D, roles.D), {}
-for given in ("sex=mmcl age=mmcl sex=contrast age=predict", "sex=suppress-contrast age=suppress"):
+for given in ("sex=mmcl age=mmcl sex=contrast age=predict", "sex=suppress-contrast age=suppress",
+              "sex=decorrelate age=decorrelate age=predict"):
     chart = roles.chart_of(*given.split())
     module, batch = roles.built(chart), roles.batch_of(chart, 0.5)
     share = slice(rank * roles.B // world, (rank + 1) * roles.B // world)
@@ -136,7 +137,9 @@ def test_two_processes_give_the_losses_gradients_and_centroids_of_one(tmp_path: 
     assert one.keys() == two.keys()
     assert len(one) > 25
     for name in one:
-        assert torch.allclose(one[name], two[name], rtol=1e-5, atol=1e-6), name
+        # Six images do not span 16 numbers: moments that differ by 1e-7 give gradients that differ by 1e-4 here.
+        exact, least = (1e-3, 1e-3) if "decorrelate" in name else (1e-5, 1e-6)
+        assert torch.allclose(one[name], two[name], rtol=exact, atol=least), name
 
 
 @pytest.mark.slow
@@ -240,8 +243,10 @@ def test_a_process_corrupts_its_share_as_the_whole_batch_is(small_store: Path) -
     [
         ({"chart__roles": "sexx=predict"}, r"found 'sexx' \(did you mean 'sex'\?\)"),
         ({"chart__roles": "Bars=suppress"}, "found the label 'Bars'; a label takes no part in pretraining"),
+        ({"chart__roles": "Bars=decorrelate"}, "found the label 'Bars'; a label takes no part in pretraining"),
         ({"chart__roles": "died=predict"}, "died.*after the image.*--chart.allow-after-film died"),
         ({"chart__roles": "demographic-norm=predict,sex=suppress"}, "roles of 'sex' that do not contradict"),
+        ({"chart__roles": "demographic-norm=mmcl,sex=decorrelate"}, "roles of 'sex' that do not contradict"),
         ({"chart__roles": "age=predict,age-norm=none"}, "roles of 'age' that do not contradict"),
         ({"chart__roles": "view=suppress"}, "'view'"),
         ({"chart__roles": "sex=none", "chart__control": "shuffled"}, "--control shuffled"),
@@ -257,7 +262,7 @@ def test_roles_that_cannot_be_are_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("role", ["contrast", "suppress-contrast", "predict"])
+@pytest.mark.parametrize("role", ["contrast", "suppress-contrast", "predict", "decorrelate"])
 @pytest.mark.parametrize(("name", "value", "what"), [("sex", "female", "levels"), ("age", 61.0, "values")])
 def test_a_variable_of_one_level_has_no_role(
     small_store: Path, tmp_path: Path, role: str, name: str, value: object, what: str

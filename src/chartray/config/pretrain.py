@@ -135,10 +135,12 @@ class ChartConfig(Section):
     ] = Field(
         {},
         description="Roles of variables or sets, such as sex=anchor,age=predict,view=suppress: anchor, predict, "
-        "contrast, mmcl, suppress, suppress-contrast, none; without --ehr these are the whole chart",
+        "contrast, mmcl, suppress, suppress-contrast, decorrelate, none; without --ehr these are the whole chart",
     )
-    weight: float = Field(1.0, ge=0, description="Weight of the heads of predict, contrast, mmcl and suppress")
-    suppress_weight: float = Field(0.1, ge=0, description="suppress: weight of its heads, as a share of chart.weight")
+    weight: float = Field(1.0, ge=0, description="Weight of the heads of all roles but anchor")
+    suppress_weight: float = Field(
+        0.1, ge=0, description="suppress, suppress-contrast: weight of their heads, as a share of chart.weight"
+    )
     warmup: float = Field(
         0.1, ge=0, lt=1, description="Share of the steps before the weight of the heads rises from 0 (DANN's sigmoid)"
     )

@@ -6,10 +6,11 @@ from typing import Any, Literal, get_args
 from chartray.config.section import separated
 from chartray.wording import nearest
 
-Role = Literal["anchor", "predict", "contrast", "mmcl", "suppress", "suppress-contrast", "none"]
+Role = Literal["anchor", "predict", "contrast", "mmcl", "suppress", "suppress-contrast", "decorrelate", "none"]
 ROLES: tuple[Role, ...] = get_args(Role)
 # Roles of which the anchor's class token is to know nothing, and those of which it is to know more.
-SUPPRESSING: tuple[Role, ...] = ("suppress", "suppress-contrast")
+SUPPRESSING: tuple[Role, ...] = ("suppress", "suppress-contrast", "decorrelate")
+REVERSING: tuple[Role, ...] = ("suppress", "suppress-contrast")  # by a head whose gradient is reversed
 INFORMING: tuple[Role, ...] = ("predict", "contrast", "mmcl")
 CONTRASTING: tuple[Role, ...] = ("contrast", "suppress-contrast")
 # What pretraining did with a variable, to follow its name in a sentence.
@@ -20,6 +21,7 @@ ROLE_WORDS: dict[Role, str] = {
     "mmcl": "was matched with the anchor embedding (InfoNCE of image and chart with marginal corruption)",
     "suppress": "was suppressed in the anchor embedding (a prediction behind gradient reversal)",
     "suppress-contrast": "was suppressed in the anchor embedding (a contrast behind gradient reversal)",
+    "decorrelate": "was suppressed in the anchor embedding (the share of it that is read linearly was minimized)",
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from chartray.config.pretrain import ChartConfig
-from chartray.config.roles import CONTRASTING, SUPPRESSING, Role
+from chartray.config.roles import CONTRASTING, REVERSING, Role
 from chartray.features import Chart, ChartBlock
 
 
@@ -52,9 +52,9 @@ class Head(nn.Module):
         self.role, self.columns, self.variables, self.name = role, columns, variables, name
 
     @property
-    def suppresses(self) -> bool:
+    def reverses(self) -> bool:
         """Whether its gradient is reversed."""
-        return self.role in SUPPRESSING
+        return self.role in REVERSING
 
 
 class PredictsVariable(Head):
@@ -102,6 +102,21 @@ class MatchesTable(Head):
         return self.image(tokens), self.table(tables)
 
 
+class Decorrelates(Head):
+    """Role decorrelate: nothing to train, but second moments of class tokens and variable: (D, D), (D, C), (C, C)."""
+
+    def __init__(self, block: ChartBlock, place: int, width: int) -> None:
+        columns, variables = slice(block.start, block.stop), slice(place, place + 1)
+        super().__init__(block.role, columns, variables, f"{block.variable}.{block.role}")
+        wide = block.stop - block.start
+        self.tokens: Tensor
+        self.joint: Tensor
+        self.variable: Tensor
+        self.register_buffer("tokens", torch.zeros(width, width))
+        self.register_buffer("joint", torch.zeros(width, wide))
+        self.register_buffer("variable", torch.zeros(wide, wide))
+
+
 class ChartRoles(nn.Module):
     """All that a chart brings: `joins` for the role anchor, and a head for each variable in another role.
 
@@ -117,9 +132,10 @@ class ChartRoles(nn.Module):
         self.joins = ChartJoinsAnchor(width, self.joined_columns.stop, config.width) if joined else None
         self.heads = nn.ModuleList(_heads(blocks, config, width))
 
-    def each_head(self) -> list["PredictsVariable | ContrastsLevels | MatchesTable"]:
+    def each_head(self) -> list["PredictsVariable | ContrastsLevels | MatchesTable | Decorrelates"]:
         """The heads, in the order of the chart row."""
-        return [head for head in self.heads if isinstance(head, PredictsVariable | ContrastsLevels | MatchesTable)]
+        kinds = PredictsVariable | ContrastsLevels | MatchesTable | Decorrelates
+        return [head for head in self.heads if isinstance(head, kinds)]
 
 
 def _heads(blocks: tuple[ChartBlock, ...], config: ChartConfig, width: int) -> list[Head]:
@@ -130,6 +146,8 @@ def _heads(blocks: tuple[ChartBlock, ...], config: ChartConfig, width: int) -> l
             heads.append(ContrastsLevels(block, place, width, config.width))
         elif block.role in ("predict", "suppress"):
             heads.append(PredictsVariable(block, place, width))
+        elif block.role == "decorrelate":
+            heads.append(Decorrelates(block, place, width))
         elif table and block == table[0]:
             heads.append(MatchesTable(table, place, width, config.width))
     return heads

@@ -4,6 +4,8 @@ Pure functions in float32; V*B tokens are view-major, and what belongs to an ima
 each passes its share of the global batch, and the mean of their losses is that of the global batch.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, normalize
@@ -89,6 +91,72 @@ def image_table_contrast(images: Tensor, tables: Tensor, observed: Tensor, tempe
         pair = cross_entropy(of_images, own, reduction="none") + cross_entropy(of_tables, own, reduction="none")
         losses.append(mean_observed(0.5 * pair, seen))
     return torch.stack(losses).mean()
+
+
+class Moments(NamedTuple):
+    """Second moments about the means, of class tokens and a variable: (D, D), (D, C) and (C, C)."""
+
+    tokens: Tensor
+    joint: Tensor
+    variable: Tensor
+
+
+@torch.no_grad()
+def moved_moments(moments: Moments, tokens: Tensor, truth: Tensor, observed: Tensor, momentum: float = 0.9) -> Moments:
+    """The moments moved towards those of the global batch; they begin as those of the first.
+
+    tokens (V*B, D), truth (B, C), observed (B,). A batch in which nothing was observed moves nothing.
+    """
+    seen, count = _seen(tokens, truth, observed)
+    tokens, truth = (
+        _centred(each, seen, count) for each in (tokens.float(), truth.float().repeat(len(seen) // len(truth), 1))
+    )
+    now = [all_sum(a.T @ b) / count for a, b in ((tokens, tokens), (tokens, truth), (truth, truth))]
+    kept = torch.where(moments.variable.any(), momentum, 0.0)
+    return Moments(*(torch.where(count > 1, torch.lerp(a, b, kept), b) for a, b in zip(now, moments, strict=True)))
+
+
+def readable_share(tokens: Tensor, truth: Tensor, observed: Tensor, moments: Moments, ridge: float = 1e-3) -> Tensor:
+    """The share of the variable's variance, 0 to 1, that the best linear map reads from class tokens: R2 by `moments`.
+
+    tokens (V*B, D), truth (B, C), observed (B,). Of levels it is the mean over the directions in which they differ.
+    It is 0 if and only if no linear probe does better than none (LEACE: Belrose et al., NeurIPS 2023). Its gradient
+    is that of the batch's covariance against the map and the scales of `moments`, since those of one batch are mostly
+    noise. `ridge`: added to the tokens' variances, as a share of their mean.
+    """
+    seen, count = _seen(tokens, truth, observed)
+    rows = _centred(truth.float().repeat(len(seen) // len(truth), 1), seen, count)
+    joint = (tokens.float() - _mean(tokens.detach().float(), seen, count)).T @ rows / count  # (D, C), of this process
+    with torch.no_grad():
+        least = torch.finfo(joint.dtype).tiny
+        variances, directions = torch.linalg.eigh(moments.variable)
+        varies = variances > 1e-3 * variances.max()
+        white = directions * torch.where(varies, variances.clamp(min=least).rsqrt(), 0.0)  # (C, C)
+        width = len(moments.tokens)
+        floor = (ridge * moments.tokens.trace() / width).clamp(min=least) * torch.eye(width, device=tokens.device)
+        whitened = moments.joint @ white
+        read, _ = torch.linalg.solve_ex(moments.tokens + floor, whitened)  # (D, C)
+        directions_read = varies.sum().clamp(min=1)
+        share = (read * whitened).sum() / directions_read
+        processes = all_sum(torch.ones_like(share))
+    pull = 2 * processes * ((joint @ white) * read).sum() / directions_read
+    found: Tensor = share + (pull - pull.detach())
+    return found
+
+
+def _seen(tokens: Tensor, truth: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """(V*B, 1) of what was observed in each view, and how many rows that is in the global batch, at least 1."""
+    seen = observed.repeat(len(tokens) // len(truth)).float()[:, None]
+    return seen, all_sum(seen.sum()).clamp(min=1)
+
+
+def _mean(rows: Tensor, seen: Tensor, count: Tensor) -> Tensor:
+    return all_sum((rows * seen).sum(dim=0)) / count
+
+
+def _centred(rows: Tensor, seen: Tensor, count: Tensor) -> Tensor:
+    """The rows about their mean over the global batch, 0 where nothing was observed."""
+    return (rows - _mean(rows, seen, count)) * seen
 
 
 @torch.no_grad()

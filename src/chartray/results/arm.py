@@ -131,6 +131,7 @@ _AS = {
     "mmcl": "matched (MMCL)",
     "suppress": "suppressed",
     "suppress-contrast": "suppressed by contrast",
+    "decorrelate": "decorrelated",
 }
 
 

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from chartray.config.pretrain import ChartConfig
-from chartray.networks.chart import ChartBatch, ChartRoles, ContrastsLevels, Head, MatchesTable, PredictsVariable
+from chartray.networks.chart import (
+    ChartBatch,
+    ChartRoles,
+    ContrastsLevels,
+    Decorrelates,
+    Head,
+    MatchesTable,
+    PredictsVariable,
+)
 from chartray.objectives import roles
 
 
@@ -25,7 +33,8 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
     """The anchor's class tokens (V*B, D), view-major -> those that go on (V*B, D), joined with the chart, and losses.
 
     Each head learns from its own loss. The class tokens are given the heads' gradients scaled to equal norms (among
-    themselves, over the global batch), times weight and ramp; those of suppressing heads reversed.
+    themselves, over the global batch), times weight and ramp; those of reversing heads with the sign turned. The
+    gradient of a decorrelating head keeps its norm: it vanishes as nothing is left to read.
     """
     joined = embeddings
     if chart.joins is not None:
@@ -40,10 +49,18 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
         tokens = embeddings.detach().float().requires_grad_()
         losses = [_loss(head, tokens, batch, config) for head in heads]
         gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in losses]
-    weights = [config.weight * (config.suppress_weight if head.suppresses else 1.0) for head in heads]
+    weights = [config.weight * (config.suppress_weight if head.reverses else 1.0) for head in heads]
+    scaled = iter(
+        roles.of_equal_norm(
+            [each for head, each in zip(heads, gradients, strict=True) if not isinstance(head, Decorrelates)]
+        )
+    )
+    gradients = [
+        each if isinstance(head, Decorrelates) else next(scaled) for head, each in zip(heads, gradients, strict=True)
+    ]
     pulls = [
-        each.float() * (-weight if head.suppresses else weight) * batch.ramp
-        for head, each, weight in zip(heads, roles.of_equal_norm(gradients), weights, strict=True)
+        each.float() * (-weight if head.reverses else weight) * batch.ramp
+        for head, each, weight in zip(heads, gradients, weights, strict=True)
     ]
     learnt = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
     # 0 in value: it hands the class tokens exactly this gradient.
@@ -68,4 +85,10 @@ def _loss(head: Head, tokens: Tensor, batch: ChartBatch, config: ChartConfig) ->
         case MatchesTable():
             images, tables = head(tokens, truth)
             return roles.image_table_contrast(images, tables, observed, config.mmcl_temperature)
+        case Decorrelates():
+            moments = roles.Moments(head.tokens, head.joint, head.variable)
+            if head.training:
+                for kept, moved in zip(moments, roles.moved_moments(moments, tokens, truth, observed), strict=True):
+                    kept.copy_(moved)
+            return roles.readable_share(tokens, truth, observed, moments)
     raise AssertionError(head.role)
