@@ -220,11 +220,11 @@ def test_a_sound_negative_control_is_no_alarm() -> None:
     (line,) = audit_sentences(corrected([found.replaced(p=1e-6), coin.replaced(p=0.5)]), [], [])
     assert line == (
         "negative control failed: the results are unreliable; a random coin flip per patient shows something in 1 of "
-        "2 tests (p 2e-06 after correction, part readability)"
+        "2 tests (p < 0.001 after correction, part readability)"
     )
     (line,) = audit_sentences(corrected([found.replaced(p=0.4), coin.replaced(p=0.5)]), [], [])
     assert line == (
-        "negative control passed: a random coin flip per patient shows nothing in 2 tests (smallest p 0.800)"
+        "negative control passed: a random coin flip per patient shows nothing in 2 tests (smallest p = 0.800)"
     )
 
 

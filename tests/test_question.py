@@ -348,7 +348,7 @@ def test_an_open_answer_says_what_could_have_been_seen() -> None:
     assert "0.005 would need" in said
     wide = asked.replaced(question=asked.question.replaced(margin=0.5))
     same = next(row for row in answers(rows, wide) if row.role == "primary")
-    assert "no difference larger than 0.5 (two one-sided tests, p < .001 over 2 pairs)" in answer(same)
+    assert "no difference larger than 0.5 (two one-sided tests, p < 0.001 over 2 pairs)" in answer(same)
 
 
 def _append(file: str, many: int, who: int) -> None:

@@ -77,3 +77,21 @@ def joined(words: Iterable[str]) -> str:
     """
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def p_value(p: float | None) -> str:
+    """A p-value for a cell; empty where there is none.
+
+    >>> p_value(0.0312), p_value(0.0002), p_value(None)
+    ('0.031', '< 0.001', '')
+    """
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_said(p: float) -> str:
+    """A p-value for a sentence.
+
+    >>> p_said(0.0312), p_said(0.0002)
+    ('p = 0.031', 'p < 0.001')
+    """
+    return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"

@@ -8,7 +8,7 @@ from chartray.results.audit_rows import AttributeDifference, AttributeProbe, Aud
 from chartray.results.schema import MACRO, Interval
 from chartray.results.verdict import after_correction
 from chartray.small_counts import told
-from chartray.wording import plural
+from chartray.wording import p_said, plural
 
 _METRICS = {"auroc": "AUROC", "r2": "R2"}
 _GAPS = {
@@ -82,13 +82,12 @@ def control_sentence(rows: Sequence[AuditRow]) -> str | None:
     what = plural(len(tests), "test")
     if not failed:
         least = min(row.p_holm for row in tests if row.p_holm is not None)
-        return (
-            f"negative control passed: a random coin flip per patient shows nothing in {what} (smallest p {least:.3f})"
-        )
+        said = f"smallest {p_said(least)}"
+        return f"negative control passed: a random coin flip per patient shows nothing in {what} ({said})"
     worst = min(failed, key=lambda row: row.p_holm or 0.0)
     return (
         f"negative control failed: the results are unreliable; a random coin flip per patient shows something in "
-        f"{len(failed)} of {what} (p {worst.p_holm:.2g} after correction, part {worst.part})"
+        f"{len(failed)} of {what} ({p_said(worst.p_holm or 0.0)} after correction, part {worst.part})"
     )
 
 
@@ -108,7 +107,7 @@ def _gaps(rows: Sequence[AuditRow], name: str) -> list[str]:
                 continue
             at = {None: "", "common": " at the common threshold", "own": " at each subgroup's own threshold"}
             ends = f"{row.smallest} lowest, {row.largest} highest"
-            chance = f"{_number(row.expected)} between equal subgroups, p = {row.p_holm:.3f} after correction"
+            chance = f"{_number(row.expected)} between equal subgroups, {p_said(row.p_holm)} after correction"
             parts.append(f"{_GAPS[row.of]}{at[row.threshold]} {_interval(row.value, row)} ({ends}; {chance})")
     return [f"largest gap between subgroups of {name}:", *(f"  {part}" for part in parts)] if parts else []
 

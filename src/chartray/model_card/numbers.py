@@ -13,6 +13,7 @@ from chartray.results.verdict import Verdict, seen, why_no_claim
 from chartray.small_counts import nearly, told
 from chartray.statistics.metrics import FEW_POSITIVE_PATIENTS
 from chartray.truth import BLANK_WORDS, UNCERTAIN_WORDS, counted
+from chartray.wording import p_said
 
 
 class CardTable(NamedTuple):
@@ -171,7 +172,7 @@ def _compared(row: Comparison, a: str, b: str, place: str) -> str:
 def _difference(row: Comparison) -> str:
     if row.difference is None or row.ci_low is None or row.ci_high is None:
         return f"not compared ({row.reason or 'no value'})"
-    p = "" if row.p is None else ", p < 0.001" if row.p < 0.001 else f", p = {row.p:.3f}"
+    p = "" if row.p is None else f", {p_said(row.p)}"
     return f"{row.difference:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]{p}"
 
 

@@ -8,12 +8,12 @@ from chartray.audit.attributes import COIN
 from chartray.audit.families import readable
 from chartray.audit.sentences import without
 from chartray.report.summary import plain, signed, verdict_of
-from chartray.report.tables import p_value
 from chartray.results.arm import Arm
 from chartray.results.audit_rows import SUPPRESSED, AttributeDifference, AttributeProbe, RemovalRow, SubgroupRow
 from chartray.results.schema import MACRO
 from chartray.results.verdict import after_correction
 from chartray.small_counts import counts, nearly
+from chartray.wording import p_said, p_value
 
 METRICS = {"auroc": "AUROC", "r2": "R²", "mae": "mean absolute error"}
 SUBGROUP_METRICS = {
@@ -186,7 +186,7 @@ def gap_lines(gaps: Sequence[SubgroupRow], arms: Sequence[Arm]) -> list[GapLine]
             words += f"; {one.largest} over {one.smallest}" if one is not None and one.largest else ""
             chance = None if one is None else one.expected_high
             words += f"; by chance up to {chance:.3f}" if chance is not None else ""
-            words += f"; p {p_value(one.p_holm)}" if one is not None and one.p_holm is not None else ""
+            words += f"; {p_said(one.p_holm)}" if one is not None and one.p_holm is not None else ""
             cells.append(words)
         found.append(GapLine(key[0], key[1], at_threshold(key[2] or "", key[3]), tuple(cells)))
     return found

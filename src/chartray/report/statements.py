@@ -20,7 +20,7 @@ from chartray.report.summary import (
 from chartray.results.arm import CHART_ONLY, IMAGE_CHART, PIXELS, RADIOLOGISTS, UNTRAINED, Arm, dataset_name
 from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Interaction, Score
 from chartray.results.verdict import SEEDS_FOR_A_CLAIM, encoders, seen
-from chartray.wording import plural
+from chartray.wording import p_said, plural
 
 Topic = Literal["declared", "chart", "image", "both", "untrained", "pixels", "public"]
 # What the first screen answers, in this order.
@@ -234,7 +234,7 @@ def _by_data_set(said: Statement, tested: Interaction | None) -> Statement:
     if said.outcome != "mixed" or tested is None or tested.p_holm is None:
         return said
     over = f", over the {plural(len(tested.labels), 'label')} that all of them count" if tested.labels else ""
-    words = f" Test of interaction between data sets{over}: p = {tested.p_holm:.3f}."
+    words = f" Test of interaction between data sets{over}: {p_said(tested.p_holm)}."
     standing = "Differs by data set" if tested.p_holm <= 1 - tested.level else said.standing
     return said._replace(standing=standing, sentence=said.sentence + words)
 

@@ -10,6 +10,7 @@ from chartray.results.arm import Arm
 from chartray.results.schema import MACRO, Comparison, Score
 from chartray.results.verdict import after_correction
 from chartray.small_counts import nearly
+from chartray.wording import p_value
 
 
 class MetricTitle(NamedTuple):
@@ -263,15 +264,6 @@ def spoken_verdict(one: Comparison) -> str:
     """What the comparison allows to be said, with the arms by name; "" where it has no interval."""
     said = verdict_of(one)
     return "" if said is None else said.named(one.arm_a.title, one.arm_b.title)
-
-
-def p_value(p: float | None) -> str:
-    """A p in print.
-
-    >>> p_value(0.0312), p_value(0.0002), p_value(None)
-    ('0.031', '< 0.001', '')
-    """
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 class OtherRow(NamedTuple):

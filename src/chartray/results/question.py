@@ -9,7 +9,7 @@ from chartray.outputs.json_file import digest
 from chartray.results.arm import BASELINES, dataset_name
 from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Record, as_tuple
 from chartray.results.verdict import Verdict
-from chartray.wording import plural
+from chartray.wording import p_said, plural
 
 Role = Literal["primary", "family", "exploratory"]
 EXPLORATORY = "no claim: exploratory, not in the declared question"
@@ -150,15 +150,14 @@ def answer(row: Comparison) -> str:
     interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
     size = row.family_size or 1
     over = "" if size == 1 else f" over {plural(size, 'pair')}"
-    p = "" if row.p_family is None else f", p {_p(row.p_family)}{over}"
+    p = "" if row.p_family is None else f", {p_said(row.p_family)}{over}"
     numbers = f"{row.a} minus {row.b} {row.difference:+.3f}{interval}{p}"
     alpha = 1 - row.level
-    same = row.margin is not None and row.p_equivalence is not None and row.p_equivalence <= alpha
     if row.claim is not None or row.verdict in (None, Verdict.NO_CLAIM):
         return f"{numbers}; {row.claim or row.reason or Verdict.NO_CLAIM}."
     said = row.verdict.named(row.a, row.b) if row.verdict is not None else ""
-    if same:
-        small = f"no difference larger than {row.margin:g} (two one-sided tests, p {_p(row.p_equivalence)}{over})"
+    if row.margin is not None and row.p_equivalence is not None and row.p_equivalence <= alpha:
+        small = f"no difference larger than {row.margin:g} (two one-sided tests, {p_said(row.p_equivalence)}{over})"
         return f"{numbers}; {small if row.verdict == Verdict.NO_DIFFERENCE else f'{said}, but {small}'}."
     if row.verdict != Verdict.NO_DIFFERENCE:
         return f"{numbers}; {said}."
@@ -185,10 +184,6 @@ def scored_line(scorings: Scorings) -> str:
     if scorings.unreadable:
         said += f"; {plural(scorings.unreadable, 'line')} of its ledger cannot be read or was changed"
     return said + (f" ({scorings.note})" if scorings.note else "") + "."
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def _times(count: int) -> str:
