@@ -128,7 +128,7 @@ def r2_of_least_squares(tokens: Tensor, truth: Tensor, observed: Tensor, columns
 @pytest.mark.parametrize("levels_of", [1, 3])
 def test_the_readable_share_is_r2_of_least_squares(levels_of: int) -> None:
     tokens, truth, observed = readings(levels_of)
-    nothing = roles.Moments(torch.zeros(D, D), torch.zeros(D, levels_of), torch.zeros(levels_of, levels_of))
+    nothing = roles.SecondMoments(torch.zeros(D, D), torch.zeros(D, levels_of), torch.zeros(levels_of, levels_of))
     moments = roles.moved_moments(nothing, tokens, truth, observed)
     # Of one-hot columns one says nothing more.
     wanted = r2_of_least_squares(tokens, truth, observed, slice(max(levels_of - 1, 1)))
@@ -140,7 +140,7 @@ def test_the_readable_share_is_r2_of_least_squares(levels_of: int) -> None:
 
 def test_moments_move_by_their_momentum_and_stay_where_nothing_is_observed() -> None:
     tokens, truth, observed = readings(1)
-    nothing = roles.Moments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
+    nothing = roles.SecondMoments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
     first = roles.moved_moments(nothing, tokens, truth, observed)
     seen = observed.repeat(V).numpy()
     joint = np.hstack([tokens.double().numpy(), truth.repeat(V, 1).double().numpy()])[seen]
@@ -157,7 +157,7 @@ def test_moments_move_by_their_momentum_and_stay_where_nothing_is_observed() -> 
 def test_the_gradient_of_the_readable_share_is_that_of_its_covariance() -> None:
     """With the scales of tokens and variable held, as they are in `moments`: by autograd in float64."""
     tokens, truth, observed = readings(1)
-    nothing = roles.Moments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
+    nothing = roles.SecondMoments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
     moments = roles.moved_moments(nothing, tokens, truth, observed)
     tokens.requires_grad_()
     (found,) = torch.autograd.grad(roles.readable_share(tokens, truth, observed, moments, ridge=0.0), tokens)
@@ -174,7 +174,7 @@ def test_a_descent_of_the_readable_share_leaves_less_to_read() -> None:
     """Batch after batch, of one linear map of the tokens: less can be read from it by fresh least squares."""
     torch.manual_seed(0)
     layer, width = torch.nn.Linear(D, D), slice(1)
-    moments = roles.Moments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
+    moments = roles.SecondMoments(torch.zeros(D, D), torch.zeros(D, 1), torch.zeros(1, 1))
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
     for step in range(400):
@@ -201,7 +201,9 @@ def test_nothing_observed_is_no_loss_and_no_gradient() -> None:
         roles.prediction(tokens[:, :L], levels(), none, None),
         roles.prototypical_contrast(tokens, drawn(L, P, seed=2), levels(), none),
         roles.image_table_contrast(tokens, drawn(B, P, seed=3), none),
-        roles.readable_share(tokens, levels(), none, roles.Moments(torch.eye(P), torch.zeros(P, L), torch.eye(L))),
+        roles.readable_share(
+            tokens, levels(), none, roles.SecondMoments(torch.eye(P), torch.zeros(P, L), torch.eye(L))
+        ),
     ]
     for loss in found:
         assert loss.item() == 0

@@ -93,7 +93,7 @@ def image_table_contrast(images: Tensor, tables: Tensor, observed: Tensor, tempe
     return torch.stack(losses).mean()
 
 
-class Moments(NamedTuple):
+class SecondMoments(NamedTuple):
     """Second moments about the means, of class tokens and a variable: (D, D), (D, C) and (C, C)."""
 
     tokens: Tensor
@@ -102,7 +102,9 @@ class Moments(NamedTuple):
 
 
 @torch.no_grad()
-def moved_moments(moments: Moments, tokens: Tensor, truth: Tensor, observed: Tensor, momentum: float = 0.9) -> Moments:
+def moved_moments(
+    moments: SecondMoments, tokens: Tensor, truth: Tensor, observed: Tensor, momentum: float = 0.9
+) -> SecondMoments:
     """The moments moved towards those of the global batch; they begin as those of the first.
 
     tokens (V*B, D), truth (B, C), observed (B,). A batch in which nothing was observed moves nothing.
@@ -113,10 +115,14 @@ def moved_moments(moments: Moments, tokens: Tensor, truth: Tensor, observed: Ten
     )
     now = [all_sum(a.T @ b) / count for a, b in ((tokens, tokens), (tokens, truth), (truth, truth))]
     kept = torch.where(moments.variable.any(), momentum, 0.0)
-    return Moments(*(torch.where(count > 1, torch.lerp(a, b, kept), b) for a, b in zip(now, moments, strict=True)))
+    return SecondMoments(
+        *(torch.where(count > 1, torch.lerp(a, b, kept), b) for a, b in zip(now, moments, strict=True))
+    )
 
 
-def readable_share(tokens: Tensor, truth: Tensor, observed: Tensor, moments: Moments, ridge: float = 1e-3) -> Tensor:
+def readable_share(
+    tokens: Tensor, truth: Tensor, observed: Tensor, moments: SecondMoments, ridge: float = 1e-3
+) -> Tensor:
     """The share of the variable's variance, 0 to 1, that the best linear map reads from class tokens: R2 by `moments`.
 
     tokens (V*B, D), truth (B, C), observed (B,). Of levels it is the mean over the directions in which they differ.

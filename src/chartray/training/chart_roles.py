@@ -86,7 +86,7 @@ def _loss(head: Head, tokens: Tensor, batch: ChartBatch, config: ChartConfig) ->
             images, tables = head(tokens, truth)
             return roles.image_table_contrast(images, tables, observed, config.mmcl_temperature)
         case Decorrelates():
-            moments = roles.Moments(head.tokens, head.joint, head.variable)
+            moments = roles.SecondMoments(head.tokens, head.joint, head.variable)
             if head.training:
                 for kept, moved in zip(moments, roles.moved_moments(moments, tokens, truth, observed), strict=True):
                     kept.copy_(moved)
