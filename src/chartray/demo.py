@@ -26,9 +26,9 @@ from chartray.simulate.hospital import simulate
 from chartray.training.pretrain import pretrain
 
 PATIENTS = 700
-# Half the recipe's width and a tenth of its steps: what a few minutes hold. More of the findings can be read from the
-# class token than from pixels then.
-RECIPE, STEPS = "small-cpu", 900
+# Half the recipe's width and a fifteenth of its steps are what a few minutes hold: as much of the findings can then be
+# read from the class token as from pixels.
+RECIPE, STEPS = "small-cpu", 600
 SMALLER: Knobs = {"encoder.width": 128, "encoder.heads": 4}
 STORE_SIZE = 128
 # Name of the arm: the chart it is pretrained with, and the control.

@@ -57,7 +57,7 @@ def demo(out: Path = Path("demo"), *, seed: Seed = 0, patients: int = 700, steps
         out: A new or empty folder.
         seed: Random seed of the hospital and of the initial weights.
         patients: Number of patients.
-        steps: Steps of each pretraining, with the recipe small-cpu; by default 900.
+        steps: Steps of each pretraining, with the recipe small-cpu; by default 600.
     """
     from chartray.outputs.guard import refuse_other
 
