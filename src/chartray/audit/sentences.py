@@ -80,14 +80,13 @@ def control_sentence(rows: Sequence[AuditRow]) -> str | None:
     if not tests:
         return None
     what = plural(len(tests), "test")
+    least, part = min((row.p_holm, row.part) for row in failed or tests if row.p_holm is not None)
     if not failed:
-        least = min(row.p_holm for row in tests if row.p_holm is not None)
         said = f"smallest {p_said(least)}"
         return f"negative control passed: a random coin flip per patient shows nothing in {what} ({said})"
-    worst = min(failed, key=lambda row: row.p_holm or 0.0)
     return (
         f"negative control failed: the results are unreliable; a random coin flip per patient shows something in "
-        f"{len(failed)} of {what} ({p_said(worst.p_holm or 0.0)} after correction, part {worst.part})"
+        f"{len(failed)} of {what} ({p_said(least)} after correction, part {part})"
     )
 
 

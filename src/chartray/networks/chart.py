@@ -61,8 +61,7 @@ class PredictsVariable(Head):
     """Roles predict and suppress: a linear layer guesses the levels (V*B, L), or the number (V*B, 1)."""
 
     def __init__(self, block: ChartBlock, place: int, width: int) -> None:
-        columns, variables = slice(block.start, block.stop), slice(place, place + 1)
-        super().__init__(block.role, columns, variables, f"{block.variable}.{block.role}")
+        super().__init__(*_of_variable(block, place))
         self.bounds = block.bounds if block.kind == "numeric" else None
         self.guess = nn.Linear(width, block.stop - block.start)
 
@@ -76,8 +75,7 @@ class ContrastsLevels(Head):
     """Roles contrast and suppress-contrast: a linear projection (V*B, P), and the centroid of each level (L, P)."""
 
     def __init__(self, block: ChartBlock, place: int, width: int, out: int) -> None:
-        columns, variables = slice(block.start, block.stop), slice(place, place + 1)
-        super().__init__(block.role, columns, variables, f"{block.variable}.{block.role}")
+        super().__init__(*_of_variable(block, place))
         self.projection = nn.Linear(width, out)
         self.centroids: Tensor
         self.register_buffer("centroids", torch.zeros(block.stop - block.start, out))
@@ -106,8 +104,7 @@ class Decorrelates(Head):
     """Role decorrelate: nothing to train, but second moments of class tokens and variable: (D, D), (D, C), (C, C)."""
 
     def __init__(self, block: ChartBlock, place: int, width: int) -> None:
-        columns, variables = slice(block.start, block.stop), slice(place, place + 1)
-        super().__init__(block.role, columns, variables, f"{block.variable}.{block.role}")
+        super().__init__(*_of_variable(block, place))
         wide = block.stop - block.start
         self.tokens: Tensor
         self.joint: Tensor
@@ -136,6 +133,12 @@ class ChartRoles(nn.Module):
         """The heads, in the order of the chart row."""
         kinds = PredictsVariable | ContrastsLevels | MatchesTable | Decorrelates
         return [head for head in self.heads if isinstance(head, kinds)]
+
+
+def _of_variable(block: ChartBlock, place: int) -> tuple[Role, slice, slice, str]:
+    """Role, columns, variables and name of a head that has one variable."""
+    columns, variables = slice(block.start, block.stop), slice(place, place + 1)
+    return block.role, columns, variables, f"{block.variable}.{block.role}"
 
 
 def _heads(blocks: tuple[ChartBlock, ...], config: ChartConfig, width: int) -> list[Head]:

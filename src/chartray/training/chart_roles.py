@@ -1,6 +1,7 @@
 """What the chart does at a step: it joins the anchor, and its heads give the class token their gradient."""
 
 from contextlib import nullcontext
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -50,14 +51,9 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
         losses = [_loss(head, tokens, batch, config) for head in heads]
         gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in losses]
     weights = [config.weight * (config.suppress_weight if head.reverses else 1.0) for head in heads]
-    scaled = iter(
-        roles.of_equal_norm(
-            [each for head, each in zip(heads, gradients, strict=True) if not isinstance(head, Decorrelates)]
-        )
-    )
-    gradients = [
-        each if isinstance(head, Decorrelates) else next(scaled) for head, each in zip(heads, gradients, strict=True)
-    ]
+    alike = [not isinstance(head, Decorrelates) for head in heads]
+    scaled = iter(roles.of_equal_norm(list(compress(gradients, alike))))
+    gradients = [next(scaled) if one else each for one, each in zip(alike, gradients, strict=True)]
     pulls = [
         each.float() * (-weight if head.reverses else weight) * batch.ramp
         for head, each, weight in zip(heads, gradients, weights, strict=True)
