@@ -126,26 +126,34 @@ def readable_share(
     """The share of the variable's variance, 0 to 1, that the best linear map reads from class tokens: R2 by `moments`.
 
     tokens (V*B, D), truth (B, C), observed (B,). Of levels it is the mean over the directions in which they differ.
-    It is 0 if and only if no linear probe does better than none (LEACE: Belrose et al., NeurIPS 2023). Its gradient
-    is that of the batch's covariance against the map and the scales of `moments`, since those of one batch are mostly
-    noise. `ridge`: added to the tokens' variances, as a share of their mean.
+    It is 0 if and only if no linear probe does better than none (LEACE: Belrose et al., NeurIPS 2023). `ridge`: added
+    to the tokens' variances, as a share of their mean.
+
+    The gradient is that of the squared correlation, in this batch, of the variable and what the map reads. The map W
+    is that of `moments`, since that of one batch is mostly noise. With J = tr(W' Svz) and P = tr(W' Svv W) of the batch
+    it is 2 dJ - (J / P) dP. Where `moments` are the batch's own, J = P = R2, and this is the gradient of R2 (for any
+    W that maximizes 2 J - P). The second term makes it 0 for a change of scale: without it the encoder shrinks all
+    that distinguishes images.
     """
     seen, count = _seen(tokens, truth, observed)
     rows = _centred(truth.float().repeat(len(seen) // len(truth), 1), seen, count)
-    joint = (tokens.float() - _mean(tokens.detach().float(), seen, count)).T @ rows / count  # (D, C), of this process
+    centred = (tokens.float() - _mean(tokens.detach().float(), seen, count)) * seen
     with torch.no_grad():
-        least = torch.finfo(joint.dtype).tiny
+        least = torch.finfo(centred.dtype).tiny
         variances, directions = torch.linalg.eigh(moments.variable)
         varies = variances > 1e-3 * variances.max()
         white = directions * torch.where(varies, variances.clamp(min=least).rsqrt(), 0.0)  # (C, C)
         width = len(moments.tokens)
         floor = (ridge * moments.tokens.trace() / width).clamp(min=least) * torch.eye(width, device=tokens.device)
         whitened = moments.joint @ white
-        read, _ = torch.linalg.solve_ex(moments.tokens + floor, whitened)  # (D, C)
-        directions_read = varies.sum().clamp(min=1)
-        share = (read * whitened).sum() / directions_read
+        read, _ = torch.linalg.solve_ex(moments.tokens + floor, whitened)  # W (D, C)
+        share = (read * whitened).sum() / varies.sum().clamp(min=1)
         processes = all_sum(torch.ones_like(share))
-    pull = 2 * processes * ((joint @ white) * read).sum() / directions_read
+    readings = centred @ read  # (V*B, C)
+    scale = count * varies.sum().clamp(min=1)
+    joint, power = (readings * (rows @ white)).sum() / scale, readings.square().sum() / scale  # of this process
+    slope = all_sum(joint.detach()) / all_sum(power.detach()).clamp(min=least)
+    pull = processes * (2 * joint - slope * power)
     found: Tensor = share + (pull - pull.detach())
     return found
 
