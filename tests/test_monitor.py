@@ -114,7 +114,7 @@ def test_anchors_that_predict_the_same_for_every_image_are_a_collapse() -> None:
 
 def test_a_spread_is_too_small_by_what_bf16_rounds_not_by_the_untrained_one_alone() -> None:
     """small-cpu learns on at a twentieth of its untrained spread of 1.3; 0.01 is ten roundings of bf16."""
-    for untrained, spread, collapsed in (
+    for untrained, now, collapsed in (
         (1.3, 0.053, False),
         (1.3, 0.009, True),
         (0.1, 0.006, False),
@@ -123,7 +123,7 @@ def test_a_spread_is_too_small_by_what_bf16_rounds_not_by_the_untrained_one_alon
         monitor = Monitor(classes=32, untrained_rank=14.1, untrained_spread=untrained, earliest=200, balanced=False)
         for step in range(60):
             monitor.record(4.85 + 0.001 * (step % 7), None)
-        assert ("nearly identical" in str(monitor.problem(200, 6.5, spread))) == collapsed
+        assert ("nearly identical" in str(monitor.problem(200, 6.5, now))) == collapsed
 
 
 def test_a_constant_loss_is_a_collapse_and_early_steps_are_not_checked() -> None:

@@ -176,7 +176,7 @@ def test_the_gradient_of_the_readable_share_is_that_of_r2(levels_of: int) -> Non
 
 
 def test_the_gradient_of_the_readable_share_does_not_change_the_scale() -> None:
-    """Whatever the moments: without this the class tokens shrink towards their mean (measured: to 2e-6 of its length)."""
+    """Whatever the moments: otherwise the class tokens shrink towards their mean (measured: to 2e-6 of its length)."""
     moments = roles.moved_moments(no_moments(1), *readings(1))
     tokens, truth, observed = readings(1, seed=5)
     tokens.requires_grad_()

@@ -18,8 +18,8 @@ from chartray.objectives.msn import Assignments
 _MIN_ENTROPY = 0.5
 _MIN_PROTOTYPES = 0.15
 _MIN_RANK = 0.25
-# At a spread of 0.01 a rounding of bf16 (a standard deviation of 0.0011 of each number) is a tenth of what distinguishes
-# images. Good runs fall below 0.05 of an untrained spread of 1.3 (small-cpu); those that start narrow may go on so.
+# At a spread of 0.01 a rounding of bf16 (a standard deviation of 0.0011 of each number) is a tenth of what tells images
+# apart. Good runs fall below 0.05 of an untrained spread of 1.3 (small-cpu); those that start narrow may go on so.
 _LEAST_SPREAD, _MIN_SPREAD = 0.01, 0.05
 _MIN_INFORMATION = 0.02
 # Anchors carry 0.3 nats before training, and 0.001 at a learning rate 200 times too high (benchmarks/LOG.md).
