@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 NEIGHBOURS = 50
 # At most this number of training images, evenly spaced, are searched for neighbours: distances grow with their number.
 NEIGHBOURHOOD = 20_000
-_SCORE_DIGITS = 6
+_SCORE_DIGITS = 5
 RANDOM_DRAWS = 5
 HOLDS_FIXED = "the encoder, both probes and the directions are held fixed; the scored patients vary"
 
@@ -197,7 +197,7 @@ def _attribute_scores(attribute: Attribute, remover: Remover, features: tuple[Fl
         validation_patients=validate.patients,
         device=remover.device,
     )
-    # The weights that remain are rounding error, which must not order the images.
+    # The weights that remain are rounding and what the solver leaves (1e-5), which must not order the images.
     return np.round(probe.scores(tested), _SCORE_DIGITS)
 
 

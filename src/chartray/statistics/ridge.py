@@ -14,7 +14,7 @@ from chartray.errors import InputError
 
 Floats = NDArray[np.float64]
 
-STRENGTHS = tuple(10.0**exponent for exponent in np.arange(-1, 6.5, 0.5))
+STRENGTHS = tuple(10.0**exponent for exponent in np.arange(-4, 6.5, 0.5))
 
 
 class Ridge(NamedTuple):
