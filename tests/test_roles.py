@@ -1,6 +1,6 @@
 """The roles of chart variables: each loss against a version in float64, the gradients by hand, and whole runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -175,16 +175,37 @@ def test_the_gradient_of_the_readable_share_is_that_of_r2(levels_of: int) -> Non
     assert not found[~seen].any()
 
 
-def test_the_gradient_of_the_readable_share_does_not_change_the_scale() -> None:
+@pytest.mark.parametrize("ridge", [1e-3, 0.5])
+def test_evenness_and_its_gradient_are_those_of_a_log_determinant(ridge: float) -> None:
+    """With the moments of the batch itself: autograd in float64, with the mean variance that it is divided by."""
+    tokens, truth, observed = readings(1)
+    tokens = tokens * torch.linspace(0.1, 2.0, D)
+    moments = roles.moved_moments(no_moments(1), tokens, truth, observed)
+    tokens.requires_grad_()
+    value = roles.evenness(tokens, truth, observed, moments, ridge)
+    (found,) = torch.autograd.grad(value, tokens)
+    exact, seen = tokens.detach().double().requires_grad_(), observed.repeat(V)
+    x = exact[seen] - exact[seen].mean(dim=0)
+    covariance = x.T @ x / len(x)
+    wanted = torch.logdet(covariance / (covariance.trace() / D) + ridge * torch.eye(D)) / D
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert value.item() < np.log(1 + ridge)
+    (pull,) = torch.autograd.grad(wanted, exact)
+    assert torch.allclose(found.double(), pull, rtol=1e-3, atol=1e-7)
+    assert not found[~seen].any()
+
+
+@pytest.mark.parametrize("loss", [roles.readable_share, roles.evenness])
+def test_the_losses_of_decorrelate_do_not_change_the_scale(loss: Callable[..., Tensor]) -> None:
     """Whatever the moments: otherwise the class tokens shrink towards their mean (measured: to 2e-6 of its length)."""
     moments = roles.moved_moments(no_moments(1), *readings(1))
     tokens, truth, observed = readings(1, seed=5)
     tokens.requires_grad_()
-    (pull,) = torch.autograd.grad(roles.readable_share(tokens, truth, observed, moments), tokens)
+    (pull,) = torch.autograd.grad(loss(tokens, truth, observed, moments), tokens)
     seen = observed.repeat(V)
     about_the_mean = (tokens - tokens[seen].mean(dim=0))[seen]
-    apart = (pull[seen] * about_the_mean).sum().abs()
-    assert apart < 1e-4 * pull.norm() * about_the_mean.norm()
+    assert pull.norm() > 1e-4
+    assert (pull[seen] * about_the_mean).sum().abs() < 1e-4 * pull.norm() * about_the_mean.norm()
     assert pull.sum(dim=0).abs().max() < 1e-4 * pull.abs().sum()
 
 

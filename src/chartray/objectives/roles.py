@@ -143,19 +143,51 @@ def readable_share(
         variances, directions = torch.linalg.eigh(moments.variable)
         varies = variances > 1e-3 * variances.max()
         white = directions * torch.where(varies, variances.clamp(min=least).rsqrt(), 0.0)  # (C, C)
-        width = len(moments.tokens)
-        floor = (ridge * moments.tokens.trace() / width).clamp(min=least) * torch.eye(width, device=tokens.device)
         whitened = moments.joint @ white
-        read, _ = torch.linalg.solve_ex(moments.tokens + floor, whitened)  # W (D, C)
+        read = _inverse(moments, ridge) @ whitened  # W (D, C)
         share = (read * whitened).sum() / varies.sum().clamp(min=1)
-        processes = all_sum(torch.ones_like(share))
     readings = centred @ read  # (V*B, C)
     scale = count * varies.sum().clamp(min=1)
     joint, power = (readings * (rows @ white)).sum() / scale, readings.square().sum() / scale  # of this process
-    slope = all_sum(joint.detach()) / all_sum(power.detach()).clamp(min=least)
-    pull = processes * (2 * joint - slope * power)
-    found: Tensor = share + (pull - pull.detach())
+    found: Tensor = share + _pulls(2 * joint, power, all_sum(joint.detach()))
     return found
+
+
+def evenness(tokens: Tensor, truth: Tensor, observed: Tensor, moments: SecondMoments, ridge: float = 1e-3) -> Tensor:
+    """How evenly class tokens vary along their D directions: log det(Svv / t + r I) / D, t = tr(Svv) / D, by `moments`.
+
+    At most log(1 + r), where all vary alike. Its gradient is that of the batch's Svv against the inverse of `moments`:
+    it widens the directions along which images differ least, and is 0 for a change of scale.
+    """
+    seen, count = _seen(tokens, truth, observed)
+    centred = (tokens.float() - _mean(tokens.detach().float(), seen, count)) * seen
+    width = len(moments.tokens)
+    with torch.no_grad():
+        inverse = _inverse(moments, ridge)
+        mean = moments.tokens.trace() / width
+        even = -torch.linalg.slogdet(inverse * mean)[1] / width
+    narrow, power = ((centred @ inverse) * centred).sum() / count / width, centred.square().sum() / count
+    found: Tensor = even + _pulls(narrow, power, all_sum(narrow.detach()))
+    return found
+
+
+def _inverse(moments: SecondMoments, ridge: float) -> Tensor:
+    """Of the tokens' second moments (D, D), of which `ridge` times the mean is added to each variance."""
+    width = len(moments.tokens)
+    floor = (ridge * moments.tokens.trace() / width).clamp(min=torch.finfo(torch.float32).tiny)
+    held = moments.tokens.double() + floor.double() * torch.eye(width, device=moments.tokens.device)
+    inverse: Tensor = torch.linalg.inv_ex(held)[0].float()
+    return inverse
+
+
+def _pulls(joint: Tensor, power: Tensor, amount: Tensor) -> Tensor:
+    """0 in value; in its gradient that of `joint` less as much of `power` as leaves none for a change of scale.
+
+    joint and power are of this process. Of a scale s, `power` goes with s^2, and `joint` changes as `amount` s^2 does.
+    """
+    whole = all_sum(power.detach()).clamp(min=torch.finfo(power.dtype).tiny)
+    pull = all_sum(torch.ones_like(whole)) * (joint - amount / whole * power)
+    return pull - pull.detach()
 
 
 def _seen(tokens: Tensor, truth: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:

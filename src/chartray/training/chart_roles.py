@@ -50,7 +50,7 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
         tokens = embeddings.detach().float().requires_grad_()
         losses = [_loss(head, tokens, batch, config) for head in heads]
         gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in losses]
-    weights = [config.weight * (config.suppress_weight if head.reverses else 1.0) for head in heads]
+    weights = [config.weight * _share(head, config) for head in heads]
     alike = [not isinstance(head, Decorrelates) for head in heads]
     scaled = iter(roles.of_equal_norm(list(compress(gradients, alike))))
     gradients = [next(scaled) if one else each for one, each in zip(alike, gradients, strict=True)]
@@ -64,6 +64,13 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
     return joined, ChartLosses(
         learnt + handed, {head.name: loss.detach() for head, loss in zip(heads, losses, strict=True)}
     )
+
+
+def _share(head: Head, config: ChartConfig) -> float:
+    """A head's weight, as a share of chart.weight."""
+    if isinstance(head, Decorrelates):
+        return config.decorrelate_weight
+    return config.suppress_weight if head.reverses else 1.0
 
 
 def _loss(head: Head, tokens: Tensor, batch: ChartBatch, config: ChartConfig) -> Tensor:
@@ -86,5 +93,7 @@ def _loss(head: Head, tokens: Tensor, batch: ChartBatch, config: ChartConfig) ->
             if head.training:
                 for kept, moved in zip(moments, roles.moved_moments(moments, tokens, truth, observed), strict=True):
                     kept.copy_(moved)
-            return roles.readable_share(tokens, truth, observed, moments)
+            share = roles.readable_share(tokens, truth, observed, moments)
+            even = roles.evenness(tokens, truth, observed, moments)
+            return share - config.evenness_weight * (even - even.detach())  # what is recorded is R2 alone
     raise AssertionError(head.role)
