@@ -183,3 +183,18 @@ def test_neighbours_find_what_is_there_and_nothing_in_noise() -> None:
     scores = knn.knn_scores(signal[:400], truth[:400], signal[400:], neighbours=(1, 50))
     assert knn.choose_neighbours(scores, truth[400:]) == 1
     assert knn.choose_neighbours(scores, np.zeros((200, 2))) is None  # one class: nothing was chosen by anything
+
+
+def test_a_direction_in_which_features_hardly_vary_is_read() -> None:
+    """Standardising each feature does not widen it; until a strength of 1 was no longer the weakest it was missed."""
+    rng = np.random.default_rng(0)
+    told = rng.normal(size=3000)
+    common = rng.normal(size=(3000, 1)) + 0.5 * told[:, None]  # what a penalty leaves to read
+    narrow = np.outer(told, [0.01, -0.01, 0.01, -0.01])
+    features = common + narrow + 1e-3 * rng.normal(size=(3000, 4))
+    truth = (told > 0).astype(float)[:, None]
+    found = probe.fit_probe(features[:2000], truth[:2000], features[2000:2500], truth[2000:2500])
+    score = roc_auc_score(truth[2500:, 0], found.scores(features[2500:])[:, 0])
+    assert score > 0.99
+    before = probe.fit_probe(features[:2000], truth[:2000], features[2000:2500], truth[2000:2500], strengths=(1.0,))
+    assert roc_auc_score(truth[2500:, 0], before.scores(features[2500:])[:, 0]) < 0.95
