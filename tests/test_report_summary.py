@@ -415,6 +415,10 @@ def test_the_declared_question_stands_first_and_the_others_claim_nothing() -> No
     assert [one.topic for one in said][:3] == ["declared", "chart", "untrained"]  # what is asked is not told twice
     assert said[0].standing == "No difference over 0.02"
     assert said[0].sentence.startswith("sex and no chart differ by no more than 0.02 in macro AUROC: MIMIC-CXR +0.000")
+    small = pair(CHART, NONE, -0.015, -0.005, seeds=3, role="primary", margin=0.02, p_equivalence=0.01)
+    (shown,) = [one for one in verdicts(*named(rows(3), [small])) if one.topic == "declared"]
+    assert (shown.standing, shown.outcome) == ("Shown, against", "worse")  # small, and a difference all the same
+    assert "-0.010 [-0.015, -0.005] (shown to be no more than 0.02)" in shown.sentence
     (exploratory,) = [one for one in said if "shuffled" in one.sentence]
     assert (exploratory.standing, exploratory.outcome) == ("Exploratory", "no claim")
     assert (

@@ -35,7 +35,7 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
 
     Each head learns from its own loss. The class tokens are given the heads' gradients scaled to equal norms (among
     themselves, over the global batch), times weight and ramp; those of reversing heads with the sign turned. The
-    gradient of a decorrelating head keeps its norm: it vanishes as nothing is left to read.
+    gradient of a decorrelating head keeps its norm: that of R2 vanishes as nothing is left to read.
     """
     joined = embeddings
     if chart.joins is not None:
@@ -50,7 +50,7 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
         tokens = embeddings.detach().float().requires_grad_()
         losses = [_loss(head, tokens, batch, config) for head in heads]
         gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in losses]
-    weights = [config.weight * _share(head, config) for head in heads]
+    weights = [config.weight * _share_of_weight(head, config) for head in heads]
     alike = [not isinstance(head, Decorrelates) for head in heads]
     scaled = iter(roles.of_equal_norm(list(compress(gradients, alike))))
     gradients = [next(scaled) if one else each for one, each in zip(alike, gradients, strict=True)]
@@ -66,8 +66,8 @@ def with_chart(chart: ChartRoles, embeddings: Tensor, batch: ChartBatch) -> tupl
     )
 
 
-def _share(head: Head, config: ChartConfig) -> float:
-    """A head's weight, as a share of chart.weight."""
+def _share_of_weight(head: Head, config: ChartConfig) -> float:
+    """What chart.weight is multiplied by for this head."""
     if isinstance(head, Decorrelates):
         return config.decorrelate_weight
     return config.suppress_weight if head.reverses else 1.0
