@@ -13,6 +13,8 @@ import pytest
 from scipy.stats import ttest_ind
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from chartray.audit.arms import AuditArm
 from chartray.audit.attribute_probes import AttributeResult, AttributeTruth, Resampling
@@ -32,6 +34,7 @@ from chartray.results.audit_rows import AttributeProbe, Leak, RemovalRow
 from chartray.results.folder import open_kind
 from chartray.results.manifest import AuditManifest, arm_of_run
 from chartray.statistics.leace import fit_leace, random_erasers
+from chartray.statistics.probe import patient_folds
 from chartray.statistics.ridge import fit_ridge
 from tests.evaluation_folders import evaluation_set, hospital, one, read, said, vit
 
@@ -455,5 +458,18 @@ def test_ridge_is_that_of_scikit_learn_and_leaves_out_what_is_missing() -> None:
     train, held_out = generator.normal(0, 1, (30, 25)), generator.normal(0, 1, (400, 25))
     noise = fit_ridge(train, train[:, 0] * 0 + generator.normal(0, 1, 30), held_out, generator.normal(0, 1, 400))
     assert noise.strength >= 100  # nothing to read: a strong penalty does best on validation
+    # Folds of patients choose with the validation images: the sum of both errors, by scikit-learn, is the least.
+    patients, strengths = np.arange(300) // 2, (0.01, 1.0, 100.0, 10_000.0)
+    x = generator.normal(0, 1, (300, 60)) @ generator.normal(0, 1, (60, 60))
+    y, few = x[:, :3].sum(axis=1) + generator.normal(0, 5, 300), (x[:5], generator.normal(0, 1, 5))
+    folds, errors = patient_folds(np.zeros((300, 1)), patients), np.zeros(4)
+    for place, alpha in enumerate(strengths):
+        for fold in range(5):
+            fitted = make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(x[folds != fold], y[folds != fold])
+            errors[place] += ((fitted.predict(x[folds == fold]) - y[folds == fold]) ** 2).sum()
+        fitted = make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(x, y)
+        errors[place] += ((fitted.predict(few[0]) - few[1]) ** 2).sum()
+    chosen = fit_ridge(x, y, *few, strengths=strengths, patients=patients)
+    assert chosen.strength == strengths[int(errors.argmin())]
     with pytest.raises(InputError, match="two different values"):
         fit_ridge(train, np.full(30, 4.0), held_out, held_out[:, 0])

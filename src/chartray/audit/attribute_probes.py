@@ -163,7 +163,7 @@ def _fitted(
     for attribute in attributes:
         if not attribute.levels:
             numbers, known = (attribute_values(attribute, images)[:, 0] for images in (train, validate))
-            ridge = fit_ridge(x, numbers, checked, known)
+            ridge = fit_ridge(x, numbers, checked, known, patients=train.patients)
             fitted.append((attribute, _column(ridge.predict)))
     return fitted
 

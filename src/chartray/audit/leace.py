@@ -187,7 +187,8 @@ def _attribute_scores(attribute: Attribute, remover: Remover, features: tuple[Fl
     train, validate = remover.train, remover.validate
     values, validation = (attribute_values(attribute, images) for images in (train, validate))
     if not attribute.levels:
-        return fit_ridge(x, values[:, 0], checked, validation[:, 0]).predict(tested)[:, None]
+        ridge = fit_ridge(x, values[:, 0], checked, validation[:, 0], patients=train.patients)
+        return ridge.predict(tested)[:, None]
     probe = fit_probe(
         x,
         values,
