@@ -19,6 +19,7 @@ from chartray.evaluation import baselines, embed, saliency
 from chartray.evaluation.embed_store import embed_store
 from chartray.evaluation.finetune import training as finetuning
 from chartray.networks.ways import Ways
+from chartray.statistics.probe import fit_probe
 from chartray.training import pretrain as pretraining
 from chartray.training import run_folder
 from chartray.training.runtime import Runtime
@@ -152,6 +153,8 @@ def test_evidence(
     files: tuple[str, ...],
 ) -> None:
     run, store = small_hospital
+    # Where a probe is solved is tested, not how its penalty is chosen: each weak one costs minutes on the other device.
+    monkeypatch.setitem(fit_probe.__kwdefaults__, "strengths", (1.0, 100.0, 10_000.0))
     job(run, store, tmp_path / "here")
     for module in _CHOOSING_A_DEVICE:
         monkeypatch.setattr(module, "device_of", lambda device: ELSEWHERE.type)
