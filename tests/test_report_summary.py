@@ -418,7 +418,7 @@ def test_the_declared_question_stands_first_and_the_others_claim_nothing() -> No
     small = pair(CHART, NONE, -0.015, -0.005, seeds=3, role="primary", margin=0.02, p_equivalence=0.01)
     (shown,) = [one for one in verdicts(*named(rows(3), [small])) if one.topic == "declared"]
     assert (shown.standing, shown.outcome) == ("Shown, against", "worse")  # small, and a difference all the same
-    assert "-0.010 [-0.015, -0.005] (shown to be no more than 0.02)" in shown.sentence
+    assert "-0.010 [-0.015, -0.005] (and shown to be no more than 0.02)" in shown.sentence
     (exploratory,) = [one for one in said if "shuffled" in one.sentence]
     assert (exploratory.standing, exploratory.outcome) == ("Exploratory", "no claim")
     assert (

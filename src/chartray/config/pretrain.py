@@ -141,11 +141,11 @@ class ChartConfig(Section):
     suppress_weight: float = Field(
         0.1, ge=0, description="suppress, suppress-contrast: weight of their heads, as a share of chart.weight"
     )
-    decorrelate_weight: float = Field(5.0, ge=0, description="decorrelate: its weight, as a share of chart.weight")
+    decorrelate_weight: float = Field(5.0, ge=0, description="decorrelate: its weight, as a multiple of chart.weight")
     evenness_weight: float = Field(
         0.1,
         ge=0,
-        description="decorrelate: weight of the term that evens the variances of the class tokens",
+        description="decorrelate: weight, beside R2, of the term that keeps class tokens varying in all directions",
     )
     warmup: float = Field(
         0.1, ge=0, lt=1, description="Share of the steps before the weight of the heads rises from 0 (DANN's sigmoid)"

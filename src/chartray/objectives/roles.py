@@ -137,7 +137,7 @@ def readable_share(
     """
     seen, count = _seen(tokens, truth, observed)
     rows = _centred(truth.float().repeat(len(seen) // len(truth), 1), seen, count)
-    centred = (tokens.float() - _mean(tokens.detach().float(), seen, count)) * seen
+    centred = _centred(tokens.float(), seen, count)
     with torch.no_grad():
         least = torch.finfo(centred.dtype).tiny
         variances, directions = torch.linalg.eigh(moments.variable)
@@ -160,7 +160,7 @@ def evenness(tokens: Tensor, truth: Tensor, observed: Tensor, moments: SecondMom
     it widens the directions along which images differ least, and is 0 for a change of scale.
     """
     seen, count = _seen(tokens, truth, observed)
-    centred = (tokens.float() - _mean(tokens.detach().float(), seen, count)) * seen
+    centred = _centred(tokens.float(), seen, count)
     width = len(moments.tokens)
     with torch.no_grad():
         inverse = _inverse(moments, ridge)
@@ -196,13 +196,9 @@ def _seen(tokens: Tensor, truth: Tensor, observed: Tensor) -> tuple[Tensor, Tens
     return seen, all_sum(seen.sum()).clamp(min=1)
 
 
-def _mean(rows: Tensor, seen: Tensor, count: Tensor) -> Tensor:
-    return all_sum((rows * seen).sum(dim=0)) / count
-
-
 def _centred(rows: Tensor, seen: Tensor, count: Tensor) -> Tensor:
-    """The rows about their mean over the global batch, 0 where nothing was observed."""
-    return (rows - _mean(rows, seen, count)) * seen
+    """The rows about their mean over the global batch, which has no gradient; 0 where nothing was observed."""
+    return (rows - all_sum((rows.detach() * seen).sum(dim=0)) / count) * seen
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ class _SeededComparison(NamedTuple):
     @property
     def kind(self) -> Standing:
         found = outcome(self.one)
-        return "equal" if found == "open" and _within_margin(self.one) else found
+        return "equal" if found == "open" and self.one.within_margin else found
 
     @property
     def seen(self) -> Outcome:
@@ -284,20 +284,14 @@ def _texts(
     return texts + rest
 
 
-def _within_margin(one: Comparison) -> bool:
-    """Whether a difference larger than the margin is excluded (two one-sided tests)."""
-    tested = one.margin is not None and one.p_equivalence is not None and one.claim is None
-    return tested and (one.p_equivalence or 0) <= 1 - one.level
-
-
 def _part(one: Comparison, kind: Standing) -> str:
     """A place with its difference; where no difference is shown, what could have been seen."""
     name = dataset_name(one.place)
     if one.difference is None:
         return name
     text = f"{name} {signed(one.difference, one.ci_low, one.ci_high)}"
-    if kind in ("better", "worse") and _within_margin(one):
-        return f"{text} (shown to be no more than {one.margin:g})"
+    if kind in ("better", "worse") and one.within_margin:
+        return f"{text} (and shown to be no more than {one.margin:g})"
     if kind != "open" or one.detectable is None:
         return text
     needs = [

@@ -152,11 +152,10 @@ def answer(row: Comparison) -> str:
     over = "" if size == 1 else f" over {plural(size, 'pair')}"
     p = "" if row.p_family is None else f", {p_said(row.p_family)}{over}"
     numbers = f"{row.a} minus {row.b} {row.difference:+.3f}{interval}{p}"
-    alpha = 1 - row.level
     if row.claim is not None or row.verdict in (None, Verdict.NO_CLAIM):
         return f"{numbers}; {row.claim or row.reason or Verdict.NO_CLAIM}."
     said = row.verdict.named(row.a, row.b) if row.verdict is not None else ""
-    if row.margin is not None and row.p_equivalence is not None and row.p_equivalence <= alpha:
+    if row.within_margin and row.p_equivalence is not None:
         small = f"no difference larger than {row.margin:g} (two one-sided tests, {p_said(row.p_equivalence)}{over})"
         return f"{numbers}; {small if row.verdict == Verdict.NO_DIFFERENCE else f'{said}, but {small}'}."
     if row.verdict != Verdict.NO_DIFFERENCE:

@@ -272,6 +272,11 @@ class Comparison(MeasuredRow, ArmDifferenceRow):
     )
 
     @property
+    def within_margin(self) -> bool:
+        """Whether it is shown that the arms differ by no more than the margin (two one-sided tests)."""
+        return self.claim is None and self.p_equivalence is not None and self.p_equivalence <= 1 - self.level
+
+    @property
     def reversed(self) -> Self:
         """b minus a."""
         low, high = (None if value is None else -value for value in (self.ci_high, self.ci_low))

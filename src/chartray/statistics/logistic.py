@@ -49,8 +49,7 @@ def solve(
         raise InputError(f"expected features (N, D) and truth (N, C) of the same images, found {x.shape} and {y.shape}")
     if not np.isfinite(x).all():
         raise InputError(f"expected finite features, found others in row {int(np.argwhere(~np.isfinite(x))[0, 0])}")
-    mean, spread = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300), spread, 1.0)
+    mean, scale = mean_and_scale(x)
     axes, turned, variance = _principal((x - mean) / scale, device)
     labels, penalties = y.shape[1], torch.tensor(list(strengths), dtype=torch.float64, device=device)
     weight = np.zeros((labels, len(penalties), x.shape[1]))
@@ -70,6 +69,12 @@ def solve(
         weight[group] = (solved[:, :-1] @ axes.T).reshape(len(group), len(penalties), -1).cpu().numpy()
         bias[group] = solved[:, -1].reshape(len(group), -1).cpu().numpy()
     return weight, bias, mean, scale
+
+
+def mean_and_scale(features: Floats) -> tuple[Floats, Floats]:
+    """What features (N, D) are standardised by: their means and standard deviations (D,), 1 where one is constant."""
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    return mean, np.where(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300), spread, 1.0)
 
 
 def _principal(standardised: Floats, device: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chartray.errors import InputError
+from chartray.statistics.logistic import mean_and_scale
 from chartray.statistics.probe import FOLDS, patient_folds
 
 Floats = NDArray[np.float64]
@@ -104,8 +105,7 @@ def _held_out(x: Floats, y: Floats, patients: NDArray[Any], strengths: Floats) -
 
 def _fitted(x: Floats, y: Floats, strengths: Floats) -> tuple[Floats, float, Floats, Floats]:
     """Weights at every strength (S, D), bias, and mean and scale of the features (D,)."""
-    mean, spread = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300), spread, 1.0)
+    mean, scale = mean_and_scale(x)
     bias = float(y.mean())
     return _solve((x - mean) / scale, y - bias, strengths), bias, mean, scale
 
