@@ -21,7 +21,7 @@ from chartray.errors import InputError
 Floats = NDArray[np.float64]
 
 _HISTORY = 10
-_ITERATIONS = 60
+_ITERATIONS = 500
 _NEWTON_STEPS = 50
 # A probe is solved when no entry of the gradient of the mean loss exceeds the first, or the second times the penalty:
 # then every weight is within about 1e-5 of its optimum, however flat the loss.
