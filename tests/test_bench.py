@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,17 @@ def counting(way: str, file: Path) -> Once:
         return float(len(turns))
 
     once.notes = {"turns": float("nan")}
+    return once
+
+
+def holding(mib: int, starts_a_child: bool) -> measuring.Once:
+    held = bytearray(os.urandom(1) * (mib * 2**20))
+
+    def once() -> float:
+        if starts_a_child:
+            subprocess.run([sys.executable, "-c", "pass"], check=True)
+        return float(len(held))
+
     return once
 
 
@@ -69,6 +82,13 @@ def test_ways_run_in_turns_in_processes_of_their_own_and_the_first_round_is_not_
     assert ours.peak_gib is not None
     assert 0.005 < ours.peak_gib < 24
     assert set(ours.notes) == {"turns"}
+
+
+def test_a_child_does_not_count_at_the_size_of_its_parent() -> None:
+    (small,) = measuring.side_by_side([functools.partial(holding, 256, starts_a_child=False)], 1)
+    (starts_a_child,) = measuring.side_by_side([functools.partial(holding, 256, starts_a_child=True)], 1)
+    assert small.peak_gib is not None
+    assert starts_a_child.peak_gib == pytest.approx(small.peak_gib, abs=0.05)
 
 
 def test_a_way_that_fails_says_why() -> None:

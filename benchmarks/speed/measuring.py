@@ -23,7 +23,7 @@ class NotHere(InputError):
 
 
 class Measured(NamedTuple):
-    """One way, measured some times: median, lowest and highest value, and the most memory its process held.
+    """One way, measured some times: median, lowest and highest value, and the most memory its process or a child held.
 
     notes: what its `once` counted beside the value, in its attribute `notes`.
     """
@@ -182,10 +182,13 @@ def _give_back() -> None:
 
 
 def _peaks() -> tuple[float, float | None]:
-    """Most memory that this process and its largest child held, and the device's, in GiB."""
-    both = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """Most memory that this process or a child of it held, whichever is larger, and the device's, in GiB.
+
+    Not their sum: Linux counts a child that only starts a compiler at the size of its parent.
+    """
+    each = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     device = None
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         device = torch.cuda.max_memory_allocated() / 2**30
-    return sum(both) / 2**20, device
+    return max(each) / 2**20, device
