@@ -65,6 +65,15 @@ def test_bands_equal_the_whole_matrices_wherever_the_boxes_lie(seed: int, side: 
     assert (ours - plain_crops(images, of, box, size)).abs().max() * 255 < 1e-3
 
 
+def test_a_store_may_be_so_large_that_one_crop_is_more_than_is_cut_at_once() -> None:
+    whole = Boxes(
+        np.zeros(2), np.zeros(2), np.array([2048.0, 1500.0]), np.array([2048.0, 1900.0]), np.array([False, True])
+    )
+    images, of = films(1, 2048), np.array([0, 0])
+    ours = resampling.crop_resize(images, of, whole, 224)
+    assert (ours - plain_crops(images, of, whole, 224)).abs().max() * 255 < 1e-3
+
+
 def test_a_crop_is_the_same_bytes_whatever_is_cut_beside_it() -> None:
     random = np.random.default_rng(0)
     width, height = random.uniform(0.05, 1, (2, 40)) * 200

@@ -23,8 +23,8 @@ BLOCK = 16
 _REACHES = (16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512)
 # Bands start at multiples of 4 columns, lines at multiples of 8: indexing copies 4 floats or 8 bytes at a time.
 _FLOATS, _BYTES = 4, 8
-# Pixels of bands at once: on a CPU what a cache holds, on a GPU what keeps it busy.
-_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 28}
+# Numbers at once, of bands and of both products: on a CPU what a cache holds, on a GPU what keeps it busy.
+_AT_ONCE = {"cpu": 3 << 19, "cuda": 1 << 29}
 
 
 class Boxes(NamedTuple):
@@ -143,7 +143,7 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def _groups(boxes: Boxes, source: int, size: int, at_once: int) -> Iterator[_CropGroup]:
-    """The crops by the length of their bands, in parts of about `at_once` pixels of these."""
+    """The crops by the length of their bands, in parts of about `at_once` numbers: bands and products, both times."""
     blocks = -(-size // BLOCK)
     step = np.maximum(boxes.width, boxes.height) / size
     needed = np.ceil((BLOCK - 1) * step + 2 * np.maximum(step, 1)) + _FLOATS
@@ -151,8 +151,10 @@ def _groups(boxes: Boxes, source: int, size: int, at_once: int) -> Iterator[_Cro
     lengths = allowed[np.searchsorted(allowed, np.minimum(needed, source))]
     for reach in np.unique(lengths).tolist():
         chosen = np.flatnonzero(lengths == reach)
-        pixels = blocks * reach * min(boxes.width[chosen].max() + reach, source)
-        for some in np.array_split(chosen, math.ceil(len(chosen) * pixels / at_once)):
+        tall = min(boxes.height[chosen].max() + reach, source)
+        numbers = blocks * (reach + BLOCK) * (tall + size)
+        parts = min(math.ceil(len(chosen) * numbers / at_once), len(chosen))  # one crop may be more than that
+        for some in np.array_split(chosen, parts):
             yield _group(boxes, some, source, size, reach)
 
 
