@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,13 +19,14 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from chartray.cli import run_command
-from chartray.config.evaluate import DrawBy, EvaluateOptions
+from chartray.config.evaluate import CompareOptions, DrawBy, EvaluateOptions
 from chartray.errors import InputError
 from chartray.evaluation import image_set
 from chartray.evaluation.baselines import baseline_chart
 from chartray.evaluation.leakage import same_images
 from chartray.evaluation.sentences import blanks_counted
 from chartray.features import fit_chart
+from chartray.networks import encoder
 from chartray.networks.initial_weights import lineage
 from chartray.outputs.seal import seal
 from chartray.pixels.ingest import ingest
@@ -38,7 +40,7 @@ from chartray.statistics import metrics
 from chartray.statistics.arms import difference_of_arms
 from chartray.training.patients import write_patients
 from chartray.truth import Policy, blank_negatives, truth_of
-from tests.evaluation_folders import evaluate, hospital, one, patients_entry, read, vit
+from tests.evaluation_folders import compare, evaluate, hospital, one, patients_entry, read, vit
 from tests.stores import replace_cohort
 from tests.test_features import mimic_like
 
@@ -185,6 +187,50 @@ def test_the_probe_on_disk_gives_the_scores_from_the_embeddings_on_disk(linear: 
     assert written["image_id"].to_pylist() == table["image_id"].to_pylist()
     expected = 1 / (1 + np.exp(-logits[:, labels.index("Edema")]))
     np.testing.assert_allclose(written["score"].to_numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("pool", "words"), [("grid", "4 x 4 means of patches"), ("mean", "mean of patches")])
+def test_a_runs_encoder_may_be_read_by_its_patches(
+    pool: Any, words: str, home: Path, run: Path, linear: Path, tmp_path: Path
+) -> None:
+    options = EvaluateOptions(resamples=20, saliency=1, pool=pool)
+    rows = evaluate(run, home, tmp_path / "out", options)
+    assert {row["control"] for row in rows} >= {"none", "untrained", "pixels"}
+    table = pq.read_table(tmp_path / "out" / "embeddings.parquet").slice(0, 5)
+    store = Store.open(home)
+    order = store.cohort["image_id"].to_pylist()
+    images = torch.from_numpy(
+        store.images.gather(np.array([order.index(each) for each in table["image_id"].to_pylist()]))
+    )
+    loaded = encoder.load(run)
+    with torch.inference_mode():
+        patches = loaded.model.forward_features(loaded.standardised(loaded.resized(images)))[:, 1:]  # 4 x 4 of them
+    wanted = patches.flatten(1) if pool == "grid" else patches.mean(dim=1)
+    np.testing.assert_allclose(np.array(table["embedding"].to_pylist()), wanted, atol=1e-5)
+    manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert manifest["encoder"]["provenance"]["pooling"] == words
+    assert words in manifest["saliency"]["reason"]
+    # Another encoder than the same by its class token, whose results it may not replace.
+    with pytest.raises(InputError, match=r"pooling .* instead of none"):
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(resamples=20, saliency=0))
+
+
+def test_patches_and_class_token_of_one_run_are_compared_as_two_arms(home: Path, run: Path, tmp_path: Path) -> None:
+    for pool in ("own", "grid"):
+        evaluate(run, home, tmp_path / pool, EvaluateOptions(resamples=20, saliency=0, pool=pool))
+    rows = compare([tmp_path / "own", tmp_path / "grid"], tmp_path / "compared", CompareOptions(resamples=20))
+    notes = {(row["a"], row["b"]): row["note"] for row in rows}
+    by_class, by_patches = "demographic-norm, settings not recorded", "demographic-norm, 4 x 4 means of patches"
+    said = "embeddings pooled differently: class token and 4 x 4 means of patches"
+    assert notes[by_class, by_patches] == said
+    assert {notes[arm, "untrained encoder"] for arm in (by_class, by_patches)} == {None}
+
+
+def test_patches_are_refused_where_a_protocol_trains_through_the_class_token(
+    home: Path, run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"expected --pool own or class with --protocol finetune, .* found grid"):
+        evaluate(run, home, tmp_path / "out", EvaluateOptions(protocol="finetune", pool="grid"))
 
 
 def test_the_same_command_gives_the_same_results(home: Path, run: Path, linear: Path, tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def of_transformers(folder: Path, name: str, size: int = 32, **more: Any) -> Any
     return getattr(model, "vit", model)
 
 
-def of_timm(folder: Path, name: str) -> Any:
-    arguments = TIMM[name] | {"embed_dim": 32, "depth": 2, "num_heads": 2}
+def of_timm(folder: Path, name: str, **more: Any) -> Any:
+    arguments = TIMM[name] | {"embed_dim": 32, "depth": 2, "num_heads": 2} | more
     model = filled(timm.create_model(name, **arguments))
     folder.mkdir(parents=True)
     save_config_for_hf(model, folder / "config.json", model_args=arguments)
@@ -159,6 +159,36 @@ def test_a_folder_of_timm_embeds_as_timm(name: str, tmp_path: Path, no_network: 
         chosen = open_encoder(tmp_path / "public", PublicOptions(pool=pool))
         got = class_token(chosen.model, chosen.standardised(grey(size)))
         torch.testing.assert_close(got, model.fc_norm(pooled), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("vit_tiny_patch16_224", 4),
+        ("vit_tiny_patch16_224", 5),
+        ("vit_small_patch16_dinov3", 7),
+        ("vit_base_patch16_siglip_224", 6),
+    ],
+)
+@torch.inference_mode()
+def test_a_grid_is_the_means_of_the_patches_in_its_cells(name: str, side: int, tmp_path: Path) -> None:
+    model = of_timm(tmp_path / "public", name, img_size=16 * side)
+    said = json.loads((tmp_path / "public" / "config.json").read_text())["pretrained_cfg"]
+    tokens = model.forward_features(colour(grey(16 * side), said["mean"], said["std"]))[:, model.num_prefix_tokens :]
+    found = open_encoder(tmp_path / "public", PublicOptions(pool="grid"))
+    edges = [(side * cell // 4, -(-side * (cell + 1) // 4)) for cell in range(4)]
+    patches = tokens.reshape(len(tokens), side, side, -1)
+    cells = [patches[:, top:bottom, left:right].mean(dim=(1, 2)) for top, bottom in edges for left, right in edges]
+    got = found.embedding(found.standardised(grey(16 * side)))
+    assert got.shape == (len(tokens), found.dimensions)
+    torch.testing.assert_close(got, torch.cat([model.fc_norm(cell) for cell in cells], dim=1), atol=1e-5, rtol=0)
+    assert found.provenance.pooling == "4 x 4 means of patches"
+
+
+def test_a_grid_of_too_few_patches_is_refused(tmp_path: Path) -> None:
+    of_timm(tmp_path / "public", "vit_tiny_patch16_224")
+    with pytest.raises(InputError, match="expected 4 x 4 patches or more for --pool grid, found 3 x 3 in public"):
+        open_encoder(tmp_path / "public", PublicOptions(pool="grid"))
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""How a public encoder is read: weights that no run of Chartray made."""
+"""How an encoder is read: what of its tokens is the embedding, and weights that no run of Chartray made."""
 
 from typing import Literal
 
@@ -6,16 +6,19 @@ from pydantic import Field
 
 from chartray.config.section import Options
 
-Pool = Literal["own", "class", "mean"]
+Pool = Literal["own", "class", "mean", "grid"]
+# Cells on a side of `grid`.
+GRID = 4
 
 
 class PublicOptions(Options):
-    """Options of commands that open a public encoder; an encoder of a run has no use for them."""
+    """Options of commands that open an encoder; of a run it has the class token as its own."""
 
     timm: str | None = Field(
         None, description="timm's name of the architecture of a bare .safetensors file, with its tag if it has one"
     )
     pool: Pool = Field(
         "own",
-        description="Embedding of a public encoder: as its own head pools, its class token, or the mean of its patches",
+        description="The embedding: as the encoder's own head pools (a run's: its class token), the class token, the "
+        f"mean of the patches, or their means in {GRID} x {GRID} cells side by side, {GRID**2} times as many numbers",
     )

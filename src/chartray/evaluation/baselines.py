@@ -196,7 +196,7 @@ def encoder_features(
     title: str,
     kept: Path | None = None,
 ) -> Frozen:
-    """The class tokens of all images; with a folder `kept`, a command that is killed can continue."""
+    """The embeddings of all images; with a folder `kept`, a command that is killed can continue."""
 
     def compute(store: Store, rows: Integers, words: str) -> Features:
         return embed(

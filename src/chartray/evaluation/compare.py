@@ -177,6 +177,9 @@ def _note(a: Sequence[Provenance], b: Sequence[Provenance]) -> str | None:
     if all(films) and films[0] != films[1]:
         counts = " and ".join(", ".join(map(str, each)) for each in films)
         notes.append(f"pretrained on different images: {counts} (published rules drop what a chart cannot represent)")
-    if a[0].settings_hash != b[0].settings_hash:
+    if a[0].pooling != b[0].pooling:
+        pooled = " and ".join(made.pooling or "class token" for made in (a[0], b[0]))
+        notes.append(f"embeddings pooled differently: {pooled}")
+    elif a[0].settings_hash != b[0].settings_hash:
         notes.append("pretrained with different settings, so the difference is not that of the charts alone")
     return "; ".join(notes) or None

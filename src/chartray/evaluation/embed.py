@@ -1,4 +1,4 @@
-"""Frozen features, computed once: the encoder's class token of the whole image, and plain pixels as a floor."""
+"""Frozen features, computed once: the encoder's embedding of the whole image, and plain pixels as a floor."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chartray.errors import InputError
 from chartray.evaluation.kept import PIECE, KeptFeatures, made_of_encoder
-from chartray.networks.encoder import PretrainedEncoder, class_token, on_device, tokens_of
+from chartray.networks.encoder import PretrainedEncoder, on_device, tokens_of
 from chartray.pixels.resampling import whole_image
 from chartray.pixels.store import Store
 from chartray.progress import progress
@@ -37,7 +37,7 @@ def embed(
     title: str = "embed",
     kept: KeptFeatures | None = None,
 ) -> Features:
-    """The class token of each image, whole and unmasked.
+    """The embedding of each image, whole and unmasked.
 
     Args:
         encoder: the (target) encoder; it sees (grey - grey_mean) / grey_std.
@@ -117,9 +117,9 @@ def _forward(
         grey = encoder.standardised(encoder.resized(images))  # (B, 1, size, size)
         with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
             if not with_patches:
-                return Tokens(class_token(model, grey).float().cpu().numpy(), None)
+                return Tokens(encoder.embedding(grey).float().cpu().numpy(), None)
             tokens = tokens_of(model, grey)
-            pooled, patches = model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
+            pooled, patches = encoder.embedding_of(tokens), tokens[:, model.num_prefix_tokens :]
         return Tokens(pooled.float().cpu().numpy(), patches.float().cpu().numpy())
 
     return forward

@@ -101,7 +101,7 @@ def embed_store(
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "split": split,
         "films": count,
-        "dimensions": encoder.model.num_features,
+        "dimensions": encoder.dimensions,
         "tokens": tokens,
         "precision": precision,
     }

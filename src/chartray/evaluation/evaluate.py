@@ -66,6 +66,11 @@ def evaluate(
     begun = unfinished(out, resume=resume)
     encoder, home = open_encoder(source, options), Store.open(store)
     run = encoder.provenance.run or source.resolve().name
+    if recipe is not None and encoder.grid:
+        raise InputError(
+            f"expected --pool own or class with --protocol {options.protocol}, which trains through what the encoder's "
+            f"head pools, found {options.pool}"
+        )
     check_same(out, MANIFEST_FILE, encoder=encoder_entry(encoder, run, source), store=home.hash)
     task = make_task(source, encoder, home, options)
     parts = {share: _parts(task, share, options) for share in options.data_percent}

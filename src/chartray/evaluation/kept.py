@@ -95,4 +95,4 @@ def weights_digest(encoder: PretrainedEncoder) -> str:
 def made_of_encoder(encoder: PretrainedEncoder) -> dict[str, JsonValue]:
     """What features follow from, of the encoder."""
     sees = f"{encoder.size} {encoder.grey_mean} {encoder.grey_std} {encoder.interpolation}"
-    return {"encoder": weights_digest(encoder), "preparation of images": sees}
+    return {"encoder": weights_digest(encoder), "preparation of images": sees, "pooling": encoder.provenance.pooling}

@@ -120,7 +120,8 @@ def write_saliency(
         level: of those intervals.
         seed: of those draws.
     """
-    reason = unreadable(encoder.model)
+    pooled = f"attention rollout follows a class token, not the {encoder.provenance.pooling}"
+    reason = pooled if encoder.grid else unreadable(encoder.model)
     chosen = chosen_images(test.image_set.truth, scores, test.labels, images)
     if reason is not None or not chosen:
         return SaliencyEntry(films=0, reason=reason or "no label has both present and absent images")

@@ -120,7 +120,7 @@ class Provenance(_OfWeights):
     weights_sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="public: SHA-256 of the files of its weights"
     )
-    pooling: _Text | None = Field(None, description="public: what of its tokens is the embedding")
+    pooling: _Text | None = Field(None, description="what of its tokens is the embedding; null: the class token")
     preparation: _Text | None = Field(None, description="public: how an image is prepared for it")
     not_taken: list[_Text] | None = Field(None, description="public: tensors of its files that no embedding needs")
 

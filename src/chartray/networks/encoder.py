@@ -1,6 +1,7 @@
 """The Vision Transformer: timm's, with one grey channel, any image size, and the patches that views.py keeps."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from timm.layers import Attention, LayerNorm, set_fused_attn
 from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from chartray.config.pretrain import EncoderConfig
 from chartray.config.section import Knobs
@@ -48,7 +50,8 @@ _SHORT_NAMES = {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "s
 class PretrainedEncoder(NamedTuple):
     """A pretrained encoder: `model` (timm, eval mode) reads (B, 1, size, size) grey in [0, 1], standardised
     as (grey - grey_mean) / grey_std; `architecture` rebuilds it; `provenance` records how it was made. An image is
-    brought to `size` by antialiased `interpolation`.
+    brought to `size` by antialiased `interpolation`. The embedding is what the model's head pools, or, with a `grid`,
+    the means of its patches in grid x grid cells side by side.
     """
 
     model: VisionTransformer
@@ -58,6 +61,29 @@ class PretrainedEncoder(NamedTuple):
     architecture: Architecture
     provenance: Provenance
     interpolation: Interpolation = "bilinear"
+    grid: int = 0
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.model.num_features) * (self.grid**2 or 1)
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """What probes read: standardised images (B, 1, size, size) -> (B, dimensions)."""
+        if self.grid:
+            return self.embedding_of(tokens_of(self.model, images))
+        return class_token(self.model, images)
+
+    def embedding_of(self, tokens: Tensor) -> Tensor:
+        """The same of the tokens (B, prefix + N, D) after the last block and norm."""
+        if not self.grid:
+            pooled: Tensor = self.model.forward_head(tokens)
+            return pooled
+        patches = tokens[:, self.model.num_prefix_tokens :].transpose(1, 2)  # (B, D, N)
+        side = math.isqrt(patches.shape[2])
+        cells = adaptive_avg_pool2d(patches.reshape(*patches.shape[:2], side, side), self.grid)  # (B, D, grid, grid)
+        normed: Tensor = self.model.fc_norm(cells.flatten(2).transpose(1, 2))
+        return normed.flatten(1)
 
     def resized(self, images: Tensor) -> Tensor:
         """The whole image at the encoder's size: uint8 (B, S, S) -> (B, 1, size, size) in [0, 1]."""

@@ -22,7 +22,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from chartray.config.public import PublicOptions
+from chartray.config.public import GRID, PublicOptions
 from chartray.errors import InputError
 from chartray.networks import encoder as own
 from chartray.networks.description import UNKNOWN_PRETRAINING, Architecture, Provenance, checked
@@ -59,7 +59,7 @@ def open_encoder(path: Path, reading: PublicOptions = AS_PUBLISHED) -> Pretraine
     incomplete, pickled, not understood, or with weights that its description does not name.
     """
     if not is_public(path):
-        return own.load(path)
+        return _on_grid(own.load(path), 1 if reading.pool == "mean" else GRID if reading.pool == "grid" else 0)
     said = described(path, reading)
     found = weights_of(said)
     # Which norm follows which pooling the weights say; the pooling itself may then be chosen.
@@ -81,9 +81,28 @@ def open_encoder(path: Path, reading: PublicOptions = AS_PUBLISHED) -> Pretraine
     own.copy_weights(folded, model, path)
     made = _provenance(said, architecture, sorted({*found.not_taken, *unread}))
     mean, std = _grey(said.preparation)
-    return PretrainedEncoder(
+    encoder = PretrainedEncoder(
         model.eval(), said.preparation.size, mean, std, architecture, made, said.preparation.interpolation
     )
+    return _on_grid(encoder, GRID if reading.pool == "grid" else 0)
+
+
+def _on_grid(encoder: PretrainedEncoder, grid: int) -> PretrainedEncoder:
+    """The encoder with a grid of patches as its embedding (0: as it is): in results, another one than without.
+
+    Raises InputError where its patches are fewer.
+    """
+    if not grid:
+        return encoder
+    side = min(encoder.model.patch_embed.grid_size)
+    if side < grid:
+        name = encoder.provenance.run or encoder.architecture.model_name
+        raise InputError(
+            f"expected {grid} x {grid} patches or more for --pool grid, found {side} x {side} in {name}; use "
+            "--pool mean"
+        )
+    words = "mean of patches" if grid == 1 else f"{grid} x {grid} means of patches"
+    return encoder._replace(grid=grid, provenance=encoder.provenance.model_copy(update={"pooling": words}))
 
 
 def described(path: Path, reading: PublicOptions = AS_PUBLISHED) -> PublicFiles:
@@ -120,7 +139,7 @@ def weights_of(said: PublicFiles) -> PublicWeights:
 def _pooled(said: PublicFiles, weights: Mapping[str, Tensor], reading: PublicOptions) -> Architecture:
     """The architecture with the pooling that was asked for."""
     made = own.outline_model(said.architecture)
-    pool = {"own": made.global_pool, "class": "token", "mean": "avg"}[reading.pool]
+    pool = {"class": "token", "mean": "avg"}.get(reading.pool, made.global_pool)
     if pool not in _WORDS:
         pool = "token" if made.cls_token is not None else "avg"
     if pool == "token" and made.cls_token is None:

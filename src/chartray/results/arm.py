@@ -35,7 +35,11 @@ class Arm:
     )
     on: str = Field(default="", description="image+chart: title of the encoder whose embedding it reads")
     objective: str = Field(default=MSN, description="objective of the pretraining: msn, dino or mae")
-    settings: str = Field(default="", description="hash of all other settings of the pretraining; empty: not recorded")
+    settings: str = Field(
+        default="",
+        description="hash of all other settings of the pretraining, and after a comma what the embedding is, if not "
+        "what the encoder's head pools; empty: not recorded",
+    )
     public: str = Field(
         default="", description="name of the public encoder, whose weights are evaluated as they are; empty: a run's"
     )
@@ -164,7 +168,9 @@ def arm_of(
     objective, settings = (objective or MSN).lower(), settings or ""
     if control in (UNTRAINED, PIXELS):
         of = base if base is not None else Arm(settings=settings)
-        return Arm("none", control, settings=of.settings, public=of.public if control == UNTRAINED else "")
+        if control == PIXELS:
+            return Arm("none", control, settings=of.settings.partition(", ")[0])
+        return Arm("none", control, settings=of.settings, public=of.public)
     if control == IMAGE_CHART and base is not None:
         return Arm(chart, control, on=base.title, objective=base.objective, settings=base.settings)
     if control in BASELINES:
@@ -176,12 +182,14 @@ def arm_of(
 
 
 def disambiguated(arms: Iterable[Arm], recipes: Mapping[Arm, Iterable[str | None]] | None = None) -> dict[Arm, Arm]:
-    """The arms that would share a title, each with a note: its recipe where every such arm has its own, else the hash
-    of its settings. `recipes` are those of each arm's runs.
+    """The arms that would share a title, each with a note: its recipe where every such arm has its own, else what its
+    embedding is or the hash of its settings. `recipes` are those of each arm's runs.
 
     >>> a, b = Arm("sex", settings="1f" * 32), Arm("sex", settings="2e" * 32)
     >>> [arm.title for arm in disambiguated([a, b]).values()]
     ['sex, settings 1f1f1f', 'sex, settings 2e2e2e']
+    >>> [arm.title for arm in disambiguated([a, replace(a, settings=f"{a.settings}, mean of patches")]).values()]
+    ['sex, settings 1f1f1f', 'sex, mean of patches']
     """
     groups: dict[Arm, dict[Arm, None]] = {}
     for arm in arms:
@@ -192,7 +200,9 @@ def disambiguated(arms: Iterable[Arm], recipes: Mapping[Arm, Iterable[str | None
         named = [next(iter(each)) for each in known.values() if len(each) == 1 and None not in each]
         own = len(set(named)) == len(members)
         for arm in members:
-            words = f"recipe {next(iter(known[arm]))}" if own else f"settings {arm.settings[:6] or 'not recorded'}"
+            digest, _, pooled = arm.settings.partition(", ")
+            other = pooled or f"settings {digest[:6] or 'not recorded'}"
+            words = f"recipe {next(iter(known[arm]))}" if own else other
             found[arm] = arm.noted(words)
     return found
 

@@ -241,7 +241,11 @@ def check_same(out: Path, manifest: str, *, encoder: EncoderEntry, store: str) -
         {"run": one.run} | {key: getattr(one.provenance, key) for key in IDENTITY if key != "run"}
         for one in (earlier, encoder)
     ]
-    differing = [f"{key} {said[0][key]} instead of {said[1][key]}" for key in said[1] if said[0][key] != said[1][key]]
+    differing = [
+        f"{key} {said[0][key] or 'none'} instead of {said[1][key] or 'none'}"
+        for key in said[1]
+        if said[0][key] != said[1][key]
+    ]
     fitted = before.stores[0].hash
     if not differing and fitted != store:
         differing = [f"the store's hash {fitted[:12]} instead of {store[:12]}"]

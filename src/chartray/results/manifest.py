@@ -12,7 +12,7 @@ from chartray.results.schema import Number, Numbers, Record, Texts, as_tuple
 # Raised whenever a field changes; other formats are refused.
 RESULTS_FORMAT: Final = 4
 # Of an encoder's provenance: two that agree in all of these are one encoder.
-IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "chart_use", "control")
+IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "chart_use", "control", "pooling")
 
 Made = Annotated[Provenance, PlainSerializer(lambda made: made.model_dump(exclude_unset=True))]
 
@@ -248,7 +248,10 @@ def arm_of_run(made: Provenance) -> Arm:
         made.control,
         made.chart_use,
         objective=made.objective,
-        settings=made.settings_hash,
+        # A public encoder's hash holds its pooling.
+        settings=made.settings_hash
+        if made.public or not made.pooling
+        else f"{made.settings_hash or ''}, {made.pooling}",
         public=made.public,
     )
 
