@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from chartray.collective import process_rank
+from chartray.collective import all_sum, leave, process_rank, tried
 from chartray.errors import InputError
 from chartray.pixels.store import Store
 from chartray.training import run_folder
@@ -52,6 +53,28 @@ def test_two_processes_agree_on_parts_and_share_the_online_probe(small_store: Pa
     alone = probed(Store.open(small_store), lambda images: None)
     assert first["probe"] == second["probe"] == alone
     assert alone.keys() == {"health.effective_rank", "health.spread", "health.knn_auroc"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads in /proc")
+def test_no_thread_of_gloos_outlives_the_group() -> None:
+    """One that freed a tensor while Python ended aborted a finished run now and then."""
+    for each in two("threads_of_gloo", 12):
+        assert each["before"]
+        assert each["after"] == []
+
+
+def threads_of_gloo() -> dict[str, Any]:
+    """Names of gloo's threads after a sum that was tried, before and after the process leaves the others."""
+
+    def names() -> list[str]:
+        found = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+        return [name for name in found if "gloo" in name]
+
+    launch(small().train)
+    tried(lambda: all_sum(torch.ones(1)), last=True)
+    before = names()
+    leave()
+    return {"before": before, "after": names()}
 
 
 def what_each_does(store: str, out: str) -> dict[str, Any]:

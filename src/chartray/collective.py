@@ -208,6 +208,17 @@ def any_of_all(flags: list[bool], device: torch.device) -> list[bool]:
     return (all_sum(torch.tensor([float(flag) for flag in flags], device=device)) > 0).tolist()
 
 
+def leave() -> None:
+    """Leaves the other processes of the run; before a process exits.
+
+    Gloo's threads end with the last reference to its group. One that still frees a tensor while Python ends aborts the
+    process, and torchrun then reports a run that was finished as failed.
+    """
+    _for_hosts.cache_clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def process_count() -> int:
     """The processes of this run."""
     return dist.get_world_size() if dist.is_initialized() else 1

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
+from chartray.collective import leave
 from chartray.config.pretrain import TrainConfig
 from chartray.console import status
 from chartray.errors import InputError, LostProcess
@@ -95,8 +96,7 @@ def _meet(runtime: Runtime) -> None:
         raise LostProcess(
             f"expected the {runtime.world_size} processes of this run to meet at {where}, found: {said}"
         ) from None
-    # A process that exits while gloo's threads run may be aborted.
-    atexit.register(_leave)
+    atexit.register(leave)
 
 
 def _where(device: torch.device, world: int, bf16: bool) -> str:
@@ -104,11 +104,6 @@ def _where(device: torch.device, world: int, bf16: bool) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     processes = f", {world} processes" if world > 1 else ""
     return f"training on {name}{processes}, in {'bf16' if bf16 else 'fp32'}"
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _devices(processes: int, gpus: int) -> list[torch.device]:
