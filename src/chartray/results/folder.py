@@ -356,7 +356,7 @@ def prediction_table(
 def embedding_table(
     dataset: str, split: str, image_ids: Sequence[str], patients: NDArray[np.str_], features: NDArray[np.float32]
 ) -> pa.Table:
-    """One row an image: the D numbers of its class token."""
+    """One row an image: the D numbers of its embedding."""
     flat = pa.array(np.ascontiguousarray(features).ravel(), pa.float32())
     return pa.table(
         {

@@ -366,4 +366,4 @@ class Embedding(Record):
     split: str = Field(description="the image's split")
     image_id: str = Field(description="the image")
     patient_id: str = Field(description="its patient")
-    embedding: Numbers = Field(description="the class token, D numbers (float32)")
+    embedding: Numbers = Field(description="what the probe read (the class token, or as --pool says), float32")
