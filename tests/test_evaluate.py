@@ -34,6 +34,7 @@ from chartray.pixels.shard_file import Mapped, Shard
 from chartray.pixels.store import Images, Store
 from chartray.records.cohort import read_cohort, write_cohort
 from chartray.records.table import table_cohort
+from chartray.report.write import write_report
 from chartray.results.folder import open_evaluation
 from chartray.schema import CohortMetadata, LabelSource, from_metadata, patient_key, to_metadata
 from chartray.statistics import metrics
@@ -210,6 +211,8 @@ def test_a_runs_encoder_may_be_read_by_its_patches(
     manifest = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert manifest["encoder"]["provenance"]["pooling"] == words
     assert words in manifest["saliency"]["reason"]
+    page = write_report([], [tmp_path / "out"], tmp_path / "page")
+    assert f"The probe (linear, of the {words}) was fitted on" in page.read_text()
     # Another encoder than the same by its class token, whose results it may not replace.
     with pytest.raises(InputError, match=r"pooling .* instead of none"):
         evaluate(run, home, tmp_path / "out", EvaluateOptions(resamples=20, saliency=0))
