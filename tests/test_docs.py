@@ -72,7 +72,7 @@ def run_page(name: str) -> int:
     return len(written)
 
 
-@pytest.mark.parametrize("name", ["mimic.md", "hospital.md"])
+@pytest.mark.parametrize("name", [pytest.param("mimic.md", marks=pytest.mark.slow), "hospital.md"])
 def test_every_command_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert run_page(name) > 5

@@ -137,9 +137,10 @@ Job = Callable[[Path, Path, Path], object]
             ),
             ("results.jsonl", "predictions.parquet"),
         ),
-        (
+        pytest.param(
             lambda run, store, out: audits.audit(run, store, out, AuditOptions(resamples=20)),
             ("audit.jsonl", "leaks.jsonl", "predictions.parquet"),
+            marks=pytest.mark.slow,
         ),
         (lambda run, store, out: embed_store(run, store, out), ()),
     ],
