@@ -23,6 +23,7 @@ from chartray.networks.encoder import class_token, tokens_of
 from chartray.networks.initial_weights import initialise, lineage
 from chartray.networks.public import open_encoder
 from chartray.pixels.resampling import whole_image
+from chartray.results.manifest import arm_of_run
 from tests.evaluation_folders import evaluate, hospital, read
 from tests.evaluation_folders import vit as write_encoder
 
@@ -183,6 +184,8 @@ def test_a_grid_is_the_means_of_the_patches_in_its_cells(name: str, side: int, t
     assert got.shape == (len(tokens), found.dimensions)
     torch.testing.assert_close(got, torch.cat([model.fc_norm(cell) for cell in cells], dim=1), atol=1e-5, rtol=0)
     assert found.provenance.pooling == "4 x 4 means of patches"
+    own = open_encoder(tmp_path / "public").provenance
+    assert arm_of_run(own) != arm_of_run(found.provenance)
 
 
 def test_a_grid_of_too_few_patches_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 One row an image, in the order of the store: `image_id`, `patient_id`, `study_id` (may be null), `split`; of a folder,
 one row a file, by name: `file` (its path in the folder) and `reason` (why it could not be read, else null). Then
-`embedding` (fixed-size list of D float32: of the whole image) or `patch_tokens` (N lists of D), or
+`embedding` (fixed-size list of D float32, of the whole image) or `patch_tokens` (N lists of D), or
 both. The schema metadata, key `chartray.embeddings`, is JSON: format, source, dimensions, tokens, encoder (size, grey
 statistics, architecture, provenance), store (folder, hash, dataset) or images (folder), split, precision, versions,
 when. The file carries its own SHA-256 (`outputs.parquet_file`).

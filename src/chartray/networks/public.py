@@ -79,12 +79,13 @@ def open_encoder(path: Path, reading: PublicOptions = AS_PUBLISHED) -> Pretraine
     if differ := differences(wanted, shapes):
         raise InputError(f"expected the weights of {said.architecture.model_name} in {path}, found {differ}")
     own.copy_weights(folded, model, path)
-    made = _provenance(said, architecture, sorted({*found.not_taken, *unread}))
+    grid = GRID if reading.pool == "grid" else 0
+    made = _provenance(said, architecture, grid, sorted({*found.not_taken, *unread}))
     mean, std = _grey(said.preparation)
     encoder = PretrainedEncoder(
         model.eval(), said.preparation.size, mean, std, architecture, made, said.preparation.interpolation
     )
-    return _on_grid(encoder, GRID if reading.pool == "grid" else 0)
+    return _on_grid(encoder, grid)
 
 
 def _on_grid(encoder: PretrainedEncoder, grid: int) -> PretrainedEncoder:
@@ -207,10 +208,10 @@ def _resize_positions(weights: dict[str, Tensor], model: Any, said: PublicFiles,
     weights[_POSITIONS] = torch.cat((found[:, :prefix], grid.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
 
 
-def _provenance(said: PublicFiles, architecture: Architecture, not_taken: list[str]) -> Provenance:
+def _provenance(said: PublicFiles, architecture: Architecture, grid: int, not_taken: list[str]) -> Provenance:
     digests = [sha256(file) for file in said.files]
     weights = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    made_of = [weights, architecture.model_dump(exclude_none=True), said.preparation]
+    made_of = [weights, architecture.model_dump(exclude_none=True), said.preparation, *([grid] if grid else [])]
     return Provenance(
         run=said.name,
         public=said.name,
