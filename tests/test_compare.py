@@ -13,7 +13,7 @@ from chartray.config.evaluate import CompareOptions
 from chartray.errors import InputError
 from chartray.outputs.seal import SUMS_FILE, seal
 from chartray.results import folder as results
-from chartray.results.manifest import IDENTITY, RESULTS_FORMAT
+from chartray.results.manifest import READING, RESULTS_FORMAT
 from chartray.statistics import metrics
 from chartray.statistics.arms import difference_of_arms
 from chartray.statistics.delong import delong_difference
@@ -138,7 +138,7 @@ def test_a_comparison_goes_through_a_link_into_where_one_stands_and_says_which_e
     evaluated = json.loads((Path(compared["arms"]["sex"][0]["folder"]) / results.MANIFEST_FILE).read_text())
     for here, there in zip(compared["stores"], evaluated["stores"], strict=True):
         assert there.items() <= here.items()  # all that is known of them, whether they are simulated too
-    assert (set(said), said["chart"], said["seed"]) == ({*IDENTITY, "chart_use", "objective"}, "sex", 0)
+    assert (set(said), said["chart"], said["seed"]) == ({*READING, "chart_use", "objective"}, "sex", 0)
     monkeypatch.chdir(tmp_path / "disk")
     (tmp_path / "disk" / ".old").mkdir()
     compare(runs, Path("."), CompareOptions(resamples=20))

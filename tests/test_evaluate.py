@@ -223,7 +223,7 @@ def test_patches_and_class_token_of_one_run_are_compared_as_two_arms(home: Path,
         evaluate(run, home, tmp_path / pool, EvaluateOptions(resamples=20, saliency=0, pool=pool))
     rows = compare([tmp_path / "own", tmp_path / "grid"], tmp_path / "compared", CompareOptions(resamples=20))
     notes = {(row["a"], row["b"]): row["note"] for row in rows}
-    by_class, by_patches = "demographic-norm, settings not recorded", "demographic-norm, 4 x 4 means of patches"
+    by_class, by_patches = "demographic-norm, class token", "demographic-norm, 4 x 4 means of patches"
     said = "embeddings pooled differently: class token and 4 x 4 means of patches"
     assert notes[by_class, by_patches] == said
     assert {notes[arm, "untrained encoder"] for arm in (by_class, by_patches)} == {None}

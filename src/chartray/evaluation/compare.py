@@ -19,7 +19,7 @@ from chartray.networks.description import Provenance
 from chartray.results import folder as results
 from chartray.results.arm import Arm, disambiguated
 from chartray.results.ledger import scorings
-from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, identity
+from chartray.results.manifest import ComparisonManifest, MemberEntry, Settings, reading
 from chartray.results.question import Scorings
 from chartray.results.schema import MACRO, Comparison
 from chartray.statistics.metrics import eligible
@@ -97,7 +97,7 @@ def _scorings(runs: Sequence[EvaluatedRun]) -> tuple[Scorings, ...]:
 
 
 def _member(run: EvaluatedRun) -> MemberEntry:
-    said = identity(run.made) | {"objective": run.made.objective}
+    said = reading(run.made) | {"objective": run.made.objective}
     made = Provenance.model_validate(said)
     return MemberEntry(run=run.name, folder=str(run.folder), seed=run.seed, provenance=made)
 

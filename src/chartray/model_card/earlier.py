@@ -10,7 +10,7 @@ from chartray.outputs.guard import refuse_other
 from chartray.outputs.json_file import read_object
 from chartray.outputs.replacing import settle
 from chartray.outputs.seal import SUMS_FILE
-from chartray.results.manifest import IDENTITY
+from chartray.results.manifest import differing, identity
 
 CARD_FILE, PARITY_FILE, ONNX_FILE = "README.md", "parity.json", "model.onnx"
 _FILES = {WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG_FILE, PREPARATION_FILE, ONNX_FILE, PARITY_FILE, CARD_FILE, SUMS_FILE}
@@ -29,12 +29,12 @@ def refuse_to_lose(out: Path, made: Provenance, results: Sequence[Path]) -> None
     """
     settle(out)
     before = _provenance(out / DESCRIPTION_FILE)
-    for key in IDENTITY if before is not None else ():
-        if getattr(before, key) != getattr(made, key):
-            raise InputError(
-                f"expected an export of the same encoder as --out, found one with {key} {getattr(before, key)} instead "
-                f"of {getattr(made, key)} in {out}; choose another --out, or remove it first"
-            )
+    other = [] if before is None else differing(identity(before), identity(made))
+    if other:
+        raise InputError(
+            f"expected an export of the same encoder as --out, found one with {other[0]} in {out}; choose another "
+            "--out, or remove it first"
+        )
     card = out / CARD_FILE
     if not results and card.is_file() and _NUMBERS in card.read_text(encoding="utf-8", errors="replace"):
         raise InputError(

@@ -16,7 +16,14 @@ from chartray.results.folder import (
     open_kind,
     open_results,
 )
-from chartray.results.manifest import IDENTITY, AuditManifest, ComparisonManifest, EvaluationManifest, identity
+from chartray.results.manifest import (
+    AuditManifest,
+    ComparisonManifest,
+    EvaluationManifest,
+    differing,
+    identity,
+    reading,
+)
 from chartray.results.schema import MACRO, Comparison, Score
 
 
@@ -101,7 +108,7 @@ def _comparisons(
     """The macro AUROC rows of the arm that holds this encoder."""
     _expect_same([run.provenance for runs in manifest.arms.values() for run in runs], made, folder)
     arms = {
-        name for name, runs in manifest.arms.items() if any(identity(run.provenance) == identity(made) for run in runs)
+        name for name, runs in manifest.arms.items() if any(reading(run.provenance) == reading(made) for run in runs)
     }
     most = max((row.fraction for row in rows), default=1.0)
     return [
@@ -113,14 +120,10 @@ def _expect_same(candidates: Sequence[Provenance], made: Provenance, folder: Pat
     """One of the encoders must be this one; the error says how the nearest differs."""
     if not candidates:
         raise InputError(f"expected results of the encoder of {made.run} in {folder}, found none")
-    nearest = min(candidates, key=lambda one: (one.run != made.run, len(_differing(one, made))))
-    if differing := _differing(nearest, made):
-        found = ", ".join(f"{key} {getattr(nearest, key)} instead of {getattr(made, key)}" for key in differing)
+    others = [(one, differing(reading(one), reading(made))) for one in candidates]
+    nearest, other = min(others, key=lambda each: (each[0].run != made.run, len(each[1])))
+    if other:
         raise InputError(
-            f"expected results of the encoder of {made.run} in {folder}, found those of {nearest.run}: {found}; give "
-            "the results of this encoder"
+            f"expected results of the encoder of {made.run} in {folder}, found those of {nearest.run}: "
+            f"{', '.join(other)}; give the results of this encoder, read as it is exported"
         )
-
-
-def _differing(one: Provenance, made: Provenance) -> list[str]:
-    return [key for key in IDENTITY if getattr(one, key) != getattr(made, key)]

@@ -7,7 +7,7 @@ from chartray.model_card.folders import CardAudit, CardEvaluation
 from chartray.networks.description import Provenance
 from chartray.results.arm import CHART_ONLY, PIXELS, UNTRAINED, dataset_name, disambiguated
 from chartray.results.audit_rows import AttributeProbe
-from chartray.results.manifest import EvaluationManifest, StoreEntry, identity
+from chartray.results.manifest import EvaluationManifest, StoreEntry, reading
 from chartray.results.schema import MACRO, METRIC_WORDS, Comparison, Score
 from chartray.results.verdict import Verdict, seen, why_no_claim
 from chartray.small_counts import nearly, told
@@ -192,7 +192,7 @@ def better_baselines(one: CardEvaluation) -> list[str]:
 
 def readable(audit: CardAudit, made: Provenance) -> list[list[str]]:
     """How well attributes are read: attribute, data set, metric, value from the embedding, value from plain pixels."""
-    runs = {one.run for one in audit.manifest.encoders if identity(one.provenance) == identity(made)}
+    runs = {one.run for one in audit.manifest.encoders if reading(one.provenance) == reading(made)}
     probes = [row for row in audit.rows if isinstance(row, AttributeProbe)]
     probes = [row for row in probes if row.level is None and row.metric != "mae"]
     pixels = {(row.dataset, row.attribute, row.metric): row for row in probes if row.arm.control == PIXELS}

@@ -84,7 +84,7 @@ def scoring(results: Sequence[Results], scores: Sequence[Score], which: Selectio
     evaluations = [one.evaluation for one in results if one.evaluation is not None]
     return ScoringFacts(
         protocol=which.protocol,
-        embedding=_one({one.encoder.provenance.pooling or "class token" for one in evaluations}),
+        embedding=" and ".join(sorted({one.encoder.provenance.pooling or "class token" for one in evaluations})),
         split=which.split,
         fraction=f"{100 * which.fraction:g} %",
         blank=_one({one.blank for one in scores if one.blank}),

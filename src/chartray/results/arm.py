@@ -183,13 +183,13 @@ def arm_of(
 
 def disambiguated(arms: Iterable[Arm], recipes: Mapping[Arm, Iterable[str | None]] | None = None) -> dict[Arm, Arm]:
     """The arms that would share a title, each with a note: its recipe where every such arm has its own, else what its
-    embedding is or the hash of its settings. `recipes` are those of each arm's runs.
+    embedding is, or the hash of its settings. `recipes` are those of each arm's runs.
 
     >>> a, b = Arm("sex", settings="1f" * 32), Arm("sex", settings="2e" * 32)
     >>> [arm.title for arm in disambiguated([a, b]).values()]
     ['sex, settings 1f1f1f', 'sex, settings 2e2e2e']
     >>> [arm.title for arm in disambiguated([a, replace(a, settings=f"{a.settings}, mean of patches")]).values()]
-    ['sex, settings 1f1f1f', 'sex, mean of patches']
+    ['sex, class token', 'sex, mean of patches']
     """
     groups: dict[Arm, dict[Arm, None]] = {}
     for arm in arms:
@@ -201,6 +201,8 @@ def disambiguated(arms: Iterable[Arm], recipes: Mapping[Arm, Iterable[str | None
         own = len(set(named)) == len(members)
         for arm in members:
             digest, _, pooled = arm.settings.partition(", ")
+            if not pooled and any(each.settings.startswith(f"{digest}, ") for each in members):
+                pooled = "class token"
             other = pooled or f"settings {digest[:6] or 'not recorded'}"
             words = f"recipe {next(iter(known[arm]))}" if own else other
             found[arm] = arm.noted(words)

@@ -27,13 +27,14 @@ from chartray.outputs.replacing import replaced_folder, settle
 from chartray.outputs.seal import SUMS_FILE
 from chartray.results.audit_rows import AttributeDifference, AttributeProbe, AuditRow, Leak, RemovalRow, SubgroupRow
 from chartray.results.manifest import (
-    IDENTITY,
     RESULTS_FORMAT,
     AuditManifest,
     ComparisonManifest,
     EncoderEntry,
     EvaluationManifest,
     Manifest,
+    differing,
+    reading,
 )
 from chartray.results.schema import CalibrationBin, Comparison, Interaction, Record, Score
 from chartray.wording import no_secret, plural
@@ -229,7 +230,7 @@ def check_same(out: Path, manifest: str, *, encoder: EncoderEntry, store: str) -
     Args:
         out: the folder to be written.
         manifest: evaluation.json or audit.json.
-        encoder: what is to be written about; `IDENTITY` of its provenance tells it from others.
+        encoder: what is to be written about; the `reading` of its provenance tells it from others.
         store: hash of the store that is fitted on.
     """
     if not (out / manifest).is_file():
@@ -237,22 +238,15 @@ def check_same(out: Path, manifest: str, *, encoder: EncoderEntry, store: str) -
     before = open_results(out, [manifest], f"expected {_KINDS[manifest][0]} in {out}").manifest
     assert isinstance(before, EvaluationManifest | AuditManifest)
     earlier = before.encoder if isinstance(before, EvaluationManifest) else before.encoders[0]
-    said = [
-        {"run": one.run} | {key: getattr(one.provenance, key) for key in IDENTITY if key != "run"}
-        for one in (earlier, encoder)
-    ]
-    differing = [
-        f"{key} {said[0][key] or 'none'} instead of {said[1][key] or 'none'}"
-        for key in said[1]
-        if said[0][key] != said[1][key]
-    ]
+    # Without a run in its provenance, an encoder has the name of its folder.
+    other = differing(*(reading(one.provenance) | {"run": one.run} for one in (earlier, encoder)))
     fitted = before.stores[0].hash
-    if not differing and fitted != store:
-        differing = [f"the store's hash {fitted[:12]} instead of {store[:12]}"]
-    if differing:
+    if not other and fitted != store:
+        other = [f"the store's hash {fitted[:12]} instead of {store[:12]}"]
+    if other:
         raise InputError(
             f"expected {_KINDS[manifest][0]} of the same encoder and store as --out, found another in {out} "
-            f"({differing[0]}); choose another --out, or remove it first"
+            f"({other[0]}); choose another --out, or remove it first"
         )
 
 

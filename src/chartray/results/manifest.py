@@ -12,7 +12,9 @@ from chartray.results.schema import Number, Numbers, Record, Texts, as_tuple
 # Raised whenever a field changes; other formats are refused.
 RESULTS_FORMAT: Final = 4
 # Of an encoder's provenance: two that agree in all of these are one encoder.
-IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "chart_use", "control", "pooling")
+IDENTITY = ("run", "seed", "store_hash", "settings_hash", "chart", "chart_use", "control")
+# And two that agree in these have one embedding: their numbers are of the same.
+READING = (*IDENTITY, "pooling")
 
 Made = Annotated[Provenance, PlainSerializer(lambda made: made.model_dump(exclude_unset=True))]
 
@@ -257,5 +259,21 @@ def arm_of_run(made: Provenance) -> Arm:
 
 
 def identity(provenance: Provenance) -> dict[str, str | int | None]:
-    """What tells an encoder from all others."""
+    """What tells an encoder from all others, whatever of its tokens is read."""
     return {name: getattr(provenance, name) for name in IDENTITY}
+
+
+def reading(provenance: Provenance) -> dict[str, str | int | None]:
+    """What tells an embedding from all others: the encoder, and what of its tokens is read."""
+    return {name: getattr(provenance, name) for name in READING}
+
+
+def differing(found: dict[str, str | int | None], wanted: dict[str, str | int | None]) -> list[str]:
+    """In words, in what one `identity` or `reading` differs from the wanted one."""
+
+    def told(value: str | int | None) -> str | int:
+        return "none" if value is None else value
+
+    return [
+        f"{key} {told(found[key])} instead of {told(value)}" for key, value in wanted.items() if found[key] != value
+    ]
