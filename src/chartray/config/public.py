@@ -19,6 +19,7 @@ class PublicOptions(Options):
     )
     pool: Pool = Field(
         "own",
-        description="The embedding: as the encoder's own head pools (a run's: its class token), the class token, the "
-        f"mean of the patches, or their means in {GRID} x {GRID} cells side by side, {GRID**2} times as many numbers",
+        description="What the embedding is. own: as the encoder's head pools, of a run the class token; class: the "
+        f"class token; mean: the mean of the patches; grid: their means in {GRID} x {GRID} cells side by side, "
+        f"{GRID**2} times as many numbers",
     )

@@ -125,5 +125,5 @@ def _expect_same(candidates: Sequence[Provenance], made: Provenance, folder: Pat
     if other:
         raise InputError(
             f"expected results of the encoder of {made.run} in {folder}, found those of {nearest.run}: "
-            f"{', '.join(other)}; give the results of this encoder, read as it is exported"
+            f"{', '.join(other)}; give the results of this encoder with the default --pool"
         )
